@@ -1,0 +1,56 @@
+# One command each: make demo, test, check, accept, bench, fuzz. The first one sets up .venv.
+PYTHON ?= python3
+VENV := .venv
+RUN := $(VENV)/bin/python
+PIP := $(RUN) -m pip --disable-pip-version-check
+INSTALL := $(PIP) install --quiet -c constraints.txt
+PACKAGING := pyproject.toml setup.py constraints.txt
+
+# More arguments for pytest or the benchmarks: make test ARGS="tests/ir -x"
+ARGS ?=
+
+.PHONY: demo test check accept bench fuzz clean
+.NOTPARALLEL:
+.DELETE_ON_ERROR:
+
+demo: $(VENV)/.examples
+	$(RUN) examples/digits.py $(ARGS)
+
+test: $(VENV)/.test
+	$(RUN) -m pytest $(ARGS)
+
+# Types are checked on an installed copy; paths in its messages are those of the checkout, through aatc/'s links.
+check: $(VENV)/.dev
+	$(RUN) -m ruff check .
+	$(RUN) -m ruff format --check .
+	rm -rf build/lib build/bdist.* build/site
+	$(PIP) install --quiet --no-deps --no-build-isolation --target build/site .
+	cd build/site && $(abspath $(RUN)) -m mypy --config-file ../../pyproject.toml --cache-dir ../../.mypy_cache -p aatc
+
+accept: $(VENV)/.test
+	$(RUN) -m pytest --accept $(ARGS)
+
+bench: $(VENV)/.examples
+	$(RUN) -m bench.attention $(ARGS)
+
+fuzz: $(VENV)/.test
+	HYPOTHESIS_PROFILE=fuzz $(RUN) -m pytest -m hypothesis $(ARGS)
+
+clean:
+	rm -rf $(VENV) build dist *.egg-info .pytest_cache .hypothesis .mypy_cache .ruff_cache
+	find . -name __pycache__ -type d -prune -exec rm -rf {} +
+
+# torch by itself first: then pip takes the CPU build where one is at hand.
+$(VENV)/.torch:
+	$(PYTHON) -m venv $(VENV)
+	$(PIP) install --quiet torch==2.13.0
+	@touch $@
+
+$(VENV)/.base: $(VENV)/.torch $(PACKAGING)
+	$(INSTALL) setuptools
+	$(INSTALL) --no-build-isolation -e .
+	@touch $@
+
+$(VENV)/.%: $(VENV)/.base
+	$(INSTALL) --no-build-isolation -e ".[$*]"
+	@touch $@

@@ -1,0 +1,54 @@
+"""The Adaptive Attention Tiling Compiler: geometric attention in PyTorch at the cost of plain attention.
+
+`attend` states an attention by a metric, a connection, a bias and a mask; `compile` turns a model that is
+written with it into kernels that need no n×n memory. See README.md.
+"""
+
+from __future__ import annotations
+
+import importlib
+from typing import TYPE_CHECKING, Any
+
+# Loaded here, not on demand: it registers the custom op, and its module has the same name as the function.
+from aatc.attend import attend
+
+if TYPE_CHECKING:
+    from aatc import backends, biases, connections, errors, ir, masks, metrics, normalizers, passes
+    from aatc.backends import devices
+    from aatc.frontend import compile, export
+    from aatc.ir.interpreter import run
+    from aatc.ir.parser import parse
+    from aatc.metrics import metric
+
+__version__ = "0.1.0"
+
+__all__ = [
+    "__version__", "attend", "backends", "biases", "compile", "connections", "devices", "errors",
+    "export", "ir", "masks", "metric", "metrics", "normalizers", "parse", "passes", "run",
+]  # fmt: skip
+
+# Everything else is loaded when it is first asked for, so that importing aatc costs little.
+_FROM = {
+    "compile": "aatc.frontend",
+    "devices": "aatc.backends",
+    "export": "aatc.frontend",
+    "metric": "aatc.metrics",
+    "parse": "aatc.ir.parser",
+    "run": "aatc.ir.interpreter",
+}
+_MODULES = ("backends", "biases", "connections", "errors", "ir", "masks", "metrics", "normalizers", "passes")
+
+
+def __getattr__(name: str) -> Any:
+    if name in _FROM:
+        value = getattr(importlib.import_module(_FROM[name]), name)
+    elif name in _MODULES:
+        value = importlib.import_module(f"aatc.{name}")
+    else:
+        raise AttributeError(f"module 'aatc' has no attribute {name!r}")
+    globals()[name] = value
+    return value
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__})

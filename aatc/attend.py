@@ -1,0 +1,239 @@
+"""`attend`: one attention, put together from its declarative parts and run as one custom op."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from functools import lru_cache
+from typing import Any
+
+import torch
+
+from aatc.biases import Bias, as_bias
+from aatc.connections import Connection, as_connection
+from aatc.ir.errors import CaptureError, ScoreError, ShapeError, UnsupportedError
+from aatc.ir.score.expr import INDEX_AXES, Expr, call, const, mul, param, uniform
+from aatc.ir.score.program import Program
+from aatc.masks import Mask, as_mask
+from aatc.metrics import Metric
+from aatc.normalizers import Softmax, kind_of
+from aatc.ops import write_spec
+from aatc.parts import Capture, Key, Part, Sizes, number_text, same, scalar_captures, scalar_expr, scalar_key
+
+
+def attend(
+    q: torch.Tensor,
+    k: torch.Tensor,
+    v: torch.Tensor,
+    *,
+    metric: Metric,
+    connection: Connection | None = None,
+    bias: Bias | torch.Tensor | None = None,
+    mask: Mask | torch.Tensor | None = None,
+    normalizer: str | Softmax = "softmax",
+    scale: float | torch.Tensor | None = None,
+    aggregate: str = "mean",
+    dropout: float = 0,
+    seed: int | torch.Tensor | None = None,
+    return_lse: bool = False,
+) -> Any:
+    """Geometric attention: o_i = Σ_j w_ij v_ij, w_ij = softmax_j(scale · metric(q_i, k_ij) + bias_ij) over
+    the keys that ``mask`` admits, where k_ij and v_ij are key and value as ``connection`` carries them to i.
+
+    q: (B, H, N, D), k: (B, Hk, M, D), v: (B, Hk, M, Dv), Hk dividing H: a key head serves H/Hk query heads.
+    Tensors of several dtypes are promoted to one. ``scale`` is a number or a tensor () or (H,); its default
+    is the metric's. A bare tensor as ``bias`` or ``mask`` is a dense one. ``dropout`` zeroes a weight with
+    that probability and divides the others by 1 - dropout; the numbers depend on ``seed`` and the indices
+    alone; without a seed, one is drawn from torch's generator.
+
+    Returns o (B, H, N, Dv), and with ``return_lse`` the log-sum-exp of the scores (B, H, N), float32, or
+    float64 for float64. A query without any admitted key has o = 0 and lse = -inf. Differentiable once, in
+    q, k, v and every floating tensor in the parts. Raises ShapeError, CaptureError, ScoreError.
+    """
+    if not isinstance(metric, Metric):
+        raise ScoreError(
+            f"metric is {metric!r}",
+            hint="give an object of aatc.metrics, or decorate a function with @aatc.metric",
+        )
+    if aggregate != "mean":
+        raise UnsupportedError(f"aggregate {aggregate!r} is not known", hint='there is "mean"')
+    connection = as_connection(connection)
+    if bias is not None:
+        bias = as_bias(bias)
+    if mask is not None:
+        mask = as_mask(mask)
+    sizes = _sizes(q, k, v)
+    if q.dtype != sizes.dtype:
+        q = q.to(sizes.dtype)
+    if k.dtype != sizes.dtype:
+        k = k.to(sizes.dtype)
+    if v.dtype != sizes.dtype:
+        v = v.to(sizes.dtype)
+    q, k = metric.prepare(q, k)
+    if scale is None:
+        scale = sizes.d**-0.5 if metric.root_scale else 1.0
+    thinned = dropout != 0
+    groups = [
+        metric.captures(sizes),
+        connection.captures(sizes) if connection is not None else [],
+        scalar_captures("scale", scale),
+        bias.captures(sizes) if bias is not None else [],
+        mask.captures(sizes) if mask is not None else [],
+        _seed(dropout, seed, sizes) if thinned else [],
+    ]
+    for group in groups:
+        for capture in group:
+            _check(capture, sizes)
+    spec = _spec(
+        (
+            metric.key(),
+            connection.key() if connection is not None else None,
+            scalar_key(scale),
+            bias.key() if bias is not None else None,
+            mask.key() if mask is not None else None,
+            number_text(dropout) if thinned else None,
+            kind_of(normalizer),
+            aggregate,
+            tuple([tuple([(c.name, c.axes, c.dtype) for c in group]) for group in groups]),
+        )
+    )
+    o, lse = torch.ops.aatc.attend(q, k, v, [c.tensor for group in groups for c in group], spec)
+    return (o, lse) if return_lse else o
+
+
+# --- what is said -------------------------------------------------------------------------------------------
+def _spec(key: Key) -> str:
+    return _spec_of(key)
+
+
+# what torch.compiler.assume_constant_result does, which would import Dynamo
+_spec._dynamo_marked_constant = True  # type: ignore[attr-defined]
+
+
+@lru_cache(maxsize=4096)
+def _spec_of(key: Key) -> str:
+    """The text of an attention's attributes, from its parts' keys and the declarations of their captures."""
+    metric, connection, scale, bias, mask, dropout, kind, aggregate, groups = key
+    q, k, v = param("q", "bhid"), param("k", "bhjd"), param("v", "bhjd")
+    names = ["q", "k", "v"]
+    captured: list[list[Expr]] = []
+    for group in groups:
+        captured.append([param(_fresh(name, names), axes, dtype) for name, axes, dtype in group])
+    of_metric, of_connection, of_scale, of_bias, of_mask, of_dropout = captured
+
+    carried_k, carried_v = k, v
+    if connection is not None:
+        cls: Any = Part.of_key(connection)
+        carried_k = cls.carried_key(connection, q, k, of_connection)
+        carried_v = cls.carried_value(connection, q, k, v, of_connection)
+    score = Part.of_key(metric).score(metric, q, carried_k, iter(of_metric))
+    score = _scaled(scale, iter(of_scale), score)
+    if bias is not None:
+        score = score + Part.of_key(bias).value(bias, iter(of_bias))
+    if dropout is not None:
+        p = float(dropout)
+        keep = uniform(of_dropout[0]) >= p
+        carried_v = mul(call("where", keep, const(1 / (1 - p)), const(0.0)), carried_v)
+
+    order = [q, k, v, *(p for group in captured for p in group)]
+    attrs: dict[str, Any] = {
+        "names": tuple(names), "score": Program.of(score, order), "carry": Program.of(carried_v, order),
+    }  # fmt: skip
+    if mask is not None:
+        attrs["mask"] = Program.of(Part.of_key(mask).truth(mask, iter(of_mask)), order)
+    return write_spec({**attrs, "kind": kind, "aggregate": aggregate})
+
+
+def _scaled(key: str, captured: Iterator[Expr], score: Expr) -> Expr:
+    return mul(scalar_expr(key, captured), score)
+
+
+def _fresh(name: str, names: list[str]) -> str:
+    """``name``, numbered if it is taken; entered into ``names``."""
+    found, n = name, 1
+    while found in names:
+        n += 1
+        found = f"{name}{n}"
+    names.append(found)
+    return found
+
+
+# --- checks -------------------------------------------------------------------------------------------------
+def _shapes(q: torch.Tensor, k: torch.Tensor, v: torch.Tensor) -> str:
+    return f"q {tuple(q.shape)}, k {tuple(k.shape)}, v {tuple(v.shape)}"
+
+
+def _sizes(q: torch.Tensor, k: torch.Tensor, v: torch.Tensor) -> Sizes:
+    for name, t in (("q", q), ("k", k), ("v", v)):
+        if t.dim() != 4:
+            raise ShapeError(
+                f"{name} has shape {tuple(t.shape)}",
+                hint=f"{name} is (batch, heads, length, features); unsqueeze what is missing",
+            )
+        if not t.is_floating_point():
+            raise ShapeError(f"{name} holds {t.dtype}", hint=f"{name} must be a floating-point tensor")
+    if not same(q.shape[0], k.shape[0]) or not same(k.shape[0], v.shape[0]):
+        raise ShapeError(f"batch sizes differ: {_shapes(q, k, v)}", hint="expand the smaller ones")
+    if q.shape[3] != k.shape[3]:
+        raise ShapeError(
+            f"q has {q.shape[3]} features and k {k.shape[3]}: {_shapes(q, k, v)}",
+            hint="q and k are compared feature by feature; only v may have another width",
+        )
+    if not same(k.shape[1], v.shape[1]) or not same(k.shape[2], v.shape[2]):
+        raise ShapeError(
+            f"k and v differ in heads or length: {_shapes(q, k, v)}", hint="every key needs its value"
+        )
+    if not same(q.shape[1], k.shape[1]) and (k.shape[1] == 0 or q.shape[1] % k.shape[1]):
+        raise ShapeError(
+            f"{q.shape[1]} query heads cannot share {k.shape[1]} key heads",
+            hint="the number of key heads must divide the number of query heads",
+        )
+    if q.device != k.device or q.device != v.device:
+        raise ShapeError(
+            f"q, k and v are on {q.device}, {k.device} and {v.device}", hint="move them to one device"
+        )
+    dtype = q.dtype
+    if k.dtype != dtype or v.dtype != dtype:
+        dtype = torch.promote_types(torch.promote_types(q.dtype, k.dtype), v.dtype)
+    return Sizes(q.shape[0], q.shape[1], q.shape[2], k.shape[2], q.shape[3], v.shape[3], dtype, q.device)
+
+
+_WORDS = {"b": "batch", "h": "query heads", "i": "queries", "j": "keys"}
+
+
+def _check(c: Capture, sizes: Sizes) -> None:
+    t = c.tensor
+    if t.dim() != len(c.axes):
+        raise CaptureError(
+            f"{c.name} has shape {tuple(t.shape)}; its axes are {c.axes!r}: {len(c.axes)} dimensions"
+        )
+    for n, axis in zip(t.shape, c.axes, strict=True):
+        if axis in INDEX_AXES and not same(n, sizes[INDEX_AXES.index(axis)]):
+            raise CaptureError(
+                f"{c.name} has shape {tuple(t.shape)} along axes {c.axes!r}: {n} along {axis}, but there are "
+                f"{sizes[INDEX_AXES.index(axis)]} {_WORDS[axis]}"
+            )
+    if c.dtype == "b":
+        if t.dtype != torch.bool:
+            raise CaptureError(
+                f"{c.name} holds {t.dtype}, not truth values",
+                hint="a mask is a bool tensor; add numbers as bias=",
+            )
+    elif c.dtype == "f":
+        if not t.is_floating_point():
+            raise CaptureError(
+                f"{c.name} holds {t.dtype}, not floating-point numbers", hint="convert it, say with .float()"
+            )
+    elif t.is_floating_point() or t.is_complex() or t.dtype == torch.bool:
+        raise CaptureError(f"{c.name} holds {t.dtype}, not integers", hint="convert it, say with .long()")
+    if t.device != sizes.device:
+        raise CaptureError(f"{c.name} is on {t.device}, q on {sizes.device}", hint="move them to one device")
+
+
+def _seed(dropout: float, seed: int | torch.Tensor | None, sizes: Sizes) -> list[Capture]:
+    if not 0 <= dropout < 1:
+        raise ScoreError(f"dropout {dropout} is not a probability below 1")
+    if seed is None:
+        seed = torch.randint(0, 2**62, (), dtype=torch.int64, device=sizes.device)
+    elif not isinstance(seed, torch.Tensor):
+        seed = torch.tensor(seed, dtype=torch.int64, device=sizes.device)
+    return [Capture("seed", seed, "", "i")]

@@ -1,0 +1,113 @@
+"""Biases: numbers per pair added to the score, from positions or from a tensor. They add with ``+``."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator
+from typing import Any
+
+import torch
+
+from aatc.ir.errors import CaptureError
+from aatc.ir.score.expr import Expr, call, const, index
+from aatc.parts import Capture, Key, Part, integer_text, pair_capture, scalar_captures
+
+
+class Bias(Part):
+    """A number per (b, h, i, j)."""
+
+    def __add__(self, other: Bias | torch.Tensor) -> Bias:
+        return Sum(self, as_bias(other))
+
+    @classmethod
+    def value(cls, key: Key, captured: Iterator[Expr]) -> Expr:
+        raise NotImplementedError
+
+
+class Sum(Bias):
+    """Both biases."""
+
+    def __init__(self, left: Bias, right: Bias):
+        self.left, self.right = left, right
+        self._set_key(self.left.key(), self.right.key())
+
+    def captures(self, sizes):
+        return [*self.left.captures(sizes), *self.right.captures(sizes)]
+
+    @classmethod
+    def value(cls, key, captured):
+        left = Part.of_key(key[1]).value(key[1], captured)
+        return left + Part.of_key(key[2]).value(key[2], captured)
+
+
+class ALiBi(Bias):
+    """-slope_h |i - j| (Press et al. 2022). ``slopes``: (H,), or the number of heads for 2^(-8h/H)."""
+
+    def __init__(self, slopes: torch.Tensor | int):
+        self.slopes = slopes if isinstance(slopes, torch.Tensor) else torch.tensor(alibi_slopes(slopes))
+
+    def captures(self, sizes):
+        if self.slopes.dim() > 1:
+            raise CaptureError(
+                f"ALiBi slopes have shape {tuple(self.slopes.shape)}; there is one per head: ({sizes.h},)"
+            )
+        slopes = self.slopes.to(sizes.device)
+        return [Capture("slope", slopes, "h")] if slopes.dim() else scalar_captures("slope", slopes)
+
+    @classmethod
+    def value(cls, key, captured):
+        return -(next(captured) * abs(index("i") - index("j")))
+
+
+def alibi_slopes(heads: int) -> list[float]:
+    """2^(-8h/H), h = 1..H; a count that is no power of two is filled from the next one, as the authors do."""
+    power = 2 ** math.floor(math.log2(heads))
+    slopes = [2.0 ** (-8 * h / power) for h in range(1, power + 1)]
+    return slopes + [2.0 ** (-8 * h / (2 * power)) for h in range(1, 2 * (heads - power), 2)]
+
+
+class RelativeTable(Bias):
+    """table[h, j - i + R] with j - i clipped to [-R, R]. ``table``: (H, 2R+1), or (2R+1,) for all heads."""
+
+    def __init__(self, table: torch.Tensor):
+        if table.dim() not in (1, 2) or table.shape[-1] % 2 == 0:
+            raise CaptureError(
+                f"a relative table has shape (H, 2R+1), got {tuple(table.shape)}",
+                hint="entry R stands for j = i, so the number of entries is odd",
+            )
+        self.table = table
+        self._set_key(integer_text(self.table.shape[-1] // 2))
+
+    def captures(self, sizes):
+        return [Capture("table", self.table, "ht" if self.table.dim() == 2 else "t")]
+
+    @classmethod
+    def value(cls, key, captured):
+        return call("lookup", next(captured), index("j") - index("i") + const(int(key[1])))
+
+
+class Dense(Bias):
+    """A tensor (N, M), (H, N, M) or (B, H, N, M); any dimension may be 1, and (M,) is a bias per key."""
+
+    def __init__(self, tensor: torch.Tensor):
+        self.tensor = tensor
+
+    def captures(self, sizes):
+        if self.tensor.dtype == torch.bool:
+            raise CaptureError(
+                "a bias of truth values", hint="give it as mask=, or as aatc.masks.dense(tensor)"
+            )
+        return [pair_capture("bias", self.tensor, sizes, "f")]
+
+    @classmethod
+    def value(cls, key, captured):
+        return next(captured)
+
+
+def as_bias(bias: Any) -> Bias:
+    """A bias as it is, or a bare tensor as a dense one."""
+    if isinstance(bias, Bias):
+        return bias
+    if isinstance(bias, torch.Tensor):
+        return Dense(bias)
+    raise CaptureError(f"bias is a {type(bias).__name__}", hint="give a tensor or an object of aatc.biases")

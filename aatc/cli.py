@@ -1,0 +1,293 @@
+"""The command line: ``aatc opt``, ``dump``, ``run``, ``devices``.
+
+IR texts go in and out as such, so that commands can be joined by pipes; everything else goes to standard
+error. Exit codes: 0 done, 1 it failed, 2 the command was misused.
+"""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any, NoReturn
+
+import typer
+
+if TYPE_CHECKING:
+    from aatc.ir.core import Module
+
+app = typer.Typer(
+    name="aatc", help="The Adaptive Attention Tiling Compiler.", no_args_is_help=True, add_completion=False,
+    pretty_exceptions_enable=False, rich_markup_mode=None,
+)  # fmt: skip
+
+FileArgument = Annotated[str, typer.Argument(help="A file with IR text; - reads standard input.", metavar="[FILE|-]")]
+PipelineOption = Annotated[
+    str, typer.Option("--pipeline", "-p", help="Passes in order, as canonicalize,simplify-score; see --list.")
+]
+SeedOption = Annotated[int, typer.Option(help="Seed of the random inputs.")]
+
+
+def main(argv: list[str] | None = None) -> NoReturn:
+    """The entry point. Errors of aatc go to standard error as a message, without a traceback."""
+    from aatc.errors import AatcError
+
+    try:
+        app(args=argv, prog_name="aatc")
+    except AatcError as error:
+        _fail(f"{_kind(error)}: {error}")
+    except BrokenPipeError:
+        sys.stderr.close()
+        raise SystemExit(1) from None
+    except OSError as error:
+        _fail(f"error: {error.filename}: {error.strerror}" if error.filename else f"error: {error}")
+    raise SystemExit(0)
+
+
+def _kind(error: Exception) -> str:
+    name = type(error).__name__.removesuffix("Error")
+    return f"{name.lower()} error" if name not in ("Aatc", "NotRun") else "error"
+
+
+def _fail(message: str) -> NoReturn:
+    print(message, file=sys.stderr)
+    raise SystemExit(1)
+
+
+def _read(file: str) -> str:
+    if file == "-":
+        return sys.stdin.read()
+    try:
+        return Path(file).read_text("utf-8")
+    except UnicodeDecodeError:
+        _fail(f"error: {file} is not UTF-8 text")
+
+
+def _parse(file: str) -> Module:
+    from aatc.errors import AatcError
+    from aatc.ir.parser import parse
+
+    text = _read(file)
+    try:
+        return parse(text)
+    except AatcError as error:
+        _fail(f"{'<stdin>' if file == '-' else file}: {_kind(error)}: {error}")
+
+
+def _say(text: str) -> None:
+    print(text, file=sys.stderr)
+
+
+# --- opt ---------------------------------------------------------------------------------------------------
+@app.command()
+def opt(
+    file: FileArgument = "-",
+    pipeline: PipelineOption = "",
+    timing: Annotated[bool, typer.Option("--timing", help="Report time and rewrites of every pass.")] = False,
+    print_after_all: Annotated[
+        bool, typer.Option("--print-after-all", help="Print the IR after every pass to standard error.")
+    ] = False,
+    verify_each: Annotated[bool, typer.Option(help="Check the IR after every pass.")] = True,
+    backend: Annotated[str, typer.Option(help="Backend whose device the passes compile for.")] = "cpu",
+    list_: Annotated[bool, typer.Option("--list", help="List the passes and their options.")] = False,
+) -> None:
+    """Run passes over an IR text; the result goes to standard output."""
+    from aatc import backends, passes
+
+    if list_:
+        print(_pass_list())
+        return
+    module = _parse(file)
+    chosen = passes.Pipeline.parse(pipeline) if pipeline.strip() else passes.Pipeline(())
+    after = (lambda n, name, m: _say(f"// after {n}, {name}\n{m}")) if print_after_all else None
+    target = backends.get(backend).target()
+    result = chosen.run(module, target=target, verify_each=verify_each, on_stage=after)
+    if timing:
+        _timing(result.report)
+    for report in result.report:
+        for note in report.notes:
+            _say(f"{report.name}: note: {note}")
+    print(result.module)
+
+
+def _pass_list() -> str:
+    import dataclasses
+
+    from aatc.passes.base import REGISTRY
+
+    lines = []
+    for name, cls in sorted(REGISTRY.items()):
+        options = [f"{f.name.replace('_', '-')}={f.default}" for f in dataclasses.fields(cls)]
+        doc = (cls.__doc__ or "").strip().splitlines()
+        lines.append(f"{name}{{{' '.join(options)}}}" if options else name)
+        lines += [f"    {doc[0]}"] if doc and not doc[0].startswith(f"{cls.__name__}(") else []
+    return "\n".join(lines)
+
+
+def _timing(report: Any) -> None:
+    from rich.console import Console
+    from rich.table import Table
+
+    table = Table(box=None, pad_edge=False)
+    for head, side in (("pass", "left"), ("time", "right"), ("rewrites", "left")):
+        table.add_column(head, justify=side)  # type: ignore[arg-type]
+    from aatc.frontend.explain import milliseconds, rewrites
+
+    for p in report:
+        table.add_row(p.name, milliseconds(p.seconds), rewrites(p.rewrites))
+    table.add_row("total", milliseconds(sum(p.seconds for p in report)), "")
+    Console(stderr=True, markup=False, highlight=False).print(table)
+
+
+# --- dump --------------------------------------------------------------------------------------------------
+@app.command()
+def dump(
+    source: Annotated[str, typer.Argument(help="module:factory; factory() gives a model, or (model, example_args).")],
+    stage: Annotated[str, typer.Option(help="import, the name of a pass, final, or code.")] = "final",
+    inputs: Annotated[str, typer.Option(help="Shapes of random inputs, as 2x16x64,2x16.")] = "",
+    pipeline: PipelineOption = "",
+    backend: Annotated[str, typer.Option(help="Backend to compile for.")] = "cpu",
+    dynamic: Annotated[bool, typer.Option(help="Keep sizes beyond the first symbolic.")] = False,
+    explain: Annotated[bool, typer.Option("--explain", help="Also report what was done, to standard error.")] = False,
+) -> None:
+    """Compile a PyTorch model and print its IR at a stage, or its generated code."""
+    import torch
+
+    import aatc
+    from aatc.errors import UnsupportedError
+
+    model, args = _load(source)
+    if inputs:
+        args = tuple(torch.randn(s) for s in _shapes(inputs))
+    if args is None:
+        raise typer.BadParameter("the factory gives no example arguments: say --inputs 2x16x64", param_hint="--inputs")
+    compiled = aatc.compile(
+        model, backend=backend, dynamic=dynamic or None, passes=pipeline or None, fallback=False
+    )
+    with torch.no_grad():
+        compiled(*args)
+    if not compiled.graphs:
+        raise UnsupportedError("the model has nothing to compile: no tensor operation was recorded")
+    text = compiled.code if stage == "code" else str(compiled.ir(stage))
+    if explain:
+        _say(str(compiled.explain()))
+    print(text)
+
+
+def _load(source: str) -> tuple[Any, tuple | None]:
+    """The model of ``module:factory`` and its example arguments; modules of the current folder come first."""
+    import importlib
+
+    module, _, factory = source.partition(":")
+    if not module or not factory:
+        raise typer.BadParameter(f"{source!r} is not module:factory", param_hint="SOURCE")
+    sys.path.insert(0, str(Path.cwd()))
+    try:
+        found = importlib.import_module(module)
+    except ModuleNotFoundError as error:
+        if error.name and module.startswith(error.name):
+            raise typer.BadParameter(f"there is no module {module!r} here", param_hint="SOURCE") from None
+        raise
+    for part in factory.split("."):
+        if not hasattr(found, part):
+            raise typer.BadParameter(f"{module} has no {factory!r}", param_hint="SOURCE")
+        found = getattr(found, part)
+    import torch
+
+    made = found if isinstance(found, torch.nn.Module) else found()  # type: ignore[operator]
+    if isinstance(made, tuple):
+        model, args = made[0], made[1]
+        return model, tuple(args) if isinstance(args, (list, tuple)) else (args,)
+    return made, None
+
+
+def _shapes(text: str) -> list[tuple[int, ...]]:
+    try:
+        return [tuple(int(n) for n in shape.split("x")) for shape in text.split(",")]
+    except ValueError:
+        raise typer.BadParameter(f"{text!r} is not a list of shapes like 2x16x64,2x16", param_hint="--inputs") from None
+
+
+# --- run ---------------------------------------------------------------------------------------------------
+@app.command()
+def run(
+    file: FileArgument,
+    seed: SeedOption = 0,
+    inputs: Annotated[str, typer.Option(help="A file of torch.save with a list of inputs.")] = "",
+    sizes: Annotated[str, typer.Option(help="Sizes of symbolic dimensions, as N=64,M=32.")] = "",
+    pipeline: PipelineOption = "",
+    output: Annotated[str, typer.Option("--output", "-o", help="Save the outputs there with torch.save.")] = "",
+) -> None:
+    """Run an IR text in the reference interpreter, on random inputs unless some are given."""
+    import torch
+
+    from aatc import passes
+    from aatc.frontend.replay import random_inputs
+    from aatc.ir.interpreter import run as interpret
+
+    module = _parse(file)
+    if pipeline.strip():
+        module = passes.Pipeline.parse(pipeline).run(module).module
+    if inputs:
+        try:
+            values = list(torch.load(inputs, weights_only=True))
+        except FileNotFoundError:
+            raise
+        except Exception as error:
+            _fail(f"error: {inputs} is not a saved list of tensors: {error}")
+    else:
+        values = random_inputs(module, seed=seed, sizes=_sizes(sizes))
+    torch.manual_seed(seed)
+    results = interpret(module, *values)
+    results = list(results) if isinstance(results, tuple) else [results]
+    if output:
+        torch.save(results, output)
+    for n, (result, kind) in enumerate(zip(results, module.entry.result_types, strict=True)):
+        print(f"{n}: {kind}  {_summary(result)}")
+
+
+def _sizes(text: str) -> dict[str, int]:
+    try:
+        return {n.strip(): int(v) for n, _, v in (item.partition("=") for item in text.split(",") if item.strip())}
+    except ValueError:
+        raise typer.BadParameter(f"{text!r} is not a list like N=64,M=32", param_hint="--sizes") from None
+
+
+def _summary(value: Any) -> str:
+    import torch
+
+    if not isinstance(value, torch.Tensor):
+        return str(value)
+    if value.numel() <= 8:
+        return str(value.tolist())
+    if not value.dtype.is_floating_point:
+        return f"shape {tuple(value.shape)}"
+    x = value.double()
+    bad = int((~x.isfinite()).sum())
+    finite = f"mean {x.mean():.6g}, standard deviation {x.std():.6g}, least {x.min():.6g}, largest {x.max():.6g}"
+    return f"shape {tuple(value.shape)}, {finite}" + (f", {bad} not finite" if bad else "")
+
+
+# --- devices -----------------------------------------------------------------------------------------------
+@app.command()
+def devices() -> None:
+    """List what each backend sees on this machine."""
+    from rich.console import Console
+    from rich.table import Table
+
+    from aatc import backends
+
+    table = Table(box=None, pad_edge=False)
+    rows = [_row(d) for d in backends.devices()]
+    for head in dict.fromkeys(k for row in rows for k in row):
+        table.add_column(head)
+    for row in rows:
+        table.add_row(*(row.get(c.header, "") for c in table.columns))  # type: ignore[arg-type]
+    Console(markup=False, highlight=False).print(table)
+
+
+def _row(device: Any) -> dict[str, str]:
+    import dataclasses
+
+    if dataclasses.is_dataclass(device) and not isinstance(device, type):
+        return {f.name: str(getattr(device, f.name)) for f in dataclasses.fields(device)}
+    return {str(k): str(v) for k, v in device.items()} if isinstance(device, dict) else {"device": str(device)}

@@ -1,0 +1,189 @@
+"""Connections: how keys and values are carried from their token to the query's.
+
+A connection carries the key to the query before the metric compares the two, or the value before it is
+averaged, or both.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+
+from aatc.ir.errors import CaptureError, ScoreError, ShapeError
+from aatc.ir.score.expr import Expr, call
+from aatc.parts import Capture, Key, Part, Sizes, number_text
+
+
+class Connection(Part):
+    """``carried_key`` and ``carried_value`` give the key and the value as they arrive at the query."""
+
+    @classmethod
+    def carried_key(cls, key: Key, q: Expr, k: Expr, captured: list[Expr]) -> Expr:
+        return k
+
+    @classmethod
+    def carried_value(cls, key: Key, q: Expr, k: Expr, v: Expr, captured: list[Expr]) -> Expr:
+        return v
+
+
+def _same_width(who: str, sizes: Sizes) -> None:
+    if sizes.dv != sizes.d:
+        raise ShapeError(
+            f"{who} carries values, which needs v as wide as q and k: v has {sizes.dv} features, q {sizes.d}"
+        )
+
+
+class Rotary(Connection):
+    """Turns channel pairs by an angle proportional to the position (RoPE, Su et al. 2021): k arrives at the
+    query as R(p_j - p_i) k, so that scores depend on relative positions.
+
+    ``q_positions``: (N,), (N, A) for A axes, or (B, N, A); None for 0..N-1. ``k_positions`` likewise, for the
+    keys; None for the same. Axis a turns the a-th of A equal shares of the D/2 pairs, by p_a base^(-2c A/D)
+    for c = 0, 1, ... ``style`` "half" pairs channel c with c + D/2, "pairs" 2c with 2c + 1. With ``values``
+    the value is turned as well. A rotation of all D channels keeps dot products and Euclidean, Poincaré and
+    spherical distances; Lorentz metrics need ``lift=True`` beside it.
+    """
+
+    def __init__(
+        self,
+        q_positions: torch.Tensor | None = None,
+        k_positions: torch.Tensor | None = None,
+        base: float = 10000,
+        style: str = "half",
+        values: bool = False,
+    ):
+        if style not in ("half", "pairs"):
+            raise ScoreError(f"rotary style {style!r}", hint='there are "half" and "pairs"')
+        if q_positions is None and k_positions is not None:
+            raise CaptureError("Rotary has k_positions without q_positions")
+        self.q_positions, self.k_positions, self.base, self.style, self.values = (
+            q_positions, k_positions, base, style, values,
+        )  # fmt: skip
+        self._base = number_text(base)
+        self._set_key(style, bool(values))
+
+    def captures(self, sizes):
+        if sizes.d % 2:
+            raise ShapeError(f"Rotary turns pairs of channels, q and k have an odd number: {sizes.d}")
+        if self.values:
+            _same_width("Rotary(values=True)", sizes)
+        q_positions, k_positions = self.q_positions, self.k_positions
+        if q_positions is None:
+            q_positions = torch.arange(sizes.i, device=sizes.device)
+            k_positions = torch.arange(sizes.j, device=sizes.device)
+        theta_q, axes = self._angles(q_positions, sizes)
+        if k_positions is None:
+            return [Capture("theta_q", theta_q, axes + "id"), Capture("theta_k", theta_q, axes + "jd")]
+        theta_k, k_axes = self._angles(k_positions, sizes)
+        return [Capture("theta_q", theta_q, axes + "id"), Capture("theta_k", theta_k, k_axes + "jd")]
+
+    def _angles(self, positions: torch.Tensor, sizes: Sizes) -> tuple[torch.Tensor, str]:
+        if positions.dim() not in (1, 2, 3):
+            raise CaptureError(
+                f"rotary positions have shape {tuple(positions.shape)}; they are (N,), (N, A) or (B, N, A)"
+            )
+        if positions.dim() == 1:
+            positions = positions.unsqueeze(-1)
+        count, pairs = positions.shape[-1], sizes.d // 2
+        if pairs % count:
+            raise ShapeError(
+                f"Rotary shares {pairs} pairs of channels among {count} axes",
+                hint=f"make D a multiple of {2 * count}",
+            )
+        dtype = torch.float64 if sizes.dtype == torch.float64 else torch.float32
+        share = pairs // count
+        steps = torch.arange(share, dtype=dtype, device=positions.device)
+        angles = positions.to(dtype).unsqueeze(-1) * float(self._base) ** (-steps / share)
+        return angles.flatten(-2), "b" if angles.dim() == 4 else ""
+
+    @classmethod
+    def _carried(cls, key: Key, x: Expr, captured: list[Expr]) -> Expr:
+        theta_q, theta_k = captured
+        return call("rotate", call("rotate", x, theta_k, attrs=(key[1],)), -theta_q, attrs=(key[1],))
+
+    @classmethod
+    def carried_key(cls, key, q, k, captured):
+        return cls._carried(key, k, captured)
+
+    @classmethod
+    def carried_value(cls, key, q, k, v, captured):
+        return cls._carried(key, v, captured) if key[2] else v
+
+
+class Frames(Connection):
+    """Orthogonal frames per token: k arrives as F_iᵀ F_j k, and so does v with ``values``.
+
+    The columns of F are a token's own axes. ``q_frames``: (N, D, D), (B, N, D, D) or (B, H, N, D, D);
+    ``k_frames`` likewise for the keys; None for the same. That they are orthogonal is not checked here.
+    """
+
+    def __init__(self, q_frames: torch.Tensor, k_frames: torch.Tensor | None = None, values: bool = True):
+        self.q_frames, self.k_frames, self.values = (
+            q_frames,
+            q_frames if k_frames is None else k_frames,
+            values,
+        )
+        self._set_key(bool(self.values))
+
+    def captures(self, sizes):
+        if self.values:
+            _same_width("Frames(values=True)", sizes)
+        return [
+            self._capture("frame_q", self.q_frames, "i", sizes),
+            self._capture("frame_k", self.k_frames, "j", sizes),
+        ]
+
+    def _capture(self, name: str, frames: torch.Tensor, axis: str, sizes: Sizes) -> Capture:
+        if frames.dim() not in (3, 4, 5) or frames.shape[-1] != sizes.d or frames.shape[-2] != sizes.d:
+            raise CaptureError(
+                f"{name} has shape {tuple(frames.shape)}; with D = {sizes.d} features, frames are (N, D, D), "
+                "(B, N, D, D) or (B, H, N, D, D)"
+            )
+        return Capture(name, frames, ("", "b", "bh")[frames.dim() - 3] + axis + "de")
+
+    @classmethod
+    def _carried(cls, x: Expr, captured: list[Expr]) -> Expr:
+        return call("unturn", captured[0], call("turn", captured[1], x))
+
+    @classmethod
+    def carried_key(cls, key, q, k, captured):
+        return cls._carried(k, captured)
+
+    @classmethod
+    def carried_value(cls, key, q, k, v, captured):
+        return cls._carried(v, captured) if key[1] else v
+
+
+class SphereTransport(Connection):
+    """Levi-Civita transport of values along great circles: v_j, tangent at the unit vector k_j, arrives at
+    q_i as v - <q, v>/(1 + <q, k>) (q + k). Scores are not changed; q and k are taken to be unit vectors."""
+
+    def captures(self, sizes):
+        _same_width("SphereTransport", sizes)
+        return []
+
+    @classmethod
+    def carried_value(cls, key, q, k, v, captured):
+        return v - (q.dot(v) / (1.0 + q.dot(k))) * (q + k)
+
+
+class HyperboloidTransport(Connection):
+    """Levi-Civita transport of values along geodesics of the hyperboloid, time coordinate first: v_j, tangent
+    at k_j, arrives at q_i as v + <q, v>_L/(1 - <q, k>_L) (q + k). Scores are not changed."""
+
+    def captures(self, sizes):
+        _same_width("HyperboloidTransport", sizes)
+        return []
+
+    @classmethod
+    def carried_value(cls, key, q, k, v, captured):
+        return v + (q.dot(call("eta", v)) / (1.0 - q.dot(call("eta", k)))) * (q + k)
+
+
+def as_connection(connection: Any) -> Connection | None:
+    if connection is None or isinstance(connection, Connection):
+        return connection
+    raise CaptureError(
+        f"connection is a {type(connection).__name__}", hint="give an object of aatc.connections"
+    )

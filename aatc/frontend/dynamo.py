@@ -1,0 +1,281 @@
+"""Everything that leans on semi-private parts of torch 2.13: Dynamo's hooks, graph capture, stacks, guards.
+
+No other file of the package may import `torch._dynamo`, `torch._guards` or `torch.fx.experimental`.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import traceback
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import fx
+
+from aatc.frontend import location
+from aatc.ir.core import Loc
+from aatc.ir.errors import AatcError, UnsupportedError
+
+_CHECKPOINT = "tag_activation_checkpoint"
+
+
+def backend(gm: fx.GraphModule, example_inputs: Sequence[Any], **options: Any) -> Callable[..., Any]:
+    """The Dynamo backend behind ``torch.compile(model, backend="aatc", options={...})``.
+
+    ``options`` are the keywords of `aatc.compile` (backend, tune, passes, fallback).
+    """
+    from aatc.frontend.session import Options, Session
+
+    given = {**(options.pop("options", None) or {}), **options}
+    known = {n: given[n] for n in ("backend", "tune", "passes", "fallback") if n in given}
+    return Session(Options(**known), "torch.compile").compile_graph(gm, example_inputs)
+
+
+@dataclass(frozen=True)
+class Captured:
+    """An ATen-level graph with symbolic fake values, and the names of its inputs as the user knows them."""
+
+    graph: fx.GraphModule
+    names: tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class Break:
+    """Why Dynamo ended a graph, and where in the model."""
+
+    reason: str
+    loc: Loc | None
+    hint: str | None = None
+
+
+# --- capture -----------------------------------------------------------------------------------------------
+def capture(gm: fx.GraphModule) -> Captured:
+    """The ATen-level graph of what Dynamo recorded, before autograd, one node per operator.
+
+    Sizes stay symbols of Dynamo's own shape environment, so its guards hold for the result.
+    """
+    from torch._subclasses.fake_tensor import FakeTensor
+    from torch.fx.experimental.proxy_tensor import make_fx
+
+    places = [n for n in gm.graph.nodes if n.op == "placeholder"]
+    values = [n.meta["example_value"] for n in places]
+    modes = {v.fake_mode for v in values if isinstance(v, FakeTensor)}
+    names = tuple(_plain_name(n.target) for n in places)
+    _prepare(gm)
+    mode = modes.pop() if modes else _fake_mode_of(gm)
+    with _quiet(), fx.traceback.preserve_node_meta(), mode or contextlib.nullcontext():
+        graph = make_fx(fx.Interpreter(gm).run, pre_dispatch=True, tracing_mode="real")(*values)
+    return Captured(graph, names)
+
+
+def _fake_mode_of(gm: fx.GraphModule) -> Any:
+    """A graph without tensor inputs still has fake values inside."""
+    from torch._subclasses.fake_tensor import FakeTensor
+
+    for node in gm.graph.nodes:
+        value = node.meta.get("example_value")
+        if isinstance(value, FakeTensor):
+            return value.fake_mode
+    return None
+
+
+def _prepare(gm: fx.GraphModule) -> None:
+    """Makes the recorded graph fit for tracing; it still computes the same."""
+    amp = torch.amp.autocast_mode
+    for module in gm.modules():
+        if not isinstance(module, fx.GraphModule):
+            continue
+        for node in module.graph.nodes:
+            if node.op != "call_function":
+                continue
+            if node.target is amp._enter_autocast:
+                node.target = enter_autocast
+            elif node.target is amp._exit_autocast:
+                node.target = exit_autocast
+            elif isinstance(node.target, torch._ops.HigherOrderOperator):
+                if node.target.name() != _CHECKPOINT:
+                    raise UnsupportedError(
+                        f"{node.target.name()} has no counterpart in the IR",
+                        where=location.where(location.from_trace(node.meta.get("stack_trace"))),
+                        hint="this graph runs eagerly unless fallback=False",
+                    )
+                body = getattr(module, node.args[0].target)
+                if body.meta.get("_checkpoint_context_fn") is None:
+                    body.meta["_checkpoint_context_fn"] = torch.utils.checkpoint.noop_context_fn
+
+
+def enter_autocast(*args: Any) -> Any:
+    """Enters autocast so that a trace both records it and sees its dtypes."""
+    context = torch.amp.autocast_mode.autocast(*args)
+    context.__enter__()
+    return context
+
+
+def exit_autocast(context: Any) -> None:
+    context.__exit__(None, None, None)
+
+
+@contextlib.contextmanager
+def _quiet() -> Iterator[None]:
+    """Without torch's warning about checkpoint contexts: they are ours."""
+    from torch._higher_order_ops import wrap
+
+    before, wrap.log.disabled = wrap.log.disabled, True
+    try:
+        yield
+    finally:
+        wrap.log.disabled = before
+
+
+def ambient_autocast() -> torch.dtype | None:
+    """The dtype autocast on the CPU casts to at this moment, None when it is off."""
+    return torch.get_autocast_dtype("cpu") if torch.is_autocast_enabled("cpu") else None
+
+
+def casts_for_itself(op: torch._ops.OpOverload) -> bool:
+    """Whether autocast on the CPU has a rule for ``op``: it then casts all its tensors to one dtype."""
+    return torch._C._dispatch_has_kernel_for_dispatch_key(op.name(), "AutocastCPU")
+
+
+def is_composite(op: torch._ops.OpOverload) -> bool:
+    """Whether ``op`` is made of other operators, which autocast would treat one by one."""
+    return torch._C._dispatch_has_kernel_for_dispatch_key(op.name(), "CompositeImplicitAutograd")
+
+
+def _plain_name(name: Any) -> str:
+    """``L_self_modules_layers_modules_0_parameters_weight_`` as ``layers_0_weight``."""
+    text = str(name)
+    if not text.startswith(("L_", "l_")):
+        return text
+    text = text[2:].rstrip("_")
+    argument = text.startswith("args_")
+    for prefix in ("self_", "fn_", "args_", "kwargs_"):
+        text = text.removeprefix(prefix)
+    for word in ("modules_", "parameters_", "buffers_"):
+        text = text.removeprefix(word).replace(f"_{word}", "_")
+    text = text.replace("__", "_").strip("_")
+    if text and not text[0].isdigit():
+        return text
+    return f"arg{text}" if argument else f"layer{text}"
+
+
+# --- why graphs end, and why they are made again -----------------------------------------------------------
+def break_of(gm: fx.GraphModule) -> Break | None:
+    """The graph break that ended this graph, if one did."""
+    reason = getattr(gm, "compile_subgraph_reason", None)
+    return break_from(reason) if reason is not None and reason.graph_break else None
+
+
+def break_from(reason: Any) -> Break:
+    """One of Dynamo's reasons in our words."""
+    message, hint = _readable(reason.reason)
+    return Break(message, location.from_stack(reason.user_stack), hint)
+
+
+def graph_breaks() -> list[Any]:
+    """Dynamo's list of the graph breaks of this process, which it appends to."""
+    from torch._dynamo.output_graph import graph_break_reasons
+
+    return graph_break_reasons
+
+
+def _readable(message: str) -> tuple[str, str | None]:
+    """The first lines of one of Dynamo's messages, and its first hint."""
+    explanation, hint, title = "", None, ""
+    for line in str(message).splitlines():
+        text = line.strip()
+        if text.startswith("Explanation:"):
+            explanation = text.removeprefix("Explanation:").strip()
+        elif text.startswith("Hint:") and hint is None:
+            hint = text.removeprefix("Hint:").strip()
+        elif text and not title:
+            title = text
+    return (f"{title}: {explanation}" if explanation else title), hint
+
+
+def as_error(error: BaseException) -> AatcError | None:
+    """The typed error for one of Dynamo's, naming the model's source line; None when it is not Dynamo's."""
+    from torch._dynamo import exc
+
+    inner: BaseException = error
+    if isinstance(inner, exc.BackendCompilerFailed):
+        inner = inner.inner_exception
+    if isinstance(inner, AatcError):
+        return inner
+    if not isinstance(error, (exc.TorchDynamoException, exc.FailOnRecompileLimitHit)):
+        return None
+    stack = getattr(inner, "real_stack", None)
+    loc = location.from_stack(stack) if stack else location.from_trace(str(inner))
+    message, hint = _readable(getattr(inner, "msg", None) or str(inner))
+    return UnsupportedError(message, where=location.where(loc), hint=hint)
+
+
+def export_error(error: BaseException) -> AatcError | None:
+    """The typed error for one of torch.export's; None when the model itself raised."""
+    from torch.fx.experimental.symbolic_shapes import ConstraintViolationError, GuardOnDataDependentSymNode
+
+    if not isinstance(error, (ConstraintViolationError, GuardOnDataDependentSymNode)):
+        return None
+    loc = location.from_trace("".join(traceback.format_tb(error.__traceback__)))
+    message, hint = _readable(str(error))
+    return UnsupportedError(message, where=location.where(loc), hint=hint)
+
+
+@contextlib.contextmanager
+def whole_stacks() -> Iterator[None]:
+    """Lets torch.export keep all frames below the model's forward, not only those called forward."""
+    tracer: Any = fx.proxy.TracerBase
+    before = tracer._filter_traceback_frames
+
+    def keep(self: Any, frames: traceback.StackSummary) -> traceback.StackSummary:
+        first = next((n for n, f in enumerate(frames) if f.name == "forward"), len(frames))
+        return traceback.StackSummary.from_list(frames[first:])
+
+    tracer._filter_traceback_frames = keep
+    try:
+        yield
+    finally:
+        tracer._filter_traceback_frames = before
+
+
+def models_own(error: BaseException) -> bool:
+    """Whether Dynamo gave up because the model itself raised."""
+    return getattr(error, "gb_type", None) == "Observed exception"
+
+
+# --- running -----------------------------------------------------------------------------------------------
+@dataclass
+class Hooks:
+    """What a compiled callable reports while it is called."""
+
+    compile_graph: Callable[[fx.GraphModule, Sequence[Any]], Callable[..., Any]]
+    guard_failed: Callable[[str], None]
+
+
+def wrap(target: Any, hooks: Hooks, *, dynamic: bool | None, fullgraph: bool) -> Callable[..., Any]:
+    """``target`` (a module or function) run by Dynamo, its graphs compiled by ``hooks.compile_graph``.
+
+    Every wrap has a cache of its own: recompiling another copy of the same code never counts against it.
+    """
+    import torch._dynamo
+    from torch._dynamo import config
+
+    context = torch._dynamo.optimize(
+        hooks.compile_graph,
+        nopython=fullgraph,
+        dynamic=dynamic,
+        guard_fail_fn=lambda failure: hooks.guard_failed(failure.reason),
+        isolate_recompiles=True,
+    )
+    if hasattr(context, "enter_exit_hooks"):  # absent when TORCHDYNAMO_DISABLE=1
+        # with dynamic=True Dynamo would turn every eps and momentum into a tensor input
+        context.enter_exit_hooks.append(config._make_closure_patcher(specialize_float=True))
+    wrapped = context(target)
+    return wrapped.forward if isinstance(target, torch.nn.Module) else wrapped
+
+
+def no_frames(error: BaseException) -> bool:
+    """Whether ``fullgraph`` complains only that there was nothing to compile."""
+    return isinstance(error, RuntimeError) and "found no compiled frames" in str(error)

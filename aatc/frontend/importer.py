@@ -1,0 +1,426 @@
+"""ATen-level graph with symbolic sizes -> geo IR. The one importer of `aatc.compile` and `aatc.export`."""
+
+from __future__ import annotations
+
+import operator
+import re
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import fx
+
+from aatc.frontend import attention, dynamo, location
+from aatc.frontend.shapes import Shapes
+from aatc.ir.core import Block, Func, Loc, Module, Op, Value
+from aatc.ir.errors import UnsupportedError, VerifyError
+from aatc.ir.registry import Operand, Symbol, TorchConst
+from aatc.ir.types import TensorType, dtype_name, torch_dtype
+
+#: Tensors the trace met as constants and that are at most this long are written into the IR.
+SMALL = 256
+_CASTABLE = (torch.float32, torch.bfloat16, torch.float16)
+#: Operators whose schema hides that they change buffers or draw numbers, and the argument that says so.
+_WHEN = {
+    "aten::batch_norm": "training", "aten::instance_norm": "use_input_stats", "aten::native_batch_norm": "training",
+    "aten::cudnn_batch_norm": "training", "aten::dropout": "train", "aten::feature_dropout": "train",
+    "aten::alpha_dropout": "train", "aten::feature_alpha_dropout": "train", "aten::native_dropout": "train",
+    "aten::rrelu": "training", "aten::scaled_dot_product_attention": "dropout_p", "aten::rnn_tanh": "train",
+    "aten::lstm": "train", "aten::gru": "train", "aten::rnn_relu": "train",
+}  # fmt: skip
+
+
+@dataclass
+class Imported:
+    """A module and how to call it: ``constants`` go after the graph's inputs; ``outputs`` holds, in order,
+    either the position among main's results or a plain value."""
+
+    module: Module
+    constants: list[torch.Tensor]
+    outputs: list[tuple[int | None, Any]]
+    sizes: dict[str, int]
+    autocast: bool = False
+
+    def bind(self, main: Callable[..., Sequence[Any]]) -> Callable[..., Sequence[Any]]:
+        """``main`` with the graph's own inputs and outputs."""
+        constants, outputs = tuple(self.constants), self.outputs
+        if self.autocast:
+            main = _without_autocast(main)
+        if not constants and [p for p, _ in outputs] == list(range(len(outputs))):
+            return main
+
+        def run(*inputs: Any) -> tuple[Any, ...]:
+            results = main(*inputs, *constants)
+            return tuple(plain if position is None else results[position] for position, plain in outputs)
+
+        return run
+
+
+def import_graph(
+    graph: fx.GraphModule,
+    names: Sequence[str] = (),
+    given: Mapping[str, torch.Tensor] | None = None,
+    ranges: Mapping[Any, Any] | None = None,
+) -> Imported:
+    """The verified IR of ``graph``, whose nodes carry fake values in ``meta["val"]``.
+
+    ``names`` are better names for its placeholders, in order; ``given`` are values of placeholders, by name,
+    which become constants; ``ranges`` are those of torch's symbols, where they are known better. Raises UnsupportedError with the source line for what the IR has no word for.
+    """
+    module, shapes = Module(), Shapes(ranges)
+    constants: list[torch.Tensor] = []
+    top = _Importer(module, shapes, constants, given=given)
+    outputs = top.function("main", graph, names)
+    top.hand_in_constants()
+    module.dims.update(sorted(shapes.ranges.items()))
+    module.verify()
+    return Imported(module, constants, outputs, shapes.hints, dynamo.ambient_autocast() is not None)
+
+
+def _without_autocast(main: Callable[..., Sequence[Any]]) -> Callable[..., Sequence[Any]]:
+    """``main`` for a caller inside autocast: the program holds the casts already."""
+
+    def run(*inputs: Any) -> Sequence[Any]:
+        with torch.autocast("cpu", enabled=False):
+            return main(*inputs)
+
+    return run
+
+
+class _Importer:
+    """One function of the module; nested graphs get importers of their own."""
+
+    def __init__(
+        self, module: Module, shapes: Shapes, constants: list[torch.Tensor], *,
+        parent: _Importer | None = None, given: Mapping[str, torch.Tensor] | None = None,
+    ):  # fmt: skip
+        self.module, self.shapes, self.constants, self.parent = module, shapes, constants, parent
+        self.given = given or {}
+        self.ambient = torch.is_grad_enabled()
+        self.grad = parent.grad if parent is not None else self.ambient
+        self.detached: dict[Value, Value] = {}
+        self.autocast = parent.autocast if parent is not None else dynamo.ambient_autocast()
+        self.outer: list[torch.dtype | None] = []
+        self.body = Block()
+        self.env: dict[fx.Node, Any] = {}
+        self.late: list[tuple[torch.Tensor, Value]] = []
+        self.loc: Loc | None = None
+
+    # --- functions -----------------------------------------------------------------------------------------
+    def function(self, name: str, graph: fx.GraphModule, names: Sequence[str] = ()) -> list[tuple[int | None, Any]]:
+        self.module.add(Func(name, "geo", self.body))
+        outputs = self.run(graph, None, names)
+        flat: list[Value] = []
+        template: list[tuple[int | None, Any]] = []
+        for value in outputs:
+            if isinstance(value, Value):
+                template.append((len(flat), None))
+                flat.append(value)
+            else:
+                template.append((None, value))
+        self.body.add(Op("geo.return", flat))
+        return template
+
+    def run(self, graph: fx.GraphModule, given: Sequence[Any] | None, names: Sequence[str] = ()) -> list[Any]:
+        """Imports every node of ``graph`` into the current body; ``given`` are its inputs when it is inlined."""
+        position = 0
+        for node in graph.graph.nodes:
+            self.loc = location.from_trace(node.meta.get("stack_trace")) or self.loc
+            if node.op == "placeholder":
+                if given is not None:
+                    self.env[node] = given[position]
+                else:
+                    self.env[node] = self.argument(node, names[position] if position < len(names) else node.name)
+                position += 1
+            elif node.op == "get_attr":
+                self.env[node] = self.attribute(graph, node)
+            elif node.op == "call_function":
+                self.env[node] = self.call(graph, node)
+            elif node.op == "output":
+                (result,) = node.args
+                values = list(result) if isinstance(result, (list, tuple)) else [result]
+                return [self.env[v] if isinstance(v, fx.Node) else v for v in values]
+            else:
+                raise self.unsupported(f"a {node.op} node")
+        return []
+
+    def argument(self, node: fx.Node, name: str) -> Any:
+        value = node.meta.get("val")
+        if value is None:
+            return None
+        if node.name in self.given:
+            return self.constant(self.given[node.name], node.name)
+        if isinstance(value, torch.SymInt):
+            name = self.shapes.name_of(value) or name
+        made = Value(self.shapes.type(value), _clean(name), self.body)
+        self.body.args.append(made)
+        return made
+
+    def hand_in_constants(self) -> None:
+        """Tensors too large for the text become arguments after all others."""
+        for tensor, value in self.late:
+            self.constants.append(tensor)
+            value.owner = self.body
+            self.body.args.append(value)
+
+    def attribute(self, graph: fx.GraphModule, node: fx.Node) -> Any:
+        found = graph
+        for part in str(node.target).split("."):
+            found = getattr(found, part)
+        if not isinstance(found, torch.Tensor):
+            return found
+        return self.constant(found, node.name)
+
+    def constant(self, tensor: torch.Tensor, name: str) -> Value:
+        fake = hasattr(tensor, "fake_mode")
+        if not fake and tensor.numel() <= SMALL and not tensor.requires_grad and not tensor.is_complex():
+            if tensor.device.type == "cpu":
+                t = TensorType.of(dtype_name(tensor.dtype), tensor.shape)
+                values = tuple(tensor.detach().reshape(-1).tolist())
+                return self.add(Op("geo.constant", [], {"values": values, "type": t}, [t], result_names=[_clean(name)])).result
+        if self.parent is not None or fake:
+            raise self.unsupported("a tensor constant inside a checkpointed region" if not fake else "a fake constant")
+        value = Value(self.shapes.type(tensor), _clean(name))
+        self.late.append((tensor, value))
+        return value
+
+    # --- calls ---------------------------------------------------------------------------------------------
+    def call(self, graph: fx.GraphModule, node: fx.Node) -> Any:
+        target = node.target
+        if target is operator.getitem:
+            source = self.env[node.args[0]]
+            if isinstance(source, (list, tuple)):
+                return source[node.args[1]]
+        if target is torch._C._set_grad_enabled:
+            return self.set_grad(node.args[0])
+        if target is torch.amp.autocast_mode._enter_autocast:
+            self.outer.append(self.autocast)
+            return self.enter_autocast(*node.args)
+        if target is torch.amp.autocast_mode._exit_autocast:
+            self.autocast = self.outer.pop()
+            return None
+        if isinstance(target, torch._ops.HigherOrderOperator):
+            return self.higher_order(graph, node)
+        if isinstance(target, torch._ops.OpOverload) and target.namespace == "aatc" and target._opname == "attend":
+            q, k, v, captures, spec = _positional(target, node)
+            operands = [self.use(self.env[n]) for n in (q, k, v, *captures)]
+            results = attention.stages(self.body, operands, spec, self.loc)
+            self.keep(*results)
+            return results
+        if target is torch.ops.aten.detach_.default and _is_fresh(node.args[0]):
+            return self.env[node.args[0]]
+        return self.torch_call(node)
+
+    def torch_call(self, node: fx.Node) -> Any:
+        operands: list[Value] = []
+        dtype = self.cast_to(node)
+        args = tuple(self.literal(a, operands, dtype) for a in (*node.args, *node.kwargs.values()))
+        name, effect = target_name(node.target), has_effect(node)
+        if name is None:
+            raise self.unsupported(f"{node.target}")
+        attrs: dict[str, Any] = {"target": name, "args": args}
+        if node.kwargs:
+            attrs["kwargs"] = tuple(node.kwargs)
+        if effect:
+            attrs["effect"] = True
+        value = node.meta.get("val")
+        several = isinstance(value, (list, tuple))
+        returns = value if several else () if value is None and _returns_nothing(node) else (value,)
+        types = [self.shapes.type(v) for v in returns]
+        names = [node.name] if len(types) == 1 else [f"{node.name}_{n}" for n in range(len(types))]
+        op = self.add(Op("torch.call", operands, self.callable(attrs), types, result_names=list(map(_clean, names))))
+        if several:
+            return list(op.results)
+        return op.results[0] if op.results else None
+
+    def literal(self, value: Any, operands: list[Value], dtype: str | None = None) -> Any:
+        """An argument as an attribute: values become ``#n``, torch's constants words of the IR."""
+        if isinstance(value, fx.Node):
+            value = self.env[value]
+        if isinstance(value, Value):
+            value = self.use(value)
+            if dtype is not None:
+                value = self.cast(value, dtype)
+            for n, known in enumerate(operands):
+                if known is value:
+                    return Operand(n)
+            operands.append(value)
+            return Operand(len(operands) - 1)
+        if isinstance(value, (list, tuple)):
+            return tuple(self.literal(v, operands, dtype) for v in value)
+        if value is None or isinstance(value, (bool, int, float, str)):
+            return value
+        if isinstance(value, torch.device):
+            return TorchConst("device", str(value))
+        if isinstance(value, (torch.dtype, torch.layout, torch.memory_format)):
+            return TorchConst("torch", str(value).removeprefix("torch."))
+        raise self.unsupported(f"an argument of type {type(value).__name__}")
+
+    def higher_order(self, graph: fx.GraphModule, node: fx.Node) -> Any:
+        name = node.target.name()
+        if name == "tag_activation_checkpoint":
+            return self.checkpoint(node)
+        if name == "wrap_with_set_grad_enabled":
+            enabled, body, *given = node.args
+            return self.region(body, given, enabled)
+        if name == "wrap_with_autocast":
+            device, dtype, enabled, cache, body, *given = node.args
+            return self.region(body, given, (device, dtype, enabled, cache))
+        raise self.unsupported(f"the higher-order operator {name}")
+
+    def checkpoint(self, node: fx.Node) -> Any:
+        body, *given = node.args
+        name = f"checkpoint_{sum(n.startswith('checkpoint_') for n in self.module.funcs)}"
+        values = [self.env[g] if isinstance(g, fx.Node) else g for g in given]
+        values = [self.use(v) if isinstance(v, Value) else v for v in values]
+        inner = _Importer(self.module, self.shapes, self.constants, parent=self)
+        template = inner.function(name, self.env[body], [getattr(v, "name", "") or f"arg{n}" for n, v in enumerate(values)])
+        if any(not isinstance(v, Value) for v in values) or any(p is None for p, _ in template):
+            raise self.unsupported("a checkpointed region with plain numbers among its inputs or outputs")
+        types = self.module.funcs[name].result_types
+        names = [f"{_clean(node.name)}_{n}" for n in range(len(types))]
+        op = Op("geo.checkpoint", values, {"body": Symbol(name)}, types, result_names=names)
+        return list(self.add(op).results)
+
+    def region(self, body: Any, given: Sequence[Any], state: bool | tuple) -> list[Any]:
+        """The nodes of ``body`` inline, with gradients on or off, or inside autocast with these arguments."""
+        inputs = [self.env[g] if isinstance(g, fx.Node) else g for g in given]
+        if isinstance(state, bool):
+            before = self.grad
+            self.set_grad(state)
+            outputs = self.run(self.env[body], inputs)
+            self.set_grad(before)
+            return outputs
+        before_cast = self.autocast
+        self.enter_autocast(*state)
+        outputs = self.run(self.env[body], inputs)
+        self.autocast = before_cast
+        return outputs
+
+    # --- autocast ------------------------------------------------------------------------------------------
+    def enter_autocast(self, device: str, dtype: torch.dtype | None, enabled: bool, _cache: Any = None) -> None:
+        if device == "cpu":
+            self.autocast = (dtype or torch.get_autocast_dtype("cpu")) if enabled else None
+
+    def cast_to(self, node: fx.Node) -> str | None:
+        """The dtype autocast casts the tensors among a call's arguments to; the IR holds the casts instead."""
+        if self.autocast is None or not isinstance(node.target, torch._ops.OpOverload):
+            return None
+        value = node.meta.get("val")
+        results = value if isinstance(value, (list, tuple)) else (value,)
+        made = {dtype_name(v.dtype) for v in results if isinstance(v, torch.Tensor) and v.is_floating_point()}
+        given = {a.meta["val"] for a in node.all_input_nodes if isinstance(a.meta.get("val"), torch.Tensor)}
+        read = {dtype_name(v.dtype) for v in given if v.dtype in _CASTABLE}
+        if not made or not read or made == read:
+            return None
+        if len(made) == 1 and dynamo.casts_for_itself(node.target):
+            return made.pop()
+        if dynamo.is_composite(node.target) and made.isdisjoint(read):
+            if node.target._opname in ("einsum", "tensordot", "matmul"):
+                return made.pop()
+            raise self.unsupported(f"{node.target} inside autocast")
+        return None
+
+    # --- gradients off -------------------------------------------------------------------------------------
+    def set_grad(self, enabled: bool) -> None:
+        """``torch.no_grad()`` becomes data flow: what enters such a region is detached."""
+        if enabled and not self.ambient:
+            raise self.unsupported("enable_grad inside a call without gradients")
+        self.grad, self.detached = enabled, {}
+
+    def use(self, value: Value) -> Value:
+        """``value`` as the current operation may read it."""
+        if self.grad or not self.ambient or not isinstance(value.type, TensorType):
+            return value
+        if value.type.dtype not in ("f64", "f32", "bf16", "f16", "c64", "c128"):
+            return value
+        if value not in self.detached:
+            op = Op("torch.call", [value], {"target": "aten.detach.default", "args": (Operand(0),)}, [value.type], result_names=[value.name])
+            self.detached[value] = self.add(op).result
+            self.keep(self.detached[value])
+        return self.detached[value]
+
+    def keep(self, *values: Value) -> None:
+        """Values made where gradients are off need no detaching there."""
+        if not self.grad:
+            self.detached.update((v, v) for v in values)
+
+    # --- small things --------------------------------------------------------------------------------------
+    def add(self, op: Op) -> Op:
+        op.loc = self.loc
+        self.keep(*op.results)
+        return self.body.add(op)
+
+    def cast(self, value: Value, dtype: str) -> Value:
+        t = value.type
+        if not isinstance(t, TensorType) or t.dtype == dtype or t.dtype not in ("f32", "bf16", "f16"):
+            return value
+        constant = TorchConst("torch", str(torch_dtype(dtype)).removeprefix("torch."))
+        attrs = {"target": "aten.to.dtype", "args": (Operand(0), constant)}
+        return self.add(Op("torch.call", [value], attrs, [TensorType(dtype, t.shape)], result_names=[value.name])).result
+
+    def callable(self, attrs: dict[str, Any]) -> dict[str, Any]:
+        """``attrs`` if the IR may call their target."""
+        from aatc.ir.interpreter import target_function
+
+        try:
+            target_function(attrs["target"])
+        except VerifyError:
+            raise self.unsupported(attrs["target"]) from None
+        return attrs
+
+    def unsupported(self, what: str) -> UnsupportedError:
+        return UnsupportedError(
+            f"{what} has no counterpart in the IR", where=location.where(self.loc), hint="this graph can only run eagerly"
+        )
+
+
+def target_name(target: Any) -> str | None:
+    """How `torch.call` names an operator or a Python callable on sizes; None when it must not appear."""
+    if isinstance(target, torch._ops.OpOverload):
+        return f"{target.namespace}.{target._schema.name.split('::')[1]}.{target._overloadname}"
+    module, name = getattr(target, "__module__", None), getattr(target, "__name__", "")
+    if module in ("_operator", "operator"):
+        return f"operator.{name}"
+    if module in ("math", "builtins", "torch") and name:
+        return f"{module}.{name}"
+    return None
+
+
+def has_effect(node: fx.Node) -> bool:
+    """Whether a call changes state, draws random numbers or checks something, so that it must stay in order."""
+    target = node.target
+    if not isinstance(target, torch._ops.OpOverload):
+        return False
+    schema = target._schema
+    switch = _WHEN.get(schema.name)
+    if switch is not None:
+        for given, argument in zip(_positional(target, node), schema.arguments, strict=True):
+            if argument.name == switch:
+                return bool(given)
+    if schema.is_mutable or torch.Tag.nondeterministic_seeded in target.tags or not schema.returns:
+        return True
+    return schema.name.startswith(("aten::_assert", "aten::sym_constrain"))
+
+
+def _positional(target: torch._ops.OpOverload, node: fx.Node) -> list[Any]:
+    """Arguments in the order of the schema, defaults filled in."""
+    values = list(node.args)
+    for argument in target._schema.arguments[len(values) :]:
+        values.append(node.kwargs.get(argument.name, argument.default_value))
+    return values
+
+
+def _returns_nothing(node: fx.Node) -> bool:
+    return isinstance(node.target, torch._ops.OpOverload) and not node.target._schema.returns
+
+
+def _is_fresh(node: Any) -> bool:
+    """Whether ``node`` is a copy of a constant (what ``torch.tensor(...)`` leaves in a graph)."""
+    return isinstance(node, fx.Node) and node.target is torch.ops.aten.lift_fresh_copy.default
+
+
+def _clean(name: str) -> str:
+    text = re.sub(r"\W", "_", name)
+    return text if text and not text[0].isdigit() else f"v{text}"

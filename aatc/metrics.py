@@ -1,0 +1,364 @@
+"""Metrics: how the score of a query q_i and a key k_j is measured.
+
+Every score is multiplied by ``scale`` of `aatc.attend`. Its default is 1/sqrt(D) where the entry below says
+so, and 1 elsewhere. ``beta`` is a number (a constant of the program) or a tensor of shape () or (H,) (a
+parameter, to which gradients flow).
+"""
+
+# Defaults that are floats are written as integers or None: with dynamic=True, torch.compile takes a float
+# among a function's defaults for a variable of the graph, finds that it is none, and starts again.
+
+from __future__ import annotations
+
+import inspect
+import re
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any
+
+import torch
+
+from aatc.ir.errors import CaptureError, ScoreError
+from aatc.ir.score.expr import Expr, as_expr, call, const, index, param, substitute
+from aatc.ir.score.program import Program
+from aatc.parts import Capture, Key, Part, Sizes, number_text, scalar_captures, scalar_expr, scalar_key
+
+Number = float | torch.Tensor
+
+_Q, _K = param("q", "bhid"), param("k", "bhjd")
+
+
+class Metric(Part):
+    """A score. ``root_scale`` says whether the default scale is 1/sqrt(D) (else 1)."""
+
+    root_scale: bool = False
+
+    def prepare(self, q: torch.Tensor, k: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        """Per-token maps that are done in torch before the attention."""
+        return q, k
+
+    @classmethod
+    def score(cls, key: Key, q: Expr, k: Expr, captured: Iterator[Expr]) -> Expr:
+        """The score of one pair, before ``scale``."""
+        raise NotImplementedError
+
+
+class DotProduct(Metric):
+    """s = q·k. Scale 1/sqrt(D)."""
+
+    root_scale = True
+
+    @classmethod
+    def score(cls, key, q, k, captured):
+        return q.dot(k)
+
+
+class Euclidean(Metric):
+    """s = -|q - k|², or -|q - k| with ``squared=False``. Scale 1/sqrt(D)."""
+
+    root_scale = True
+
+    def __init__(self, squared: bool = True):
+        self.squared = squared
+        self._set_key(bool(self.squared))
+
+    @classmethod
+    def score(cls, key, q, k, captured):
+        difference = q - k
+        square = difference.dot(difference)
+        return -square if key[1] else -square.sqrt()
+
+
+class Mahalanobis(Metric):
+    """s = -(q - k)ᵀ M (q - k). Scale 1/sqrt(D).
+
+    Give one of ``matrix`` M, symmetric positive semidefinite, (D, D) or (H, D, D); ``diagonal`` of M, (D,) or
+    (H, D); ``factor`` L with M = L Lᵀ, (D, R) or (H, D, R).
+    """
+
+    root_scale = True
+
+    def __init__(
+        self,
+        matrix: torch.Tensor | None = None,
+        diagonal: torch.Tensor | None = None,
+        factor: torch.Tensor | None = None,
+    ):
+        given = [
+            n for n, t in (("matrix", matrix), ("diagonal", diagonal), ("factor", factor)) if t is not None
+        ]
+        if len(given) != 1:
+            raise CaptureError(f"Mahalanobis takes one of matrix, diagonal and factor, got {given or 'none'}")
+        self.matrix, self.diagonal, self.factor = matrix, diagonal, factor
+        self._set_key(self._form()[0])
+
+    def _form(self) -> tuple[str, torch.Tensor]:
+        if self.matrix is not None:
+            return "matrix", self.matrix
+        if self.diagonal is not None:
+            return "diagonal", self.diagonal
+        assert self.factor is not None
+        return "factor", self.factor
+
+    def captures(self, sizes):
+        form, t = self._form()
+        axes = "d" if form == "diagonal" else "de"
+        if t.dim() == len(axes) + 1:
+            axes = "h" + axes
+        d = axes.index("d") if t.dim() == len(axes) else None
+        if d is None or t.shape[d] != sizes.d or (form == "matrix" and t.shape[d + 1] != sizes.d):
+            wanted = {
+                "matrix": "(D, D) or (H, D, D)",
+                "diagonal": "(D,) or (H, D)",
+                "factor": "(D, R) or (H, D, R)",
+            }
+            raise CaptureError(
+                f"Mahalanobis {form} has shape {tuple(t.shape)}; with D = {sizes.d} features and "
+                f"H = {sizes.h} heads it must be {wanted[form]}"
+            )
+        return [Capture({"matrix": "m", "diagonal": "m", "factor": "l"}[form], t, axes)]
+
+    @classmethod
+    def score(cls, key, q, k, captured):
+        difference, m = q - k, next(captured)
+        if key[1] == "matrix":
+            return -difference.dot(call("matvec", m, difference))
+        if key[1] == "diagonal":
+            return -(m * difference * difference).sum()
+        image = call("tmatvec", m, difference)
+        return -image.dot(image)
+
+
+def _lorentz(q: Expr, k: Expr, lift: bool, curvature: float = 1.0) -> Expr:
+    """<q, k>_L; lifted points have time sqrt(1/c + |x|²)."""
+    if not lift:
+        return q.dot(call("eta", k))
+    tq, tk = ((1 / curvature + x.dot(x)).sqrt() for x in (q, k))
+    return q.dot(k) - tq * tk
+
+
+def _powered(distance: Expr, squared: bool) -> Expr:
+    return distance**2 if squared else distance
+
+
+class LorentzInner(Metric):
+    """s = 2 + 2<q, k>_L, minus the squared Lorentz distance (HyboNet, Chen et al. 2022). Scale 1/sqrt(D).
+
+    The time coordinate comes first; with ``lift`` q and k are spatial, and time is sqrt(1 + |x|²).
+    """
+
+    root_scale = True
+
+    def __init__(self, lift: bool = False):
+        self.lift = lift
+        self._set_key(bool(self.lift))
+
+    @classmethod
+    def score(cls, key, q, k, captured):
+        return 2.0 + 2.0 * _lorentz(q, k, key[1])
+
+
+class _Distance(Metric):
+    """A metric with a temperature ``beta``."""
+
+    beta: Number
+
+    def captures(self, sizes: Sizes) -> list[Capture]:
+        return scalar_captures("beta", self.beta)
+
+
+class LorentzDistance(_Distance):
+    """s = -beta d(q, k), d = acosh(-c<q, k>_L)/sqrt(c), or -beta d² with ``squared`` (Gulcehre et al. 2019).
+
+    Points lie on the hyperboloid <x, x>_L = -1/c, time coordinate first, ``curvature`` c > 0 (sectional
+    curvature -c); with ``lift`` q and k are spatial, and time is sqrt(1/c + |x|²).
+    """
+
+    def __init__(self, beta: Number = 1, squared: bool = False, curvature: float = 1, lift: bool = False):
+        if not curvature > 0:
+            raise ScoreError(
+                f"curvature {curvature} is not positive", hint="the space has sectional curvature -c, c > 0"
+            )
+        self.beta, self.squared, self.curvature, self.lift = beta, squared, curvature, lift
+        self._set_key(scalar_key(self.beta), bool(self.squared), number_text(self.curvature), bool(self.lift))
+
+    @classmethod
+    def score(cls, key, q, k, captured):
+        _, beta, squared, text, lift = key
+        c = float(text)
+        distance = (-_lorentz(q, k, lift, c) * c).acosh() / c**0.5
+        return -(scalar_expr(beta, captured) * _powered(distance, squared))
+
+
+class Poincare(_Distance):
+    """s = -beta acosh(1 + 2|q - k|²/((1 - |q|²)(1 - |k|²))) in the unit ball; squared with ``squared``."""
+
+    def __init__(self, beta: Number = 1, squared: bool = False):
+        self.beta, self.squared = beta, squared
+        self._set_key(scalar_key(self.beta), bool(self.squared))
+
+    @classmethod
+    def score(cls, key, q, k, captured):
+        difference = q - k
+        ratio = difference.dot(difference) / ((1.0 - q.dot(q)) * (1.0 - k.dot(k)))
+        distance = (1.0 + 2.0 * ratio).acosh()
+        return -(scalar_expr(key[1], captured) * _powered(distance, key[2]))
+
+
+def _unit(x: Expr, eps: float) -> Expr:
+    return x / x.dot(x).sqrt().clamp(min=eps)
+
+
+class Cosine(Metric):
+    """s = q·k/(|q||k|), norms at least ``eps`` (1e-12)."""
+
+    def __init__(self, eps: float | None = None):
+        self.eps = 1e-12 if eps is None else eps
+        self._set_key(number_text(self.eps))
+
+    @classmethod
+    def score(cls, key, q, k, captured):
+        eps = float(key[1])
+        return _unit(q, eps).dot(_unit(k, eps))
+
+
+class SphereGeodesic(_Distance):
+    """s = -beta acos(q·k/(|q||k|)), the angle on the unit sphere."""
+
+    def __init__(self, beta: Number = 1, eps: float | None = None):
+        self.beta, self.eps = beta, 1e-12 if eps is None else eps
+        self._set_key(scalar_key(self.beta), number_text(self.eps))
+
+    @classmethod
+    def score(cls, key, q, k, captured):
+        eps = float(key[2])
+        return -(scalar_expr(key[1], captured) * _unit(q, eps).dot(_unit(k, eps)).acos())
+
+
+class FisherRao(_Distance):
+    """s = -2 beta acos(Σ sqrt(q k)), the Fisher-Rao distance of categorical distributions.
+
+    q and k are probabilities along the features; with ``logits`` their softmax is taken first.
+    """
+
+    def __init__(self, beta: Number = 1, logits: bool = False):
+        self.beta, self.logits = beta, logits
+        self._set_key(scalar_key(self.beta))
+
+    def prepare(self, q, k):
+        return (q.softmax(-1), k.softmax(-1)) if self.logits else (q, k)
+
+    @classmethod
+    def score(cls, key, q, k, captured):
+        return -2.0 * (scalar_expr(key[1], captured) * q.sqrt().dot(k.sqrt()).acos())
+
+
+# --- a user's own ------------------------------------------------------------------------------------------
+_programs: dict[str, tuple[Expr, tuple[Expr, ...]]] = {}
+_DECLARED = re.compile(r"(?:([fib])\[([a-z]*)\]|([a-z]*))$")
+
+
+class UserMetric(Metric):
+    """A metric from a Python function; call it with tensors for the captures it declares."""
+
+    def __init__(
+        self, name: str, text: str, declared: tuple[tuple[str, str, str], ...], bound: dict[str, torch.Tensor]
+    ):
+        self.name, self._text, self._declared, self._bound = name, text, declared, bound
+        self._set_key(self._text)
+
+    def __call__(self, **tensors: torch.Tensor) -> UserMetric:
+        names = [n for n, _, _ in self._declared]
+        for n in tensors:
+            if n not in names:
+                raise CaptureError(
+                    f"metric {self.name} has no capture {n!r}", hint=f"it declares {names or 'none'}"
+                )
+        return UserMetric(self.name, self._text, self._declared, {**self._bound, **tensors})
+
+    def __repr__(self) -> str:
+        return f"{self.name}: {self._text}"
+
+    def captures(self, sizes):
+        found = []
+        for name, axes, dtype in self._declared:
+            if name not in self._bound:
+                raise CaptureError(
+                    f"metric {self.name} declares {name!r}, which has no tensor",
+                    hint=f"metric={self.name}({name}=tensor)",
+                )
+            t = self._bound[name]
+            if not isinstance(t, torch.Tensor):
+                t = torch.tensor(
+                    t, dtype={"f": sizes.dtype, "i": torch.int64, "b": torch.bool}[dtype], device=sizes.device
+                )
+            found.append(Capture(name, t, axes, dtype))
+        return found
+
+    @classmethod
+    def score(cls, key, q, k, captured):
+        body, declared = _programs[key[1]]
+        return substitute(body, {_Q: q, _K: k, **dict(zip(declared, captured, strict=True))})
+
+
+def metric(function: Callable[..., Any] | None = None, /, **captures: str) -> Any:
+    """Makes a metric of a function of the feature vectors q and k, traced once.
+
+    ``@aatc.metric`` above ``def l1(q, k): return -(q - k).abs().sum()`` gives a metric. Captured tensors are
+    declared by their axes, as ``@aatc.metric(beta="h", table="ht", ids="i[bj]")``, are further parameters of
+    the function, and are given by calling the metric: ``score(beta=t)``. Parameters named b, h, i, j are
+    the indices. ScoreError when the function leaves the score language.
+    """
+    if function is None:
+        return lambda f: metric(f, **captures)
+    if not callable(function):
+        raise ScoreError(f"aatc.metric decorates a function, not a {type(function).__name__}")
+    name = getattr(function, "__name__", "metric")
+    declared = tuple((n, *_declaration(n, text)) for n, text in captures.items())
+    body, params = _traced(name, function, declared)
+    text = str(Program((_Q, _K, *params), body))
+    _programs[text] = (body, params)
+    return UserMetric(name, text, declared, {})
+
+
+def lookup(table: Expr, *positions: Any) -> Expr:
+    """Inside a metric: the entry of a table, declared with axes t or tu, at rounded and clamped positions."""
+    return call("lookup", table, *map(as_expr, positions))
+
+
+def _declaration(name: str, text: str) -> tuple[str, str]:
+    found = _DECLARED.match(text)
+    if not found:
+        raise ScoreError(
+            f"{name}={text!r} does not declare axes", hint='such as "h", "bj", "ht", or "i[bj]" for integers'
+        )
+    dtype, axes, plain = found.groups()
+    return (axes, dtype) if dtype else (plain, "f")
+
+
+def _traced(name: str, function: Callable[..., Any], declared: Sequence[tuple[str, str, str]]):
+    params = tuple(param(*d) for d in declared)
+    known = {p.name: p for p in params}
+    names = list(inspect.signature(function).parameters)
+    if len(names) < 2:
+        raise ScoreError(
+            f"metric {name} takes {names}; its first two parameters are the features of q and of k"
+        )
+    arguments = []
+    for n in names[2:]:
+        if n not in known and n not in ("b", "h", "i", "j"):
+            raise ScoreError(
+                f"metric {name} has a parameter {n!r} without axes", hint=f'declare it: @aatc.metric({n}="h")'
+            )
+        arguments.append(known[n] if n in known else index(n))
+    unused = [n for n in known if n not in names[2:]]
+    if unused:
+        raise ScoreError(f"metric {name} declares {unused[0]!r}, which is not a parameter of the function")
+    body = function(_Q, _K, *arguments)
+    if isinstance(body, (int, float)) and not isinstance(body, bool):
+        body = const(float(body))
+    if not isinstance(body, Expr) or body.rank or body.dtype == "b":
+        what = "a feature vector" if isinstance(body, Expr) and body.rank == 1 else f"{body!r}"
+        raise ScoreError(
+            f"metric {name} returns {what}; a score is a number per pair", hint="end with .sum() or q @ k"
+        )
+    return body, params

@@ -1,0 +1,59 @@
+"""Backends: what turns tile programs into something that runs, and the contract they fulfil."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from typing import Any, Protocol
+
+from aatc.ir.core import Module
+from aatc.ir.errors import BackendError
+from aatc.ir.target import Target
+
+
+@dataclass
+class Program:
+    """A built module. ``main`` takes the entry's arguments and returns a list of results, differentiably;
+    ``code`` is all generated source; ``attentions`` describes each attention for `explain`."""
+
+    main: Callable[..., list[Any]]
+    code: str
+    attentions: list[dict[str, Any]] = field(default_factory=list)
+
+
+class Backend(Protocol):
+    """What a backend provides. ``build`` takes a verified module whose attentions are tiled and planned."""
+
+    name: str
+
+    def target(self) -> Target: ...
+
+    def build(self, module: Module) -> Program: ...
+
+    def devices(self) -> Sequence[dict[str, Any]]: ...
+
+
+def _cpu() -> Backend:
+    from aatc.backends.cpu import CpuBackend
+
+    return CpuBackend()
+
+
+_MAKERS: dict[str, Callable[[], Backend]] = {"cpu": _cpu}
+
+
+def get(name: str = "auto") -> Backend:
+    """The backend called ``name``; "auto" is the best one for tensors on this machine."""
+    maker = _MAKERS.get("cpu" if name == "auto" else name)
+    if maker is None:
+        raise BackendError(f"there is no backend {name!r}", hint=f"there are: auto, {', '.join(_MAKERS)}")
+    return maker()
+
+
+def names() -> list[str]:
+    return list(_MAKERS)
+
+
+def devices() -> list[dict[str, Any]]:
+    """What each backend sees on this machine."""
+    return [d for name in _MAKERS for d in _MAKERS[name]().devices()]

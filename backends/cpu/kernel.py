@@ -1,0 +1,70 @@
+"""An attention kernel as a differentiable function: generated forward, generated backward, compiled when needed."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import torch
+from torch.autograd.function import once_differentiable
+
+from aatc.ir.core import Func, clone_func
+from aatc.ir.specialize import keep_results
+
+
+class Kernel:
+    """Forward and backward of one attention.
+
+    The backward is compiled on first use for each set of operands that need gradients, without the rest.
+    """
+
+    def __init__(self, forward: Func, backward: Func, names: Sequence[str], grads: Sequence[str],
+                 compile_tile: Callable[[Func], tuple[Any, str]]):  # fmt: skip
+        self.forward_func, self.backward_func = forward, backward
+        self.names, self.grads = tuple(names), tuple(grads)
+        self._compile = compile_tile
+        self.forward, self.forward_code = compile_tile(forward)
+        self._backwards: dict[tuple[bool, ...], Any] = {}
+
+    def backward_code(self) -> str:
+        """Source of the backward with all gradients."""
+        return self._compile(self.backward_func)[1]
+
+    def backward(self, needed: tuple[bool, ...]) -> Any:
+        """The backward that returns the gradients ``needed`` (by position in ``grads``) and computes no others."""
+        found = self._backwards.get(needed)
+        if found is None:
+            func = keep_results(clone_func(self.backward_func), needed)
+            found = self._backwards[needed] = self._compile(func)[0]
+        return found
+
+    def __call__(self, *operands: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        if torch.is_grad_enabled() and any(t.requires_grad for t in operands):
+            return _Attend.apply(self, *operands)
+        o, lse, *_ = self.forward(*operands)
+        return o, lse
+
+
+class _Attend(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx, kernel: Kernel, *operands):
+        o, lse, *summed = kernel.forward(*operands)
+        ctx.kernel = kernel
+        ctx.set_materialize_grads(False)
+        ctx.save_for_backward(*operands, *summed, o, lse)
+        return o, lse
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx, grad_o, grad_lse):
+        kernel: Kernel = ctx.kernel
+        n = len(kernel.names)
+        *saved, o, lse = ctx.saved_tensors
+        operands, summed = saved[:n], saved[n:]
+        wanted = dict(zip(kernel.names, ctx.needs_input_grad[1:], strict=True))
+        needed = tuple(wanted[name] for name in kernel.grads)
+        grad_o = torch.zeros_like(o) if grad_o is None else grad_o
+        grad_lse = torch.zeros_like(lse) if grad_lse is None else grad_lse
+        found = kernel.backward(needed)(grad_o, grad_lse, summed[0] if summed else o, lse, *operands)
+        named = dict(zip((g for g, keep in zip(kernel.grads, needed, strict=True) if keep), found, strict=True))
+        return None, *(named.get(name) for name in kernel.names)

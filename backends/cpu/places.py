@@ -1,0 +1,82 @@
+"""Where tiles lie and how large they are in the current round: offsets from the plan, extents from the loops."""
+
+from __future__ import annotations
+
+from aatc.ir.core import Block, Func, Op, Value
+from aatc.ir.score.linear import temporaries
+from aatc.ir.tile import TILE_AXES
+from aatc.ir.types import TileType
+
+Axes = tuple[str, str, str]  # per dimension: "g", "i", "j" for the loop's extent, else a number
+
+
+class Places:
+    """Axes and arena offsets of every tile value of a function."""
+
+    def __init__(self, func: Func):
+        self.axes: dict[Value, Axes] = {}
+        self.offsets: dict[Value, tuple[int, str]] = {}
+        self.scratch: dict[Op, list[tuple[int, str, Axes]]] = {}
+        self._block(func.body)
+
+    def _block(self, block: Block) -> None:
+        for op in block.ops:
+            if op.regions:
+                self._region(op)
+            else:
+                for r in op.results:
+                    if isinstance(r.type, TileType):
+                        self.axes[r] = self._result(op, r)
+            for offset, r in zip(op.attrs.get("plan", ()), op.results, strict=False):
+                if offset >= 0:
+                    self.offsets[r] = (offset, r.type.dtype)  # type: ignore[attr-defined]
+            if "scratch" in op.attrs:
+                self.scratch[op] = [
+                    (offset, dtype, self._axes_of(op, shape))
+                    for offset, (dtype, shape) in zip(op.attrs["scratch"], temporaries(op), strict=True)
+                ]
+
+    def _region(self, op: Op) -> None:
+        body = op.regions[0]
+        n = len(op.results)
+        for offset, r in zip(op.attrs.get("plan", ()), op.results, strict=False):
+            if offset >= 0:
+                self.offsets[r] = (offset, r.type.dtype)  # type: ignore[attr-defined]
+        inits = op.operands[len(op.operands) - n :]
+        for init, r in zip(inits, op.results, strict=True):
+            self.axes[r] = self.axes[init]
+        if op.name != "tile.guard":
+            for arg, r in zip(body.args[len(body.args) - n :], op.results, strict=True):
+                self.axes[arg] = self.axes[r]
+                if r in self.offsets:
+                    self.offsets[arg] = self.offsets[r]
+        self._block(body)
+
+    def _result(self, op: Op, r: Value) -> Axes:
+        t: TileType = r.type  # type: ignore[assignment]
+        if op.name in ("tile.load", "tile.fill"):
+            return tuple(str(int(d)) if c in "1d" else c for c, d in zip(TILE_AXES[op.attrs["axes"]], t.shape, strict=True))  # type: ignore[return-value]
+        if op.name == "tile.dot":
+            a, b = (self.axes[v] for v in op.operands[:2])
+            return {"nt": (a[0], a[1], b[1]), "nn": (a[0], a[1], b[2]), "tn": (a[0], a[2], b[2])}[op.attrs["form"]]
+        if op.name == "tile.reduce":
+            a, over = self.axes[op.operands[0]], op.attrs["over"]
+            return (a[0], "1" if "i" in over else a[1], "1" if "j" in over else a[2])
+        if op.name == "tile.lookup":
+            return ("g", "i", "j")
+        if op.name == "tile.mask":
+            return self.axes[op.operands[0]]
+        return self._axes_of(op, tuple(int(d) for d in t.shape))
+
+    def _axes_of(self, op: Op, shape: tuple[int, ...]) -> Axes:
+        """Axes of a broadcast over the operands of an element-wise operation."""
+        tiles = [v for v in op.operands if isinstance(v.type, TileType)]
+        out = []
+        for n, size in enumerate(shape):
+            found = [self.axes[v][n] for v in tiles if int(v.type.shape[n]) == size and size != 1]  # type: ignore[attr-defined]
+            named = [a for a in found if a in "gij"]
+            out.append(named[0] if named else found[0] if found else str(size))
+        return tuple(out)  # type: ignore[return-value]
+
+    def same(self, a: Value, b: Value) -> bool:
+        return a in self.offsets and self.offsets[a] == self.offsets.get(b)

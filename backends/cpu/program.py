@@ -1,0 +1,204 @@
+"""A whole module as Python: the entry as calls of ATen operators and of attention kernels."""
+
+from __future__ import annotations
+
+import linecache
+from typing import Any
+
+import torch
+
+from aatc.backends import Program
+from aatc.backends.cpu import runtime
+from aatc.backends.cpu.emit import Emitter
+from aatc.backends.cpu.kernel import Kernel
+from aatc.backends.cpu.source import Source, number
+from aatc.ir.core import Func, Module, Op, Value
+from aatc.ir.dims import Dim
+from aatc.ir.errors import BackendError
+from aatc.ir.interpreter import target_function
+from aatc.ir.registry import OPS, Operand, TorchConst
+from aatc.ir.score.functions import FUNCTIONS
+from aatc.ir.torch_names import resolve
+from aatc.ir.types import torch_dtype
+
+_counter = 0
+
+
+def compile_source(text: str, namespace: dict[str, Any], title: str) -> dict[str, Any]:
+    """Executes generated source; tracebacks show its lines."""
+    global _counter
+    _counter += 1
+    file = f"<aatc {title} {_counter}>"
+    linecache.cache[file] = (len(text), None, text.splitlines(keepends=True), file)
+    exec(compile(text, file, "exec"), namespace)  # the text was written by this backend, never by a user
+    return namespace
+
+
+def tile_namespace(constants: list[Any]) -> dict[str, Any]:
+    return {"torch": torch, "rt": runtime, "words": {n: f.evaluate for n, f in FUNCTIONS.items()}, "constants": constants,
+            "inf": float("inf"), "nan": float("nan")}  # fmt: skip
+
+
+def compile_tile(func: Func) -> tuple[Any, str]:
+    """The callable of a tile function and its source."""
+    constants: list[Any] = []
+    text = Emitter(func, constants).source("kernel")
+    return compile_source(text, tile_namespace(constants), func.name)["kernel"], text
+
+
+class _Main:
+    """The source of one geo function."""
+
+    def __init__(self, module: Module, func: Func, kernels: dict[str, Kernel]):
+        self.module, self.func, self.kernels = module, func, kernels
+        self.src = Source()
+        self.namespace: dict[str, Any] = {"torch": torch, "aten": torch.ops.aten, "inf": float("inf"), "nan": float("nan"),
+                                          "constants": [], "regions": {}, "kernels": kernels}  # fmt: skip
+
+    def build(self) -> tuple[Any, str]:
+        args = [self.src.name(a) for a in self.func.args]
+        last = self._last_uses()
+        for n, op in enumerate(self.func.body.ops):
+            self._op(op)
+            dead = [self.src.name(v) for v in last.get(n, []) if not isinstance(v.owner, type(None))]
+            if dead and op.name != "geo.return":
+                self.src.line(f"del {', '.join(dead)}")
+        text = "\n".join([f"def main({', '.join(args)}):", *self._symbols(), *self.src.lines]) + "\n"
+        return compile_source(text, self.namespace, self.func.name)["main"], text
+
+    def _symbols(self) -> list[str]:
+        """Nothing to read: `torch.call` arguments are values; kept for symmetry with tile functions."""
+        return []
+
+    def _last_uses(self) -> dict[int, list[Value]]:
+        """Values to forget after each operation, so that memory is given back as early as eagerly."""
+        at: dict[Value, int] = {}
+        for n, op in enumerate(self.func.body.ops):
+            for v in (*op.operands, *op.results):
+                at[v] = n
+        out: dict[int, list[Value]] = {}
+        for v, n in at.items():
+            out.setdefault(n, []).append(v)
+        return out
+
+    def _op(self, op: Op) -> None:
+        handler = getattr(self, "_" + op.name.replace(".", "_"), None)
+        if handler is not None:
+            handler(op)
+        elif OPS[op.name].level == "geo" and OPS[op.name].evaluate is not None:
+            self._interpreted(op)
+        else:
+            raise BackendError(f"the CPU backend has no code for {op.name}")
+
+    def _results(self, op: Op, text: str) -> None:
+        names = [self.src.name(r) for r in op.results]
+        self.src.line(f"{', '.join(names)}{',' if len(names) == 1 and op.name != 'torch.call' else ''} = {text}" if names else text)
+
+    def constant(self, value: Any) -> str:
+        self.namespace["constants"].append(value)
+        return f"constants[{len(self.namespace['constants']) - 1}]"
+
+    # --- operations ----------------------------------------------------------------------------------------
+    def _torch_call(self, op: Op) -> None:
+        target: str = op.attrs["target"]
+        function = target_function(target, op)
+        args = [self._argument(a, op) for a in op.attrs["args"]]
+        names = op.attrs.get("kwargs", ())
+        split = len(args) - len(names)
+        args[split:] = [f"{k}={v}" for k, v in zip(names, args[split:], strict=True)]
+        if target.startswith("aten."):
+            call = f"{target}({', '.join(args)})"
+            several = len(function._schema.returns) > 1  # type: ignore[attr-defined]
+        else:
+            call, several = f"{self.constant(function)}({', '.join(args)})", False
+        if op.loc:
+            self.src.comment(op.loc.text or "", op.loc)
+        self._results(op, f"({call})[0]" if several and len(op.results) == 1 else call)
+
+    def _argument(self, a: Any, op: Op) -> str:
+        if isinstance(a, Operand):
+            return self.src.name(op.operands[a.position])
+        if isinstance(a, tuple):
+            return f"[{', '.join(self._argument(x, op) for x in a)}]"
+        if isinstance(a, TorchConst):
+            return self.constant(resolve(a))
+        if isinstance(a, str):
+            return self.constant(a)
+        if isinstance(a, Dim):
+            raise BackendError(f"{op.name} has a symbolic size {a} as an argument", hint="pass sizes as values")
+        return "None" if a is None else number(a)
+
+    def _geo_constant(self, op: Op) -> None:
+        t = op.attrs["type"]
+        value = torch.tensor(op.attrs["values"], dtype=torch_dtype(t.dtype)).reshape([int(d) for d in t.shape])
+        self._results(op, f"({self.constant(value)},)")
+
+    def _geo_kernel(self, op: Op) -> None:
+        name = op.attrs["forward"].name
+        self.src.comment(f"attention @{name}", op.loc)
+        self._results(op, f"kernels[{name!r}]({', '.join(self.src.name(v) for v in op.operands)})")
+
+    def _geo_checkpoint(self, op: Op) -> None:
+        name = op.attrs["body"].name
+        main, text = _Main(self.module, self.module.funcs[name], self.kernels).build()
+        self.namespace["regions"][name] = main
+        self.namespace.setdefault("texts", []).append(text)
+        self.namespace["checkpoint"] = _checkpoint
+        args = ", ".join(self.src.name(v) for v in op.operands)
+        self.src.comment(f"recomputed in the backward pass: {name}", op.loc)
+        self._results(op, f"checkpoint(regions[{name!r}], {args})")
+
+    def _geo_return(self, op: Op) -> None:
+        self.src.line(f"return [{', '.join(self.src.name(v) for v in op.operands)}]")
+
+    def _interpreted(self, op: Op) -> None:
+        """Operations without code of their own run by their reference evaluation, which is differentiable torch."""
+        self.src.comment(f"{op.name} by its reference formula", op.loc)
+        self._results(op, f"{self.constant(_Reference(self.module, op))}({', '.join(self.src.name(v) for v in op.operands)})")
+
+
+class _Reference:
+    """One operation's reference evaluation as a function of its operands."""
+
+    def __init__(self, module: Module, op: Op):
+        from aatc.ir.interpreter import Interpreter
+
+        self.interpreter, self.op = Interpreter(module), op
+
+    def __call__(self, *values: Any) -> list[Any]:
+        return list(self.interpreter.evaluate(self.op, list(values)))
+
+
+def _checkpoint(region: Any, *args: Any) -> Any:
+    from torch.utils.checkpoint import checkpoint
+
+    return checkpoint(region, *args, use_reentrant=False)
+
+
+def build(module: Module) -> Program:
+    """Compiles every function of a tiled and planned module."""
+    kernels: dict[str, Kernel] = {}
+    attentions = []
+    for op in module.walk():
+        if op.name == "geo.kernel":
+            forward, backward = (module.funcs[op.attrs[k].name] for k in ("forward", "backward"))
+            kernel = Kernel(forward, backward, op.attrs["names"], op.attrs["grads"], compile_tile)
+            kernels[forward.name] = kernel
+            attentions.append(describe(op, module))
+    entry = _Main(module, module.entry, kernels)
+    main, text = entry.build()
+    parts = [text, *entry.namespace.get("texts", [])]
+    for name, kernel in kernels.items():
+        parts += [f"# forward of @{name}\n{kernel.forward_code}", f"# backward of @{name}\n{kernel.backward_code()}"]
+    return Program(main, "\n\n".join(parts), attentions)
+
+
+def describe(op: Op, module: Module) -> dict[str, Any]:
+    """What `explain` shows of one attention."""
+    forward = module.funcs[op.attrs["forward"].name]
+    return {
+        "name": forward.name, "kind": forward.attrs.get("kind", "attention"), "lowering": forward.attrs.get("lowering", ""),
+        "engine": forward.attrs.get("engine", ""), "schedule": forward.attrs.get("schedule", ""),
+        "arena_bytes": forward.attrs.get("arena", 0), "loc": op.loc,
+        "certificates": [c for c in module.certificates],
+    }  # fmt: skip

@@ -1,0 +1,185 @@
+"""What generated code calls: views of the arena, tile maps, blocks of tables and pair tensors, the library."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from functools import lru_cache
+
+import torch
+
+from aatc.ir.reference import expand_heads
+from aatc.ir.score import random
+from aatc.ir.score.evaluate import evaluate
+from aatc.ir.score.program import Program
+from aatc.ir.tile_evaluate import bind
+from aatc.ir.tilemap import TileMap
+
+flash = torch.ops.aten._scaled_dot_product_flash_attention_for_cpu.default
+
+
+# --- per token ---------------------------------------------------------------------------------------------
+def token_view(t: torch.Tensor, axes: str, batch: int, heads: int) -> torch.Tensor:
+    """A tensor with dimensions ``axes`` as (b, h, token, feature...); a flat leading g is split, shared heads repeated."""
+    if axes.startswith("bh") and t.dim() == len(axes) - 1:
+        t = t.unflatten(0, (batch, heads))
+    lead = [c for c in axes if c in "bhij"]
+    tail = list(t.shape[len(lead) :]) or [1]
+    at = {c: t.shape[n] for n, c in enumerate(lead)}
+    t = t.reshape(at.get("b", 1), at.get("h", 1), at.get("i", at.get("j", 1)), *tail)
+    return t if t.shape[1] in (1, heads) else expand_heads(t, heads)
+
+
+def finish_token(t, extents: tuple[int, int, int], shape: tuple[int, ...], dtype: torch.dtype) -> torch.Tensor:
+    """A per-token value (b, h, token, feature) at full extents, in the shape and dtype of its buffer."""
+    if not isinstance(t, torch.Tensor):
+        return torch.full(shape, t, dtype=dtype)
+    return t.expand(*extents, t.shape[3]).reshape(shape).to(dtype).contiguous()
+
+
+def positions(n: int, axis: int, dtype: torch.dtype) -> torch.Tensor:
+    shape = [1, 1, 1, 1]
+    shape[axis] = n
+    return torch.arange(n, dtype=dtype).reshape(shape)
+
+
+def row_keys(seed, b: int, h: int, n: int) -> torch.Tensor:
+    i64 = torch.int64
+    return random.row_keys(seed, positions(b, 0, i64), positions(h, 1, i64), positions(n, 2, i64))
+
+
+def column_keys(m: int) -> torch.Tensor:
+    return random.column_keys(positions(m, 2, torch.int64))
+
+
+pair_numbers = random.pair_numbers
+
+
+def sum_to(value: torch.Tensor, axes: str, like: torch.Tensor, sizes: tuple[int, int, int, int]) -> torch.Tensor:
+    """A cotangent (b, h, token, feature...) summed to the shape of ``like``, whose dimensions are ``axes``.
+
+    Axes the cotangent is constant along count once per entry only if it was already summed there, so missing
+    token axes are left alone and missing b, h are expanded first.
+    """
+    b, h = sizes[:2]
+    lead = [c for c in axes if c in "bhij"]
+    shape = {c: like.shape[n] for n, c in enumerate(lead)}
+    heads = shape.get("h", 1)
+    token = next((c for c in "ij" if c in axes), None)
+    want = [shape.get("b", 1), heads, shape[token] if token else 1, *(like.shape[len(lead) :] or [1])]
+    value = value.expand(b, h, *value.shape[2:])
+    if heads not in (1, h):
+        value = value.unflatten(1, (heads, h // heads)).sum(2)
+    extra = [d for d, (have, w) in enumerate(zip(value.shape, want, strict=True)) if w == 1 and have != 1]
+    if extra:
+        value = value.sum(extra, keepdim=True)
+    return value.expand(want).reshape(like.shape).to(like.dtype)
+
+
+# --- arena -------------------------------------------------------------------------------------------------
+def block(arena: torch.Tensor, offset: int, *shape: int) -> torch.Tensor:
+    """The tile of ``shape`` at element ``offset`` of an arena viewed in its dtype."""
+    n = 1
+    strides = []
+    for s in reversed(shape):
+        strides.append(n)
+        n *= s
+    return arena.as_strided(shape, strides[::-1], offset)
+
+
+# --- pairs -------------------------------------------------------------------------------------------------
+def pair_block(t: torch.Tensor, g: int, tg: int, i: int, ti: int, j: int, tj: int, b: int, h: int) -> torch.Tensor:
+    """Block of a (b, h, i, j) tensor whose axes may have size 1, as (g, i, j)."""
+    rows = t if t.shape[2] == 1 else t.narrow(2, i, ti)
+    part = rows if t.shape[3] == 1 else rows.narrow(3, j, tj)
+    if tg == 1:
+        return part[g // h if t.shape[0] > 1 else 0, g % h if t.shape[1] > 1 else 0].unsqueeze(0)
+    return part.expand(b, h, *part.shape[2:]).flatten(0, 1).narrow(0, g, tg)
+
+
+def pair_add(t: torch.Tensor, value: torch.Tensor, g: int, tg: int, i: int, ti: int, j: int, tj: int, b: int, h: int) -> None:
+    """Adds a (g, i, j) block into a (b, h, i, j) tensor, summing along the axes where that has size 1."""
+    over = [d for d in (1, 2) if t.shape[d + 1] == 1 and value.shape[d] != 1]
+    if over:
+        value = value.sum(over, keepdim=True)
+    for n in range(tg):
+        at = g + n
+        target = t[at // h if t.shape[0] > 1 else 0, at % h if t.shape[1] > 1 else 0]
+        target = target if t.shape[2] == 1 else target.narrow(0, i, ti)
+        target = target if t.shape[3] == 1 else target.narrow(1, j, tj)
+        target += value[n]
+
+
+def _entries(table: torch.Tensor, axes: str, g: int, tg: int, h: int, where: Sequence[torch.Tensor]) -> tuple:
+    heads = torch.arange(g, g + tg)
+    index: list[torch.Tensor] = []
+    for c in axes:
+        if c in "bh":
+            at = heads // h if c == "b" else heads % h
+            index.append((at * (table.shape[axes.index(c)] > 1)).reshape(-1, 1, 1))
+    for p in where:
+        p = p if p.dim() == 3 else p.unsqueeze(0)
+        index.append(p.round().long().clamp_(0, table.shape[len(index)] - 1))
+    return tuple(index)
+
+
+def lookup(table: torch.Tensor, axes: str, g: int, tg: int, h: int, where: Sequence[torch.Tensor], out: torch.Tensor) -> None:
+    """Entries of ``table`` at positions per pair, written to ``out``."""
+    out.copy_(table[_entries(table, axes, g, tg, h, where)].reshape(out.shape))
+
+
+def scatter(table: torch.Tensor, axes: str, g: int, tg: int, h: int, where: Sequence[torch.Tensor], value: torch.Tensor) -> None:
+    """Adds ``value`` into ``table`` where `lookup` reads."""
+    entries = _entries(table, axes, g, tg, h, where)
+    table.index_put_(entries, value.reshape(torch.broadcast_shapes(*(e.shape for e in entries))).to(table.dtype), accumulate=True)
+
+
+# --- masks -------------------------------------------------------------------------------------------------
+@lru_cache(maxsize=256)
+def _static_map(mask: Program, sizes: tuple[int, ...], rows: int, cols: int, heads: int) -> TileMap:
+    return TileMap.of(mask, [], sizes, rows, cols, heads)
+
+
+def tile_map(mask: Program, captures: tuple[torch.Tensor, ...], sizes: tuple[int, ...], rows: int, cols: int, heads: int) -> TileMap:
+    """The tile map of a mask; masks of indices alone are classified once per shape."""
+    heads = min(heads, sizes[0] * sizes[1])
+    if not captures:
+        return _static_map(mask, sizes, rows, cols, heads)
+    return TileMap.of(mask, captures, sizes, rows, cols, heads)
+
+
+def _keep(mask: Program, captures, sizes, i: int, ti: int, j: int, tj: int, dtype: torch.dtype) -> torch.Tensor:
+    """The mask on rows i.. and columns j.., (b, h, ti, tj) up to broadcasting."""
+    env = bind(mask, captures, sizes)
+    for p in mask.params:
+        for axis, c in enumerate(p.attrs[1]):
+            if c in "ij" and env[p.name].shape[axis] > 1:
+                env[p.name] = env[p.name].narrow(axis, *((i, ti) if c == "i" else (j, tj)))
+    return evaluate(mask.body, env, (*sizes[:2], ti, tj), dtype=dtype, starts=(0, 0, i, j))[..., 0]
+
+
+# --- the library -------------------------------------------------------------------------------------------
+def library(q, k, v, bias, tiles: TileMap | None, mask: Program | None, captures, causal: bool, rows: int, sizes):
+    """Fused attention of the library, scale 1, over blocks of rows where a tile map tells what to skip.
+
+    q, k, v (B,H,N,D), (B,H,M,D), (B,H,M,D); bias (B,H,M) or None. Rows without open keys give 0 and -inf.
+    """
+    column = None if bias is None else bias.unsqueeze(2)
+    if tiles is None:
+        return flash(q, k, v, 0.0, causal, attn_mask=column, scale=1.0)
+    b, h, n, _ = sizes
+    out, lse = torch.zeros_like(q), q.new_full((b, h, n), float("-inf"))
+    for i in range(0, n, rows):
+        ti = min(rows, n - i)
+        j, tj, partial = tiles.hull(0, i)
+        if tj == 0:
+            continue
+        added = None if column is None else column[..., j : j + tj]
+        if partial:
+            assert mask is not None
+            keep = _keep(mask, captures, sizes, i, ti, j, tj, q.dtype)
+            masked = torch.zeros((), dtype=q.dtype).masked_fill(~keep, float("-inf"))
+            added = masked if added is None else masked + added
+        o, l = flash(q[:, :, i : i + ti], k[:, :, j : j + tj], v[:, :, j : j + tj], 0.0, False, attn_mask=added, scale=1.0)
+        out[:, :, i : i + ti], lse[:, :, i : i + ti] = o, l
+    closed = lse == float("-inf")
+    return out.masked_fill_(closed.unsqueeze(-1), 0.0), lse

@@ -1,0 +1,1 @@
+"""Benchmarks of aatc, and the peers it is measured against."""

@@ -1,0 +1,84 @@
+"""The typed errors of aatc. Each says what happened, where, and what to do about it."""
+
+from __future__ import annotations
+
+
+class AatcError(Exception):
+    """Base class of every error raised on purpose by aatc.
+
+    ``where`` is a source position ("model.py:12" or "line 3, column 7"); ``hint`` says what to try.
+    """
+
+    def __init__(self, message: str, *, where: str | None = None, hint: str | None = None):
+        self.message, self.where, self.hint = message, where, hint
+        text = f"{where}: {message}" if where else message
+        super().__init__(f"{text}\n  hint: {hint}" if hint else text)
+
+
+def caret(source: str, line: int, column: int) -> str:
+    """The line of ``source`` with a caret under the column (both 1-based), to be put behind a message."""
+    lines = source.split("\n")
+    shown = lines[line - 1].rstrip("\r").replace("\t", " ") if line <= len(lines) else ""
+    start = max(0, column - 61)  # very long lines are shown around the column only
+    return f"\n  {shown[start : start + 120]}\n  {' ' * (column - 1 - start)}^" if source and line <= len(lines) else ""
+
+
+class TextError(AatcError):
+    """An error in a text from outside: carries line, column (1-based) and shows a caret."""
+
+    def __init__(self, message: str, *, line: int, column: int, source: str = "", hint: str | None = None):
+        self.line, self.column = line, column
+        super().__init__(message + caret(source, line, column), where=f"line {line}, column {column}", hint=hint)
+
+
+class ParseError(TextError):
+    """The text is not in the grammar, or names something that does not exist."""
+
+
+class VerifyError(AatcError):
+    """A module breaks a rule of the IR. ``op`` is the text of the offending operation, ``at`` the operation
+    or function itself; ``line`` and ``column`` are set when the module was read from a text."""
+
+    line: int | None = None
+    column: int | None = None
+
+    def __init__(
+        self, message: str, *, where: str | None = None, op: str | None = None, hint: str | None = None, at: object = None
+    ):
+        self.reason, self.op, self.at = message, op, at
+        super().__init__(f"{message}\n  in: {op}" if op else message, where=where, hint=hint)
+
+    def in_text(self, source: str, line: int, column: int) -> VerifyError:
+        """The same error, shown at a place of the text the module was read from."""
+        text = self.reason + caret(source, line, column)
+        error = VerifyError(text, where=f"line {line}, column {column}", hint=self.hint, at=self.at)
+        error.reason, error.op, error.line, error.column = self.reason, self.op, line, column
+        return error
+
+
+class ScoreError(AatcError):
+    """A score, carry or mask program is ill-typed, or uses something the language lacks."""
+
+
+class UnsupportedError(AatcError):
+    """The model does something that cannot be compiled (only raised with ``fallback=False``)."""
+
+
+class ShapeError(AatcError, ValueError):
+    """Tensors handed to an attention do not fit together."""
+
+
+class PassError(AatcError):
+    """A pass pipeline is malformed, or a pass broke a condition it had declared."""
+
+
+class CaptureError(AatcError):
+    """A captured tensor does not have the axes its declaration promises."""
+
+
+class BackendError(AatcError):
+    """A backend is unknown or cannot run here."""
+
+
+class ScheduleError(AatcError):
+    """A schedule does not fit the program it is applied to."""

@@ -1,0 +1,350 @@
+"""Operations of the geo level: the whole model as values, attention as its four declarative stages."""
+
+from __future__ import annotations
+
+import torch
+
+from aatc.ir import reference
+from aatc.ir.core import Op
+from aatc.ir.dims import NAME
+from aatc.ir.errors import VerifyError
+from aatc.ir.registry import Attr, OpDef, Operand, define
+from aatc.ir.score.expr import ZERO, param
+from aatc.ir.score.program import Program
+from aatc.ir.tile_evaluate import bind
+from aatc.ir.types import PairType, TensorType
+
+
+def compute_name(dtype: str) -> str:
+    """Scores of half-precision inputs are numbers of f32."""
+    return "f64" if dtype == "f64" else "f32"
+
+
+def _tensor(op: Op, n: int, rank: int | None = None) -> TensorType:
+    t = op.operands[n].type
+    if not isinstance(t, TensorType) or (rank is not None and t.rank != rank):
+        raise VerifyError(f"operand {n} of {op.name} must be a tensor{f' of rank {rank}' if rank else ''}, is {t}")
+    return t
+
+
+def _pair(op: Op, n: int) -> PairType:
+    t = op.operands[n].type
+    if not isinstance(t, PairType):
+        raise VerifyError(f"operand {n} of {op.name} must be a pair value, is {t}")
+    return t
+
+
+def check_binding(op: Op, program: Program, values) -> None:
+    """Every parameter of ``program`` binds to a tensor with as many dimensions as it has axes."""
+    if len(program.params) != len(values):
+        raise VerifyError(f"{op.name}: program takes ({', '.join(program.names)}), {len(values)} values are bound")
+    for p, v in zip(program.params, values, strict=True):
+        _name, axes, dtype = p.attrs
+        if not isinstance(v.type, TensorType) or v.type.rank != len(axes):
+            raise VerifyError(f"{op.name}: parameter {p.name} has axes {axes!r}, its value is {v.type}")
+        kind = {"f": "f", "i": "iu", "b": "b"}[dtype]
+        found = "b" if v.type.dtype == "bool" else "f" if v.type.dtype == "bf16" else v.type.dtype[0]
+        if found not in kind:
+            raise VerifyError(f"{op.name}: parameter {p.name} is declared {dtype!r}, its value is {v.type}")
+
+
+# --- the four stages ---------------------------------------------------------------------------------------
+def _metric_types(op: Op):
+    q, k = _tensor(op, 0, 4), _tensor(op, 1, 4)
+    return [PairType(compute_name(q.dtype), (q.shape[0], q.shape[1], q.shape[2], k.shape[2]))]
+
+
+def _metric_verify(op: Op) -> None:
+    program: Program = op.attrs["score"]
+    if program.body.rank or program.body.dtype == "b":
+        raise VerifyError("a score must be a number per pair")
+    check_binding(op, program, op.operands)
+
+
+def _run_metric(op, values, _):
+    names = op.attrs["score"].names
+    env = dict(zip(names, values, strict=True))
+    heads = values[0].shape[1]
+    env[names[1]] = reference.expand_heads(values[1], heads)
+    sizes = (values[0].shape[0], heads, values[0].shape[2], values[1].shape[2])
+    dtype = reference.compute_dtype(values[0].dtype)
+    from aatc.ir.score.evaluate import evaluate
+
+    return [evaluate(op.attrs["score"].body, env, sizes, dtype=dtype)[..., 0].expand(sizes)]
+
+
+define(OpDef(
+    "geo.metric", "geo", "score of every (query, key) pair by a score program; its first parameters are q and k",
+    ("q", "k", "captures*"), attrs={"score": Attr.of("program", "the score, a number per pair")},
+    infer=_metric_types, verify=_metric_verify, evaluate=_run_metric,
+))  # fmt: skip
+
+
+def _normalize_types(op: Op):
+    s = _pair(op, 0)
+    return [s, TensorType(s.dtype, s.shape[:3])]
+
+
+def _normalize_verify(op: Op) -> None:
+    mask = op.attrs.get("mask")
+    if mask is not None and (mask.body.rank or mask.body.dtype != "b"):
+        raise VerifyError("a mask must be a truth value per pair")
+    check_binding(op, mask or Program((), ZERO), op.operands[1:])
+
+
+def _run_normalize(op, values, _):
+    from aatc.ir.score.evaluate import evaluate
+
+    s = values[0]
+    mask = op.attrs.get("mask")
+    if mask is not None:
+        env = dict(zip(mask.names, values[1:], strict=True))
+        s = s.masked_fill(~evaluate(mask.body, env, tuple(s.shape), dtype=s.dtype)[..., 0].expand(s.shape), float("-inf"))
+    lse = torch.logsumexp(s, -1)
+    return [torch.exp(s - lse.masked_fill(lse == float("-inf"), 0.0).unsqueeze(-1)), lse]
+
+
+define(OpDef(
+    "geo.normalize", "geo", "weights of each query over its keys, and their log-sum-exp; masked pairs weigh 0",
+    ("scores", "captures*"), results=2,
+    attrs={"kind": Attr.of("str", "normaliser", choices=("softmax",)),
+           "mask": Attr.of("program", "which pairs may talk", required=False)},
+    infer=_normalize_types, verify=_normalize_verify, evaluate=_run_normalize,
+))  # fmt: skip
+
+
+def _transport_types(op: Op):
+    v, like = _tensor(op, 0, 4), _pair(op, 1)
+    return [PairType(v.dtype, (*like.shape, v.shape[3]))]
+
+
+def _transport_verify(op: Op) -> None:
+    carry: Program = op.attrs["carry"]
+    if carry.body.rank != 1:
+        raise VerifyError("a carried value must be a feature vector")
+    check_binding(op, carry, [op.operands[0], *op.operands[2:]])
+
+
+def _run_transport(op, values, _):
+    from aatc.ir.score.evaluate import evaluate
+
+    carry, v, like = op.attrs["carry"], values[0], values[1]
+    env = dict(zip(carry.names, [v, *values[2:]], strict=True))
+    env[carry.names[0]] = reference.expand_heads(v, like.shape[1])
+    for p in carry.params[1:]:
+        if "h" in p.attrs[1] and "j" in p.attrs[1] and env[p.name].shape[1] not in (1, like.shape[1]):
+            env[p.name] = reference.expand_heads(env[p.name], like.shape[1])
+    out = evaluate(carry.body, env, tuple(like.shape), dtype=reference.compute_dtype(v.dtype))
+    return [out.expand(*like.shape, v.shape[3])]
+
+
+define(OpDef(
+    "geo.transport", "geo", "the value of each key as it arrives at each query, by a carry program; its first "
+    "parameter is v; the second operand gives the pairs", ("v", "pairs", "captures*"),
+    attrs={"carry": Attr.of("program", "the carried value, a vector per pair")},
+    infer=_transport_types, verify=_transport_verify, evaluate=_run_transport,
+))  # fmt: skip
+
+
+def _aggregate_types(op: Op):
+    _pair(op, 0)
+    c = _pair(op, 1)
+    return [TensorType(c.dtype, (*c.shape[:3], c.shape[4]))]
+
+
+define(OpDef(
+    "geo.aggregate", "geo", "sum over keys of weight times carried value", ("weights", "carried"),
+    attrs={"kind": Attr.of("str", "how values are combined", choices=("mean",))}, infer=_aggregate_types,
+    evaluate=lambda op, values, _: [
+        (values[0].unsqueeze(-1) * values[1]).sum(3).to(_torch_dtype(op.results[0].type))
+    ],
+))  # fmt: skip
+
+
+def _torch_dtype(t):
+    from aatc.ir.types import torch_dtype
+
+    return torch_dtype(t.dtype)
+
+
+# --- the fused form ----------------------------------------------------------------------------------------
+def attention_of(op: Op) -> reference.Attention:
+    """The programs a fused attention operation carries."""
+    a = op.attrs
+    return reference.Attention(a["names"], a["score"], a.get("carry", _carry_of(a["names"][2])), a.get("mask"))
+
+
+def _carry_of(name: str) -> Program:
+    v = param(name, "bhjd")
+    return Program((v,), v)
+
+
+def _attend_types(op: Op):
+    q, v = _tensor(op, 0, 4), _tensor(op, 2, 4)
+    return [
+        TensorType(v.dtype, (*q.shape[:3], v.shape[3])),
+        TensorType(compute_name(q.dtype), q.shape[:3]),
+    ]
+
+
+def _check_names(op: Op, operands) -> None:
+    names = op.attrs["names"]
+    if not _are_names(names) or len(names) != len(operands):
+        raise VerifyError(f"{op.name}: names {names} do not name its {len(operands)} operands one by one")
+
+
+def _are_names(names) -> bool:
+    """Distinct identifiers: they end up in programs and in generated source."""
+    return all(isinstance(n, str) and NAME.match(n) for n in names) and len(set(names)) == len(names)
+
+
+def _attend_verify(op: Op) -> None:
+    names = op.attrs["names"]
+    _check_names(op, op.operands)
+    bound = dict(zip(names, op.operands, strict=True))
+    att = attention_of(op)
+    att.declared()
+    for program in att.programs:
+        missing = [n for n in program.names if n not in bound]
+        if missing:
+            raise VerifyError(f"{op.name}: program parameter {missing[0]} is not among its operands {names}")
+        check_binding(op, program, [bound[n] for n in program.names])
+    q, k, v = (_tensor(op, n, 4) for n in range(3))
+    if k.shape[:3] != v.shape[:3]:
+        raise VerifyError(f"{op.name}: keys {k} and values {v} differ in batch, heads or length")
+    if q.shape[1].is_static and k.shape[1].is_static and int(q.shape[1]) % max(1, int(k.shape[1])):
+        raise VerifyError(f"{op.name}: {q.shape[1]} query heads cannot share {k.shape[1]} key heads")
+
+
+def _run_attend(op, values, _):
+    return reference.attend(attention_of(op), dict(zip(op.attrs["names"], values, strict=True)))
+
+
+_ATTEND = {
+    "names": Attr.of("list", "names of q, k, v and the captures in the programs"),
+    "score": Attr.of("program", "the score"),
+    "carry": Attr.of("program", "the carried value; v itself when absent", required=False),
+    "mask": Attr.of("program", "which pairs may talk; all when absent", required=False),
+    "weight": Attr.of("program", "exp(score) in closed form, bounded, so that no running maximum is needed", required=False),
+    "floor": Attr.of("float", "static lower bound of the score when there is a weight", required=False),
+    "kind": Attr.of("str", "normaliser", choices=("softmax",)),
+    "aggregate": Attr.of("str", "how values are combined", choices=("mean",)),
+}
+
+define(OpDef(
+    "geo.attend", "geo", "a whole attention: output and log-sum-exp, without any n*n value",
+    ("q", "k", "v", "captures*"), results=2, attrs=_ATTEND, infer=_attend_types, verify=_attend_verify,
+    evaluate=_run_attend,
+))  # fmt: skip
+
+
+def _backward_types(op: Op):
+    return [v.type for v in op.operands[4:]]
+
+
+def _run_backward(op, values, _):
+    o, lse, grad_o, grad_lse, *tensors = values
+    env = dict(zip(op.attrs["names"], tensors, strict=True))
+    grads = reference.attend_backward(attention_of(op), env, o, lse, grad_o, grad_lse)
+    return [grads.get(n, torch.zeros_like(t)) for n, t in env.items()]
+
+
+define(OpDef(
+    "geo.attend_backward", "geo", "gradients of an attention's operands from those of its output and log-sum-exp",
+    ("o", "lse", "grad_o", "grad_lse", "q", "k", "v", "captures*"), results=-1, attrs=_ATTEND,
+    infer=_backward_types, verify=lambda op: _check_names(op, op.operands[4:]), evaluate=_run_backward,
+))  # fmt: skip
+
+
+def _kernel_verify(op: Op) -> None:
+    _check_names(op, op.operands)
+    if not _are_names(op.attrs["grads"]) or not set(op.attrs["grads"]) <= set(op.attrs["names"]):
+        raise VerifyError(f"{op.name}: grads {op.attrs['grads']} are not among its names {op.attrs['names']}")
+
+
+define(OpDef(
+    "geo.kernel", "geo", "an attention lowered to tile functions, forward and backward",
+    ("q", "k", "v", "captures*"), results=2,
+    attrs={"forward": Attr.of("symbol", "tile function (operands) -> (o, lse, what the backward takes for o if not o)"),
+           "backward": Attr.of("symbol", "tile function (grad_o, grad_lse, o, lse, operands) -> gradients"),
+           "names": _ATTEND["names"],
+           "grads": Attr.of("list", "names whose gradients the backward returns, in order")},
+    infer=_attend_types, verify=_kernel_verify,
+    evaluate=lambda op, values, interp: interp.call(op.attrs["forward"].name, values)[:2],
+))  # fmt: skip
+
+
+# --- everything else ---------------------------------------------------------------------------------------
+def _map_verify(op: Op) -> None:
+    program: Program = op.attrs["program"]
+    if program.body.is_pair:
+        raise VerifyError("geo.map works per token: its program must not depend on both i and j")
+    check_binding(op, program, op.operands)
+
+
+def _run_map(op, values, _):
+    from aatc.ir.score.evaluate import evaluate
+    from aatc.ir.score.expr import INDEX_AXES
+
+    program, shape = op.attrs["program"], tuple(values[0].shape)
+    axes = program.params[0].attrs[1]
+    sizes = tuple(shape[axes.index(c)] if c in axes else 1 for c in INDEX_AXES)
+    out = evaluate(program.body, bind(program, values, sizes), sizes, dtype=reference.compute_dtype(values[0].dtype))
+    full = [n for c, n in zip(INDEX_AXES, sizes, strict=True) if c in axes]
+    return [out.expand(*sizes, *out.shape[4:]).reshape(full).to(values[0].dtype)]
+
+
+define(OpDef(
+    "geo.map", "geo", "a number per token by a program; shaped like its first operand",
+    ("tensors*",), attrs={"program": Attr.of("program", "a number per token")},
+    infer=lambda op: [op.operands[0].type], verify=_map_verify, evaluate=_run_map,
+))  # fmt: skip
+
+define(OpDef(
+    "geo.constant", "geo", "a small constant tensor, its elements in row-major order", (),
+    attrs={"values": Attr.of("list", "numbers"), "type": Attr.of("type", "its type, static shape")},
+    infer=lambda op: [op.attrs["type"]],
+    evaluate=lambda op, values, _: [
+        torch.tensor(op.attrs["values"], dtype=_torch_dtype(op.attrs["type"])).reshape(
+            [int(d) for d in op.attrs["type"].shape]
+        )
+    ],
+))  # fmt: skip
+
+
+def _slots(args):
+    for a in args:
+        if isinstance(a, tuple):
+            yield from _slots(a)
+        elif isinstance(a, Operand):
+            yield a.position
+
+
+def _call_verify(op: Op) -> None:
+    bad = [n for n in _slots(op.attrs["args"]) if not 0 <= n < len(op.operands)]
+    if bad:
+        raise VerifyError(f"torch.call refers to operand #{bad[0]}, it has {len(op.operands)}")
+    kwargs = op.attrs.get("kwargs", ())
+    if not _are_names(kwargs):
+        raise VerifyError(f"torch.call: {kwargs} are not the names of keyword arguments")
+    if len(kwargs) > len(op.attrs["args"]):
+        raise VerifyError("torch.call names more keyword arguments than it has arguments")
+
+
+define(OpDef(
+    "torch.call", "geo", "an ATen operator kept as it is; #n stands for the n-th operand",
+    ("operands*",), results=-1,
+    attrs={"target": Attr.of("str", "operator and overload, as aten.linear.default"),
+           "args": Attr.of("list", "arguments, possibly nested"),
+           "kwargs": Attr.of("list", "names of the last arguments, which go by keyword", required=False),
+           "effect": Attr.of("bool", "it changes state or draws random numbers: keep it, in order", required=False)},
+    verify=_call_verify, evaluate=lambda op, values, interp: interp.torch_call(op, values),
+))  # fmt: skip
+
+define(OpDef(
+    "geo.checkpoint", "geo", "calls a function whose intermediates are recomputed in the backward pass",
+    ("operands*",), results=-1, attrs={"body": Attr.of("symbol", "a geo function")},
+    evaluate=lambda op, values, interp: interp.call(op.attrs["body"].name, values), pure=False,
+))  # fmt: skip
+
+define(OpDef("geo.return", "geo", "ends a function with its results", ("values*",), results=0, terminator=True, pure=False))

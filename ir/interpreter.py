@@ -1,0 +1,220 @@
+"""The reference interpreter: what a module means, operation by operation, in torch.
+
+Slow and plain on purpose. Each operation evaluates itself (`OpDef.evaluate`); this file holds functions,
+scopes, symbolic dimensions, and the call of operators kept as they are.
+"""
+
+from __future__ import annotations
+
+import operator
+import re
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import torch
+
+from aatc.ir.core import Block, Func, Module, Op, Value
+from aatc.ir.dims import Dim
+from aatc.ir.errors import ShapeError, VerifyError
+from aatc.ir.printer import op_line
+from aatc.ir.registry import OPS, Operand, TorchConst
+from aatc.ir.torch_names import resolve
+from aatc.ir.types import SHAPED, TensorType
+
+#: Functions of Python's operator module that a text may call, on numbers only (getitem: on lists).
+ARITHMETIC: dict[str, Callable[..., Any]] = {
+    name: getattr(operator, name)
+    for name in ("add", "sub", "mul", "floordiv", "truediv", "mod", "neg", "eq", "ne", "lt", "le", "gt", "ge", "getitem")
+}
+_ATEN = re.compile(r"aten\.([A-Za-z_][A-Za-z0-9_]*)\.([A-Za-z_][A-Za-z0-9_]*)")
+_CHECKS = ("aten::_assert_scalar", "aten::sym_constrain_range", "aten::sym_constrain_range_for_size")
+_NUMBER = (bool, int, float)
+
+
+def run(module: Module, *tensors: Any) -> Any:
+    """The entry function's results on ``tensors``: a tuple, or the only one as it is.
+
+    ShapeError when an argument does not fit its type, naming the dimension.
+    """
+    results = Interpreter(module).call(module.entry.name, tensors)
+    return results[0] if len(results) == 1 else tuple(results)
+
+
+class Interpreter:
+    """Runs functions of one module. Operations reach back to it through `call`, `block`, `dim`, `torch_call`."""
+
+    def __init__(self, module: Module):
+        self.module = module
+        self.sizes: dict[str, int] = {}
+        self.scopes: list[dict[Value, Any]] = []
+
+    def call(self, name: str, values: Sequence[Any]) -> list[Any]:
+        """The results of function ``name`` on ``values``."""
+        func = self.module.funcs.get(name)
+        if func is None:
+            raise VerifyError(f"the module has no function @{name}")
+        outer = self.sizes
+        self.sizes = bind_sizes(func, values, self.module.dims, outer)
+        self.scopes.append({})
+        try:
+            return self.block(func.body, values)
+        finally:
+            self.scopes.pop()
+            self.sizes = outer
+
+    def block(self, block: Block, values: Sequence[Any]) -> list[Any]:
+        """Runs a block on the values of its arguments; returns what its terminator is given."""
+        scope = self.scopes[-1]
+        scope.update(zip(block.args, values, strict=True))
+        for op in block.ops:
+            inputs = [scope[v] for v in op.operands]
+            definition = OPS[op.name]
+            if definition.terminator:
+                return inputs
+            scope.update(zip(op.results, self.evaluate(op, inputs), strict=True))
+        raise VerifyError("a block ends without returning")
+
+    def evaluate(self, op: Op, values: list[Any]) -> Sequence[Any]:
+        definition = OPS[op.name]
+        if definition.evaluate is None:
+            raise VerifyError(f"{op.name} has no reference evaluation", op=op_line(op))
+        return definition.evaluate(op, values, self)
+
+    def dim(self, d: Dim | int) -> int:
+        """The size of a dimension under the arguments of the running function."""
+        if isinstance(d, int):
+            return d
+        missing = d.symbols - self.sizes.keys()
+        return d.evaluate({**self.sizes, **{name: self._product(name) for name in missing}} if missing else self.sizes)
+
+    def _product(self, name: str) -> int:
+        """The size of a dimension ``A_x_B``, which stands for A times B and is in no argument's shape."""
+        sizes = [self.sizes.get(part) for part in name.split("_x_")]
+        if len(sizes) != 2 or None in sizes:
+            raise ShapeError(f"dimension {name} has no size: no argument of the function has it in its shape")
+        return sizes[0] * sizes[1]  # type: ignore[operator]
+
+    def torch_call(self, op: Op, values: Sequence[Any]) -> Sequence[Any]:
+        """Runs a `torch.call`: its ATen overload, or arithmetic on numbers."""
+        function = target_function(op.attrs["target"], op)
+        args = [self._argument(a, values) for a in op.attrs["args"]]
+        names = op.attrs.get("kwargs", ())
+        split = len(args) - len(names)
+        out = function(*args[:split], **dict(zip(names, args[split:], strict=True)))
+        if len(op.results) == 1 and not (isinstance(out, (tuple, list)) and _returns_tuple(function)):
+            return [out]
+        return list(out) if op.results else []
+
+    def _argument(self, a: Any, values: Sequence[Any]) -> Any:
+        if isinstance(a, Operand):
+            return values[a.position]
+        if isinstance(a, tuple):
+            return [self._argument(x, values) for x in a]
+        if isinstance(a, TorchConst):
+            return resolve(a)
+        return self.dim(a) if isinstance(a, Dim) else a
+
+
+def target_function(target: str, op: Op | None = None) -> Callable[..., Any]:
+    """What a `torch.call` may run: an overload ``aten.name.overload`` or ``operator.name``; VerifyError otherwise."""
+    text = op_line(op) if op is not None else None
+    kind, _, name = target.partition(".")
+    if kind == "operator" and name in ARITHMETIC:
+        return lambda *args: _arithmetic(name, args, text)
+    m = _ATEN.fullmatch(target)
+    if m is None:
+        raise VerifyError(
+            f"{target!r} cannot be called", op=text, hint=f"aten.name.overload, or operator. with {', '.join(ARITHMETIC)}"
+        )
+    packet = getattr(torch.ops.aten, m[1], None)
+    overload = getattr(packet, m[2], None) if isinstance(packet, torch._ops.OpOverloadPacket) else None
+    if not isinstance(overload, torch._ops.OpOverload):
+        raise VerifyError(f"torch has no operator {target}", op=text)
+    if not _is_data_flow(overload):
+        raise VerifyError(f"{target} is no function of tensors and is not called", op=text)
+    return overload
+
+
+def _is_data_flow(overload: torch._ops.OpOverload) -> bool:
+    """Whether an operator computes with tensors and touches neither files nor torch's global state."""
+    if overload.name() in _CHECKS:
+        return True
+    arguments, returns = overload._schema.arguments, overload._schema.returns
+    return any("Tensor" in str(a.type) for a in (*arguments, *returns)) and not any(a.name == "filename" for a in arguments)
+
+
+def _returns_tuple(overload: Any) -> bool:
+    return isinstance(overload, torch._ops.OpOverload) and len(overload._schema.returns) > 1
+
+
+def _arithmetic(name: str, args: Sequence[Any], text: str | None) -> Any:
+    def fail(why: str):
+        raise VerifyError(f"operator.{name} {why}", op=text)
+
+    if name == "getitem":
+        items, at = args if len(args) == 2 else (None, None)
+        if not isinstance(items, (list, tuple)) or isinstance(at, bool) or not isinstance(at, int):
+            fail("takes a list and a position")
+        if not -len(items) <= at < len(items):
+            fail(f"of position {at} in a list of {len(items)}")
+        return items[at]
+    if not args or not all(isinstance(a, _NUMBER) for a in args) or len(args) != (1 if name == "neg" else 2):
+        fail("takes numbers here")
+    try:
+        out = ARITHMETIC[name](*args)
+    except ArithmeticError as e:
+        fail(f"of {', '.join(map(str, args))}: {e}")
+    if isinstance(out, int) and not -(2**63) <= out < 2**63:
+        fail("leaves 64 bits")
+    return out
+
+
+# --- symbolic dimensions -----------------------------------------------------------------------------------
+def bind_sizes(func: Func, values: Sequence[Any], ranges, known: dict[str, int] | None = None) -> dict[str, int]:
+    """Sizes of the symbolic dimensions from the shapes of a function's arguments; all of them are checked.
+
+    ``known`` holds sizes bound outside. ShapeError names the dimension and both sizes.
+    """
+    if len(values) != len(func.args):
+        raise ShapeError(f"@{func.name} takes {len(func.args)} arguments, got {len(values)}")
+    sizes: dict[str, int] = dict(known or {})
+    pending: list[tuple[Dim, int, str]] = []
+    for n, (arg, value) in enumerate(zip(func.args, values, strict=True)):
+        what = f"argument {n}{f' (%{arg.name})' if arg.name else ''} of @{func.name}"
+        if isinstance(arg.type, TensorType) and not isinstance(value, torch.Tensor):
+            raise ShapeError(f"{what} must be a tensor {arg.type}, got {type(value).__name__}")
+        if not isinstance(arg.type, SHAPED):
+            continue
+        shape = tuple(value.shape)
+        if len(shape) != len(arg.type.shape):
+            raise ShapeError(f"{what} must have {len(arg.type.shape)} dimensions, as {arg.type}; got shape {shape}")
+        pending += [(d, size, f"dimension {axis} of {what}") for axis, (d, size) in enumerate(zip(arg.type.shape, shape))]
+    while pending:
+        rest = [(d, size, what) for d, size, what in pending if not _bind(d, size, what, sizes, ranges)]
+        if len(rest) == len(pending):
+            d, _, what = rest[0]
+            raise ShapeError(f"{what}: the sizes of {', '.join(sorted(d.symbols - sizes.keys()))} in {d} cannot be told apart")
+        pending = rest
+    return sizes
+
+
+def _bind(d: Dim, size: int, what: str, sizes: dict[str, int], ranges) -> bool:
+    """Checks one dimension, or solves it for its only unknown; False when it has several."""
+    unknown = [(name, c) for name, c in d.terms if name not in sizes]
+    if len(unknown) > 1:
+        return False
+    if not unknown:
+        if (want := d.evaluate(sizes)) != size:
+            shown = f"{d} = {want}" if d.terms else str(want)
+            raise ShapeError(f"{what} must be {shown}, got {size}")
+        return True
+    ((name, c),) = unknown
+    rest = size - d.evaluate({**sizes, name: 0})
+    if rest % c:
+        raise ShapeError(f"{what} must be {d}; no {name} makes that {size}")
+    value = rest // c
+    low, high = ranges.get(name, (0, None))
+    if value < low or (high is not None and value > high):
+        raise ShapeError(f"{what} gives {name} = {value}, which is outside [{low}, {'inf' if high is None else high}]")
+    sizes[name] = value
+    return True

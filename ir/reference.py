@@ -1,0 +1,145 @@
+"""Reference attention: the plain formula over whole score matrices, forward and backward in closed form.
+
+O(N*M) memory. It is the eager implementation of `aatc::attend`, the interpreter of `geo.attend`, and what
+passes are tested against. Shapes: q (B,H,N,D), k (B,Hk,M,D), v (B,Hk,M,E), Hk dividing H.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import torch
+
+from aatc.ir.errors import ShapeError
+from aatc.ir.score.derivative import gradients
+from aatc.ir.score.evaluate import evaluate, lookup, sum_to_axes
+from aatc.ir.score.expr import Expr, param, params, postorder
+from aatc.ir.score.program import Program
+
+
+@dataclass(frozen=True)
+class Attention:
+    """The programs of one attention. ``names`` are those of q, k, v and the captures, in operand order."""
+
+    names: tuple[str, ...]
+    score: Program
+    carry: Program
+    mask: Program | None = None
+
+    @property
+    def programs(self) -> list[Program]:
+        return [p for p in (self.score, self.carry, self.mask) if p is not None]
+
+    def declared(self) -> dict[str, Expr]:
+        """Parameter nodes by name; one name has one declaration in all programs."""
+        found: dict[str, Expr] = {}
+        for program in self.programs:
+            for p in program.params:
+                if found.setdefault(p.name, p) is not p:
+                    raise ShapeError(f"parameter {p.name} is declared in two ways: {found[p.name].attrs} and {p.attrs}")
+        return found
+
+
+def compute_dtype(dtype: torch.dtype) -> torch.dtype:
+    """Scores and sums of half-precision inputs are kept in float32."""
+    return dtype if dtype in (torch.float32, torch.float64) else torch.float32
+
+
+def expand_heads(x: torch.Tensor, heads: int) -> torch.Tensor:
+    """(B,Hk,...) to (B,H,...): every key head serves H/Hk query heads."""
+    if x.shape[1] == heads:
+        return x
+    return x.repeat_interleave(heads // x.shape[1], dim=1)
+
+
+def _prepare(att: Attention, tensors: Mapping[str, torch.Tensor]):
+    q, k, v = (tensors[n] for n in att.names[:3])
+    heads = q.shape[1]
+    env = {n: expand_heads(t, heads) if n in att.names[1:3] else t for n, t in tensors.items()}
+    sizes = (q.shape[0], heads, q.shape[2], k.shape[2])
+    return env, sizes, compute_dtype(q.dtype)
+
+
+def weights(att: Attention, tensors: Mapping[str, torch.Tensor], done: dict | None = None):
+    """Attention weights (B,H,N,M) and log-sum-exp (B,H,N); masked rows have weight 0 and lse -inf."""
+    env, sizes, dtype = _prepare(att, tensors)
+    s = evaluate(att.score.body, env, sizes, dtype=dtype, values=done)[..., 0].expand(sizes)
+    if att.mask is not None:
+        keep = evaluate(att.mask.body, env, sizes, dtype=dtype)[..., 0].expand(sizes)
+        s = s.masked_fill(~keep, float("-inf"))
+    lse = torch.logsumexp(s, -1)
+    p = torch.exp(s - lse.masked_fill(lse == float("-inf"), 0.0).unsqueeze(-1))
+    return p, lse
+
+
+def attend(att: Attention, tensors: Mapping[str, torch.Tensor]) -> tuple[torch.Tensor, torch.Tensor]:
+    """Output (B,H,N,E) in v's dtype and log-sum-exp (B,H,N) in the compute dtype."""
+    env, sizes, dtype = _prepare(att, tensors)
+    p, lse = weights(att, tensors)
+    v = env[att.names[2]]
+    if att.carry.body.fn == "param":
+        o = p @ v.to(dtype)
+    else:
+        carried = evaluate(att.carry.body, env, sizes, dtype=dtype)
+        o = (p.unsqueeze(-1) * carried).sum(3)
+    return o.to(v.dtype), lse
+
+
+def attend_backward(
+    att: Attention, tensors: Mapping[str, torch.Tensor], o, lse, grad_o, grad_lse
+) -> dict[str, torch.Tensor]:
+    """Gradients of every floating tensor the programs use, by name, from those of output and lse."""
+    env, sizes, dtype = _prepare(att, tensors)
+    done: dict[Expr, torch.Tensor] = {}
+    p, lse = weights(att, tensors, done)
+    carried = evaluate(att.carry.body, env, sizes, dtype=dtype, values=done)
+    go = grad_o.to(dtype)
+    d_weight = (go.unsqueeze(3) * carried).sum(-1)
+    d_score = p * (d_weight - (p * d_weight).sum(-1, keepdim=True))
+    if grad_lse is not None:
+        d_score = d_score + p * grad_lse.to(dtype).unsqueeze(-1)
+    extra = {"grad_score": d_score, "grad_carry": p.unsqueeze(-1) * go.unsqueeze(3)}
+    gs, gc = param("grad_score", "bhij"), param("grad_carry", "bhijd")
+    declared = att.declared()
+    leaves = [e for n, e in declared.items() if e.dtype == "f"]
+    lookups = [e for e in postorder(att.score.body, att.carry.body) if e.fn == "lookup" and e.dtype == "f"]
+    grads = gradients([(att.score.body, gs), (att.carry.body, gc)], [*leaves, *lookups])
+    result = {}
+    for leaf, expression in grads.items():
+        value = evaluate(expression, {**env, **extra}, sizes, dtype=dtype, values=done)
+        if leaf.fn == "lookup":
+            _scatter(result, leaf, value, env, sizes, dtype, done)
+            continue
+        # an expression of lower rank than its leaf stands for equal entries along the missing axes
+        result[leaf.name] = sum_to_axes(_broadcast(value, leaf, sizes), leaf, tuple(env[leaf.name].shape))
+    return {n: _fold_heads(g, tensors[n]).to(tensors[n].dtype) for n, g in result.items()}
+
+
+def _broadcast(value: torch.Tensor, leaf: Expr, sizes: tuple[int, ...]) -> torch.Tensor:
+    """Expands over the pair axes that are about to be summed, which a size of one would forget."""
+    own = set(leaf.attrs[1])
+    shape = [n if c not in own or value.shape[d] != 1 else value.shape[d] for d, (c, n) in enumerate(zip("bhij", sizes, strict=True))]
+    return value.expand(*shape, *value.shape[4:])
+
+
+def _scatter(result, leaf, value, env, sizes, dtype, done) -> None:
+    table = leaf.args[0]
+    shape = env[table.name].shape
+    positions = [evaluate(a, env, sizes, dtype=dtype, values=done) for a in leaf.args[1:]]
+    numbers = torch.arange(shape.numel()).reshape(shape)
+    where = lookup(numbers, table.attrs[1], positions, sizes).expand(*sizes, 1)
+    flat = result.setdefault(table.name, torch.zeros(shape, dtype=dtype))
+    flat.view(-1).index_add_(0, where.reshape(-1), value.expand(*sizes, 1).reshape(-1))
+
+
+def _fold_heads(g: torch.Tensor, like: torch.Tensor) -> torch.Tensor:
+    if g.shape == like.shape:
+        return g
+    return g.unflatten(1, (like.shape[1], -1)).sum(2)
+
+
+def used_names(att: Attention) -> list[str]:
+    """Names the programs read, in operand order."""
+    used = {p.name for program in att.programs for p in params(program.body)}
+    return [n for n in att.names if n in used]

@@ -1,0 +1,12 @@
+"""The score language: what a metric, a carried value and a mask are written in."""
+
+from aatc.ir.score.derivative import gradients
+from aatc.ir.score.expr import Expr, call, const, index, param, params, postorder, substitute
+from aatc.ir.score.functions import FUNCTIONS, Function
+from aatc.ir.score.program import Program
+from aatc.ir.score.text import expr_text
+
+__all__ = [
+    "FUNCTIONS", "Expr", "Function", "Program", "call", "const", "expr_text", "gradients", "index", "param",
+    "params", "postorder", "substitute",
+]  # fmt: skip

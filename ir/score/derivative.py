@@ -1,0 +1,149 @@
+"""Reverse-mode differentiation of score expressions, symbolically.
+
+`gradients` walks from outputs to chosen nodes and returns expressions for the cotangents. It knows nothing
+of loops: a cotangent may depend on more axes than the node it belongs to, and whoever evaluates it sums the
+surplus axes away (over keys for a query's gradient, over all pairs for a number per head).
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterable
+
+from aatc.ir.errors import ScoreError
+from aatc.ir.score.expr import ONE, ZERO, Expr, add, call, const, div, mul, neg, postorder, power, sub
+
+Rule = Callable[[Expr, Expr], tuple["Expr | None", ...]]
+
+
+def _where(c: Expr, x: Expr, y: Expr) -> Expr:
+    return call("where", c, x, y)
+
+
+def _acosh(e: Expr, g: Expr) -> tuple[Expr]:
+    # 0 where the argument was clamped: coincident points have no direction to move apart in
+    x = e.args[0]
+    inside = call("gt", x, ONE)
+    return (_where(inside, mul(g, call("rsqrt", sub(call("square", x), ONE))), ZERO),)
+
+
+def _expacosh(e: Expr, g: Expr) -> tuple[Expr]:
+    x = e.args[0]
+    inside = call("gt", x, ONE)
+    return (_where(inside, neg(mul(g, mul(e, call("rsqrt", sub(call("square", x), ONE))))), ZERO),)
+
+
+def _acos(e: Expr, g: Expr) -> tuple[Expr]:
+    x = e.args[0]
+    inside = call("lt", call("abs", x), ONE)
+    return (_where(inside, neg(mul(g, call("rsqrt", sub(ONE, call("square", x))))), ZERO),)
+
+
+def _pow(e: Expr, g: Expr) -> tuple[Expr]:
+    p = e.attrs[0]
+    return (mul(g, mul(const(p), power(e.args[0], p - 1))),)
+
+
+def _pick(e: Expr, g: Expr, first: str) -> tuple[Expr, Expr]:
+    wins = call(first, e.args[0], e.args[1])
+    return _where(wins, g, ZERO), _where(wins, ZERO, g)
+
+
+def _sqrt(e: Expr, g: Expr) -> tuple[Expr]:
+    return (_where(call("gt", e.args[0], ZERO), mul(g, div(const(0.5), e)), ZERO),)
+
+
+RULES: dict[str, Rule] = {
+    "add": lambda e, g: (g, g),
+    "sub": lambda e, g: (g, neg(g)),
+    "mul": lambda e, g: (mul(g, e.args[1]), mul(g, e.args[0])),
+    "div": lambda e, g: (div(g, e.args[1]), neg(mul(g, div(e, e.args[1])))),
+    "neg": lambda e, g: (neg(g),),
+    "abs": lambda e, g: (mul(g, call("sign", e.args[0])),),
+    "square": lambda e, g: (mul(g, mul(const(2.0), e.args[0])),),
+    "sqrt": _sqrt,
+    "rsqrt": lambda e, g: (mul(g, mul(const(-0.5), mul(e, mul(e, e)))),),
+    "reciprocal": lambda e, g: (neg(mul(g, mul(e, e))),),
+    "exp": lambda e, g: (mul(g, e),),
+    "exp2": lambda e, g: (mul(g, mul(const(math.log(2)), e)),),
+    "log2": lambda e, g: (div(mul(const(1 / math.log(2)), g), e.args[0]),),
+    "log": lambda e, g: (div(g, e.args[0]),),
+    "log1p": lambda e, g: (div(g, add(ONE, e.args[0])),),
+    "sin": lambda e, g: (mul(g, call("cos", e.args[0])),),
+    "cos": lambda e, g: (neg(mul(g, call("sin", e.args[0]))),),
+    "tanh": lambda e, g: (mul(g, sub(ONE, mul(e, e))),),
+    "sigmoid": lambda e, g: (mul(g, mul(e, sub(ONE, e))),),
+    "softplus": lambda e, g: (mul(g, call("sigmoid", e.args[0])),),
+    "relu": lambda e, g: (_where(call("gt", e.args[0], ZERO), g, ZERO),),
+    "acosh": _acosh,
+    "expacosh": _expacosh,
+    "acos": _acos,
+    "maximum": lambda e, g: _pick(e, g, "ge"),
+    "minimum": lambda e, g: _pick(e, g, "le"),
+    "pow": _pow,
+    "where": lambda e, g: (None, _where(e.args[0], g, ZERO), _where(e.args[0], ZERO, g)),
+    "dot": lambda e, g: (mul(g, e.args[1]), mul(g, e.args[0])),
+    "sum": lambda e, g: (g,),
+    "eta": lambda e, g: (call("eta", g),),
+    "rotate": lambda e, g: (
+        call("rotate", g, neg(e.args[1]), attrs=e.attrs),
+        call("rotate_angle", g, e, attrs=e.attrs),
+    ),
+    "matvec": lambda e, g: (call("outer", g, e.args[1]), call("tmatvec", e.args[0], g)),
+    "tmatvec": lambda e, g: (call("outer", e.args[1], g), call("matvec", e.args[0], g)),
+    "turn": lambda e, g: (call("outer", g, e.args[1]), call("unturn", e.args[0], g)),
+    "unturn": lambda e, g: (call("outer", e.args[1], g), call("turn", e.args[0], g)),
+    "centre": lambda e, g: (None,),
+    "outer": lambda e, g: (call("matvec", g, e.args[1]), call("tmatvec", g, e.args[0])),
+    "item": lambda e, g: (call("embed", g, e.args[0], attrs=e.attrs),),
+    "embed": lambda e, g: (call("item", g, attrs=e.attrs), None),
+    "sign": lambda e, g: (None,),
+    "floor": lambda e, g: (None,),
+    "pair_uniform": lambda e, g: (None, None),
+    "append": lambda e, g: (call("init", g), call("item", g, attrs=(-1,))),
+    "init": lambda e, g: (call("append", g, ZERO),),
+}
+
+
+def gradients(outputs: Iterable[tuple[Expr, Expr]], wrt: Iterable[Expr]) -> dict[Expr, Expr]:
+    """Cotangents of the nodes ``wrt``, given (output, its cotangent) pairs.
+
+    Nodes in ``wrt`` are leaves: nothing flows through them. A node that the outputs do not depend on
+    is missing from the result. ScoreError when the path crosses a word without a derivative.
+    """
+    leaves = set(wrt)
+    cotangent: dict[Expr, Expr] = {}
+    outputs = list(outputs)
+    roots = [e for e, _ in outputs]
+    for e, g in outputs:
+        cotangent[e] = add(cotangent[e], g) if e in cotangent else g
+    active = _depends(roots, leaves)
+    for e in reversed(postorder(*roots)):
+        g = cotangent.get(e)
+        if g is None or e in leaves or e not in active or not e.args:
+            continue
+        if e.fn not in RULES:
+            raise ScoreError(f"{e.fn} has no derivative")
+        for arg, contribution in zip(e.args, RULES[e.fn](e, g), strict=True):
+            if contribution is None or arg not in active:
+                continue
+            if arg.rank == 0 and contribution.rank == 1:
+                contribution = call("sum", contribution)
+            elif arg.rank == 1 and contribution.rank == 0:
+                contribution = mul(contribution, _ones(arg))
+            elif arg.rank != contribution.rank:
+                raise ScoreError(f"{e.fn} of a matrix and a number has no derivative for the number")
+            cotangent[arg] = add(cotangent[arg], contribution) if arg in cotangent else contribution
+    return {e: cotangent[e] for e in wrt if e in cotangent}
+
+
+def _ones(like: Expr) -> Expr:
+    return call("exp", mul(ZERO, like))
+
+
+def _depends(roots: list[Expr], leaves: set[Expr]) -> set[Expr]:
+    active: set[Expr] = set()
+    for e in postorder(*roots):
+        if e in leaves or (e.dtype == "f" and any(a in active for a in e.args)):
+            active.add(e)
+    return active

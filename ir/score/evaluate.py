@@ -1,0 +1,103 @@
+"""Reference evaluation of score expressions in torch, over whole tensors.
+
+Every value has the layout (B, H, I, J, feature...), with size 1 along axes it does not depend on, so plain
+broadcasting does the rest. O(I*J) memory: this is the oracle, not the fast path.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+import torch
+
+from aatc.ir.errors import CaptureError
+from aatc.ir.score.expr import INDEX_AXES, Expr, postorder
+from aatc.ir.score.functions import FUNCTIONS
+from aatc.ir.score.random import column_keys, pair_numbers, row_keys
+
+
+def place(tensor: torch.Tensor, p: Expr) -> torch.Tensor:
+    """``tensor``, whose dimensions are the axes of parameter ``p``, in the layout (B, H, I, J, feature...)."""
+    axes = p.attrs[1]
+    if tensor.dim() != len(axes):
+        raise CaptureError(f"{p.name} is declared with axes {axes!r} but has shape {tuple(tensor.shape)}")
+    if p.rank == 3:
+        return tensor
+    lead = [c for c in axes if c in INDEX_AXES]
+    shape = [tensor.shape[lead.index(c)] if c in lead else 1 for c in INDEX_AXES]
+    return tensor.reshape(*shape, *(tensor.shape[len(lead) :] or (1,)))
+
+
+def evaluate(
+    root: Expr,
+    env: Mapping[str, torch.Tensor],
+    sizes: tuple[int, int, int, int],
+    *,
+    dtype: torch.dtype,
+    device: torch.device | str = "cpu",
+    values: dict[Expr, torch.Tensor] | None = None,
+    starts: tuple[int, int, int, int] = (0, 0, 0, 0),
+) -> torch.Tensor:
+    """Value of ``root`` in the layout (B, H, I, J, feature...).
+
+    ``env`` maps parameter names to tensors laid out as their axes say; numbers are computed in ``dtype``;
+    ``sizes`` = (B, H, I, J); ``starts`` are the positions the axes begin at, for a block of a larger problem. ``values`` may hold ready-made nodes and receives every node computed.
+    """
+    done = {} if values is None else values
+    for e in postorder(root):
+        if e not in done:
+            done[e] = _node(e, [done[a] for a in e.args], env, sizes, dtype, device, starts)
+    return done[root]
+
+
+def _node(e, args, env, sizes, dtype, device, starts):
+    if e.is_const:
+        kind = {"b": torch.bool, "i": torch.int64, "f": dtype}[e.dtype]
+        return torch.tensor(e.value, dtype=kind, device=device).reshape(1, 1, 1, 1, 1)
+    if e.fn == "param":
+        value = place(env[e.name], e)
+        return value.to(dtype) if e.dtype == "f" else value
+    if e.fn == "index":
+        axis = INDEX_AXES.index(e.name)
+        return axis_positions(axis, sizes[axis], device, starts[axis])
+    if e.fn == "lookup":
+        return lookup(args[0], e.args[0].attrs[1], args[1:], sizes)
+    if e.fn == "row_key":
+        return row_keys(args[0], *(axis_positions(a, sizes[a], device, starts[a]) for a in range(3)))
+    if e.fn == "column_key":
+        return column_keys(axis_positions(3, sizes[3], device, starts[3]))
+    if e.fn == "pair_uniform":
+        return pair_numbers(*args).to(dtype)
+    if e.dtype == "f":  # integers meet numbers here: torch would promote them to its default, not ours
+        args = [a.to(dtype) if a.dtype in (torch.int64, torch.int32) else a for a in args]
+    return FUNCTIONS[e.fn].evaluate(*args, *e.attrs)
+
+
+def axis_positions(axis: int, n: int, device, start: int = 0) -> torch.Tensor:
+    shape = [1, 1, 1, 1, 1]
+    shape[axis] = n
+    return torch.arange(start, start + n, device=device).reshape(shape)
+
+
+def lookup(table: torch.Tensor, axes: str, positions: list[torch.Tensor], sizes: tuple[int, ...]) -> torch.Tensor:
+    """Entries of ``table`` (dimensions ``axes``: some of b h i j, then t or t u), positions rounded and clamped."""
+    index = [
+        axis_positions(INDEX_AXES.index(c), table.shape[k], table.device)
+        for k, c in enumerate(axes) if c in INDEX_AXES
+    ]  # fmt: skip
+    for p in positions:
+        n = table.shape[len(index)]
+        index.append(p.round().long().clamp(0, n - 1) if p.is_floating_point() else p.long().clamp(0, n - 1))
+    return table[tuple(index)]
+
+
+def sum_to_axes(value: torch.Tensor, p: Expr, shape: tuple[int, ...]) -> torch.Tensor:
+    """A cotangent in the layout (B, H, I, J, feature...) summed to parameter ``p``'s own ``shape``."""
+    axes = p.attrs[1]
+    lead = [c for c in axes if c in INDEX_AXES]
+    sizes = [shape[lead.index(c)] if c in lead else 1 for c in INDEX_AXES]
+    full = (*sizes, *(shape[len(lead) :] or (1,)))
+    extra = [d for d, (have, want) in enumerate(zip(value.shape, full, strict=True)) if want == 1 and have != 1]
+    if extra:
+        value = value.sum(extra, keepdim=True)
+    return value.expand(full).reshape(shape)

@@ -1,0 +1,409 @@
+"""Expressions of the score language: typed, immutable, hash-consed.
+
+An expression is a number (or a truth value, or a feature vector) for one batch b, head h, query i and
+key j. ``axes`` says on which of b, h, i, j it depends; ``rank`` is 0 for a number, 1 for a vector over the
+feature axis, 2 for a matrix. A query's expression has axes "bhi", a contraction "bhij".
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Iterator
+from typing import Any
+
+from aatc.ir.dims import NAME
+from aatc.ir.errors import ScoreError
+from aatc.ir.score.functions import FUNCTIONS
+
+INDEX_AXES = "bhij"
+RESERVED = frozenset({"b", "h", "i", "j", "inf", "nan", "let", "in", "true", "false"}) | frozenset(FUNCTIONS)
+
+_interned: dict[tuple, Expr] = {}
+_METHODS: dict[str, str] = {t: f.name for f in FUNCTIONS.values() for t in f.torch_names}
+
+
+class Expr:
+    """One node. Build with the operators, `call`, `param`, `const`, `index`; equal nodes are identical."""
+
+    __slots__ = ("args", "attrs", "axes", "dtype", "fn", "rank")
+    fn: str
+    args: tuple[Expr, ...]
+    attrs: tuple
+    axes: frozenset[str]
+    rank: int
+    dtype: str  # "f" number, "i" integer, "b" truth value
+
+    def __new__(cls, fn: str, args: tuple[Expr, ...] = (), attrs: tuple = ()) -> Expr:
+        # repr keeps -0.0, 0.0 and 0 apart and makes nan equal to itself
+        key = (fn, args, tuple(map(repr, attrs)))
+        found = _interned.get(key)
+        if found is not None:
+            return found
+        self = object.__new__(cls)
+        self.fn, self.args, self.attrs = fn, args, attrs
+        self.axes = frozenset().union(*(a.axes for a in args)) if args else frozenset()
+        self.rank, self.dtype = _infer(self)
+        if fn == "param":
+            self.axes = frozenset(attrs[1]) & frozenset(INDEX_AXES)
+        elif fn == "index":
+            self.axes = frozenset(attrs)
+        elif fn == "centre":
+            self.axes -= frozenset("ij")
+        elif fn == "row_key":
+            self.axes |= frozenset("bhi")
+        elif fn == "column_key":
+            self.axes = frozenset("j")
+        _interned[key] = self
+        return self
+
+    def __reduce__(self):
+        return Expr, (self.fn, self.args, self.attrs)
+
+    def __copy__(self):
+        return self
+
+    def __deepcopy__(self, memo):
+        return self
+
+    # --- kinds -------------------------------------------------------------------------------------------
+    @property
+    def is_const(self) -> bool:
+        return self.fn == "const"
+
+    @property
+    def value(self) -> float | int | bool:
+        return self.attrs[0]
+
+    @property
+    def name(self) -> str:
+        return self.attrs[0]
+
+    @property
+    def is_pair(self) -> bool:
+        return {"i", "j"} <= self.axes
+
+    def __repr__(self) -> str:
+        from aatc.ir.score.text import expr_text
+
+        return expr_text(self)
+
+    # --- Python operators, so that metrics are written as ordinary formulas -------------------------------
+    def __add__(self, o): return add(self, as_expr(o))
+    def __radd__(self, o): return add(as_expr(o), self)
+    def __sub__(self, o): return sub(self, as_expr(o))
+    def __rsub__(self, o): return sub(as_expr(o), self)
+    def __mul__(self, o): return mul(self, as_expr(o))
+    def __rmul__(self, o): return mul(as_expr(o), self)
+    def __truediv__(self, o): return div(self, as_expr(o))
+    def __rtruediv__(self, o): return div(as_expr(o), self)
+    def __matmul__(self, o): return call("matvec" if self.rank == 2 else "dot", self, as_expr(o))
+    def __neg__(self): return neg(self)
+    def __abs__(self): return call("abs", self)
+    def __pow__(self, p): return power(self, p)
+    def __lt__(self, o): return call("lt", self, as_expr(o))
+    def __le__(self, o): return call("le", self, as_expr(o))
+    def __gt__(self, o): return call("gt", self, as_expr(o))
+    def __ge__(self, o): return call("ge", self, as_expr(o))
+    def __and__(self, o): return call("and", self, as_expr(o))
+    def __or__(self, o): return call("or", self, as_expr(o))
+    def __invert__(self): return call("not", self)
+
+    def eq(self, o): return call("eq", self, as_expr(o))
+    def ne(self, o): return call("ne", self, as_expr(o))
+
+    def __getitem__(self, channel: int) -> Expr:
+        if not isinstance(channel, int):
+            raise ScoreError(f"channel {channel!r} is not an integer; only x[c] with a constant c is in the language")
+        return call("item", self, attrs=(channel,))
+
+    def __iter__(self) -> Iterator[Expr]:
+        raise ScoreError("a feature vector cannot be iterated: write the formula over whole vectors")
+
+    def __bool__(self) -> bool:
+        raise ScoreError("a score expression has no truth value while it is traced: use torch.where, & and |")
+
+    def sum(self, dim: int = -1, keepdim: bool = False) -> Expr:
+        if dim != -1:
+            raise ScoreError(f"sum over dim {dim}: only the feature axis (-1) can be reduced")
+        return call("sum", self)
+
+    def dot(self, other: Expr) -> Expr: return call("dot", self, as_expr(other))
+
+    def clamp(self, min: float | None = None, max: float | None = None) -> Expr:
+        x = self if min is None else call("maximum", self, const(float(min)))
+        return x if max is None else call("minimum", x, const(float(max)))
+
+    def __getattr__(self, name: str):
+        if name in _METHODS and not name.startswith("_"):
+            return lambda *args: call(_METHODS[name], self, *map(as_expr, args))
+        raise AttributeError(f"score expressions have no {name!r}; words of the language: {', '.join(sorted(FUNCTIONS))}")
+
+    @classmethod
+    def __torch_function__(cls, func, types, args=(), kwargs=None):
+        kwargs = dict(kwargs or {})
+        name = getattr(func, "__name__", str(func))
+        if name in ("sum", "clamp"):
+            return getattr(args[0], name)(*args[1:], **kwargs)
+        if name in ("matmul", "inner", "vdot"):
+            return args[0] @ args[1]
+        if name in ("norm", "vector_norm", "linalg_vector_norm"):
+            return call("sqrt", call("dot", args[0], args[0]))
+        if name == "pow":
+            return power(*args)
+        if name not in _METHODS or kwargs:
+            raise ScoreError(f"torch.{name} is not in the score language", hint=f"words: {', '.join(sorted(FUNCTIONS))}")
+        return call(_METHODS[name], *map(as_expr, args))
+
+
+def _infer(e: Expr) -> tuple[int, str]:
+    """Rank and element type of a node whose fn, args and attrs are set; ScoreError when ill-typed."""
+    if e.fn == "const":
+        v = e.attrs[0]
+        return 0, "b" if isinstance(v, bool) else "i" if isinstance(v, int) else "f"
+    if e.fn == "index":
+        return 0, "i"
+    if e.fn == "param":
+        name, axes, dtype = e.attrs
+        features = axes.lstrip(INDEX_AXES)
+        if "t" in features or "u" in features:
+            return 3, dtype  # a table: only `lookup` may read it
+        return len(features), dtype
+    f = FUNCTIONS[e.fn]
+    ranks = [a.rank for a in e.args]
+    dtypes = {a.dtype for a in e.args}
+    if f.kind == "lookup":
+        if ranks[0] != 3 or any(r != 0 for r in ranks[1:]):
+            raise ScoreError(f"lookup needs a table (axes with t) and a number, got ranks {ranks}")
+        return 0, e.args[0].dtype
+    if 3 in ranks:
+        raise ScoreError(f"a table can only be read with lookup, not by {e.fn}")
+    if f.kind == "random":
+        return 0, "i"
+    if f.kind == "reduce":
+        if any(r != 1 for r in ranks):
+            raise ScoreError(f"{e.fn} needs feature vectors, got ranks {ranks}")
+        return 0, "f"
+    if f.kind == "vector":
+        wanted = {"matvec": [2, 1], "tmatvec": [2, 1], "turn": [2, 1], "unturn": [2, 1], "embed": [0, 1], "append": [1, 0]}.get(e.fn, [1] * f.arity)
+        if ranks != wanted:
+            raise ScoreError(f"{e.fn} takes arguments of rank {wanted}, got {ranks}")
+        return (2 if e.fn == "outer" else 1), "f"
+    if max(ranks) == 2 and min(ranks) != 2 and 1 in ranks:
+        raise ScoreError(f"{e.fn} of a matrix and a vector: use matvec")
+    if e.fn in ("and", "or", "not") and dtypes != {"b"}:
+        raise ScoreError(f"{e.fn} needs truth values")
+    if e.fn == "where" and e.args[0].dtype != "b":
+        raise ScoreError("the first argument of where must be a truth value")
+    if f.result == "b":
+        return max(ranks), "b"
+    if e.fn in ("add", "sub", "mul", "neg", "abs", "maximum", "minimum", "floor", "sign", "square"):
+        return max(ranks), "f" if "f" in dtypes else "i"
+    if e.fn == "where":
+        return max(ranks), "f" if "f" in {a.dtype for a in e.args[1:]} else e.args[1].dtype
+    return max(ranks), "f"
+
+
+# --- constructors ------------------------------------------------------------------------------------------
+def const(value: float | int | bool) -> Expr:
+    if type(value) not in (bool, int, float):  # numpy's numbers are subclasses with another repr
+        value = float(value) if isinstance(value, float) else int(value)
+    return Expr("const", (), (value,))
+
+
+ZERO, ONE = const(0.0), const(1.0)
+
+
+def index(axis: str) -> Expr:
+    """The position along b, h, i or j."""
+    if len(axis) != 1 or axis not in INDEX_AXES:
+        raise ScoreError(f"{axis!r} is not an index; there are b, h, i and j")
+    return Expr("index", (), (axis,))
+
+
+def param(name: str, axes: str, dtype: str = "f") -> Expr:
+    """A tensor handed in: ``axes`` names its dimensions in order, from b h i j and feature axes d, e or
+    table axes t, u. ``param("q", "bhid")`` is the query vector, ``param("beta", "h")`` a number per head."""
+    lead = axes.rstrip("detu")
+    tail = axes[len(lead) :]
+    if not NAME.match(name) or name in RESERVED:
+        raise ScoreError(f"{name!r} cannot name a parameter", hint="use letters, digits and _, and no word of the language")
+    if [c for c in INDEX_AXES if c in lead] != list(lead) or tail not in ("", "d", "de", "t", "tu") or dtype not in "fib":
+        raise ScoreError(f"axes {axes!r} of {name}: b, h, i, j in this order, each at most once, then d, de, t or tu")
+    return Expr("param", (), (name, axes, dtype))
+
+
+def call(fn: str, *args: Expr, attrs: tuple = ()) -> Expr:
+    """A node without any rewriting; ScoreError when the word is unknown or ill-typed."""
+    f = FUNCTIONS.get(fn)
+    if f is None:
+        raise ScoreError(f"unknown word {fn!r}", hint=f"words: {', '.join(sorted(FUNCTIONS))}")
+    if len(args) != f.arity and not (fn == "lookup" and len(args) == 3):
+        raise ScoreError(f"{fn} takes {f.arity} arguments, got {len(args)}")
+    if len(attrs) != len(f.attributes) or not all(isinstance(a, t) for a, t in zip(attrs, f.attributes, strict=True)):
+        raise ScoreError(f"{fn} takes constants {[t.__name__ for t in f.attributes]} in brackets, got {list(attrs)}")
+    if fn in ("rotate", "rotate_angle") and attrs[0] not in ("half", "pairs"):
+        raise ScoreError(f"{fn} has styles half and pairs, not {attrs[0]!r}")
+    if any(a.dtype == "b" for a in args) and f.kind == "pointwise" and fn not in ("and", "or", "not", "where", "eq", "ne"):
+        raise ScoreError(f"{fn} needs numbers, not truth values", hint="torch.where(c, 1.0, 0.0) makes a number")
+    return Expr(fn, args, attrs)
+
+
+def as_expr(value: Any) -> Expr:
+    if isinstance(value, Expr):
+        return value
+    if isinstance(value, (bool, int, float)):
+        return const(value)
+    if hasattr(value, "dim") and getattr(value, "ndim", 1) == 0 and not getattr(value, "requires_grad", False):
+        return const(float(value))
+    raise ScoreError(
+        f"a {type(value).__name__} cannot stand in a score",
+        hint="declare captured tensors: @aatc.metric(beta='h') def score(q, k, beta)",
+    )
+
+
+def _fold(fn: str, *args: Expr) -> Expr | None:
+    if not all(a.is_const for a in args):
+        return None
+    x = [a.value for a in args]
+    if fn == "div" and x[1] == 0:
+        return None
+    value = {"add": lambda: x[0] + x[1], "sub": lambda: x[0] - x[1], "mul": lambda: x[0] * x[1],
+             "div": lambda: x[0] / x[1], "neg": lambda: -x[0]}[fn]()  # fmt: skip
+    return const(value)
+
+
+def _folded(fn: str, *args: Expr) -> Expr:
+    constant = _fold(fn, *args)
+    return call(fn, *args) if constant is None else constant
+
+
+def add(x: Expr, y: Expr) -> Expr:
+    if x.is_const and x.value == 0 and y.dtype != "b":
+        return y
+    if y.is_const and y.value == 0:
+        return x
+    if y.fn == "neg":
+        return sub(x, y.args[0])
+    return _folded("add", x, y)
+
+
+def sub(x: Expr, y: Expr) -> Expr:
+    if y.is_const and y.value == 0:
+        return x
+    if x.is_const and x.value == 0:
+        return neg(y)
+    if y.fn == "neg":
+        return add(x, y.args[0])
+    return _folded("sub", x, y)
+
+
+def mul(x: Expr, y: Expr) -> Expr:
+    """Product; constants are moved to the left and folded. 0*x is kept: x may be a NaN that must show."""
+    if y.is_const and not x.is_const:
+        x, y = y, x
+    if x.is_const:
+        if x.value == 1:
+            return y
+        if x.value == -1:
+            return neg(y)
+        if y.fn == "mul" and y.args[0].is_const:
+            return mul(const(x.value * y.args[0].value), y.args[1])
+        if y.fn == "neg":
+            return mul(const(-x.value), y.args[0])
+    if x.fn == "neg" and y.fn == "neg":
+        return mul(x.args[0], y.args[0])
+    if x.fn == "neg":
+        return neg(mul(x.args[0], y))
+    if y.fn == "neg":
+        return neg(mul(x, y.args[0]))
+    return _folded("mul", x, y)
+
+
+def div(x: Expr, y: Expr) -> Expr:
+    if y.is_const and y.value != 0 and not isinstance(y.value, bool):
+        return mul(const(1 / y.value), x)
+    if x.fn == "neg":
+        return neg(div(x.args[0], y))
+    return call("div", x, y)
+
+
+def neg(x: Expr) -> Expr:
+    if x.fn == "neg":
+        return x.args[0]
+    if x.fn == "mul" and x.args[0].is_const:
+        return mul(const(-x.args[0].value), x.args[1])
+    if x.fn == "sub":
+        return sub(x.args[1], x.args[0])
+    return _folded("neg", x)
+
+
+def power(x: Expr, p: Any) -> Expr:
+    if isinstance(p, Expr) and p.is_const:
+        p = p.value
+    if not isinstance(p, (int, float)):
+        raise ScoreError("only constant powers are in the language: write exp(p * log(x))")
+    return call("square", x) if p == 2 else x if p == 1 else call("pow", x, attrs=(float(p),))
+
+
+def uniform(seed: Expr) -> Expr:
+    """A random number in [0, 1) for every (b, h, i, j), reproducible from the integer ``seed``."""
+    return call("pair_uniform", call("row_key", seed), call("column_key"))
+
+
+def total(terms: Iterable[Expr]) -> Expr:
+    """Sum of terms; 0.0 when there are none."""
+    result = ZERO
+    for t in terms:
+        result = add(result, t)
+    return result
+
+
+# --- walking -----------------------------------------------------------------------------------------------
+def postorder(*roots: Expr) -> list[Expr]:
+    """Every node reachable from ``roots``, arguments before users, each once."""
+    seen: set[Expr] = set()
+    order: list[Expr] = []
+    stack: list[tuple[Expr, bool]] = [(r, False) for r in reversed(roots)]
+    while stack:
+        e, done = stack.pop()
+        if done:
+            order.append(e)
+        elif e not in seen:
+            seen.add(e)
+            stack.append((e, True))
+            stack.extend((a, False) for a in reversed(e.args))
+    return order
+
+
+def params(*roots: Expr) -> list[Expr]:
+    """Parameters in order of first use."""
+    return [e for e in postorder(*roots) if e.fn == "param"]
+
+
+def substitute(root: Expr, table: dict[Expr, Expr], *, smart: bool = True) -> Expr:
+    """``root`` with nodes replaced; rebuilt through the folding constructors unless ``smart`` is off."""
+    done: dict[Expr, Expr] = {}
+    for e in postorder(root):
+        if e in table:
+            done[e] = table[e]
+        elif not e.args:
+            done[e] = e
+        else:
+            args = tuple(done[a] for a in e.args)
+            done[e] = e if args == e.args else (rebuild(e, args) if smart else Expr(e.fn, args, e.attrs))
+    return done[root]
+
+
+_SMART = {"add": add, "sub": sub, "mul": mul, "div": div, "neg": neg}
+
+
+def rebuild(e: Expr, args: tuple[Expr, ...]) -> Expr:
+    """The node ``e`` with other arguments, folded."""
+    if not e.args:
+        return e
+    smart = _SMART.get(e.fn)
+    return smart(*args) if smart else call(e.fn, *args, attrs=e.attrs)
+
+
+def is_finite_number(e: Expr) -> bool:
+    return e.is_const and not isinstance(e.value, bool) and math.isfinite(e.value)

@@ -1,0 +1,222 @@
+"""Operations of the tile level: loops over blocks of the score matrix, the schedule made explicit.
+
+Axes: g counts batch*head problems, i queries, j keys, c (and d) features. A tile is a block with an extent
+along each of its axes; extents in types are upper bounds, ragged edges are smaller. Whole buffers are
+tensors whose leading "bh" may be flattened to g. Evaluation stands in `ir.tile_evaluate`.
+"""
+
+from __future__ import annotations
+
+from aatc.ir import tile_evaluate as ev
+from aatc.ir.core import Op
+from aatc.ir.errors import VerifyError
+from aatc.ir.registry import Attr, OpDef, define
+from aatc.ir.types import BOOL, INDEX, OpaqueType, TensorType, TileType
+
+#: Extents of a tile by the axes of its value; "1" stands for a broadcast axis.
+TILE_AXES = {"gid": "gid", "gjd": "gjd", "gi": "gi1", "gj": "g1j", "g": "g11", "": "111", "gij": "gij", "gic": "gi1", "gjc": "g1j"}
+
+_PLAN = {
+    "plan": Attr.of("list", "arena offset in bytes of each tile result; -1 for a view", required=False),
+    "scratch": Attr.of("list", "arena offsets in bytes of temporaries", required=False),
+}
+
+
+def _tile(op: Op, n: int) -> TileType:
+    t = op.operands[n].type
+    if not isinstance(t, TileType):
+        raise VerifyError(f"operand {n} of {op.name} must be a tile, is {t}")
+    return t
+
+
+def _def(name: str, doc: str, operands=(), attrs=None, *, planned: bool = False, **more) -> None:
+    define(OpDef(name, "tile", doc, tuple(operands), attrs={**(attrs or {}), **(_PLAN if planned else {})}, **more))
+
+
+_SIZES = Attr.of("list", "extents (B, H, N, M) of the attention")
+
+# --- whole buffers -----------------------------------------------------------------------------------------
+_def(
+    "tile.token", "a per-token program over whole buffers; the result has the axes named, b and h flattened to g "
+    "when flat", ("buffers*",),
+    {"program": Attr.of("program", "what is computed; must not depend on both i and j"),
+     "axes": Attr.of("str", "axes of the result", choices=("bhid", "bhjd", "bhi", "bhj", "bh", "")),
+     "sizes": _SIZES, "flat": Attr.of("bool", "one leading axis g in place of b, h")},
+    verify=lambda op: _token_verify(op), evaluate=ev.token,
+)  # fmt: skip
+_def(
+    "tile.gradient", "a per-token program summed to the shape of the first buffer: the gradient of that operand",
+    ("like", "buffers*"),
+    {"program": Attr.of("program", "the cotangent, possibly on more axes than the operand has"),
+     "axes": Attr.of("str", "declared axes of the operand"), "sizes": _SIZES},
+    infer=lambda op: [op.operands[0].type], evaluate=ev.gradient,
+)  # fmt: skip
+_def(
+    "tile.finish", "an accumulated pair or table gradient in the shape and type of its operand, times a factor", ("buffer",),
+    {"factor": Attr.of("float", "what it is multiplied by")}, evaluate=ev.finish,
+)  # fmt: skip
+_def(
+    "tile.alloc", "a new buffer, filled when a fill is given", (),
+    {"fill": Attr.of("float", "initial value", required=False)}, evaluate=ev.alloc,
+)  # fmt: skip
+_def(
+    "tile.view", "a pair tensor with all of the axes b, h, i, j, of size 1 where it had none", ("buffer",),
+    {"axes": Attr.of("str", "the axes it has")}, evaluate=ev.view,
+)  # fmt: skip
+_def(
+    "tile.classify", "sorts the tiles of a mask into empty, full and partial by interval bounds over its captures",
+    ("captures*",),
+    {"mask": Attr.of("program", "which pairs may talk"), "rows": Attr.of("int", "rows of a tile"),
+     "cols": Attr.of("int", "columns of a tile"), "sizes": _SIZES, "heads": Attr.of("int", "problems of a g tile")},
+    infer=lambda op: [OpaqueType()], evaluate=ev.classify,
+)  # fmt: skip
+_def(
+    "tile.library", "the library's fused attention over blocks of rows; (q, k, v) are buffers of equal width, bias "
+    "is one number per key; empty tiles are skipped and only partial ones see the mask", ("q", "k", "v", "rest*"),
+    {"causal": Attr.of("bool", "key j is open to query i iff j <= i"),
+     "bias": Attr.of("bool", "the fourth operand is the bias"),
+     "map": Attr.of("bool", "the next operand is the tile map"),
+     "mask": Attr.of("program", "mask of partial tiles, over the remaining operands", required=False),
+     "rows": Attr.of("int", "rows of a block"), "sizes": _SIZES},
+    results=2, evaluate=ev.library,
+)  # fmt: skip
+
+# --- loops -------------------------------------------------------------------------------------------------
+_def(
+    "tile.for", "loop over an axis in steps; carries values from one round to the next", ("inits*",),
+    {"axis": Attr.of("str", "what it walks", choices=("g", "i", "j", "c")),
+     "upper": Attr.of("dim", "extent of the axis"), "step": Attr.of("int", "tile extent"),
+     "kind": Attr.of("str", "par: rounds are independent; red: they only accumulate; seq: in order",
+                     choices=("par", "red", "seq"))},
+    results=-1, regions=("body",), verify=lambda op: _for_verify(op, 0, [INDEX]), evaluate=ev.loop, planned=True,
+)  # fmt: skip
+_def(
+    "tile.sweep", "loop over the non-empty runs of columns of one row block; the second argument of the body tells "
+    "whether the run is partial", ("map", "g", "i", "inits*"),
+    {"upper": Attr.of("dim", "extent of j"), "step": Attr.of("int", "largest run"),
+     "kind": Attr.of("str", "as in tile.for", choices=("red", "seq"))},
+    results=-1, regions=("body",), verify=lambda op: _for_verify(op, 3, [INDEX, BOOL]), evaluate=ev.sweep, planned=True,
+)  # fmt: skip
+_def(
+    "tile.guard", "yields its operands unless an entry of the first lies below a limit; then what its body yields",
+    ("values*",), {"least": Attr.of("float", "the limit")}, results=-1, regions=("body",),
+    infer=lambda op: [v.type for v in op.operands], evaluate=ev.guard, planned=True,
+)  # fmt: skip
+_def("tile.yield", "ends a loop body with the carried values", ("values*",), results=0, terminator=True, pure=False)
+_def("tile.return", "ends a function with its results", ("values*",), results=0, terminator=True, pure=False)
+
+# --- tiles -------------------------------------------------------------------------------------------------
+_AXES = Attr.of("str", "axes of the tile", choices=tuple(TILE_AXES))
+_def(
+    "tile.load", "the block of a buffer at loop positions; a pair buffer (gij) may have size 1 along b, h, i, j",
+    ("buffer", "positions*"), {"axes": _AXES, "sizes": Attr.of("list", "extents (B, H, N, M)", required=False)},
+    verify=lambda op: _access_verify(op, 0), evaluate=ev.load,
+)  # fmt: skip
+_def(
+    "tile.store", "writes a tile to a buffer at loop positions, or adds it there", ("value", "buffer", "positions*"),
+    {"axes": _AXES, "add": Attr.of("bool", "add instead of write"),
+     "sizes": Attr.of("list", "extents (B, H, N, M)", required=False)},
+    results=0, verify=lambda op: _access_verify(op, 1), evaluate=ev.store, pure=False,
+)  # fmt: skip
+_def(
+    "tile.dot", "contraction of two tiles, added to a third when given: nt (i,d)(j,d)->(i,j), nn (i,j)(j,d)->(i,d), "
+    "tn (i,j)(i,d)->(j,d)", ("a", "b", "c*"), {"form": Attr.of("str", "see above", choices=("nt", "nn", "tn"))},
+    infer=lambda op: [_dot_type(op)], evaluate=ev.dot, planned=True,
+)  # fmt: skip
+_def(
+    "tile.map", "programs over tiles element by element, broadcasting; parameters bind to operands in order", ("tiles*",),
+    {"programs": Attr.of("list", "one program per result, all over the same parameters")},
+    results=-1, verify=lambda op: _map_verify(op), evaluate=ev.map_tiles, planned=True,
+)  # fmt: skip
+_def(
+    "tile.mask", "a value where the mask does not hold; the mask is evaluated only in partial tiles",
+    ("tile", "partial", "captures*"),
+    {"mask": Attr.of("program", "which pairs may talk, over tiles"), "value": Attr.of("float", "the fill")},
+    infer=lambda op: [op.operands[0].type], evaluate=ev.mask_tile, planned=True,
+)  # fmt: skip
+_def(
+    "tile.reduce", "largest entry or sum along i, j or both, with the second operand added or compared in",
+    ("tile", "into*"),
+    {"op": Attr.of("str", "what is kept", choices=("max", "sum")), "over": Attr.of("str", "axes", choices=("i", "j", "ij"))},
+    infer=lambda op: [_reduce_type(op)], evaluate=ev.reduce, planned=True,
+)  # fmt: skip
+_def(
+    "tile.fill", "a constant tile at loop positions", ("positions*",),
+    {"value": Attr.of("float", "the constant"), "axes": _AXES}, evaluate=ev.fill, planned=True,
+)  # fmt: skip
+_def(
+    "tile.scatter", "adds a tile into a table at the positions a lookup reads", ("value", "table", "g", "tiles*"),
+    {"positions": Attr.of("list", "programs of the table positions, over tiles"),
+     "axes": Attr.of("str", "axes of the table"), "sizes": _SIZES},
+    results=0, evaluate=ev.scatter, pure=False,
+)  # fmt: skip
+_def(
+    "tile.lookup", "entries of a table at positions computed per pair", ("table", "g", "tiles*"),
+    {"positions": Attr.of("list", "programs of the table positions, over tiles"),
+     "axes": Attr.of("str", "axes of the table"), "sizes": _SIZES}, evaluate=ev.lookup_tile, planned=True,
+)  # fmt: skip
+
+
+# --- type rules --------------------------------------------------------------------------------------------
+def _token_verify(op: Op) -> None:
+    if op.attrs["program"].body.is_pair:
+        raise VerifyError(f"{op.name} works per token: its program must not depend on both i and j")
+    if len(op.attrs["program"].params) != len(op.operands):
+        raise VerifyError(f"{op.name}: program takes ({', '.join(op.attrs['program'].names)}), {len(op.operands)} values are bound")
+
+
+def _for_verify(op: Op, skip: int, lead) -> None:
+    (body,) = op.regions
+    carried = [v.type for v in op.operands[skip:]]
+    if [a.type for a in body.args] != [*lead, *carried]:
+        raise VerifyError(f"the body of {op.name} takes ({', '.join(str(a.type) for a in body.args)}), "
+                          f"not ({', '.join(map(str, [*lead, *carried]))})")  # fmt: skip
+    if [r.type for r in op.results] != carried:
+        raise VerifyError(f"{op.name} must yield the types it carries")
+    if not body.ops or [v.type for v in body.ops[-1].operands] != carried:
+        raise VerifyError(f"the body of {op.name} must yield ({', '.join(map(str, carried))})")
+    if op.attrs["step"] < 1:
+        raise VerifyError(f"{op.name} steps by {op.attrs['step']}")
+
+
+def _access_verify(op: Op, at: int) -> None:
+    buffer = op.operands[at].type
+    if not isinstance(buffer, TensorType):
+        raise VerifyError(f"{op.name} accesses a buffer, not {buffer}")
+    tile = op.results[0].type if at == 0 else op.operands[0].type
+    axes = op.attrs["axes"]
+    if not isinstance(tile, TileType) or len(tile.shape) != 3:
+        raise VerifyError(f"{op.name} moves a tile of three extents, not {tile}")
+    positions = op.operands[at + 1 :]
+    wanted = len(axes.replace("d", ""))
+    if len(positions) != wanted or any(p.type != INDEX for p in positions):
+        raise VerifyError(f"{op.name} with axes {axes!r} takes {wanted} positions, got {len(positions)}")
+    ones = [n for n, c in enumerate(TILE_AXES[axes]) if c == "1" and tile.shape[n] != 1]
+    if ones:
+        raise VerifyError(f"{op.name} with axes {axes!r}: extent {ones[0]} of {tile} must be 1")
+
+
+def _dot_type(op: Op) -> TileType:
+    a, b = _tile(op, 0), _tile(op, 1)
+    g = a.shape[0]
+    form = op.attrs["form"]
+    contracted = {"nt": (a.shape[2], b.shape[2]), "nn": (a.shape[2], b.shape[1]), "tn": (a.shape[1], b.shape[1])}[form]
+    if contracted[0] != contracted[1] or a.shape[0] != b.shape[0]:
+        raise VerifyError(f"tile.dot {form} of {a} and {b}: extents {contracted[0]} and {contracted[1]} differ")
+    shape = {"nt": (g, a.shape[1], b.shape[1]), "nn": (g, a.shape[1], b.shape[2]), "tn": (g, a.shape[2], b.shape[2])}
+    return TileType(a.dtype, shape[form])
+
+
+def _map_verify(op: Op) -> None:
+    programs = op.attrs["programs"]
+    if len(programs) != len(op.results):
+        raise VerifyError(f"tile.map has {len(programs)} programs and {len(op.results)} results")
+    for p in programs:
+        if len(p.params) != len(op.operands):
+            raise VerifyError(f"tile.map: a program takes {len(p.params)} tiles, {len(op.operands)} are bound")
+
+
+def _reduce_type(op: Op) -> TileType:
+    t = _tile(op, 0)
+    over = op.attrs["over"]
+    return TileType.of(t.dtype, (t.shape[0], 1 if "i" in over else t.shape[1], 1 if "j" in over else t.shape[2]))

@@ -1,0 +1,143 @@
+"""Which tiles of a score matrix are empty, full or partial, found from bounds, never from the n*n mask.
+
+A mask program is bounded over every (row block, column block) at once by interval arithmetic: an index
+ranges over its block, a captured vector over the smallest and largest entry in the block, a captured
+matrix (already stored by the user) over its block's extremes.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+
+from aatc.ir.score.expr import INDEX_AXES, Expr, postorder
+from aatc.ir.score.functions import FUNCTIONS
+from aatc.ir.score.program import Program
+
+EMPTY, PARTIAL, FULL = 0, 1, 2
+
+
+@dataclass(frozen=True)
+class TileMap:
+    """``kinds[g, r, c]`` is EMPTY, PARTIAL or FULL for block row r and block column c of g tile ``g``.
+
+    rows, cols: tile extents. heads: problems in a g tile. size: (rows, columns) of the score matrix.
+    """
+
+    kinds: np.ndarray
+    rows: int
+    cols: int
+    heads: int
+    size: tuple[int, int]
+
+    @staticmethod
+    def of(mask: Program, captures: Sequence[torch.Tensor], sizes: tuple[int, ...], rows: int, cols: int, heads: int) -> TileMap:
+        """The map of ``mask`` over captures bound in order; sizes = (B, H, N, M)."""
+        low, high = bounds(mask, captures, sizes, rows, cols)
+        b, h, n, m = sizes
+        shape = (b, h, -(-n // rows), -(-m // cols))
+        low, high = (np.broadcast_to(x, shape).reshape(b * h, *shape[2:]) for x in (low, high))
+        groups = range(0, b * h, heads)
+        low = np.stack([low[g : g + heads].min(0) for g in groups])
+        high = np.stack([high[g : g + heads].max(0) for g in groups])
+        kinds = np.where(low == 1, FULL, np.where(high == 0, EMPTY, PARTIAL)).astype(np.int8)
+        return TileMap(kinds, rows, cols, heads, (n, m))
+
+    def runs(self, g: int, i: int, step: int) -> Iterator[tuple[int, int, bool]]:
+        """(start, extent, partial) of the column runs of the row block at ``i``: neighbours of one kind
+        are merged up to ``step`` columns, empty ones left out."""
+        row = self.kinds[int(g) // self.heads, int(i) // self.rows]
+        m, c = self.size[1], 0
+        per_run = max(1, step // self.cols)
+        while c < len(row):
+            kind, first = row[c], c
+            while c < len(row) and row[c] == kind and c - first < per_run:
+                c += 1
+            if kind != EMPTY:
+                start = first * self.cols
+                yield start, min(c * self.cols, m) - start, bool(kind == PARTIAL)
+
+    def hull(self, g: int, i: int) -> tuple[int, int, bool]:
+        """(start, extent, partial) of the smallest column range that holds every open tile; extent 0 if none."""
+        row = self.kinds[int(g) // self.heads, int(i) // self.rows]
+        (open_,) = np.nonzero(row)
+        if not len(open_):
+            return 0, 0, False
+        first, last = int(open_[0]), int(open_[-1]) + 1
+        start = first * self.cols
+        return start, min(last * self.cols, self.size[1]) - start, bool((row[first:last] != FULL).any())
+
+    @property
+    def counts(self) -> dict[str, int]:
+        return {name: int((self.kinds == kind).sum()) for name, kind in (("empty", EMPTY), ("partial", PARTIAL), ("full", FULL))}
+
+
+def bounds(mask: Program, captures: Sequence[torch.Tensor], sizes, rows: int, cols: int):
+    """Lower and upper truth (0 or 1) of the mask per tile, broadcastable to (B, H, block rows, block columns)."""
+    done: dict[Expr, tuple] = {}
+    bound = dict(zip(mask.params, captures, strict=True))
+    for e in postorder(mask.body):
+        unknown = (0.0, 1.0) if e.dtype == "b" else (-np.inf, np.inf)
+        f = FUNCTIONS.get(e.fn)
+        if e.is_const:
+            low, high = float(e.value), float(e.value)
+        elif e.fn == "index":
+            low, high = _index(e.name, sizes, rows, cols)
+        elif e.fn == "param":
+            low, high = _param(e, bound[e], sizes, rows, cols)
+        elif f is not None and f.bound is not None and f.kind == "pointwise":
+            low, high = f.bound(*(done[a] for a in e.args), *e.attrs)
+        else:
+            low, high = unknown
+        # a NaN bounds nothing: its tile must be looked at pair by pair
+        lost = np.isnan(low) | np.isnan(high)
+        done[e] = np.where(lost, unknown[0], low), np.where(lost, unknown[1], high)
+    low, high = done[mask.body]
+    return np.asarray(low, dtype=np.float64), np.asarray(high, dtype=np.float64)
+
+
+def _index(name: str, sizes, rows: int, cols: int):
+    axis = INDEX_AXES.index(name)
+    block = {"i": rows, "j": cols}.get(name, 1)
+    low = np.arange(0, sizes[axis], block, dtype=np.float64)
+    high = np.minimum(low + block, sizes[axis]) - 1
+    shape = [1, 1, 1, 1]
+    shape[axis] = len(low)
+    return low.reshape(shape), high.reshape(shape)
+
+
+def _param(p: Expr, tensor: torch.Tensor, sizes, rows: int, cols: int):
+    if p.rank == 3:
+        return -np.inf, np.inf  # a table is read at positions only the pair knows
+    axes = p.attrs[1]
+    values = tensor.detach()
+    low, high = values, values
+    for axis in range(len(axes) - 1, -1, -1):
+        block = {"i": rows, "j": cols}.get(axes[axis], 1)
+        if axes[axis] in INDEX_AXES and block > 1 and values.shape[axis] > 1:
+            low, high = _blocks(low, axis, block, torch.amin), _blocks(high, axis, block, torch.amax)
+        elif axes[axis] not in INDEX_AXES:
+            low, high = low.amin(axis), high.amax(axis)
+    lead = [c for c in axes if c in INDEX_AXES]
+    heads = sizes[1]
+    out = []
+    for x in (low, high):
+        shape = [x.shape[lead.index(c)] if c in lead else 1 for c in INDEX_AXES]
+        array = x.double().cpu().numpy().reshape(shape)
+        out.append(array.repeat(heads // shape[1], 1) if shape[1] not in (1, heads) else array)
+    return tuple(out)
+
+
+def _blocks(x: torch.Tensor, axis: int, block: int, extreme) -> torch.Tensor:
+    """Extremes over consecutive blocks of one axis, the last one possibly shorter."""
+    n = x.shape[axis]
+    whole = n // block * block
+    parts = []
+    if whole:
+        parts.append(extreme(x.narrow(axis, 0, whole).unflatten(axis, (whole // block, block)), axis + 1))
+    if whole < n:
+        parts.append(extreme(x.narrow(axis, whole, n - whole), axis, keepdim=True))
+    return torch.cat(parts, axis)

@@ -1,0 +1,133 @@
+"""Types of IR values. Shapes are tuples of `Dim`; nothing here knows a device."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+
+from aatc.ir.dims import Dim
+
+#: IR spelling of element types. Order is the order of the docs table.
+DTYPES = ("f64", "f32", "bf16", "f16", "i64", "i32", "i16", "i8", "u8", "bool", "c64", "c128")
+_TORCH = {
+    "f64": "float64", "f32": "float32", "bf16": "bfloat16", "f16": "float16", "i64": "int64", "i32": "int32",
+    "i16": "int16", "i8": "int8", "u8": "uint8", "bool": "bool", "c64": "complex64", "c128": "complex128",
+}  # fmt: skip
+_SIZE = {
+    "f64": 8, "f32": 4, "bf16": 2, "f16": 2, "i64": 8, "i32": 4, "i16": 2, "i8": 1, "u8": 1, "bool": 1,
+    "c64": 8, "c128": 16,
+}  # fmt: skip
+
+
+def torch_dtype(name: str):
+    """The torch dtype called ``name`` in the IR."""
+    import torch
+
+    return getattr(torch, _TORCH[name])
+
+
+def dtype_name(dtype) -> str:
+    """The IR's name of a torch dtype; KeyError when the IR has no word for it."""
+    spelled = str(dtype).removeprefix("torch.")
+    for name, torch_name in _TORCH.items():
+        if torch_name == spelled:
+            return name
+    raise KeyError(spelled)
+
+
+def itemsize(name: str) -> int:
+    return _SIZE[name]
+
+
+class Type:
+    """Base of all types."""
+
+    __slots__ = ()
+
+
+@dataclass(frozen=True, slots=True)
+class TensorType(Type):
+    """A tensor in memory: ``f32[2,8,N,64]`` with N symbolic."""
+
+    dtype: str
+    shape: tuple[Dim, ...]
+
+    @staticmethod
+    def of(dtype: str, shape: Iterable[Dim | int | str]) -> TensorType:
+        return TensorType(dtype, tuple(Dim.of(s) for s in shape))
+
+    @property
+    def rank(self) -> int:
+        return len(self.shape)
+
+    def nbytes(self, values: Mapping[str, int]) -> int:
+        n = itemsize(self.dtype)
+        for s in self.shape:
+            n *= s.evaluate(values)
+        return n
+
+    def __str__(self) -> str:
+        return f"{self.dtype}[{_shape(self.shape)}]"
+
+
+@dataclass(frozen=True, slots=True)
+class PairType(Type):
+    """A value per (query, key) pair that is never stored: ``pair<f32[B,H,N,M]>``."""
+
+    dtype: str
+    shape: tuple[Dim, ...]
+
+    def __str__(self) -> str:
+        return f"pair<{self.dtype}[{_shape(self.shape)}]>"
+
+
+@dataclass(frozen=True, slots=True)
+class TileType(Type):
+    """A block held close to the core: ``tile<f32[1,256,512]>``; sizes are upper bounds at ragged edges."""
+
+    dtype: str
+    shape: tuple[Dim, ...]
+
+    @staticmethod
+    def of(dtype: str, shape: Iterable[Dim | int | str]) -> TileType:
+        return TileType(dtype, tuple(Dim.of(s) for s in shape))
+
+    def __str__(self) -> str:
+        return f"tile<{self.dtype}[{_shape(self.shape)}]>"
+
+
+@dataclass(frozen=True, slots=True)
+class ScalarType(Type):
+    """A number outside tensors: ``int``, ``float``, ``bool``; ``index`` is a loop position."""
+
+    name: str
+
+    def __str__(self) -> str:
+        return self.name
+
+
+@dataclass(frozen=True, slots=True)
+class ListType(Type):
+    """A short list of values of one type, as some ATen operators take and return."""
+
+    element: Type
+
+    def __str__(self) -> str:
+        return f"list<{self.element}>"
+
+
+@dataclass(frozen=True, slots=True)
+class OpaqueType(Type):
+    """A value the compiler passes on without looking at it (``opaque``)."""
+
+    def __str__(self) -> str:
+        return "opaque"
+
+
+INT, FLOAT, BOOL, INDEX = ScalarType("int"), ScalarType("float"), ScalarType("bool"), ScalarType("index")
+SCALARS = {t.name: t for t in (INT, FLOAT, BOOL, INDEX)}
+SHAPED = (TensorType, PairType, TileType)
+
+
+def _shape(shape: tuple[Dim, ...]) -> str:
+    return ",".join(map(str, shape))

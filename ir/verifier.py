@@ -1,0 +1,257 @@
+"""The rules of the IR, in layers; each later layer may rely on the earlier ones.
+
+1. SSA: values are defined once, before use, in an enclosing scope; blocks end with their terminator; functions
+   are named once and call each other without circles.
+2. Every operation against its declaration.
+3. Levels: operations and types stand where they belong; symbolic dimensions are declared.
+4. Tile accesses stay inside their buffers (`ir.verify_tiles`).
+5. Planned tiles that live at the same time do not overlap in the arena (`ir.verify_tiles`).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+
+from aatc.ir.core import Block, Func, Module, Op, Value
+from aatc.ir.dims import NAME, Dim
+from aatc.ir.errors import AatcError, VerifyError
+from aatc.ir.printer import op_line
+from aatc.ir.registry import OPS, Operand, Symbol, TorchConst, check_against_declaration
+from aatc.ir.score.program import Program
+from aatc.ir.torch_names import problem
+from aatc.ir.types import SHAPED, ListType, PairType, TileType, Type
+
+LEVELS = ("geo", "tile")
+_INTEGERS = range(-(2**63), 2**64)
+_ATTRIBUTES = (str, bool, int, float, Symbol, Operand, TorchConst, Type, Dim, Program)
+
+
+def verify(module: Module) -> None:
+    """Raises `VerifyError` at the first rule that ``module`` breaks."""
+    from aatc.ir import verify_tiles
+
+    _check_module(module)
+    seen: set[Op] = set()
+    for func in module.funcs.values():
+        _check_block(func.body, func, f"{func.level}.return", set(), seen)
+        for op in func.body.walk():
+            _check_op(op)
+        _check_level(func, module)
+    _check_calls(module)
+    for func in module.funcs.values():
+        if func.level == "tile":
+            verify_tiles.check_accesses(func, module.dims)
+            verify_tiles.check_plan(func, module.dims)
+
+
+def fail(op: Op, message: str, hint: str | None = None):
+    """Raises `VerifyError` at an operation, with its text and the place in the user's model."""
+    line = op_line(op)
+    shown = line if len(line) <= 400 else f"{line[:400]}..."
+    raise VerifyError(message, where=str(op.loc) if op.loc else None, op=shown, hint=hint, at=op)
+
+
+# --- module and SSA ----------------------------------------------------------------------------------------
+def _check_module(module: Module) -> None:
+    if not module.funcs:
+        raise VerifyError("the module has no function")
+    for name, (low, high) in module.dims.items():
+        if not NAME.match(name):
+            raise VerifyError(f"{name!r} is no name of a dimension")
+        if low < 0 or (high is not None and high < low):
+            raise VerifyError(f"dimension {name} has the empty or negative range [{low}, {'inf' if high is None else high}]")
+    for name, func in module.funcs.items():
+        if name != func.name:
+            raise VerifyError(f"function @{func.name} is filed under the name @{name}", at=func)
+        if not NAME.match(name):
+            raise VerifyError(f"{name!r} is no name of a function", at=func)
+        if func.level not in LEVELS:
+            raise VerifyError(f"function @{name} has level {func.level!r}; there are {', '.join(LEVELS)}", at=func)
+
+
+def _check_block(block: Block, func: Func, terminator: str, visible: set[Value], seen: set[Op]) -> None:
+    own: list[Value] = []
+
+    def define(v: Value, owner: Op | Block, what: Op | Func) -> None:
+        if v in visible or v.owner is not owner:
+            message = f"value %{v.name or '?'} has two owners"
+            if isinstance(what, Op):
+                fail(what, message)
+            raise VerifyError(message, at=what)
+        visible.add(v)
+        own.append(v)
+
+    for arg in block.args:
+        define(arg, block, func)
+    for op in block.ops:
+        if op in seen:
+            fail(op, "an operation stands in two places")
+        seen.add(op)
+        for v in op.operands:
+            if v not in visible:
+                fail(op, f"operand %{v.name or '?'} is used before it is defined, or out of its scope")
+        for region in op.regions:
+            _check_block(region, func, "tile.yield", visible, seen)
+        for v in op.results:
+            define(v, op, op)
+    _check_terminator(block, func, terminator)
+    visible.difference_update(own)
+
+
+def _check_terminator(block: Block, func: Func, terminator: str) -> None:
+    if not block.ops or block.ops[-1].name != terminator:
+        message = f"a block of @{func.name} must end with {terminator}"
+        if block.ops:
+            fail(block.ops[-1], message)
+        raise VerifyError(message, at=func)
+    for op in block.ops[:-1]:
+        if op.name in OPS and OPS[op.name].terminator:
+            fail(op, f"{op.name} ends a block, yet operations follow it")
+
+
+# --- single operations -------------------------------------------------------------------------------------
+def _check_op(op: Op) -> None:
+    for name, value in op.attrs.items():
+        if not NAME.match(name):
+            fail(op, f"{name!r} is no name of an attribute")
+        if why := _unprintable(value):
+            fail(op, f"attribute {name}: {why}")
+    try:
+        check_against_declaration(op)
+    except AatcError as e:
+        fail(op, getattr(e, "reason", e.message), e.hint)
+    except Exception as e:  # rules read attributes and operands as if they were sound; text need not be
+        fail(op, f"{op.name} is malformed: {type(e).__name__}: {e}")
+
+
+def _unprintable(value: Any) -> str | None:
+    """Why an attribute's value has no text form that reads back, or None."""
+    for v in _flat(value):
+        if v is None or isinstance(v, (bool, str)):
+            continue
+        if not isinstance(v, _ATTRIBUTES):
+            return f"a {type(v).__name__} cannot stand in an attribute"
+        if isinstance(v, int) and v not in _INTEGERS:
+            return f"the integer {v:#x} does not fit into 64 bits"
+        if isinstance(v, TorchConst) and (why := problem(v)):
+            return why
+        if isinstance(v, Symbol) and not NAME.match(v.name):
+            return f"{v.name!r} is no name of a function"
+    return None
+
+
+def _flat(value: Any) -> Iterator[Any]:
+    """The leaves of nested lists."""
+    stack = [value]
+    while stack:
+        v = stack.pop()
+        if isinstance(v, (tuple, list)):
+            stack.extend(v)
+        else:
+            yield v
+
+
+# --- levels ------------------------------------------------------------------------------------------------
+def _check_level(func: Func, module: Module) -> None:
+    sound: set[Type] = set()
+
+    def check(t: Type) -> str | None:
+        if t in sound:
+            return None
+        why = _type_problem(t, func.level, module)
+        if why is None:
+            sound.add(t)
+        return why
+
+    for v in func.args:
+        if why := check(v.type):
+            raise VerifyError(f"argument %{v.name or '?'} of @{func.name}: {why}", at=func)
+    for value in func.attrs.values():
+        if why := _unprintable(value):
+            raise VerifyError(f"an attribute of @{func.name}: {why}", at=func)
+    for op in func.body.walk():
+        if OPS[op.name].level != func.level:
+            fail(op, f"{op.name} belongs to level {OPS[op.name].level}, @{func.name} is of level {func.level}")
+        values = [*op.results, *(a for r in op.regions for a in r.args)]
+        for t in (*(v.type for v in values), *_attribute_types(op)):
+            if why := check(t):
+                fail(op, why)
+        for d in _attribute_dims(op):
+            if missing := sorted(d.symbols - module.dims.keys()):
+                fail(op, f"dimension {missing[0]} is not declared in the module's dims")
+
+
+def _attribute_types(op: Op) -> list[Type]:
+    return [v for value in op.attrs.values() if isinstance(value, (Type, tuple)) for v in _flat(value) if isinstance(v, Type)]
+
+
+def _attribute_dims(op: Op) -> list[Dim]:
+    return [v for value in op.attrs.values() if isinstance(value, (Dim, tuple)) for v in _flat(value) if isinstance(v, Dim)]
+
+
+def _type_problem(t: Type, level: str, module: Module) -> str | None:
+    while isinstance(t, ListType):
+        t = t.element
+    if isinstance(t, PairType) and level != "geo":
+        return f"{t} exists at the geo level only"
+    if isinstance(t, TileType) and level != "tile":
+        return f"{t} exists at the tile level only"
+    if isinstance(t, SHAPED):
+        for d in t.shape:
+            if missing := sorted(d.symbols - module.dims.keys()):
+                return f"dimension {missing[0]} of {t} is not declared in the module's dims"
+            if d.is_static and int(d) < 0:
+                return f"{t} has a negative extent"
+    return None
+
+
+# --- calls -------------------------------------------------------------------------------------------------
+def _check_calls(module: Module) -> None:
+    calls: dict[str, list[tuple[str, Op]]] = {name: [] for name in module.funcs}
+    for func in module.funcs.values():
+        for op in func.body.walk():
+            for value in op.attrs.values():
+                for v in _flat(value) if isinstance(value, (Symbol, tuple)) else ():
+                    if not isinstance(v, Symbol):
+                        continue
+                    if v.name not in module.funcs:
+                        fail(op, f"there is no function {v}", f"functions: {', '.join(f'@{n}' for n in module.funcs)}")
+                    calls[func.name].append((v.name, op))
+            _check_signature(op, module)
+    state: dict[str, int] = {}  # 1 while on the path, 2 when done
+    for root in calls:
+        stack = [(root, iter(calls[root]))] if root not in state else []
+        state.setdefault(root, 1)
+        while stack:
+            name, rest = stack[-1]
+            callee, op = next(rest, (None, None))
+            if callee is None:
+                state[name] = 2
+                stack.pop()
+            elif state.get(callee) == 1:
+                fail(op, f"@{callee} ends up calling itself")
+            elif callee not in state:
+                state[callee] = 1
+                stack.append((callee, iter(calls[callee])))
+
+
+def _check_signature(op: Op, module: Module) -> None:
+    if op.name == "geo.checkpoint":
+        _check_call(op, module.funcs[op.attrs["body"].name], "geo", [r.type for r in op.results], whole=True)
+    elif op.name == "geo.kernel":
+        _check_call(op, module.funcs[op.attrs["forward"].name], "tile", [r.type for r in op.results], whole=False)
+        backward = op.attrs.get("backward")
+        if backward is not None and module.funcs[backward.name].level != "tile":
+            fail(op, f"{backward} is not a tile function")
+
+
+def _check_call(op: Op, func: Func, level: str, results: list[Type], *, whole: bool) -> None:
+    if func.level != level:
+        fail(op, f"@{func.name} is not a {level} function")
+    given, taken = [v.type for v in op.operands], [v.type for v in func.args]
+    if given != taken:
+        fail(op, f"@{func.name} takes ({', '.join(map(str, taken))}), it is given ({', '.join(map(str, given))})")
+    returned = func.result_types if whole else func.result_types[: len(results)]
+    if returned != results:
+        fail(op, f"@{func.name} returns ({', '.join(map(str, returned))}), not ({', '.join(map(str, results))})")

@@ -1,0 +1,257 @@
+"""Splits an attention's programs into per-token features and a core of numbers per pair.
+
+After `Factored` nothing per pair has a feature axis: contractions of token vectors, tables, stored pair
+tensors and sums over channels become *atoms*, and score, carried value and mask are functions of atoms.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+from aatc.ir.errors import UnsupportedError
+from aatc.ir.score.expr import ONE, Expr, add, call, div, mul, neg, param, postorder, rebuild, substitute
+from aatc.passes.score_rules import is_col, is_row
+
+
+@dataclass(frozen=True)
+class Token:
+    """A per-token buffer: ``expr`` computes it, ``axes`` are bhid, bhjd, bhi, bhj, bh or empty."""
+
+    name: str
+    expr: Expr
+    axes: str
+
+    @property
+    def dtype(self) -> str:
+        """f, i or b. Positions count as numbers; hashes and captured integers stay exact."""
+        if self.expr.dtype != "i":
+            return self.expr.dtype
+        exact = any(e.fn in ("row_key", "column_key", "param") for e in postorder(self.expr))
+        return "i" if exact else "f"
+
+    @property
+    def atom(self) -> Expr:
+        return param(self.name, self.axes, self.dtype)
+
+
+@dataclass(frozen=True)
+class Contraction:
+    atom: Expr
+    row: Token
+    col: Token
+
+
+@dataclass(frozen=True)
+class Lookup:
+    """An entry of ``table`` at positions that are functions of atoms."""
+
+    atom: Expr
+    table: Expr
+    positions: tuple[Expr, ...]
+
+
+@dataclass(frozen=True)
+class Stored:
+    """A pair tensor the user holds: a dense bias or mask."""
+
+    atom: Expr
+    source: Expr
+
+
+@dataclass(frozen=True)
+class ChannelSum:
+    """A sum over channels of ``body``, a function of one channel of each row and column vector and of atoms."""
+
+    atom: Expr
+    body: Expr
+    rows: tuple[tuple[Expr, Token], ...]
+    cols: tuple[tuple[Expr, Token], ...]
+
+
+@dataclass(frozen=True)
+class CarryTerm:
+    """``coef`` (a function of atoms) times a token vector of the key (``col``) or the query."""
+
+    coef: Expr
+    vector: Token
+    col: bool
+
+
+@dataclass
+class Factored:
+    """Atoms in the order they can be computed, and the programs over them."""
+
+    tokens: dict[tuple[Expr, str], Token] = field(default_factory=dict)
+    atoms: dict[Expr, Contraction | Lookup | Stored | ChannelSum] = field(default_factory=dict)
+    taken: set[str] = field(default_factory=set)
+    _names: int = 0
+
+    def fresh(self, stem: str) -> str:
+        """A name no parameter of the attention has."""
+        while True:
+            self._names += 1
+            name = f"{stem}{self._names}"
+            if name not in self.taken:
+                return name
+
+    def token(self, e: Expr, axes: str | None = None) -> Token:
+        """The buffer of a non-pair expression."""
+        if axes is None:
+            vector = "d" if e.rank == 1 else ""
+            if "i" in e.axes:
+                axes = "bhi" + vector
+            elif "j" in e.axes:
+                axes = "bhj" + vector
+            else:
+                axes = "bh" if e.axes else ""
+        found = self.tokens.get((e, axes))
+        if found is None:
+            stem = {"bhid": "a", "bhjd": "b", "bhi": "r", "bhj": "c", "bh": "p", "": "u"}[axes]
+            found = self.tokens[e, axes] = Token(self.fresh(stem), e, axes)
+        return found
+
+    def number(self, e: Expr) -> Expr:
+        """A number per pair as a function of atoms."""
+        if e.rank:
+            raise UnsupportedError(f"{e} is a vector where a number per pair is needed")
+        if e.is_const:
+            return e
+        if not e.is_pair:
+            return self.token(e).atom
+        found = self.atoms.get(e)
+        if found is not None:
+            return found.atom
+        if e.fn == "param":
+            self.atoms[e] = Stored(param(self.fresh("s"), "bhij", e.dtype), e)
+        elif e.fn in ("dot", "sum"):
+            self._reduction(e)
+        elif e.fn == "lookup":
+            positions = tuple(self.number(p) for p in e.args[1:])
+            self.atoms[e] = Lookup(param(self.fresh("t"), "bhij"), e.args[0], positions)
+        else:
+            return rebuild(e, tuple(self.number(a) for a in e.args))
+        return self.atoms[e].atom
+
+    def _reduction(self, e: Expr) -> None:
+        if e.fn == "dot":
+            x, y = e.args
+            for a, b in ((x, y), (y, x)):
+                if is_row(a) and is_col(b) and not b.is_pair and not a.is_pair:
+                    atom = param(self.fresh("x"), "bhij")
+                    self.atoms[e] = Contraction(atom, self.token(a, "bhid"), self.token(b, "bhjd"))
+                    return
+            body = self._channel(call("mul", x, y))
+        else:
+            body = self._channel(e.args[0])
+        expr, rows, cols = body
+        if any(isinstance(self.atoms.get(x), ChannelSum) for x in postorder(e)):
+            raise UnsupportedError(f"{e} sums over channels inside a sum over channels, per pair",
+                                   hint="combine q and k by contractions, or in one sum")  # fmt: skip
+        self.atoms[e] = ChannelSum(param(self.fresh("z"), "bhij"), expr, rows, cols)
+
+    def _channel(self, v: Expr):
+        """A pair vector as a function of single channels; UnsupportedError when it mixes channels."""
+        table: dict[Expr, Expr] = {}
+        rows: dict[Expr, Token] = {}
+        cols: dict[Expr, Token] = {}
+
+        def visit(e: Expr) -> Expr:
+            if e in table:
+                return table[e]
+            if e.rank == 0:
+                out = self.number(e)
+            elif not e.is_pair:
+                row = is_row(e)
+                token = self.token(e, "bhid" if row else "bhjd")
+                out = param(f"{token.name}_ch", "bhi" if row else "bhj")
+                (rows if row else cols)[out] = token
+            elif e.fn in _MIXING:
+                raise UnsupportedError(
+                    f"{e.fn} of a vector that depends on query and key mixes channels per pair",
+                    hint="apply linear maps to q and k before they are combined",
+                )
+            else:
+                out = rebuild(e, tuple(visit(a) for a in e.args))
+            table[e] = out
+            return out
+
+        return visit(v), tuple(rows.items()), tuple(cols.items())
+
+
+_MIXING = ("rotate", "rotate_angle", "matvec", "tmatvec", "turn", "unturn", "eta", "append", "init", "embed", "outer")
+
+
+def carry_terms(f: Factored, carry: Expr) -> list[CarryTerm]:
+    """The carried value as a sum of (number per pair) times (vector per token), equal vectors merged."""
+    merged: dict[tuple[Expr, bool], Expr] = {}
+    for coef, vector in _linear(carry):
+        col = is_col(vector)
+        key = (vector, col)
+        merged[key] = add(merged[key], coef) if key in merged else coef
+    return [
+        CarryTerm(f.number(coef), f.token(vector, "bhjd" if col else "bhid"), col) for (vector, col), coef in merged.items()
+    ]
+
+
+def _linear(v: Expr) -> list[tuple[Expr, Expr]]:
+    if not v.is_pair:
+        return [(ONE, v)]
+    if v.fn in ("add", "sub"):
+        right = _linear(v.args[1])
+        return _linear(v.args[0]) + (right if v.fn == "add" else [(neg(c), x) for c, x in right])
+    if v.fn == "neg":
+        return [(neg(c), x) for c, x in _linear(v.args[0])]
+    if v.fn == "mul":
+        for s, x in (v.args, v.args[::-1]):
+            if s.rank == 0:
+                return [(mul(s, c), y) for c, y in _linear(x)]
+    if v.fn == "div" and v.args[1].rank == 0:
+        return [(div(c, v.args[1]), x) for c, x in _linear(v.args[0])]
+    raise UnsupportedError(
+        f"the carried value {v} is not a sum of numbers per pair times vectors per token",
+        hint="write it as such, or run this attention eagerly",
+    )
+
+
+def split_epilogue(carry: Expr) -> tuple[Expr, Expr | None, Expr]:
+    """``T_i(inner)`` → (inner, T over the placeholder, placeholder): linear maps of the query commute with the
+    sum over keys and are applied to the result once."""
+    place = param("summed", "bhid")
+    chain: Expr | None = None
+    inner = carry
+    while inner.is_pair and inner.fn in ("rotate", "matvec", "tmatvec", "turn", "unturn"):
+        at = 0 if inner.fn == "rotate" else 1
+        if any("j" in a.axes for n, a in enumerate(inner.args) if n != at):
+            break
+        mapped = call(inner.fn, *(place if n == at else a for n, a in enumerate(inner.args)), attrs=inner.attrs)
+        chain = mapped if chain is None else substitute(chain, {place: mapped}, smart=False)
+        inner = inner.args[at]
+    return inner, chain, place
+
+
+def width(e: Expr, tails: dict[str, tuple[int, ...]]) -> int:
+    """Channels of a vector expression; ``tails`` gives the feature extents of parameters by name."""
+    known: dict[Expr, tuple[int, ...]] = {}
+    for x in postorder(e):
+        if x.fn == "param":
+            known[x] = tails.get(x.name, ())
+        elif x.rank == 0:
+            known[x] = ()
+        elif x.fn == "append":
+            known[x] = (known[x.args[0]][0] + 1,)
+        elif x.fn == "init":
+            known[x] = (known[x.args[0]][0] - 1,)
+        elif x.fn in ("matvec", "turn"):
+            known[x] = known[x.args[0]][:1]
+        elif x.fn in ("tmatvec", "unturn"):
+            known[x] = known[x.args[0]][1:]
+        elif x.fn == "embed":
+            known[x] = known[x.args[1]]
+        elif x.fn == "rotate_angle":
+            known[x] = (known[x.args[0]][0] // 2,)
+        elif x.fn == "outer":
+            known[x] = known[x.args[0]] + known[x.args[1]]
+        else:
+            known[x] = max((known[a] for a in x.args), key=len)
+    return known[e][0]
+

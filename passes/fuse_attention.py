@@ -1,0 +1,224 @@
+"""Fuses metric, mask, softmax, connection and aggregation into one operation without n*n values."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import ClassVar
+
+from aatc.ir.core import Func, Module, Op, Value, replace_uses
+from aatc.ir.score.expr import Expr, call, params, postorder, substitute
+from aatc.ir.score.functions import FUNCTIONS
+from aatc.ir.score.program import Program
+from aatc.passes.base import Context, Pass, register
+from aatc.passes.certificate import certify
+
+
+@register
+@dataclass(frozen=True)
+class FuseAttention(Pass):
+    """``aggregate(normalize(metric(q, k)), transport(v))`` → ``attend(q, k, v)``."""
+
+    name: ClassVar[str] = "fuse-attention"
+    requires: ClassVar[tuple[str, ...]] = ("staged",)
+    ensures: ClassVar[tuple[str, ...]] = ("fused",)
+
+    def run(self, module: Module, ctx: Context) -> Module:
+        for func in module.funcs.values():
+            for op in [o for o in func.body.ops if o.name == "geo.aggregate"]:
+                _fuse(func, op)
+                ctx.count("fused")
+            _drop_unused_stages(func)
+        return module
+
+
+class _Names:
+    """Names for operands in one space, q, k, v first; equal operands share a name."""
+
+    def __init__(self) -> None:
+        self.values: dict[str, Value] = {}
+
+    def bind(self, hint: str, value: Value) -> str:
+        for name, v in self.values.items():
+            if v is value and name not in ("q", "k", "v"):
+                return name
+        name, n = hint, 2
+        while name in self.values:
+            name, n = f"{hint}{n}", n + 1
+        self.values[name] = value
+        return name
+
+
+def _rename(program: Program, mapping: dict[str, str]) -> Program:
+    table = {p: Expr("param", (), (mapping[p.name], *p.attrs[1:])) for p in program.params}
+    fresh = tuple(dict.fromkeys(table[p] for p in program.params))
+    return Program(fresh, substitute(program.body, table, smart=False))
+
+
+def _used(program: Program) -> Program:
+    return Program(tuple(p for p in program.params if p in set(params(program.body))), program.body)
+
+
+def _fuse(func: Func, aggregate: Op) -> None:
+    normalize, transport = aggregate.operands[0].owner, aggregate.operands[1].owner
+    metric = normalize.operands[0].owner  # type: ignore[union-attr]
+    assert isinstance(normalize, Op) and isinstance(transport, Op) and isinstance(metric, Op)
+    names = _Names()
+    q, k, v = metric.operands[0], metric.operands[1], transport.operands[0]
+    score, carry, mask = metric.attrs["score"], transport.attrs["carry"], normalize.attrs.get("mask")
+    names.values = {"q": q, "k": k, "v": v}
+    first = dict(zip(score.names[:2], "qk", strict=True))
+    score = _rename(score, first | {p.name: names.bind(p.name, x) for p, x in zip(score.params[2:], metric.operands[2:], strict=True)})
+    carry_names = {carry.names[0]: "v"}
+    for p, x in zip(carry.params[1:], transport.operands[2:], strict=True):
+        carry_names[p.name] = "q" if x is q else "k" if x is k else names.bind(p.name, x)
+    carry = _used(_rename(carry, carry_names))
+    attrs = {"score": _used(score), "kind": normalize.attrs["kind"], "aggregate": aggregate.attrs["kind"]}
+    if carry.body.fn != "param":
+        attrs["carry"] = carry
+    if mask is not None:
+        attrs["mask"] = _used(_rename(mask, {p.name: names.bind(p.name, x) for p, x in zip(mask.params, normalize.operands[1:], strict=True)}))
+    attrs["names"] = tuple(names.values)
+    # the whole attention moves to where its last operand is ready: the aggregate
+    fused = Op("geo.attend", list(names.values.values()), attrs, [aggregate.result.type, normalize.results[1].type],
+               loc=normalize.loc or aggregate.loc, result_names=[aggregate.result.name or "o", "lse"])  # fmt: skip
+    func.body.ops[func.body.ops.index(aggregate)] = fused
+    replace_uses(func.body, {aggregate.result: fused.results[0], normalize.results[1]: fused.results[1]})
+    _after(func, fused)
+
+
+def _after(func: Func, fused: Op) -> None:
+    """Moves readers of the log-sum-exp that stood before the fused operation behind it."""
+    at = func.body.ops.index(fused)
+    moved: list[Op] = []
+    ready = set(fused.results)
+    for op in func.body.ops[:at]:
+        if any(v in ready for v in op.operands):
+            moved.append(op)
+            ready.update(op.results)
+    if moved:
+        rest = [op for op in func.body.ops if op not in moved]
+        at = rest.index(fused) + 1
+        func.body.ops = rest[:at] + moved + rest[at:]
+
+
+def _drop_unused_stages(func: Func) -> None:
+    used = {v for op in func.body.walk() for v in op.operands}
+    for op in reversed(list(func.body.ops)):
+        if op.name in ("geo.transport", "geo.normalize", "geo.metric") and not any(r in used for r in op.results):
+            func.body.ops.remove(op)
+            used = {v for o in func.body.walk() for v in o.operands}
+
+
+# --- the normaliser meets the metric -----------------------------------------------------------------------
+@register
+@dataclass(frozen=True)
+class FuseNormalizer(Pass):
+    """``exp(-acosh(x))`` → ``1/(x + sqrt(x*x - 1))``, and no running maximum where scores have a static bound.
+
+    The attribute ``weight`` it adds is exp(score), up to a factor, in closed form. ``floor`` is a static lower bound of
+    the score: weights cannot underflow above -80, else the kernel guards its sums.
+    """
+
+    limit: float = 60.0
+    name: ClassVar[str] = "fuse-normalizer"
+    requires: ClassVar[tuple[str, ...]] = ("fused",)
+
+    def run(self, module: Module, ctx: Context) -> Module:
+        for op in [o for o in module.walk() if o.name == "geo.attend" and "weight" not in o.attrs]:
+            score: Program = op.attrs["score"]
+            low, high = static_bound(score.body)
+            if not high <= self.limit:
+                continue
+            weight, rule = exp_of(score.body)
+            if low > -80 or rule != "bounded-score":
+                ctx.certificates.append(certify(rule, f"exp({score.body}) = {weight}", ("equal", call("exp", score.body), weight)))
+            ctx.certificates.append(certify("static-bound", f"{low:.4g} <= score <= {high:.4g}: no running maximum",
+                                            ("bound", score.body, low, high)))  # fmt: skip
+            op.attrs["weight"] = Program(score.params, weight)
+            op.attrs["floor"] = float(low)
+            ctx.count(rule)
+        return module
+
+
+def exp_of(score: Expr) -> tuple[Expr, str]:
+    """exp(score) in its cheapest closed form, and the rule that gave it."""
+    inner = score.args[0] if score.fn == "neg" else score
+    factor = 1.0
+    if inner.fn == "mul" and inner.args[0].is_const:
+        factor, inner = float(inner.args[0].value), inner.args[1]
+    if score.fn == "neg":
+        factor = -factor
+    if inner.fn == "acosh" and factor in (-1.0, -2.0, -0.5):
+        base = call("expacosh", inner.args[0])
+        weight = {-1.0: base, -2.0: call("square", base), -0.5: call("sqrt", base)}[factor]
+        return weight, "exp-acosh"
+    return call("exp", score), "bounded-score"
+
+
+def static_bound(e: Expr) -> tuple[float, float]:
+    """Bounds that hold whatever the inputs are: interval arithmetic, with unit vectors recognised."""
+    done: dict[Expr, tuple] = {}
+    for x in postorder(e):
+        if x.is_const:
+            done[x] = (float(x.value), float(x.value))
+        elif x.fn == "dot":
+            done[x] = _dot_bound(x)
+        else:
+            f = FUNCTIONS.get(x.fn)
+            known = f is not None and f.bound is not None and all(a.rank == 0 for a in x.args)
+            done[x] = f.bound(*(done[a] for a in x.args), *x.attrs) if known else (-math.inf, math.inf)  # type: ignore[union-attr,misc]
+    low, high = (float(v) for v in done[e])
+    return (-math.inf if math.isnan(low) else low), (math.inf if math.isnan(high) else high)
+
+
+def _dot_bound(e: Expr) -> tuple[float, float]:
+    x, y = e.args
+    if x is y:
+        return 0.0, math.inf
+    sizes = [_unit_length(v) for v in (x, y)]
+    if None in sizes:
+        return -math.inf, math.inf
+    bound = sizes[0] * sizes[1] * (1 + 1e-5)  # type: ignore[operator]  # rounding of the normalisation
+    return -bound, bound
+
+
+def _unit_length(v: Expr) -> float | None:
+    """c for a vector c * x * rsqrt(dot(x, x)) or x / sqrt(dot(x, x)), also with a positive constant under the root."""
+    if v.fn == "neg":
+        return _unit_length(v.args[0])
+    if v.fn in ("rotate",):
+        return _unit_length(v.args[0])
+    if v.fn in ("turn", "unturn"):
+        return _unit_length(v.args[1])
+    if v.fn == "mul" and v.args[0].is_const:
+        inner = _unit_length(v.args[1])
+        return None if inner is None else abs(float(v.args[0].value)) * inner
+    for x, n in ((0, 1), (1, 0)):
+        if v.fn == "mul" and _is_inverse_norm(v.args[n], v.args[x]):
+            return 1.0
+    if v.fn == "div" and _is_norm(v.args[1], v.args[0]):
+        return 1.0
+    return None
+
+
+def _is_norm(e: Expr, x: Expr) -> bool:
+    if e.fn == "maximum":  # a floor under the length only makes the quotient shorter
+        return any(c.is_const and c.value >= 0 and _is_norm(o, x) for c, o in (e.args, e.args[::-1]))
+    return e.fn == "sqrt" and _is_square_length(e.args[0], x)
+
+
+def _is_inverse_norm(e: Expr, x: Expr) -> bool:
+    if e.fn == "div" and e.args[0].is_const and e.args[0].value == 1:
+        return _is_norm(e.args[1], x)
+    return (e.fn == "rsqrt" and _is_square_length(e.args[0], x)) or (e.fn == "reciprocal" and _is_norm(e.args[0], x))
+
+
+def _is_square_length(e: Expr, x: Expr) -> bool:
+    if e.fn == "add":
+        return any(c.is_const and c.value >= 0 and _is_square_length(o, x) for c, o in (e.args, e.args[::-1]))
+    if e.fn == "maximum":
+        return any(c.is_const and _is_square_length(o, x) for c, o in (e.args, e.args[::-1]))
+    return e.fn == "dot" and e.args == (x, x)
+
+

@@ -1,0 +1,169 @@
+"""What forward and backward lowering share: extents, schedule, and building tile functions."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field
+
+from aatc.ir.core import Block, Func, Loc, Op, Value
+from aatc.ir.dims import Dim
+from aatc.ir.geo import attention_of, compute_name
+from aatc.ir.score.expr import Expr, params
+from aatc.ir.score.program import Program
+from aatc.ir.types import TensorType, TileType, Type
+from aatc.passes.factor import Factored, Token, width
+
+LOG2E, LN2 = math.log2(math.e), math.log(2.0)
+
+
+@dataclass(frozen=True)
+class Schedule:
+    """Tile extents: ``heads`` problems, ``rows`` queries, ``cols`` keys at most per run; ``grain`` is the column
+    extent at which a mask is classified."""
+
+    heads: int
+    rows: int
+    cols: int
+    grain: int
+
+    def __str__(self) -> str:
+        return f"split(g, {self.heads}) split(i, {self.rows}) split(j, {self.cols}) grain(j, {self.grain})"
+
+
+class Attention:
+    """A `geo.attend` operation being lowered: its programs, operand types, extents."""
+
+    def __init__(self, op: Op, dims: dict[str, tuple[int, int | None]]):
+        self.op = op
+        self.programs = attention_of(op)
+        self.names: tuple[str, ...] = op.attrs["names"]
+        self.types: dict[str, TensorType] = {n: v.type for n, v in zip(self.names, op.operands, strict=True)}  # type: ignore[misc]
+        q, k, v = (self.types[n] for n in self.names[:3])
+        self.batch, self.heads, self.rows = q.shape[:3]
+        self.cols = k.shape[2]
+        self.sizes = (self.batch, self.heads, self.rows, self.cols)
+        self.problems = _product(self.batch, self.heads, dims)
+        self.dtype = compute_name(q.dtype)
+        self.value_width = int(v.shape[3])
+        declared = self.programs.declared()
+        self.tails = {
+            n: tuple(int(d) for d in self.types[n].shape[len(p.attrs[1]) - p.rank :]) for n, p in declared.items() if p.rank in (1, 2)
+        }
+        self.declared = declared
+
+    def width(self, e: Expr) -> int:
+        return width(e, self.tails)
+
+
+def _product(a: Dim, b: Dim, dims: dict[str, tuple[int, int | None]]) -> Dim:
+    if a.is_static:
+        return b * int(a)
+    if b.is_static:
+        return a * int(b)
+    name = f"{a}_x_{b}"
+    name = "".join(c if c.isalnum() else "_" for c in name)
+    dims.setdefault(name, (0, None))
+    return Dim.of(name)
+
+
+@dataclass
+class Builder:
+    """Appends operations to the innermost open block."""
+
+    loc: Loc | None
+    dtype: str
+    blocks: list[Block] = field(default_factory=lambda: [Block()])
+
+    def op(self, name: str, operands: Sequence[Value] = (), types: Sequence[Type] = (), *, names: Sequence[str] = (),
+           regions: Sequence[Block] = (), **attrs) -> list[Value]:  # fmt: skip
+        attrs = {k: v for k, v in attrs.items() if v is not None}
+        op = Op(name, operands, attrs, types, regions=regions, loc=self.loc, result_names=names)
+        self.blocks[-1].add(op)
+        return op.results
+
+    def tile(self, *shape: int) -> TileType:
+        return TileType.of(self.dtype, shape)
+
+    def open(self, types: Sequence[Type], names: Sequence[str]) -> list[Value]:
+        """Opens a block with arguments; `close` pops it."""
+        block = Block([Value(t, n) for t, n in zip(types, names, strict=True)])
+        self.blocks.append(block)
+        return block.args
+
+    def close(self, yielded: Sequence[Value] = (), terminator: str = "tile.yield") -> Block:
+        self.op(terminator, yielded)
+        return self.blocks.pop()
+
+    def fill(self, value: float, axes: str, at: dict[str, Value], *shape: int, name: str = "") -> Value:
+        return self.op("tile.fill", [at[c] for c in axes if c != "d"], [self.tile(*shape)], names=[name], value=value, axes=axes)[0]
+
+    def dot(self, form: str, a: Value, b: Value, c: Value | None = None, *, name: str = "") -> Value:
+        op = Op("tile.dot", [a, b, *([c] if c is not None else [])], {"form": form})
+        from aatc.ir.registry import OPS
+
+        (t,) = OPS["tile.dot"].infer(op)  # type: ignore[misc]
+        return self.op("tile.dot", op.operands, [t], names=[name], form=form)[0]
+
+    def reduce(self, kind: str, over: str, x: Value, into: Value | None = None, *, name: str = "") -> Value:
+        t: TileType = x.type  # type: ignore[assignment]
+        shape = [t.shape[0], 1 if "i" in over else t.shape[1], 1 if "j" in over else t.shape[2]]
+        return self.op("tile.reduce", [x, *([into] if into is not None else [])], [TileType.of(t.dtype, shape)],
+                       names=[name], op=kind, over=over)[0]  # fmt: skip
+
+    def map(self, results: Iterable[tuple[str, Expr, TileType]], env: dict[str, Value]) -> list[Value]:
+        """One `tile.map` of several (name, expression over atoms, type); env binds atoms by name."""
+        results = list(results)
+        used = tuple(params(*(e for _, e, _ in results)))
+        programs = tuple(Program(used, e) for _, e, _ in results)
+        return self.op("tile.map", [env[p.name] for p in used], [t for *_, t in results], names=[n for n, *_ in results],
+                       programs=programs)  # fmt: skip
+
+
+def token_type(a: Attention, t: Token, flat: bool = True) -> TensorType:
+    lead = {"bhi": [a.rows], "bhj": [a.cols], "bh": [], "": []}[t.axes.rstrip("d")]
+    head = ([] if t.axes == "" else [a.problems]) if flat else ([] if t.axes == "" else [a.batch, a.heads])
+    tail = [a.width(t.expr)] if t.axes.endswith("d") else []
+    dtype = {"f": a.dtype, "i": "i64", "b": "bool"}[t.dtype]
+    return TensorType.of(dtype, [*head, *lead, *tail])
+
+
+def compute_tokens(b: Builder, a: Attention, f: Factored, env: dict[str, Value], tokens: Iterable[Token]) -> dict[str, Value]:
+    """Emits `tile.token` for each token; returns buffers by token name."""
+    out = {}
+    for t in tokens:
+        program = Program.of(t.expr)
+        out[t.name] = b.op("tile.token", [env[n] for n in program.names], [token_type(a, t)], names=[t.name],
+                           program=program, axes=t.axes, sizes=a.sizes, flat=True)[0]  # fmt: skip
+    return out
+
+
+TILE_OF = {"bhid": "gid", "bhjd": "gjd", "bhi": "gi", "bhj": "gj", "bh": "g", "": ""}
+
+
+def load_token(b: Builder, a: Attention, s: Schedule, t: Token, buffer: Value, at: dict[str, Value]) -> Value:
+    """The tile of a token at loop positions ``at`` (by axis g, i, j)."""
+    axes = TILE_OF[t.axes]
+    extent = {"g": s.heads, "i": s.rows, "j": s.cols}
+    w = int(buffer.type.shape[-1]) if t.axes.endswith("d") else 1  # type: ignore[attr-defined]
+    shape = [extent["g"] if "g" in axes else 1, extent["i"] if "i" in axes else (extent["j"] if axes == "gjd" else 1),
+             w if axes.endswith("d") else (extent["j"] if "j" in axes else 1)]  # fmt: skip
+    dtype = {"f": a.dtype, "i": "i64", "b": "bool"}[t.dtype]
+    return b.op("tile.load", [buffer, *(at[c] for c in axes if c != "d")], [TileType.of(dtype, shape)], names=[f"{t.name}_t"],
+                axes=axes)[0]  # fmt: skip
+
+
+def load_channel(b: Builder, a: Attention, s: Schedule, t: Token, buffer: Value, at: dict[str, Value]) -> Value:
+    axes = "gic" if t.axes == "bhid" else "gjc"
+    shape = (s.heads, s.rows, 1) if axes == "gic" else (s.heads, 1, s.cols)
+    return b.op("tile.load", [buffer, *(at[c] for c in axes)], [TileType.of(a.dtype, shape)], names=[f"{t.name}_ch"], axes=axes)[0]
+
+
+def new_func(name: str, b: Builder, args: Sequence[Value], results: Sequence[Value], attrs: dict) -> Func:
+    b.op("tile.return", results)
+    (block,) = b.blocks
+    block.args = list(args)
+    for v in args:
+        v.owner = block
+    return Func(name, "tile", block, attrs)
+

@@ -1,0 +1,310 @@
+"""The algebra of scores: every score is brought to a sum of contractions, per-token terms and functions of such.
+
+`Normaliser` rewrites bottom-up. Each rule has a name, is counted, and is listed in `RULES` with what it
+turns into what; the pass that calls it has the whole rewrite certified.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from dataclasses import dataclass, field
+
+from aatc.ir.score.expr import (
+    ONE, ZERO, Expr, add, as_expr, call, const, div, mul, neg, rebuild, sub, total,
+)  # fmt: skip
+
+RULES = {
+    "adjoint": "dot(x, T y) → dot(Tᵗ x, y) for a map T that depends on the query only",
+    "isometry": "dot(T x, T y) → dot(x, y) for a rotation or frame T",
+    "expand": "dot(x - y, z) → dot(x, z) - dot(y, z), and likewise through linear maps",
+    "square": "sum(v * w) → dot(v, w); sum(square(v)) → dot(v, v)",
+    "centre": "x - y → (x - m) - (y - m) with m the mean key: the same difference, without cancellation",
+    "root-of-product": "sqrt(x * y) → sqrt(x) * sqrt(y) for entries >= 0",
+    "absorb-scale": "c * dot(x, y) → dot(c * x, y)",
+    "merge": "dot(x, z) + dot(y, z) → dot(x + y, z)",
+    "absorb-separable": "dot(x, y) + r * s → dot([x, r], [y, s]) for a query number r and a key number s",
+    "drop-row-constant": "s + f(query) → s: softmax does not see it; the log-sum-exp gets it back",
+    "causal-distance": "abs(i - j) → i - j where the mask admits only j <= i",
+}
+
+_LINEAR = {"rotate": 0, "matvec": 1, "tmatvec": 1, "turn": 1, "unturn": 1, "eta": 0}  # position of the vector
+_ADJOINT = {"matvec": "tmatvec", "tmatvec": "matvec", "turn": "unturn", "unturn": "turn"}
+_ISOMETRIES = ("rotate", "turn", "unturn")
+
+
+def is_row(e: Expr) -> bool:
+    """May depend on the query, not on the key."""
+    return "j" not in e.axes
+
+
+def is_col(e: Expr) -> bool:
+    return "i" not in e.axes
+
+
+@dataclass
+class Terms:
+    """``sum(coefficient * atom)`` over pair atoms, plus numbers per query, per key, and neither.
+
+    contractions: (query vector, key vector). separable: (query number, key number). others: (coefficient
+    without pair dependence, pair expression).
+    """
+
+    contractions: list[tuple[Expr, Expr]] = field(default_factory=list)
+    separable: list[tuple[Expr, Expr]] = field(default_factory=list)
+    others: list[tuple[Expr, Expr]] = field(default_factory=list)
+    row: Expr = ZERO
+    col: Expr = ZERO
+    flat: Expr = ZERO
+
+    def absorb(self, other: Terms, factor: Expr) -> int:
+        """Adds ``factor * other``; factor must not be a pair expression. Returns scales absorbed."""
+        absorbed = 0
+        for x, y in other.contractions:
+            absorbed += factor is not ONE
+            self.contractions.append((mul(factor, x), y) if is_row(factor) else (x, mul(factor, y)))
+        for r, c in other.separable:
+            self.separable.append((mul(factor, r), c) if is_row(factor) else (r, mul(factor, c)))
+        self.others += [(mul(factor, c), e) for c, e in other.others]
+        for part in (other.row, other.col, other.flat):
+            if part is not ZERO:
+                self.add_number(factor, part)
+        return absorbed
+
+    def add_number(self, factor: Expr, e: Expr) -> None:
+        """Adds factor*e of two numbers that are each no pair expression."""
+        product = mul(factor, e)
+        if not product.is_pair:
+            if "i" in product.axes:
+                self.row = add(self.row, product)
+            elif "j" in product.axes:
+                self.col = add(self.col, product)
+            else:
+                self.flat = add(self.flat, product)
+        elif is_row(factor):
+            self.separable.append((factor, e))
+        else:
+            self.separable.append((e, factor))
+
+
+@dataclass
+class Normaliser:
+    """Rewrites pair expressions; ``count`` tells how often each rule was used."""
+
+    causal: bool = False  # the mask admits only j <= i
+    count: Counter[str] = field(default_factory=Counter)
+    _done: dict[Expr, Expr] = field(default_factory=dict)
+
+    def number(self, e: Expr) -> Expr:
+        """A pair number in normal form; others are returned as they are."""
+        if not e.is_pair or e.rank:
+            return e
+        if e not in self._done:
+            self._done[e] = self.assemble(self.terms(e))
+        return self._done[e]
+
+    def terms(self, e: Expr) -> Terms:
+        out = Terms()
+        if not e.is_pair:
+            out.add_number(ONE, e)
+            return out
+        if e.fn in ("add", "sub"):
+            out.absorb(self.terms(e.args[0]), ONE)
+            out.absorb(self.terms(e.args[1]), ONE if e.fn == "add" else const(-1.0))
+        elif e.fn == "neg":
+            out.absorb(self.terms(e.args[0]), const(-1.0))
+        elif e.fn == "mul":
+            self._product(out, *e.args)
+        elif e.fn == "div":
+            self._quotient(out, *e.args)
+        elif e.fn in ("dot", "sum"):
+            self._contraction(out, e)
+        elif e.fn == "square" and e.args[0].fn == "sqrt" and e.args[0].args[0].is_pair:
+            out.absorb(self.terms(e.args[0].args[0]), ONE)
+        elif e.fn == "abs" and self.causal and _is_distance(e.args[0]):
+            self.count["causal-distance"] += 1
+            i_minus_j = e.args[0] if e.args[0].args[0].name == "i" else neg(e.args[0])
+            out.absorb(self.terms(sub(i_minus_j.args[0], i_minus_j.args[1])), ONE)
+        else:
+            self._function(out, rebuild(e, tuple(self.number(a) if not a.rank else a for a in e.args)))
+        return out
+
+    def _function(self, out: Terms, e: Expr) -> None:
+        """A function of normal forms, which may have stopped depending on the pair."""
+        if e.is_pair:
+            out.others.append((ONE, e))
+        else:
+            out.add_number(ONE, e)
+
+    def _product(self, out: Terms, x: Expr, y: Expr) -> None:
+        if x.is_pair and y.is_pair:
+            x, y = self.number(x), self.number(y)
+        if x.is_pair and y.is_pair:
+            out.others.append((ONE, mul(x, y)))
+        elif not x.is_pair and not y.is_pair:
+            out.add_number(x, y)
+        else:
+            factor, pair = (y, x) if x.is_pair else (x, y)
+            self.count["absorb-scale"] += out.absorb(self.terms(pair), factor)
+
+    def _quotient(self, out: Terms, x: Expr, y: Expr) -> None:
+        """x/y with y a product of a query number and a key number becomes a multiplication by each reciprocal."""
+        factors = _split_product(self.number(y))
+        if factors is None:
+            self._function(out, div(self.number(x), self.number(y)))
+            return
+        part = self.terms(x)
+        for f in factors:
+            scaled = Terms()
+            self.count["absorb-scale"] += scaled.absorb(part, div(ONE, f))
+            part = scaled
+        out.absorb(part, ONE)
+
+    # --- contractions --------------------------------------------------------------------------------------
+    def _contraction(self, out: Terms, e: Expr) -> None:
+        found = self._dots(*self._factors(e))
+        if found is None:
+            out.others.append((ONE, e))
+            return
+        for sign, x, y in found:
+            d = const(float(sign))
+            if is_row(x) and is_col(y) and "j" in y.axes:
+                out.contractions.append((mul(d, x), y))
+            elif is_col(x) and is_row(y) and "j" in x.axes:
+                out.contractions.append((mul(d, y), x))
+            else:
+                out.add_number(d, call("dot", x, y))
+
+    def _factors(self, e: Expr) -> tuple[Expr, Expr]:
+        """The two vectors whose contraction ``e`` is; a plain sum is a contraction with ones at worst."""
+        if e.fn == "dot":
+            return e.args  # type: ignore[return-value]
+        v = e.args[0]
+        if v.fn == "square":
+            self.count["square"] += 1
+            return v.args[0], v.args[0]
+        if v.fn == "mul" and v.args[0].rank == 1 and v.args[1].rank == 1:
+            self.count["square"] += 1
+            return v.args  # type: ignore[return-value]
+        if v.fn == "sqrt" and v.args[0].fn == "mul" and not any(a.is_pair for a in v.args[0].args):
+            self.count["root-of-product"] += 1
+            x, y = v.args[0].args
+            return call("sqrt", x), call("sqrt", y)
+        return v, as_expr(1.0)
+
+    def _dots(self, x: Expr, y: Expr) -> list[tuple[int, Expr, Expr]] | None:
+        """dot(x, y) as a signed sum of dots of vectors that are each no pair expression; None if it is none."""
+        if x.rank != 1 or y.rank != 1:
+            return None
+        if x.fn in _ISOMETRIES and y.fn == x.fn and _operator(x) == _operator(y):
+            self.count["isometry"] += 1
+            at = _LINEAR[x.fn]
+            return self._dots(x.args[at], y.args[at])
+        for a, b in ((x, y), (y, x)):
+            if not a.is_pair:
+                continue
+            pieces = self._pieces(a)
+            if pieces is not None:
+                out = []
+                for sign, piece in pieces:
+                    rest = self._dots(piece, b)
+                    if rest is None:
+                        return None
+                    out += [(sign * s, u, v) for s, u, v in rest]
+                return out
+        for a, b in ((x, y), (y, x)):
+            if a.fn in _LINEAR and a.is_pair and a.fn != "eta" and not a.args[_LINEAR[a.fn]].is_pair and is_row(b):
+                self.count["adjoint"] += 1
+                return self._dots(a.args[_LINEAR[a.fn]], _adjoint(a, b))
+        return None if x.is_pair or y.is_pair else [(1, x, y)]
+
+    def _pieces(self, v: Expr) -> list[tuple[int, Expr]] | None:
+        """A pair vector as a signed sum of simpler vectors; None when it is no sum."""
+        if v.fn in ("add", "sub"):
+            self.count["expand"] += 1
+            x, y = v.args
+            if v.fn == "sub" and not x.is_pair and not y.is_pair and is_row(x) != is_row(y):
+                self.count["centre"] += 1
+                mean = call("centre", x if is_row(y) else y)
+                x, y = sub(x, mean), sub(y, mean)
+            return [(1, x), (1 if v.fn == "add" else -1, y)]
+        if v.fn == "neg":
+            return [(-1, v.args[0])]
+        if v.fn in _LINEAR and v.args[_LINEAR[v.fn]].is_pair:
+            inner = self._pieces(v.args[_LINEAR[v.fn]])
+            return None if inner is None else [(s, _with_vector(v, p)) for s, p in inner]
+        if v.fn == "mul":
+            for n in (0, 1):
+                if v.args[n].is_pair and v.args[n].rank == 1 and not v.args[1 - n].is_pair:
+                    inner = self._pieces(v.args[n])
+                    return None if inner is None else [(s, mul(v.args[1 - n], p)) for s, p in inner]
+        return None
+
+    # --- putting terms together ----------------------------------------------------------------------------
+    def merged(self, t: Terms) -> list[tuple[Expr, Expr]]:
+        """Contractions with equal key vectors added up; a linear map on the key moves to the query first."""
+        groups: dict[Expr, Expr] = {}
+        several = len(t.contractions) > 1
+        for x, y in t.contractions:
+            while several and y.fn in _LINEAR and _free_of_key(y):
+                self.count["adjoint"] += 1
+                x, y = _adjoint(y, x), y.args[_LINEAR[y.fn]]
+            if several and y.fn == "mul" and y.args[0].rank == 1 and "j" not in y.args[0].axes:
+                x, y = mul(y.args[0], x), y.args[1]
+            if several and y.fn == "neg":
+                x, y = neg(x), y.args[0]
+            if y in groups:
+                self.count["merge"] += 1
+                groups[y] = add(groups[y], x)
+            else:
+                groups[y] = x
+        return [(x, y) for y, x in groups.items()]
+
+    def assemble(self, t: Terms) -> Expr:
+        """One expression: contraction with separable terms as extra channels, then the rest."""
+        dots = self.merged(t)
+        separable = list(t.separable)
+        if dots and separable:
+            x, y = dots[0]
+            for r, c in separable:
+                self.count["absorb-separable"] += 1
+                x, y = call("append", x, r), call("append", y, c)
+            dots[0] = (x, y)
+            separable = []
+        parts = [call("dot", x, y) for x, y in dots]
+        parts += [mul(r, c) for r, c in separable]
+        parts += [mul(c, e) for c, e in t.others]
+        return total([*parts, t.col, t.row, t.flat])
+
+
+def _is_distance(e: Expr) -> bool:
+    return e.fn == "sub" and {a.name for a in e.args if a.fn == "index"} == {"i", "j"}
+
+
+def _split_product(e: Expr) -> list[Expr] | None:
+    if not e.is_pair:
+        return [e]
+    if e.fn != "mul":
+        return None
+    parts = [_split_product(a) for a in e.args]
+    return None if None in parts else [f for p in parts for f in p]  # type: ignore[union-attr]
+
+
+def _operator(v: Expr) -> tuple:
+    return tuple(a for n, a in enumerate(v.args) if n != _LINEAR[v.fn]), v.attrs
+
+
+def _free_of_key(v: Expr) -> bool:
+    return all("j" not in a.axes for n, a in enumerate(v.args) if n != _LINEAR[v.fn])
+
+
+def _with_vector(v: Expr, vector: Expr) -> Expr:
+    return call(v.fn, *(vector if n == _LINEAR[v.fn] else a for n, a in enumerate(v.args)), attrs=v.attrs)
+
+
+def _adjoint(v: Expr, x: Expr) -> Expr:
+    """Tᵗ x for the linear map T of ``v = T y``."""
+    if v.fn == "rotate":
+        return call("rotate", x, neg(v.args[1]), attrs=v.attrs)
+    if v.fn == "eta":
+        return call("eta", x)
+    return call(_ADJOINT[v.fn], v.args[0], x)

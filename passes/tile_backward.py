@@ -1,0 +1,348 @@
+"""The backward tile function: weights are recomputed tile by tile from the log-sum-exp, nothing is N*M.
+
+With P the weights, g_m = <grad_o, w_m> for each term c_m * w_m of the carried value:
+dP = sum c_m g_m, dS = P (dP - <grad_o, o> + grad_lse). Score and coefficients are then differentiated
+symbolically with respect to their atoms, and each atom's cotangent goes where the atom came from.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+from aatc.ir.core import Func, Value
+from aatc.ir.score.derivative import gradients
+from aatc.ir.score.expr import ZERO, Expr, add, call, const, mul, neg, param, params, sub
+from aatc.ir.score.program import Program
+from aatc.ir.types import INDEX, TensorType, TileType
+from aatc.passes.factor import ChannelSum, Contraction, Lookup, Stored, Token
+from aatc.passes.lowering import LN2, LOG2E, Attention, Builder, Schedule, compute_tokens, load_channel, new_func, token_type
+from aatc.passes.tile_core import Frame, atom_env, classify, compute_atoms, loops, mask_tile, position_programs, sweep
+from aatc.passes.tile_forward import Forms, arguments, saved_type, stored_buffers
+
+P, DS = param("p_", "bhij"), param("ds_", "bhij")
+
+
+@dataclass
+class Extra:
+    """Tokens only the backward has, and gradient buffers by token name: ``buffers`` for what comes through scores
+    and coefficients, which carries a factor until the end, ``values`` for carried vectors."""
+
+    grad: Token
+    rho: Token
+    lse: Token
+    row_dots: dict[str, Token] = field(default_factory=dict)
+    buffers: dict[str, Value] = field(default_factory=dict)
+    values: dict[str, Value] = field(default_factory=dict)
+
+
+def lower_backward(a: Attention, forms: Forms, s: Schedule, name: str) -> tuple[Func, list[str]]:
+    """``(grad_o, grad_lse, o, lse, q, k, v, captures) -> gradients``, o before the query's map; also their names."""
+    inputs = arguments(a)
+    o_type = TensorType(a.types[a.names[2]].dtype, (a.batch, a.heads, a.rows, a.types[a.names[2]].shape[3]))
+    l_type = TensorType(a.dtype, (a.batch, a.heads, a.rows))
+    lead = [Value(o_type, "grad_o"), Value(l_type, "grad_lse"), Value(saved_type(a, forms), "o"), Value(l_type, "lse")]
+    args = [*lead, *inputs]
+    b = Builder(a.op.loc, a.dtype)
+    fr = Frame(a, forms.f, s, b, dict(zip(a.names, inputs, strict=True)))
+    fr.operands |= {n: v for n, v in zip(("grad_o__", "grad_lse__", "o__", "lse__"), lead, strict=True)}
+    a.tails |= {"grad_o__": (a.value_width,), "o__": (a.value_width,), "summed": (a.value_width,)}
+    fr.buffers = compute_tokens(b, a, fr.f, fr.operands, fr.f.tokens.values())
+    stored_buffers(fr)
+    extra = _extra_tokens(fr, forms)
+    fr.tile_map = classify(fr, s.rows, s.heads)
+    plan = _Plan(fr, forms, extra)
+    plan.allocate()
+    loops(fr, plan.block)
+    results, grads = plan.finish()
+    return new_func(name, b, args, results, {"schedule": str(s)}), grads
+
+
+def _extra_tokens(fr: Frame, forms: Forms) -> Extra:
+    a = fr.a
+    go, o = param("grad_o__", "bhid"), param("o__", "bhid")
+    gl, lse = param("grad_lse__", "bhi"), param("lse__", "bhi")
+    pulled = go
+    if forms.epilogue is not None:
+        pulled = gradients([(forms.epilogue, go)], [forms.place])[forms.place]
+    grad = Token("grad_t", pulled, "bhid")
+    rho = Token("rho_t", sub(gl, call("dot", pulled, o)), "bhi")
+    closed = forms.weight is not None
+    # a row without open keys has lse -inf: +inf makes all its weights 0
+    safe = call("where", call("eq", lse, const(float("-inf"))), const(float("inf")), mul(const(1.0 if closed else LOG2E), lse))
+    scale = Token("lse_t", call("exp", neg(safe)) if closed else safe, "bhi")
+    extra = Extra(grad, rho, scale)
+    extra_tokens = [grad, rho, scale]
+    for term in forms.carry:
+        if not term.col:
+            t = Token(f"rd_{term.vector.name}", call("dot", pulled, term.vector.expr), "bhi")
+            extra.row_dots[term.vector.name] = t
+            extra_tokens.append(t)
+    fr.buffers |= compute_tokens(fr.b, a, fr.f, fr.operands, extra_tokens)
+    for t in extra_tokens:
+        fr.f.tokens[t.expr, f"{t.name}"] = t
+    return extra
+
+
+class _Plan:
+    """Which cotangents exist, where they are summed, and the code of one block of rows."""
+
+    def __init__(self, fr: Frame, forms: Forms, extra: Extra):
+        self.fr, self.forms, self.extra = fr, forms, extra
+        self.outputs: list[tuple[Expr, Expr]] = []
+        if forms.weight is not None:
+            assert forms.score is not None
+            self.score, self.factor = forms.score, 1.0
+        else:
+            self.score, self.factor = forms.score2, LN2
+        self.outputs.append((self.score, DS))
+        self.coefs = [t for t in forms.carry if not (t.coef.is_const)]
+        for n, t in enumerate(self.coefs):
+            # score cotangents carry a factor that is divided out at the end, so coefficients get its inverse
+            self.outputs.append((t.coef, mul(const(1 / self.factor), param(f"dc{n}_", "bhij"))))
+        leaves = [x.atom for x in fr.f.atoms.values() if x.atom.dtype == "f"]
+        leaves += [t.atom for t in fr.f.tokens.values() if t.dtype == "f"]
+        self.cotangents = gradients(self.outputs, leaves)
+        self._through_channels()
+        self.rows: list[str] = []  # row buffers carried in the sweep, by token name
+
+    def _through_channels(self) -> None:
+        """Atoms inside channel sums get their share inside the channel loop; the sums' own numbers too."""
+        self.channels = [x for x in self.fr.f.atoms.values() if isinstance(x, ChannelSum) and x.atom in self.cotangents]
+        self.channel_grads: dict[str, dict[Expr, Expr]] = {}
+        for x in self.channels:
+            g = param("dz_", "bhij")
+            inside = [p for p, _ in (*x.rows, *x.cols)]
+            outside = [e.atom for e in self.fr.f.atoms.values() if e.atom.dtype == "f"]
+            outside += [t.atom for t in self.fr.f.tokens.values() if t.dtype == "f"]
+            self.channel_grads[x.atom.name] = gradients([(x.body, g)], [*inside, *outside])
+
+    # --- buffers -------------------------------------------------------------------------------------------
+    def allocate(self) -> None:
+        """A zeroed buffer for every token that receives a gradient."""
+        for t in self._receivers():
+            self.extra.buffers[t.name] = self._zeros(t, f"d_{t.name}")
+        for term in self.forms.carry:
+            t = term.vector
+            self.extra.values[t.name] = self._zeros(t, f"d_{t.name}_v")
+        self.pairs = {}
+        for x in self.fr.f.atoms.values():
+            if isinstance(x, Stored) and x.atom in self.cotangents:
+                t = self.fr.buffers[f"pair_{x.source.name}"].type
+                kind = TensorType(self.fr.a.dtype, t.shape)  # type: ignore[attr-defined]
+                self.pairs[x.source.name] = self.fr.b.op("tile.alloc", [], [kind], names=[f"d_{x.source.name}"], fill=0.0)[0]
+            elif isinstance(x, Lookup) and x.atom in self.cotangents:
+                t = self.fr.a.types[x.table.name]
+                kind = TensorType(self.fr.a.dtype, t.shape)
+                if x.table.name not in self.pairs:
+                    self.pairs[x.table.name] = self.fr.b.op("tile.alloc", [], [kind], names=[f"d_{x.table.name}"], fill=0.0)[0]
+
+    def _zeros(self, t: Token, name: str) -> Value:
+        kind = token_type(self.fr.a, Token(t.name, t.expr, "bh") if t.axes == "" else t)
+        return self.fr.b.op("tile.alloc", [], [kind], names=[name], fill=0.0)[0]
+
+    def _receivers(self) -> list[Token]:
+        """Tokens that the score or a coefficient sends gradients to."""
+        names: dict[str, Token] = {}
+        by_atom = {t.atom: t for t in self.fr.f.tokens.values()}
+        for leaf in self.cotangents:
+            if leaf in by_atom:
+                names[by_atom[leaf].name] = by_atom[leaf]
+        for x in self.fr.f.atoms.values():
+            if isinstance(x, Contraction) and x.atom in self.cotangents:
+                names |= {x.row.name: x.row, x.col.name: x.col}
+        for x in self.channels:
+            names |= {t.name: t for _, t in (*x.rows, *x.cols)}
+            names |= {by_atom[e].name: by_atom[e] for e in self.channel_grads[x.atom.name] if e in by_atom}
+        return list(names.values())
+
+    # --- one block of rows ---------------------------------------------------------------------------------
+    def block(self, fr: Frame) -> None:
+        b, s = fr.b, fr.s
+        row_tokens = {x.row.name: x.row for x in self.fr.f.atoms.values() if isinstance(x, Contraction) and x.atom in self.cotangents}
+        self.rows = list(row_tokens)
+        inits = [b.fill(0.0, "gid", fr.at, s.heads, s.rows, fr.a.width(t.expr), name=f"d_{t.name}_0") for t in row_tokens.values()]
+
+        def body(inner: Frame, partial: Value | None, carried: list[Value]) -> list[Value]:
+            sums = dict(zip(self.rows, carried, strict=True))
+            self._tile(inner, partial, sums)
+            return [sums[n] for n in self.rows]
+
+        results = sweep(fr, inits, [f"d_{n}_sum" for n in self.rows], "seq", body)
+        for n, v in zip(self.rows, results, strict=True):
+            b.op("tile.store", [v, self.extra.buffers[n], fr.at["g"], fr.at["i"]], axes="gid", add=True)
+
+    def _tile(self, fr: Frame, partial: Value | None, sums: dict[str, Value]) -> None:
+        b, s = fr.b, fr.s
+        pair = b.tile(s.heads, s.rows, s.cols)
+        compute_atoms(fr, [e for e, _ in self.outputs] + [self.forms.pair_weight if self.forms.weight is not None else self.score])
+        p = self._weights(fr, partial, pair)
+        fr.tiles["p_"] = p
+        d_weight = self._values(fr, p, pair)
+        (ds,) = b.map([("ds", mul(P, add(param("dw_", "bhij"), self.extra.rho.atom)), pair)],
+                      {**atom_env(fr, [self.extra.rho.atom]), "p_": p, "dw_": d_weight})  # fmt: skip
+        fr.tiles["ds_"] = ds
+        self._distribute(fr, self.cotangents, sums)
+        for x in self.channels:
+            self._channels(fr, x, sums)
+
+    def _weights(self, fr: Frame, partial: Value | None, pair: TileType) -> Value:
+        lse = self.extra.lse.atom
+        body = mul(self.forms.weight, lse) if self.forms.weight is not None else call("exp2", sub(self.forms.score2, lse))
+        (p,) = fr.b.map([("p", body, pair)], atom_env(fr, [body]))
+        return mask_tile(fr, self.forms.mask, p, partial, 0.0, "p_masked")
+
+    def _values(self, fr: Frame, p: Value, pair: TileType) -> Value:
+        """Value gradients of the tile; returns dP, and leaves the coefficients' cotangents in reach."""
+        b = fr.b
+        grad = fr.tile(self.extra.grad)
+        parts: list[Expr] = []
+        env: dict[str, Value] = {"p_": p}
+        seen = 0
+        for n, term in enumerate(self.forms.carry):
+            if term.col:
+                fr.tiles[f"g{n}_"] = b.dot("nt", grad, fr.tile(term.vector), name=f"g{n}")
+                inner = param(f"g{n}_", "bhij")
+            else:
+                inner = self.extra.row_dots[term.vector.name].atom
+            parts.append(mul(term.coef, inner))
+            scaled = p
+            if not (term.coef.is_const and term.coef.value == 1):
+                env |= atom_env(fr, [term.coef])
+                (scaled,) = b.map([(f"pc{n}", mul(P, term.coef), pair)], {**atom_env(fr, [term.coef]), "p_": p})
+            if term.col:
+                self._add(fr, self.extra.values[term.vector.name], "gjd", b.dot("tn", scaled, grad, name=f"d_{term.vector.name}_t"))
+            else:
+                mass = b.reduce("sum", "j", scaled, name="mass")
+                (row,) = b.map([("dv", mul(param("mass_", "bhi"), param("grad_", "bhid")), grad.type)],  # type: ignore[list-item]
+                               {"mass_": mass, "grad_": grad})  # fmt: skip
+                self._add(fr, self.extra.values[term.vector.name], "gid", row)
+            if not term.coef.is_const:
+                (dc,) = b.map([(f"dc{seen}", mul(P, inner), pair)], {**atom_env(fr, [inner]), "p_": p})
+                fr.tiles[f"dc{seen}_"] = dc
+                seen += 1
+        total = parts[0]
+        for x in parts[1:]:
+            total = add(total, x)
+        if total.fn == "param":
+            return atom_env(fr, [total])[total.name]
+        return b.map([("dw", total, pair)], {**atom_env(fr, [total]), **env})[0]
+
+    # --- cotangents to where they belong -------------------------------------------------------------------
+    def _distribute(self, fr: Frame, cotangents: dict[Expr, Expr], sums: dict[str, Value]) -> None:
+        b, s = fr.b, fr.s
+        atoms = {x.atom: x for x in fr.f.atoms.values()}
+        tokens = {t.atom: t for t in fr.f.tokens.values()}
+        tile = b.tile(s.heads, s.rows, s.cols)
+        for leaf, g in cotangents.items():
+            x = atoms.get(leaf)
+            if isinstance(x, ChannelSum):
+                compute_atoms(fr, [g])
+                fr.tiles[f"{leaf.name}_dz"] = self._evaluate(fr, g, tile, f"d_{leaf.name}")
+                continue
+            value = self._evaluate(fr, g, tile, f"d_{leaf.name}")
+            if isinstance(x, Contraction):
+                sums[x.row.name] = b.dot("nn", value, fr.tile(x.col), sums[x.row.name], name=f"d_{x.row.name}")
+                self._add(fr, self.extra.buffers[x.col.name], "gjd", b.dot("tn", value, fr.tile(x.row), name=f"d_{x.col.name}"))
+            elif isinstance(x, Stored):
+                b.op("tile.store", [value, self.pairs[x.source.name], fr.at["g"], fr.at["i"], fr.at["j"]], axes="gij", add=True,
+                     sizes=fr.a.sizes)  # fmt: skip
+            elif isinstance(x, Lookup):
+                positions, tiles = position_programs(fr, x)
+                b.op("tile.scatter", [value, self.pairs[x.table.name], fr.at["g"], *tiles], positions=positions,
+                     axes=x.table.attrs[1], sizes=fr.a.sizes)  # fmt: skip
+            else:
+                self._add_number(fr, tokens[leaf], value)
+
+    def _evaluate(self, fr: Frame, g: Expr, tile: TileType, name: str) -> Value:
+        compute_atoms(fr, [g])
+        env = atom_env(fr, [g])
+        if g.fn == "param" and g.is_pair:
+            return env[g.name]
+        if not g.is_pair:  # constant along the tile: still one number per pair, to be summed over it
+            g = add(g, call("mul", ZERO, P))
+            env = atom_env(fr, [g])
+        return fr.b.map([(name, g, tile)], env)[0]
+
+    def _add_number(self, fr: Frame, t: Token, value: Value) -> None:
+        over, axes = {"bhi": ("j", "gi"), "bhj": ("i", "gj")}.get(t.axes, ("ij", "g"))
+        self._add(fr, self.extra.buffers[t.name], axes, fr.b.reduce("sum", over, value, name=f"d_{t.name}_s"))
+
+    def _add(self, fr: Frame, buffer: Value, axes: str, value: Value) -> None:
+        fr.b.op("tile.store", [value, buffer, *(fr.at[c] for c in axes if c != "d")], axes=axes, add=True)
+
+    def _channels(self, fr: Frame, x: ChannelSum, sums: dict[str, Value]) -> None:
+        """The channel loop backwards: one channel's cotangents at a time, then those of the numbers inside."""
+        b, s = fr.b, fr.s
+        grads = self.channel_grads[x.atom.name]
+        dz = fr.tiles[f"{x.atom.name}_dz"]
+        tile = b.tile(s.heads, s.rows, s.cols)
+        inside = dict((*x.rows, *x.cols))
+        outside = {e: g for e, g in grads.items() if e not in inside}
+        atom_env(fr, [p for g in grads.values() for p in params(g) if p not in inside and p.name != "dz_"])
+        inits = [b.fill(0.0, "gij", fr.at, s.heads, s.rows, s.cols, name=f"d_{e.name}_0") for e in outside]
+        c, *carried = b.open([INDEX, *(v.type for v in inits)], ["c", *(f"d_{e.name}_acc" for e in outside)])
+        env = {**fr.tiles, "dz_": dz}
+        at = {**fr.at, "c": c}
+        for p, t in inside.items():
+            env[p.name] = load_channel(b, fr.a, s, t, fr.buffers[t.name], at)
+        for p, t in inside.items():
+            if p not in grads:
+                continue
+            (d,) = b.map([(f"d_{p.name}", _full(grads[p], "dz_"), tile)], env)
+            row = p.axes >= {"i"}
+            summed = b.reduce("sum", "j" if row else "i", d, name=f"d_{p.name}_s")
+            axes = "gic" if row else "gjc"
+            b.op("tile.store", [summed, self.extra.buffers[t.name], *(at[a] for a in axes)], axes=axes, add=True)
+        new = []
+        for (e, g), acc in zip(outside.items(), carried, strict=True):
+            acc_ = param("acc_", "bhij")
+            new += b.map([(f"d_{e.name}_n", call("add", acc_, _full(g, "dz_")), tile)], {**env, "acc_": acc})
+        body = b.close(new)
+        token = next(iter(inside.values()))
+        totals = b.op("tile.for", inits, [v.type for v in inits], regions=[body], axis="c", upper=fr.a.width(token.expr), step=1, kind="red")
+        for e, v in zip(outside, totals, strict=True):
+            fr.tiles[f"tot_{e.name}"] = v
+            self._distribute(fr, {e: param(f"tot_{e.name}", "bhij")}, sums)
+
+    # --- after the loops -----------------------------------------------------------------------------------
+    def finish(self) -> tuple[list[Value], list[str]]:
+        """Gradients of the operands from those of the tokens."""
+        a, b, fr = self.fr.a, self.fr.b, self.fr
+        outputs = []
+        env = dict(fr.operands)
+        for t in self._receivers():
+            ct = param(f"ct_{t.name}__", t.axes or "bh")
+            env[ct.name] = self.extra.buffers[t.name]
+            outputs.append((t.expr, mul(const(self.factor), ct)))
+        for t in dict.fromkeys(term.vector for term in self.forms.carry):
+            ct = param(f"cv_{t.name}__", t.axes)
+            env[ct.name] = self.extra.values[t.name]
+            outputs.append((t.expr, ct))
+        leaves = [p for p in a.declared.values() if p.dtype == "f" and p.rank < 3]
+        if self.forms.epilogue is not None:
+            outputs.append((self.forms.epilogue, param("grad_o__", "bhid")))
+            env[self.forms.place.name] = fr.operands["o__"]
+        found = gradients(outputs, leaves)
+        results, grads = [], []
+        for name in a.names:
+            p = a.declared.get(name)
+            if name in self.pairs:
+                results.append(self._pair_gradient(name))
+            elif p in found:
+                expr = found[p]
+                program = Program.of(expr)
+                results.append(b.op("tile.gradient", [env[name], *(env[n] for n in program.names)], [a.types[name]],
+                                    names=[f"d_{name}"], program=program, axes=p.attrs[1], sizes=a.sizes)[0])  # fmt: skip
+            else:
+                continue
+            grads.append(name)
+        return results, grads
+
+    def _pair_gradient(self, name: str) -> Value:
+        return self.fr.b.op("tile.finish", [self.pairs[name]], [self.fr.a.types[name]], names=[f"d_{name}"], factor=self.factor)[0]
+
+
+def _full(g: Expr, pair: str) -> Expr:
+    """``g`` as a number per pair even where it does not mention one."""
+    return g if g.is_pair else add(g, call("mul", ZERO, param(pair, "bhij")))
+

@@ -1,0 +1,179 @@
+"""The inner loop that forward and backward share: atoms of a tile, and the sweep over keys."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+
+from aatc.ir.core import Value
+from aatc.ir.score.expr import Expr, call, param, params
+from aatc.ir.score.program import Program
+from aatc.ir.types import BOOL, INDEX, OpaqueType, TileType
+from aatc.passes.factor import ChannelSum, Contraction, Factored, Lookup, Stored, Token
+from aatc.passes.lowering import Attention, Builder, Schedule, load_channel, load_token
+
+
+@dataclass
+class Frame:
+    """What is in reach while code is emitted: buffers by token name, loop positions, loaded tiles by axes."""
+
+    a: Attention
+    f: Factored
+    s: Schedule
+    b: Builder
+    operands: dict[str, Value]
+    buffers: dict[str, Value] = field(default_factory=dict)
+    at: dict[str, Value] = field(default_factory=dict)
+    tiles: dict[str, Value] = field(default_factory=dict)
+    tile_map: Value | None = None
+
+    def token_named(self, name: str) -> Token:
+        return next(t for t in self.f.tokens.values() if t.name == name)
+
+    def tile(self, t: Token) -> Value:
+        """The tile of a token at the current positions, loaded once per loop body."""
+        if t.name not in self.tiles:
+            self.tiles[t.name] = load_token(self.b, self.a, self.s, t, self.buffers[t.name], self.at)
+        return self.tiles[t.name]
+
+    def scoped(self) -> Frame:
+        """A frame for a nested body: what is loaded there is forgotten outside."""
+        return Frame(self.a, self.f, self.s, self.b, self.operands, self.buffers, dict(self.at), dict(self.tiles), self.tile_map)
+
+
+def token_names(exprs: Sequence[Expr]) -> list[str]:
+    return [p.name for p in params(*exprs)]
+
+
+def atom_env(fr: Frame, exprs: Sequence[Expr]) -> dict[str, Value]:
+    """Tiles for every parameter of ``exprs``: token tiles are loaded, atoms must be computed already."""
+    for name in token_names(exprs):
+        if name not in fr.tiles:
+            fr.tile(fr.token_named(name))
+    return fr.tiles
+
+
+def compute_atoms(fr: Frame, wanted: Sequence[Expr]) -> None:
+    """Emits contractions, lookups, loads and channel sums that ``wanted`` needs, in order."""
+    needed = _closure(fr.f, wanted)
+    for atom in fr.f.atoms.values():
+        if atom.atom.name not in needed or atom.atom.name in fr.tiles:
+            continue
+        fr.tiles[atom.atom.name] = _atom(fr, atom)
+
+
+def _closure(f: Factored, wanted: Sequence[Expr]) -> set[str]:
+    by_name = {x.atom.name: x for x in f.atoms.values()}
+    todo, seen = token_names(wanted), set()
+    while todo:
+        name = todo.pop()
+        if name in seen:
+            continue
+        seen.add(name)
+        atom = by_name.get(name)
+        if isinstance(atom, Lookup):
+            todo += token_names(atom.positions)
+        elif isinstance(atom, ChannelSum):
+            todo += token_names([atom.body])
+    return seen
+
+
+def _atom(fr: Frame, atom) -> Value:
+    b, name = fr.b, atom.atom.name
+    if isinstance(atom, Contraction):
+        return b.dot("nt", fr.tile(atom.row), fr.tile(atom.col), name=name)
+    if isinstance(atom, Stored):
+        dtype = "bool" if atom.source.dtype == "b" else fr.a.dtype
+        axes = atom.source.attrs[1]
+        shape = [fr.s.heads, fr.s.rows if "i" in axes else 1, fr.s.cols if "j" in axes else 1]
+        return b.op("tile.load", [fr.buffers[f"pair_{atom.source.name}"], fr.at["g"], fr.at["i"], fr.at["j"]],
+                    [TileType.of(dtype, shape)], names=[name], axes="gij", sizes=fr.a.sizes)[0]  # fmt: skip
+    if isinstance(atom, Lookup):
+        positions, tiles = position_programs(fr, atom)
+        return b.op("tile.lookup", [fr.operands[atom.table.name], fr.at["g"], *tiles],
+                    [b.tile(fr.s.heads, fr.s.rows, fr.s.cols)], names=[name], positions=positions,
+                    axes=atom.table.attrs[1], sizes=fr.a.sizes)[0]  # fmt: skip
+    return _channel_sum(fr, atom)
+
+
+def position_programs(fr: Frame, atom: Lookup) -> tuple[tuple[Program, ...], list[Value]]:
+    env = atom_env(fr, atom.positions)
+    used = tuple(params(*atom.positions))
+    return tuple(Program(used, p) for p in atom.positions), [env[p.name] for p in used]
+
+
+def _channel_sum(fr: Frame, atom: ChannelSum) -> Value:
+    """``for c: sum += body(row[c], col[c])``: no value ever has a channel axis next to both i and j."""
+    b, s = fr.b, fr.s
+    outside = [p for p in params(atom.body) if p not in dict(atom.rows) and p not in dict(atom.cols)]
+    atom_env(fr, outside)
+    zero = b.fill(0.0, "gij", fr.at, s.heads, s.rows, s.cols, name=f"{atom.atom.name}_0")
+    tile = b.tile(s.heads, s.rows, s.cols)
+    c, acc = b.open([INDEX, tile], ["c", f"{atom.atom.name}_acc"])
+    at = {**fr.at, "c": c}
+    env = {p.name: fr.tiles[p.name] for p in outside}
+    for p, t in (*atom.rows, *atom.cols):
+        env[p.name] = load_channel(b, fr.a, s, t, fr.buffers[t.name], at)
+    acc_atom = param("acc_", "bhij")
+    (new,) = b.map([(f"{atom.atom.name}_n", call("add", acc_atom, atom.body), tile)], {**env, acc_atom.name: acc})
+    body = b.close([new])
+    token = (*atom.rows, *atom.cols)[0][1]
+    return b.op("tile.for", [zero], [tile], regions=[body], names=[atom.atom.name], axis="c",
+                upper=fr.a.width(token.expr), step=1, kind="red")[0]  # fmt: skip
+
+
+def mask_tile(fr: Frame, mask: Expr | None, tile: Value, partial: Value | None, value: float, name: str) -> Value:
+    """``tile`` with ``value`` where the mask does not hold."""
+    if mask is None or partial is None:
+        return tile
+    compute_atoms(fr, [mask])
+    env = atom_env(fr, [mask])
+    program = Program.of(mask)
+    return fr.b.op("tile.mask", [tile, partial, *(env[n] for n in program.names)], [tile.type], names=[name],
+                   mask=program, value=value)[0]  # fmt: skip
+
+
+def sweep(fr: Frame, inits: Sequence[Value], names: Sequence[str], kind: str,
+          emit: Callable[[Frame, Value | None, list[Value]], Sequence[Value]]) -> list[Value]:  # fmt: skip
+    """A loop over keys that skips empty tiles when there is a tile map; ``emit`` gets (frame, partial, carried)."""
+    b = fr.b
+    types = [v.type for v in inits]
+    if fr.tile_map is None:
+        j, *carried = b.open([INDEX, *types], ["j", *names])
+        inner = fr.scoped()
+        inner.at["j"] = j
+        body = b.close(emit(inner, None, carried))
+        return b.op("tile.for", inits, types, regions=[body], names=names, axis="j", upper=_dim(fr.a.cols), step=fr.s.cols, kind=kind)
+    j, partial, *carried = b.open([INDEX, BOOL, *types], ["j", "partial", *names])
+    inner = fr.scoped()
+    inner.at["j"] = j
+    body = b.close(emit(inner, partial, carried))
+    return b.op("tile.sweep", [fr.tile_map, fr.at["g"], fr.at["i"], *inits], types, regions=[body], names=names,
+                upper=_dim(fr.a.cols), step=fr.s.cols, kind=kind)  # fmt: skip
+
+
+def _dim(d):
+    return int(d) if d.is_static else d
+
+
+def loops(fr: Frame, emit: Callable[[Frame], None]) -> None:
+    """The loops over problems and query blocks around ``emit``."""
+    b = fr.b
+    (g,) = b.open([INDEX], ["g"])
+    (i,) = b.open([INDEX], ["i"])
+    inner = fr.scoped()
+    inner.at |= {"g": g, "i": i}
+    emit(inner)
+    rows = b.close()
+    b.op("tile.for", [], [], regions=[rows], axis="i", upper=_dim(fr.a.rows), step=fr.s.rows, kind="par")
+    heads = b.close()
+    b.op("tile.for", [], [], regions=[heads], axis="g", upper=_dim(fr.a.problems), step=fr.s.heads, kind="par")
+
+
+def classify(fr: Frame, rows: int, heads: int) -> Value | None:
+    """The tile map of the attention's mask, or None without one."""
+    mask = fr.a.programs.mask
+    if mask is None:
+        return None
+    return fr.b.op("tile.classify", [fr.operands[n] for n in mask.names], [OpaqueType()], names=["tiles"], mask=mask,
+                   rows=rows, cols=fr.s.grain, sizes=fr.a.sizes, heads=heads)[0]  # fmt: skip

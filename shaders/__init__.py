@@ -1,0 +1,1 @@
+"""GLSL sources: includes and kernel skeletons that the Vulkan backend completes."""

@@ -1,0 +1,68 @@
+"""What every test shares: hypothesis profiles, two threads, a fixed seed, and golden texts.
+
+Profiles (environment variable HYPOTHESIS_PROFILE): ``ci``, the default, draws the same few examples every
+time; ``fuzz`` draws many new ones.
+"""
+
+import difflib
+import os
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+import torch
+from hypothesis import HealthCheck, settings
+
+_UNHURRIED = {"deadline": None, "suppress_health_check": [HealthCheck.too_slow, HealthCheck.data_too_large]}
+settings.register_profile("ci", derandomize=True, max_examples=25, print_blob=True, **_UNHURRIED)
+settings.register_profile("fuzz", max_examples=2000, print_blob=True, **_UNHURRIED)
+settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE", "ci"))
+
+torch.set_num_threads(2)
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    parser.addoption(
+        "--accept",
+        action="store_true",
+        help="take what the tests with golden texts give as golden",
+    )
+
+
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    if not config.getoption("--accept"):
+        return
+    with_golden = [item for item in items if "golden" in getattr(item, "fixturenames", ())]
+    config.hook.pytest_deselected(items=[item for item in items if item not in with_golden])
+    items[:] = with_golden
+
+
+@pytest.fixture(autouse=True)
+def _seed() -> None:
+    torch.manual_seed(0)
+
+
+def check_golden(path: Path, text: str, *, accept: bool) -> None:
+    """Compare ``text`` with the file ``path``, or write it there when ``accept`` is set."""
+    text = text.rstrip("\n") + "\n"
+    if accept:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(text, encoding="utf-8")
+        return
+    if not path.exists():
+        pytest.fail(f"no golden text {path}; `make accept` would write:\n{text}", pytrace=False)
+    want = path.read_text(encoding="utf-8")
+    if want != text:
+        lines = difflib.unified_diff(
+            want.splitlines(), text.splitlines(), f"golden: {path.name}", "this run", lineterm=""
+        )
+        diff = "\n".join(lines)
+        pytest.fail(f"{path} differs; if the change is meant, run `make accept`\n{diff}", pytrace=False)
+
+
+@pytest.fixture
+def golden(request: pytest.FixtureRequest) -> Callable[[str, str], None]:
+    """``golden(name, text)``: the text is that of the file ``golden/<name>`` beside the test."""
+    folder = request.path.parent / "golden"
+    accept = bool(request.config.getoption("--accept"))
+    return lambda name, text: check_golden(folder / name, text, accept=accept)

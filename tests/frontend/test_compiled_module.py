@@ -1,0 +1,257 @@
+"""A compiled module is the module it was made from: same parameters, state, hooks, gradients, numbers."""
+
+import copy
+import pickle
+
+import pytest
+import torch
+from torch import nn
+
+import aatc
+from tests.frontend import frontend_models as models
+
+
+def pair(model: nn.Module, **options: object) -> tuple[nn.Module, nn.Module]:
+    """A compiled copy of ``model`` and an eager one."""
+    return aatc.compile(copy.deepcopy(model), **options), copy.deepcopy(model)
+
+
+def grads(model: nn.Module, x: torch.Tensor, seed: int = 1) -> tuple[torch.Tensor, dict[str, torch.Tensor]]:
+    torch.manual_seed(seed)
+    model.zero_grad()
+    y = model(x)
+    (y.float() ** 2).mean().backward()
+    return y.detach(), {n: p.grad.clone() for n, p in model.named_parameters() if p.grad is not None}
+
+
+def assert_same(compiled: nn.Module, eager: nn.Module, x: torch.Tensor, tolerance: float = 2e-5) -> None:
+    y, g = grads(compiled, x)
+    z, h = grads(eager, x)
+    assert_close("output", y, z, tolerance)
+    assert g.keys() == h.keys()
+    for name in g:
+        assert_close(name, g[name], h[name], tolerance)
+    for (name, b), c in zip(compiled.named_buffers(), eager.buffers(), strict=True):
+        assert_close(name, b, c, tolerance)
+
+
+def assert_close(name: str, got: torch.Tensor, want: torch.Tensor, tolerance: float) -> None:
+    """Relative to the largest number."""
+    gap = (got.double() - want.double()).abs().max().item()
+    assert gap <= tolerance * max(1.0, want.abs().max().item()), f"{name} differs by {gap}"
+
+
+def assert_whole(compiled: nn.Module) -> None:
+    """Nothing was left to PyTorch."""
+    assert not compiled.explain().fallbacks, str(compiled.explain())
+
+
+def test_it_is_a_module_of_the_models_class_with_its_very_parameters():
+    model = models.Classifier()
+    compiled = aatc.compile(model)
+    assert isinstance(compiled, models.Classifier)
+    assert list(compiled.state_dict()) == list(model.state_dict())
+    assert all(p is q for p, q in zip(compiled.parameters(), model.parameters(), strict=True))
+    assert compiled.head is model.head
+    assert repr(compiled) == repr(model)
+
+
+def test_output_gradients_and_buffers_equal_eager():
+    compiled, eager = pair(models.Classifier())
+    x = torch.randn(3, 7, 16)
+    assert_same(compiled, eager, x)
+    assert_whole(compiled)
+    compiled.eval(), eager.eval()
+    assert_same(compiled, eager, x)
+    assert_whole(compiled)
+
+
+def test_batch_norm_updates_the_buffers_of_the_original():
+    model = models.Classifier()
+    compiled = aatc.compile(model)
+    compiled(torch.randn(3, 7, 16))
+    assert model.norm.num_batches_tracked == 1
+    assert model.norm.running_mean.abs().sum() > 0
+    compiled.eval()
+    compiled(torch.randn(3, 7, 16))
+    assert model.norm.num_batches_tracked == 1
+
+
+def test_train_and_eval_are_shared_and_recompile():
+    model = models.Classifier(dropout=0.5)
+    compiled = aatc.compile(model)
+    x = torch.randn(2, 4, 16)
+    torch.manual_seed(3)
+    first = compiled(x)
+    torch.manual_seed(4)
+    assert not torch.equal(first, compiled(x))
+    compiled.eval()
+    assert not model.training
+    assert torch.equal(compiled(x), compiled(x))
+    model.train()
+    assert compiled.training
+
+
+def test_dropout_draws_the_numbers_eager_draws():
+    compiled, eager = pair(models.Classifier(dropout=0.3))
+    assert_same(compiled, eager, torch.randn(3, 7, 16))
+    assert_whole(compiled)
+
+
+def test_loading_a_state_reaches_the_compiled_module():
+    compiled, eager = pair(models.Classifier())
+    x = torch.randn(2, 4, 16)
+    compiled(x)
+    other = models.Classifier()
+    compiled.load_state_dict(other.state_dict())
+    eager.load_state_dict(other.state_dict())
+    assert_same(compiled, eager, x)
+    assert len(compiled.graphs) == 1
+
+
+def test_optimizer_steps_follow_eager_without_recompiling():
+    compiled, eager = pair(models.Classifier())
+    data = [torch.randn(3, 7, 16) for _ in range(4)]
+    optimizers = [torch.optim.SGD(m.parameters(), lr=1e-2, momentum=0.9) for m in (compiled, eager)]
+    for x in data:
+        for m, optimizer in zip((compiled, eager), optimizers, strict=True):
+            grads(m, x)
+            optimizer.step()
+    for p, q in zip(compiled.parameters(), eager.parameters(), strict=True):
+        torch.testing.assert_close(p, q, rtol=1e-3, atol=1e-4)
+    assert len(compiled.graphs) == 1
+
+
+def test_hooks_of_the_module_and_of_its_parts_run():
+    compiled, eager = pair(models.Classifier())
+    calls = []
+    for m in (compiled, eager):
+        m.register_forward_hook(lambda mod, args, out: (calls.append("whole"), out * 2)[1])
+        m.blocks[0].register_forward_pre_hook(lambda mod, args: (args[0] + 1,))
+        m.blocks[1].register_full_backward_hook(lambda mod, gi, go: calls.append("backward"))
+    assert_same(compiled, eager, torch.randn(2, 4, 16))
+    assert calls.count("whole") == 2
+    assert calls.count("backward") == 2
+
+
+def test_gradient_checkpointing_equals_eager_and_recomputes():
+    compiled, eager = pair(models.Classifier(recompute=True, dropout=0.3))
+    assert_same(compiled, eager, torch.randn(3, 7, 16))
+    assert_whole(compiled)
+    module = compiled.ir("import")
+    assert [op.attrs["body"].name for op in module.entry.body.ops if op.name == "geo.checkpoint"] == [
+        "checkpoint_0", "checkpoint_1",
+    ]  # fmt: skip
+    assert any(op.name == "geo.metric" for op in module.funcs["checkpoint_0"].body.ops)
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+def test_autocast_around_the_call_equals_eager(dtype):
+    compiled, eager = pair(models.Classifier())
+    x = torch.randn(3, 7, 16)
+    with torch.autocast("cpu", dtype=dtype):
+        y, z = compiled(x), eager(x)
+    assert y.dtype == z.dtype == dtype
+    torch.testing.assert_close(y, z, rtol=5e-2, atol=5e-2)
+    (y.float() ** 2).mean().backward()
+    (z.float() ** 2).mean().backward()
+    for p, q in zip(compiled.parameters(), eager.parameters(), strict=True):
+        torch.testing.assert_close(p.grad, q.grad, rtol=1e-1, atol=5e-2)
+    assert_whole(compiled)
+    assert compiled(x).dtype == torch.float32
+    assert len(compiled.graphs) == 2
+
+
+def test_autocast_inside_the_model_becomes_casts_in_the_ir():
+    compiled, eager = pair(models.Autocast())
+    x = torch.randn(3, 7, 16)
+    torch.testing.assert_close(compiled(x), eager(x), rtol=2e-2, atol=2e-2)
+    assert_whole(compiled)
+    casts = [op for op in compiled.ir("import").walk() if op.attrs.get("target") == "aten.to.dtype"]
+    assert {str(op.result.type.dtype) for op in casts} == {"bf16", "f32"}
+
+
+def test_no_grad_inside_the_model_becomes_detached_values():
+    compiled, eager = pair(models.NoGradient())
+    assert_same(compiled, eager, torch.randn(3, 7, 16))
+    assert_whole(compiled)
+    targets = {op.attrs.get("target") for op in compiled.ir("import").walk()}
+    assert "aten.detach.default" in targets
+
+
+def test_without_gradients_around_the_call():
+    compiled, eager = pair(models.Classifier().eval())
+    x = torch.randn(3, 7, 16)
+    with torch.no_grad():
+        y = compiled(x)
+    assert not y.requires_grad
+    torch.testing.assert_close(y, eager(x))
+    assert compiled(x).requires_grad
+
+
+def test_deepcopy_is_a_compiled_module_of_its_own():
+    compiled = aatc.compile(models.Classifier().eval())
+    x = torch.randn(2, 4, 16)
+    y = compiled(x)
+    other = copy.deepcopy(compiled)
+    assert type(other).__name__ == type(compiled).__name__
+    assert not other.graphs
+    with torch.no_grad():
+        compiled.head.weight.zero_()
+    torch.testing.assert_close(other(x), y)
+    assert len(other.graphs) == 1
+
+
+def test_pickle_gives_a_compiled_module():
+    compiled = aatc.compile(models.Classifier().eval(), dynamic=True)
+    x = torch.randn(2, 4, 16)
+    y = compiled(x)
+    other = pickle.loads(pickle.dumps(compiled))
+    assert isinstance(other, models.Classifier)
+    torch.testing.assert_close(other(x), y)
+    assert other.stages
+
+
+def test_compiling_twice_and_nesting():
+    model = models.Classifier().eval()
+    x = torch.randn(2, 4, 16)
+    want = model(x)
+    twice = aatc.compile(aatc.compile(model))
+    torch.testing.assert_close(twice(x), want)
+    inner = models.Classifier().eval()
+    want = inner(x)
+    inner.blocks = aatc.compile(inner.blocks)
+    torch.testing.assert_close(inner(x), want)
+    torch.testing.assert_close(aatc.compile(inner)(x), want)
+
+
+def test_attributes_set_on_either_are_seen_on_both():
+    model = models.Classifier()
+    compiled = aatc.compile(model)
+    compiled.extra = 3
+    assert model.extra == 3
+    model.head = nn.Linear(16, 5)
+    assert compiled(torch.randn(2, 4, 16)).shape == (2, 5)
+
+
+def test_a_function_gives_a_function():
+    def distance(q: torch.Tensor, k: torch.Tensor, v: torch.Tensor) -> torch.Tensor:
+        """Says what it does."""
+        return aatc.attend(q, k, v, metric=aatc.metrics.Euclidean())
+
+    compiled = aatc.compile(distance)
+    assert compiled.__name__ == "distance"
+    assert compiled.__doc__ == distance.__doc__
+    q, k, v = (torch.randn(1, 2, 5, 4, requires_grad=True) for _ in range(3))
+    torch.testing.assert_close(compiled(q, k, v=v), distance(q, k, v))
+    assert "geo.metric" in str(compiled.ir("import"))
+
+
+def test_the_dynamo_backend_compiles_for_torch_compile():
+    from aatc.frontend.dynamo import backend
+
+    model = models.Classifier().eval()
+    x = torch.randn(2, 4, 16)
+    torch.testing.assert_close(torch.compile(model, backend=backend)(x), model(x), rtol=2e-5, atol=2e-5)
+    with_options = torch.compile(model, backend=backend, options={"fallback": False}, dynamic=True)
+    torch.testing.assert_close(with_options(x), model(x), rtol=2e-5, atol=2e-5)

@@ -1,0 +1,262 @@
+"""Every rule of the verifier, broken once."""
+
+import pytest
+
+from aatc.ir import Dim, Func, Module, Op, Operand, Symbol, TensorType, TileType, Value
+from aatc.ir.core import Block
+from aatc.ir.errors import VerifyError
+from aatc.ir.parser import parse
+from aatc.ir.registry import TorchConst
+from aatc.ir.types import INDEX, ListType, PairType
+from tests.ir.samples import GEO, SAMPLES, TILE
+
+F4 = TensorType.of("f32", [4])
+
+
+@pytest.mark.parametrize("text", SAMPLES.values(), ids=SAMPLES)
+def test_the_samples_are_sound(text):
+    module = parse(text)
+    assert module.verify() is module
+    assert module.clone().verify() == module
+
+
+#: What is changed in a sample, and what the verifier says.
+BROKEN_TEXTS = {
+    # per operation
+    "a missing attribute": (GEO, '{kind = "mean"}', "", "lacks attribute kind"),
+    "an unknown attribute": (GEO, '{kind = "mean"}', '{kind = "mean", extra = 1}', "no attribute extra"),
+    "an attribute of another type": (GEO, '{kind = "mean"}', "{kind = 1}", "which it cannot be"),
+    "a truth in place of an integer": (TILE, "step = 8", "step = true", "which it cannot be"),
+    "a value that is not a choice": (GEO, '{kind = "mean"}', '{kind = "median"}', "median"),
+    "too few operands": (GEO, "geo.aggregate(%p, %c)", "geo.aggregate(%p)", "takes operands"),
+    "a wrong result type": (GEO, "pair<f64[1,2,N,M,4]>", "pair<f64[1,2,N,M,5]>", "yields"),
+    "wrong axes of a capture": (GEO, "beta: f[h])", "beta: f[bh])", "axes 'bh'"),
+    "a score that is no number": (GEO, "fn() => j <= i + 3", "fn() => j - i", "truth value"),
+    "an operand number out of range": (GEO, "args = [#0, 1.0]", "args = [#7, 1.0]", "operand #7"),
+    "a list where names should be": (TILE, 'names = ["q", "k", "v"]', "names = [[], [], [1]]", "kernel|names"),
+    "an operation that needs a tensor": (GEO, "%q: f64[1,2,N,4], %k", "%q: int, %k", "must be a tensor"),
+    "a rule that meets nonsense": (GEO, "%q: f64[1,2,N,4], %k", "%q: f64[1,2], %k", "rank 4"),
+    # levels
+    "a tile type in a geo function": (GEO, "%y = torch.call(%o, %lse)", None, "tile level only"),
+    "a tile operation in a geo function": (GEO, "%c = geo.transport", None, "belongs to level tile"),
+    "a geo operation in a tile function": (TILE, "  %o = tile.token(%acc_all)", None, "belongs to level geo"),
+    "an undeclared dimension of an argument": (GEO, "%q: f64[1,2,N,4], %k", "%q: f64[1,2,L,4], %k", "dimension L|pair"),
+    "an undeclared dimension": (GEO, "dims {N in [1, inf], M in [2, 4096]}", "dims {N in [1, inf]}", "dimension M"),
+    "an undeclared dimension in an attribute": (TILE, "upper = dim(N), step = 8", "upper = dim(L), step = 8", "dimension L"),
+    "an empty range": (GEO, "M in [2, 4096]", "M in [5, 4]", "range"),
+    "a negative range": (GEO, "M in [2, 4096]", "M in [-2, 4]", "range"),
+    # calls
+    "an unknown function": (GEO, "@half}", "@quarter}", "no function @quarter"),
+    "a call with other arguments": (GEO, "geo.checkpoint(%y)", "geo.checkpoint(%lse)", "takes"),
+    "a function that calls itself": (GEO, "%0 = torch.call(%x) {target = \"aten.mul.Tensor\", args = [#0, 0.5]}", "%0 = geo.checkpoint(%x) {body = @half}", "calling itself"),
+    "a circle of calls": (GEO, "%0 = torch.call(%x) {target = \"aten.mul.Tensor\", args = [#0, 0.5]}", None, "calling itself"),
+    "a kernel that is no tile function": (TILE, "forward = @attend", "forward = @main", "not a tile function"),
+    # accesses
+    "a loop longer than a buffer": (TILE, "upper = dim(N), step = 8", "upper = dim(N+1), step = 8", "out of bounds"),
+    "a loop over another length": (TILE, "upper = dim(N), step = 8", "upper = dim(M), step = 8", "out of bounds"),
+    "too many problems": (TILE, "upper = 2, step = 1", "upper = 3, step = 1", "out of bounds"),
+    "a sweep longer than the keys": (TILE, "upper = dim(M), step = 16", "upper = dim(M+1), step = 16", "out of bounds"),
+    "a step that does not fit into a tile": (TILE, "upper = dim(N), step = 8", "upper = dim(N), step = 9", "holds 8"),
+    "a sweep whose runs do not fit": (TILE, "upper = dim(M), step = 16", "upper = dim(M), step = 17", "holds 16"),
+    "a tile without room for features": (TILE, "%c = tile.token(%v) {program = fn(v: f[bhjd]) => v, axes = \"bhjd\", sizes = [1, 2, dim(N), dim(M)], flat = true} : f64[2,M,4]", "%c = tile.alloc() : f64[2,M,5]", "no room"),
+    "a position that is no loop's": (TILE, "(%q: f64[1,2,N,4], %k: f64[1,2,M,4], %v: f64[1,2,M,4]) {schedule", None, "not the position of a loop"),
+    "a buffer of another rank": (TILE, "tile.store(%lt, %lse_all, %g, %i)", "tile.store(%lt, %acc_all, %g, %i)", "rank"),
+    "too few positions": (TILE, "tile.load(%a, %g, %i)", "tile.load(%a, %g)", "positions"),
+    "a body that yields other types": (TILE, "tile.yield(%top, %l2, %acc2)", "tile.yield(%top, %acc2, %l2)", "must yield"),
+    # storage
+    "two results in one place": (TILE, "%top = tile.reduce(%masked, %m1) {op = \"max\", over = \"j\", plan = [2432]}", "%top = tile.reduce(%masked, %m1) {op = \"max\", over = \"j\", plan = [0]}", "arena"),
+    "a place inside the slot of another": (TILE, "plan = [2432]", "plan = [2176]", "arena"),
+    "a partial overlap": (TILE, "plan = [2432]", "plan = [2160]", "arena"),
+    "a slot over what is read in the body": (TILE, "value = -1e+38, axes = \"gi\", plan = [2048]", "value = -1e+38, axes = \"gi\", plan = [2112]", "arena"),
+    "slots that overlap": (TILE, "plan = [2048, 2112, 2176]", "plan = [2048, 2080, 2176]", "arena"),
+    "an argument overwritten before its last use": (TILE, "over = \"j\", plan = [2432]", "over = \"j\", plan = [2048]", "arena"),
+    "a contraction into its own operand": (TILE, "%acc2 = tile.dot(%p, %ct, %accs) {form = \"nn\", plan = [2176]}", "%acc2 = tile.dot(%p, %ct, %accs) {form = \"nn\", plan = [0]}", "arena"),
+    "an arena that is too small": (TILE, "arena = 3072", "arena = 2400", "arena of 2400"),
+    "a temporary past the arena": (TILE, "scratch = [1024]", "scratch = [3000]", "arena of 3072"),
+    "a temporary over a live tile": (TILE, "scratch = [1024]", "scratch = [1020]", "arena"),
+    "a missing temporary": (TILE, ", scratch = [1024]", "", "temporaries"),
+    "a negative temporary": (TILE, "scratch = [1024]", "scratch = [-8]", "scratch"),
+    "an offset that is not aligned": (TILE, "plan = [2432]", "plan = [2433]", "multiple"),
+    "an offset that is no number": (TILE, "plan = [2432]", "plan = [none]", "offset"),
+    "a negative offset": (TILE, "plan = [2432]", "plan = [-2]", "offset"),
+    "a plan of another length": (TILE, "plan = [2048, 2112, 2176]", "plan = [2048, 2112]", "planned offsets"),
+}  # fmt: skip
+LONGER = {
+    "a tile type in a geo function": (
+        "} : f64[1,2,N,4] loc(\"model.py\":14:\"\\\"y\\\"\")", "} : tile<f64[1,2,N,4]>"),
+    "a tile operation in a geo function": ("  %c = geo.transport", "  %t = tile.fill() {value = 0.0, axes = \"gi\"} : f64[4]\n  %c = geo.transport"),
+    "a geo operation in a tile function": (
+        "  %o = tile.token(%acc_all)", "  %w = torch.call(%q) {target = \"aten.relu.default\", args = [#0]} : f64[1,2,N,4]\n  %o = tile.token(%acc_all)"),
+    "a circle of calls": (
+        '%0 = torch.call(%x) {target = "aten.mul.Tensor", args = [#0, 0.5]} : f64[1,2,N,4]\n  geo.return(%0)\n}\n',
+        "%0 = geo.checkpoint(%x) {body = @third} : f64[1,2,N,4]\n  geo.return(%0)\n}\n\ngeo.func @third(%x: f64[1,2,N,4]) {\n"
+        "  %0 = geo.checkpoint(%x) {body = @half} : f64[1,2,N,4]\n  geo.return(%0)\n}\n"),
+    "a position that is no loop's": (
+        "(%i: index) {\n      %m0", "(%other: index) {\n      %i = torch.call() {target = \"operator.add\", args = []} : index\n      %m0"),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", BROKEN_TEXTS)
+def test_a_broken_text_is_refused(name):
+    sample, old, new, message = BROKEN_TEXTS[name]
+    if new is None:
+        old, new = LONGER[name]
+    assert sample.count(old) >= 1, "the sample no longer has what this test changes"
+    text = sample.replace(old, new, 1)
+    if name == "a position that is no loop's":
+        module = parse(text.replace("torch.call() {target = \"operator.add\", args = []}", "tile.alloc()"), verify=False)
+        with pytest.raises(VerifyError, match=message):
+            module.verify()
+        return
+    with pytest.raises(VerifyError, match=message) as caught:
+        parse(text)
+    assert caught.value.line is not None and str(caught.value).rstrip().endswith("^") or "hint" in str(caught.value)
+    with pytest.raises(VerifyError, match=message) as again:
+        parse(text, verify=False).verify()
+    if caught.value.op is not None:
+        assert caught.value.op in str(again.value)
+
+
+# --- modules that no text can describe -----------------------------------------------------------------------
+def geo(*ops: Op, args=(), name: str = "main") -> Module:
+    module = Module(dims={"N": (1, None)})
+    module.add(Func(name, "geo", Block(args, ops)))
+    return module
+
+
+def call(*operands, results=(F4,), **attrs) -> Op:
+    return Op("torch.call", operands, {"target": "t", "args": (), **attrs}, results)
+
+
+def refuse(module: Module, message: str) -> None:
+    with pytest.raises(VerifyError, match=message):
+        module.verify()
+
+
+def test_a_function_without_operations_is_refused():
+    refuse(geo(), "must end with geo.return")
+
+
+def test_a_function_that_does_not_return_is_refused():
+    refuse(geo(call()), "must end with geo.return")
+
+
+def test_operations_behind_the_return_are_refused():
+    refuse(geo(Op("geo.return"), Op("geo.return")), "operations follow it")
+
+
+def test_the_terminator_of_another_level_is_refused():
+    refuse(geo(Op("tile.return")), "must end with geo.return")
+
+
+def test_a_use_before_the_definition_is_refused():
+    late = call()
+    refuse(geo(call(late.result), late, Op("geo.return")), "before it is defined")
+
+
+def test_a_use_out_of_scope_is_refused():
+    inner = Op("tile.alloc", (), {}, [F4])
+    position = Value(INDEX, "i")
+    loop = Op("tile.for", (), {"axis": "i", "upper": 4, "step": 2, "kind": "par"}, regions=[Block([position], [inner, Op("tile.yield")])])
+    module = Module()
+    module.add(Func("main", "tile", Block([], [loop, Op("tile.return", [inner.result])])))
+    refuse(module, "out of its scope")
+    module.funcs["main"].body.ops[-1].operands = [position]
+    refuse(module, "out of its scope")
+
+
+def test_an_operation_in_two_places_is_refused():
+    op = call(results=())
+    refuse(geo(op, op, Op("geo.return")), "two places")
+    module = geo(op, Op("geo.return"))
+    module.add(Func("second", "geo", Block([], [op, Op("geo.return")])))
+    refuse(module, "two places")
+
+
+def test_a_value_with_two_owners_is_refused():
+    first, second = call(), call()
+    second.results = first.results
+    refuse(geo(first, second, Op("geo.return")), "two owners")
+    stolen = call()
+    stolen.results = [Value(F4, "s", owner=None)]
+    refuse(geo(stolen, Op("geo.return")), "two owners")
+
+
+def test_a_function_filed_under_another_name_is_refused():
+    module = geo(Op("geo.return"))
+    module.funcs["other"] = module.funcs.pop("main")
+    refuse(module, "filed under")
+
+
+@pytest.mark.parametrize("name", ["", "a b", "1x", "é", "a\nb"])
+def test_illegal_names_are_refused(name):
+    refuse(geo(Op("geo.return"), name=name), "no name of a function")
+    refuse(geo(Op("geo.return", (), {name: 1})), "no name of an attribute")
+    module = geo(Op("geo.return"))
+    module.dims[name] = (1, 2)
+    refuse(module, "no name of a dimension")
+
+
+def test_an_unknown_level_is_refused():
+    module = geo(Op("geo.return"))
+    module.funcs["main"].level = "cuda"
+    refuse(module, "level 'cuda'")
+
+
+def test_an_unknown_operation_is_refused():
+    refuse(geo(Op("geo.nothing"), Op("geo.return")), "unknown operation")
+
+
+@pytest.mark.parametrize(
+    ("value", "message"),
+    [
+        (object(), "object cannot stand"), (({1: 2},), "dict cannot stand"), (2**70, "64 bits"), (TorchConst("torch", "load"), "torch.load"),
+        (TorchConst("device", "disk"), "disk"), (Symbol("a b"), "no name of a function"), (Symbol("nowhere"), "no function @nowhere"),
+        (Operand(3), "operand #3"), (Dim.of("L"), "dimension L"), (TensorType.of("f32", ["L"]), "dimension L"),
+        (TensorType.of("f32", [-1]), "negative extent"),
+    ],
+    ids=repr,
+)  # fmt: skip
+def test_attributes_that_no_text_can_carry_are_refused(value, message):
+    refuse(geo(call(args=((value,),)), Op("geo.return")), message)
+
+
+def test_illegal_attributes_of_functions_are_refused():
+    module = geo(Op("geo.return"))
+    module.funcs["main"].attrs["x"] = object()
+    refuse(module, "attribute of @main")
+
+
+@pytest.mark.parametrize("t", [PairType("f32", F4.shape), ListType(PairType("f32", F4.shape))])
+def test_types_of_the_other_level_are_refused(t):
+    module = Module()
+    module.add(Func("main", "tile", Block([Value(t)], [Op("tile.return")])))
+    refuse(module, "geo level only")
+    refuse(geo(Op("geo.return"), args=[Value(TileType("f32", F4.shape))]), "tile level only")
+
+
+def test_errors_name_the_operation_and_its_place_in_the_model():
+    module = parse(GEO.replace("beta: f[h])", "beta: f[bh])"), verify=False)
+    with pytest.raises(VerifyError) as caught:
+        module.verify()
+    assert caught.value.where == "model.py:12"
+    assert caught.value.op.startswith("%s = geo.metric(%q, %k, %beta)")
+
+
+# --- what the storage rules allow ----------------------------------------------------------------------------
+ALLOWED = {
+    "overwriting an operand that dies": ("over = \"j\", plan = [2432]", "over = \"j\", plan = [2432]"),
+    "a tile in the place of a dead one": ("%lt = tile.map(%l, %m) {programs = [fn(l: f[bhi], m: f[bhi]) => m + log(l)], plan = [0]}",
+                                        "%lt = tile.map(%l, %m) {programs = [fn(l: f[bhi], m: f[bhi]) => m + l], plan = [2048]}"),
+    "no arena given": (", arena = 3072", ""),
+    "an unplanned tile": ("over = \"j\", plan = [2432]", "over = \"j\""),
+    "a loop that is shorter than its buffer": ("upper = 2, step = 1", "upper = 1, step = 1"),
+    "a step larger than the whole axis": ("axis = \"g\", upper = 2, step = 1", "axis = \"g\", upper = 1, step = 4"),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", ALLOWED)
+def test_sound_changes_are_allowed(name):
+    old, new = ALLOWED[name]
+    assert old in TILE
+    parse(TILE.replace(old, new, 1))
