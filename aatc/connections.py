@@ -115,7 +115,8 @@ class Frames(Connection):
     """Orthogonal frames per token: k arrives as F_iᵀ F_j k, and so does v with ``values``.
 
     The columns of F are a token's own axes. ``q_frames``: (N, D, D), (B, N, D, D) or (B, H, N, D, D);
-    ``k_frames`` likewise for the keys; None for the same. That they are orthogonal is not checked here.
+    ``k_frames`` likewise for the keys; None for the same. That they are orthogonal is not checked here; gradients of
+    learned frames are those along rotations, so parametrise them (matrix_exp of a skew matrix, say).
     """
 
     def __init__(self, q_frames: torch.Tensor, k_frames: torch.Tensor | None = None, values: bool = True):

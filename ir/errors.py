@@ -20,7 +20,11 @@ def caret(source: str, line: int, column: int) -> str:
     lines = source.split("\n")
     shown = lines[line - 1].rstrip("\r").replace("\t", " ") if line <= len(lines) else ""
     start = max(0, column - 61)  # very long lines are shown around the column only
-    return f"\n  {shown[start : start + 120]}\n  {' ' * (column - 1 - start)}^" if source and line <= len(lines) else ""
+    return (
+        f"\n  {shown[start : start + 120]}\n  {' ' * (column - 1 - start)}^"
+        if source and line <= len(lines)
+        else ""
+    )
 
 
 class TextError(AatcError):
@@ -28,7 +32,9 @@ class TextError(AatcError):
 
     def __init__(self, message: str, *, line: int, column: int, source: str = "", hint: str | None = None):
         self.line, self.column = line, column
-        super().__init__(message + caret(source, line, column), where=f"line {line}, column {column}", hint=hint)
+        super().__init__(
+            message + caret(source, line, column), where=f"line {line}, column {column}", hint=hint
+        )
 
 
 class ParseError(TextError):
@@ -43,7 +49,13 @@ class VerifyError(AatcError):
     column: int | None = None
 
     def __init__(
-        self, message: str, *, where: str | None = None, op: str | None = None, hint: str | None = None, at: object = None
+        self,
+        message: str,
+        *,
+        where: str | None = None,
+        op: str | None = None,
+        hint: str | None = None,
+        at: object = None,
     ):
         self.reason, self.op, self.at = message, op, at
         super().__init__(f"{message}\n  in: {op}" if op else message, where=where, hint=hint)

@@ -267,7 +267,7 @@ define(OpDef(
     ("q", "k", "v", "captures*"), results=2,
     attrs={"forward": Attr.of("symbol", "tile function (operands) -> (o, lse, what the backward takes for o if not o)"),
            "backward": Attr.of("symbol", "tile function (grad_o, grad_lse, o, lse, operands) -> gradients"),
-           "names": _ATTEND["names"],
+           "names": _ATTEND["names"], "mask": _ATTEND["mask"],
            "grads": Attr.of("list", "names whose gradients the backward returns, in order")},
     infer=_attend_types, verify=_kernel_verify,
     evaluate=lambda op, values, interp: interp.call(op.attrs["forward"].name, values)[:2],

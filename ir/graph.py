@@ -18,9 +18,9 @@ _LABEL = 60  # characters of an operation shown in a node
 def to_networkx(module: Module) -> networkx.MultiDiGraph:
     """The data flow: a node per operation and per argument, an edge per use of a value.
 
-    Nodes are (function, number) and have ``name`` (the operation, or "argument"), ``label``, ``func``, ``depth`` (of
-    nesting) and ``op`` or ``value``, the object itself. Edges run from maker to user and have ``type``, ``value`` (its
-    name), ``operand`` (which one it is there).
+    Nodes are (function, number) and have ``name`` (the operation, or "argument"), ``label``, ``func``,
+    ``depth`` (of nesting) and ``op`` or ``value``, the object itself. Edges run from maker to user and have
+    ``type``, ``value`` (its name), ``operand`` (which one it is there).
     """
     import networkx as nx
 
@@ -30,7 +30,9 @@ def to_networkx(module: Module) -> networkx.MultiDiGraph:
     return graph
 
 
-def _add_block(graph: Any, func: Func, block: Block, depth: int, makers: dict[Value, Node], numbers: count) -> None:
+def _add_block(
+    graph: Any, func: Func, block: Block, depth: int, makers: dict[Value, Node], numbers: count
+) -> None:
     def add(name: str, label: str, **item: Op | Value) -> Node:
         node = (func.name, next(numbers))
         graph.add_node(node, name=name, label=label, func=func.name, depth=depth, **item)
@@ -53,14 +55,19 @@ def to_dot(module: Module) -> str:
     graph = to_networkx(module)
     lines = ["digraph module {", "  node [shape=box, fontname=monospace];"]
     for number, func in enumerate(module.funcs.values()):
-        lines += [f"  subgraph cluster_{number} {{", f"    label={_quoted(f'{func.level}.func @{func.name}')};"]
+        lines += [
+            f"  subgraph cluster_{number} {{",
+            f"    label={_quoted(f'{func.level}.func @{func.name}')};",
+        ]
         nodes = [(node, data) for node, data in graph.nodes(data=True) if data["func"] == func.name]
         for node, data in nodes:
             shape = ", shape=ellipse" if data["name"] == "argument" else ""
             lines.append(f"    {_id(number, node)} [label={_quoted(data['label'])}{shape}];")
         for node, _ in nodes:
             for _, user, data in graph.out_edges(node, data=True):
-                lines.append(f"    {_id(number, node)} -> {_id(number, user)} [label={_quoted(data['type'])}];")
+                lines.append(
+                    f"    {_id(number, node)} -> {_id(number, user)} [label={_quoted(data['type'])}];"
+                )
         lines.append("  }")
     return "\n".join([*lines, "}"]) + "\n"
 

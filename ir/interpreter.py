@@ -9,7 +9,7 @@ from __future__ import annotations
 import operator
 import re
 from collections.abc import Callable, Sequence
-from typing import Any
+from typing import Any, NoReturn
 
 import torch
 
@@ -24,7 +24,22 @@ from aatc.ir.types import SHAPED, TensorType
 #: Functions of Python's operator module that a text may call, on numbers only (getitem: on lists).
 ARITHMETIC: dict[str, Callable[..., Any]] = {
     name: getattr(operator, name)
-    for name in ("add", "sub", "mul", "floordiv", "truediv", "mod", "neg", "eq", "ne", "lt", "le", "gt", "ge", "getitem")
+    for name in (
+        "add",
+        "sub",
+        "mul",
+        "floordiv",
+        "truediv",
+        "mod",
+        "neg",
+        "eq",
+        "ne",
+        "lt",
+        "le",
+        "gt",
+        "ge",
+        "getitem",
+    )
 }
 _ATEN = re.compile(r"aten\.([A-Za-z_][A-Za-z0-9_]*)\.([A-Za-z_][A-Za-z0-9_]*)")
 _CHECKS = ("aten::_assert_scalar", "aten::sym_constrain_range", "aten::sym_constrain_range_for_size")
@@ -41,7 +56,7 @@ def run(module: Module, *tensors: Any) -> Any:
 
 
 class Interpreter:
-    """Runs functions of one module. Operations reach back to it through `call`, `block`, `dim`, `torch_call`."""
+    """Runs functions of one module. Operations reach back through `call`, `block`, `dim`, `torch_call`."""
 
     def __init__(self, module: Module):
         self.module = module
@@ -85,7 +100,9 @@ class Interpreter:
         if isinstance(d, int):
             return d
         missing = d.symbols - self.sizes.keys()
-        return d.evaluate({**self.sizes, **{name: self._product(name) for name in missing}} if missing else self.sizes)
+        return d.evaluate(
+            {**self.sizes, **{name: self._product(name) for name in missing}} if missing else self.sizes
+        )
 
     def _product(self, name: str) -> int:
         """The size of a dimension ``A_x_B``, which stands for A times B and is in no argument's shape."""
@@ -116,7 +133,10 @@ class Interpreter:
 
 
 def target_function(target: str, op: Op | None = None) -> Callable[..., Any]:
-    """What a `torch.call` may run: an overload ``aten.name.overload`` or ``operator.name``; VerifyError otherwise."""
+    """What a `torch.call` may run: an overload ``aten.name.overload``, or ``operator.name``.
+
+    VerifyError for anything else.
+    """
     text = op_line(op) if op is not None else None
     kind, _, name = target.partition(".")
     if kind == "operator" and name in ARITHMETIC:
@@ -124,7 +144,9 @@ def target_function(target: str, op: Op | None = None) -> Callable[..., Any]:
     m = _ATEN.fullmatch(target)
     if m is None:
         raise VerifyError(
-            f"{target!r} cannot be called", op=text, hint=f"aten.name.overload, or operator. with {', '.join(ARITHMETIC)}"
+            f"{target!r} cannot be called",
+            op=text,
+            hint=f"aten.name.overload, or operator. with {', '.join(ARITHMETIC)}",
         )
     packet = getattr(torch.ops.aten, m[1], None)
     overload = getattr(packet, m[2], None) if isinstance(packet, torch._ops.OpOverloadPacket) else None
@@ -140,7 +162,9 @@ def _is_data_flow(overload: torch._ops.OpOverload) -> bool:
     if overload.name() in _CHECKS:
         return True
     arguments, returns = overload._schema.arguments, overload._schema.returns
-    return any("Tensor" in str(a.type) for a in (*arguments, *returns)) and not any(a.name == "filename" for a in arguments)
+    return any("Tensor" in str(a.type) for a in (*arguments, *returns)) and not any(
+        a.name == "filename" for a in arguments
+    )
 
 
 def _returns_tuple(overload: Any) -> bool:
@@ -148,13 +172,13 @@ def _returns_tuple(overload: Any) -> bool:
 
 
 def _arithmetic(name: str, args: Sequence[Any], text: str | None) -> Any:
-    def fail(why: str):
+    def fail(why: str) -> NoReturn:
         raise VerifyError(f"operator.{name} {why}", op=text)
 
     if name == "getitem":
         items, at = args if len(args) == 2 else (None, None)
         if not isinstance(items, (list, tuple)) or isinstance(at, bool) or not isinstance(at, int):
-            fail("takes a list and a position")
+            return fail("takes a list and a position")
         if not -len(items) <= at < len(items):
             fail(f"of position {at} in a list of {len(items)}")
         return items[at]
@@ -170,7 +194,9 @@ def _arithmetic(name: str, args: Sequence[Any], text: str | None) -> Any:
 
 
 # --- symbolic dimensions -----------------------------------------------------------------------------------
-def bind_sizes(func: Func, values: Sequence[Any], ranges, known: dict[str, int] | None = None) -> dict[str, int]:
+def bind_sizes(
+    func: Func, values: Sequence[Any], ranges, known: dict[str, int] | None = None
+) -> dict[str, int]:
     """Sizes of the symbolic dimensions from the shapes of a function's arguments; all of them are checked.
 
     ``known`` holds sizes bound outside. ShapeError names the dimension and both sizes.
@@ -187,13 +213,19 @@ def bind_sizes(func: Func, values: Sequence[Any], ranges, known: dict[str, int] 
             continue
         shape = tuple(value.shape)
         if len(shape) != len(arg.type.shape):
-            raise ShapeError(f"{what} must have {len(arg.type.shape)} dimensions, as {arg.type}; got shape {shape}")
-        pending += [(d, size, f"dimension {axis} of {what}") for axis, (d, size) in enumerate(zip(arg.type.shape, shape))]
+            raise ShapeError(
+                f"{what} must have {len(arg.type.shape)} dimensions, as {arg.type}; got shape {shape}"
+            )
+        pending += [
+            (d, size, f"dimension {axis} of {what}")
+            for axis, (d, size) in enumerate(zip(arg.type.shape, shape))
+        ]
     while pending:
         rest = [(d, size, what) for d, size, what in pending if not _bind(d, size, what, sizes, ranges)]
         if len(rest) == len(pending):
             d, _, what = rest[0]
-            raise ShapeError(f"{what}: the sizes of {', '.join(sorted(d.symbols - sizes.keys()))} in {d} cannot be told apart")
+            unknown = ", ".join(sorted(d.symbols - sizes.keys()))
+            raise ShapeError(f"{what}: the sizes of {unknown} in {d} cannot be told apart")
         pending = rest
     return sizes
 
@@ -215,6 +247,8 @@ def _bind(d: Dim, size: int, what: str, sizes: dict[str, int], ranges) -> bool:
     value = rest // c
     low, high = ranges.get(name, (0, None))
     if value < low or (high is not None and value > high):
-        raise ShapeError(f"{what} gives {name} = {value}, which is outside [{low}, {'inf' if high is None else high}]")
+        raise ShapeError(
+            f"{what} gives {name} = {value}, which is outside [{low}, {'inf' if high is None else high}]"
+        )
     sizes[name] = value
     return True

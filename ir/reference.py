@@ -11,6 +11,7 @@ from dataclasses import dataclass
 
 import torch
 
+from aatc.ir.containment import spoiled_rows
 from aatc.ir.errors import ShapeError
 from aatc.ir.score.derivative import gradients
 from aatc.ir.score.evaluate import evaluate, lookup, sum_to_axes
@@ -75,6 +76,7 @@ def weights(att: Attention, tensors: Mapping[str, torch.Tensor], done: dict | No
 
 def attend(att: Attention, tensors: Mapping[str, torch.Tensor]) -> tuple[torch.Tensor, torch.Tensor]:
     """Output (B,H,N,E) in v's dtype and log-sum-exp (B,H,N) in the compute dtype."""
+    tensors, spoiled = spoiled_rows(att.mask, att.names, tensors)
     env, sizes, dtype = _prepare(att, tensors)
     p, lse = weights(att, tensors)
     v = env[att.names[2]]
@@ -83,6 +85,8 @@ def attend(att: Attention, tensors: Mapping[str, torch.Tensor]) -> tuple[torch.T
     else:
         carried = evaluate(att.carry.body, env, sizes, dtype=dtype)
         o = (p.unsqueeze(-1) * carried).sum(3)
+    if spoiled is not None:
+        o, lse = o.masked_fill(spoiled.unsqueeze(-1), float("nan")), lse.masked_fill(spoiled, float("nan"))
     return o.to(v.dtype), lse
 
 
@@ -90,9 +94,12 @@ def attend_backward(
     att: Attention, tensors: Mapping[str, torch.Tensor], o, lse, grad_o, grad_lse
 ) -> dict[str, torch.Tensor]:
     """Gradients of every floating tensor the programs use, by name, from those of output and lse."""
+    tensors, spoiled = spoiled_rows(att.mask, att.names, tensors)
     env, sizes, dtype = _prepare(att, tensors)
     done: dict[Expr, torch.Tensor] = {}
     p, lse = weights(att, tensors, done)
+    if spoiled is not None:
+        p = p.masked_fill(spoiled.unsqueeze(-1), float("nan"))
     carried = evaluate(att.carry.body, env, sizes, dtype=dtype, values=done)
     go = grad_o.to(dtype)
     d_weight = (go.unsqueeze(3) * carried).sum(-1)

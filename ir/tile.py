@@ -45,10 +45,12 @@ _def(
     verify=lambda op: _token_verify(op), evaluate=ev.token,
 )  # fmt: skip
 _def(
-    "tile.gradient", "a per-token program summed to the shape of the first buffer: the gradient of that operand",
+    "tile.gradient", "a per-token program summed to the shape of the first buffer: the gradient of that operand; with "
+    "add, the last buffer is added to it",
     ("like", "buffers*"),
     {"program": Attr.of("program", "the cotangent, possibly on more axes than the operand has"),
-     "axes": Attr.of("str", "declared axes of the operand"), "sizes": _SIZES},
+     "axes": Attr.of("str", "declared axes of the operand"), "sizes": _SIZES,
+     "add": Attr.of("bool", "the last buffer is another part of the gradient")},
     infer=lambda op: [op.operands[0].type], evaluate=ev.gradient,
 )  # fmt: skip
 _def(

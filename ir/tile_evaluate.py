@@ -53,9 +53,10 @@ def token(op, values, interp):
 
 def gradient(op, values, interp):
     sizes, program = _extents(op, interp), op.attrs["program"]
-    like = values[0]
+    like, *values = values
+    part = values.pop() if op.attrs["add"] else None
     dtype = torch.float64 if like.dtype == torch.float64 else torch.float32
-    value = evaluate(program.body, bind(program, values[1:], sizes), sizes, dtype=dtype)
+    value = evaluate(program.body, bind(program, values, sizes), sizes, dtype=dtype)
     axes = op.attrs["axes"]
     shape = list(like.shape)
     heads = shape[axes.index("h")] if "h" in axes else 1
@@ -66,7 +67,7 @@ def gradient(op, values, interp):
     if heads not in (1, sizes[1]):
         at = axes.index("h")
         out = out.unflatten(at, (heads, -1)).sum(at + 1)
-    return [out.to(like.dtype)]
+    return [out.to(like.dtype) if part is None else part + out.to(like.dtype)]
 
 
 def alloc(op, values, interp):

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import torch
@@ -34,7 +35,14 @@ class TileMap:
     size: tuple[int, int]
 
     @staticmethod
-    def of(mask: Program, captures: Sequence[torch.Tensor], sizes: tuple[int, ...], rows: int, cols: int, heads: int) -> TileMap:
+    def of(
+        mask: Program,
+        captures: Sequence[torch.Tensor],
+        sizes: tuple[int, ...],
+        rows: int,
+        cols: int,
+        heads: int,
+    ) -> TileMap:
         """The map of ``mask`` over captures bound in order; sizes = (B, H, N, M)."""
         low, high = bounds(mask, captures, sizes, rows, cols)
         b, h, n, m = sizes
@@ -72,31 +80,60 @@ class TileMap:
 
     @property
     def counts(self) -> dict[str, int]:
-        return {name: int((self.kinds == kind).sum()) for name, kind in (("empty", EMPTY), ("partial", PARTIAL), ("full", FULL))}
+        return {
+            name: int((self.kinds == kind).sum())
+            for name, kind in (("empty", EMPTY), ("partial", PARTIAL), ("full", FULL))
+        }
+
+
+#: Words that make a NaN of infinite arguments: inf - inf, 0 * inf, sin(inf).
+_NAN_OF_INFINITY = frozenset({"add", "sub", "mul", "div", "sin", "cos", "pow"})
 
 
 def bounds(mask: Program, captures: Sequence[torch.Tensor], sizes, rows: int, cols: int):
-    """Lower and upper truth (0 or 1) of the mask per tile, broadcastable to (B, H, block rows, block columns)."""
+    """Lower and upper truth (0 or 1) of the mask per tile, broadcastable to (B, H, block rows, block columns).
+
+    Intervals say nothing of NaN, for which every comparison but != is false; where one is possible, ``loose``
+    is set, and comparisons are left undecided.
+    """
     done: dict[Expr, tuple] = {}
+    loose: dict[Expr, Any] = {}
     bound = dict(zip(mask.params, captures, strict=True))
-    for e in postorder(mask.body):
-        unknown = (0.0, 1.0) if e.dtype == "b" else (-np.inf, np.inf)
-        f = FUNCTIONS.get(e.fn)
-        if e.is_const:
-            low, high = float(e.value), float(e.value)
-        elif e.fn == "index":
-            low, high = _index(e.name, sizes, rows, cols)
-        elif e.fn == "param":
-            low, high = _param(e, bound[e], sizes, rows, cols)
-        elif f is not None and f.bound is not None and f.kind == "pointwise":
-            low, high = f.bound(*(done[a] for a in e.args), *e.attrs)
-        else:
-            low, high = unknown
-        # a NaN bounds nothing: its tile must be looked at pair by pair
-        lost = np.isnan(low) | np.isnan(high)
-        done[e] = np.where(lost, unknown[0], low), np.where(lost, unknown[1], high)
+    with np.errstate(all="ignore"):
+        for e in postorder(mask.body):
+            done[e], loose[e] = _bound(
+                e, [done[a] for a in e.args], [loose[a] for a in e.args], bound, sizes, rows, cols
+            )
     low, high = done[mask.body]
     return np.asarray(low, dtype=np.float64), np.asarray(high, dtype=np.float64)
+
+
+def _bound(
+    e: Expr, args: list[tuple], loose: list[Any], bound, sizes, rows: int, cols: int
+) -> tuple[tuple, Any]:
+    f = FUNCTIONS.get(e.fn)
+    if e.fn == "index":
+        return _index(e.name, sizes, rows, cols), False
+    if e.is_const:
+        low = high = float(e.value)
+    elif e.fn == "param":
+        low, high = _param(e, bound[e], sizes, rows, cols)
+    elif f is not None and f.bound is not None and f.kind == "pointwise":
+        low, high = f.bound(*args, *e.attrs)
+    else:
+        low, high = (0.0, 1.0) if e.dtype == "b" else (-np.inf, np.inf)
+    lost = (low != low) | (high != high)
+    unknown = lost | ((low == -np.inf) & (high == np.inf))
+    for x in loose:
+        unknown = unknown | x
+    if e.fn in _NAN_OF_INFINITY:
+        for x, y in args:
+            unknown = unknown | (x == -np.inf) | (y == np.inf)
+    if not np.any(unknown):
+        return (low, high), False
+    if e.dtype == "b":
+        return (np.where(unknown, 0.0, low), np.where(unknown, 1.0, high)), False
+    return (np.where(lost, -np.inf, low), np.where(lost, np.inf, high)), unknown
 
 
 def _index(name: str, sizes, rows: int, cols: int):

@@ -1,7 +1,7 @@
 """The rules of the IR, in layers; each later layer may rely on the earlier ones.
 
-1. SSA: values are defined once, before use, in an enclosing scope; blocks end with their terminator; functions
-   are named once and call each other without circles.
+1. SSA: values are defined once, before use, in an enclosing scope; blocks end with their terminator;
+   functions are named once and call each other without circles.
 2. Every operation against its declaration.
 3. Levels: operations and types stand where they belong; symbolic dimensions are declared.
 4. Tile accesses stay inside their buffers (`ir.verify_tiles`).
@@ -11,7 +11,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import Any
+from typing import Any, NoReturn
 
 from aatc.ir.core import Block, Func, Module, Op, Value
 from aatc.ir.dims import NAME, Dim
@@ -45,7 +45,7 @@ def verify(module: Module) -> None:
             verify_tiles.check_plan(func, module.dims)
 
 
-def fail(op: Op, message: str, hint: str | None = None):
+def fail(op: Op, message: str, hint: str | None = None) -> NoReturn:
     """Raises `VerifyError` at an operation, with its text and the place in the user's model."""
     line = op_line(op)
     shown = line if len(line) <= 400 else f"{line[:400]}..."
@@ -60,14 +60,18 @@ def _check_module(module: Module) -> None:
         if not NAME.match(name):
             raise VerifyError(f"{name!r} is no name of a dimension")
         if low < 0 or (high is not None and high < low):
-            raise VerifyError(f"dimension {name} has the empty or negative range [{low}, {'inf' if high is None else high}]")
+            raise VerifyError(
+                f"dimension {name} has the empty or negative range [{low}, {'inf' if high is None else high}]"
+            )
     for name, func in module.funcs.items():
         if name != func.name:
             raise VerifyError(f"function @{func.name} is filed under the name @{name}", at=func)
         if not NAME.match(name):
             raise VerifyError(f"{name!r} is no name of a function", at=func)
         if func.level not in LEVELS:
-            raise VerifyError(f"function @{name} has level {func.level!r}; there are {', '.join(LEVELS)}", at=func)
+            raise VerifyError(
+                f"function @{name} has level {func.level!r}; there are {', '.join(LEVELS)}", at=func
+            )
 
 
 def _check_block(block: Block, func: Func, terminator: str, visible: set[Value], seen: set[Op]) -> None:
@@ -172,7 +176,9 @@ def _check_level(func: Func, module: Module) -> None:
             raise VerifyError(f"an attribute of @{func.name}: {why}", at=func)
     for op in func.body.walk():
         if OPS[op.name].level != func.level:
-            fail(op, f"{op.name} belongs to level {OPS[op.name].level}, @{func.name} is of level {func.level}")
+            fail(
+                op, f"{op.name} belongs to level {OPS[op.name].level}, @{func.name} is of level {func.level}"
+            )
         values = [*op.results, *(a for r in op.regions for a in r.args)]
         for t in (*(v.type for v in values), *_attribute_types(op)):
             if why := check(t):
@@ -183,11 +189,23 @@ def _check_level(func: Func, module: Module) -> None:
 
 
 def _attribute_types(op: Op) -> list[Type]:
-    return [v for value in op.attrs.values() if isinstance(value, (Type, tuple)) for v in _flat(value) if isinstance(v, Type)]
+    return [
+        v
+        for value in op.attrs.values()
+        if isinstance(value, (Type, tuple))
+        for v in _flat(value)
+        if isinstance(v, Type)
+    ]
 
 
 def _attribute_dims(op: Op) -> list[Dim]:
-    return [v for value in op.attrs.values() if isinstance(value, (Dim, tuple)) for v in _flat(value) if isinstance(v, Dim)]
+    return [
+        v
+        for value in op.attrs.values()
+        if isinstance(value, (Dim, tuple))
+        for v in _flat(value)
+        if isinstance(v, Dim)
+    ]
 
 
 def _type_problem(t: Type, level: str, module: Module) -> str | None:
@@ -216,7 +234,11 @@ def _check_calls(module: Module) -> None:
                     if not isinstance(v, Symbol):
                         continue
                     if v.name not in module.funcs:
-                        fail(op, f"there is no function {v}", f"functions: {', '.join(f'@{n}' for n in module.funcs)}")
+                        fail(
+                            op,
+                            f"there is no function {v}",
+                            f"functions: {', '.join(f'@{n}' for n in module.funcs)}",
+                        )
                     calls[func.name].append((v.name, op))
             _check_signature(op, module)
     state: dict[str, int] = {}  # 1 while on the path, 2 when done
@@ -225,11 +247,13 @@ def _check_calls(module: Module) -> None:
         state.setdefault(root, 1)
         while stack:
             name, rest = stack[-1]
-            callee, op = next(rest, (None, None))
-            if callee is None:
+            step = next(rest, None)
+            if step is None:
                 state[name] = 2
                 stack.pop()
-            elif state.get(callee) == 1:
+                continue
+            callee, op = step
+            if state.get(callee) == 1:
                 fail(op, f"@{callee} ends up calling itself")
             elif callee not in state:
                 state[callee] = 1
@@ -240,7 +264,9 @@ def _check_signature(op: Op, module: Module) -> None:
     if op.name == "geo.checkpoint":
         _check_call(op, module.funcs[op.attrs["body"].name], "geo", [r.type for r in op.results], whole=True)
     elif op.name == "geo.kernel":
-        _check_call(op, module.funcs[op.attrs["forward"].name], "tile", [r.type for r in op.results], whole=False)
+        _check_call(
+            op, module.funcs[op.attrs["forward"].name], "tile", [r.type for r in op.results], whole=False
+        )
         backward = op.attrs.get("backward")
         if backward is not None and module.funcs[backward.name].level != "tile":
             fail(op, f"{backward} is not a tile function")
@@ -251,7 +277,13 @@ def _check_call(op: Op, func: Func, level: str, results: list[Type], *, whole: b
         fail(op, f"@{func.name} is not a {level} function")
     given, taken = [v.type for v in op.operands], [v.type for v in func.args]
     if given != taken:
-        fail(op, f"@{func.name} takes ({', '.join(map(str, taken))}), it is given ({', '.join(map(str, given))})")
+        fail(
+            op,
+            f"@{func.name} takes ({', '.join(map(str, taken))}), it is given ({', '.join(map(str, given))})",
+        )
     returned = func.result_types if whole else func.result_types[: len(results)]
     if returned != results:
-        fail(op, f"@{func.name} returns ({', '.join(map(str, returned))}), not ({', '.join(map(str, results))})")
+        fail(
+            op,
+            f"@{func.name} returns ({', '.join(map(str, returned))}), not ({', '.join(map(str, results))})",
+        )

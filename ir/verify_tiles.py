@@ -1,8 +1,8 @@
 """Rules of the tile level that need more than one operation: accesses in bounds, planned storage.
 
 Bounds hold for every size the module's dimensions may take: a loop position p of extent e satisfies
-p + e <= upper and e <= step, so an access is safe when the buffer's extent is at least ``upper`` and the tile's at
-least min(step, upper).
+p + e <= upper and e <= step, so an access is safe when the buffer's extent is at least ``upper`` and the
+tile's at least min(step, upper).
 
 Storage: an operation with ``plan`` writes each result to [offset, offset + bytes) of its function's arena. A
 loop's slots hold what it carries: its inits before the first round, the arguments of its body, what the body
@@ -12,11 +12,13 @@ operation overwrites exactly an operand that dies there and is not read once wri
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
+from typing import Any, NoReturn
 
 from aatc.ir.core import Block, Func, Op, Value
 from aatc.ir.dims import Dim
+from aatc.ir.errors import VerifyError
 from aatc.ir.score.linear import linearize, overwritable, temporaries
 from aatc.ir.types import TensorType, TileType, itemsize
 
@@ -24,17 +26,28 @@ Ranges = Mapping[str, tuple[int, int | None]]
 
 #: Operands that a result may replace in place, by operation: a slice of the operand list.
 IN_PLACE = {
-    "tile.map": slice(0, None), "tile.mask": slice(0, 1), "tile.dot": slice(2, None), "tile.reduce": slice(1, None),
-    "tile.for": slice(0, None), "tile.sweep": slice(3, None), "tile.guard": slice(0, None),
+    "tile.map": slice(0, None), "tile.mask": slice(0, 1), "tile.dot": slice(2, None),
+    "tile.reduce": slice(1, None), "tile.for": slice(0, None), "tile.sweep": slice(3, None),
+    "tile.guard": slice(0, None),
 }  # fmt: skip
 _CARRIES = {"tile.for": 0, "tile.sweep": 3, "tile.guard": 0}  # first carried operand
 _LOOPS = ("tile.for", "tile.sweep")
 
 
-def _fail(op: Op, message: str, hint: str | None = None):
+def _fail(op: Op, message: str, hint: str | None = None) -> NoReturn:
     from aatc.ir.verifier import fail
 
     fail(op, message, hint)
+
+
+def _sound(op: Op, check: Callable[..., Any], *args: Any) -> Any:
+    """``check(*args)``, which reads ``op`` as if it made sense; a text need not."""
+    try:
+        return check(*args)
+    except VerifyError:
+        raise
+    except Exception as e:
+        _fail(op, f"{op.name} is malformed: {type(e).__name__}: {e}")
 
 
 def _at_most(a: Dim, b: Dim, ranges: Ranges) -> bool:
@@ -53,12 +66,16 @@ def check_accesses(func: Func, ranges: Ranges) -> None:
         if op.name in _LOOPS:
             loops[op.regions[0].args[0]] = op
         elif op.name == "tile.load":
-            _check_access(op, op.operands[0], op.operands[1:], op.results[0].type, loops, ranges)
+            tile, buffer, *at = op.results[0], *op.operands
+            _sound(op, _check_access, op, buffer, at, tile.type, loops, ranges)
         elif op.name == "tile.store":
-            _check_access(op, op.operands[1], op.operands[2:], op.operands[0].type, loops, ranges)
+            tile, buffer, *at = op.operands
+            _sound(op, _check_access, op, buffer, at, tile.type, loops, ranges)
 
 
-def _check_access(op: Op, buffer: Value, positions, tile: TileType, loops: dict[Value, Op], ranges: Ranges) -> None:
+def _check_access(
+    op: Op, buffer: Any, positions: list[Value], tile: Any, loops: dict[Value, Op], ranges: Ranges
+) -> None:
     axes = op.attrs["axes"]
     shape = buffer.type.shape
     for p in positions:
@@ -123,7 +140,7 @@ def _upper(loop: Op) -> Dim:
 # --- storage -----------------------------------------------------------------------------------------------
 @dataclass(frozen=True)
 class _Place:
-    """Bytes [start, stop) of the arena; ``value`` is who holds them, ``op`` the operation that put it there."""
+    """Bytes [start, stop) of the arena; ``value`` is who holds them, ``op`` what put it there."""
 
     start: int
     stop: int
@@ -141,9 +158,8 @@ def check_plan(func: Func, ranges: Ranges) -> None:
     """Offsets are sound and no two values that live at the same time overlap."""
     places: dict[Value, _Place] = {}
     for op in func.body.walk():
-        for place in _planned(op, ranges):
-            places[place.value] = place
-    if places:
+        places.update((place.value, place) for place in _planned(op, ranges) if place.value is not None)
+    if places or any("scratch" in op.attrs for op in func.body.walk()):
         arena = func.attrs.get("arena")
         for place in places.values():
             if isinstance(arena, int) and place.stop > arena:
@@ -164,16 +180,19 @@ def _planned(op: Op, ranges: Ranges) -> Iterator[_Place]:
         if isinstance(offset, bool) or not isinstance(offset, int) or offset < -1:
             _fail(op, f"offset {offset!r} is no position in the arena")
         if offset >= 0 and isinstance(r.type, (TileType, TensorType)):
-            if offset % itemsize(r.type.dtype):
-                _fail(op, f"offset {offset} is not a multiple of the {itemsize(r.type.dtype)} bytes of {r.type.dtype}")
-            yield _Place(offset, offset + _bytes(r.type, ranges), r, op)
+            size = itemsize(r.type.dtype)
+            if offset % size:
+                _fail(op, f"offset {offset} is not a multiple of {size}, the bytes of {r.type.dtype}")
+            yield _Place(offset, offset + _bytes(op, r.type, ranges), r, op)
 
 
-def _bytes(t: TileType | TensorType, ranges: Ranges) -> int:
+def _bytes(op: Op, t: TileType | TensorType, ranges: Ranges) -> int:
     n = itemsize(t.dtype)
     for d in t.shape:
-        high = d.bounds(ranges)[1] if not d.is_static else int(d)
-        n *= high if high is not None else 1  # unbounded: at least its first entry is checked
+        high = _sound(op, d.bounds, ranges)[1]
+        if high is None or high < 0:
+            _fail(op, f"{t} has no largest size, yet a place in the arena")
+        n *= high
     return n
 
 
@@ -198,7 +217,9 @@ class _Storage:
                     if place.overlaps(other):
                         self.clash(op, place, other)
                 for value, other in live.items():
-                    if place.overlaps(other) and not self.replaces(op, place, value, other, last[value] == at):
+                    if place.overlaps(other) and not self.replaces(
+                        op, place, value, other, last[value] == at
+                    ):
                         self.clash(op, place, other)
             self.scratch(op, [*outside, *live.values(), *written])
             if op.regions:
@@ -209,7 +230,9 @@ class _Storage:
             live = {v: p for v, p in live.items() if last.get(v, -1) > at}
         self.yields(block, end, slots)
 
-    def nested(self, op: Op, at: int, outside: list[_Place], live: dict[Value, _Place], last: dict[Value, int]) -> None:
+    def nested(
+        self, op: Op, at: int, outside: list[_Place], live: dict[Value, _Place], last: dict[Value, int]
+    ) -> None:
         (region,) = op.regions
         used = {v for inner in region.walk() for v in inner.operands}
         carried = op.operands[_CARRIES[op.name] :] if op.name in _CARRIES else []
@@ -234,14 +257,14 @@ class _Storage:
                 if source and m != n and init is not carried[n] and place.overlaps(source):
                     self.clash(op, place, source)
             if op.name == "tile.guard":
-                # its operands are the results unless the body runs, so they may be overwritten by its yield only
+                # its operands are the results unless the body runs: only what it yields may overwrite them
                 kept = [*kept, *([live[carried[n]]] if carried[n] in live else [])]
             else:
                 slots[region.args[first + n]] = _Place(place.start, place.stop, region.args[first + n], op)
         self.block(region, [*outside, *kept], slots)
 
     def yields(self, block: Block, end: int, slots: dict[Value, _Place]) -> None:
-        """What a body yields moves to the slots at its end: nothing still to be moved may lie in another slot."""
+        """What a body yields moves to the slots at its end: what is yet to be moved lies in no other one."""
         if not slots:
             return
         out = block.ops[-1]
@@ -262,12 +285,12 @@ class _Storage:
     def scratch(self, op: Op, busy: list[_Place]) -> None:
         offsets = op.attrs.get("scratch", ())
         planned = "plan" in op.attrs or "scratch" in op.attrs
-        needed = temporaries(op) if planned and op.name in ("tile.map", "tile.mask") else []
+        needed = _sound(op, temporaries, op) if planned and op.name in ("tile.map", "tile.mask") else []
         if len(offsets) != len(needed):
             _fail(op, f"{op.name} needs {len(needed)} temporaries, {len(offsets)} are planned")
         taken = list(busy)
         for offset, (dtype, shape) in zip(offsets, needed, strict=True):
-            place = _Place(offset, offset + _bytes(TileType.of(dtype, shape), self.ranges), None, op)
+            place = _Place(offset, offset + _bytes(op, TileType.of(dtype, shape), self.ranges), None, op)
             if isinstance(self.arena, int) and place.stop > self.arena:
                 _fail(op, f"a temporary ends at byte {place.stop} of an arena of {self.arena}")
             for other in taken:
@@ -282,10 +305,12 @@ class _Storage:
             return False
         if op.operands.count(value) != sum(v is value for v in allowed):
             return False  # it is also read where writing comes first
-        n = op.results.index(place.value)
+        n = next(k for k, r in enumerate(op.results) if r is place.value)
         if op.name == "tile.map":
-            free = overwritable(linearize(op), n)
-            return value.type == op.results[n].type and all(k in free for k, v in enumerate(op.operands) if v is value)
+            free = overwritable(_sound(op, linearize, op), n)
+            return value.type == op.results[n].type and all(
+                k in free for k, v in enumerate(op.operands) if v is value
+            )
         return op.name not in _CARRIES or allowed[n] is value
 
     def clash(self, op: Op, place: _Place, other: _Place) -> None:

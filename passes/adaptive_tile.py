@@ -10,7 +10,7 @@ from aatc.ir.dims import Dim
 from aatc.ir.errors import UnsupportedError
 from aatc.ir.registry import Symbol
 from aatc.ir.specialize import prune
-from aatc.ir.score.expr import ZERO, Expr, call, param
+from aatc.ir.score.expr import ZERO, Expr, call, param, postorder
 from aatc.ir.score.program import Program
 from aatc.ir.target import Target
 from aatc.ir.types import TensorType, itemsize
@@ -66,12 +66,14 @@ class AdaptiveTile(Pass):
         plain = self._library_form(a, ctx.target)
         forward = lower_library(a, forms, plain, schedule, stem) if plain else lower_forward(a, forms, schedule, stem)
         backward, grads = lower_backward(a, Forms(a), schedule, f"{stem}_backward")
-        forward.attrs |= {"lowering": lowering_class(a, forms), "engine": "library" if plain else "stream"}
+        forward.attrs |= {"kind": kind_of(a), "lowering": lowering_class(a, forms), "engine": "library" if plain else "stream"}
         for f in (forward, backward):
             prune(f)
             module.add(f)
-        return Op("geo.kernel", op.operands, {"forward": Symbol(stem), "backward": Symbol(backward.name), "names": a.names,
-                                              "grads": tuple(grads)},
+        attrs = {"forward": Symbol(stem), "backward": Symbol(backward.name), "names": a.names, "grads": tuple(grads)}
+        if a.programs.mask is not None:
+            attrs["mask"] = a.programs.mask
+        return Op("geo.kernel", op.operands, attrs,
                   [r.type for r in op.results], loc=op.loc, result_names=[r.name for r in op.results])  # fmt: skip
 
     def _schedule(self, a: Attention, target: Target) -> Schedule:
@@ -192,6 +194,23 @@ def _cut(b: Builder, a: Attention, out):
         e = call("init", e)
     t = TensorType(a.dtype, (a.batch, a.heads, a.rows, Dim(a.value_width)))
     return b.op("tile.token", [out], [t], names=["cut"], program=Program((x,), e), axes="bhid", sizes=a.sizes, flat=False)[0]
+
+
+_GEOMETRY = {"acosh": "hyperbolic distance", "acos": "spherical distance"}
+
+
+def kind_of(a: Attention) -> str:
+    """A name for people: geometry, mask, connection, read off the programs as they stand."""
+    words = {e.fn for e in postorder(a.programs.score.body)}
+    name = next((n for w, n in _GEOMETRY.items() if w in words), None)
+    if name is None:
+        plain = library_form(a)
+        name = "metric given as a program" if plain is None else "contraction" if plain.bias is None else "contraction plus key bias"
+    if a.programs.carry.body.fn != "param":
+        name += ", values carried"
+    if a.programs.mask is not None:
+        name += ", causal" if is_causal(a.programs.mask.body) else ", masked"
+    return name
 
 
 def lowering_class(a: Attention, forms: Forms) -> str:

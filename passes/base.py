@@ -10,10 +10,10 @@ from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from typing import Any, ClassVar
 
-from aatc.ir.core import Module
+from aatc.ir.core import Module, Op
 from aatc.ir.errors import PassError
 from aatc.ir.target import Target
-from aatc.passes.certificate import Certificate
+from aatc.passes.certificate import Certificate, certify
 
 
 @dataclass
@@ -27,6 +27,10 @@ class Context:
 
     def count(self, rule: str, n: int = 1) -> None:
         self.rewrites[rule] += n
+
+    def certify(self, op: Op, rule: str, statement: str, witness: tuple, **more: Any) -> None:
+        """Checks a witness and keeps the certificate, tied to the operation's source line."""
+        self.certificates.append(certify(rule, statement, witness, subject=str(op.loc), **more))
 
 
 @dataclass(frozen=True)
@@ -79,7 +83,6 @@ CONDITIONS: dict[str, tuple[Callable[[Module], bool], str]] = {
         lambda m: not any(op.name in ("geo.metric", "geo.normalize", "geo.transport", "geo.aggregate") for op in m.walk()),
         "no attention stage stands alone",
     ),
-    "tiled": (lambda m: not any(op.name == "geo.attend" for op in m.walk()), "every attention is a tile function"),
     "planned": (
         lambda m: all("arena" in f.attrs for f in m.funcs.values() if f.level == "tile"),
         "every tile function has a memory plan",

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import Any
 
 import torch
@@ -34,15 +35,16 @@ class Certificate:
 
 
 def certify(rule: str, statement: str, witness: tuple, *, assumptions: tuple[str, ...] = (), level: str = "P1",
-            tolerance: float = 1e-9) -> Certificate:
+            tolerance: float = 1e-9, subject: str = "") -> Certificate:  # fmt: skip
     """A certificate whose witness has just been checked; ScoreError when the check fails (a compiler bug)."""
     residual = verify(witness)
     if not residual <= tolerance:
         raise ScoreError(f"rewrite {rule} does not hold: residual {residual:.2e} above {tolerance:.0e}",
                          hint="this is a bug of aatc; the module before the rewrite is still valid")  # fmt: skip
-    return Certificate(rule, level, statement, assumptions, witness, residual, tolerance)
+    return Certificate(rule, level, statement, assumptions, witness, residual, tolerance, subject)
 
 
+@lru_cache(maxsize=1024)
 def verify(witness: tuple) -> float:
     """Re-checks a witness numerically in float64 and returns the largest relative deviation.
 

@@ -11,7 +11,6 @@ from aatc.ir.score.expr import Expr, call, params, postorder, substitute
 from aatc.ir.score.functions import FUNCTIONS
 from aatc.ir.score.program import Program
 from aatc.passes.base import Context, Pass, register
-from aatc.passes.certificate import certify
 
 
 @register
@@ -33,20 +32,21 @@ class FuseAttention(Pass):
 
 
 class _Names:
-    """Names for operands in one space, q, k, v first; equal operands share a name."""
+    """Names for operands in one space, q, k, v first. Equal operands that are declared alike share a name."""
 
     def __init__(self) -> None:
         self.values: dict[str, Value] = {}
+        self.declared: dict[tuple[Value, tuple], str] = {}
 
-    def bind(self, hint: str, value: Value) -> str:
-        for name, v in self.values.items():
-            if v is value and name not in ("q", "k", "v"):
-                return name
-        name, n = hint, 2
-        while name in self.values:
-            name, n = f"{hint}{n}", n + 1
-        self.values[name] = value
-        return name
+    def bind(self, p: Expr, value: Value) -> str:
+        key = (value, p.attrs[1:])
+        if key not in self.declared:
+            name, n = p.name, 2
+            while name in self.values:
+                name, n = f"{p.name}{n}", n + 1
+            self.values[name] = value
+            self.declared[key] = name
+        return self.declared[key]
 
 
 def _rename(program: Program, mapping: dict[str, str]) -> Program:
@@ -68,16 +68,16 @@ def _fuse(func: Func, aggregate: Op) -> None:
     score, carry, mask = metric.attrs["score"], transport.attrs["carry"], normalize.attrs.get("mask")
     names.values = {"q": q, "k": k, "v": v}
     first = dict(zip(score.names[:2], "qk", strict=True))
-    score = _rename(score, first | {p.name: names.bind(p.name, x) for p, x in zip(score.params[2:], metric.operands[2:], strict=True)})
+    score = _rename(score, first | {p.name: names.bind(p, x) for p, x in zip(score.params[2:], metric.operands[2:], strict=True)})
     carry_names = {carry.names[0]: "v"}
     for p, x in zip(carry.params[1:], transport.operands[2:], strict=True):
-        carry_names[p.name] = "q" if x is q else "k" if x is k else names.bind(p.name, x)
+        carry_names[p.name] = "q" if x is q else "k" if x is k else names.bind(p, x)
     carry = _used(_rename(carry, carry_names))
     attrs = {"score": _used(score), "kind": normalize.attrs["kind"], "aggregate": aggregate.attrs["kind"]}
     if carry.body.fn != "param":
         attrs["carry"] = carry
     if mask is not None:
-        attrs["mask"] = _used(_rename(mask, {p.name: names.bind(p.name, x) for p, x in zip(mask.params, normalize.operands[1:], strict=True)}))
+        attrs["mask"] = _used(_rename(mask, {p.name: names.bind(p, x) for p, x in zip(mask.params, normalize.operands[1:], strict=True)}))
     attrs["names"] = tuple(names.values)
     # the whole attention moves to where its last operand is ready: the aggregate
     fused = Op("geo.attend", list(names.values.values()), attrs, [aggregate.result.type, normalize.results[1].type],
@@ -132,9 +132,9 @@ class FuseNormalizer(Pass):
                 continue
             weight, rule = exp_of(score.body)
             if low > -80 or rule != "bounded-score":
-                ctx.certificates.append(certify(rule, f"exp({score.body}) = {weight}", ("equal", call("exp", score.body), weight)))
-            ctx.certificates.append(certify("static-bound", f"{low:.4g} <= score <= {high:.4g}: no running maximum",
-                                            ("bound", score.body, low, high)))  # fmt: skip
+                ctx.certify(op, rule, f"exp({score.body}) = {weight}", ("equal", call("exp", score.body), weight))
+            statement = f"{low:.4g} <= score <= {high:.4g}: no running maximum"
+            ctx.certify(op, "static-bound", statement, ("bound", score.body, low, high))
             op.attrs["weight"] = Program(score.params, weight)
             op.attrs["floor"] = float(low)
             ctx.count(rule)

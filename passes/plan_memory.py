@@ -35,7 +35,6 @@ class PlanMemory(Pass):
     """Adds ``plan`` and ``scratch`` offsets to tile operations and the arena's size to tile functions."""
 
     name: ClassVar[str] = "plan-memory"
-    requires: ClassVar[tuple[str, ...]] = ("tiled",)
     ensures: ClassVar[tuple[str, ...]] = ("planned",)
 
     def run(self, module: Module, ctx: Context) -> Module:

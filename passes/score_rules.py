@@ -20,6 +20,7 @@ RULES = {
     "square": "sum(v * w) → dot(v, w); sum(square(v)) → dot(v, v)",
     "centre": "x - y → (x - m) - (y - m) with m the mean key: the same difference, without cancellation",
     "root-of-product": "sqrt(x * y) → sqrt(x) * sqrt(y) for entries >= 0",
+    "pull-scale": "dot(c * v, w) → c * dot(v, w) for a number c and a vector v of the pair",
     "absorb-scale": "c * dot(x, y) → dot(c * x, y)",
     "merge": "dot(x, z) + dot(y, z) → dot(x + y, z)",
     "absorb-separable": "dot(x, y) + r * s → dot([x, r], [y, s]) for a query number r and a key number s",
@@ -161,7 +162,17 @@ class Normaliser:
 
     # --- contractions --------------------------------------------------------------------------------------
     def _contraction(self, out: Terms, e: Expr) -> None:
-        found = self._dots(*self._factors(e))
+        x, y = self._factors(e)
+        (fx, x), (fy, y) = _scalar_factor(x), _scalar_factor(y)
+        if fx is not ONE or fy is not ONE:
+            self.count["pull-scale"] += 1
+            factor, inner = self.number(mul(fx, fy)), call("dot", x, y)
+            if factor.is_pair:
+                out.others.append((ONE, mul(factor, self.number(inner))))
+            else:
+                out.absorb(self.terms(inner), factor)
+            return
+        found = self._dots(x, y)
         if found is None:
             out.others.append((ONE, e))
             return
@@ -274,6 +285,22 @@ class Normaliser:
         parts += [mul(r, c) for r, c in separable]
         parts += [mul(c, e) for c, e in t.others]
         return total([*parts, t.col, t.row, t.flat])
+
+
+def _scalar_factor(v: Expr) -> tuple[Expr, Expr]:
+    """(c, w) with v = c * w, for numbers that multiply or divide a pair vector."""
+    factor = ONE
+    while v.is_pair and v.rank == 1:
+        if v.fn == "neg":
+            factor, v = neg(factor), v.args[0]
+        elif v.fn == "mul" and v.args[0].rank != v.args[1].rank:
+            scalar, v = v.args if v.args[0].rank == 0 else v.args[::-1]
+            factor = mul(factor, scalar)
+        elif v.fn == "div" and v.args[1].rank == 0 and v.args[0].rank == 1:
+            factor, v = div(factor, v.args[1]), v.args[0]
+        else:
+            break
+    return factor, v
 
 
 def _is_distance(e: Expr) -> bool:

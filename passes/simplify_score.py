@@ -6,10 +6,9 @@ from dataclasses import dataclass
 from typing import ClassVar
 
 from aatc.ir.core import Func, Module, Op
-from aatc.ir.score.expr import Expr, add, index, param, params, postorder
+from aatc.ir.score.expr import Expr, add, index, param, params, postorder, substitute
 from aatc.ir.score.program import Program
 from aatc.passes.base import Context, Pass, register
-from aatc.passes.certificate import certify
 from aatc.passes.score_rules import Normaliser, Terms
 
 
@@ -52,8 +51,7 @@ class SimplifyScore(Pass):
             assumptions = ("the mask admits only keys j <= i",)
         if rules.count["root-of-product"]:
             assumptions = (*assumptions, "entries under the root are >= 0")
-        ctx.certificates.append(certify("normal-form", f"score at {op.loc or 'unknown line'} equals {full}", witness,
-                                        assumptions=assumptions))  # fmt: skip
+        ctx.certify(op, "normal-form", f"the score equals {full}", witness, assumptions=assumptions)
         body = full
         if softmax:
             body = self._drop_row_terms(func, op, users, rules, terms, full, ctx)
@@ -70,9 +68,7 @@ class SimplifyScore(Pass):
         if not kept.is_pair:
             return full  # nothing but numbers per query or key: leave it whole
         rules.count["drop-row-constant"] += 1
-        ctx.certificates.append(certify(
-            "drop-row-constant", f"softmax does not see {row}", ("row-constant", full, kept),
-        ))  # fmt: skip
+        ctx.certify(op, "drop-row-constant", f"softmax does not see {row}", ("row-constant", full, kept))
         for user in users:
             _restore_lse(func, user, op, row)
         return kept
@@ -104,10 +100,8 @@ def _simplify_carry(op: Op, ctx: Context) -> None:
     table = {e: n for e, n in table.items() if n is not e}
     if not table:
         return
-    from aatc.ir.score.expr import substitute
-
     body = substitute(program.body, table)
-    ctx.certificates.append(certify("normal-form", f"carried value equals {body}", ("equal", program.body, body)))
+    ctx.certify(op, "normal-form", f"the carried value equals {body}", ("equal", program.body, body))
     op.attrs["carry"] = Program(program.params, body)
     ctx.count("normalised-carry")
 

@@ -306,37 +306,55 @@ class _Plan:
 
     # --- after the loops -----------------------------------------------------------------------------------
     def finish(self) -> tuple[list[Value], list[str]]:
-        """Gradients of the operands from those of the tokens."""
-        a, b, fr = self.fr.a, self.fr.b, self.fr
-        outputs = []
+        """Gradients of the operands from those of the tokens.
+
+        What comes from query tokens, key tokens and others is summed apart: these run over different axes.
+        """
+        a, fr = self.fr.a, self.fr
         env = dict(fr.operands)
-        for t in self._receivers():
-            ct = param(f"ct_{t.name}__", t.axes or "bh")
-            env[ct.name] = self.extra.buffers[t.name]
-            outputs.append((t.expr, mul(const(self.factor), ct)))
-        for t in dict.fromkeys(term.vector for term in self.forms.carry):
-            ct = param(f"cv_{t.name}__", t.axes)
-            env[ct.name] = self.extra.values[t.name]
-            outputs.append((t.expr, ct))
         leaves = [p for p in a.declared.values() if p.dtype == "f" and p.rank < 3]
+        sides: dict[str, list[tuple[Expr, Expr]]] = {}
+        for t, ct in self._token_cotangents(env):
+            sides.setdefault(t.axes[2:3], []).append((t.expr, ct))
         if self.forms.epilogue is not None:
-            outputs.append((self.forms.epilogue, param("grad_o__", "bhid")))
+            sides.setdefault("i", []).append((self.forms.epilogue, param("grad_o__", "bhid")))
             env[self.forms.place.name] = fr.operands["o__"]
-        found = gradients(outputs, leaves)
+        parts = [gradients(outputs, leaves) for outputs in sides.values()]
         results, grads = [], []
         for name in a.names:
             p = a.declared.get(name)
+            found = [g[p] for g in parts if p in g]
             if name in self.pairs:
                 results.append(self._pair_gradient(name))
-            elif p in found:
-                expr = found[p]
-                program = Program.of(expr)
-                results.append(b.op("tile.gradient", [env[name], *(env[n] for n in program.names)], [a.types[name]],
-                                    names=[f"d_{name}"], program=program, axes=p.attrs[1], sizes=a.sizes)[0])  # fmt: skip
+            elif found:
+                results.append(self._operand_gradient(name, found, env))
             else:
                 continue
             grads.append(name)
         return results, grads
+
+    def _token_cotangents(self, env: dict[str, Value]) -> list[tuple[Token, Expr]]:
+        """(token, cotangent) for every gradient buffer; enters the buffers in ``env``."""
+        out = []
+        for t in self._receivers():
+            ct = param(f"ct_{t.name}__", t.axes or "bh")
+            env[ct.name] = self.extra.buffers[t.name]
+            out.append((t, mul(const(self.factor), ct)))
+        for t in dict.fromkeys(term.vector for term in self.forms.carry):
+            ct = param(f"cv_{t.name}__", t.axes)
+            env[ct.name] = self.extra.values[t.name]
+            out.append((t, ct))
+        return out
+
+    def _operand_gradient(self, name: str, found: list[Expr], env: dict[str, Value]) -> Value:
+        a, total = self.fr.a, None
+        for expr in found:
+            program = Program.of(expr)
+            operands = [env[name], *(env[n] for n in program.names), *([] if total is None else [total])]
+            total = self.fr.b.op("tile.gradient", operands, [a.types[name]], names=[f"d_{name}"], program=program,
+                                 axes=a.declared[name].attrs[1], sizes=a.sizes, add=total is not None)[0]  # fmt: skip
+        assert total is not None
+        return total
 
     def _pair_gradient(self, name: str) -> Value:
         return self.fr.b.op("tile.finish", [self.pairs[name]], [self.fr.a.types[name]], names=[f"d_{name}"], factor=self.factor)[0]

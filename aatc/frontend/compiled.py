@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import functools
+import types
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any, TypeVar, overload
 
@@ -24,9 +25,25 @@ class NotRunError(AatcError):
 
 
 @overload
-def compile(model_or_fn: M, **options: Any) -> M: ...
+def compile(  # type: ignore[overload-overlap]  # a module is a callable, too
+    model_or_fn: M,
+    *,
+    backend: str = ...,
+    dynamic: bool | None = ...,
+    tune: str = ...,
+    passes: Any = ...,
+    fallback: bool = ...,
+) -> M: ...
 @overload
-def compile(model_or_fn: Callable[..., Any], **options: Any) -> CompiledFunction: ...
+def compile(
+    model_or_fn: Callable[..., Any],
+    *,
+    backend: str = ...,
+    dynamic: bool | None = ...,
+    tune: str = ...,
+    passes: Any = ...,
+    fallback: bool = ...,
+) -> CompiledFunction: ...
 def compile(
     model_or_fn: Any,
     *,
@@ -42,10 +59,10 @@ def compile(
     buffers, hooks and train/eval state: change one and the other has changed. A function gives a function.
     Graphs are made when the result is called, and made again when a guard fails.
 
-    backend: "auto" or a name of `aatc.devices`. dynamic: True makes sizes symbols from the first call on, None
-    those that are seen to vary, False none. passes: a pipeline text, a `Pipeline`, or `Pass` objects to run
-    after the built-in ones. fallback: with False, what cannot be compiled raises UnsupportedError naming the
-    model's source line; with True it runs eagerly and ``explain()`` says so.
+    backend: "auto" or a name of `aatc.devices`. dynamic: True makes sizes symbols from the first call on,
+    None those that are seen to vary, False none. passes: a pipeline text, a `Pipeline`, or `Pass` objects to
+    run among the built-in ones. fallback: with False, what cannot be compiled raises UnsupportedError naming
+    the model's source line; with True it runs eagerly and ``explain()`` says so.
 
     The result also has ``ir(stage, graph)``, ``stages``, ``code``, ``graphs`` and ``explain()``.
     """
@@ -56,7 +73,9 @@ def compile(
     if isinstance(target, type):
         raise UnsupportedError(f"{target.__name__} is a class", hint="compile an instance of it")
     if not callable(target):
-        raise UnsupportedError(f"a {type(target).__name__} cannot be compiled", hint="hand in a module or a function")
+        raise UnsupportedError(
+            f"a {type(target).__name__} cannot be compiled", hint="hand in a module or a function"
+        )
     return CompiledFunction(target, options)
 
 
@@ -74,24 +93,34 @@ class _Runner:
 
     def __init__(self, original: Any, options: Options):
         self.original, self.options = original, options
-        name = type(original).__name__ if isinstance(original, nn.Module) else getattr(original, "__name__", "function")
+        name = (
+            type(original).__name__
+            if isinstance(original, nn.Module)
+            else getattr(original, "__name__", "function")
+        )
         self.session = Session(options, name)
         self._run: Callable[..., Any] | None = None
         self._breaks: list[Any] = []
 
-    def _prepare(self) -> Callable[..., Any]:
+    def _prepare(self) -> None:
         from aatc.frontend import dynamo
 
         session = self.session
         hooks = dynamo.Hooks(session.compile_graph, session.guard_failed)
         self._breaks = dynamo.graph_breaks()
         self._run = dynamo.wrap(
-            self.original, hooks, dynamic=self.options.dynamic, fullgraph=not self.options.fallback
+            _traceable(self.original),
+            hooks,
+            dynamic=self.options.dynamic,
+            fullgraph=not self.options.fallback,
         )
-        return self._run
 
     def call(self, *args: Any, **kwargs: Any) -> Any:
-        run = self._run or self._prepare()
+        run = self._run
+        if run is None:
+            with self.session.unhurried():
+                self._prepare()
+                return self.call(*args, **kwargs)
         seen = len(self._breaks)
         try:
             return run(*args, **kwargs)
@@ -113,7 +142,9 @@ class _Runner:
             raise error
         if not self.options.fallback:
             raise typed from error
-        self.session.add_fallback(Fallback(self.session.name, typed.where or "", typed.message, typed.hint or ""))
+        self.session.add_fallback(
+            Fallback(self.session.name, typed.where or "", typed.message, typed.hint or "")
+        )
         return self.original(*args, **kwargs)
 
     def _broke(self, reasons: Sequence[Any]) -> None:
@@ -129,23 +160,44 @@ class _Runner:
     def graph(self, index: int) -> Graph:
         graphs = self.session.graphs
         if not graphs:
-            raise NotRunError(f"{self.session.name} has no graph yet", hint="run the model once: graphs are made when it is called")
+            raise NotRunError(
+                f"{self.session.name} has no graph yet",
+                hint="run the model once: graphs are made when it is called",
+            )
         try:
             return graphs[index]
         except IndexError:
-            raise NotRunError(f"there is no graph {index}", hint=f"there are {len(graphs)}, from 0 on") from None
+            raise NotRunError(
+                f"there is no graph {index}", hint=f"there are {len(graphs)}, from 0 on"
+            ) from None
 
     def ir(self, stage: str = "final", graph: int = -1) -> Module:
         found = self.graph(graph)
         if not found.stages:
-            raise NotRunError(f"graph {found.index} could not be imported: {found.error}", hint="explain() says why")
+            raise NotRunError(
+                f"graph {found.index} could not be imported: {found.error}", hint="explain() says why"
+            )
         if stage not in found.stages:
             raise NotRunError(f"there is no stage {stage!r}", hint=f"stages: {', '.join(found.stages)}")
         return found.stages[stage]
 
     def code(self) -> str:
         self.graph(-1)
-        return "\n\n".join(f"# graph {g.index}\n{g.code}" if len(self.session.graphs) > 1 else g.code for g in self.session.graphs)
+        return "\n\n".join(
+            f"# graph {g.index}\n{g.code}" if len(self.session.graphs) > 1 else g.code
+            for g in self.session.graphs
+        )
+
+
+def _traceable(target: Any) -> Any:
+    """Dynamo takes modules and functions; any other callable is called from a function."""
+    if isinstance(target, (nn.Module, types.FunctionType, types.MethodType, types.BuiltinFunctionType)):
+        return target
+
+    def call(*args: Any, **kwargs: Any) -> Any:
+        return target(*args, **kwargs)
+
+    return call
 
 
 class _Questions:
@@ -154,7 +206,7 @@ class _Questions:
     _aatc: _Runner
 
     def ir(self, stage: str = "final", graph: int = -1) -> Module:
-        """The IR of a graph after a stage: "import", the name of a pass, or "final". The last graph by default."""
+        """The IR of a graph, the last one by default, after a stage: "import", a pass's name, "final"."""
         return self._aatc.ir(stage, graph)
 
     @property
@@ -177,8 +229,10 @@ class _Questions:
         return self._aatc.session.explain()
 
 
-class Compiled(_Questions):
+class Compiled:
     """Mixed into the class of a compiled module. The instance shares its ``__dict__`` with the original."""
+
+    _aatc: _Runner
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
         return self._aatc.call(*args, **kwargs)
@@ -198,8 +252,10 @@ class Compiled(_Questions):
 
 def _twin(model: M, options: Options) -> M:
     base = type(model)
-    meta = type(base)
+    meta: Any = type(base)
     members = {"_aatc": _Runner(model, options), "__module__": base.__module__, "__doc__": base.__doc__}
+    # a model's own attributes win: many a vision model has `stages`
+    members |= {n: m for n, m in vars(_Questions).items() if not n.startswith("_") and not hasattr(model, n)}
     cls = meta(f"Compiled{base.__name__}", (Compiled, base), members)
     twin = cls.__new__(cls)
     object.__setattr__(twin, "__dict__", model.__dict__)

@@ -94,16 +94,25 @@ def _prepare(gm: fx.GraphModule) -> None:
                 node.target = enter_autocast
             elif node.target is amp._exit_autocast:
                 node.target = exit_autocast
+            elif (getattr(node.target, "__module__", None) or "").startswith("torch._functorch"):
+                raise _unsupported(node, "a function transform (torch.vmap, torch.func)")
             elif isinstance(node.target, torch._ops.HigherOrderOperator):
                 if node.target.name() != _CHECKPOINT:
-                    raise UnsupportedError(
-                        f"{node.target.name()} has no counterpart in the IR",
-                        where=location.where(location.from_trace(node.meta.get("stack_trace"))),
-                        hint="this graph runs eagerly unless fallback=False",
-                    )
+                    raise _unsupported(node, node.target.name())
                 body = getattr(module, node.args[0].target)
                 if body.meta.get("_checkpoint_context_fn") is None:
                     body.meta["_checkpoint_context_fn"] = torch.utils.checkpoint.noop_context_fn
+
+
+def _unsupported(node: fx.Node, what: str) -> UnsupportedError:
+    at = node
+    while at.op != "output" and not at.meta.get(
+        "stack_trace"
+    ):  # what sets a state has no trace, what follows has
+        at = at.next
+    loc = location.from_trace(at.meta.get("stack_trace"))
+    hint = "this graph can only run eagerly"
+    return UnsupportedError(f"{what} has no counterpart in the IR", where=location.where(loc), hint=hint)
 
 
 def enter_autocast(*args: Any) -> Any:
@@ -272,7 +281,7 @@ def wrap(target: Any, hooks: Hooks, *, dynamic: bool | None, fullgraph: bool) ->
     if hasattr(context, "enter_exit_hooks"):  # absent when TORCHDYNAMO_DISABLE=1
         # with dynamic=True Dynamo would turn every eps and momentum into a tensor input
         context.enter_exit_hooks.append(config._make_closure_patcher(specialize_float=True))
-    wrapped = context(target)
+    wrapped: Any = context(target)
     return wrapped.forward if isinstance(target, torch.nn.Module) else wrapped
 
 

@@ -1,4 +1,4 @@
-"""`compiled.explain()`: what was fused, tiled and proved, what was left to PyTorch and why, in plain words."""
+"""`compiled.explain()`: what was fused, tiled and proved, what was left to PyTorch and why, in words."""
 
 from __future__ import annotations
 
@@ -7,11 +7,25 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+#: Lowering classes, joined by + when several apply; a number counts columns that were added to q and k.
+LOWERINGS = {
+    "G": "one contraction of q and k, mapped per token",
+    "E": "a function of contractions of q and k",
+    "B": "a bias computed from positions",
+    "D": "a stored bias, read tile by tile",
+    "T2": "values transported by two extra contractions",
+    "P": "every pair of coordinates, tile by tile",
+}
+#: Notes of one pass that the text shows.
+NOTES = 8
+ENGINES = {"library": "PyTorch's fused attention", "stream": "a loop over tiles"}
+
 
 @dataclass(frozen=True)
 class AttentionInfo:
-    """One attention of the model. ``lowering`` is how it runs; ``certificates`` are the facts its rewrites
-    rest on; ``loc`` is the model's source line."""
+    """One attention of the model. ``lowering`` is its class (`LOWERINGS` says what the letters mean),
+    ``engine`` what runs it, ``arena_bytes`` the memory it works in besides inputs and outputs;
+    ``certificates`` are the facts its rewrites rest on; ``loc`` is the model's source line."""
 
     name: str
     kind: str
@@ -20,6 +34,23 @@ class AttentionInfo:
     certificates: tuple[Any, ...]
     loc: str
     graph: int
+    engine: str = ""
+    arena_bytes: int = 0
+
+    @property
+    def runs_as(self) -> str:
+        """The lowering in words."""
+        words, columns = [], 0
+        for part in filter(None, self.lowering.split("+")):
+            if part.isdigit():
+                columns += int(part)
+            else:
+                words.append(LOWERINGS.get(part, part))
+        if columns:
+            words.append(f"{_count(columns, 'column')} added to q and k")
+        meaning = ", ".join(words)
+        engine = ENGINES.get(self.engine, self.engine)
+        return f"{engine}: {meaning}" if engine and meaning else engine or meaning
 
 
 @dataclass(frozen=True)
@@ -80,9 +111,17 @@ class Explanation:
         if self.attentions:
             yield ""
             yield "Attentions"
-            for a in self.attentions:
-                yield f"  {a.name}  {a.loc}".rstrip()
-                yield from _fields([("kind", a.kind), ("runs as", a.lowering), ("schedule", a.schedule)])
+            for group in _alike(self.attentions):
+                a = group[0]
+                yield f"  {_names(group)}  {a.loc}".rstrip()
+                memory = f"{a.arena_bytes / 2**20:.2f} MiB" if a.arena_bytes else ""
+                shown = [
+                    ("kind", a.kind),
+                    ("runs as", a.runs_as),
+                    ("schedule", a.schedule),
+                    ("works in", memory),
+                ]
+                yield from _fields(shown)
                 for n, c in enumerate(a.certificates):
                     yield f"      {'proved' if not n else '':9} {c}"
         if self.fallbacks:
@@ -94,7 +133,10 @@ class Explanation:
         if self.graphs:
             yield ""
             yield "Graphs"
-            yield from _table(("#", "operations", "attentions", "compile", "inputs that vary", "made because"), map(_graph_row, self.graphs))
+            yield from _table(
+                ("#", "operations", "attentions", "compile", "sizes that vary", "made because"),
+                map(_graph_row, self.graphs),
+            )
             for g in self.graphs:
                 if g.ended:
                     yield f"  graph {g.index} ends at {g.ended}"
@@ -103,14 +145,20 @@ class Explanation:
             yield "Passes"
             yield from _table(("pass", "time", "rewrites"), (_pass_row(p) for p in self.passes))
             for p in self.passes:
-                yield from (f"  {p.name}: {n}" for n in p.notes)
+                yield from (f"  {p.name}: {n}" for n in p.notes[:NOTES])
+                if len(p.notes) > NOTES:
+                    yield f"  {p.name}: and {len(p.notes) - NOTES} more notes, in .passes"
 
     @property
     def summary(self) -> str:
         """One sentence."""
         made = sum(g.compiled for g in self.graphs)
         parts = [_count(made, "graph"), _count(len(self.attentions), "attention")]
-        left = f"{_count(len(self.fallbacks), 'part')} left to PyTorch" if self.fallbacks else "nothing left to PyTorch"
+        left = (
+            f"{_count(len(self.fallbacks), 'part')} left to PyTorch"
+            if self.fallbacks
+            else "nothing left to PyTorch"
+        )
         return f"{', '.join(parts)}, {left}"
 
     def html(self, path: str | Path) -> Path:
@@ -120,6 +168,29 @@ class Explanation:
         target = Path(path)
         target.write_text(page(self), "utf-8")
         return target
+
+
+def _alike(attentions: Sequence[AttentionInfo]) -> list[list[AttentionInfo]]:
+    """Attentions that differ in name only, as those of a model's layers do, together."""
+    groups: dict[Any, list[AttentionInfo]] = {}
+    for a in attentions:
+        key = (
+            a.kind,
+            a.lowering,
+            a.engine,
+            a.schedule,
+            a.arena_bytes,
+            tuple(map(str, a.certificates)),
+            a.loc,
+            a.graph,
+        )
+        groups.setdefault(key, []).append(a)
+    return list(groups.values())
+
+
+def _names(group: Sequence[AttentionInfo]) -> str:
+    names = [a.name for a in group]
+    return ", ".join(names) if len(names) <= 3 else f"{names[0]} to {names[-1]} ({len(names)} alike)"
 
 
 def _count(n: int, word: str) -> str:
@@ -156,7 +227,7 @@ def _pass_row(p: PassInfo) -> tuple[str, ...]:
 
 
 def rewrites(counts: Mapping[str, int]) -> str:
-    return ", ".join(f"{rule} ×{n}" for rule, n in counts.items()) or "none"
+    return ", ".join(f"{rule} ×{n}" for rule, n in counts.items() if n) or "none"
 
 
 def milliseconds(seconds: float) -> str:

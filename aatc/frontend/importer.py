@@ -16,14 +16,15 @@ from aatc.frontend.shapes import Shapes
 from aatc.ir.core import Block, Func, Loc, Module, Op, Value
 from aatc.ir.errors import UnsupportedError, VerifyError
 from aatc.ir.registry import Operand, Symbol, TorchConst
-from aatc.ir.types import TensorType, dtype_name, torch_dtype
+from aatc.ir.types import TensorType, Type, dtype_name, torch_dtype
 
 #: Tensors the trace met as constants and that are at most this long are written into the IR.
 SMALL = 256
 _CASTABLE = (torch.float32, torch.bfloat16, torch.float16)
 #: Operators whose schema hides that they change buffers or draw numbers, and the argument that says so.
 _WHEN = {
-    "aten::batch_norm": "training", "aten::instance_norm": "use_input_stats", "aten::native_batch_norm": "training",
+    "aten::batch_norm": "training", "aten::instance_norm": "use_input_stats",
+    "aten::native_batch_norm": "training",
     "aten::cudnn_batch_norm": "training", "aten::dropout": "train", "aten::feature_dropout": "train",
     "aten::alpha_dropout": "train", "aten::feature_alpha_dropout": "train", "aten::native_dropout": "train",
     "aten::rrelu": "training", "aten::scaled_dot_product_attention": "dropout_p", "aten::rnn_tanh": "train",
@@ -66,7 +67,8 @@ def import_graph(
     """The verified IR of ``graph``, whose nodes carry fake values in ``meta["val"]``.
 
     ``names`` are better names for its placeholders, in order; ``given`` are values of placeholders, by name,
-    which become constants; ``ranges`` are those of torch's symbols, where they are known better. Raises UnsupportedError with the source line for what the IR has no word for.
+    which become constants; ``ranges`` are those of torch's symbols, where they are known better. Raises
+    UnsupportedError with the source line for what the IR has no word for.
     """
     module, shapes = Module(), Shapes(ranges)
     constants: list[torch.Tensor] = []
@@ -98,9 +100,11 @@ class _Importer:
         self.module, self.shapes, self.constants, self.parent = module, shapes, constants, parent
         self.given = given or {}
         self.ambient = torch.is_grad_enabled()
-        self.grad = parent.grad if parent is not None else self.ambient
+        self.grad: bool = parent.grad if parent is not None else self.ambient
         self.detached: dict[Value, Value] = {}
-        self.autocast = parent.autocast if parent is not None else dynamo.ambient_autocast()
+        self.autocast: torch.dtype | None = (
+            parent.autocast if parent is not None else dynamo.ambient_autocast()
+        )
         self.outer: list[torch.dtype | None] = []
         self.body = Block()
         self.env: dict[fx.Node, Any] = {}
@@ -108,7 +112,9 @@ class _Importer:
         self.loc: Loc | None = None
 
     # --- functions -----------------------------------------------------------------------------------------
-    def function(self, name: str, graph: fx.GraphModule, names: Sequence[str] = ()) -> list[tuple[int | None, Any]]:
+    def function(
+        self, name: str, graph: fx.GraphModule, names: Sequence[str] = ()
+    ) -> list[tuple[int | None, Any]]:
         self.module.add(Func(name, "geo", self.body))
         outputs = self.run(graph, None, names)
         flat: list[Value] = []
@@ -123,7 +129,7 @@ class _Importer:
         return template
 
     def run(self, graph: fx.GraphModule, given: Sequence[Any] | None, names: Sequence[str] = ()) -> list[Any]:
-        """Imports every node of ``graph`` into the current body; ``given`` are its inputs when it is inlined."""
+        """Imports the nodes of ``graph`` into the current body; ``given`` are its inputs if it is inlined."""
         position = 0
         for node in graph.graph.nodes:
             self.loc = location.from_trace(node.meta.get("stack_trace")) or self.loc
@@ -131,12 +137,14 @@ class _Importer:
                 if given is not None:
                     self.env[node] = given[position]
                 else:
-                    self.env[node] = self.argument(node, names[position] if position < len(names) else node.name)
+                    self.env[node] = self.argument(
+                        node, names[position] if position < len(names) else node.name
+                    )
                 position += 1
             elif node.op == "get_attr":
                 self.env[node] = self.attribute(graph, node)
             elif node.op == "call_function":
-                self.env[node] = self.call(graph, node)
+                self.env[node] = self.call(node)
             elif node.op == "output":
                 (result,) = node.args
                 values = list(result) if isinstance(result, (list, tuple)) else [result]
@@ -173,63 +181,61 @@ class _Importer:
         return self.constant(found, node.name)
 
     def constant(self, tensor: torch.Tensor, name: str) -> Value:
-        fake = hasattr(tensor, "fake_mode")
-        if not fake and tensor.numel() <= SMALL and not tensor.requires_grad and not tensor.is_complex():
-            if tensor.device.type == "cpu":
-                t = TensorType.of(dtype_name(tensor.dtype), tensor.shape)
-                values = tuple(tensor.detach().reshape(-1).tolist())
-                return self.add(Op("geo.constant", [], {"values": values, "type": t}, [t], result_names=[_clean(name)])).result
-        if self.parent is not None or fake:
-            raise self.unsupported("a tensor constant inside a checkpointed region" if not fake else "a fake constant")
+        if hasattr(tensor, "fake_mode"):
+            raise self.unsupported("a constant that exists only while tracing")
+        plain = not tensor.requires_grad and not tensor.is_complex() and tensor.device.type == "cpu"
+        if plain and tensor.numel() <= SMALL:
+            t = TensorType.of(dtype_name(tensor.dtype), tensor.shape)
+            attrs = {"values": tuple(tensor.detach().reshape(-1).tolist()), "type": t}
+            return self.add(Op("geo.constant", [], attrs, [t], result_names=[_clean(name)])).result
+        if self.parent is not None:
+            raise self.unsupported("a large tensor constant inside a checkpointed region")
         value = Value(self.shapes.type(tensor), _clean(name))
         self.late.append((tensor, value))
         return value
 
     # --- calls ---------------------------------------------------------------------------------------------
-    def call(self, graph: fx.GraphModule, node: fx.Node) -> Any:
-        target = node.target
-        if target is operator.getitem:
-            source = self.env[node.args[0]]
-            if isinstance(source, (list, tuple)):
-                return source[node.args[1]]
+    def call(self, node: fx.Node) -> Any:
+        target: Any = node.target
+        args: Any = node.args
+        if target is operator.getitem and isinstance(self.env[args[0]], (list, tuple)):
+            return self.env[args[0]][args[1]]
         if target is torch._C._set_grad_enabled:
-            return self.set_grad(node.args[0])
+            return self.set_grad(args[0])
         if target is torch.amp.autocast_mode._enter_autocast:
             self.outer.append(self.autocast)
-            return self.enter_autocast(*node.args)
+            return self.enter_autocast(*args)
         if target is torch.amp.autocast_mode._exit_autocast:
             self.autocast = self.outer.pop()
             return None
         if isinstance(target, torch._ops.HigherOrderOperator):
-            return self.higher_order(graph, node)
-        if isinstance(target, torch._ops.OpOverload) and target.namespace == "aatc" and target._opname == "attend":
+            return self.higher_order(node)
+        if target is torch.ops.aten.detach_.default and _is_fresh(args[0]):
+            return self.env[args[0]]
+        if isinstance(target, torch._ops.OpOverload) and target.name() == "aatc::attend":
             q, k, v, captures, spec = _positional(target, node)
             operands = [self.use(self.env[n]) for n in (q, k, v, *captures)]
             results = attention.stages(self.body, operands, spec, self.loc)
             self.keep(*results)
             return results
-        if target is torch.ops.aten.detach_.default and _is_fresh(node.args[0]):
-            return self.env[node.args[0]]
         return self.torch_call(node)
 
     def torch_call(self, node: fx.Node) -> Any:
         operands: list[Value] = []
         dtype = self.cast_to(node)
         args = tuple(self.literal(a, operands, dtype) for a in (*node.args, *node.kwargs.values()))
-        name, effect = target_name(node.target), has_effect(node)
-        if name is None:
-            raise self.unsupported(f"{node.target}")
-        attrs: dict[str, Any] = {"target": name, "args": args}
+        attrs: dict[str, Any] = {"target": self.callable(node.target), "args": args}
         if node.kwargs:
             attrs["kwargs"] = tuple(node.kwargs)
-        if effect:
+        if has_effect(node):
             attrs["effect"] = True
-        value = node.meta.get("val")
+        value: Any = node.meta.get("val")
         several = isinstance(value, (list, tuple))
         returns = value if several else () if value is None and _returns_nothing(node) else (value,)
         types = [self.shapes.type(v) for v in returns]
-        names = [node.name] if len(types) == 1 else [f"{node.name}_{n}" for n in range(len(types))]
-        op = self.add(Op("torch.call", operands, self.callable(attrs), types, result_names=list(map(_clean, names))))
+        name = _clean(node.name)
+        names = [name] if len(types) == 1 else [f"{name}_{n}" for n in range(len(types))]
+        op = self.add(Op("torch.call", operands, attrs, types, result_names=names))
         if several:
             return list(op.results)
         return op.results[0] if op.results else None
@@ -257,29 +263,30 @@ class _Importer:
             return TorchConst("torch", str(value).removeprefix("torch."))
         raise self.unsupported(f"an argument of type {type(value).__name__}")
 
-    def higher_order(self, graph: fx.GraphModule, node: fx.Node) -> Any:
-        name = node.target.name()
+    def higher_order(self, node: fx.Node) -> Any:
+        target: Any = node.target
+        args: Any = node.args
+        name = target.name()
         if name == "tag_activation_checkpoint":
-            return self.checkpoint(node)
+            return self.checkpoint(node.name, *args)
         if name == "wrap_with_set_grad_enabled":
-            enabled, body, *given = node.args
+            enabled, body, *given = args
             return self.region(body, given, enabled)
         if name == "wrap_with_autocast":
-            device, dtype, enabled, cache, body, *given = node.args
+            device, dtype, enabled, cache, body, *given = args
             return self.region(body, given, (device, dtype, enabled, cache))
         raise self.unsupported(f"the higher-order operator {name}")
 
-    def checkpoint(self, node: fx.Node) -> Any:
-        body, *given = node.args
+    def checkpoint(self, result: str, body: fx.Node, *given: Any) -> list[Value]:
         name = f"checkpoint_{sum(n.startswith('checkpoint_') for n in self.module.funcs)}"
         values = [self.env[g] if isinstance(g, fx.Node) else g for g in given]
         values = [self.use(v) if isinstance(v, Value) else v for v in values]
         inner = _Importer(self.module, self.shapes, self.constants, parent=self)
-        template = inner.function(name, self.env[body], [getattr(v, "name", "") or f"arg{n}" for n, v in enumerate(values)])
+        template = inner.function(name, self.env[body], [getattr(v, "name", "") or "arg" for v in values])
         if any(not isinstance(v, Value) for v in values) or any(p is None for p, _ in template):
             raise self.unsupported("a checkpointed region with plain numbers among its inputs or outputs")
         types = self.module.funcs[name].result_types
-        names = [f"{_clean(node.name)}_{n}" for n in range(len(types))]
+        names = [f"{_clean(result)}_{n}" for n in range(len(types))]
         op = Op("geo.checkpoint", values, {"body": Symbol(name)}, types, result_names=names)
         return list(self.add(op).results)
 
@@ -292,20 +299,21 @@ class _Importer:
             outputs = self.run(self.env[body], inputs)
             self.set_grad(before)
             return outputs
-        before_cast = self.autocast
+        outside = self.autocast
         self.enter_autocast(*state)
         outputs = self.run(self.env[body], inputs)
-        self.autocast = before_cast
+        self.autocast = outside
         return outputs
 
     # --- autocast ------------------------------------------------------------------------------------------
-    def enter_autocast(self, device: str, dtype: torch.dtype | None, enabled: bool, _cache: Any = None) -> None:
+    def enter_autocast(self, device: str, dtype: Any, enabled: bool, _cache: Any = None) -> None:
         if device == "cpu":
             self.autocast = (dtype or torch.get_autocast_dtype("cpu")) if enabled else None
 
     def cast_to(self, node: fx.Node) -> str | None:
-        """The dtype autocast casts the tensors among a call's arguments to; the IR holds the casts instead."""
-        if self.autocast is None or not isinstance(node.target, torch._ops.OpOverload):
+        """The dtype autocast casts a call's tensors to, if it does: the IR holds the casts instead."""
+        target: Any = node.target
+        if self.autocast is None or not isinstance(target, torch._ops.OpOverload):
             return None
         value = node.meta.get("val")
         results = value if isinstance(value, (list, tuple)) else (value,)
@@ -314,12 +322,12 @@ class _Importer:
         read = {dtype_name(v.dtype) for v in given if v.dtype in _CASTABLE}
         if not made or not read or made == read:
             return None
-        if len(made) == 1 and dynamo.casts_for_itself(node.target):
+        if len(made) == 1 and dynamo.casts_for_itself(target):
             return made.pop()
-        if dynamo.is_composite(node.target) and made.isdisjoint(read):
-            if node.target._opname in ("einsum", "tensordot", "matmul"):
+        if dynamo.is_composite(target) and made.isdisjoint(read):
+            if target._opname in ("einsum", "tensordot", "matmul"):
                 return made.pop()
-            raise self.unsupported(f"{node.target} inside autocast")
+            raise self.unsupported(f"{target} inside autocast")
         return None
 
     # --- gradients off -------------------------------------------------------------------------------------
@@ -336,9 +344,7 @@ class _Importer:
         if value.type.dtype not in ("f64", "f32", "bf16", "f16", "c64", "c128"):
             return value
         if value not in self.detached:
-            op = Op("torch.call", [value], {"target": "aten.detach.default", "args": (Operand(0),)}, [value.type], result_names=[value.name])
-            self.detached[value] = self.add(op).result
-            self.keep(self.detached[value])
+            self.detached[value] = self.unary("aten.detach.default", value, value.type)
         return self.detached[value]
 
     def keep(self, *values: Value) -> None:
@@ -357,22 +363,28 @@ class _Importer:
         if not isinstance(t, TensorType) or t.dtype == dtype or t.dtype not in ("f32", "bf16", "f16"):
             return value
         constant = TorchConst("torch", str(torch_dtype(dtype)).removeprefix("torch."))
-        attrs = {"target": "aten.to.dtype", "args": (Operand(0), constant)}
-        return self.add(Op("torch.call", [value], attrs, [TensorType(dtype, t.shape)], result_names=[value.name])).result
+        return self.unary("aten.to.dtype", value, TensorType(dtype, t.shape), constant)
 
-    def callable(self, attrs: dict[str, Any]) -> dict[str, Any]:
-        """``attrs`` if the IR may call their target."""
+    def unary(self, target: str, value: Value, t: Type, *more: Any) -> Value:
+        attrs = {"target": target, "args": (Operand(0), *more)}
+        return self.add(Op("torch.call", [value], attrs, [t], result_names=[value.name])).result
+
+    def callable(self, target: Any) -> str:
+        """The name of ``target``, which the IR must be able to call."""
         from aatc.ir.interpreter import target_function
 
+        name = target_name(target)
         try:
-            target_function(attrs["target"])
+            target_function(name or "")
         except VerifyError:
-            raise self.unsupported(attrs["target"]) from None
-        return attrs
+            raise self.unsupported(name or str(target)) from None
+        return str(name)
 
     def unsupported(self, what: str) -> UnsupportedError:
         return UnsupportedError(
-            f"{what} has no counterpart in the IR", where=location.where(self.loc), hint="this graph can only run eagerly"
+            f"{what} has no counterpart in the IR",
+            where=location.where(self.loc),
+            hint="this graph can only run eagerly",
         )
 
 
@@ -389,7 +401,7 @@ def target_name(target: Any) -> str | None:
 
 
 def has_effect(node: fx.Node) -> bool:
-    """Whether a call changes state, draws random numbers or checks something, so that it must stay in order."""
+    """Whether a call changes state, draws random numbers or checks something, so that it keeps its place."""
     target = node.target
     if not isinstance(target, torch._ops.OpOverload):
         return False

@@ -9,7 +9,9 @@ from collections.abc import Iterable
 
 from aatc.ir.core import Loc
 
-_FRAME = re.compile(r'File "(?P<file>[^"]+)", line (?P<line>\d+), in [^\n]*(?:\n(?!\s*File ")\s*(?P<text>[^\n]*))?')
+_FRAME = re.compile(
+    r'File "(?P<file>[^"]+)", line (?P<line>\d+), in [^\n]*(?:\n(?!\s*File ")\s*(?P<text>[^\n]*))?'
+)
 
 
 @functools.cache
@@ -19,7 +21,10 @@ def _foreign_folders() -> tuple[str, ...]:
 
     roots = [os.path.dirname(torch.__file__)]
     ours = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
-    roots += [ours, *(os.path.realpath(os.path.join(ours, n)) for n in ("ir", "passes", "backends", "shaders"))]
+    roots += [
+        ours,
+        *(os.path.realpath(os.path.join(ours, n)) for n in ("ir", "passes", "backends", "shaders")),
+    ]
     roots.append(os.path.dirname(os.__file__))
     return tuple(dict.fromkeys(os.path.join(r, "") for r in roots))
 
@@ -32,7 +37,7 @@ def is_users(file: str) -> bool:
 
 
 def innermost(frames: Iterable[tuple[str, int, str]]) -> Loc | None:
-    """The user's innermost frame of a stack (outermost first); layers of `aatc.nn` count if nothing else does."""
+    """The user's innermost frame of a stack (outermost first); layers of `aatc.nn` count if no other does."""
     frames = list(frames)
     ours = os.path.join(os.path.dirname(os.path.dirname(os.path.abspath(__file__))), "nn")
     for wanted in (is_users, lambda f: f.startswith(ours)):

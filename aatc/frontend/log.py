@@ -16,7 +16,7 @@ _done: str | None = None
 
 
 def configure() -> None:
-    """Reads ``AATC_LOG`` and switches the loggers ``aatc.<word>`` on; does nothing when it has not changed."""
+    """Reads ``AATC_LOG`` and switches the loggers ``aatc.<word>`` on; does nothing if it has not changed."""
     global _done
     text = os.environ.get("AATC_LOG", "")
     if text == _done:

@@ -10,7 +10,7 @@ if TYPE_CHECKING:
     from aatc.frontend.explain import Explanation
 
 _STYLE = """
-body { font: 15px/1.5 system-ui, sans-serif; max-width: 62rem; margin: 2rem auto; padding: 0 1rem; color: #222 }
+body { font: 15px/1.5 system-ui, sans-serif; max-width: 62rem; margin: 2rem auto; padding: 0 1rem }
 table { border-collapse: collapse; width: 100%; margin: .5rem 0 1.5rem }
 th, td { text-align: left; vertical-align: top; padding: .3rem .6rem; border-bottom: 1px solid #ddd }
 th { font-weight: 600 } code { font: 13px/1.4 ui-monospace, monospace; white-space: pre-wrap }
@@ -28,17 +28,22 @@ def page(e: Explanation) -> str:
     parts += _section(
         "Attentions",
         ("attention", "kind", "runs as", "schedule", "proved", "source"),
-        ((a.name, a.kind, a.lowering, a.schedule, "\n".join(map(str, a.certificates)), a.loc) for a in e.attentions),
+        (
+            (a.name, a.kind, a.runs_as, a.schedule, "\n".join(map(str, a.certificates)), a.loc)
+            for a in e.attentions
+        ),
     )
     parts += _section(
-        "Left to PyTorch", ("operation", "source", "why", "try"), ((f.op, f.loc, f.reason, f.hint) for f in e.fallbacks)
+        "Left to PyTorch",
+        ("operation", "source", "why", "try"),
+        ((f.op, f.loc, f.reason, f.hint) for f in e.fallbacks),
     )
     parts += _section(
         "Graphs",
-        ("#", "operations", "attentions", "compile", "inputs that vary", "made because", "ended by"),
+        ("#", "operations", "attentions", "compile", "sizes that vary", "made because", "ended by"),
         (
-            (g.index, g.operations, g.attentions, milliseconds(sum(g.seconds.values())), ", ".join(g.inputs) or "none",
-             g.recompiled or "first call", g.ended)
+            (g.index, g.operations, g.attentions, milliseconds(sum(g.seconds.values())),
+             ", ".join(g.inputs) or "none", g.recompiled or "first call", g.ended)
             for g in e.graphs
         ),
     )  # fmt: skip
@@ -58,6 +63,12 @@ def _section(title: str, head: Sequence[str], rows: Iterable[Sequence[Any]]) -> 
     found = list(rows)
     if not found:
         return []
-    lines = [f"<h2>{escape(title)}</h2>", "<table>", "<tr>" + "".join(f"<th>{escape(h)}</th>" for h in head) + "</tr>"]
-    lines += ["<tr>" + "".join(f"<td><code>{escape(str(c))}</code></td>" for c in row) + "</tr>" for row in found]
+    lines = [
+        f"<h2>{escape(title)}</h2>",
+        "<table>",
+        "<tr>" + "".join(f"<th>{escape(h)}</th>" for h in head) + "</tr>",
+    ]
+    lines += [
+        "<tr>" + "".join(f"<td><code>{escape(str(c))}</code></td>" for c in row) + "</tr>" for row in found
+    ]
     return [*lines, "</table>"]

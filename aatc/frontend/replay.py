@@ -1,4 +1,4 @@
-"""Runs an IR text again: random inputs of the right types, through passes and backend, against the reference."""
+"""Runs an IR text again: random inputs of the right types, passes and backend, against the reference."""
 
 from __future__ import annotations
 
@@ -21,18 +21,20 @@ class ReplayError(AatcError):
     """A program does not agree with the reference, or its inputs cannot be made up."""
 
 
-def sizes_of(module: Module, given: Mapping[str, int] = {}) -> dict[str, int]:  # noqa: B006
+def sizes_of(module: Module, given: Mapping[str, int] = {}) -> dict[str, int]:
     """A size for every symbolic dimension: ``given``, or a small number inside its range."""
     sizes = {}
     for n, (name, (low, high)) in enumerate(module.dims.items()):
         size = given.get(name, max(low, 5 + 2 * n) if high is None else max(low, min(high, 5 + 2 * n)))
         if size < low or (high is not None and size > high):
-            raise ReplayError(f"{name} = {size} is outside its range [{low}, {'inf' if high is None else high}]")
+            raise ReplayError(
+                f"{name} = {size} is outside its range [{low}, {'inf' if high is None else high}]"
+            )
         sizes[name] = size
     return sizes
 
 
-def random_inputs(module: Module, *, seed: int = 0, sizes: Mapping[str, int] = {}) -> list[Any]:  # noqa: B006
+def random_inputs(module: Module, *, seed: int = 0, sizes: Mapping[str, int] = {}) -> list[Any]:
     """Inputs for the entry of ``module``: normal numbers, zeros and ones for integers and truth values.
 
     Numbers in (0.5, 1.5) stand in for variances; a plain int takes the size of the dimension it is named
@@ -52,7 +54,9 @@ def _input(value: Value, sizes: Mapping[str, int], generator: torch.Generator) -
     if t == BOOL:
         return True
     if not isinstance(t, TensorType):
-        raise ReplayError(f"no input can be made up for %{value.name}: {t}", hint="hand in inputs with --inputs")
+        raise ReplayError(
+            f"no input can be made up for %{value.name}: {t}", hint="hand in inputs with --inputs"
+        )
     shape, dtype = [_size(d, sizes) for d in t.shape], torch_dtype(t.dtype)
     if not (dtype.is_floating_point or dtype.is_complex):
         return torch.randint(0, 2, shape, generator=generator).to(dtype)
@@ -65,7 +69,9 @@ def _size(dim: Dim, sizes: Mapping[str, int]) -> int:
     try:
         return dim.evaluate(sizes)
     except KeyError as error:
-        raise ReplayError(f"the size of {error.args[0]} is unknown", hint="the module's `dims` line lists symbols") from None
+        raise ReplayError(
+            f"the size of {error.args[0]} is unknown", hint="the module's `dims` line lists symbols"
+        ) from None
 
 
 def copied(inputs: Sequence[Any]) -> list[Any]:
@@ -93,7 +99,7 @@ def replay(
     pipeline: str,
     backend: str = "cpu",
     seed: int = 0,
-    sizes: Mapping[str, int] = {},  # noqa: B006
+    sizes: Mapping[str, int] = {},
 ) -> float:
     """Compiles the IR text at ``path`` and compares one run with the reference interpreter's.
 

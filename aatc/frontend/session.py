@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
+import gc
 import hashlib
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
@@ -39,9 +41,13 @@ class Options:
         if self.tune not in TUNE:
             raise UnsupportedError(f"tune={self.tune!r} is not known", hint=f"there is: {', '.join(TUNE)}")
         if self.dynamic not in (None, True, False):
-            raise UnsupportedError(f"dynamic={self.dynamic!r} is not known", hint="there are: None, True, False")
+            raise UnsupportedError(
+                f"dynamic={self.dynamic!r} is not known", hint="there are: None, True, False"
+            )
         if not isinstance(self.backend, str):
-            raise BackendError(f"backend={self.backend!r} is not a name", hint="aatc.devices() lists what is there")
+            raise BackendError(
+                f"backend={self.backend!r} is not a name", hint="aatc.devices() lists what is there"
+            )
 
     def pipeline(self) -> Pipeline:
         """The passes to run: the default ones, the default ones with the user's, or just the user's."""
@@ -57,7 +63,10 @@ class Options:
         extra = tuple(chosen)
         for p in extra:
             if not isinstance(p, passes.Pass):
-                raise PassError(f"passes= holds {p!r}, which is not a pass", hint="objects of classes derived from aatc.passes.Pass")
+                raise PassError(
+                    f"passes= holds {p!r}, which is not a pass",
+                    hint="objects of classes derived from aatc.passes.Pass",
+                )
         return passes.default_pipeline(extra=extra)
 
 
@@ -82,7 +91,9 @@ class Graph:
         from aatc.ir.printer import canonical_text
 
         text = canonical_text(self.stages["import"]) if self.stages else ""
-        return hashlib.sha256("\0".join((text, self.pipeline, self.backend, torch.__version__)).encode()).hexdigest()
+        return hashlib.sha256(
+            "\0".join((text, self.pipeline, self.backend, torch.__version__)).encode()
+        ).hexdigest()
 
     @property
     def code(self) -> str:
@@ -110,13 +121,32 @@ class Session:
         self.fallbacks: list[Fallback] = []
         self.notes: list[str] = []
         self._failed_guards: list[str] = []
+        self._resume = False
+
+    @contextlib.contextmanager
+    def unhurried(self) -> Iterator[None]:
+        """Without cyclic garbage collection up to the first graph: importing Dynamo and tracing make many
+        objects that stay, and looking through them again and again takes a sixth of the time."""
+        self._resume = gc.isenabled()
+        gc.disable()
+        try:
+            yield
+        finally:
+            self._collect()
+
+    def _collect(self) -> None:
+        if self._resume:
+            self._resume = False
+            gc.enable()
 
     # --- compiling -----------------------------------------------------------------------------------------
     def compile_graph(self, gm: fx.GraphModule, example_inputs: Sequence[Any]) -> Callable[..., Any]:
         """The Dynamo backend: a callable for ``gm``. With ``fallback`` it never raises."""
         from aatc.frontend import dynamo
 
-        graph = Graph(len(self.graphs), self._take_reason(), pipeline=str(self.pipeline), backend=self.backend.name)
+        graph = Graph(
+            len(self.graphs), self._take_reason(), pipeline=str(self.pipeline), backend=self.backend.name
+        )
         self.graphs.append(graph)
         if graph.recompiled:
             log.write("recompiles", "%s, graph %d: %s", self.name, graph.index, graph.recompiled)
@@ -134,6 +164,8 @@ class Session:
                 raise _typed(error) from error
             self._fell_back(f"graph {graph.index}", error)
             return gm.forward
+        finally:
+            self._collect()
 
     def _compile(self, graph: Graph, gm: fx.GraphModule, dump: Dump | None) -> Callable[..., Any]:
         from aatc.frontend import dynamo
@@ -157,14 +189,40 @@ class Session:
         if dump is not None:
             dump.write("code.py", graph.code)
         self._log(graph)
-        return imported.bind(graph.program.main)
+        run = imported.bind(graph.program.main)
+        if not self.options.fallback or _changes_state(imported.module):
+            return run
+        return self._watched(graph, run, gm.forward)
+
+    def _watched(
+        self, graph: Graph, run: Callable[..., Any], eager: Callable[..., Any]
+    ) -> Callable[..., Any]:
+        """``run``, whose first call may find that the program does not work; then ``eager`` from there on.
+        Only for graphs that may be run twice."""
+
+        def first(*inputs: Any) -> Any:
+            try:
+                results = run(*inputs)
+            except Exception as error:
+                results = eager(*inputs)  # raises what the model raises, if it was the model's fault
+                graph.error = error
+                self._fell_back(f"graph {graph.index}", error)
+                chosen[0] = eager
+            else:
+                chosen[0] = run
+            return results
+
+        chosen = [first]
+        return lambda *inputs: chosen[0](*inputs)
 
     def _log(self, graph: Graph) -> None:
         if log.enabled("ir"):
             for stage in ("import", "final"):
                 log.write("ir", "%s, graph %d, %s:\n%s", self.name, graph.index, stage, graph.stages[stage])
         for p in graph.report if log.enabled("passes") else ():
-            log.write("passes", "%s: %.1f ms, %s %s", p.name, 1e3 * p.seconds, dict(p.rewrites), "; ".join(p.notes))
+            log.write(
+                "passes", "%s: %.1f ms, %s %s", p.name, 1e3 * p.seconds, dict(p.rewrites), "; ".join(p.notes)
+            )
         if log.enabled("code"):
             log.write("code", "%s, graph %d:\n%s", self.name, graph.index, graph.code)
 
@@ -189,11 +247,12 @@ class Session:
     def explain(self) -> Explanation:
         notes = list(self.notes)
         if self._failed_guards:
-            notes.append(f"Some inputs run in PyTorch: the limit of graphs is reached; last reason: {_short(self._failed_guards[-1])}")
+            last = _short(self._failed_guards[-1])
+            notes.append(f"Some inputs run in PyTorch: the limit of graphs is reached; last reason: {last}")
         return Explanation(
             self.name, self.backend.name,
-            tuple(a for g in self.graphs for a in _attentions(g)), tuple(self.fallbacks), _passes(self.graphs),
-            tuple(g.info() for g in self.graphs), tuple(notes),
+            tuple(a for g in self.graphs for a in _attentions(g)), tuple(self.fallbacks),
+            _passes(self.graphs), tuple(g.info() for g in self.graphs), tuple(notes),
         )  # fmt: skip
 
 
@@ -215,6 +274,18 @@ def _typed(error: Exception) -> AatcError:
     )
 
 
+def _changes_state(module: Module) -> bool:
+    """Whether running it twice would differ from running it once, beyond the random numbers it draws."""
+    for op in module.walk():
+        if op.attrs.get("effect") and op.attrs["target"].split(".")[1] not in _RANDOM:
+            return True
+    return False
+
+
+#: Operators with an effect that only draw random numbers.
+_RANDOM = ("dropout", "native_dropout", "rand", "rand_like", "randn", "randn_like", "randint", "bernoulli")
+
+
 def _modules(pipeline: Pipeline) -> list[str]:
     """Modules outside aatc that define passes of ``pipeline``."""
     names = (type(p).__module__ for p in pipeline.passes)
@@ -232,11 +303,13 @@ def _attentions(graph: Graph) -> list[AttentionInfo]:
     found = []
     for n, a in enumerate(getattr(graph.program, "attentions", None) or ()):
         loc = a.get("loc")
+        certificates = {str(c): c for c in a.get("certificates") or ()}
         found.append(
             AttentionInfo(
                 str(a.get("name") or f"attention {n}"), str(a.get("kind", "")), str(a.get("lowering", "")),
-                str(a.get("schedule") or ""), tuple(a.get("certificates") or ()),
+                str(a.get("schedule") or ""), tuple(certificates.values()),
                 (location.where(loc) or "") if loc is None or hasattr(loc, "file") else str(loc), graph.index,
+                str(a.get("engine") or ""), int(a.get("arena_bytes") or 0),
             )
         )  # fmt: skip
     return found

@@ -123,11 +123,16 @@ class Emitter:
             src.line(f"{out} = {source}.reshape({', '.join(self.dim(d) for d in t.shape)})")
             return
         compute = "float64" if t.dtype in ("f64", "i64") else "float32"
-        body = self._expression(op, program, compute)
+        body, used = self._expression(op, program, compute)
         n = sizes[2] if "i" in axes else sizes[3] if "j" in axes else "1"
         shape = ", ".join(self.dim(d) for d in t.shape)
         b, h = (sizes[0], sizes[1]) if axes else ("1", "1")
-        src.line(f"{out} = rt.finish_token({body}, ({b}, {h}, {n}), ({shape},), torch.{_torch_name(t.dtype)})")
+        src.line(f"{out} = rt.finish_token({body}, ({b}, {h}, {n}), [{shape}], torch.{_torch_name(t.dtype)})")
+        self._delete(used)
+
+    def _delete(self, names: list[str]) -> None:
+        if names:
+            self.src.line(f"del {', '.join(names)}")
 
     def _plain(self, op: Op, t: TensorType) -> bool:
         """A parameter that is only reshaped: same dtype, heads not shared."""
@@ -142,8 +147,8 @@ class Emitter:
     def _bind_sizes(self, sizes: list[str]) -> None:
         self.src.line(f"B, H, N, M = {', '.join(sizes)}")
 
-    def _expression(self, op: Op, program, compute: str, operands: list[Value] | None = None) -> str:
-        """Views of the operands and the nodes of a per-token program; returns the name of its value."""
+    def _expression(self, op: Op, program, compute: str, operands: list[Value] | None = None):
+        """Views of the operands and the nodes of a per-token program; returns what `emit_expression` does."""
         bound = {}
         for p, v in zip(program.params, operands if operands is not None else op.operands, strict=True):
             view = self.src.fresh(f"{p.name}_v")
@@ -157,8 +162,10 @@ class Emitter:
         self.src.comment(f"{op.result.name}: {program}", op.loc)
         self._bind_sizes([self.dim(d) for d in op.attrs["sizes"]])
         compute = "float64" if op.result.type.dtype == "f64" else "float32"  # type: ignore[attr-defined]
-        body = self._expression(op, program, compute, op.operands[1:])
-        self.src.line(f"{self.name(op.result)} = rt.sum_to({body}, {op.attrs['axes']!r}, {like}, (B, H, N, M))")
+        part = f"{self.name(op.operands[-1])} + " if op.attrs["add"] else ""
+        body, used = self._expression(op, program, compute, op.operands[1 : len(program.params) + 1])
+        self.src.line(f"{self.name(op.result)} = {part}rt.sum_to({body}, {op.attrs['axes']!r}, {like}, (B, H, N, M))")
+        self._delete(used)
 
     def _view(self, op: Op) -> None:
         t: TensorType = op.result.type  # type: ignore[assignment]
@@ -169,8 +176,8 @@ class Emitter:
         shape = ", ".join(self.dim(d) for d in t.shape)
         fill = op.attrs.get("fill")
         make = "empty" if fill is None else "zeros" if fill == 0 else None
-        text = f"torch.{make}(({shape},), dtype=torch.{_torch_name(t.dtype)})" if make else (
-            f"torch.full(({shape},), {number(fill)}, dtype=torch.{_torch_name(t.dtype)})")  # fmt: skip
+        text = f"torch.{make}([{shape}], dtype=torch.{_torch_name(t.dtype)})" if make else (
+            f"torch.full([{shape}], {number(fill)}, dtype=torch.{_torch_name(t.dtype)})")  # fmt: skip
         self.src.line(f"{self.name(op.result)} = {text}")
 
     def _finish(self, op: Op) -> None:
@@ -417,7 +424,7 @@ class Emitter:
         out = []
         for program in op.attrs["positions"]:
             bound = {p: self.name(v) for p, v in zip(program.params, tiles, strict=True)}
-            out.append(emit_expression(self.src, program.body, bound, "float32", {}))
+            out.append(emit_expression(self.src, program.body, bound, "float32", {})[0])
         return f"({', '.join(out)},)"
 
     def _lookup(self, op: Op) -> None:

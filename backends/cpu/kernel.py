@@ -8,7 +8,9 @@ from typing import Any
 import torch
 from torch.autograd.function import once_differentiable
 
+from aatc.ir.containment import spoiled_rows
 from aatc.ir.core import Func, clone_func
+from aatc.ir.score.program import Program
 from aatc.ir.specialize import keep_results
 
 
@@ -19,11 +21,11 @@ class Kernel:
     """
 
     def __init__(self, forward: Func, backward: Func, names: Sequence[str], grads: Sequence[str],
-                 compile_tile: Callable[[Func], tuple[Any, str]]):  # fmt: skip
+                 mask: Program | None, compile_tile: Callable[[Func], tuple[Any, str]]):  # fmt: skip
         self.forward_func, self.backward_func = forward, backward
         self.names, self.grads = tuple(names), tuple(grads)
-        self._compile = compile_tile
-        self.forward, self.forward_code = compile_tile(forward)
+        self.mask, self._compile = mask, compile_tile
+        self._forward, self.forward_code = compile_tile(forward)
         self._backwards: dict[tuple[bool, ...], Any] = {}
 
     def backward_code(self) -> str:
@@ -41,17 +43,29 @@ class Kernel:
     def __call__(self, *operands: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         if torch.is_grad_enabled() and any(t.requires_grad for t in operands):
             return _Attend.apply(self, *operands)
-        o, lse, *_ = self.forward(*operands)
-        return o, lse
+        return self.forward(*operands)[1][:2]
+
+    def forward(self, *operands: torch.Tensor) -> tuple[list[torch.Tensor], tuple[torch.Tensor, ...]]:
+        """(operands as computed with, results): keys that are not finite spoil only rows that see them."""
+        if self.mask is None:
+            return list(operands), self._forward(*operands)
+        clean, spoiled = spoiled_rows(self.mask, self.names, dict(zip(self.names, operands, strict=True)))
+        used = [clean[n] for n in self.names]
+        o, lse, *summed = self._forward(*used)
+        if spoiled is not None:
+            nan, rows = float("nan"), spoiled.unsqueeze(-1)
+            o, lse = o.masked_fill(rows, nan), lse.masked_fill(spoiled, nan)
+            summed = [x.masked_fill(rows, nan) for x in summed]
+        return used, (o, lse, *summed)
 
 
 class _Attend(torch.autograd.Function):
     @staticmethod
     def forward(ctx, kernel: Kernel, *operands):
-        o, lse, *summed = kernel.forward(*operands)
+        used, (o, lse, *summed) = kernel.forward(*operands)
         ctx.kernel = kernel
         ctx.set_materialize_grads(False)
-        ctx.save_for_backward(*operands, *summed, o, lse)
+        ctx.save_for_backward(*used, *summed, o, lse)
         return o, lse
 
     @staticmethod

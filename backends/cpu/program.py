@@ -182,7 +182,7 @@ def build(module: Module) -> Program:
     for op in module.walk():
         if op.name == "geo.kernel":
             forward, backward = (module.funcs[op.attrs[k].name] for k in ("forward", "backward"))
-            kernel = Kernel(forward, backward, op.attrs["names"], op.attrs["grads"], compile_tile)
+            kernel = Kernel(forward, backward, op.attrs["names"], op.attrs["grads"], op.attrs.get("mask"), compile_tile)
             kernels[forward.name] = kernel
             attentions.append(describe(op, module))
     entry = _Main(module, module.entry, kernels)
@@ -196,9 +196,10 @@ def build(module: Module) -> Program:
 def describe(op: Op, module: Module) -> dict[str, Any]:
     """What `explain` shows of one attention."""
     forward = module.funcs[op.attrs["forward"].name]
+    certificates = [c for c in module.certificates if c.subject == str(op.loc)]
     return {
         "name": forward.name, "kind": forward.attrs.get("kind", "attention"), "lowering": forward.attrs.get("lowering", ""),
         "engine": forward.attrs.get("engine", ""), "schedule": forward.attrs.get("schedule", ""),
         "arena_bytes": forward.attrs.get("arena", 0), "loc": op.loc,
-        "certificates": [c for c in module.certificates],
+        "certificates": list({str(c): c for c in certificates}.values()),
     }  # fmt: skip

@@ -29,11 +29,16 @@ def token_view(t: torch.Tensor, axes: str, batch: int, heads: int) -> torch.Tens
     return t if t.shape[1] in (1, heads) else expand_heads(t, heads)
 
 
-def finish_token(t, extents: tuple[int, int, int], shape: tuple[int, ...], dtype: torch.dtype) -> torch.Tensor:
+def finish_token(t, extents: tuple[int, int, int], shape: list[int], dtype: torch.dtype) -> torch.Tensor:
     """A per-token value (b, h, token, feature) at full extents, in the shape and dtype of its buffer."""
     if not isinstance(t, torch.Tensor):
         return torch.full(shape, t, dtype=dtype)
     return t.expand(*extents, t.shape[3]).reshape(shape).to(dtype).contiguous()
+
+
+def centre(x: torch.Tensor) -> torch.Tensor:
+    """Mean over tokens of the finite entries of (b, h, token, feature); no gradient flows through it."""
+    return x.detach().nan_to_num(0.0, 0.0, 0.0).mean(2, keepdim=True)
 
 
 def positions(n: int, axis: int, dtype: torch.dtype) -> torch.Tensor:
@@ -180,6 +185,8 @@ def library(q, k, v, bias, tiles: TileMap | None, mask: Program | None, captures
             masked = torch.zeros((), dtype=q.dtype).masked_fill(~keep, float("-inf"))
             added = masked if added is None else masked + added
         o, l = flash(q[:, :, i : i + ti], k[:, :, j : j + tj], v[:, :, j : j + tj], 0.0, False, attn_mask=added, scale=1.0)
+        if partial:  # the library's log-sum-exp of a row without keys is not -inf
+            closed = ~keep.any(-1)
+            o, l = o.masked_fill(closed.unsqueeze(-1), 0.0), l.masked_fill(closed, float("-inf"))
         out[:, :, i : i + ti], lse[:, :, i : i + ti] = o, l
-    closed = lse == float("-inf")
-    return out.masked_fill_(closed.unsqueeze(-1), 0.0), lse
+    return out, lse

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import re
+from collections import Counter
+
 from aatc.backends.cpu.source import Source, number
 from aatc.ir.errors import BackendError
 from aatc.ir.score.expr import Expr, postorder
@@ -13,23 +16,62 @@ _SPELLED = {
     "abs": "{0}.abs()", "exp": "{0}.exp()", "log": "{0}.log()", "rsqrt": "{0}.rsqrt()", "reciprocal": "{0}.reciprocal()",
     "tanh": "{0}.tanh()", "sigmoid": "{0}.sigmoid()", "sin": "{0}.sin()", "cos": "{0}.cos()",
     "lt": "{0} < {1}", "le": "{0} <= {1}", "gt": "{0} > {1}", "ge": "{0} >= {1}", "and": "{0} & {1}", "or": "{0} | {1}",
-    "not": "~{0}", "sum": "{0}.sum(-1, keepdim=True)", "dot": "({0} * {1}).sum(-1, keepdim=True)",
+    "not": "~{0}", "centre": "rt.centre({0})", "sum": "{0}.sum(-1, keepdim=True)", "dot": "({0} * {1}).sum(-1, keepdim=True)",
 }  # fmt: skip
 
 
-def emit_expression(src: Source, body: Expr, bound: dict[Expr, str], dtype: str, sizes: dict[str, str]) -> str:
-    """Emits ``body`` node by node; returns the name (or number) that holds it. ``bound`` maps parameters to views."""
+def emit_expression(src: Source, body: Expr, bound: dict[Expr, str], dtype: str, sizes: dict[str, str]) -> tuple[str, list[str]]:
+    """Emits what ``body`` needs, one line per shared or long node; returns its expression and the names to
+    delete once that has been used. ``bound`` maps parameters to views."""
     done: dict[Expr, str] = dict(bound)
-    for e in postorder(body):
+    order = postorder(body)
+    uses = Counter(a for e in order for a in e.args)
+    lines: list[tuple[str, str]] = []
+    for e in order:
         if e in done:
             continue
         if e.is_const:
             done[e] = number(e.value)
             continue
-        name = src.fresh("t")
-        src.line(f"{name} = {_node(e, [done[a] for a in e.args], dtype, sizes)}")
-        done[e] = name
-    return done[body]
+        text = _node(e, [done[a] for a in e.args], dtype, sizes)
+        if e is body or (uses[e] == 1 and len(text) < 60):
+            done[e] = text
+        else:
+            done[e] = src.fresh("t")
+            lines.append((done[e], text))
+    return done[body], _emit_lines(src, lines, done[body])
+
+
+def _emit_lines(src: Source, lines: list[tuple[str, str]], last: str) -> list[str]:
+    """Emits assignments, deleting each name after the last line that reads it; returns those ``last`` reads."""
+    read_at = {}
+    for n, text in enumerate([*(t for _, t in lines), last]):
+        for word in re.findall(r"[A-Za-z_]\w*", text):
+            read_at[word] = n
+    for n, (name, text) in enumerate(lines):
+        src.line(f"{name} = {text}")
+        dead = [other for other, _ in lines[:n] if read_at.get(other) == n]
+        if dead:
+            src.line(f"del {', '.join(dead)}")
+    return [name for name, _ in lines if read_at.get(name) == len(lines)]
+
+
+def _tight(text: str) -> str:
+    """An argument as an operand: grouped unless it is a name or a number."""
+    return text if re.fullmatch(r"[\w.\[\]']+(\([^()]*\))?", text) else f"({text})"
+
+
+def _forget(src: Source, e: Expr, uses: Counter[Expr], assigned: dict[Expr, str]) -> None:
+    """Counts the arguments of ``e`` as read; names read for the last time by an assigned node are given back."""
+    for a in set(e.args):
+        uses[a] -= sum(x is a for x in e.args)
+    if e not in assigned:
+        return
+    dead = [n for x, n in assigned.items() if uses[x] == 0 and x is not e]
+    if dead:
+        src.line(f"del {', '.join(dead)}")
+        for x in [x for x, n in assigned.items() if n in dead]:
+            del assigned[x]
 
 
 def _node(e: Expr, args: list[str], dtype: str, sizes: dict[str, str]) -> str:
@@ -42,11 +84,13 @@ def _node(e: Expr, args: list[str], dtype: str, sizes: dict[str, str]) -> str:
         return "rt.column_keys(M)"
     if e.fn == "lookup":
         raise BackendError("a table is read per token: not in this backend")
-    if all(a.is_const for a in e.args if a.rank == 0) and any(a.is_const for a in e.args) and e.fn not in _SPELLED:
-        args = [f"torch.tensor({a}, dtype=torch.{dtype})" if x.is_const else a for a, x in zip(args, e.args, strict=True)]
     spelled = _SPELLED.get(e.fn)
+    if e.fn in ("maximum", "minimum") and e.args[1].is_const:
+        return f"{_tight(args[0])}.clamp({'min' if e.fn == 'maximum' else 'max'}={args[1]})"
+    if spelled is None or "{0}." in spelled or all(a.is_const for a in e.args):
+        args = [f"torch.tensor({a}, dtype=torch.{dtype})" if x.is_const else a for a, x in zip(args, e.args, strict=True)]
     if spelled:
-        return spelled.format(*(f"({a})" if a.startswith("-") else a for a in args))
+        return spelled.format(*map(_tight, args))
     if e.fn not in FUNCTIONS:
         raise BackendError(f"unknown word {e.fn}")
     attrs = "".join(f", {a!r}" if isinstance(a, str) else f", {number(a)}" for a in e.attrs)

@@ -70,6 +70,8 @@ def _node(e, args, env, sizes, dtype, device, starts):
         return pair_numbers(*args).to(dtype)
     if e.dtype == "f":  # integers meet numbers here: torch would promote them to its default, not ours
         args = [a.to(dtype) if a.dtype in (torch.int64, torch.int32) else a for a in args]
+    if e.rank == 2 and FUNCTIONS[e.fn].kind == "pointwise":  # a number meets a matrix
+        args = [x.unsqueeze(-1) if a.rank == 0 else x for a, x in zip(e.args, args, strict=True)]
     return FUNCTIONS[e.fn].evaluate(*args, *e.attrs)
 
 

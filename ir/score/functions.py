@@ -256,7 +256,7 @@ def _rotate(x, t, style: str):
 
 
 def _centre(x):
-    return x.nan_to_num(0.0, 0.0, 0.0).mean((2, 3), keepdim=True)
+    return x.detach().nan_to_num(0.0, 0.0, 0.0).mean((2, 3), keepdim=True)
 
 
 def _append(x, s):

@@ -1,5 +1,6 @@
 """The command line, run as users run it: in processes, with pipes, with mistakes."""
 
+import io
 import os
 import subprocess
 import sys
@@ -9,16 +10,43 @@ import pytest
 import torch
 
 import aatc
+from aatc.cli import main
 from tests.frontend import frontend_models as models
 
 ROOT = Path(__file__).parents[2]
 
 
-def command(*args: str, cwd: Path, stdin: str | None = None) -> subprocess.CompletedProcess[str]:
+@pytest.fixture
+def command(monkeypatch, capsys):
+    """Runs the command line in this process: ``command("opt", "-", cwd=..., stdin=...)``."""
+
+    def run(*args: str, cwd: Path, stdin: str = "") -> subprocess.CompletedProcess[str]:
+        monkeypatch.chdir(cwd)
+        monkeypatch.setenv("COLUMNS", "200")
+        monkeypatch.setattr(sys, "path", list(sys.path))
+        monkeypatch.setattr(sys, "stdin", io.StringIO(stdin))
+        capsys.readouterr()
+        with pytest.raises(SystemExit) as left:
+            main(list(args))
+        out, err = capsys.readouterr()
+        code = left.value.code if isinstance(left.value.code, int) else 0 if left.value.code is None else 1
+        return subprocess.CompletedProcess(args, code, out, err)
+
+    return run
+
+
+def process(*args: str, cwd: Path, stdin: str | None = None) -> subprocess.CompletedProcess[str]:
+    """Runs the command line as a shell does."""
     env = {k: v for k, v in os.environ.items() if not k.startswith("AATC_")}
     env |= {"PYTHONPATH": str(ROOT), "COLUMNS": "200"}
     return subprocess.run(
-        [sys.executable, "-m", "aatc", *args], cwd=cwd, env=env, input=stdin, capture_output=True, text=True, timeout=300
+        [sys.executable, "-m", "aatc", *args],
+        cwd=cwd,
+        env=env,
+        input=stdin,
+        capture_output=True,
+        text=True,
+        timeout=300,
     )
 
 
@@ -41,7 +69,7 @@ def failed(done: subprocess.CompletedProcess[str], code: int) -> str:
     return done.stderr
 
 
-def test_opt_without_passes_gives_the_text_back(tmp_path, text):
+def test_opt_without_passes_gives_the_text_back(command, tmp_path, text):
     done = command("opt", "-", cwd=tmp_path, stdin=text)
     assert done.returncode == 0, done.stderr
     assert aatc.parse(done.stdout) == aatc.parse(text)
@@ -49,35 +77,43 @@ def test_opt_without_passes_gives_the_text_back(tmp_path, text):
 
 
 def test_opt_pipes_into_opt(file):
-    once = command("opt", "--pipeline", "canonicalize", str(file), cwd=file.parent)
-    twice = command("opt", "-p", "simplify-score,fuse-attention", cwd=file.parent, stdin=once.stdout)
+    once = process("opt", "--pipeline", "canonicalize", str(file), cwd=file.parent)
+    twice = process("opt", "-p", "simplify-score,fuse-attention", cwd=file.parent, stdin=once.stdout)
     assert twice.returncode == 0, twice.stderr
     module = aatc.parse(twice.stdout)
     assert any(op.name == "geo.attend" for op in module.walk())
 
 
-def test_opt_reports_time_and_stages_on_standard_error(file):
-    done = command("opt", "-p", "canonicalize,fuse-attention", "--timing", "--print-after-all", "block.aatc", cwd=file.parent)
+def test_opt_reports_time_and_stages_on_standard_error(command, file):
+    done = command(
+        "opt",
+        "-p",
+        "canonicalize,fuse-attention",
+        "--timing",
+        "--print-after-all",
+        "block.aatc",
+        cwd=file.parent,
+    )
     assert done.returncode == 0, done.stderr
     assert "// after 2, fuse-attention" in done.stderr
     assert "total" in done.stderr and " ms" in done.stderr
     assert "//" not in done.stdout
 
 
-def test_opt_lists_the_passes(tmp_path):
+def test_opt_lists_the_passes(command, tmp_path):
     done = command("opt", "--list", cwd=tmp_path)
     assert done.returncode == 0, done.stderr
     assert "canonicalize" in done.stdout and "plan-memory" in done.stdout
 
 
 def test_a_malformed_text_is_shown_with_a_caret(tmp_path):
-    (tmp_path / "bad.aatc").write_text("geo.func @main(%x: f32[2) {\n", "utf-8")
-    message = failed(command("opt", "bad.aatc", cwd=tmp_path), 1)
-    assert message.startswith("bad.aatc: parse error: line 1, column 25")
+    (tmp_path / "bad.aatc").write_text("geo.func @main(%x f32[2]) {\n", "utf-8")
+    message = failed(process("opt", "bad.aatc", cwd=tmp_path), 1)
+    assert message.startswith("bad.aatc: parse error: line 1, column 19")
     assert message.splitlines()[2].strip() == "^"
 
 
-def test_a_module_that_breaks_a_rule_is_refused(file, text):
+def test_a_module_that_breaks_a_rule_is_refused(command, file, text):
     wrong = text.replace("geo.return(", "geo.return(%nowhere, ", 1)
     message = failed(command("opt", "-", cwd=file.parent, stdin=wrong), 1)
     assert "<stdin>: " in message and "nowhere" in message
@@ -95,7 +131,7 @@ def test_a_module_that_breaks_a_rule_is_refused(file, text):
         (("polish",), 2, "No such command"),
     ],
 )
-def test_mistakes_get_a_message_and_an_exit_code(file, args, code, says):
+def test_mistakes_get_a_message_and_an_exit_code(command, file, args, code, says):
     assert says in failed(command(*args, cwd=file.parent), code)
 
 
@@ -108,33 +144,34 @@ def factory(tmp_path) -> Path:
     return tmp_path
 
 
-def test_dump_prints_a_stage_of_a_model_from_the_current_folder(factory):
+def test_dump_prints_a_stage_of_a_model_from_the_current_folder(command, factory):
     done = command("dump", "mymodels:tiny", "--stage", "import", "--explain", cwd=factory)
     assert done.returncode == 0, done.stderr
     assert any(op.name == "geo.metric" for op in aatc.parse(done.stdout).walk())
     assert "1 graph, 1 attention, nothing left to PyTorch" in done.stderr
 
 
-def test_dump_takes_shapes_for_models_without_examples(factory):
+def test_dump_takes_shapes_for_models_without_examples(command, factory):
     done = command("dump", "mymodels:untold", "--stage", "canonicalize", "--inputs", "2x6x16", cwd=factory)
     assert done.returncode == 0, done.stderr
     assert "f32[2,6,16]" in done.stdout
     assert "--inputs 2x16x64" in failed(command("dump", "mymodels:untold", cwd=factory), 2)
 
 
-def test_dump_of_what_cannot_be_compiled_names_the_line(factory):
+def test_dump_of_what_cannot_be_compiled_names_the_line(command, factory):
     message = failed(command("dump", "mymodels:Breaking", "--inputs", "2x4x16", cwd=factory), 1)
     assert "frontend_models.py:" in message and "# the break" in message
 
 
-def test_dump_of_an_unknown_stage_lists_the_stages(factory):
+def test_dump_of_an_unknown_stage_lists_the_stages(command, factory):
     message = failed(command("dump", "mymodels:tiny", "--stage", "imaginary", cwd=factory), 1)
     assert "stages: import" in message
 
 
-def test_run_is_reproduced_by_its_seed_and_takes_saved_inputs(file, text):
+def test_run_is_reproduced_by_its_seed_and_takes_saved_inputs(command, file, text):
     first, again, other = (
-        command("run", "block.aatc", "--seed", seed, "-o", f"{n}.pt", cwd=file.parent) for n, seed in enumerate("112")
+        command("run", "block.aatc", "--seed", seed, "-o", f"{n}.pt", cwd=file.parent)
+        for n, seed in enumerate("112")
     )
     assert first.returncode == 0, first.stderr
     assert first.stdout.startswith("0: f32[2,5,16]")
@@ -148,18 +185,18 @@ def test_run_is_reproduced_by_its_seed_and_takes_saved_inputs(file, text):
     torch.testing.assert_close(result, aatc.run(module, *inputs))
 
 
-def test_run_refuses_a_file_that_is_no_list_of_tensors(file):
+def test_run_refuses_a_file_that_is_no_list_of_tensors(command, file):
     (file.parent / "x.pt").write_bytes(b"nonsense")
     assert "not a saved list" in failed(command("run", "block.aatc", "--inputs", "x.pt", cwd=file.parent), 1)
 
 
-def test_devices_lists_the_cpu(tmp_path):
+def test_devices_lists_the_cpu(command, tmp_path):
     done = command("devices", cwd=tmp_path)
     assert done.returncode == 0, done.stderr
     assert "cpu" in done.stdout
 
 
-def test_the_help_names_every_command(tmp_path):
+def test_the_help_names_every_command(command, tmp_path):
     done = command("--help", cwd=tmp_path)
     assert done.returncode == 0
     assert all(name in done.stdout for name in ("opt", "dump", "run", "devices"))

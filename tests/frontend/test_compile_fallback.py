@@ -1,4 +1,4 @@
-"""What cannot be compiled runs eagerly and is reported; with fallback=False it is an error with a source line."""
+"""What cannot be compiled runs eagerly and is reported; with fallback=False it is an error with a line."""
 
 import linecache
 
@@ -111,7 +111,7 @@ def test_questions_before_the_first_call_say_to_run_the_model():
 def test_an_unknown_stage_lists_the_stages():
     compiled = aatc.compile(models.Block().eval())
     compiled(torch.randn(2, 4, 16))
-    with pytest.raises(NotRunError, match="stages: import, .*final"):
+    with pytest.raises(NotRunError, match=r"stages: import, .*final"):
         compiled.ir("imaginary")
     with pytest.raises(NotRunError, match="there is no graph 7"):
         compiled.ir("final", 7)
@@ -138,3 +138,37 @@ def test_wrong_options_are_refused_at_once(options, kind):
 def test_only_modules_and_functions_are_compiled(what):
     with pytest.raises(UnsupportedError):
         aatc.compile(what)
+
+
+def test_a_program_that_fails_when_first_run_is_replaced_by_eager_and_reported():
+    model = models.Block().eval()
+    x = torch.randn(2, 4, 16)
+    compiled = aatc.compile(model)
+
+    class Failing:
+        name = "cpu"
+        target = staticmethod(compiled._aatc.session.backend.target)
+
+        def build(self, module):
+            def main(*inputs):
+                raise TypeError("no such kernel")
+
+            return aatc.backends.Program(main, "")
+
+    compiled._aatc.session.backend = Failing()
+    torch.testing.assert_close(compiled(x), model(x))
+    torch.testing.assert_close(compiled(x), model(x))
+    (fallback,) = compiled.explain().fallbacks
+    assert "no such kernel" in fallback.reason
+
+
+def test_function_transforms_are_refused_with_their_line_and_run_eagerly():
+    def f(x):
+        return torch.vmap(lambda row: row.sum())(x) * 2  # the map
+
+    x = torch.randn(3, 4)
+    compiled = aatc.compile(f)
+    torch.testing.assert_close(compiled(x), f(x))
+    (fallback,) = compiled.explain().fallbacks
+    assert "torch.vmap" in fallback.reason
+    assert __file__ in fallback.loc

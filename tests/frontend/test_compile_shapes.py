@@ -67,7 +67,7 @@ def test_affine_sizes_stay_affine_and_others_get_a_symbol():
     for got, want in zip(compiled(x), shapes(x), strict=True):
         torch.testing.assert_close(got, want)
     first, second = (t.shape for t in compiled.ir("import").entry.result_types)
-    (symbol, coefficient), = first[0].terms
+    ((symbol, coefficient),) = first[0].terms
     assert (first[0].const, coefficient) == (1, 2)
     assert second[0].terms and second[0] not in (first[0], first[1])
     assert symbol in compiled.ir("import").dims

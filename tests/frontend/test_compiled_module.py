@@ -1,6 +1,7 @@
 """A compiled module is the module it was made from: same parameters, state, hooks, gradients, numbers."""
 
 import copy
+import functools
 import pickle
 
 import pytest
@@ -255,3 +256,58 @@ def test_the_dynamo_backend_compiles_for_torch_compile():
     torch.testing.assert_close(torch.compile(model, backend=backend)(x), model(x), rtol=2e-5, atol=2e-5)
     with_options = torch.compile(model, backend=backend, options={"fallback": False}, dynamic=True)
     torch.testing.assert_close(with_options(x), model(x), rtol=2e-5, atol=2e-5)
+
+
+class Staged(nn.Module):
+    """Has an attribute by the name of one of ours."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.stages = nn.ModuleList([nn.Linear(4, 4), nn.Linear(4, 4)])
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        for stage in self.stages:
+            x = stage(x)
+        return x
+
+    def twice(self, x: torch.Tensor) -> torch.Tensor:
+        return self(x) + len(self.stages)
+
+
+def test_a_models_own_attributes_win():
+    model = Staged()
+    compiled = aatc.compile(model)
+    x = torch.randn(2, 4)
+    torch.testing.assert_close(compiled.twice(x), model.twice(x))
+    assert compiled.stages is model.stages
+    assert compiled.graphs
+
+
+def test_changing_the_dtype_of_all_parameters():
+    model = models.Classifier().eval()
+    compiled = aatc.compile(model)
+    x = torch.randn(2, 4, 16)
+    compiled(x)
+    assert compiled.double() is compiled
+    assert compiled(x.double()).dtype == torch.float64
+    torch.testing.assert_close(compiled(x.double()), model(x.double()), rtol=1e-12, atol=1e-12)
+
+
+class Scaled:
+    def __init__(self, by: float) -> None:
+        self.by = by
+
+    def __call__(self, x: torch.Tensor) -> torch.Tensor:
+        return x * self.by
+
+    def method(self, x: torch.Tensor) -> torch.Tensor:
+        return x + self.by
+
+
+def test_other_callables_are_compiled_too():
+    x = torch.randn(3)
+    scaled = Scaled(3.0)
+    for function in (scaled, scaled.method, torch.sin, functools.partial(torch.add, other=2.0)):
+        compiled = aatc.compile(function)
+        torch.testing.assert_close(compiled(x), function(x))
+        assert len(compiled.graphs) == 1

@@ -12,15 +12,23 @@ SAMPLE = Explanation(
     model="DigitsNet",
     backend="cpu",
     attentions=(
-        AttentionInfo(
-            "attention 0", "lorentz distance, softmax", "tile loop", "split q 128, kv 1024", ("fold [P1]: exp(-acosh x)",),
-            "net.py:12: `o = aatc.attend(q, k, v, metric=m)`", 0,
+        *(
+            AttentionInfo(
+                f"attend{n}", "attention", "E+T2", "split(i, 128) split(j, 1024)",
+                ("fold [P1]: exp(-acosh x)", "flat [P1]"), "net.py:12: `o = aatc.attend(q, k, v, metric=m)`",
+                0, "stream", 3 << 20,
+            )
+            for n in range(4)
         ),
+        AttentionInfo("attend4", "attention", "G+1", "split(i, 64)", (), "net.py:15", 0, "library"),
     ),
-    fallbacks=(Fallback("graph break", "net.py:20: `if x.sum() > 0:`", "data-dependent branching", "use torch.where"),),
-    passes=(PassInfo("canonicalize", 0.0004, {"dead-op": 2}), PassInfo("plan-memory", 1.5, {}, ("arena 3 MiB",))),
+    fallbacks=(Fallback("graph break", "net.py:20: `if x.sum() > 0:`", "data-dependent", "use torch.where"),),
+    passes=(
+        PassInfo("canonicalize", 0.0004, {"dead-op": 2}),
+        PassInfo("plan-memory", 1.5, {}, ("arena 3 MiB",)),
+    ),
     graphs=(
-        GraphInfo(0, ("s0",), 61, 1, {"import": 0.2, "passes": 0.1}, ended="net.py:20: data-dependent branching"),
+        GraphInfo(0, ("s0",), 61, 1, {"import": 0.2, "passes": 0.1}, ended="net.py:20: data-dependent"),
         GraphInfo(1, (), 3, 0, {"import": 0.001}, recompiled="tensor 'x' size mismatch"),
     ),
 )  # fmt: skip
@@ -44,7 +52,9 @@ def test_the_page_is_escaped_and_needs_no_other_file(tmp_path):
         def handle_endtag(self, tag):
             assert self.open.pop() == tag
 
-    nasty = Explanation("<script>alert('x')</script>", "cpu", fallbacks=(Fallback("a & b", "<i>", '"quoted"'),))
+    nasty = Explanation(
+        "<script>alert('x')</script>", "cpu", fallbacks=(Fallback("a & b", "<i>", '"quoted"'),)
+    )
     for explanation in (SAMPLE, nasty, Explanation("Empty", "cpu")):
         path = explanation.html(tmp_path / "page.html")
         text = path.read_text("utf-8")

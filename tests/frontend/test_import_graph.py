@@ -35,9 +35,8 @@ def test_an_attention_is_its_four_stages_in_order():
 
 def test_programs_bind_just_the_captures_they_read():
     def f(q, k, v, keep, slope):
-        return aatc.attend(
-            q, k, v, metric=aatc.metrics.Euclidean(), bias=aatc.biases.ALiBi(slope), mask=aatc.masks.key_padding(keep),
-        )  # fmt: skip
+        bias, mask = aatc.biases.ALiBi(slope), aatc.masks.key_padding(keep)
+        return aatc.attend(q, k, v, metric=aatc.metrics.Euclidean(), bias=bias, mask=mask)
 
     q, k, v = (torch.randn(1, 2, 5, 4) for _ in range(3))
     module = imported(f, q, k, v, torch.ones(1, 5, dtype=torch.bool), torch.ones(2))
@@ -107,7 +106,7 @@ def test_batch_norm_is_an_effect_only_while_training():
 
 def test_results_of_several_are_selected_without_an_operation():
     def f(x):
-        a, b, c = x.chunk(3, -1)
+        a, _, c = x.chunk(3, -1)
         values, positions = (a + c).max(-1)
         return values, positions
 

@@ -1,4 +1,5 @@
 """Hand-written modules that tests read, run, change and break."""
+# ruff: noqa: E501  (IR texts keep their lines)
 
 GEO = """\
 dims {N in [1, inf], M in [2, 4096]}

@@ -21,11 +21,23 @@ WIDTH, HALF, TABLE = 4, 2, 5
 
 #: (parameter, width of its features); rank and element type are the parameter's own.
 POOL = [
-    (param("q", "bhid"), WIDTH), (param("k", "bhjd"), WIDTH), (param("c", "d"), WIDTH), (param("angles", "bhid"), HALF),
-    (param("phases", "jd"), HALF), (param("beta", "h"), 0), (param("bias", "bhij"), 0), (param("row", "bi"), 0),
-    (param("scale", ""), 0), (param("m", "hde"), WIDTH), (param("ids", "bj", "i"), 0), (param("seed", "", "i"), 0),
-    (param("open", "bij", "b"), 0), (param("flag", "i", "b"), 0), (param("table", "ht"), 0), (param("grid", "tu"), 0),
-]  # fmt: skip
+    (param("q", "bhid"), WIDTH),
+    (param("k", "bhjd"), WIDTH),
+    (param("c", "d"), WIDTH),
+    (param("angles", "bhid"), HALF),
+    (param("phases", "jd"), HALF),
+    (param("beta", "h"), 0),
+    (param("bias", "bhij"), 0),
+    (param("row", "bi"), 0),
+    (param("scale", ""), 0),
+    (param("m", "hde"), WIDTH),
+    (param("ids", "bj", "i"), 0),
+    (param("seed", "", "i"), 0),
+    (param("open", "bij", "b"), 0),
+    (param("flag", "i", "b"), 0),
+    (param("table", "ht"), 0),
+    (param("grid", "tu"), 0),
+]
 
 
 def leaves(rank: int, dtype: str, width: int = 0) -> list[Expr]:
@@ -33,14 +45,37 @@ def leaves(rank: int, dtype: str, width: int = 0) -> list[Expr]:
 
 
 numbers = st.one_of(
-    st.floats(allow_nan=False, width=64), st.sampled_from([0.0, -0.0, 1.0, -1.0, 0.5, 1e-300, 1e16, math.inf, -math.inf, math.nan]),
+    st.floats(allow_nan=False, width=64),
+    st.sampled_from([0.0, -0.0, 1.0, -1.0, 0.5, 1e-300, 1e16, math.inf, -math.inf, math.nan]),
     st.integers(-(10**6), 10**6),
-)  # fmt: skip
+)
 
 
 # --- anything ----------------------------------------------------------------------------------------------
-_NUMERIC = ["neg", "abs", "square", "sign", "sqrt", "rsqrt", "reciprocal", "exp", "exp2", "log", "log2", "log1p", "sin", "cos",
-            "tanh", "sigmoid", "softplus", "relu", "floor", "acosh", "expacosh", "acos"]  # fmt: skip
+_NUMERIC = [
+    "neg",
+    "abs",
+    "square",
+    "sign",
+    "sqrt",
+    "rsqrt",
+    "reciprocal",
+    "exp",
+    "exp2",
+    "log",
+    "log2",
+    "log1p",
+    "sin",
+    "cos",
+    "tanh",
+    "sigmoid",
+    "softplus",
+    "relu",
+    "floor",
+    "acosh",
+    "expacosh",
+    "acos",
+]
 _BINARY = ["add", "sub", "mul", "div", "maximum", "minimum"]
 _COMPARE = ["lt", "le", "gt", "ge", "eq", "ne"]
 
@@ -57,11 +92,21 @@ def expressions(draw, rank: int = 0, dtype: str = "f", depth: int = 4, width: in
 
     if depth == 0 or draw(st.integers(0, 7)) == 0:
         if rank == 0 and dtype == "i":
-            return draw(st.one_of(st.sampled_from("bhij").map(index), st.integers(-9, 9).map(const), st.sampled_from(leaves(0, "i"))))
+            return draw(
+                st.one_of(
+                    st.sampled_from("bhij").map(index),
+                    st.integers(-9, 9).map(const),
+                    st.sampled_from(leaves(0, "i")),
+                )
+            )
         if rank == 0 and dtype == "b":
             return draw(st.one_of(st.booleans().map(const), st.sampled_from(leaves(0, "b"))))
         if rank == 0:
-            return draw(st.one_of(numbers.map(const).filter(lambda e: e.dtype == "f"), st.sampled_from(leaves(0, "f"))))
+            return draw(
+                st.one_of(
+                    numbers.map(const).filter(lambda e: e.dtype == "f"), st.sampled_from(leaves(0, "f"))
+                )
+            )
         if dtype == "b":
             return call("lt", pick(leaves(rank, "f", width)), pick(leaves(0, "f")))
         return pick(leaves(rank, dtype, width))
@@ -74,7 +119,22 @@ def expressions(draw, rank: int = 0, dtype: str = "f", depth: int = 4, width: in
             return call("where", sub(0, "b"), sub(rank, "b"), sub(rank, "b"))
         return call(word, *(sub(rank, "b") for _ in range(1 if word == "not" else 2)))
     if dtype == "i":
-        word = pick(["add", "sub", "mul", "maximum", "minimum", "neg", "abs", "sign", "floor", "where", "row_key", "column_key"])
+        word = pick(
+            [
+                "add",
+                "sub",
+                "mul",
+                "maximum",
+                "minimum",
+                "neg",
+                "abs",
+                "sign",
+                "floor",
+                "where",
+                "row_key",
+                "column_key",
+            ]
+        )
         if word == "where":
             return call("where", sub(0, "b"), sub(0, "i"), sub(0, "i"))
         if word == "row_key":
@@ -91,7 +151,11 @@ def expressions(draw, rank: int = 0, dtype: str = "f", depth: int = 4, width: in
         return pick(leaves(2, "f", width)) if word == "param" else call(word, sub(2))
     choices = ["numeric", "numeric", "binary", "binary", "binary", "pow", "where"]
     if rank == 1:
-        choices += ["eta", "embed", "init"] if width == HALF else ["eta", "rotate", "rotate", "matvec", "tmatvec", "embed", "init"]
+        choices += (
+            ["eta", "embed", "init"]
+            if width == HALF
+            else ["eta", "rotate", "rotate", "matvec", "tmatvec", "embed", "init"]
+        )
     else:
         choices += ["dot", "dot", "sum", "item", "lookup", "grid", "uniform", "mixed"]
     word = pick(choices)
@@ -184,14 +248,19 @@ class _Smooth:
         if word == "rotate":
             attrs = (pick(["half", "pairs"]),)
             return call("rotate", self.vector(depth - 1, width), self.vector(depth - 1, HALF), attrs=attrs)
-        matrix = pick([param("m", "hde"), call("outer", self.vector(0, width), self.vector(depth - 1, width))])
+        matrix = pick(
+            [param("m", "hde"), call("outer", self.vector(0, width), self.vector(depth - 1, width))]
+        )
         return call("mul", const(0.5), call(word, matrix, self.vector(depth - 1, width)))
 
     def binary(self, x: Expr, y: Expr) -> Expr:
         word = self.draw(st.sampled_from(["add", "sub", "mul", "div", "maximum", "minimum", "where"]))
         if word == "div":
             return call("div", x, call("add", call("square", y), const(0.8)))
-        if word in ("maximum", "minimum"):  # the shift keeps equal arguments, whose derivative is a choice, apart
+        if word in (
+            "maximum",
+            "minimum",
+        ):  # the shift keeps equal arguments, whose derivative is a choice, apart
             return call(word, x, call("add", y, const(0.0371)))
         if word == "where":
             condition = call("lt", call("add", x, const(0.0123)), y)
@@ -202,14 +271,36 @@ class _Smooth:
         positive = call("add", call("square", x), const(0.6))
         inside = call("mul", const(0.9), call("tanh", x))
         shifted = call("add", x, const(0.0213))
-        return self.draw(st.sampled_from([
-            call("neg", x), call("abs", shifted), call("square", call("sin", x)), call("sqrt", positive), call("rsqrt", positive),
-            call("reciprocal", positive), call("exp", call("tanh", x)), call("exp2", call("sin", x)), call("log", positive),
-            call("log2", positive), call("log1p", call("square", x)), call("sin", x), call("cos", x), call("tanh", x),
-            call("sigmoid", x), call("softplus", x), call("relu", shifted), call("acosh", call("add", positive, const(0.7))),
-            call("expacosh", call("add", positive, const(0.7))), call("acos", inside), call("pow", positive, attrs=(1.7,)),
-            call("pow", positive, attrs=(-0.5,)), call("mul", x, call("sign", shifted)), call("add", x, call("floor", shifted)),
-        ]))  # fmt: skip
+        return self.draw(
+            st.sampled_from(
+                [
+                    call("neg", x),
+                    call("abs", shifted),
+                    call("square", call("sin", x)),
+                    call("sqrt", positive),
+                    call("rsqrt", positive),
+                    call("reciprocal", positive),
+                    call("exp", call("tanh", x)),
+                    call("exp2", call("sin", x)),
+                    call("log", positive),
+                    call("log2", positive),
+                    call("log1p", call("square", x)),
+                    call("sin", x),
+                    call("cos", x),
+                    call("tanh", x),
+                    call("sigmoid", x),
+                    call("softplus", x),
+                    call("relu", shifted),
+                    call("acosh", call("add", positive, const(0.7))),
+                    call("expacosh", call("add", positive, const(0.7))),
+                    call("acos", inside),
+                    call("pow", positive, attrs=(1.7,)),
+                    call("pow", positive, attrs=(-0.5,)),
+                    call("mul", x, call("sign", shifted)),
+                    call("add", x, call("floor", shifted)),
+                ]
+            )
+        )
 
 
 @st.composite
@@ -222,7 +313,12 @@ def smooth_expressions(draw, rank: int = 0, depth: int = 4) -> Expr:
 # --- values ------------------------------------------------------------------------------------------------
 def tensor_for(p: Expr, generator: torch.Generator, sizes=SIZES) -> torch.Tensor:
     """A float64 (or integer, or truth) tensor laid out as the axes of ``p`` say."""
-    extent = dict(zip("bhij", sizes, strict=True)) | {"t": TABLE, "u": TABLE, "d": dict(POOL).get(p, WIDTH), "e": WIDTH}
+    extent = dict(zip("bhij", sizes, strict=True)) | {
+        "t": TABLE,
+        "u": TABLE,
+        "d": dict(POOL).get(p, WIDTH),
+        "e": WIDTH,
+    }
     shape = [extent[c] for c in p.attrs[1]]
     if p.dtype == "i":
         return torch.randint(0, 7, shape, generator=generator)
@@ -240,7 +336,8 @@ def environment(exprs, seed: int = 0, sizes=SIZES) -> dict[str, torch.Tensor]:
 names = st.from_regex(r"[A-Za-z_][A-Za-z0-9_]{0,6}", fullmatch=True)
 dims = st.builds(
     lambda c, terms: Dim(c, tuple(sorted((n, k) for n, k in terms.items() if k))),
-    st.integers(0, 9), st.dictionaries(st.sampled_from(["N", "M", "batch_2"]), st.integers(-3, 3), max_size=2),
+    st.integers(0, 9),
+    st.dictionaries(st.sampled_from(["N", "M", "batch_2"]), st.integers(-3, 3), max_size=2),
 ).filter(lambda d: not d.is_static or int(d) >= 0)  # fmt: skip
 tensor_types = st.builds(
     lambda dtype, shape: TensorType(dtype, tuple(shape)),
@@ -251,11 +348,18 @@ types = st.recursive(
     lambda inner: st.builds(ListType, inner), max_leaves=2,
 )  # fmt: skip
 plain_values = st.one_of(
-    st.none(), st.booleans(), st.integers(-(2**63), 2**64 - 1), st.floats(), st.text(max_size=8), types,
+    st.none(),
+    st.booleans(),
+    st.integers(-(2**63), 2**64 - 1),
+    st.floats(),
+    st.text(max_size=8),
+    types,
     dims.filter(lambda d: not d.is_static),
-    st.sampled_from([TorchConst("torch", "float32"), TorchConst("torch", "strided"), TorchConst("device", "cuda:1")]),
+    st.sampled_from(
+        [TorchConst("torch", "float32"), TorchConst("torch", "strided"), TorchConst("device", "cuda:1")]
+    ),
     programs(depth=2),
-)  # fmt: skip
+)
 values = st.recursive(plain_values, lambda inner: st.lists(inner, max_size=3).map(tuple), max_leaves=5)
 locations = st.one_of(
     st.none(), st.builds(Loc, st.text(max_size=8), st.integers(0, 10**6), st.text(max_size=12)),
@@ -264,7 +368,7 @@ locations = st.one_of(
 
 @st.composite
 def modules(draw) -> Module:
-    """A sound module: geo functions of random operations, the later ones calling earlier ones."""
+    """A sound module: geo functions of random operations, later ones calling earlier ones."""
     module = Module(dims={"N": (1, None), "M": (2, 4096), "batch_2": (0, 7)})
     for name in draw(st.lists(names, min_size=1, max_size=3, unique=True)):
         args = [Value(draw(types), draw(st.text(max_size=4))) for _ in range(draw(st.integers(0, 3)))]

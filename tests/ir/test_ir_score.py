@@ -68,7 +68,9 @@ def test_every_word_has_a_derivative_or_needs_none():
 
 
 # --- bounds ------------------------------------------------------------------------------------------------
-BOUNDED = sorted(n for n, f in FUNCTIONS.items() if f.kind == "pointwise" and f.bound is not None and n != "pair_uniform")
+BOUNDED = sorted(
+    n for n, f in FUNCTIONS.items() if f.kind == "pointwise" and f.bound is not None and n != "pair_uniform"
+)
 TRUTHS = {"and": (0, 1), "or": (0, 1), "not": (0,), "where": (0,)}  # arguments that are truth values
 ends = st.one_of(st.floats(-30, 30), st.sampled_from([0.0, 1.0, -1.0, 2.0, -0.5, 1e-9]))
 
@@ -94,7 +96,9 @@ def test_bounds_hold_at_every_sampled_point(name, data):
     low, high = (np.asarray(x, dtype=float) for x in f.bound(*intervals, *attrs))
     got = f.evaluate(*points, *attrs).double()
     if not (np.isinf(low) and np.isinf(high)):
-        assert not got.isnan().any(), f"{name} is NaN inside {intervals}, and its bounds {low}, {high} deny it"
+        assert not got.isnan().any(), (
+            f"{name} is NaN inside {intervals}, and its bounds {low}, {high} deny it"
+        )
     finite = got[~got.isnan()].numpy()
     slack = 1e-12 * (1 + np.where(np.isfinite(finite), np.abs(finite), 0))
     assert (finite >= low - slack).all() and (finite <= high + slack).all(), (intervals, low, high, got)
@@ -128,7 +132,11 @@ def test_a_nan_among_captures_leaves_its_tile_undecided(where):
 
 
 # --- text --------------------------------------------------------------------------------------------------
-@given(st.one_of(programs(), programs(rank=1), programs(rank=2, depth=3), programs(dtype="b"), programs(dtype="i")))
+@given(
+    st.one_of(
+        programs(), programs(rank=1), programs(rank=2, depth=3), programs(dtype="b"), programs(dtype="i")
+    )
+)
 def test_programs_read_back_as_they_were(program):
     text = str(program)
     again = parse_program(text)
@@ -145,17 +153,31 @@ def test_every_program_can_be_evaluated(program):
 @pytest.mark.parametrize(
     "body",
     [
-        call("neg", const(0.5)), const(-0.5), const(-0.0), call("neg", const(-0.5)), const(-3), const(3), const(3.0), const(True),
-        const(float("inf")), const(float("-inf")), const(float("nan")), const(1e16), const(1e-300),
-        call("sub", const(1.0), const(-2.0)), call("mul", const(-1.0), call("neg", param("x", "h"))),
+        call("neg", const(0.5)),
+        const(-0.5),
+        const(-0.0),
+        call("neg", const(-0.5)),
+        const(-3),
+        const(3),
+        const(3.0),
+        const(True),
+        const(float("inf")),
+        const(float("-inf")),
+        const(float("nan")),
+        const(1e16),
+        const(1e-300),
+        call("sub", const(1.0), const(-2.0)),
+        call("mul", const(-1.0), call("neg", param("x", "h"))),
         call("sub", param("x", "h"), call("sub", param("x", "h"), const(1))),
         call("div", param("x", "h"), call("mul", param("x", "h"), param("y", "h"))),
         call("not", call("lt", call("neg", param("x", "h")), const(-1.0))),
         call("and", call("eq", call("lt", param("x", "h"), param("y", "h")), const(True)), const(False)),
-        call("column_key"), call("pow", param("x", "h"), attrs=(float("-inf"),)), call("item", param("v", "bhjd"), attrs=(-1,)),
+        call("column_key"),
+        call("pow", param("x", "h"), attrs=(float("-inf"),)),
+        call("item", param("v", "bhjd"), attrs=(-1,)),
     ],
     ids=str,
-)  # fmt: skip
+)
 def test_hard_spellings_read_back(body):
     program = Program((param("x", "h"), param("y", "h"), param("v", "bhjd")), body)
     assert parse_program(str(program)).body is body

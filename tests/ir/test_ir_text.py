@@ -1,4 +1,5 @@
 """The text form: what is printed reads back, what is malformed is refused at the right place, nothing is evaluated."""
+# ruff: noqa: E501  (IR texts keep their lines)
 
 import math
 import os
@@ -17,6 +18,7 @@ from aatc.ir.printer import attrs_text, canonical_text, func_text, module_text, 
 from aatc.ir.registry import TorchConst
 from tests.ir.samples import GEO, SAMPLES
 from tests.ir.strategies import modules, names, types, values
+
 
 # --- round trips -------------------------------------------------------------------------------------------
 @pytest.mark.parametrize("text", SAMPLES.values(), ids=SAMPLES)
@@ -109,13 +111,20 @@ def test_equality_ignores_names_and_the_order_of_dims_but_not_locations():
 
 
 def test_comments_and_blanks_are_skipped():
-    text = GEO.replace("(%s)", "( // the scores\n   %s )").replace(" = geo.", "\n // why\n =\tgeo.").replace("{kind", "{ // kind\n kind")
+    text = (
+        GEO.replace("(%s)", "( // the scores\n   %s )")
+        .replace(" = geo.", "\n // why\n =\tgeo.")
+        .replace("{kind", "{ // kind\n kind")
+    )
     assert parse(text) == parse(GEO)
     assert parse(GEO.replace("\n", "\r\n")) == parse(GEO)
 
 
 def test_attributes_print_in_the_declared_order():
-    text = GEO.replace('{target = "aten.add.Tensor", args = [#0, 1.0], kwargs = []}', '{kwargs = [], args = [#0, 1.0], target = "aten.add.Tensor"}')
+    text = GEO.replace(
+        '{target = "aten.add.Tensor", args = [#0, 1.0], kwargs = []}',
+        '{kwargs = [], args = [#0, 1.0], target = "aten.add.Tensor"}',
+    )
     assert str(parse(text)) == GEO
 
 
@@ -145,17 +154,17 @@ REFUSED = {
     "an unknown operation with a comment in its head": "%y = ‸geo.nothing( // c\n %x) : f32[4]\n  geo.return(%y)",
     "an unknown value": "geo.return(%x, ‸%z)",
     "an unknown value with a comment": "geo.return(%x, // c\n ‸%z)",
-    "an unknown value behind results": "%a, %b = torch.call(%x, ‸%c) {target = \"t\", args = []} : f32[4], f32[4]\n  geo.return(%a)",
+    "an unknown value behind results": '%a, %b = torch.call(%x, ‸%c) {target = "t", args = []} : f32[4], f32[4]\n  geo.return(%a)',
     "a value defined twice": "‸%x = geo.map(%x) {program = fn(x: f[j]) => x} : f32[4]\n  geo.return(%x)",
-    "a second result defined twice": "%a, ‸%a = torch.call() {target = \"t\", args = []} : f32[4], f32[4]\n  geo.return(%x)",
-    "too few types": "%a, %b = ‸torch.call() {target = \"t\", args = []} : f32[4]\n  geo.return(%x)",
-    "no type": "%a = ‸torch.call() {target = \"t\", args = []}\n  geo.return(%x)",
-    "an unknown type": "%a = torch.call() {target = \"t\", args = []} : ‸f33[4]\n  geo.return(%x)",
-    "a malformed dimension": "%a = torch.call() {target = \"t\", args = []} : f32[2,‸?]\n  geo.return(%x)",
-    "a wrong dimension": "%a = torch.call() {target = \"t\", args = []} : f32[2,N‸*]\n  geo.return(%x)",
-    "a half dimension": "%a = torch.call() {target = \"t\", args = []} : f32[2,‸]\n  geo.return(%x)",
-    "an unclosed type": "%a = torch.call() {target = \"t\", args = []} : pair<f32[2]‸\n  geo.return(%x)",
-    "a list of shapes": "%a = torch.call() {target = \"t\", args = []} : pair<‸int>\n  geo.return(%x)",
+    "a second result defined twice": '%a, ‸%a = torch.call() {target = "t", args = []} : f32[4], f32[4]\n  geo.return(%x)',
+    "too few types": '%a, %b = ‸torch.call() {target = "t", args = []} : f32[4]\n  geo.return(%x)',
+    "no type": '%a = ‸torch.call() {target = "t", args = []}\n  geo.return(%x)',
+    "an unknown type": '%a = torch.call() {target = "t", args = []} : ‸f33[4]\n  geo.return(%x)',
+    "a malformed dimension": '%a = torch.call() {target = "t", args = []} : f32[2,‸?]\n  geo.return(%x)',
+    "a wrong dimension": '%a = torch.call() {target = "t", args = []} : f32[2,N‸*]\n  geo.return(%x)',
+    "a half dimension": '%a = torch.call() {target = "t", args = []} : f32[2,‸]\n  geo.return(%x)',
+    "an unclosed type": '%a = torch.call() {target = "t", args = []} : pair<f32[2]‸\n  geo.return(%x)',
+    "a list of shapes": '%a = torch.call() {target = "t", args = []} : pair<‸int>\n  geo.return(%x)',
     "an attribute given twice": "geo.return(%x) {a = 1, ‸a = 2}",
     "an attribute without a value": "geo.return(%x) {a = ‸}",
     "an attribute without a sign": "geo.return(%x) {a ‸1}",
@@ -233,7 +242,9 @@ def test_values_of_a_region_end_with_it():
 
 
 def test_a_rule_of_the_ir_is_reported_at_its_operation():
-    text, line, column = marked(GEO.replace("  %c = geo.transport", "  ‸%c = geo.transport").replace("sin(v)", "item[0](v)"))
+    text, line, column = marked(
+        GEO.replace("  %c = geo.transport", "  ‸%c = geo.transport").replace("sin(v)", "item[0](v)")
+    )
     with pytest.raises(VerifyError, match="feature vector") as caught:
         parse(text)
     assert (caught.value.line, caught.value.column) == (line, column)
@@ -276,7 +287,12 @@ def test_deep_nesting_is_refused_not_a_crash(text):
 def test_deeply_nested_regions_are_refused_not_a_crash():
     loop = 'tile.for() {axis = "g", upper = 2, step = 1, kind = "par"} (%i: index) {\n'.replace("%i", "%i{}")
     depth = 300
-    text = "tile.func @f() {\n" + "".join(loop.replace("{}", str(n)) for n in range(depth)) + "tile.yield()\n}" * depth + "tile.return()\n}"
+    text = (
+        "tile.func @f() {\n"
+        + "".join(loop.replace("{}", str(n)) for n in range(depth))
+        + "tile.yield()\n}" * depth
+        + "tile.return()\n}"
+    )
     with pytest.raises(ParseError, match="nest deeper"):
         parse(text)
 
@@ -292,7 +308,16 @@ def test_what_lies_below_the_nesting_limit_is_read():
 
 
 # --- nothing is evaluated ------------------------------------------------------------------------------------
-EVIL = ["__import__('os').system('touch /tmp/aatc_was_here')", "${HOME}", "{0.__class__}", "%s%n", "\\x41", "'; DROP", "f\"{1+1}\"", "#0"]
+EVIL = [
+    "__import__('os').system('touch /tmp/aatc_was_here')",
+    "${HOME}",
+    "{0.__class__}",
+    "%s%n",
+    "\\x41",
+    "'; DROP",
+    'f"{1+1}"',
+    "#0",
+]
 
 
 @pytest.mark.parametrize("evil", EVIL)
@@ -362,7 +387,30 @@ def test_any_text_gives_only_the_two_errors(text):
         survives(read, text)
 
 
-@given(st.lists(st.sampled_from([*PIECES, "q", "dot", "f[bhid]", "1.0", "+", "<", "~", "&", "exp", "[half]", ";", "%x", "@f", "#1"]), max_size=25))
+@given(
+    st.lists(
+        st.sampled_from(
+            [
+                *PIECES,
+                "q",
+                "dot",
+                "f[bhid]",
+                "1.0",
+                "+",
+                "<",
+                "~",
+                "&",
+                "exp",
+                "[half]",
+                ";",
+                "%x",
+                "@f",
+                "#1",
+            ]
+        ),
+        max_size=25,
+    )
+)
 def test_any_words_give_only_the_two_errors(words):
     text = " ".join(words)
     survives(parse, text)
@@ -380,7 +428,10 @@ def test_the_mutations_break_most_texts_and_spare_some():
 # --- size ----------------------------------------------------------------------------------------------------
 def calls_made(n: int) -> int:
     """Python calls made while a module of about ``n`` operations is read and printed: a time without a clock."""
-    lines = [f'  %a{i} = torch.call(%x, %x) {{target = "aten.add.Tensor", args = [#0, #1]}} : f32[4] loc("m.py":{i})' for i in range(n)]
+    lines = [
+        f'  %a{i} = torch.call(%x, %x) {{target = "aten.add.Tensor", args = [#0, #1]}} : f32[4] loc("m.py":{i})'
+        for i in range(n)
+    ]
     text = FUNC.format("\n".join([*lines, "  geo.return(%x)"]))
     count = 0
 
@@ -405,6 +456,9 @@ def test_reading_and_printing_take_steps_in_proportion_to_the_size():
 
 
 def test_twenty_thousand_operations_are_read():
-    lines = [f'  %a{i} = torch.call(%x) {{target = "aten.relu.default", args = [#0]}} : f32[4]' for i in range(20_000)]
+    lines = [
+        f'  %a{i} = torch.call(%x) {{target = "aten.relu.default", args = [#0]}} : f32[4]'
+        for i in range(20_000)
+    ]
     module = parse(FUNC.format("\n".join([*lines, "  geo.return(%x)"])))
     assert sum(1 for _ in module.walk()) == 20_001

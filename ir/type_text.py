@@ -1,0 +1,93 @@
+"""Types and dimensions from their spelling: ``pair<f32[2,N,2*N+1]>``."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable
+from functools import lru_cache
+
+from aatc.ir.dims import Dim
+from aatc.ir.types import DTYPES, SCALARS, ListType, OpaqueType, PairType, TensorType, TileType, Type
+
+#: Brackets may nest this deep in a text; the printer stays far below it.
+MAX_NESTING = 100
+_SMALLEST, _LARGEST = -(2**63), 2**64 - 1
+
+
+class Malformed(ValueError):
+    """What is wrong with one word, and at which character of it."""
+
+    def __init__(self, message: str, offset: int = 0):
+        super().__init__(message)
+        self.offset = offset
+
+
+_WRAPPERS: dict[str, Callable[[TensorType], Type]] = {
+    "pair": lambda t: PairType(t.dtype, t.shape),
+    "tile": lambda t: TileType(t.dtype, t.shape),
+}
+_NAME = "[A-Za-z_][A-Za-z0-9_]*"
+_TERM = re.compile(
+    rf"\s*([+-])?\s*(?:([0-9]+)\s*\*\s*({_NAME})|([0-9]+)(?![A-Za-z0-9_])|({_NAME}))\s*", re.ASCII
+)
+
+
+def read_integer(text: str) -> int:
+    """An integer of at most 64 bits."""
+    if len(text) > 25 or not _SMALLEST <= int(text) <= _LARGEST:
+        raise Malformed(f"the integer {text[:25]} does not fit into 64 bits")
+    return int(text)
+
+
+def read_dim(text: str) -> Dim:
+    """An affine expression: ``64``, ``N``, ``2*N+1``."""
+    at, total = 0, Dim(0)
+    while at < len(text) or at == 0:
+        m = _TERM.match(text, at)
+        if m is None or (at > 0 and m[1] is None):
+            raise Malformed(f"{text.strip()!r} is no dimension: 64, N, 2*N+1 are", at)
+        sign = -1 if m[1] == "-" else 1
+        term = Dim(read_integer(m[4])) if m[4] else Dim.of(m[3] or m[5]) * read_integer(m[2] or "1")
+        total, at = total + term * sign, m.end()
+    return total
+
+
+@lru_cache(maxsize=16384)
+def read_type(text: str) -> Type:
+    """The type that ``text``, without blanks around it, spells."""
+    wrapper, _, rest = text.partition("<")
+    if rest and (wrapper := wrapper.rstrip()) in ("list", "pair", "tile"):
+        inner = rest.rstrip()
+        if not inner.endswith(">"):
+            raise Malformed(f"{wrapper}< is not closed", len(text))
+        start = text.index("<") + 1
+        start += len(inner) - len(inner.lstrip())
+        if text.count("<") > MAX_NESTING:
+            raise Malformed("the type nests too deep")
+        try:
+            element = read_type(inner[:-1].strip())
+        except Malformed as e:
+            raise Malformed(str(e), start + e.offset) from None
+        if wrapper == "list":
+            return ListType(element)
+        if not isinstance(element, TensorType):
+            raise Malformed(f"{wrapper}<> holds an element type and a shape, not {element}", start)
+        return _WRAPPERS[wrapper](element)
+    if text in SCALARS:
+        return SCALARS[text]
+    if text == "opaque":
+        return OpaqueType()
+    dtype, bracket, shape = text.partition("[")
+    if dtype not in DTYPES or not bracket:
+        known = [*(f"{d}[...]" for d in DTYPES), *SCALARS, "pair<...>", "tile<...>", "list<...>", "opaque"]
+        raise Malformed(f"{text!r} is no type: there are {', '.join(known)}")
+    if not shape.endswith("]"):
+        raise Malformed(f"unexpected text after the shape in {text!r}", text.rfind("]") + 1)
+    dims, at = [], len(dtype) + 1
+    for part in shape[:-1].split(",") if shape[:-1].strip() else []:
+        try:
+            dims.append(read_dim(part))
+        except Malformed as e:
+            raise Malformed(str(e), at + e.offset) from None
+        at += len(part) + 1
+    return TensorType(dtype, tuple(dims))

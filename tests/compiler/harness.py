@@ -1,0 +1,75 @@
+"""One attention through the passes and the CPU backend, without Dynamo in between."""
+
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch.overrides import TorchFunctionMode
+
+import aatc
+from aatc import backends, passes
+from aatc.frontend.attention import stages
+from aatc.ir import Block, Func, Module, Op, TensorType, Value
+from aatc.ir.types import dtype_name
+
+
+class Recorder(TorchFunctionMode):
+    """Keeps the arguments of the attention op that runs under it."""
+
+    args: tuple[Any, ...] | None = None
+
+    def __torch_function__(self, func, types, args=(), kwargs=None):
+        if "aatc.attend" in str(func) and isinstance(args[-1], str):
+            self.args = args
+        return func(*args, **(kwargs or {}))
+
+
+@dataclass
+class Built:
+    """A compiled attention: ``module`` before passes, ``result`` after, ``run()`` on the recorded operands."""
+
+    module: Module
+    result: passes.PipelineResult
+    program: backends.Program
+    operands: list[torch.Tensor]
+    eager: Any
+    spec: str
+
+    def run(self):
+        o, lse = self.program.main(*self.operands)
+        return o, lse
+
+    @property
+    def forward(self) -> Func:
+        return next(f for f in self.result.module.funcs.values() if f.level == "tile")
+
+
+def module_of(operands, spec: str) -> Module:
+    """``(q, k, v, captures) -> (o, lse)`` as a geo module of the four stages."""
+    values = [Value(TensorType.of(dtype_name(t.dtype), t.shape), f"x{n}") for n, t in enumerate(operands)]
+    body = Block(values)
+    o, lse = stages(body, values, spec, None)
+    body.add(Op("geo.return", [o, lse]))
+    module = Module()
+    module.add(Func("main", "geo", body))
+    return module.verify()
+
+
+def record(q, k, v, **parts):
+    """(operands, spec, eager result) of an `aatc.attend` call."""
+    with Recorder() as recorder:
+        eager = aatc.attend(q, k, v, return_lse=True, **parts)
+    assert recorder.args is not None
+    q, k, v, captures, spec = recorder.args
+    return [q, k, v, *captures], spec, eager
+
+
+def build(q, k, v, *, tiles: str = "", library: bool = True, **parts) -> Built:
+    """Compiles ``aatc.attend(q, k, v, **parts)``; ``tiles`` are options of adaptive-tile."""
+    operands, spec, eager = record(q, k, v, **parts)
+    module = module_of(operands, spec)
+    options = f"{tiles}{'' if library else ' library=false'}".strip()
+    text = passes.DEFAULT.replace("adaptive-tile", f"adaptive-tile{{{options}}}" if options else "adaptive-tile")
+    backend = backends.get("cpu")
+    result = passes.Pipeline.parse(text).run(module, target=backend.target())
+    return Built(module, result, backend.build(result.module), operands, eager, spec)

@@ -1,0 +1,167 @@
+"""Compiled attention against the eager formula and torch's autograd, over drawn attentions."""
+
+import pytest
+import torch
+from compiler.draw import attentions
+from compiler.harness import build
+from hypothesis import given
+
+from aatc import connections, masks, metrics
+from aatc.ir.interpreter import Interpreter
+
+
+def relative(got, want):
+    """Largest deviation relative to the largest entry; both must have infinities in the same places."""
+    assert got.shape == want.shape
+    finite = torch.isfinite(want)
+    assert torch.equal(torch.isfinite(got), finite)
+    difference = (got - want).masked_fill(~finite, 0).abs().max() if got.numel() else torch.zeros(())
+    return float(difference / want.masked_fill(~finite, 0).abs().max().clamp(min=1e-3))
+
+
+def tangent(frame, gradient):
+    """The part of a frame's gradient along rotations: rewrites rest on frames being orthogonal, and off the
+    orthogonal matrices the two sides differ."""
+    x = frame.mT @ gradient.to(frame.dtype)
+    return x - x.mT
+
+
+def compare(q, k, v, parts, tiles, library, tolerance, oracle_dtype=torch.float64):
+    """Output, log-sum-exp and every gradient of the compiled attention against `aatc.attend` in float64."""
+    built = build(q, k, v, tiles=tiles, library=library, **parts)
+    leaves = [t for t in built.operands if t.is_floating_point()]
+    low = [t.detach().clone().requires_grad_(t.is_floating_point()) for t in built.operands]
+    high = [t.detach().to(oracle_dtype).requires_grad_() if t.is_floating_point() else t for t in built.operands]
+    want = torch.ops.aatc.attend(*high[:3], high[3:], built.spec)
+    got = built.program.main(*low)
+    torch.manual_seed(7)
+    probe = [torch.randn_like(w) for w in want]
+    # a query without keys has lse -inf, through which nothing may flow
+    probe[1] = probe[1].masked_fill(~torch.isfinite(want[1]), 0.0)
+
+    def pull(outputs, inputs):
+        inputs = [t for t in inputs if t.is_floating_point()]
+        return torch.autograd.grad(outputs, inputs, [p.to(o.dtype) for p, o in zip(probe, outputs, strict=True)], allow_unused=True)
+
+    assert relative(got[0].to(oracle_dtype), want[0]) <= tolerance, "output"
+    assert relative(got[1].to(oracle_dtype), want[1]) <= tolerance, "log-sum-exp"
+    for n, (g, w, leaf) in enumerate(zip(pull(got, low), pull(want, high), leaves, strict=True)):
+        if w is None or (g is None and not w.abs().max() > 0):
+            continue
+        assert g is not None and g.shape == leaf.shape, f"gradient of operand {n} is missing"
+        if isinstance(parts["connection"], connections.Frames) and n >= 3 and leaf.dim() > 2:
+            g, w = tangent(leaf, g), tangent(leaf.to(oracle_dtype), w)
+        assert relative(g.to(oracle_dtype), w) <= tolerance * 10, f"gradient of operand {n}"
+    return built
+
+
+@given(attentions(torch.float64))
+def test_compiled_attention_equals_the_formula_in_float64(drawn):
+    compare(*drawn, tolerance=1e-12)
+
+
+@given(attentions(torch.float32))
+def test_compiled_attention_is_accurate_in_float32(drawn):
+    compare(*drawn, tolerance=2e-5)
+
+
+@given(attentions(torch.float64))
+def test_every_stage_means_the_same_to_the_interpreter(drawn):
+    q, k, v, parts, tiles, library = drawn
+    built = build(q, k, v, tiles=tiles, library=library, **parts)
+    want = Interpreter(built.module).call("main", built.operands)
+    for name, module in built.result.stages.items():
+        got = Interpreter(module).call("main", built.operands)
+        for g, w in zip(got, want, strict=True):
+            assert relative(g, w) <= 1e-11, name
+
+
+@pytest.mark.parametrize("metric", [metrics.Euclidean(), metrics.LorentzDistance(lift=True), metrics.DotProduct()])
+@pytest.mark.parametrize("library", [True, False])
+def test_bfloat16_keeps_scores_in_float32(metric, library):
+    q, k, v = (torch.randn(2, 2, 33, 16, dtype=torch.bfloat16) for _ in range(3))
+    built = build(q, k, v, metric=metric, library=library)
+    o, lse = built.run()
+    assert o.dtype == torch.bfloat16 and lse.dtype == torch.float32
+    want = build(q.double(), k.double(), v.double(), metric=metric).run()[0]
+    assert relative(o.double(), want) <= 5e-3  # the rounding of the result itself
+
+
+def test_rows_without_keys_are_zero_with_lse_minus_infinity():
+    q, k, v = (torch.randn(1, 2, 9, 4, requires_grad=True) for _ in range(3))
+    for library in (True, False):
+        built = build(q, k, v, metric=metrics.Euclidean(), mask=masks.predicate(lambda b, h, i, j: j + 4 < i), library=library)
+        o, lse = built.run()
+        assert torch.equal(o[:, :, :5], torch.zeros_like(o[:, :, :5])) and (lse[:, :, :5] == float("-inf")).all()
+        grads = torch.autograd.grad(o.sum(), [q, k, v])
+        assert all(torch.isfinite(g).all() for g in grads) and (grads[0][:, :, :5] == 0).all()
+
+
+@pytest.mark.parametrize("library", [True, False])
+@pytest.mark.parametrize("which", ["q", "k", "v"])
+@pytest.mark.parametrize("mask", ["none", "causal", "window"])
+def test_nan_reaches_the_rows_that_see_it_and_no_others(which, mask, library):
+    x = {n: torch.randn(1, 2, 24, 8) for n in "qkv"}
+    made = {"none": None, "causal": masks.causal(), "window": masks.causal() & masks.sliding_window(3)}[mask]
+    x[which][0, 1, 10, 3] = float("nan")
+    built = build(**x, metric=metrics.Euclidean(), mask=made, library=library, tiles="rows=8 cols=8 grain=8")
+    o, _ = built.run()
+    eager = built.eager[0]
+    spoiled = torch.isnan(o).any(-1)[0]
+    assert torch.equal(spoiled, torch.isnan(eager).any(-1)[0])
+    assert not spoiled[0].any()
+    sees = torch.zeros(24, dtype=torch.bool)
+    if which == "q":
+        sees[10] = True
+    else:
+        i = torch.arange(24)
+        sees = {"none": i >= 0, "causal": i >= 10, "window": (i >= 10) & (i < 13)}[mask]
+    assert torch.equal(spoiled[1], sees)
+
+
+def test_far_points_do_not_underflow():
+    """Weights of far keys leave float32's range; the guard repeats such rows with a running maximum."""
+    q, k = (torch.randn(1, 1, 16, 8) * 1e-2 for _ in range(2))
+    k[..., 0] += 1e9
+    parts = {"metric": metrics.LorentzDistance(beta=20.0, lift=True)}
+    o, lse = build(q, k, torch.randn(1, 1, 16, 8), tiles="rows=8 cols=8", **parts).run()
+    assert torch.isfinite(o).all() and torch.isfinite(lse).all() and (lse < -100).all()
+
+
+def test_dropout_does_not_depend_on_the_tiling():
+    q, k, v = (torch.randn(2, 3, 19, 8, dtype=torch.float64) for _ in range(3))
+    parts = {"metric": metrics.DotProduct(), "dropout": 0.4, "seed": 5}
+    outs = [build(q, k, v, tiles=t, **parts).run()[0] for t in ("rows=4 cols=3 heads=2", "rows=19 cols=19", "rows=1 cols=7 heads=1")]
+    torch.testing.assert_close(outs[0], outs[1])
+    torch.testing.assert_close(outs[0], outs[2])
+    other = build(q, k, v, **{**parts, "seed": 6}).run()[0]
+    assert (outs[0] - other).abs().max() > 0.1
+
+
+def test_no_tensor_of_size_n_squared_is_made():
+    """Every allocation during forward and backward stays far below one score matrix."""
+    from torch.utils._python_dispatch import TorchDispatchMode
+
+    n = 1024
+    largest = 0
+
+    class Watch(TorchDispatchMode):
+        def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+            nonlocal largest
+            out = func(*args, **(kwargs or {}))
+            for t in out if isinstance(out, (tuple, list)) else (out,):
+                if isinstance(t, torch.Tensor):
+                    largest = max(largest, t.untyped_storage().nbytes())
+            return out
+
+    q, k, v = (torch.randn(1, 1, n, 8, requires_grad=True) for _ in range(3))
+    for parts in (
+        {"metric": metrics.LorentzDistance(lift=True)}, {"metric": metrics.Euclidean(), "mask": masks.sliding_window(64)},
+        {"metric": metrics.DotProduct(), "connection": connections.HyperboloidTransport()},
+    ):  # fmt: skip
+        built = build(q, k, v, tiles="rows=64 cols=128", library=False, **parts)
+        largest = 0
+        with Watch():
+            o = built.run()[0]
+            torch.autograd.grad(o.sum(), [q, k, v])
+        assert largest < n * n * 4 / 4

@@ -1,0 +1,270 @@
+"""Each pass on its own: golden texts of what it turns into what, refusals, certificates, conditions."""
+
+from dataclasses import dataclass
+from typing import ClassVar
+
+import pytest
+import torch
+from compiler.draw import attentions, l1
+from compiler.harness import build, module_of, record
+from hypothesis import given, settings
+
+import aatc
+from aatc import biases, connections, masks, metrics, passes
+from aatc.ir import Module
+from aatc.ir.errors import PassError, ScoreError
+from aatc.ir.parser import parse
+from aatc.ir.score import Program, call, index, param
+from aatc.passes.certificate import certify, verify
+from aatc.passes.fuse_attention import static_bound
+from aatc.passes.plan_memory import Interval, max_live, place
+from aatc.passes.score_rules import RULES, Normaliser
+
+CASES = {
+    "dot": {"metric": metrics.DotProduct()},
+    "euclidean": {"metric": metrics.Euclidean()},
+    "mahalanobis": {"metric": metrics.Mahalanobis(matrix=torch.eye(4))},
+    "lorentz-distance": {"metric": metrics.LorentzDistance()},
+    "lorentz-rotary": {"metric": metrics.LorentzDistance(lift=True), "connection": connections.Rotary(torch.arange(6.0))},
+    "poincare": {"metric": metrics.Poincare()},
+    "sphere": {"metric": metrics.SphereGeodesic(), "mask": masks.sliding_window(3)},
+    "fisher-rao": {"metric": metrics.FisherRao()},
+    "causal-alibi": {"metric": metrics.DotProduct(), "mask": masks.causal(), "bias": biases.ALiBi(torch.tensor([0.5, 0.25]))},
+    "transport": {"metric": metrics.LorentzInner(), "connection": connections.HyperboloidTransport()},
+    "l1": {"metric": l1},
+}
+GEO_PASSES = "canonicalize,simplify-score,fuse-attention,fuse-normalizer"
+
+
+def module(name: str) -> Module:
+    q, k, v = (torch.rand(1, 2, 6, 4) for _ in range(3))
+    operands, spec, _ = record(q, k, v, **CASES[name])
+    return module_of(operands, spec)
+
+
+@pytest.mark.parametrize("name", CASES)
+def test_geo_passes_golden(name, golden):
+    result = passes.Pipeline.parse(GEO_PASSES).run(module(name))
+    shown = [f"// {stage}\n{result.stages[stage]}" for stage in ("import", "simplify-score", "fuse-normalizer")]
+    rules = [f"// {r.name}: {', '.join(f'{k} {n}' for k, n in sorted(r.rewrites.items()) if n)}" for r in result.report]
+    golden(f"{name}.aatc", "\n".join([*shown, *rules]))
+
+
+@pytest.mark.parametrize("name", ["euclidean", "lorentz-distance", "sphere", "l1", "transport"])
+def test_tile_programs_golden(name, golden):
+    pipeline = passes.Pipeline.parse(f"{GEO_PASSES},adaptive-tile{{rows=4 cols=4 heads=1 grain=2}},plan-memory")
+    golden(f"{name}.tile.aatc", str(pipeline.run(module(name), target=aatc.ir.target.Target(library=("sdpa",))).module))
+
+
+@pytest.mark.parametrize("name", CASES)
+def test_every_stage_survives_its_text(name):
+    pipeline = passes.Pipeline.parse(f"{GEO_PASSES},adaptive-tile{{rows=4 cols=4 heads=1 grain=2}},plan-memory")
+    for stage in pipeline.run(module(name)).stages.values():
+        assert parse(str(stage)) == stage
+
+
+@settings(max_examples=15)
+@given(attentions(torch.float64))
+def test_drawn_stages_survive_their_text(drawn):
+    q, k, v, parts, tiles, library = drawn
+    for stage in build(q, k, v, tiles=tiles, library=library, **parts).result.stages.values():
+        assert parse(str(stage)) == stage
+
+
+@pytest.mark.parametrize("name, rules", [
+    ("euclidean", {"expand", "centre", "merge", "drop-row-constant"}), ("mahalanobis", {"expand", "merge", "adjoint"}),
+    ("lorentz-rotary", {"adjoint", "isometry", "absorb-separable"}), ("causal-alibi", {"causal-distance", "drop-row-constant"}),
+    ("lorentz-distance", set()), ("l1", set()),
+])  # fmt: skip
+def test_rules_fire_where_they_should(name, rules):
+    report = passes.Pipeline.parse("simplify-score").run(module(name)).report[0]
+    fired = {r for r, n in report.rewrites.items() if n}
+    assert rules <= fired <= set(RULES) | {"normalised-carry"}
+    assert rules or not fired
+
+
+def test_the_normaliser_meets_the_metric():
+    result = passes.Pipeline.parse(GEO_PASSES).run(module("lorentz-distance"))
+    (op,) = [o for o in result.module.walk() if o.name == "geo.attend"]
+    assert op.attrs["weight"].body.fn == "expacosh"
+    assert {c.rule for c in result.module.certificates} >= {"exp-acosh", "static-bound"}
+
+
+def test_lse_gets_back_what_softmax_does_not_see():
+    q, k, v = (torch.randn(1, 2, 6, 4, dtype=torch.float64) for _ in range(3))
+    built = build(q, k, v, metric=metrics.Euclidean())
+    torch.testing.assert_close(built.run()[1], built.eager[1])
+    assert any(o.name == "geo.map" for o in built.result.module.walk())
+
+
+# --- certificates ------------------------------------------------------------------------------------------
+@given(attentions(torch.float64))
+def test_certificates_are_issued_and_hold(drawn):
+    q, k, v, parts, _, _ = drawn
+    for c in build(q, k, v, **parts).result.module.certificates:
+        assert c.proof_level == "P1" and c.residual <= c.tolerance <= 1e-9 and verify(c.witness) == c.residual
+
+
+def test_a_wrong_rewrite_gets_no_certificate():
+    q, k = param("q", "bhid"), param("k", "bhjd")
+    with pytest.raises(ScoreError, match="does not hold"):
+        certify("planted", "a lie", ("equal", -((q - k) @ (q - k)), 2.0 * (q @ k) - k @ k))
+    with pytest.raises(ScoreError, match="does not hold"):
+        certify("planted", "a lie", ("row-constant", q @ k, 2.0 * (q @ k)))
+    with pytest.raises(ScoreError, match="does not hold"):
+        certify("planted", "a lie", ("bound", q @ q, -1.0, 0.0))
+    with pytest.raises(ScoreError, match="does not hold"):
+        certify("planted", "a lie", ("equal-where", index("j") >= index("i"), abs(index("i") - index("j")) * 1.0, (index("i") - index("j")) * 1.0))
+
+
+def test_frames_that_differ_are_no_isometry():
+    q, k = param("q", "bhid"), param("k", "bhjd")
+    f, g = param("f", "ide"), param("g", "ide")
+    e = call("dot", call("turn", f, q), call("turn", g, k))
+    rules = Normaliser()
+    rules.number(e)
+    assert not rules.count["isometry"]
+
+
+def test_static_bounds_know_unit_vectors_and_nothing_more():
+    q, k = param("q", "bhid"), param("k", "bhjd")
+    unit = lambda x: x / (x @ x).sqrt()
+    assert static_bound(3.0 * (unit(q) @ unit(k)))[1] == pytest.approx(3.0, rel=1e-4)
+    assert static_bound(unit(q) @ k)[1] == float("inf")
+    assert static_bound(-param("beta", "h") * call("acosh", q @ k))[1] == float("inf")
+    assert static_bound(-call("acosh", q @ k)) == (float("-inf"), 0.0)
+
+
+# --- tiling ------------------------------------------------------------------------------------------------
+def test_a_window_visits_few_tiles():
+    from aatc.ir.tilemap import TileMap
+
+    i, j = index("i"), index("j")
+    tiles = TileMap.of(Program.of((i - j < 64) & (j - i < 64)), [], (1, 1, 1024, 1024), 64, 64, 1)
+    assert tiles.counts == {"empty": 256 - 46, "partial": 30, "full": 16}
+    causal = TileMap.of(Program.of(j <= i), [], (1, 1, 1024, 1024), 64, 64, 1)
+    assert causal.counts == {"empty": 120, "partial": 16, "full": 120}
+    assert [r for r in causal.runs(0, 640, 512)] == [(0, 512, False), (512, 128, False), (640, 64, True)]
+
+
+@given(attentions(torch.float64))
+def test_tile_maps_never_call_an_open_tile_empty(drawn):
+    from aatc.ir.score.evaluate import evaluate
+    from aatc.ir.tile_evaluate import bind
+    from aatc.ir.tilemap import EMPTY, FULL, TileMap
+
+    q, k, v, parts, _, _ = drawn
+    built = build(q, k, v, **parts)
+    (op,) = [o for o in built.result.stages["fuse-attention"].walk() if o.name == "geo.attend"]
+    if "mask" not in op.attrs:
+        return
+    env = dict(zip(op.attrs["names"], built.operands, strict=True))
+    mask, sizes = op.attrs["mask"], (*q.shape[:3], k.shape[2])
+    captures = [env[n] for n in mask.names]
+    tiles = TileMap.of(mask, captures, sizes, 4, 3, 1)
+    keep = evaluate(mask.body, bind(mask, captures, sizes), sizes, dtype=torch.float64)[..., 0].expand(sizes).flatten(0, 1)
+    for g in range(keep.shape[0]):
+        for r, row in enumerate(tiles.kinds[g]):
+            for c, kind in enumerate(row):
+                block = keep[g, 4 * r : 4 * r + 4, 3 * c : 3 * c + 3]
+                assert not (kind == EMPTY and block.any()) and not (kind == FULL and not block.all())
+
+
+def test_what_cannot_be_tiled_runs_by_its_formula_and_says_so():
+    @aatc.metric(w="de")
+    def mixed(q, k, w):
+        return -call("matvec", w, torch.tanh(q - k)).abs().sum()
+
+    q, k, v = (torch.randn(1, 1, 5, 4, dtype=torch.float64) for _ in range(3))
+    built = build(q, k, v, metric=mixed(w=torch.randn(4, 4, dtype=torch.float64)))
+    torch.testing.assert_close(built.run()[0], built.eager[0])
+    (note,) = [n for r in built.result.report for n in r.notes if "reference formula" in n]
+    assert "mixes channels" in note
+
+
+def test_memory_plans_are_tight_and_do_not_overlap():
+    generator = torch.Generator().manual_seed(3)
+    for _ in range(50):
+        intervals = []
+        for _ in range(20):
+            start, length, size = (int(torch.randint(0, n, (), generator=generator)) for n in (30, 8, 6))
+            intervals.append(Interval(64 * (size + 1), start, start + length))
+        arena = place(intervals)
+        for n, x in enumerate(intervals):
+            for y in intervals[:n]:
+                if x.start <= y.end and y.start <= x.end:
+                    assert x.offset + x.size <= y.offset or y.offset + y.size <= x.offset
+        assert max_live(intervals) <= arena <= 1.5 * max_live(intervals)
+
+
+# --- pipelines ---------------------------------------------------------------------------------------------
+def test_pipelines_have_a_text():
+    text = "canonicalize,simplify-score,fuse-attention,fuse-normalizer{limit=30.0},adaptive-tile{rows=64 library=false},plan-memory"
+    assert str(passes.Pipeline.parse(text)) == text
+    assert str(passes.default_pipeline()) == passes.DEFAULT
+
+
+@pytest.mark.parametrize("text, what", [
+    ("no-such-pass", "no pass named"), ("canonicalize{x=1}", "no option"), ("adaptive-tile{rows=many}", "type int"),
+    ("canonicalize;dead-code", "column"), ("", "cannot be read"),
+])  # fmt: skip
+def test_malformed_pipelines_say_what_is_wrong(text, what):
+    with pytest.raises(PassError, match=what):
+        passes.Pipeline.parse(text)
+
+
+def test_order_is_checked():
+    with pytest.raises(PassError, match="adaptive-tile requires"):
+        passes.Pipeline.parse("adaptive-tile").run(module("dot"))
+
+
+@dataclass(frozen=True)
+class CountOps(passes.Pass):
+    """Counts operations; for tests."""
+
+    factor: int = 1
+    name: ClassVar[str] = "count-ops"
+
+    def run(self, module, ctx):
+        ctx.count("seen", self.factor * sum(1 for _ in module.walk()))
+        return module
+
+
+def test_a_users_pass_runs_in_its_place():
+    result = passes.default_pipeline([CountOps(2)]).run(module("dot"))
+    names = [r.name for r in result.report]
+    assert names.index("count-ops{factor=2}") == names.index("fuse-attention") + 1
+    assert next(r for r in result.report if r.name.startswith("count-ops")).rewrites["seen"] > 0
+
+
+def test_a_pass_that_breaks_the_module_is_caught():
+    @dataclass(frozen=True)
+    class Break(passes.Pass):
+        name: ClassVar[str] = "break"
+
+        def run(self, module, ctx):
+            module.entry.body.ops.pop(0)
+            return module
+
+    with pytest.raises(aatc.errors.VerifyError):
+        passes.Pipeline((Break(),)).run(module("dot"))
+
+
+def test_constants_fold_and_duplicates_merge():
+    text = """
+geo.func @main(%x: f32[3]) {
+  %a = geo.constant() {values = [1.0, 2.0, 3.0], type = type(f32[3])} : f32[3]
+  %b = torch.call(%a, %a) {target = "aten.add.Tensor", args = [#0, #1]} : f32[3]
+  %c = torch.call(%x, %b) {target = "aten.mul.Tensor", args = [#0, #1]} : f32[3]
+  %d = torch.call(%x, %b) {target = "aten.mul.Tensor", args = [#0, #1]} : f32[3]
+  %e = torch.call(%c, %d) {target = "aten.add.Tensor", args = [#0, #1]} : f32[3]
+  %dead = torch.call(%c, %d) {target = "aten.sub.Tensor", args = [#0, #1]} : f32[3]
+  geo.return(%e)
+}
+"""
+    before = parse(text)
+    after = passes.Pipeline.parse("canonicalize").run(before).module
+    x = torch.randn(3)
+    torch.testing.assert_close(aatc.run(after, x), aatc.run(before, x))
+    assert [o.name for o in after.walk()].count("torch.call") == 2
+
