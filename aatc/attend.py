@@ -179,18 +179,14 @@ def _sizes(q: torch.Tensor, k: torch.Tensor, v: torch.Tensor) -> Sizes:
             hint="q and k are compared feature by feature; only v may have another width",
         )
     if not same(k.shape[1], v.shape[1]) or not same(k.shape[2], v.shape[2]):
-        raise ShapeError(
-            f"k and v differ in heads or length: {_shapes(q, k, v)}", hint="every key needs its value"
-        )
+        raise ShapeError(f"k and v differ in heads or length: {_shapes(q, k, v)}", hint="every key needs its value")
     if not same(q.shape[1], k.shape[1]) and (k.shape[1] == 0 or q.shape[1] % k.shape[1]):
         raise ShapeError(
             f"{q.shape[1]} query heads cannot share {k.shape[1]} key heads",
             hint="the number of key heads must divide the number of query heads",
         )
     if q.device != k.device or q.device != v.device:
-        raise ShapeError(
-            f"q, k and v are on {q.device}, {k.device} and {v.device}", hint="move them to one device"
-        )
+        raise ShapeError(f"q, k and v are on {q.device}, {k.device} and {v.device}", hint="move them to one device")
     dtype = q.dtype
     if k.dtype != dtype or v.dtype != dtype:
         dtype = torch.promote_types(torch.promote_types(q.dtype, k.dtype), v.dtype)
@@ -203,9 +199,7 @@ _WORDS = {"b": "batch", "h": "query heads", "i": "queries", "j": "keys"}
 def _check(c: Capture, sizes: Sizes) -> None:
     t = c.tensor
     if t.dim() != len(c.axes):
-        raise CaptureError(
-            f"{c.name} has shape {tuple(t.shape)}; its axes are {c.axes!r}: {len(c.axes)} dimensions"
-        )
+        raise CaptureError(f"{c.name} has shape {tuple(t.shape)}; its axes are {c.axes!r}: {len(c.axes)} dimensions")
     for n, axis in zip(t.shape, c.axes, strict=True):
         if axis in INDEX_AXES and not same(n, sizes[INDEX_AXES.index(axis)]):
             raise CaptureError(

@@ -94,9 +94,7 @@ class Dense(Bias):
 
     def captures(self, sizes):
         if self.tensor.dtype == torch.bool:
-            raise CaptureError(
-                "a bias of truth values", hint="give it as mask=, or as aatc.masks.dense(tensor)"
-            )
+            raise CaptureError("a bias of truth values", hint="give it as mask=, or as aatc.masks.dense(tensor)")
         return [pair_capture("bias", self.tensor, sizes, "f")]
 
     @classmethod

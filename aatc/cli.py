@@ -20,9 +20,7 @@ app = typer.Typer(
     pretty_exceptions_enable=False, rich_markup_mode=None,
 )  # fmt: skip
 
-FileArgument = Annotated[
-    str, typer.Argument(help="A file with IR text; - reads standard input.", metavar="[FILE|-]")
-]
+FileArgument = Annotated[str, typer.Argument(help="A file with IR text; - reads standard input.", metavar="[FILE|-]")]
 PipelineOption = Annotated[
     str, typer.Option("--pipeline", "-p", help="Passes in order, as canonicalize,simplify-score; see --list.")
 ]
@@ -143,17 +141,13 @@ def _timing(report: Any) -> None:
 # --- dump --------------------------------------------------------------------------------------------------
 @app.command()
 def dump(
-    source: Annotated[
-        str, typer.Argument(help="module:factory; factory() gives a model, or (model, example_args).")
-    ],
+    source: Annotated[str, typer.Argument(help="module:factory; factory() gives a model, or (model, example_args).")],
     stage: Annotated[str, typer.Option(help="import, the name of a pass, final, or code.")] = "final",
     inputs: Annotated[str, typer.Option(help="Shapes of random inputs, as 2x16x64,2x16.")] = "",
     pipeline: PipelineOption = "",
     backend: Annotated[str, typer.Option(help="Backend to compile for.")] = "cpu",
     dynamic: Annotated[bool, typer.Option(help="Keep sizes beyond the first symbolic.")] = False,
-    explain: Annotated[
-        bool, typer.Option("--explain", help="Also report what was done, to standard error.")
-    ] = False,
+    explain: Annotated[bool, typer.Option("--explain", help="Also report what was done, to standard error.")] = False,
 ) -> None:
     """Compile a PyTorch model and print its IR at a stage, or its generated code."""
     import torch
@@ -165,9 +159,7 @@ def dump(
     if inputs:
         args = tuple(torch.randn(s) for s in _shapes(inputs))
     if args is None:
-        raise typer.BadParameter(
-            "the factory gives no example arguments: say --inputs 2x16x64", param_hint="--inputs"
-        )
+        raise typer.BadParameter("the factory gives no example arguments: say --inputs 2x16x64", param_hint="--inputs")
     compiled = aatc.compile(model, backend=backend, dynamic=dynamic, passes=pipeline or None, fallback=False)
     with torch.no_grad():
         compiled(*args)
@@ -210,9 +202,7 @@ def _shapes(text: str) -> list[tuple[int, ...]]:
     try:
         return [tuple(int(n) for n in shape.split("x")) for shape in text.split(",")]
     except ValueError:
-        raise typer.BadParameter(
-            f"{text!r} is not a list of shapes like 2x16x64,2x16", param_hint="--inputs"
-        ) from None
+        raise typer.BadParameter(f"{text!r} is not a list of shapes like 2x16x64,2x16", param_hint="--inputs") from None
 
 
 # --- run ---------------------------------------------------------------------------------------------------
@@ -223,9 +213,7 @@ def run(
     inputs: Annotated[str, typer.Option(help="A file of torch.save with a list of inputs.")] = "",
     sizes: Annotated[str, typer.Option(help="Sizes of symbolic dimensions, as N=64,M=32.")] = "",
     pipeline: PipelineOption = "",
-    output: Annotated[
-        str, typer.Option("--output", "-o", help="Save the outputs there with torch.save.")
-    ] = "",
+    output: Annotated[str, typer.Option("--output", "-o", help="Save the outputs there with torch.save.")] = "",
 ) -> None:
     """Run an IR text in the reference interpreter, on random inputs unless some are given."""
     import torch
@@ -257,9 +245,7 @@ def run(
 
 def _sizes(text: str) -> dict[str, int]:
     try:
-        return {
-            n.strip(): int(v) for n, _, v in (item.partition("=") for item in text.split(",") if item.strip())
-        }
+        return {n.strip(): int(v) for n, _, v in (item.partition("=") for item in text.split(",") if item.strip())}
     except ValueError:
         raise typer.BadParameter(f"{text!r} is not a list like N=64,M=32", param_hint="--sizes") from None
 
@@ -275,9 +261,7 @@ def _summary(value: Any) -> str:
         return f"shape {tuple(value.shape)}"
     x = value.double()
     bad = int((~x.isfinite()).sum())
-    finite = (
-        f"mean {x.mean():.6g}, standard deviation {x.std():.6g}, least {x.min():.6g}, largest {x.max():.6g}"
-    )
+    finite = f"mean {x.mean():.6g}, standard deviation {x.std():.6g}, least {x.min():.6g}, largest {x.max():.6g}"
     return f"shape {tuple(value.shape)}, {finite}" + (f", {bad} not finite" if bad else "")
 
 
@@ -304,6 +288,4 @@ def _row(device: Any) -> dict[str, str]:
 
     if dataclasses.is_dataclass(device) and not isinstance(device, type):
         return {f.name: str(getattr(device, f.name)) for f in dataclasses.fields(device)}
-    return (
-        {str(k): str(v) for k, v in device.items()} if isinstance(device, dict) else {"device": str(device)}
-    )
+    return {str(k): str(v) for k, v in device.items()} if isinstance(device, dict) else {"device": str(device)}

@@ -185,6 +185,4 @@ class HyperboloidTransport(Connection):
 def as_connection(connection: Any) -> Connection | None:
     if connection is None or isinstance(connection, Connection):
         return connection
-    raise CaptureError(
-        f"connection is a {type(connection).__name__}", hint="give an object of aatc.connections"
-    )
+    raise CaptureError(f"connection is a {type(connection).__name__}", hint="give an object of aatc.connections")

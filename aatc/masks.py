@@ -191,6 +191,4 @@ def as_mask(mask: Any) -> Mask:
         return mask
     if isinstance(mask, torch.Tensor):
         return _Dense(mask)
-    raise CaptureError(
-        f"mask is a {type(mask).__name__}", hint="give a bool tensor or an object of aatc.masks"
-    )
+    raise CaptureError(f"mask is a {type(mask).__name__}", hint="give a bool tensor or an object of aatc.masks")

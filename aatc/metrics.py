@@ -83,9 +83,7 @@ class Mahalanobis(Metric):
         diagonal: torch.Tensor | None = None,
         factor: torch.Tensor | None = None,
     ):
-        given = [
-            n for n, t in (("matrix", matrix), ("diagonal", diagonal), ("factor", factor)) if t is not None
-        ]
+        given = [n for n, t in (("matrix", matrix), ("diagonal", diagonal), ("factor", factor)) if t is not None]
         if len(given) != 1:
             raise CaptureError(f"Mahalanobis takes one of matrix, diagonal and factor, got {given or 'none'}")
         self.matrix, self.diagonal, self.factor = matrix, diagonal, factor
@@ -270,9 +268,7 @@ class UserMetric(Metric):
         names = [n for n, _, _ in self._declared]
         for n in tensors:
             if n not in names:
-                raise CaptureError(
-                    f"metric {self.name} has no capture {n!r}", hint=f"it declares {names or 'none'}"
-                )
+                raise CaptureError(f"metric {self.name} has no capture {n!r}", hint=f"it declares {names or 'none'}")
         return UserMetric(self.name, self._text, self._declared, {**self._bound, **tensors})
 
     def __repr__(self) -> str:
@@ -340,9 +336,7 @@ def _traced(name: str, function: Callable[..., Any], declared: Sequence[tuple[st
     known = {p.name: p for p in params}
     names = list(inspect.signature(function).parameters)
     if len(names) < 2:
-        raise ScoreError(
-            f"metric {name} takes {names}; its first two parameters are the features of q and of k"
-        )
+        raise ScoreError(f"metric {name} takes {names}; its first two parameters are the features of q and of k")
     arguments = []
     for n in names[2:]:
         if n not in known and n not in ("b", "h", "i", "j"):
@@ -358,7 +352,5 @@ def _traced(name: str, function: Callable[..., Any], declared: Sequence[tuple[st
         body = const(float(body))
     if not isinstance(body, Expr) or body.rank or body.dtype == "b":
         what = "a feature vector" if isinstance(body, Expr) and body.rank == 1 else f"{body!r}"
-        raise ScoreError(
-            f"metric {name} returns {what}; a score is a number per pair", hint="end with .sum() or q @ k"
-        )
+        raise ScoreError(f"metric {name} returns {what}; a score is a number per pair", hint="end with .sum() or q @ k")
     return body, params

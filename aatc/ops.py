@@ -72,11 +72,7 @@ def _attend_backward(grad_o, grad_lse, q, k, v, captures, o, lse, spec):
         t = tensors[name]
         if not t.is_floating_point():
             return torch.empty(0, dtype=t.dtype, device=t.device)
-        g = (
-            grads[name].contiguous()
-            if name in grads
-            else torch.zeros_like(t, memory_format=torch.contiguous_format)
-        )
+        g = grads[name].contiguous() if name in grads else torch.zeros_like(t, memory_format=torch.contiguous_format)
         if g.numel() and g.data_ptr() in taken:  # results of an op may not share memory
             g = g.clone()
         taken.add(g.data_ptr())
@@ -114,14 +110,10 @@ def _backward(ctx, grad_o, grad_lse):
 
 
 def _no_second(ctx, *grads):
-    raise NotImplementedError(
-        "aatc::attend has no second derivatives: differentiate the plain formula instead"
-    )
+    raise NotImplementedError("aatc::attend has no second derivatives: differentiate the plain formula instead")
 
 
-torch.library.define(
-    "aatc::attend", "(Tensor q, Tensor k, Tensor v, Tensor[] captures, str spec) -> (Tensor, Tensor)"
-)
+torch.library.define("aatc::attend", "(Tensor q, Tensor k, Tensor v, Tensor[] captures, str spec) -> (Tensor, Tensor)")
 torch.library.define(
     "aatc::attend_backward",
     "(Tensor grad_o, Tensor grad_lse, Tensor q, Tensor k, Tensor v, Tensor[] captures, Tensor o, Tensor lse, "

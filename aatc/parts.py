@@ -77,11 +77,7 @@ class Part:
 
 
 def _shown(x: Any) -> str:
-    return (
-        f"<{str(x.dtype).removeprefix('torch.')} {tuple(x.shape)}>"
-        if isinstance(x, torch.Tensor)
-        else repr(x)
-    )
+    return f"<{str(x.dtype).removeprefix('torch.')} {tuple(x.shape)}>" if isinstance(x, torch.Tensor) else repr(x)
 
 
 def number_text(x: Any) -> str:
@@ -133,9 +129,7 @@ def scalar_expr(key: str, captured: Iterator[Expr]) -> Expr:
 def pair_capture(name: str, tensor: torch.Tensor, sizes: Sizes, dtype: str) -> Capture:
     """A tensor (M,), (N, M), (H, N, M) or (B, H, N, M), any of them 1 to be shared, as a capture."""
     if not 1 <= tensor.dim() <= 4:
-        raise CaptureError(
-            f"{name} has shape {tuple(tensor.shape)}; it may be (M,), (N, M), (H, N, M) or (B, H, N, M)"
-        )
+        raise CaptureError(f"{name} has shape {tuple(tensor.shape)}; it may be (M,), (N, M), (H, N, M) or (B, H, N, M)")
     wanted = (sizes.b, sizes.h, sizes.i, sizes.j)[4 - tensor.dim() :]
     axes, dropped = "", []
     for d, axis in enumerate("bhij"[4 - tensor.dim() :]):

@@ -89,9 +89,7 @@ def time_masks(n: int, runs: int, judged: bool) -> list[Row]:
         calls = {
             name: forward(
                 aatc.compile(
-                    lambda q, k, v, mask=mask, metric=metric: aatc.attend(
-                        q, k, v, metric=metric(), mask=mask()
-                    )
+                    lambda q, k, v, mask=mask, metric=metric: aatc.attend(q, k, v, metric=metric(), mask=mask())
                 ),
                 plain(n),
             )

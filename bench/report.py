@@ -102,9 +102,7 @@ class Report:
     rows: list[Row] = field(default_factory=list)
 
     def table(self) -> Table:
-        table = Table(
-            title="aatc against its peers: least / median; ratio of the least (of medians)", box=SIMPLE_HEAD
-        )
+        table = Table(title="aatc against its peers: least / median; ratio of the least (of medians)", box=SIMPLE_HEAD)
         for column in ("", "attention", "aatc", "against", "its figure", "ratio", "bound", ""):
             table.add_column(column, no_wrap=True)
         verdict = {True: "[green]met", False: "[red]not met", None: ""}

@@ -47,9 +47,7 @@ def grid(side: int) -> Tensor:
 
 def hyperbolic_attention(q: Tensor, k: Tensor, v: Tensor, positions: Tensor) -> Tensor:
     """Attention by the distance between points of the hyperboloid over spatial coordinates q and k."""
-    return aatc.attend(
-        q, k, v, metric=LorentzDistance(beta=BETA, lift=True), connection=Rotary(positions, base=BASE)
-    )
+    return aatc.attend(q, k, v, metric=LorentzDistance(beta=BETA, lift=True), connection=Rotary(positions, base=BASE))
 
 
 def written_out(q: Tensor, k: Tensor, v: Tensor, positions: Tensor) -> Tensor:

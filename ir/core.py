@@ -138,9 +138,7 @@ class Module:
 
     def clone(self) -> Module:
         """A deep copy; types, attributes and locations are immutable and shared."""
-        return Module(
-            {name: clone_func(f) for name, f in self.funcs.items()}, dict(self.dims), list(self.certificates)
-        )
+        return Module({name: clone_func(f) for name, f in self.funcs.items()}, dict(self.dims), list(self.certificates))
 
     def __str__(self) -> str:
         from aatc.ir.printer import module_text

@@ -20,11 +20,7 @@ def caret(source: str, line: int, column: int) -> str:
     lines = source.split("\n")
     shown = lines[line - 1].rstrip("\r").replace("\t", " ") if line <= len(lines) else ""
     start = max(0, column - 61)  # very long lines are shown around the column only
-    return (
-        f"\n  {shown[start : start + 120]}\n  {' ' * (column - 1 - start)}^"
-        if source and line <= len(lines)
-        else ""
-    )
+    return f"\n  {shown[start : start + 120]}\n  {' ' * (column - 1 - start)}^" if source and line <= len(lines) else ""
 
 
 class TextError(AatcError):
@@ -32,9 +28,7 @@ class TextError(AatcError):
 
     def __init__(self, message: str, *, line: int, column: int, source: str = "", hint: str | None = None):
         self.line, self.column = line, column
-        super().__init__(
-            message + caret(source, line, column), where=f"line {line}, column {column}", hint=hint
-        )
+        super().__init__(message + caret(source, line, column), where=f"line {line}, column {column}", hint=hint)
 
 
 class ParseError(TextError):

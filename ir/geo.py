@@ -99,7 +99,9 @@ def _run_normalize(op, values, _):
     mask = op.attrs.get("mask")
     if mask is not None:
         env = dict(zip(mask.names, values[1:], strict=True))
-        s = s.masked_fill(~evaluate(mask.body, env, tuple(s.shape), dtype=s.dtype)[..., 0].expand(s.shape), float("-inf"))
+        s = s.masked_fill(
+            ~evaluate(mask.body, env, tuple(s.shape), dtype=s.dtype)[..., 0].expand(s.shape), float("-inf")
+        )
     lse = torch.logsumexp(s, -1)
     return [torch.exp(s - lse.masked_fill(lse == float("-inf"), 0.0).unsqueeze(-1)), lse]
 
@@ -225,7 +227,9 @@ _ATTEND = {
     "score": Attr.of("program", "the score"),
     "carry": Attr.of("program", "the carried value; v itself when absent", required=False),
     "mask": Attr.of("program", "which pairs may talk; all when absent", required=False),
-    "weight": Attr.of("program", "exp(score) in closed form, bounded, so that no running maximum is needed", required=False),
+    "weight": Attr.of(
+        "program", "exp(score) in closed form, bounded, so that no running maximum is needed", required=False
+    ),
     "floor": Attr.of("float", "static lower bound of the score when there is a weight", required=False),
     "kind": Attr.of("str", "normaliser", choices=("softmax",)),
     "aggregate": Attr.of("str", "how values are combined", choices=("mean",)),
@@ -347,4 +351,6 @@ define(OpDef(
     evaluate=lambda op, values, interp: interp.call(op.attrs["body"].name, values), pure=False,
 ))  # fmt: skip
 
-define(OpDef("geo.return", "geo", "ends a function with its results", ("values*",), results=0, terminator=True, pure=False))
+define(
+    OpDef("geo.return", "geo", "ends a function with its results", ("values*",), results=0, terminator=True, pure=False)
+)

@@ -30,9 +30,7 @@ def to_networkx(module: Module) -> networkx.MultiDiGraph:
     return graph
 
 
-def _add_block(
-    graph: Any, func: Func, block: Block, depth: int, makers: dict[Value, Node], numbers: count
-) -> None:
+def _add_block(graph: Any, func: Func, block: Block, depth: int, makers: dict[Value, Node], numbers: count) -> None:
     def add(name: str, label: str, **item: Op | Value) -> Node:
         node = (func.name, next(numbers))
         graph.add_node(node, name=name, label=label, func=func.name, depth=depth, **item)
@@ -65,9 +63,7 @@ def to_dot(module: Module) -> str:
             lines.append(f"    {_id(number, node)} [label={_quoted(data['label'])}{shape}];")
         for node, _ in nodes:
             for _, user, data in graph.out_edges(node, data=True):
-                lines.append(
-                    f"    {_id(number, node)} -> {_id(number, user)} [label={_quoted(data['type'])}];"
-                )
+                lines.append(f"    {_id(number, node)} -> {_id(number, user)} [label={_quoted(data['type'])}];")
         lines.append("  }")
     return "\n".join([*lines, "}"]) + "\n"
 

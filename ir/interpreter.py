@@ -100,9 +100,7 @@ class Interpreter:
         if isinstance(d, int):
             return d
         missing = d.symbols - self.sizes.keys()
-        return d.evaluate(
-            {**self.sizes, **{name: self._product(name) for name in missing}} if missing else self.sizes
-        )
+        return d.evaluate({**self.sizes, **{name: self._product(name) for name in missing}} if missing else self.sizes)
 
     def _product(self, name: str) -> int:
         """The size of a dimension ``A_x_B``, which stands for A times B and is in no argument's shape."""
@@ -194,9 +192,7 @@ def _arithmetic(name: str, args: Sequence[Any], text: str | None) -> Any:
 
 
 # --- symbolic dimensions -----------------------------------------------------------------------------------
-def bind_sizes(
-    func: Func, values: Sequence[Any], ranges, known: dict[str, int] | None = None
-) -> dict[str, int]:
+def bind_sizes(func: Func, values: Sequence[Any], ranges, known: dict[str, int] | None = None) -> dict[str, int]:
     """Sizes of the symbolic dimensions from the shapes of a function's arguments; all of them are checked.
 
     ``known`` holds sizes bound outside. ShapeError names the dimension and both sizes.
@@ -213,12 +209,9 @@ def bind_sizes(
             continue
         shape = tuple(value.shape)
         if len(shape) != len(arg.type.shape):
-            raise ShapeError(
-                f"{what} must have {len(arg.type.shape)} dimensions, as {arg.type}; got shape {shape}"
-            )
+            raise ShapeError(f"{what} must have {len(arg.type.shape)} dimensions, as {arg.type}; got shape {shape}")
         pending += [
-            (d, size, f"dimension {axis} of {what}")
-            for axis, (d, size) in enumerate(zip(arg.type.shape, shape))
+            (d, size, f"dimension {axis} of {what}") for axis, (d, size) in enumerate(zip(arg.type.shape, shape))
         ]
     while pending:
         rest = [(d, size, what) for d, size, what in pending if not _bind(d, size, what, sizes, ranges)]
@@ -247,8 +240,6 @@ def _bind(d: Dim, size: int, what: str, sizes: dict[str, int], ranges) -> bool:
     value = rest // c
     low, high = ranges.get(name, (0, None))
     if value < low or (high is not None and value > high):
-        raise ShapeError(
-            f"{what} gives {name} = {value}, which is outside [{low}, {'inf' if high is None else high}]"
-        )
+        raise ShapeError(f"{what} gives {name} = {value}, which is outside [{low}, {'inf' if high is None else high}]")
     sizes[name] = value
     return True

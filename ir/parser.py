@@ -125,13 +125,9 @@ def _unexpected(e, text: str) -> ParseError:
     t = e.token
     if t.type == "$END":
         line, column = (t.end_line, t.end_column) if t.end_line is not None else (1, 1)
-        return ParseError(
-            "the text ends too early" + _expected(e.expected), line=line, column=column, source=text
-        )
+        return ParseError("the text ends too early" + _expected(e.expected), line=line, column=column, source=text)
     shown = t if len(t) <= 40 else f"{t[:40]}..."
-    return ParseError(
-        f"unexpected {str(shown)!r}" + _expected(e.expected), line=t.line, column=t.column, source=text
-    )
+    return ParseError(f"unexpected {str(shown)!r}" + _expected(e.expected), line=t.line, column=t.column, source=text)
 
 
 def _expected(terminals: Iterable[str]) -> str:
@@ -152,9 +148,7 @@ def _check_nesting(text: str) -> None:
             if depth > MAX_NESTING:
                 at = m.start()
                 line, column = text.count("\n", 0, at) + 1, at - text.rfind("\n", 0, at)
-                raise ParseError(
-                    f"brackets nest deeper than {MAX_NESTING}", line=line, column=column, source=text
-                )
+                raise ParseError(f"brackets nest deeper than {MAX_NESTING}", line=line, column=column, source=text)
         elif m[0] in "])}":
             depth -= 1
 
@@ -233,9 +227,7 @@ class _Builder:
         self.places[id(op)] = (first.line, first.column)
         return op
 
-    def fail_at(
-        self, raw: RawOp, word: str, position: int, message: str, hint: str | None = None
-    ) -> NoReturn:
+    def fail_at(self, raw: RawOp, word: str, position: int, message: str, hint: str | None = None) -> NoReturn:
         """Fails at one word of a head: the operation's name, or its value number ``position``."""
         token: Any = raw.head
         if token is None:

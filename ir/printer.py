@@ -46,9 +46,7 @@ def func_text(func: Func, *, canonical: bool = False) -> str:
 def op_line(op: Op) -> str:
     """One operation on one line, for messages: nested blocks are shown as ``{ ... }``; never fails."""
     try:
-        return _head(op, _Names(False), attrs_text(_ordered(op))) + _tail(
-            op, [" (...) { ... }" for _ in op.regions]
-        )
+        return _head(op, _Names(False), attrs_text(_ordered(op))) + _tail(op, [" (...) { ... }" for _ in op.regions])
     except (TypeError, ValueError):  # an attribute without a text form
         return _head(op, _Names(False), repr(op.attrs)) + _tail(op, [])
 

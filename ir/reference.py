@@ -55,7 +55,7 @@ def expand_heads(x: torch.Tensor, heads: int) -> torch.Tensor:
 
 
 def _prepare(att: Attention, tensors: Mapping[str, torch.Tensor]):
-    q, k, v = (tensors[n] for n in att.names[:3])
+    q, k, _v = (tensors[n] for n in att.names[:3])
     heads = q.shape[1]
     env = {n: expand_heads(t, heads) if n in att.names[1:3] else t for n, t in tensors.items()}
     sizes = (q.shape[0], heads, q.shape[2], k.shape[2])
@@ -97,7 +97,7 @@ def attend_backward(
     tensors, spoiled = spoiled_rows(att.mask, att.names, tensors)
     env, sizes, dtype = _prepare(att, tensors)
     done: dict[Expr, torch.Tensor] = {}
-    p, lse = weights(att, tensors, done)
+    p, _lse = weights(att, tensors, done)
     if spoiled is not None:
         p = p.masked_fill(spoiled.unsqueeze(-1), float("nan"))
     carried = evaluate(att.carry.body, env, sizes, dtype=dtype, values=done)
@@ -126,7 +126,10 @@ def attend_backward(
 def _broadcast(value: torch.Tensor, leaf: Expr, sizes: tuple[int, ...]) -> torch.Tensor:
     """Expands over the pair axes that are about to be summed, which a size of one would forget."""
     own = set(leaf.attrs[1])
-    shape = [n if c not in own or value.shape[d] != 1 else value.shape[d] for d, (c, n) in enumerate(zip("bhij", sizes, strict=True))]
+    shape = [
+        n if c not in own or value.shape[d] != 1 else value.shape[d]
+        for d, (c, n) in enumerate(zip("bhij", sizes, strict=True))
+    ]
     return value.expand(*shape, *value.shape[4:])
 
 

@@ -119,10 +119,14 @@ def check_against_declaration(op: Op) -> None:
         attr = d.attrs.get(name)
         if attr is None:
             raise VerifyError(f"{op.name} has no attribute {name}", hint=f"it has: {', '.join(d.attrs) or 'none'}")
-        if not isinstance(value, attr.types) or (isinstance(value, bool) and bool not in attr.types and object not in attr.types):
+        if not isinstance(value, attr.types) or (
+            isinstance(value, bool) and bool not in attr.types and object not in attr.types
+        ):
             raise VerifyError(f"attribute {name} of {op.name} is a {type(value).__name__}, which it cannot be")
         if attr.choices and value not in attr.choices:
-            raise VerifyError(f"attribute {name} of {op.name} is {value!r}", hint=f"one of {', '.join(map(str, attr.choices))}")
+            raise VerifyError(
+                f"attribute {name} of {op.name} is {value!r}", hint=f"one of {', '.join(map(str, attr.choices))}"
+            )
     for name, attr in d.attrs.items():
         if attr.required and name not in op.attrs:
             raise VerifyError(f"{op.name} lacks attribute {name} ({attr.doc})")

@@ -40,7 +40,9 @@ def _needed(op: Op, live: set[Value]) -> bool:
         return op.operands[_WRITES[op.name]] in live
     if lookup_op(op.name).terminator:
         return True
-    return any(r in live for r in op.results) or any(_needed(inner, live) and inner.name in _WRITES for r in op.regions for inner in r.walk())
+    return any(r in live for r in op.results) or any(
+        _needed(inner, live) and inner.name in _WRITES for r in op.regions for inner in r.walk()
+    )
 
 
 def _mark(block: Block, live: set[Value]) -> None:
@@ -92,3 +94,27 @@ def _remove(block: Block, live: set[Value]) -> bool:
     changed |= len(kept) != len(block.ops)
     block.ops = kept
     return changed
+
+
+def hoist_loads(func: Func) -> int:
+    """Moves loads of blocks that a loop does not change to before the loop. Returns loads moved."""
+    written = {op.operands[_WRITES[op.name]] for op in func.body.walk() if op.name in _WRITES}
+    return _hoist(func.body, written)
+
+
+def _hoist(block: Block, written: set[Value]) -> int:
+    moved = 0
+    for op in list(block.ops):
+        for region in op.regions:
+            moved += _hoist(region, written)
+            inside = {*region.args, *(r for inner in region.ops for r in inner.results)}
+            free = [
+                x for x in region.ops
+                if x.name == "tile.load" and x.operands[0] not in written and not any(v in inside for v in x.operands)
+            ]  # fmt: skip
+            if op.name in ("tile.for", "tile.sweep") and free:
+                region.ops = [x for x in region.ops if x not in free]
+                at = block.ops.index(op)
+                block.ops[at:at] = free
+                moved += len(free)
+    return moved

@@ -14,7 +14,17 @@ from aatc.ir.registry import Attr, OpDef, define
 from aatc.ir.types import BOOL, INDEX, OpaqueType, TensorType, TileType
 
 #: Extents of a tile by the axes of its value; "1" stands for a broadcast axis.
-TILE_AXES = {"gid": "gid", "gjd": "gjd", "gi": "gi1", "gj": "g1j", "g": "g11", "": "111", "gij": "gij", "gic": "gi1", "gjc": "g1j"}
+TILE_AXES = {
+    "gid": "gid",
+    "gjd": "gjd",
+    "gi": "gi1",
+    "gj": "g1j",
+    "g": "g11",
+    "": "111",
+    "gij": "gij",
+    "gic": "gi1",
+    "gjc": "g1j",
+}
 
 _PLAN = {
     "plan": Attr.of("list", "arena offset in bytes of each tile result; -1 for a view", required=False),
@@ -164,7 +174,9 @@ def _token_verify(op: Op) -> None:
     if op.attrs["program"].body.is_pair:
         raise VerifyError(f"{op.name} works per token: its program must not depend on both i and j")
     if len(op.attrs["program"].params) != len(op.operands):
-        raise VerifyError(f"{op.name}: program takes ({', '.join(op.attrs['program'].names)}), {len(op.operands)} values are bound")
+        raise VerifyError(
+            f"{op.name}: program takes ({', '.join(op.attrs['program'].names)}), {len(op.operands)} values are bound"
+        )
 
 
 def _for_verify(op: Op, skip: int, lead) -> None:

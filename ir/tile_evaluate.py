@@ -210,7 +210,11 @@ def map_tiles(op, values, interp):
     out = []
     for program, r in zip(op.attrs["programs"], op.results, strict=True):
         value = _pairwise(program, values, _dtype(r.type))
-        shape = torch.broadcast_shapes(value.shape, *(v.shape for v in values)) if int(r.type.shape[2]) != 1 else value.shape
+        shape = (
+            torch.broadcast_shapes(value.shape, *(v.shape for v in values))
+            if int(r.type.shape[2]) != 1
+            else value.shape
+        )
         out.append(value.expand(shape).to(_dtype(r.type)))
     return out
 
@@ -272,4 +276,3 @@ def scatter(op, values, interp):
     where = _table_entries(numbers, op, g, tiles, _extents(op, interp)).expand(value.shape)
     table.view(-1).index_add_(0, where.reshape(-1), value.reshape(-1).to(table.dtype))
     return []
-

@@ -108,9 +108,7 @@ def bounds(mask: Program, captures: Sequence[torch.Tensor], sizes, rows: int, co
     return np.asarray(low, dtype=np.float64), np.asarray(high, dtype=np.float64)
 
 
-def _bound(
-    e: Expr, args: list[tuple], loose: list[Any], bound, sizes, rows: int, cols: int
-) -> tuple[tuple, Any]:
+def _bound(e: Expr, args: list[tuple], loose: list[Any], bound, sizes, rows: int, cols: int) -> tuple[tuple, Any]:
     f = FUNCTIONS.get(e.fn)
     if e.fn == "index":
         return _index(e.name, sizes, rows, cols), False

@@ -27,9 +27,7 @@ _WRAPPERS: dict[str, Callable[[TensorType], Type]] = {
     "tile": lambda t: TileType(t.dtype, t.shape),
 }
 _NAME = "[A-Za-z_][A-Za-z0-9_]*"
-_TERM = re.compile(
-    rf"\s*([+-])?\s*(?:([0-9]+)\s*\*\s*({_NAME})|([0-9]+)(?![A-Za-z0-9_])|({_NAME}))\s*", re.ASCII
-)
+_TERM = re.compile(rf"\s*([+-])?\s*(?:([0-9]+)\s*\*\s*({_NAME})|([0-9]+)(?![A-Za-z0-9_])|({_NAME}))\s*", re.ASCII)
 
 
 def read_integer(text: str) -> int:

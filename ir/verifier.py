@@ -69,9 +69,7 @@ def _check_module(module: Module) -> None:
         if not NAME.match(name):
             raise VerifyError(f"{name!r} is no name of a function", at=func)
         if func.level not in LEVELS:
-            raise VerifyError(
-                f"function @{name} has level {func.level!r}; there are {', '.join(LEVELS)}", at=func
-            )
+            raise VerifyError(f"function @{name} has level {func.level!r}; there are {', '.join(LEVELS)}", at=func)
 
 
 def _check_block(block: Block, func: Func, terminator: str, visible: set[Value], seen: set[Op]) -> None:
@@ -176,9 +174,7 @@ def _check_level(func: Func, module: Module) -> None:
             raise VerifyError(f"an attribute of @{func.name}: {why}", at=func)
     for op in func.body.walk():
         if OPS[op.name].level != func.level:
-            fail(
-                op, f"{op.name} belongs to level {OPS[op.name].level}, @{func.name} is of level {func.level}"
-            )
+            fail(op, f"{op.name} belongs to level {OPS[op.name].level}, @{func.name} is of level {func.level}")
         values = [*op.results, *(a for r in op.regions for a in r.args)]
         for t in (*(v.type for v in values), *_attribute_types(op)):
             if why := check(t):
@@ -200,11 +196,7 @@ def _attribute_types(op: Op) -> list[Type]:
 
 def _attribute_dims(op: Op) -> list[Dim]:
     return [
-        v
-        for value in op.attrs.values()
-        if isinstance(value, (Dim, tuple))
-        for v in _flat(value)
-        if isinstance(v, Dim)
+        v for value in op.attrs.values() if isinstance(value, (Dim, tuple)) for v in _flat(value) if isinstance(v, Dim)
     ]
 
 
@@ -264,9 +256,7 @@ def _check_signature(op: Op, module: Module) -> None:
     if op.name == "geo.checkpoint":
         _check_call(op, module.funcs[op.attrs["body"].name], "geo", [r.type for r in op.results], whole=True)
     elif op.name == "geo.kernel":
-        _check_call(
-            op, module.funcs[op.attrs["forward"].name], "tile", [r.type for r in op.results], whole=False
-        )
+        _check_call(op, module.funcs[op.attrs["forward"].name], "tile", [r.type for r in op.results], whole=False)
         backward = op.attrs.get("backward")
         if backward is not None and module.funcs[backward.name].level != "tile":
             fail(op, f"{backward} is not a tile function")

@@ -217,9 +217,7 @@ class _Storage:
                     if place.overlaps(other):
                         self.clash(op, place, other)
                 for value, other in live.items():
-                    if place.overlaps(other) and not self.replaces(
-                        op, place, value, other, last[value] == at
-                    ):
+                    if place.overlaps(other) and not self.replaces(op, place, value, other, last[value] == at):
                         self.clash(op, place, other)
             self.scratch(op, [*outside, *live.values(), *written])
             if op.regions:
@@ -230,9 +228,7 @@ class _Storage:
             live = {v: p for v, p in live.items() if last.get(v, -1) > at}
         self.yields(block, end, slots)
 
-    def nested(
-        self, op: Op, at: int, outside: list[_Place], live: dict[Value, _Place], last: dict[Value, int]
-    ) -> None:
+    def nested(self, op: Op, at: int, outside: list[_Place], live: dict[Value, _Place], last: dict[Value, int]) -> None:
         (region,) = op.regions
         used = {v for inner in region.walk() for v in inner.operands}
         carried = op.operands[_CARRIES[op.name] :] if op.name in _CARRIES else []
@@ -308,9 +304,7 @@ class _Storage:
         n = next(k for k, r in enumerate(op.results) if r is place.value)
         if op.name == "tile.map":
             free = overwritable(_sound(op, linearize, op), n)
-            return value.type == op.results[n].type and all(
-                k in free for k, v in enumerate(op.operands) if v is value
-            )
+            return value.type == op.results[n].type and all(k in free for k, v in enumerate(op.operands) if v is value)
         return op.name not in _CARRIES or allowed[n] is value
 
     def clash(self, op: Op, place: _Place, other: _Place) -> None:

@@ -9,9 +9,9 @@ from aatc.ir.core import Func, Module, Op
 from aatc.ir.dims import Dim
 from aatc.ir.errors import UnsupportedError
 from aatc.ir.registry import Symbol
-from aatc.ir.specialize import prune
 from aatc.ir.score.expr import ZERO, Expr, call, param, postorder
 from aatc.ir.score.program import Program
+from aatc.ir.specialize import hoist_loads, prune
 from aatc.ir.target import Target
 from aatc.ir.types import TensorType, itemsize
 from aatc.passes.base import Context, Pass, register
@@ -55,7 +55,9 @@ class AdaptiveTile(Pass):
                     continue
                 func.body.ops[n] = kernel
                 for user in func.body.walk():
-                    user.operands = [kernel.results[op.results.index(v)] if v in op.results else v for v in user.operands]
+                    user.operands = [
+                        kernel.results[op.results.index(v)] if v in op.results else v for v in user.operands
+                    ]
                 ctx.count("tiled")
         return module
 
@@ -66,9 +68,14 @@ class AdaptiveTile(Pass):
         plain = self._library_form(a, ctx.target)
         forward = lower_library(a, forms, plain, schedule, stem) if plain else lower_forward(a, forms, schedule, stem)
         backward, grads = lower_backward(a, Forms(a), schedule, f"{stem}_backward")
-        forward.attrs |= {"kind": kind_of(a), "lowering": lowering_class(a, forms), "engine": "library" if plain else "stream"}
+        forward.attrs |= {
+            "kind": kind_of(a),
+            "lowering": lowering_class(a, forms),
+            "engine": "library" if plain else "stream",
+        }
         for f in (forward, backward):
             prune(f)
+            ctx.count("hoisted-load", hoist_loads(f))
             module.add(f)
         attrs = {"forward": Symbol(stem), "backward": Symbol(backward.name), "names": a.names, "grads": tuple(grads)}
         if a.programs.mask is not None:
@@ -78,7 +85,9 @@ class AdaptiveTile(Pass):
 
     def _schedule(self, a: Attention, target: Target) -> Schedule:
         chosen = cost_model(a, target)
-        return Schedule(self.heads or chosen.heads, self.rows or chosen.rows, self.cols or chosen.cols, self.grain or chosen.grain)
+        return Schedule(
+            self.heads or chosen.heads, self.rows or chosen.rows, self.cols or chosen.cols, self.grain or chosen.grain
+        )
 
     def _library_form(self, a: Attention, target: Target) -> Library | None:
         return library_form(a) if self.library and "sdpa" in target.library else None
@@ -96,11 +105,12 @@ def _fresh(stem: str, taken: set[str]) -> str:
 def cost_model(a: Attention, target: Target) -> Schedule:
     """Tile extents from cache, shapes and mask.
 
-    A score tile fills half of a core's cache (what flows in and out takes the rest), is wide rather than tall,
-    since each row costs an update of its sums per tile, and tall enough that matrix products run near peak.
-    Small problems are taken several heads at a time. Masks are classified in narrow columns.
+    All cores work on one score tile, which fills half of their caches together (what flows in and out takes the
+    rest): large tiles, since every operation on one is a fork and a join. It is wide, since each row costs an
+    update of its sums per tile. Small problems are taken several heads at a time. Masks are classified in
+    narrow columns.
     """
-    budget = max(4096, target.cache_bytes // 2 // itemsize(a.dtype))
+    budget = max(4096, target.cores * target.cache_bytes // 2 // itemsize(a.dtype))
     n, m, g = (_extent(d, default) for d, default in ((a.rows, 1 << 20), (a.cols, 1 << 20), (a.problems, 1)))
     cols = min(m, 512)
     rows = min(n, max(32, budget // max(cols, 1)))
@@ -135,7 +145,12 @@ def library_form(a: Attention) -> Library | None:
     if len(dots) != 1 or terms.separable or terms.others or not number_free:
         return None
     forms = Forms(a)
-    if len(forms.carry) != 1 or not forms.carry[0].col or forms.carry[0].coef.fn != "const" or forms.carry[0].coef.value != 1:
+    if (
+        len(forms.carry) != 1
+        or not forms.carry[0].col
+        or forms.carry[0].coef.fn != "const"
+        or forms.carry[0].coef.value != 1
+    ):
         return None
     (row, col), bias = dots[0], None if terms.col is ZERO else terms.col
     d, e = a.width(row), a.value_width
@@ -193,7 +208,9 @@ def _cut(b: Builder, a: Attention, out):
     for _ in range(int(out.type.shape[3]) - a.value_width):
         e = call("init", e)
     t = TensorType(a.dtype, (a.batch, a.heads, a.rows, Dim(a.value_width)))
-    return b.op("tile.token", [out], [t], names=["cut"], program=Program((x,), e), axes="bhid", sizes=a.sizes, flat=False)[0]
+    return b.op(
+        "tile.token", [out], [t], names=["cut"], program=Program((x,), e), axes="bhid", sizes=a.sizes, flat=False
+    )[0]
 
 
 _GEOMETRY = {"acosh": "hyperbolic distance", "acos": "spherical distance"}
@@ -205,7 +222,13 @@ def kind_of(a: Attention) -> str:
     name = next((n for w, n in _GEOMETRY.items() if w in words), None)
     if name is None:
         plain = library_form(a)
-        name = "metric given as a program" if plain is None else "contraction" if plain.bias is None else "contraction plus key bias"
+        name = (
+            "metric given as a program"
+            if plain is None
+            else "contraction"
+            if plain.bias is None
+            else "contraction plus key bias"
+        )
     if a.programs.carry.body.fn != "param":
         name += ", values carried"
     if a.programs.mask is not None:

@@ -80,7 +80,9 @@ CONDITIONS: dict[str, tuple[Callable[[Module], bool], str]] = {
         "attention stands as its four stages",
     ),
     "fused": (
-        lambda m: not any(op.name in ("geo.metric", "geo.normalize", "geo.transport", "geo.aggregate") for op in m.walk()),
+        lambda m: (
+            not any(op.name in ("geo.metric", "geo.normalize", "geo.transport", "geo.aggregate") for op in m.walk())
+        ),
         "no attention stage stands alone",
     ),
     "planned": (
@@ -127,7 +129,9 @@ class Pipeline:
             passes.append(_make(m[1], m[2] or ""))
             position = m.end()
         if position != len(text) or not passes:
-            raise PassError(f"pipeline {text!r} cannot be read from column {position + 1} on", hint="write name,name{option=value}")
+            raise PassError(
+                f"pipeline {text!r} cannot be read from column {position + 1} on", hint="write name,name{option=value}"
+            )
         return Pipeline(tuple(passes))
 
     def __str__(self) -> str:
@@ -150,7 +154,9 @@ class Pipeline:
             module = p.run(module, ctx)
             seconds = time.perf_counter() - start
             if not isinstance(module, Module):
-                raise PassError(f"pass {p.name} returned {type(module).__name__}, not a Module", hint="end run with `return module`")
+                raise PassError(
+                    f"pass {p.name} returned {type(module).__name__}, not a Module", hint="end run with `return module`"
+                )
             if verify_each:
                 module.verify()
             _check(p, p.ensures, module, "ensures")
@@ -176,7 +182,9 @@ def _stage_name(name: str, taken: dict[str, Any]) -> str:
 def _check(p: Pass, conditions: tuple[str, ...], module: Module, word: str) -> None:
     for c in conditions:
         if c not in CONDITIONS:
-            raise PassError(f"pass {p.name} {word} an unknown condition {c!r}", hint=f"there are: {', '.join(CONDITIONS)}")
+            raise PassError(
+                f"pass {p.name} {word} an unknown condition {c!r}", hint=f"there are: {', '.join(CONDITIONS)}"
+            )
         check, meaning = CONDITIONS[c]
         if not check(module):
             raise PassError(f"pass {p.name} {word} that {meaning} ({c}), which does not hold",

@@ -84,7 +84,12 @@ class CommonSubexpressions(Pass):
             kept = []
             for op in func.body.ops:
                 op.operands = [table.get(v, v) for v in op.operands]
-                key = (op.name, tuple(map(id, op.operands)), attrs_text(op.attrs), tuple(str(r.type) for r in op.results))
+                key = (
+                    op.name,
+                    tuple(map(id, op.operands)),
+                    attrs_text(op.attrs),
+                    tuple(str(r.type) for r in op.results),
+                )
                 twin = seen.get(key) if is_pure(op) and not op.regions and op.results else None
                 if twin is None:
                     seen[key] = op
@@ -128,7 +133,7 @@ class FoldConstants(Pass):
         if not all(d.is_static for d in shape) or _elements(shape) > self.limit:
             return None
         interp = Interpreter(module)
-        known = {o.result: interp.evaluate(o, []) [0] for o in func.body.ops if o.name == "geo.constant"}
+        known = {o.result: interp.evaluate(o, [])[0] for o in func.body.ops if o.name == "geo.constant"}
         try:
             (value,) = interp.evaluate(op, [known[v] for v in op.operands])
         except AatcError:

@@ -189,7 +189,8 @@ def carry_terms(f: Factored, carry: Expr) -> list[CarryTerm]:
         key = (vector, col)
         merged[key] = add(merged[key], coef) if key in merged else coef
     return [
-        CarryTerm(f.number(coef), f.token(vector, "bhjd" if col else "bhid"), col) for (vector, col), coef in merged.items()
+        CarryTerm(f.number(coef), f.token(vector, "bhjd" if col else "bhid"), col)
+        for (vector, col), coef in merged.items()
     ]
 
 
@@ -254,4 +255,3 @@ def width(e: Expr, tails: dict[str, tuple[int, ...]]) -> int:
         else:
             known[x] = max((known[a] for a in x.args), key=len)
     return known[e][0]
-

@@ -68,7 +68,9 @@ def _fuse(func: Func, aggregate: Op) -> None:
     score, carry, mask = metric.attrs["score"], transport.attrs["carry"], normalize.attrs.get("mask")
     names.values = {"q": q, "k": k, "v": v}
     first = dict(zip(score.names[:2], "qk", strict=True))
-    score = _rename(score, first | {p.name: names.bind(p, x) for p, x in zip(score.params[2:], metric.operands[2:], strict=True)})
+    score = _rename(
+        score, first | {p.name: names.bind(p, x) for p, x in zip(score.params[2:], metric.operands[2:], strict=True)}
+    )
     carry_names = {carry.names[0]: "v"}
     for p, x in zip(carry.params[1:], transport.operands[2:], strict=True):
         carry_names[p.name] = "q" if x is q else "k" if x is k else names.bind(p, x)
@@ -77,7 +79,9 @@ def _fuse(func: Func, aggregate: Op) -> None:
     if carry.body.fn != "param":
         attrs["carry"] = carry
     if mask is not None:
-        attrs["mask"] = _used(_rename(mask, {p.name: names.bind(p, x) for p, x in zip(mask.params, normalize.operands[1:], strict=True)}))
+        attrs["mask"] = _used(
+            _rename(mask, {p.name: names.bind(p, x) for p, x in zip(mask.params, normalize.operands[1:], strict=True)})
+        )
     attrs["names"] = tuple(names.values)
     # the whole attention moves to where its last operand is ready: the aggregate
     fused = Op("geo.attend", list(names.values.values()), attrs, [aggregate.result.type, normalize.results[1].type],
@@ -220,5 +224,3 @@ def _is_square_length(e: Expr, x: Expr) -> bool:
     if e.fn == "maximum":
         return any(c.is_const and _is_square_length(o, x) for c, o in (e.args, e.args[::-1]))
     return e.fn == "dot" and e.args == (x, x)
-
-

@@ -48,7 +48,9 @@ class Attention:
         self.value_width = int(v.shape[3])
         declared = self.programs.declared()
         self.tails = {
-            n: tuple(int(d) for d in self.types[n].shape[len(p.attrs[1]) - p.rank :]) for n, p in declared.items() if p.rank in (1, 2)
+            n: tuple(int(d) for d in self.types[n].shape[len(p.attrs[1]) - p.rank :])
+            for n, p in declared.items()
+            if p.rank in (1, 2)
         }
         self.declared = declared
 
@@ -96,7 +98,9 @@ class Builder:
         return self.blocks.pop()
 
     def fill(self, value: float, axes: str, at: dict[str, Value], *shape: int, name: str = "") -> Value:
-        return self.op("tile.fill", [at[c] for c in axes if c != "d"], [self.tile(*shape)], names=[name], value=value, axes=axes)[0]
+        return self.op(
+            "tile.fill", [at[c] for c in axes if c != "d"], [self.tile(*shape)], names=[name], value=value, axes=axes
+        )[0]
 
     def dot(self, form: str, a: Value, b: Value, c: Value | None = None, *, name: str = "") -> Value:
         op = Op("tile.dot", [a, b, *([c] if c is not None else [])], {"form": form})
@@ -128,7 +132,9 @@ def token_type(a: Attention, t: Token, flat: bool = True) -> TensorType:
     return TensorType.of(dtype, [*head, *lead, *tail])
 
 
-def compute_tokens(b: Builder, a: Attention, f: Factored, env: dict[str, Value], tokens: Iterable[Token]) -> dict[str, Value]:
+def compute_tokens(
+    b: Builder, a: Attention, f: Factored, env: dict[str, Value], tokens: Iterable[Token]
+) -> dict[str, Value]:
     """Emits `tile.token` for each token; returns buffers by token name."""
     out = {}
     for t in tokens:
@@ -156,7 +162,9 @@ def load_token(b: Builder, a: Attention, s: Schedule, t: Token, buffer: Value, a
 def load_channel(b: Builder, a: Attention, s: Schedule, t: Token, buffer: Value, at: dict[str, Value]) -> Value:
     axes = "gic" if t.axes == "bhid" else "gjc"
     shape = (s.heads, s.rows, 1) if axes == "gic" else (s.heads, 1, s.cols)
-    return b.op("tile.load", [buffer, *(at[c] for c in axes)], [TileType.of(a.dtype, shape)], names=[f"{t.name}_ch"], axes=axes)[0]
+    return b.op(
+        "tile.load", [buffer, *(at[c] for c in axes)], [TileType.of(a.dtype, shape)], names=[f"{t.name}_ch"], axes=axes
+    )[0]
 
 
 def new_func(name: str, b: Builder, args: Sequence[Value], results: Sequence[Value], attrs: dict) -> Func:
@@ -166,4 +174,3 @@ def new_func(name: str, b: Builder, args: Sequence[Value], results: Sequence[Val
     for v in args:
         v.owner = block
     return Func(name, "tile", block, attrs)
-

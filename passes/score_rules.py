@@ -10,7 +10,19 @@ from collections import Counter
 from dataclasses import dataclass, field
 
 from aatc.ir.score.expr import (
-    ONE, ZERO, Expr, add, as_expr, call, const, div, mul, neg, rebuild, sub, total,
+    ONE,
+    ZERO,
+    Expr,
+    add,
+    as_expr,
+    call,
+    const,
+    div,
+    mul,
+    neg,
+    rebuild,
+    sub,
+    total,
 )  # fmt: skip
 
 RULES = {

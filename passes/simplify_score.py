@@ -96,7 +96,9 @@ def _simplify_carry(op: Op, ctx: Context) -> None:
     """Numbers inside a carried value are brought to normal form: ``dot(x, y)`` of a transport, say."""
     program: Program = op.attrs["carry"]
     rules = Normaliser()
-    table = {e: rules.number(e) for e in postorder(program.body) if e.rank == 0 and e.is_pair and e.fn in ("dot", "sum")}
+    table = {
+        e: rules.number(e) for e in postorder(program.body) if e.rank == 0 and e.is_pair and e.fn in ("dot", "sum")
+    }
     table = {e: n for e, n in table.items() if n is not e}
     if not table:
         return
@@ -117,5 +119,3 @@ def is_causal(mask: Expr) -> bool:
     """Whether the mask is exactly j <= i."""
     i, j = index("i"), index("j")
     return (mask.fn == "le" and mask.args == (j, i)) or (mask.fn == "ge" and mask.args == (i, j))
-
-

@@ -15,7 +15,17 @@ from aatc.ir.score.expr import ZERO, Expr, add, call, const, mul, neg, param, pa
 from aatc.ir.score.program import Program
 from aatc.ir.types import INDEX, TensorType, TileType
 from aatc.passes.factor import ChannelSum, Contraction, Lookup, Stored, Token
-from aatc.passes.lowering import LN2, LOG2E, Attention, Builder, Schedule, compute_tokens, load_channel, new_func, token_type
+from aatc.passes.lowering import (
+    LN2,
+    LOG2E,
+    Attention,
+    Builder,
+    Schedule,
+    compute_tokens,
+    load_channel,
+    new_func,
+    token_type,
+)
 from aatc.passes.tile_core import Frame, atom_env, classify, compute_atoms, loops, mask_tile, position_programs, sweep
 from aatc.passes.tile_forward import Forms, arguments, saved_type, stored_buffers
 
@@ -52,7 +62,7 @@ def lower_backward(a: Attention, forms: Forms, s: Schedule, name: str) -> tuple[
     fr.tile_map = classify(fr, s.rows, s.heads)
     plan = _Plan(fr, forms, extra)
     plan.allocate()
-    loops(fr, plan.block)
+    loops(fr, plan.block, "seq")  # rows add into the gradients of shared keys
     results, grads = plan.finish()
     return new_func(name, b, args, results, {"schedule": str(s)}), grads
 
@@ -68,7 +78,9 @@ def _extra_tokens(fr: Frame, forms: Forms) -> Extra:
     rho = Token("rho_t", sub(gl, call("dot", pulled, o)), "bhi")
     closed = forms.weight is not None
     # a row without open keys has lse -inf: +inf makes all its weights 0
-    safe = call("where", call("eq", lse, const(float("-inf"))), const(float("inf")), mul(const(1.0 if closed else LOG2E), lse))
+    safe = call(
+        "where", call("eq", lse, const(float("-inf"))), const(float("inf")), mul(const(1.0 if closed else LOG2E), lse)
+    )
     scale = Token("lse_t", call("exp", neg(safe)) if closed else safe, "bhi")
     extra = Extra(grad, rho, scale)
     extra_tokens = [grad, rho, scale]
@@ -129,12 +141,16 @@ class _Plan:
             if isinstance(x, Stored) and x.atom in self.cotangents:
                 t = self.fr.buffers[f"pair_{x.source.name}"].type
                 kind = TensorType(self.fr.a.dtype, t.shape)  # type: ignore[attr-defined]
-                self.pairs[x.source.name] = self.fr.b.op("tile.alloc", [], [kind], names=[f"d_{x.source.name}"], fill=0.0)[0]
+                self.pairs[x.source.name] = self.fr.b.op(
+                    "tile.alloc", [], [kind], names=[f"d_{x.source.name}"], fill=0.0
+                )[0]
             elif isinstance(x, Lookup) and x.atom in self.cotangents:
                 t = self.fr.a.types[x.table.name]
                 kind = TensorType(self.fr.a.dtype, t.shape)
                 if x.table.name not in self.pairs:
-                    self.pairs[x.table.name] = self.fr.b.op("tile.alloc", [], [kind], names=[f"d_{x.table.name}"], fill=0.0)[0]
+                    self.pairs[x.table.name] = self.fr.b.op(
+                        "tile.alloc", [], [kind], names=[f"d_{x.table.name}"], fill=0.0
+                    )[0]
 
     def _zeros(self, t: Token, name: str) -> Value:
         kind = token_type(self.fr.a, Token(t.name, t.expr, "bh") if t.axes == "" else t)
@@ -158,9 +174,16 @@ class _Plan:
     # --- one block of rows ---------------------------------------------------------------------------------
     def block(self, fr: Frame) -> None:
         b, s = fr.b, fr.s
-        row_tokens = {x.row.name: x.row for x in self.fr.f.atoms.values() if isinstance(x, Contraction) and x.atom in self.cotangents}
+        row_tokens = {
+            x.row.name: x.row
+            for x in self.fr.f.atoms.values()
+            if isinstance(x, Contraction) and x.atom in self.cotangents
+        }
         self.rows = list(row_tokens)
-        inits = [b.fill(0.0, "gid", fr.at, s.heads, s.rows, fr.a.width(t.expr), name=f"d_{t.name}_0") for t in row_tokens.values()]
+        inits = [
+            b.fill(0.0, "gid", fr.at, s.heads, s.rows, fr.a.width(t.expr), name=f"d_{t.name}_0")
+            for t in row_tokens.values()
+        ]
 
         def body(inner: Frame, partial: Value | None, carried: list[Value]) -> list[Value]:
             sums = dict(zip(self.rows, carried, strict=True))
@@ -174,7 +197,9 @@ class _Plan:
     def _tile(self, fr: Frame, partial: Value | None, sums: dict[str, Value]) -> None:
         b, s = fr.b, fr.s
         pair = b.tile(s.heads, s.rows, s.cols)
-        compute_atoms(fr, [e for e, _ in self.outputs] + [self.forms.pair_weight if self.forms.weight is not None else self.score])
+        compute_atoms(
+            fr, [e for e, _ in self.outputs] + [self.forms.pair_weight if self.forms.weight is not None else self.score]
+        )
         p = self._weights(fr, partial, pair)
         fr.tiles["p_"] = p
         d_weight = self._values(fr, p, pair)
@@ -187,7 +212,9 @@ class _Plan:
 
     def _weights(self, fr: Frame, partial: Value | None, pair: TileType) -> Value:
         lse = self.extra.lse.atom
-        body = mul(self.forms.weight, lse) if self.forms.weight is not None else call("exp2", sub(self.forms.score2, lse))
+        body = (
+            mul(self.forms.weight, lse) if self.forms.weight is not None else call("exp2", sub(self.forms.score2, lse))
+        )
         (p,) = fr.b.map([("p", body, pair)], atom_env(fr, [body]))
         return mask_tile(fr, self.forms.mask, p, partial, 0.0, "p_masked")
 
@@ -210,7 +237,12 @@ class _Plan:
                 env |= atom_env(fr, [term.coef])
                 (scaled,) = b.map([(f"pc{n}", mul(P, term.coef), pair)], {**atom_env(fr, [term.coef]), "p_": p})
             if term.col:
-                self._add(fr, self.extra.values[term.vector.name], "gjd", b.dot("tn", scaled, grad, name=f"d_{term.vector.name}_t"))
+                self._add(
+                    fr,
+                    self.extra.values[term.vector.name],
+                    "gjd",
+                    b.dot("tn", scaled, grad, name=f"d_{term.vector.name}_t"),
+                )
             else:
                 mass = b.reduce("sum", "j", scaled, name="mass")
                 (row,) = b.map([("dv", mul(param("mass_", "bhi"), param("grad_", "bhid")), grad.type)],  # type: ignore[list-item]
@@ -242,7 +274,12 @@ class _Plan:
             value = self._evaluate(fr, g, tile, f"d_{leaf.name}")
             if isinstance(x, Contraction):
                 sums[x.row.name] = b.dot("nn", value, fr.tile(x.col), sums[x.row.name], name=f"d_{x.row.name}")
-                self._add(fr, self.extra.buffers[x.col.name], "gjd", b.dot("tn", value, fr.tile(x.row), name=f"d_{x.col.name}"))
+                self._add(
+                    fr,
+                    self.extra.buffers[x.col.name],
+                    "gjd",
+                    b.dot("tn", value, fr.tile(x.row), name=f"d_{x.col.name}"),
+                )
             elif isinstance(x, Stored):
                 b.op("tile.store", [value, self.pairs[x.source.name], fr.at["g"], fr.at["i"], fr.at["j"]], axes="gij", add=True,
                      sizes=fr.a.sizes)  # fmt: skip
@@ -299,7 +336,16 @@ class _Plan:
             new += b.map([(f"d_{e.name}_n", call("add", acc_, _full(g, "dz_")), tile)], {**env, "acc_": acc})
         body = b.close(new)
         token = next(iter(inside.values()))
-        totals = b.op("tile.for", inits, [v.type for v in inits], regions=[body], axis="c", upper=fr.a.width(token.expr), step=1, kind="red")
+        totals = b.op(
+            "tile.for",
+            inits,
+            [v.type for v in inits],
+            regions=[body],
+            axis="c",
+            upper=fr.a.width(token.expr),
+            step=1,
+            kind="red",
+        )
         for e, v in zip(outside, totals, strict=True):
             fr.tiles[f"tot_{e.name}"] = v
             self._distribute(fr, {e: param(f"tot_{e.name}", "bhij")}, sums)
@@ -357,10 +403,11 @@ class _Plan:
         return total
 
     def _pair_gradient(self, name: str) -> Value:
-        return self.fr.b.op("tile.finish", [self.pairs[name]], [self.fr.a.types[name]], names=[f"d_{name}"], factor=self.factor)[0]
+        return self.fr.b.op(
+            "tile.finish", [self.pairs[name]], [self.fr.a.types[name]], names=[f"d_{name}"], factor=self.factor
+        )[0]
 
 
 def _full(g: Expr, pair: str) -> Expr:
     """``g`` as a number per pair even where it does not mention one."""
     return g if g.is_pair else add(g, call("mul", ZERO, param(pair, "bhij")))
-

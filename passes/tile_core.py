@@ -38,7 +38,9 @@ class Frame:
 
     def scoped(self) -> Frame:
         """A frame for a nested body: what is loaded there is forgotten outside."""
-        return Frame(self.a, self.f, self.s, self.b, self.operands, self.buffers, dict(self.at), dict(self.tiles), self.tile_map)
+        return Frame(
+            self.a, self.f, self.s, self.b, self.operands, self.buffers, dict(self.at), dict(self.tiles), self.tile_map
+        )
 
 
 def token_names(exprs: Sequence[Expr]) -> list[str]:
@@ -143,7 +145,17 @@ def sweep(fr: Frame, inits: Sequence[Value], names: Sequence[str], kind: str,
         inner = fr.scoped()
         inner.at["j"] = j
         body = b.close(emit(inner, None, carried))
-        return b.op("tile.for", inits, types, regions=[body], names=names, axis="j", upper=_dim(fr.a.cols), step=fr.s.cols, kind=kind)
+        return b.op(
+            "tile.for",
+            inits,
+            types,
+            regions=[body],
+            names=names,
+            axis="j",
+            upper=_dim(fr.a.cols),
+            step=fr.s.cols,
+            kind=kind,
+        )
     j, partial, *carried = b.open([INDEX, BOOL, *types], ["j", "partial", *names])
     inner = fr.scoped()
     inner.at["j"] = j
@@ -156,7 +168,7 @@ def _dim(d):
     return int(d) if d.is_static else d
 
 
-def loops(fr: Frame, emit: Callable[[Frame], None]) -> None:
+def loops(fr: Frame, emit: Callable[[Frame], None], kind: str = "par") -> None:
     """The loops over problems and query blocks around ``emit``."""
     b = fr.b
     (g,) = b.open([INDEX], ["g"])
@@ -165,7 +177,7 @@ def loops(fr: Frame, emit: Callable[[Frame], None]) -> None:
     inner.at |= {"g": g, "i": i}
     emit(inner)
     rows = b.close()
-    b.op("tile.for", [], [], regions=[rows], axis="i", upper=_dim(fr.a.rows), step=fr.s.rows, kind="par")
+    b.op("tile.for", [], [], regions=[rows], axis="i", upper=_dim(fr.a.rows), step=fr.s.rows, kind=kind)
     heads = b.close()
     b.op("tile.for", [], [], regions=[heads], axis="g", upper=_dim(fr.a.problems), step=fr.s.heads, kind="par")
 

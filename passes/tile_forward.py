@@ -87,11 +87,29 @@ def finish_output(fr: Frame, forms: Forms, out: Value, lse: Value) -> list[Value
     o = b.op("tile.token", operands, [o_type], names=["o"], program=program, axes="bhid", sizes=a.sizes, flat=False)[0]
     inner = param("lse", "bhi")
     lse_type = TensorType(a.dtype, (a.batch, a.heads, a.rows))
-    l = b.op("tile.token", [lse], [lse_type], names=["lse"], program=Program((inner,), inner), axes="bhi", sizes=a.sizes, flat=False)[0]
+    l = b.op(
+        "tile.token",
+        [lse],
+        [lse_type],
+        names=["lse"],
+        program=Program((inner,), inner),
+        axes="bhi",
+        sizes=a.sizes,
+        flat=False,
+    )[0]
     if forms.epilogue is None:
         return [o, l]
     place = Program((forms.place,), forms.place)
-    summed = b.op("tile.token", [out], [saved_type(a, forms)], names=["summed"], program=place, axes="bhid", sizes=a.sizes, flat=False)
+    summed = b.op(
+        "tile.token",
+        [out],
+        [saved_type(a, forms)],
+        names=["summed"],
+        program=place,
+        axes="bhid",
+        sizes=a.sizes,
+        flat=False,
+    )
     return [o, l, *summed]
 
 
@@ -104,7 +122,11 @@ def saved_type(a: Attention, forms: Forms) -> TensorType:
 def _zeros(fr: Frame, first: float | None) -> list[Value]:
     b, s = fr.b, fr.s
     out = [] if first is None else [b.fill(first, "gi", fr.at, s.heads, s.rows, 1, name="m0")]
-    return [*out, b.fill(0.0, "gi", fr.at, s.heads, s.rows, 1, name="l0"), b.fill(0.0, "gid", fr.at, s.heads, s.rows, fr.a.value_width, name="acc0")]
+    return [
+        *out,
+        b.fill(0.0, "gi", fr.at, s.heads, s.rows, 1, name="l0"),
+        b.fill(0.0, "gid", fr.at, s.heads, s.rows, fr.a.value_width, name="acc0"),
+    ]
 
 
 def add_carried(fr: Frame, forms: Forms, p: Value, acc: Value) -> Value:
@@ -131,7 +153,9 @@ def _online(fr: Frame, forms: Forms) -> list[Value]:
     """Softmax with a running maximum m, in base 2: returns m, l, acc."""
     b, s = fr.b, fr.s
     pair, row = b.tile(s.heads, s.rows, s.cols), b.tile(s.heads, s.rows, 1)
-    x, m_, n_, l_, w_ = (param(n, axes) for n, axes in (("x_", "bhij"), ("m_", "bhi"), ("n_", "bhi"), ("l_", "bhi"), ("w_", "bhi")))
+    x, m_, n_, l_, w_ = (
+        param(n, axes) for n, axes in (("x_", "bhij"), ("m_", "bhi"), ("n_", "bhi"), ("l_", "bhi"), ("w_", "bhi"))
+    )
     acc_ = param("acc_", "bhid")
 
     def body(inner: Frame, partial: Value | None, carried: list[Value]) -> list[Value]:
@@ -144,7 +168,9 @@ def _online(fr: Frame, forms: Forms) -> list[Value]:
         (shrink,) = b.map([("shrink", call("exp2", call("sub", m_, n_)), row)], {"m_": m, "n_": top})
         (l,) = b.map([("l_s", call("mul", l_, w_), row)], {"l_": l, "w_": shrink})
         l = b.reduce("sum", "j", p, l, name="l")
-        (acc,) = b.map([("acc_s", call("mul", acc_, w_), b.tile(s.heads, s.rows, fr.a.value_width))], {"acc_": acc, "w_": shrink})
+        (acc,) = b.map(
+            [("acc_s", call("mul", acc_, w_), b.tile(s.heads, s.rows, fr.a.value_width))], {"acc_": acc, "w_": shrink}
+        )
         return [top, l, add_carried(inner, forms, p, acc)]
 
     return sweep(fr, _zeros(fr, MOST_NEGATIVE), ["m", "l", "acc"], "seq", body)
@@ -183,7 +209,14 @@ def _bounded(fr: Frame, forms: Forms) -> list[Value]:
     fallback = fr.scoped()
     m2, l2, acc2 = _online(fallback, forms)
     region = b.close([l2, m2, acc2])
-    l, m, acc = b.op("tile.guard", [l, m, acc], [l.type, m.type, acc.type], regions=[region], names=["l_g", "m_g", "acc_g"], least=least)
+    l, m, acc = b.op(
+        "tile.guard",
+        [l, m, acc],
+        [l.type, m.type, acc.type],
+        regions=[region],
+        names=["l_g", "m_g", "acc_g"],
+        least=least,
+    )
     return [m, l, acc]
 
 
@@ -195,7 +228,11 @@ def _finish(fr: Frame, forms: Forms, results: list[Value], out: Value, lse: Valu
     row = b.tile(s.heads, s.rows, 1)
     safe = call("where", call("eq", l_, const(0.0)), const(1.0), l_)
     inverse, log = b.map(
-        [("inverse", call("reciprocal", safe), row), ("lse_t", mul(const(LN2), call("add", m_, call("log2", l_))), row)], {"m_": m, "l_": l}
+        [
+            ("inverse", call("reciprocal", safe), row),
+            ("lse_t", mul(const(LN2), call("add", m_, call("log2", l_))), row),
+        ],
+        {"m_": m, "l_": l},
     )
     (o,) = b.map([("o_t", call("mul", acc_, param("inv_", "bhi")), acc.type)], {"acc_": acc, "inv_": inverse})  # type: ignore[list-item]
     b.op("tile.store", [o, out, fr.at["g"], fr.at["i"]], axes="gid", add=False)

@@ -77,9 +77,7 @@ def imports_of(module: str, path: Path, known: set[str]) -> list[Import]:
                 inner = f"{base}.{alias.name}"
                 targets.append(inner if inner in known else base)
         elif isinstance(node, ast.Call) and ast.unparse(node.func).endswith(("import_module", "__import__")):
-            targets = [
-                a.value for a in node.args[:1] if isinstance(a, ast.Constant) and isinstance(a.value, str)
-            ]
+            targets = [a.value for a in node.args[:1] if isinstance(a, ast.Constant) and isinstance(a.value, str)]
         found += [Import(node.lineno, target, loading) for target in targets]
     return found
 

@@ -24,9 +24,7 @@ def stages(body: Block, operands: Sequence[Value], spec: str, loc: Loc | None) -
     bound = dict(zip(names, operands, strict=True))
     score, carry, mask = attrs["score"], attrs.get("carry"), attrs.get("mask")
     declared: dict[str, Expr] = {p.name: p for g in (score, carry, mask) if g is not None for p in g.params}
-    q, k, v = (
-        declared.get(n, param(n, axes)) for n, axes in zip(names, ("bhid", "bhjd", "bhjd"), strict=False)
-    )
+    q, k, v = (declared.get(n, param(n, axes)) for n, axes in zip(names, ("bhid", "bhjd", "bhjd"), strict=False))
 
     def add(name: str, values: Sequence[Value], given: dict[str, Any], *result_names: str) -> Op:
         op = Op(name, values, given, loc=loc)
@@ -41,13 +39,9 @@ def stages(body: Block, operands: Sequence[Value], spec: str, loc: Loc | None) -
     given: dict[str, Any] = {"kind": attrs.get("kind", "softmax")}
     if mask is not None:
         given["mask"] = mask
-    p, lse = add(
-        "geo.normalize", [s, *(bound[n] for n in (mask.names if mask else ()))], given, "p", "lse"
-    ).results
+    p, lse = add("geo.normalize", [s, *(bound[n] for n in (mask.names if mask else ()))], given, "p", "lse").results
     moved = leading(carry, v) if carry is not None else Program((v,), v)
-    t = add(
-        "geo.transport", [bound[v.name], s, *(bound[n] for n in moved.names[1:])], {"carry": moved}, "t"
-    ).result
+    t = add("geo.transport", [bound[v.name], s, *(bound[n] for n in moved.names[1:])], {"carry": moved}, "t").result
     o = add("geo.aggregate", [p, t], {"kind": attrs.get("aggregate", "mean")}, "o").result
     return o, lse
 

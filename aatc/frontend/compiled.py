@@ -73,9 +73,7 @@ def compile(
     if isinstance(target, type):
         raise UnsupportedError(f"{target.__name__} is a class", hint="compile an instance of it")
     if not callable(target):
-        raise UnsupportedError(
-            f"a {type(target).__name__} cannot be compiled", hint="hand in a module or a function"
-        )
+        raise UnsupportedError(f"a {type(target).__name__} cannot be compiled", hint="hand in a module or a function")
     return CompiledFunction(target, options)
 
 
@@ -93,11 +91,7 @@ class _Runner:
 
     def __init__(self, original: Any, options: Options):
         self.original, self.options = original, options
-        name = (
-            type(original).__name__
-            if isinstance(original, nn.Module)
-            else getattr(original, "__name__", "function")
-        )
+        name = type(original).__name__ if isinstance(original, nn.Module) else getattr(original, "__name__", "function")
         self.session = Session(options, name)
         self._run: Callable[..., Any] | None = None
         self._breaks: list[Any] = []
@@ -142,9 +136,7 @@ class _Runner:
             raise error
         if not self.options.fallback:
             raise typed from error
-        self.session.add_fallback(
-            Fallback(self.session.name, typed.where or "", typed.message, typed.hint or "")
-        )
+        self.session.add_fallback(Fallback(self.session.name, typed.where or "", typed.message, typed.hint or ""))
         return self.original(*args, **kwargs)
 
     def _broke(self, reasons: Sequence[Any]) -> None:
@@ -167,16 +159,12 @@ class _Runner:
         try:
             return graphs[index]
         except IndexError:
-            raise NotRunError(
-                f"there is no graph {index}", hint=f"there are {len(graphs)}, from 0 on"
-            ) from None
+            raise NotRunError(f"there is no graph {index}", hint=f"there are {len(graphs)}, from 0 on") from None
 
     def ir(self, stage: str = "final", graph: int = -1) -> Module:
         found = self.graph(graph)
         if not found.stages:
-            raise NotRunError(
-                f"graph {found.index} could not be imported: {found.error}", hint="explain() says why"
-            )
+            raise NotRunError(f"graph {found.index} could not be imported: {found.error}", hint="explain() says why")
         if stage not in found.stages:
             raise NotRunError(f"there is no stage {stage!r}", hint=f"stages: {', '.join(found.stages)}")
         return found.stages[stage]
@@ -184,8 +172,7 @@ class _Runner:
     def code(self) -> str:
         self.graph(-1)
         return "\n\n".join(
-            f"# graph {g.index}\n{g.code}" if len(self.session.graphs) > 1 else g.code
-            for g in self.session.graphs
+            f"# graph {g.index}\n{g.code}" if len(self.session.graphs) > 1 else g.code for g in self.session.graphs
         )
 
 

@@ -63,10 +63,7 @@ class Dump:
         """The script; ``modules`` define the user's passes and are imported first."""
         lines = "".join(f"import {m}  # defines a pass\n" for m in modules if m != "__main__")
         if "__main__" in modules:
-            lines = (
-                "# A pass of this pipeline was defined in a script: define and register it here first.\n"
-                + lines
-            )
+            lines = "# A pass of this pipeline was defined in a script: define and register it here first.\n" + lines
         text = _REPRO.format(
             what=self.what, first="00-import.aatc", imports=lines + ("\n" if lines else ""),
             pipeline=pipeline, backend=backend, sizes=dict(sizes),

@@ -106,9 +106,7 @@ def _prepare(gm: fx.GraphModule) -> None:
 
 def _unsupported(node: fx.Node, what: str) -> UnsupportedError:
     at = node
-    while at.op != "output" and not at.meta.get(
-        "stack_trace"
-    ):  # what sets a state has no trace, what follows has
+    while at.op != "output" and not at.meta.get("stack_trace"):  # what sets a state has no trace, what follows has
         at = at.next
     loc = location.from_trace(at.meta.get("stack_trace"))
     hint = "this graph can only run eagerly"

@@ -154,11 +154,7 @@ class Explanation:
         """One sentence."""
         made = sum(g.compiled for g in self.graphs)
         parts = [_count(made, "graph"), _count(len(self.attentions), "attention")]
-        left = (
-            f"{_count(len(self.fallbacks), 'part')} left to PyTorch"
-            if self.fallbacks
-            else "nothing left to PyTorch"
-        )
+        left = f"{_count(len(self.fallbacks), 'part')} left to PyTorch" if self.fallbacks else "nothing left to PyTorch"
         return f"{', '.join(parts)}, {left}"
 
     def html(self, path: str | Path) -> Path:

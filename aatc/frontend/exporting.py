@@ -51,10 +51,6 @@ def export(
     for spec in program.graph_signature.input_specs:
         names.append((spec.target or spec.arg.name).replace(".", "_"))
         tensor = program.constants.get(spec.target) if spec.target else None
-        if (
-            spec.kind.name == "CONSTANT_TENSOR"
-            and isinstance(tensor, torch.Tensor)
-            and tensor.numel() <= SMALL
-        ):
+        if spec.kind.name == "CONSTANT_TENSOR" and isinstance(tensor, torch.Tensor) and tensor.numel() <= SMALL:
             given[spec.arg.name] = tensor
     return import_graph(program.graph_module, names, given, program.range_constraints).module

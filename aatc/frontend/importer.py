@@ -102,9 +102,7 @@ class _Importer:
         self.ambient = torch.is_grad_enabled()
         self.grad: bool = parent.grad if parent is not None else self.ambient
         self.detached: dict[Value, Value] = {}
-        self.autocast: torch.dtype | None = (
-            parent.autocast if parent is not None else dynamo.ambient_autocast()
-        )
+        self.autocast: torch.dtype | None = parent.autocast if parent is not None else dynamo.ambient_autocast()
         self.outer: list[torch.dtype | None] = []
         self.body = Block()
         self.env: dict[fx.Node, Any] = {}
@@ -112,9 +110,7 @@ class _Importer:
         self.loc: Loc | None = None
 
     # --- functions -----------------------------------------------------------------------------------------
-    def function(
-        self, name: str, graph: fx.GraphModule, names: Sequence[str] = ()
-    ) -> list[tuple[int | None, Any]]:
+    def function(self, name: str, graph: fx.GraphModule, names: Sequence[str] = ()) -> list[tuple[int | None, Any]]:
         self.module.add(Func(name, "geo", self.body))
         outputs = self.run(graph, None, names)
         flat: list[Value] = []
@@ -137,9 +133,7 @@ class _Importer:
                 if given is not None:
                     self.env[node] = given[position]
                 else:
-                    self.env[node] = self.argument(
-                        node, names[position] if position < len(names) else node.name
-                    )
+                    self.env[node] = self.argument(node, names[position] if position < len(names) else node.name)
                 position += 1
             elif node.op == "get_attr":
                 self.env[node] = self.attribute(graph, node)

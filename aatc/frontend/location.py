@@ -9,9 +9,7 @@ from collections.abc import Iterable
 
 from aatc.ir.core import Loc
 
-_FRAME = re.compile(
-    r'File "(?P<file>[^"]+)", line (?P<line>\d+), in [^\n]*(?:\n(?!\s*File ")\s*(?P<text>[^\n]*))?'
-)
+_FRAME = re.compile(r'File "(?P<file>[^"]+)", line (?P<line>\d+), in [^\n]*(?:\n(?!\s*File ")\s*(?P<text>[^\n]*))?')
 
 
 @functools.cache

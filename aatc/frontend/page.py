@@ -28,10 +28,7 @@ def page(e: Explanation) -> str:
     parts += _section(
         "Attentions",
         ("attention", "kind", "runs as", "schedule", "proved", "source"),
-        (
-            (a.name, a.kind, a.runs_as, a.schedule, "\n".join(map(str, a.certificates)), a.loc)
-            for a in e.attentions
-        ),
+        ((a.name, a.kind, a.runs_as, a.schedule, "\n".join(map(str, a.certificates)), a.loc) for a in e.attentions),
     )
     parts += _section(
         "Left to PyTorch",
@@ -68,7 +65,5 @@ def _section(title: str, head: Sequence[str], rows: Iterable[Sequence[Any]]) -> 
         "<table>",
         "<tr>" + "".join(f"<th>{escape(h)}</th>" for h in head) + "</tr>",
     ]
-    lines += [
-        "<tr>" + "".join(f"<td><code>{escape(str(c))}</code></td>" for c in row) + "</tr>" for row in found
-    ]
+    lines += ["<tr>" + "".join(f"<td><code>{escape(str(c))}</code></td>" for c in row) + "</tr>" for row in found]
     return [*lines, "</table>"]

@@ -27,9 +27,7 @@ def sizes_of(module: Module, given: Mapping[str, int] = {}) -> dict[str, int]:
     for n, (name, (low, high)) in enumerate(module.dims.items()):
         size = given.get(name, max(low, 5 + 2 * n) if high is None else max(low, min(high, 5 + 2 * n)))
         if size < low or (high is not None and size > high):
-            raise ReplayError(
-                f"{name} = {size} is outside its range [{low}, {'inf' if high is None else high}]"
-            )
+            raise ReplayError(f"{name} = {size} is outside its range [{low}, {'inf' if high is None else high}]")
         sizes[name] = size
     return sizes
 
@@ -54,9 +52,7 @@ def _input(value: Value, sizes: Mapping[str, int], generator: torch.Generator) -
     if t == BOOL:
         return True
     if not isinstance(t, TensorType):
-        raise ReplayError(
-            f"no input can be made up for %{value.name}: {t}", hint="hand in inputs with --inputs"
-        )
+        raise ReplayError(f"no input can be made up for %{value.name}: {t}", hint="hand in inputs with --inputs")
     shape, dtype = [_size(d, sizes) for d in t.shape], torch_dtype(t.dtype)
     if not (dtype.is_floating_point or dtype.is_complex):
         return torch.randint(0, 2, shape, generator=generator).to(dtype)

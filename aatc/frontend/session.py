@@ -41,13 +41,9 @@ class Options:
         if self.tune not in TUNE:
             raise UnsupportedError(f"tune={self.tune!r} is not known", hint=f"there is: {', '.join(TUNE)}")
         if self.dynamic not in (None, True, False):
-            raise UnsupportedError(
-                f"dynamic={self.dynamic!r} is not known", hint="there are: None, True, False"
-            )
+            raise UnsupportedError(f"dynamic={self.dynamic!r} is not known", hint="there are: None, True, False")
         if not isinstance(self.backend, str):
-            raise BackendError(
-                f"backend={self.backend!r} is not a name", hint="aatc.devices() lists what is there"
-            )
+            raise BackendError(f"backend={self.backend!r} is not a name", hint="aatc.devices() lists what is there")
 
     def pipeline(self) -> Pipeline:
         """The passes to run: the default ones, the default ones with the user's, or just the user's."""
@@ -91,9 +87,7 @@ class Graph:
         from aatc.ir.printer import canonical_text
 
         text = canonical_text(self.stages["import"]) if self.stages else ""
-        return hashlib.sha256(
-            "\0".join((text, self.pipeline, self.backend, torch.__version__)).encode()
-        ).hexdigest()
+        return hashlib.sha256("\0".join((text, self.pipeline, self.backend, torch.__version__)).encode()).hexdigest()
 
     @property
     def code(self) -> str:
@@ -144,9 +138,7 @@ class Session:
         """The Dynamo backend: a callable for ``gm``. With ``fallback`` it never raises."""
         from aatc.frontend import dynamo
 
-        graph = Graph(
-            len(self.graphs), self._take_reason(), pipeline=str(self.pipeline), backend=self.backend.name
-        )
+        graph = Graph(len(self.graphs), self._take_reason(), pipeline=str(self.pipeline), backend=self.backend.name)
         self.graphs.append(graph)
         if graph.recompiled:
             log.write("recompiles", "%s, graph %d: %s", self.name, graph.index, graph.recompiled)
@@ -194,9 +186,7 @@ class Session:
             return run
         return self._watched(graph, run, gm.forward)
 
-    def _watched(
-        self, graph: Graph, run: Callable[..., Any], eager: Callable[..., Any]
-    ) -> Callable[..., Any]:
+    def _watched(self, graph: Graph, run: Callable[..., Any], eager: Callable[..., Any]) -> Callable[..., Any]:
         """``run``, whose first call may find that the program does not work; then ``eager`` from there on.
         Only for graphs that may be run twice."""
 
@@ -220,9 +210,7 @@ class Session:
             for stage in ("import", "final"):
                 log.write("ir", "%s, graph %d, %s:\n%s", self.name, graph.index, stage, graph.stages[stage])
         for p in graph.report if log.enabled("passes") else ():
-            log.write(
-                "passes", "%s: %.1f ms, %s %s", p.name, 1e3 * p.seconds, dict(p.rewrites), "; ".join(p.notes)
-            )
+            log.write("passes", "%s: %.1f ms, %s %s", p.name, 1e3 * p.seconds, dict(p.rewrites), "; ".join(p.notes))
         if log.enabled("code"):
             log.write("code", "%s, graph %d:\n%s", self.name, graph.index, graph.code)
 
@@ -276,10 +264,7 @@ def _typed(error: Exception) -> AatcError:
 
 def _changes_state(module: Module) -> bool:
     """Whether running it twice would differ from running it once, beyond the random numbers it draws."""
-    for op in module.walk():
-        if op.attrs.get("effect") and op.attrs["target"].split(".")[1] not in _RANDOM:
-            return True
-    return False
+    return any(op.attrs.get("effect") and op.attrs["target"].split(".")[1] not in _RANDOM for op in module.walk())
 
 
 #: Operators with an effect that only draw random numbers.

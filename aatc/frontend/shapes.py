@@ -79,15 +79,11 @@ class Shapes:
         """The type of a fake tensor, symbolic number, list of them, or anything else (opaque)."""
         if isinstance(value, torch.Tensor):
             if value.layout != torch.strided:
-                raise UnsupportedError(
-                    f"a tensor has layout {value.layout}", hint="the IR holds dense tensors"
-                )
+                raise UnsupportedError(f"a tensor has layout {value.layout}", hint="the IR holds dense tensors")
             try:
                 dtype = dtype_name(value.dtype)
             except KeyError:
-                raise UnsupportedError(
-                    f"a tensor has dtype {value.dtype}, for which the IR has no word"
-                ) from None
+                raise UnsupportedError(f"a tensor has dtype {value.dtype}, for which the IR has no word") from None
             return TensorType(dtype, tuple(map(self.dim, value.shape)))
         if isinstance(value, (bool, torch.SymBool)):
             return BOOL

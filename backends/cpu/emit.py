@@ -43,6 +43,7 @@ class Emitter:
         self.arenas: set[str] = set()
         self.carriers = {op.regions[0].ops[-1]: op for op in func.body.walk() if op.regions}
         self.temps: dict[tuple[Op, int], str] = {}
+        self.fixed: list[str] = []  # views of work tiles whose extents never change
         self.users: dict[Value, list[Op]] = {}
         for op in func.body.walk():
             for v in op.operands:
@@ -61,7 +62,7 @@ class Emitter:
         if self.arenas:
             lines.append(f"arena = torch.empty({int(size)}, dtype=torch.uint8)")
             lines += [f"arena_{a} = arena.view(torch.{_torch_name(a)})" for a in sorted(self.arenas)]
-        return lines
+        return lines + self.fixed
 
     def _dims(self) -> list[str]:
         """Sizes of symbolic dimensions from argument shapes: those that stand alone somewhere."""
@@ -169,7 +170,9 @@ class Emitter:
 
     def _view(self, op: Op) -> None:
         t: TensorType = op.result.type  # type: ignore[assignment]
-        self.src.line(f"{self.name(op.result)} = {self.name(op.operands[0])}.reshape({', '.join(self.dim(d) for d in t.shape)})")
+        self.src.line(
+            f"{self.name(op.result)} = {self.name(op.operands[0])}.reshape({', '.join(self.dim(d) for d in t.shape)})"
+        )
 
     def _alloc(self, op: Op) -> None:
         t: TensorType = op.result.type  # type: ignore[assignment]
@@ -229,8 +232,8 @@ class Emitter:
         self.src.depth += 1
         changes: dict[str, Any] = {"at": {**outer.at, axis: at}}
         if axis != "c":
-            changes[axis] = f"t{axis}"
-            if extent is not None:
+            changes[axis] = extent if extent is not None and extent.isdigit() else f"t{axis}"
+            if extent is not None and not extent.isdigit():
                 self.src.line(f"t{axis} = {extent}")
             if axis == "g":
                 changes["flat"] = op.attrs["step"] == 1
@@ -285,11 +288,21 @@ class Emitter:
         if v not in self.places.offsets:
             raise BackendError(f"tile %{v.name} has no place in the arena", hint="run plan-memory before building")
         offset, dtype = self.places.offsets[v]
-        self.src.line(f"{self.name(v)} = {self._block(offset, dtype, self.places.axes[v])}")
+        self._bind_name(self.name(v), offset, dtype, self.places.axes[v])
 
-    def _block(self, offset: int, dtype: str, axes: Axes) -> str:
+    def _bind_name(self, name: str, offset: int, dtype: str, axes: Axes) -> None:
+        """A view of the arena: once before all loops when its extents are numbers, else where they are known."""
+        shape = self.shape(axes)
+        line = f"{name} = {self._block(offset, dtype, shape)}"
+        if shape.replace(", ", "").isdigit():
+            if line not in self.fixed:
+                self.fixed.append(line)
+        else:
+            self.src.line(line)
+
+    def _block(self, offset: int, dtype: str, shape: str) -> str:
         self.arenas.add(dtype)
-        return f"rt.block(arena_{dtype}, {offset // itemsize(dtype)}, {self.shape(axes)})"
+        return f"rt.block(arena_{dtype}, {offset // itemsize(dtype)}, {shape})"
 
     def _bind_tiles(self, block: Block) -> None:
         """Names for all work tiles of a body, so that its rounds start with the right extents."""
@@ -299,7 +312,7 @@ class Emitter:
                     if isinstance(r.type, TileType):
                         self._bind(r)
             for k, (offset, dtype, axes) in enumerate(self.places.scratch.get(op, ())):
-                self.src.line(f"{self._temp(op, k)} = {self._block(offset, dtype, axes)}")
+                self._bind_name(self._temp(op, k), offset, dtype, axes)
 
     def _temp(self, op: Op, k: int) -> str:
         if (op, k) not in self.temps:
@@ -311,7 +324,12 @@ class Emitter:
         if op.name != "tile.dot" or len(op.operands) != 2:
             return False
         users = self.users.get(op.result, [])
-        return len(users) == 1 and users[0].name == "tile.store" and users[0].attrs["add"] and users[0].attrs["axes"] in ("gid", "gjd")
+        return (
+            len(users) == 1
+            and users[0].name == "tile.store"
+            and users[0].attrs["add"]
+            and users[0].attrs["axes"] in ("gid", "gjd")
+        )
 
     # --- tiles ---------------------------------------------------------------------------------------------
     def _slices(self, axes: str) -> str:
@@ -322,11 +340,11 @@ class Emitter:
             if c == "d":
                 continue
             if c == "g":
-                parts.append(at if self.x.flat else f"{at} : {at} + tg")
+                parts.append(at if self.x.flat else f"{at} : {at} + {self.x.g}")
             elif c == "c":
                 parts.append(at)
             else:
-                parts.append(f"{at} : {at} + t{c}")
+                parts.append(f"{at} : {at} + {getattr(self.x, c)}")
         return ", ".join(parts)
 
     def _window(self, buffer: str, axes: str) -> str:
@@ -340,16 +358,26 @@ class Emitter:
         elif axes in ("gid", "gjd"):
             text = self._window(buffer, axes)
         else:
-            missing = {"gi": "..., None", "gic": "..., None", "gj": "..., None, :", "gjc": "..., None, :", "g": "..., None, None", "": ""}[axes]
+            missing = {
+                "gi": "..., None",
+                "gic": "..., None",
+                "gj": "..., None, :",
+                "gjc": "..., None, :",
+                "g": "..., None, None",
+                "": "",
+            }[axes]
             text = self._window(buffer, axes)
             text = f"{text}[{missing}]" if missing and not (axes == "g" and self.x.flat) else text
-        cast = "" if op.operands[0].type.dtype == op.result.type.dtype else f".to(torch.{_torch_name(op.result.type.dtype)})"  # type: ignore[attr-defined]
+        cast = (
+            ""
+            if op.operands[0].type.dtype == op.result.type.dtype
+            else f".to(torch.{_torch_name(op.result.type.dtype)})"
+        )  # type: ignore[attr-defined]
         self.src.line(f"{self.name(op.result)} = {text}{cast}")
 
     def _pair_position(self) -> str:
         at = self.x.at
-        count = "1" if self.x.flat else "tg"
-        return f"{at['g']}, {count}, {at['i']}, ti, {at['j']}, tj, B, H"
+        return f"{at['g']}, {self.x.g}, {at['i']}, {self.x.i}, {at['j']}, {self.x.j}, B, H"
 
     def _store(self, op: Op) -> None:
         axes, value, buffer = op.attrs["axes"], self.name(op.operands[0]), self.name(op.operands[1])
@@ -363,7 +391,13 @@ class Emitter:
             value = f"{value}.unsqueeze(0)" if self.x.flat else value
             self.src.line(f"rt.pair_add({buffer}, {value}, {self._pair_position()})")
             return
-        squeeze = {"gi": "[..., 0]", "gic": "[..., 0]", "gj": "[..., 0, :]", "gjc": "[..., 0, :]", "g": "[..., 0, 0]"}.get(axes, "")
+        squeeze = {
+            "gi": "[..., 0]",
+            "gic": "[..., 0]",
+            "gj": "[..., 0, :]",
+            "gjc": "[..., 0, :]",
+            "g": "[..., 0, 0]",
+        }.get(axes, "")
         self.src.line(f"{self._window(buffer, axes)}.{'add_' if op.attrs['add'] else 'copy_'}({value}{squeeze})")
 
     def _factors(self, op: Op) -> tuple[str, str]:
@@ -383,7 +417,9 @@ class Emitter:
             self.src.line(f"torch.{'mm' if self.x.flat else 'bmm'}({a}, {b}, out={out})")
 
     def _map(self, op: Op) -> None:
-        self.src.comment("; ".join(f"{r.name} = {p.body}" for r, p in zip(op.results, op.attrs["programs"], strict=True)), op.loc)
+        self.src.comment(
+            "; ".join(f"{r.name} = {p.body}" for r, p in zip(op.results, op.attrs["programs"], strict=True)), op.loc
+        )
         self._linear(op, [self.name(v) for v in op.operands], [self.name(r) for r in op.results], op.results[0].type)
 
     def _linear(self, op: Op, inputs: list[str], results: list[str], t: Any) -> None:
@@ -430,14 +466,16 @@ class Emitter:
     def _lookup(self, op: Op) -> None:
         table, _g, *tiles = op.operands
         where = self._positions(op, tiles)
-        count = "1" if self.x.flat else "tg"
-        self.src.line(f"rt.lookup({self.name(table)}, {op.attrs['axes']!r}, {self.x.at['g']}, {count}, H, {where}, {self.name(op.result)})")
+        self.src.line(
+            f"rt.lookup({self.name(table)}, {op.attrs['axes']!r}, {self.x.at['g']}, {self.x.g}, H, {where}, {self.name(op.result)})"
+        )
 
     def _scatter(self, op: Op) -> None:
         value, table, _g, *tiles = op.operands
         where = self._positions(op, tiles)
-        count = "1" if self.x.flat else "tg"
-        self.src.line(f"rt.scatter({self.name(table)}, {op.attrs['axes']!r}, {self.x.at['g']}, {count}, H, {where}, {self.name(value)})")
+        self.src.line(
+            f"rt.scatter({self.name(table)}, {op.attrs['axes']!r}, {self.x.at['g']}, {self.x.g}, H, {where}, {self.name(value)})"
+        )
 
 
 def _torch_name(dtype: str) -> str:

@@ -55,7 +55,9 @@ class Places:
     def _result(self, op: Op, r: Value) -> Axes:
         t: TileType = r.type  # type: ignore[assignment]
         if op.name in ("tile.load", "tile.fill"):
-            return tuple(str(int(d)) if c in "1d" else c for c, d in zip(TILE_AXES[op.attrs["axes"]], t.shape, strict=True))  # type: ignore[return-value]
+            return tuple(
+                str(int(d)) if c in "1d" else c for c, d in zip(TILE_AXES[op.attrs["axes"]], t.shape, strict=True)
+            )  # type: ignore[return-value]
         if op.name == "tile.dot":
             a, b = (self.axes[v] for v in op.operands[:2])
             return {"nt": (a[0], a[1], b[1]), "nn": (a[0], a[1], b[2]), "tn": (a[0], a[2], b[2])}[op.attrs["form"]]

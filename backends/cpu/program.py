@@ -92,7 +92,11 @@ class _Main:
 
     def _results(self, op: Op, text: str) -> None:
         names = [self.src.name(r) for r in op.results]
-        self.src.line(f"{', '.join(names)}{',' if len(names) == 1 and op.name != 'torch.call' else ''} = {text}" if names else text)
+        self.src.line(
+            f"{', '.join(names)}{',' if len(names) == 1 and op.name != 'torch.call' else ''} = {text}"
+            if names
+            else text
+        )
 
     def constant(self, value: Any) -> str:
         self.namespace["constants"].append(value)
@@ -154,7 +158,9 @@ class _Main:
     def _interpreted(self, op: Op) -> None:
         """Operations without code of their own run by their reference evaluation, which is differentiable torch."""
         self.src.comment(f"{op.name} by its reference formula", op.loc)
-        self._results(op, f"{self.constant(_Reference(self.module, op))}({', '.join(self.src.name(v) for v in op.operands)})")
+        self._results(
+            op, f"{self.constant(_Reference(self.module, op))}({', '.join(self.src.name(v) for v in op.operands)})"
+        )
 
 
 class _Reference:

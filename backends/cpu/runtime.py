@@ -101,7 +101,9 @@ def pair_block(t: torch.Tensor, g: int, tg: int, i: int, ti: int, j: int, tj: in
     return part.expand(b, h, *part.shape[2:]).flatten(0, 1).narrow(0, g, tg)
 
 
-def pair_add(t: torch.Tensor, value: torch.Tensor, g: int, tg: int, i: int, ti: int, j: int, tj: int, b: int, h: int) -> None:
+def pair_add(
+    t: torch.Tensor, value: torch.Tensor, g: int, tg: int, i: int, ti: int, j: int, tj: int, b: int, h: int
+) -> None:
     """Adds a (g, i, j) block into a (b, h, i, j) tensor, summing along the axes where that has size 1."""
     over = [d for d in (1, 2) if t.shape[d + 1] == 1 and value.shape[d] != 1]
     if over:
@@ -127,15 +129,21 @@ def _entries(table: torch.Tensor, axes: str, g: int, tg: int, h: int, where: Seq
     return tuple(index)
 
 
-def lookup(table: torch.Tensor, axes: str, g: int, tg: int, h: int, where: Sequence[torch.Tensor], out: torch.Tensor) -> None:
+def lookup(
+    table: torch.Tensor, axes: str, g: int, tg: int, h: int, where: Sequence[torch.Tensor], out: torch.Tensor
+) -> None:
     """Entries of ``table`` at positions per pair, written to ``out``."""
     out.copy_(table[_entries(table, axes, g, tg, h, where)].reshape(out.shape))
 
 
-def scatter(table: torch.Tensor, axes: str, g: int, tg: int, h: int, where: Sequence[torch.Tensor], value: torch.Tensor) -> None:
+def scatter(
+    table: torch.Tensor, axes: str, g: int, tg: int, h: int, where: Sequence[torch.Tensor], value: torch.Tensor
+) -> None:
     """Adds ``value`` into ``table`` where `lookup` reads."""
     entries = _entries(table, axes, g, tg, h, where)
-    table.index_put_(entries, value.reshape(torch.broadcast_shapes(*(e.shape for e in entries))).to(table.dtype), accumulate=True)
+    table.index_put_(
+        entries, value.reshape(torch.broadcast_shapes(*(e.shape for e in entries))).to(table.dtype), accumulate=True
+    )
 
 
 # --- masks -------------------------------------------------------------------------------------------------
@@ -144,7 +152,9 @@ def _static_map(mask: Program, sizes: tuple[int, ...], rows: int, cols: int, hea
     return TileMap.of(mask, [], sizes, rows, cols, heads)
 
 
-def tile_map(mask: Program, captures: tuple[torch.Tensor, ...], sizes: tuple[int, ...], rows: int, cols: int, heads: int) -> TileMap:
+def tile_map(
+    mask: Program, captures: tuple[torch.Tensor, ...], sizes: tuple[int, ...], rows: int, cols: int, heads: int
+) -> TileMap:
     """The tile map of a mask; masks of indices alone are classified once per shape."""
     heads = min(heads, sizes[0] * sizes[1])
     if not captures:
@@ -184,7 +194,9 @@ def library(q, k, v, bias, tiles: TileMap | None, mask: Program | None, captures
             keep = _keep(mask, captures, sizes, i, ti, j, tj, q.dtype)
             masked = torch.zeros((), dtype=q.dtype).masked_fill(~keep, float("-inf"))
             added = masked if added is None else masked + added
-        o, l = flash(q[:, :, i : i + ti], k[:, :, j : j + tj], v[:, :, j : j + tj], 0.0, False, attn_mask=added, scale=1.0)
+        o, l = flash(
+            q[:, :, i : i + ti], k[:, :, j : j + tj], v[:, :, j : j + tj], 0.0, False, attn_mask=added, scale=1.0
+        )
         if partial:  # the library's log-sum-exp of a row without keys is not -inf
             closed = ~keep.any(-1)
             o, l = o.masked_fill(closed.unsqueeze(-1), 0.0), l.masked_fill(closed, float("-inf"))

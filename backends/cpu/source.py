@@ -55,4 +55,10 @@ def printable(text: str) -> str:
 
 def number(value: float | int) -> str:
     """A number as a Python literal; `inf` and `nan` are names in the namespace."""
-    return repr(value) if isinstance(value, (bool, int)) else str(float(value)) if abs(float(value)) == float("inf") else repr(float(value))
+    return (
+        repr(value)
+        if isinstance(value, (bool, int))
+        else str(float(value))
+        if abs(float(value)) == float("inf")
+        else repr(float(value))
+    )

@@ -9,7 +9,7 @@ from aatc.ir.errors import BackendError
 from aatc.ir.score.linear import Instr, Linear, Ref
 
 _UNARY = frozenset(
-    "neg abs sign sqrt rsqrt reciprocal exp2 log2 log log1p sin cos tanh sigmoid floor acos square".split()
+    ["neg", "abs", "sign", "sqrt", "rsqrt", "reciprocal", "exp2", "log2", "log", "log1p", "sin", "cos", "tanh", "sigmoid", "floor", "acos", "square"]
 )
 _BINARY = {
     "add": "add", "sub": "sub", "mul": "mul", "div": "div", "maximum": "maximum", "minimum": "minimum", "lt": "lt", "le": "le",
@@ -38,7 +38,10 @@ def _line(x: Instr, dst: str, args: list[str], dtype: str) -> str:
         bounds = [f"min={number(low)}"] * (low > -math.inf) + [f"max={number(high)}"] * (high < math.inf)
         return f"torch.clamp({', '.join([args[0], *bounds])}, out={dst})"
     if x.fn == "where":
-        chosen = [f"torch.tensor({a}, dtype=torch.{dtype})" if r.kind == "const" else a for a, r in zip(args[1:], x.args[1:], strict=True)]
+        chosen = [
+            f"torch.tensor({a}, dtype=torch.{dtype})" if r.kind == "const" else a
+            for a, r in zip(args[1:], x.args[1:], strict=True)
+        ]
         return f"torch.where({args[0]}, {', '.join(chosen)}, out={dst})"
     if x.fn == "not":
         return f"torch.logical_not({args[0]}, out={dst})"

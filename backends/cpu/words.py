@@ -20,7 +20,9 @@ _SPELLED = {
 }  # fmt: skip
 
 
-def emit_expression(src: Source, body: Expr, bound: dict[Expr, str], dtype: str, sizes: dict[str, str]) -> tuple[str, list[str]]:
+def emit_expression(
+    src: Source, body: Expr, bound: dict[Expr, str], dtype: str, sizes: dict[str, str]
+) -> tuple[str, list[str]]:
     """Emits what ``body`` needs, one line per shared or long node; returns its expression and the names to
     delete once that has been used. ``bound`` maps parameters to views."""
     done: dict[Expr, str] = dict(bound)
@@ -88,7 +90,9 @@ def _node(e: Expr, args: list[str], dtype: str, sizes: dict[str, str]) -> str:
     if e.fn in ("maximum", "minimum") and e.args[1].is_const:
         return f"{_tight(args[0])}.clamp({'min' if e.fn == 'maximum' else 'max'}={args[1]})"
     if spelled is None or "{0}." in spelled or all(a.is_const for a in e.args):
-        args = [f"torch.tensor({a}, dtype=torch.{dtype})" if x.is_const else a for a, x in zip(args, e.args, strict=True)]
+        args = [
+            f"torch.tensor({a}, dtype=torch.{dtype})" if x.is_const else a for a, x in zip(args, e.args, strict=True)
+        ]
     if spelled:
         return spelled.format(*map(_tight, args))
     if e.fn not in FUNCTIONS:

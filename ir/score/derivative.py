@@ -20,23 +20,24 @@ def _where(c: Expr, x: Expr, y: Expr) -> Expr:
     return call("where", c, x, y)
 
 
+_TINY = const(1e-30)  # keeps a reciprocal root finite where `step` makes the product 0
+
+
+def _root_slope(y: Expr) -> Expr:
+    """1/sqrt(y) where y > 0, else 0: coincident points have no direction to move apart in."""
+    return mul(call("step", y), call("rsqrt", call("maximum", y, _TINY)))
+
+
 def _acosh(e: Expr, g: Expr) -> tuple[Expr]:
-    # 0 where the argument was clamped: coincident points have no direction to move apart in
-    x = e.args[0]
-    inside = call("gt", x, ONE)
-    return (_where(inside, mul(g, call("rsqrt", sub(call("square", x), ONE))), ZERO),)
+    return (mul(g, _root_slope(sub(call("square", e.args[0]), ONE))),)
 
 
 def _expacosh(e: Expr, g: Expr) -> tuple[Expr]:
-    x = e.args[0]
-    inside = call("gt", x, ONE)
-    return (_where(inside, neg(mul(g, mul(e, call("rsqrt", sub(call("square", x), ONE))))), ZERO),)
+    return (neg(mul(g, mul(e, _root_slope(sub(call("square", e.args[0]), ONE))))),)
 
 
 def _acos(e: Expr, g: Expr) -> tuple[Expr]:
-    x = e.args[0]
-    inside = call("lt", call("abs", x), ONE)
-    return (_where(inside, neg(mul(g, call("rsqrt", sub(ONE, call("square", x))))), ZERO),)
+    return (neg(mul(g, _root_slope(sub(ONE, call("square", e.args[0]))))),)
 
 
 def _pow(e: Expr, g: Expr) -> tuple[Expr]:
@@ -98,6 +99,7 @@ RULES: dict[str, Rule] = {
     "item": lambda e, g: (call("embed", g, e.args[0], attrs=e.attrs),),
     "embed": lambda e, g: (call("item", g, attrs=e.attrs), None),
     "sign": lambda e, g: (None,),
+    "step": lambda e, g: (None,),
     "floor": lambda e, g: (None,),
     "pair_uniform": lambda e, g: (None, None),
     "append": lambda e, g: (call("init", g), call("item", g, attrs=(-1,))),

@@ -88,28 +88,68 @@ class Expr:
         return expr_text(self)
 
     # --- Python operators, so that metrics are written as ordinary formulas -------------------------------
-    def __add__(self, o): return add(self, as_expr(o))
-    def __radd__(self, o): return add(as_expr(o), self)
-    def __sub__(self, o): return sub(self, as_expr(o))
-    def __rsub__(self, o): return sub(as_expr(o), self)
-    def __mul__(self, o): return mul(self, as_expr(o))
-    def __rmul__(self, o): return mul(as_expr(o), self)
-    def __truediv__(self, o): return div(self, as_expr(o))
-    def __rtruediv__(self, o): return div(as_expr(o), self)
-    def __matmul__(self, o): return call("matvec" if self.rank == 2 else "dot", self, as_expr(o))
-    def __neg__(self): return neg(self)
-    def __abs__(self): return call("abs", self)
-    def __pow__(self, p): return power(self, p)
-    def __lt__(self, o): return call("lt", self, as_expr(o))
-    def __le__(self, o): return call("le", self, as_expr(o))
-    def __gt__(self, o): return call("gt", self, as_expr(o))
-    def __ge__(self, o): return call("ge", self, as_expr(o))
-    def __and__(self, o): return call("and", self, as_expr(o))
-    def __or__(self, o): return call("or", self, as_expr(o))
-    def __invert__(self): return call("not", self)
+    def __add__(self, o):
+        return add(self, as_expr(o))
 
-    def eq(self, o): return call("eq", self, as_expr(o))
-    def ne(self, o): return call("ne", self, as_expr(o))
+    def __radd__(self, o):
+        return add(as_expr(o), self)
+
+    def __sub__(self, o):
+        return sub(self, as_expr(o))
+
+    def __rsub__(self, o):
+        return sub(as_expr(o), self)
+
+    def __mul__(self, o):
+        return mul(self, as_expr(o))
+
+    def __rmul__(self, o):
+        return mul(as_expr(o), self)
+
+    def __truediv__(self, o):
+        return div(self, as_expr(o))
+
+    def __rtruediv__(self, o):
+        return div(as_expr(o), self)
+
+    def __matmul__(self, o):
+        return call("matvec" if self.rank == 2 else "dot", self, as_expr(o))
+
+    def __neg__(self):
+        return neg(self)
+
+    def __abs__(self):
+        return call("abs", self)
+
+    def __pow__(self, p):
+        return power(self, p)
+
+    def __lt__(self, o):
+        return call("lt", self, as_expr(o))
+
+    def __le__(self, o):
+        return call("le", self, as_expr(o))
+
+    def __gt__(self, o):
+        return call("gt", self, as_expr(o))
+
+    def __ge__(self, o):
+        return call("ge", self, as_expr(o))
+
+    def __and__(self, o):
+        return call("and", self, as_expr(o))
+
+    def __or__(self, o):
+        return call("or", self, as_expr(o))
+
+    def __invert__(self):
+        return call("not", self)
+
+    def eq(self, o):
+        return call("eq", self, as_expr(o))
+
+    def ne(self, o):
+        return call("ne", self, as_expr(o))
 
     def __getitem__(self, channel: int) -> Expr:
         if not isinstance(channel, int):
@@ -127,7 +167,8 @@ class Expr:
             raise ScoreError(f"sum over dim {dim}: only the feature axis (-1) can be reduced")
         return call("sum", self)
 
-    def dot(self, other: Expr) -> Expr: return call("dot", self, as_expr(other))
+    def dot(self, other: Expr) -> Expr:
+        return call("dot", self, as_expr(other))
 
     def clamp(self, min: float | None = None, max: float | None = None) -> Expr:
         x = self if min is None else call("maximum", self, const(float(min)))
@@ -136,7 +177,9 @@ class Expr:
     def __getattr__(self, name: str):
         if name in _METHODS and not name.startswith("_"):
             return lambda *args: call(_METHODS[name], self, *map(as_expr, args))
-        raise AttributeError(f"score expressions have no {name!r}; words of the language: {', '.join(sorted(FUNCTIONS))}")
+        raise AttributeError(
+            f"score expressions have no {name!r}; words of the language: {', '.join(sorted(FUNCTIONS))}"
+        )
 
     @classmethod
     def __torch_function__(cls, func, types, args=(), kwargs=None):
@@ -151,7 +194,9 @@ class Expr:
         if name == "pow":
             return power(*args)
         if name not in _METHODS or kwargs:
-            raise ScoreError(f"torch.{name} is not in the score language", hint=f"words: {', '.join(sorted(FUNCTIONS))}")
+            raise ScoreError(
+                f"torch.{name} is not in the score language", hint=f"words: {', '.join(sorted(FUNCTIONS))}"
+            )
         return call(_METHODS[name], *map(as_expr, args))
 
 
@@ -163,7 +208,7 @@ def _infer(e: Expr) -> tuple[int, str]:
     if e.fn == "index":
         return 0, "i"
     if e.fn == "param":
-        name, axes, dtype = e.attrs
+        _name, axes, dtype = e.attrs
         features = axes.lstrip(INDEX_AXES)
         if "t" in features or "u" in features:
             return 3, dtype  # a table: only `lookup` may read it
@@ -184,7 +229,14 @@ def _infer(e: Expr) -> tuple[int, str]:
             raise ScoreError(f"{e.fn} needs feature vectors, got ranks {ranks}")
         return 0, "f"
     if f.kind == "vector":
-        wanted = {"matvec": [2, 1], "tmatvec": [2, 1], "turn": [2, 1], "unturn": [2, 1], "embed": [0, 1], "append": [1, 0]}.get(e.fn, [1] * f.arity)
+        wanted = {
+            "matvec": [2, 1],
+            "tmatvec": [2, 1],
+            "turn": [2, 1],
+            "unturn": [2, 1],
+            "embed": [0, 1],
+            "append": [1, 0],
+        }.get(e.fn, [1] * f.arity)
         if ranks != wanted:
             raise ScoreError(f"{e.fn} takes arguments of rank {wanted}, got {ranks}")
         return (2 if e.fn == "outer" else 1), "f"
@@ -226,8 +278,14 @@ def param(name: str, axes: str, dtype: str = "f") -> Expr:
     lead = axes.rstrip("detu")
     tail = axes[len(lead) :]
     if not NAME.match(name) or name in RESERVED:
-        raise ScoreError(f"{name!r} cannot name a parameter", hint="use letters, digits and _, and no word of the language")
-    if [c for c in INDEX_AXES if c in lead] != list(lead) or tail not in ("", "d", "de", "t", "tu") or dtype not in "fib":
+        raise ScoreError(
+            f"{name!r} cannot name a parameter", hint="use letters, digits and _, and no word of the language"
+        )
+    if (
+        [c for c in INDEX_AXES if c in lead] != list(lead)
+        or tail not in ("", "d", "de", "t", "tu")
+        or dtype not in "fib"
+    ):
         raise ScoreError(f"axes {axes!r} of {name}: b, h, i, j in this order, each at most once, then d, de, t or tu")
     return Expr("param", (), (name, axes, dtype))
 
@@ -243,7 +301,11 @@ def call(fn: str, *args: Expr, attrs: tuple = ()) -> Expr:
         raise ScoreError(f"{fn} takes constants {[t.__name__ for t in f.attributes]} in brackets, got {list(attrs)}")
     if fn in ("rotate", "rotate_angle") and attrs[0] not in ("half", "pairs"):
         raise ScoreError(f"{fn} has styles half and pairs, not {attrs[0]!r}")
-    if any(a.dtype == "b" for a in args) and f.kind == "pointwise" and fn not in ("and", "or", "not", "where", "eq", "ne"):
+    if (
+        any(a.dtype == "b" for a in args)
+        and f.kind == "pointwise"
+        and fn not in ("and", "or", "not", "where", "eq", "ne")
+    ):
         raise ScoreError(f"{fn} needs numbers, not truth values", hint="torch.where(c, 1.0, 0.0) makes a number")
     return Expr(fn, args, attrs)
 

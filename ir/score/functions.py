@@ -69,13 +69,13 @@ def _mul(x: Any, y: Any) -> Any:
 
 def _div_bound(a: Interval, b: Interval) -> Interval:
     low, high = _corners(np.divide)(a, b)
-    crosses = (b[0] <= 0) & (0 <= b[1])
+    crosses = (b[0] <= 0) & (b[1] >= 0)
     return np.where(crosses, -INF, low), np.where(crosses, INF, high)
 
 
 def _abs_bound(a: Interval) -> Interval:
     low, high = np.abs(a[0]), np.abs(a[1])
-    crosses = (a[0] <= 0) & (0 <= a[1])
+    crosses = (a[0] <= 0) & (a[1] >= 0)
     return np.where(crosses, 0.0, np.minimum(low, high)), np.maximum(low, high)
 
 
@@ -149,7 +149,15 @@ _declare("div", 2, "quotient", lambda x, y: x / y, bound=_div_bound, infix=("/",
          torch_names=("div", "true_divide", "__truediv__"))  # fmt: skip
 _declare("neg", 1, "negation", lambda x: -x, bound=lambda a: (-a[1], -a[0]), torch_names=("neg", "__neg__"))
 _declare("abs", 1, "absolute value", lambda x: x.abs(), bound=_abs_bound, torch_names=("abs", "__abs__"))
-_declare("square", 1, "x*x", lambda x: x * x, bound=lambda a: tuple(np.square(x) for x in _abs_bound(a)), torch_names=("square",))
+_declare(
+    "square",
+    1,
+    "x*x",
+    lambda x: x * x,
+    bound=lambda a: tuple(np.square(x) for x in _abs_bound(a)),
+    torch_names=("square",),
+)
+_declare("step", 1, "1 where x > 0, else 0; derivative 0", lambda x: (x > 0).to(x.dtype), bound=_constant_bound(0.0, 1.0), cost=2)
 _declare("sign", 1, "-1, 0 or 1", lambda x: _torch().sign(x), bound=_constant_bound(-1.0, 1.0), torch_names=("sign",))
 _declare("sqrt", 1, "square root of max(x, 0)", lambda x: x.clamp(min=0).sqrt(),
          bound=_increasing(lambda x: np.sqrt(np.maximum(x, 0))), torch_names=("sqrt",), cost=4)  # fmt: skip
@@ -168,11 +176,28 @@ _declare("log1p", 1, "log(1+x)", lambda x: x.log1p(),
          bound=_from(-1.0, _increasing(lambda x: np.log1p(np.maximum(x, -1)))), torch_names=("log1p",), cost=12)  # fmt: skip
 _declare("sin", 1, "sine", lambda x: x.sin(), bound=_constant_bound(-1.0, 1.0), torch_names=("sin",), cost=8)
 _declare("cos", 1, "cosine", lambda x: x.cos(), bound=_constant_bound(-1.0, 1.0), torch_names=("cos",), cost=8)
-_declare("tanh", 1, "hyperbolic tangent", lambda x: x.tanh(), bound=_increasing(np.tanh), torch_names=("tanh",), cost=10)
-_declare("sigmoid", 1, "1/(1+exp(-x))", lambda x: x.sigmoid(), bound=_constant_bound(0.0, 1.0), torch_names=("sigmoid",), cost=8)
+_declare(
+    "tanh", 1, "hyperbolic tangent", lambda x: x.tanh(), bound=_increasing(np.tanh), torch_names=("tanh",), cost=10
+)
+_declare(
+    "sigmoid",
+    1,
+    "1/(1+exp(-x))",
+    lambda x: x.sigmoid(),
+    bound=_constant_bound(0.0, 1.0),
+    torch_names=("sigmoid",),
+    cost=8,
+)
 _declare("softplus", 1, "log(1+exp(x))", lambda x: _torch().nn.functional.softplus(x), bound=_constant_bound(0.0, INF),
          torch_names=("softplus",), cost=12)  # fmt: skip
-_declare("relu", 1, "max(x, 0)", lambda x: x.relu(), bound=lambda a: (np.maximum(a[0], 0.0), np.maximum(a[1], 0.0)), torch_names=("relu",))
+_declare(
+    "relu",
+    1,
+    "max(x, 0)",
+    lambda x: x.relu(),
+    bound=lambda a: (np.maximum(a[0], 0.0), np.maximum(a[1], 0.0)),
+    torch_names=("relu",),
+)
 _declare("floor", 1, "largest integer not above x; derivative 0", lambda x: x.floor() if x.is_floating_point() else x,
          bound=_increasing(np.floor), torch_names=("floor",))  # fmt: skip
 _declare("acosh", 1, "inverse hyperbolic cosine of max(x, 1): rounding below 1 gives 0; derivative 0 there",
@@ -212,15 +237,19 @@ _declare("rotate", 2, "turns channel pairs by angles (one angle per pair); [half
          "[pairs] pairs 2c with 2c + 1", lambda x, t, style: _rotate(x, t, style), kind="vector", attributes=(str,))  # fmt: skip
 _declare("rotate_angle", 2, "gradient of rotate for its angles, from the gradient x and the rotated vector y",
          lambda x, y, style: _rotate_angle(x, y, style), kind="vector", attributes=(str,))  # fmt: skip
-_declare("matvec", 2, "matrix times vector", lambda m, x: (m @ x.unsqueeze(-1)).squeeze(-1), kind="vector")
-_declare("tmatvec", 2, "transposed matrix times vector", lambda m, x: (m.mT @ x.unsqueeze(-1)).squeeze(-1), kind="vector")
+_declare("matvec", 2, "matrix times vector", lambda m, x: _matvec(m, x), kind="vector")
+_declare(
+    "tmatvec", 2, "transposed matrix times vector", lambda m, x: _matvec(m.mT, x), kind="vector"
+)
 _declare("turn", 2, "orthogonal matrix times vector: a frame, which keeps inner products",
-         lambda m, x: (m @ x.unsqueeze(-1)).squeeze(-1), kind="vector")  # fmt: skip
+         lambda m, x: _matvec(m, x), kind="vector")  # fmt: skip
 _declare("unturn", 2, "transposed (inverse) orthogonal matrix times vector",
-         lambda m, x: (m.mT @ x.unsqueeze(-1)).squeeze(-1), kind="vector")  # fmt: skip
+         lambda m, x: _matvec(m.mT, x), kind="vector")  # fmt: skip
 _declare("centre", 1, "mean of a vector's finite entries over the axis it varies along (keys or queries); counts as "
          "constant under differentiation: only differences to it may matter", lambda x: _centre(x), kind="vector")  # fmt: skip
-_declare("outer", 2, "outer product of two vectors, a matrix", lambda x, y: x.unsqueeze(-1) * y.unsqueeze(-2), kind="vector")
+_declare(
+    "outer", 2, "outer product of two vectors, a matrix", lambda x, y: x.unsqueeze(-1) * y.unsqueeze(-2), kind="vector"
+)
 _declare("item", 1, "one channel of a vector", lambda x, c: x[..., c].unsqueeze(-1), kind="reduce", attributes=(int,))
 _declare("embed", 2, "a vector shaped like the second argument, zero but for one channel", lambda s, x, c: _embed(s, x, c),
          kind="vector", attributes=(int,))  # fmt: skip
@@ -257,6 +286,12 @@ def _rotate(x, t, style: str):
 
 def _centre(x):
     return x.detach().nan_to_num(0.0, 0.0, 0.0).mean((2, 3), keepdim=True)
+
+
+def _matvec(m, x):
+    if m.shape[-3] == 1:  # one matrix for all tokens: one product instead of one per token
+        return x @ m.squeeze(-3).mT
+    return (m @ x.unsqueeze(-1)).squeeze(-1)
 
 
 def _append(x, s):

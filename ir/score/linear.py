@@ -24,8 +24,7 @@ Shape = tuple[int, ...]
 
 #: Primitives a backend must print; all are element-wise.
 PRIMITIVES = frozenset(
-    "add sub mul div neg abs sign sqrt rsqrt reciprocal exp2 log2 log log1p sin cos tanh sigmoid floor acos square maximum "
-    "minimum clamp where lt le gt ge eq ne and or not pow pair_uniform copy".split()
+    ["add", "sub", "mul", "div", "neg", "abs", "sign", "sqrt", "rsqrt", "reciprocal", "exp2", "log2", "log", "log1p", "sin", "cos", "tanh", "sigmoid", "floor", "acos", "square", "maximum", "minimum", "clamp", "where", "lt", "le", "gt", "ge", "eq", "ne", "and", "or", "not", "pow", "pair_uniform", "copy"]
 )
 
 
@@ -128,16 +127,21 @@ class _Graph:
             return self("clamp", x, attrs=(c, math.inf) if fn == "maximum" else (-math.inf, c))
         return self(fn, x, y)
 
-    def at_least_one(self, x: int) -> tuple[int, int]:
-        """max(x, 1) and sqrt(max(x, 1)**2 - 1)."""
-        x = self("clamp", x, attrs=(1.0, math.inf))
-        return x, self("sqrt", self("add", self("square", x), self.const(-1.0)))
+    def root(self, x: int) -> int:
+        """sqrt(x*x - 1), and 0 where that is negative by rounding: by the reciprocal root, which is cheaper."""
+        y = self("clamp", self("add", self("mul", x, x), self.const(-1.0)), attrs=(1e-30, math.inf))
+        return self("reciprocal", self("rsqrt", y))
 
     def expacosh(self, x: int) -> int:
-        return self("reciprocal", self("add", *self.at_least_one(x)))
+        return self("clamp", self("reciprocal", self("add", x, self.root(x))), attrs=(-math.inf, 1.0))
 
     def acosh(self, x: int) -> int:
-        return self("log", self("add", *self.at_least_one(x)))
+        return self("clamp", self("log", self("add", x, self.root(x))), attrs=(0.0, math.inf))
+
+    def step(self, x: int) -> int:
+        # no comparison: truth values are slow to make and to use. Differences of floats near 1 are never
+        # between 0 and 1e-18, so this is 0 or 1 where it matters
+        return self("clamp", self.scale(x, 1e18), attrs=(0.0, 1.0))
 
     def softplus(self, x: int) -> int:
         tail = self("log1p", self("exp2", self.scale(self("abs", x), -LOG2E)))
@@ -156,6 +160,8 @@ _WORDS = {
     "div": lambda g, x, y: g.div(x, y),
     "exp": lambda g, x: g("exp2", g.scale(x, LOG2E)),
     "sqrt": lambda g, x: g("sqrt", g("clamp", x, attrs=(0.0, math.inf))),
+    "square": lambda g, x: g("mul", x, x),
+    "step": lambda g, x: g.step(x),
     "relu": lambda g, x: g("clamp", x, attrs=(0.0, math.inf)),
     "acosh": lambda g, x: g.acosh(x),
     "expacosh": lambda g, x: g.expacosh(x),

@@ -35,4 +35,3 @@ def column_keys(j: torch.Tensor) -> torch.Tensor:
 def pair_numbers(rows: torch.Tensor, columns: torch.Tensor) -> torch.Tensor:
     """Numbers in [0, 1) with 24 bits, as float64 (exact in float32 too)."""
     return (mix(rows ^ columns) >> 8).to(torch.float64) * 2.0**-24
-

@@ -32,13 +32,9 @@ def test_narrow_types_keep_scores_in_float32(dtype):
     q, k, v = inputs(dtype=dtype)
     o, lse = aatc.attend(q, k, v, metric=metrics.LorentzDistance(lift=True), return_lse=True)
     assert o.dtype == dtype and lse.dtype == torch.float32
-    wide = aatc.attend(
-        *(t.double() for t in (q, k, v)), metric=metrics.LorentzDistance(lift=True), return_lse=True
-    )
+    wide = aatc.attend(*(t.double() for t in (q, k, v)), metric=metrics.LorentzDistance(lift=True), return_lse=True)
     torch.testing.assert_close(lse.double(), wide[1], rtol=1e-5, atol=1e-5)
-    torch.testing.assert_close(
-        o.double(), wide[0], rtol=3 * torch.finfo(dtype).eps, atol=3 * torch.finfo(dtype).eps
-    )
+    torch.testing.assert_close(o.double(), wide[0], rtol=3 * torch.finfo(dtype).eps, atol=3 * torch.finfo(dtype).eps)
     for g, t in zip(torch.autograd.grad(o.float().sum(), [q, k, v]), (q, k, v), strict=True):
         assert g.dtype == dtype and g.shape == t.shape and g.isfinite().all()
 
@@ -49,9 +45,7 @@ def test_mixed_types_are_promoted_and_autocast_gives_one_type():
     assert aatc.attend(q, k.double(), v, metric=DOT).dtype == torch.float64
     linear = torch.nn.Linear(6, 6)
     with torch.autocast("cpu", dtype=torch.bfloat16):
-        o = aatc.attend(
-            linear(q), linear(k), torch.nn.functional.layer_norm(v, (6,)), metric=metrics.Euclidean()
-        )
+        o = aatc.attend(linear(q), linear(k), torch.nn.functional.layer_norm(v, (6,)), metric=metrics.Euclidean())
         assert o.dtype == torch.float32
         p = aatc.attend(linear(q), linear(k), linear(v), metric=metrics.Euclidean())
     assert p.dtype == torch.bfloat16
@@ -134,9 +128,7 @@ def test_nan_in_a_query_stays_in_its_row():
 def test_nan_in_a_key_stays_with_those_who_see_it():
     q, k, v = inputs(n=7, requires_grad=False)
     k[0, 0, 4] = float("nan")
-    o, lse = aatc.attend(
-        q, k, v, metric=metrics.LorentzDistance(lift=True), mask=masks.causal(), return_lse=True
-    )
+    o, lse = aatc.attend(q, k, v, metric=metrics.LorentzDistance(lift=True), mask=masks.causal(), return_lse=True)
     bad = torch.zeros(2, 4, 7, dtype=torch.bool)
     bad[0, 0, 4:] = True
     assert o[bad].isnan().all() and o[~bad].isfinite().all()

@@ -41,10 +41,7 @@ def test_rotary_turns_queries_and_keys_by_their_positions(style, axes, batched):
 def test_rotary_counts_tokens_when_no_positions_are_given():
     q, k, v = inputs(d=8)
     counted = connections.Rotary(torch.arange(5), torch.arange(7))
-    a, b = (
-        aatc.attend(q, k, v, metric=metrics.Euclidean(), connection=c)
-        for c in (counted, connections.Rotary())
-    )
+    a, b = (aatc.attend(q, k, v, metric=metrics.Euclidean(), connection=c) for c in (counted, connections.Rotary()))
     assert torch.equal(a, b)
 
 
@@ -64,15 +61,10 @@ def test_rotary_with_values_turns_the_value_into_the_querys_frame():
 def test_frames_carry_keys_and_values(lead, values):
     q, k, v = inputs(n=5, m=7, hk=2)
     shape = {"": (), "b": (2,), "bh": (2, 4)}[lead]
-    fq, fk = (
-        torch.linalg.qr(torch.randn(*shape, n, 6, 6, dtype=torch.float64))[0].requires_grad_() for n in (5, 7)
-    )
+    fq, fk = (torch.linalg.qr(torch.randn(*shape, n, 6, 6, dtype=torch.float64))[0].requires_grad_() for n in (5, 7))
     frames = connections.Frames(fq, fk, values=values)
     got = aatc.attend(q, k, v, metric=metrics.LorentzDistance(lift=True), connection=frames, return_lse=True)
-    f, g = (
-        t.expand(2, 4, *t.shape[-3:]) if lead != "b" else t[:, None].expand(2, 4, *t.shape[-3:])
-        for t in (fq, fk)
-    )
+    f, g = (t.expand(2, 4, *t.shape[-3:]) if lead != "b" else t[:, None].expand(2, 4, *t.shape[-3:]) for t in (fq, fk))
     carry = torch.einsum("bhide,bhjdf->bhijef", f, g)
     x, y = pairs(q, k)
     y = torch.einsum("bhijef,bhjf->bhije", carry, y.squeeze(2))

@@ -122,19 +122,14 @@ CASES = [
             [b],
         ),
         lambda q, k, b: (
-            -b
-            * (torch.acosh(-0.5 * minkowski(on_hyperboloid(q, 0.5), on_hyperboloid(k, 0.5))) / math.sqrt(0.5))
-            ** 2
+            -b * (torch.acosh(-0.5 * minkowski(on_hyperboloid(q, 0.5), on_hyperboloid(k, 0.5))) / math.sqrt(0.5)) ** 2
         ),
     ),
     case(
         "poincare",
         lambda: (metrics.Poincare(2.0), []),
         lambda q, k: (
-            -2
-            * torch.acosh(
-                1 + 2 * (q - k).square().sum(-1) / ((1 - q.square().sum(-1)) * (1 - k.square().sum(-1)))
-            )
+            -2 * torch.acosh(1 + 2 * (q - k).square().sum(-1) / ((1 - q.square().sum(-1)) * (1 - k.square().sum(-1))))
         ),
         _ball,
     ),
@@ -143,10 +138,7 @@ CASES = [
         lambda: (metrics.Poincare(b := leaf(H, positive=True), squared=True), [b]),
         lambda q, k, b: (
             -per_head(b)
-            * torch.acosh(
-                1 + 2 * (q - k).square().sum(-1) / ((1 - q.square().sum(-1)) * (1 - k.square().sum(-1)))
-            )
-            ** 2
+            * torch.acosh(1 + 2 * (q - k).square().sum(-1) / ((1 - q.square().sum(-1)) * (1 - k.square().sum(-1)))) ** 2
         ),
         _ball,
     ),
@@ -304,8 +296,6 @@ def test_gradcheck_over_shapes(b, hk, group, n, m, d, dv, which, seed):
     bias = leaf(n, m)
 
     def f(q, k, v, beta, bias):
-        return aatc.attend(q, k, v, metric=make(beta), bias=bias, mask=aatc.masks.causal(1), return_lse=True)[
-            0
-        ]
+        return aatc.attend(q, k, v, metric=make(beta), bias=bias, mask=aatc.masks.causal(1), return_lse=True)[0]
 
     assert torch.autograd.gradcheck(f, (q, k, v, beta, bias), atol=1e-4, rtol=1e-3, fast_mode=True)

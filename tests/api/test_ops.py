@@ -39,8 +39,7 @@ SPECS = {
     "biases": lambda: {
         "metric": metrics.Cosine(),
         "bias": biases.RelativeTable(_leaf(4, 5)) + _leaf(5, 7) + _leaf(5, 7),
-        "mask": masks.key_padding(torch.rand(2, 7) > 0.2)
-        & ~masks.documents(torch.arange(5), torch.arange(7)),
+        "mask": masks.key_padding(torch.rand(2, 7) > 0.2) & ~masks.documents(torch.arange(5), torch.arange(7)),
     },
     "transport": lambda: {
         "metric": metrics.LorentzInner(),

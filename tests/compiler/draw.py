@@ -61,7 +61,9 @@ def connection(name, n, m, d, dtype):
     if name == "frames":
         q, k = (torch.linalg.qr(torch.randn(x, d, d, dtype=dtype))[0] for x in (n, m))
         return connections.Frames(q, k)
-    return {"sphere": connections.SphereTransport, "hyperboloid": connections.HyperboloidTransport}.get(name, lambda: None)()
+    return {"sphere": connections.SphereTransport, "hyperboloid": connections.HyperboloidTransport}.get(
+        name, lambda: None
+    )()
 
 
 def mask(name, b, h, n, m):
@@ -94,11 +96,25 @@ def attentions(draw, dtype=torch.float64, connected=True):
     d = draw(st.sampled_from([4, 8]))
     name = draw(st.sampled_from(sorted(METRICS)))
     link = draw(st.sampled_from(CONNECTIONS)) if connected else "none"
-    if link not in ("none", "sphere", "hyperboloid") and name not in ("dot", "euclidean", "lorentz-lift", "cosine", "sphere"):
-        link = "none"  # a rotation takes a point off the hyperboloid; user metrics per channel cannot be turned per pair
+    if link not in ("none", "sphere", "hyperboloid") and name not in (
+        "dot",
+        "euclidean",
+        "lorentz-lift",
+        "cosine",
+        "sphere",
+    ):
+        link = (
+            "none"  # a rotation takes a point off the hyperboloid; user metrics per channel cannot be turned per pair
+        )
     make, domain = METRICS[name]
     domain = {"sphere": lambda x: F.normalize(x, dim=-1), "hyperboloid": hyperboloid}.get(link, domain)
-    if link in ("sphere", "hyperboloid") and name in ("poincare", "fisher-rao", "lorentz", "lorentz-heads", "lorentz-inner"):
+    if link in ("sphere", "hyperboloid") and name in (
+        "poincare",
+        "fisher-rao",
+        "lorentz",
+        "lorentz-heads",
+        "lorentz-inner",
+    ):
         name, make = "dot", METRICS["dot"][0]
     dv = d if link != "none" else draw(st.sampled_from([3, d]))
     q, k = (torch.randn(b, heads, x, d, dtype=dtype) for heads, x in ((h, n), (hk, m)))

@@ -41,7 +41,9 @@ def compare(q, k, v, parts, tiles, library, tolerance, oracle_dtype=torch.float6
 
     def pull(outputs, inputs):
         inputs = [t for t in inputs if t.is_floating_point()]
-        return torch.autograd.grad(outputs, inputs, [p.to(o.dtype) for p, o in zip(probe, outputs, strict=True)], allow_unused=True)
+        return torch.autograd.grad(
+            outputs, inputs, [p.to(o.dtype) for p, o in zip(probe, outputs, strict=True)], allow_unused=True
+        )
 
     assert relative(got[0].to(oracle_dtype), want[0]) <= tolerance, "output"
     assert relative(got[1].to(oracle_dtype), want[1]) <= tolerance, "log-sum-exp"
@@ -90,7 +92,9 @@ def test_bfloat16_keeps_scores_in_float32(metric, library):
 def test_rows_without_keys_are_zero_with_lse_minus_infinity():
     q, k, v = (torch.randn(1, 2, 9, 4, requires_grad=True) for _ in range(3))
     for library in (True, False):
-        built = build(q, k, v, metric=metrics.Euclidean(), mask=masks.predicate(lambda b, h, i, j: j + 4 < i), library=library)
+        built = build(
+            q, k, v, metric=metrics.Euclidean(), mask=masks.predicate(lambda b, h, i, j: j + 4 < i), library=library
+        )
         o, lse = built.run()
         assert torch.equal(o[:, :, :5], torch.zeros_like(o[:, :, :5])) and (lse[:, :, :5] == float("-inf")).all()
         grads = torch.autograd.grad(o.sum(), [q, k, v])
@@ -131,7 +135,10 @@ def test_far_points_do_not_underflow():
 def test_dropout_does_not_depend_on_the_tiling():
     q, k, v = (torch.randn(2, 3, 19, 8, dtype=torch.float64) for _ in range(3))
     parts = {"metric": metrics.DotProduct(), "dropout": 0.4, "seed": 5}
-    outs = [build(q, k, v, tiles=t, **parts).run()[0] for t in ("rows=4 cols=3 heads=2", "rows=19 cols=19", "rows=1 cols=7 heads=1")]
+    outs = [
+        build(q, k, v, tiles=t, **parts).run()[0]
+        for t in ("rows=4 cols=3 heads=2", "rows=19 cols=19", "rows=1 cols=7 heads=1")
+    ]
     torch.testing.assert_close(outs[0], outs[1])
     torch.testing.assert_close(outs[0], outs[2])
     other = build(q, k, v, **{**parts, "seed": 6}).run()[0]

@@ -25,11 +25,18 @@ CASES = {
     "euclidean": {"metric": metrics.Euclidean()},
     "mahalanobis": {"metric": metrics.Mahalanobis(matrix=torch.eye(4))},
     "lorentz-distance": {"metric": metrics.LorentzDistance()},
-    "lorentz-rotary": {"metric": metrics.LorentzDistance(lift=True), "connection": connections.Rotary(torch.arange(6.0))},
+    "lorentz-rotary": {
+        "metric": metrics.LorentzDistance(lift=True),
+        "connection": connections.Rotary(torch.arange(6.0)),
+    },
     "poincare": {"metric": metrics.Poincare()},
     "sphere": {"metric": metrics.SphereGeodesic(), "mask": masks.sliding_window(3)},
     "fisher-rao": {"metric": metrics.FisherRao()},
-    "causal-alibi": {"metric": metrics.DotProduct(), "mask": masks.causal(), "bias": biases.ALiBi(torch.tensor([0.5, 0.25]))},
+    "causal-alibi": {
+        "metric": metrics.DotProduct(),
+        "mask": masks.causal(),
+        "bias": biases.ALiBi(torch.tensor([0.5, 0.25])),
+    },
     "transport": {"metric": metrics.LorentzInner(), "connection": connections.HyperboloidTransport()},
     "l1": {"metric": l1},
 }
@@ -114,7 +121,16 @@ def test_a_wrong_rewrite_gets_no_certificate():
     with pytest.raises(ScoreError, match="does not hold"):
         certify("planted", "a lie", ("bound", q @ q, -1.0, 0.0))
     with pytest.raises(ScoreError, match="does not hold"):
-        certify("planted", "a lie", ("equal-where", index("j") >= index("i"), abs(index("i") - index("j")) * 1.0, (index("i") - index("j")) * 1.0))
+        certify(
+            "planted",
+            "a lie",
+            (
+                "equal-where",
+                index("j") >= index("i"),
+                abs(index("i") - index("j")) * 1.0,
+                (index("i") - index("j")) * 1.0,
+            ),
+        )
 
 
 def test_frames_that_differ_are_no_isometry():
@@ -128,7 +144,8 @@ def test_frames_that_differ_are_no_isometry():
 
 def test_static_bounds_know_unit_vectors_and_nothing_more():
     q, k = param("q", "bhid"), param("k", "bhjd")
-    unit = lambda x: x / (x @ x).sqrt()
+    def unit(x):
+        return x / (x @ x).sqrt()
     assert static_bound(3.0 * (unit(q) @ unit(k)))[1] == pytest.approx(3.0, rel=1e-4)
     assert static_bound(unit(q) @ k)[1] == float("inf")
     assert static_bound(-param("beta", "h") * call("acosh", q @ k))[1] == float("inf")
@@ -162,7 +179,9 @@ def test_tile_maps_never_call_an_open_tile_empty(drawn):
     mask, sizes = op.attrs["mask"], (*q.shape[:3], k.shape[2])
     captures = [env[n] for n in mask.names]
     tiles = TileMap.of(mask, captures, sizes, 4, 3, 1)
-    keep = evaluate(mask.body, bind(mask, captures, sizes), sizes, dtype=torch.float64)[..., 0].expand(sizes).flatten(0, 1)
+    keep = (
+        evaluate(mask.body, bind(mask, captures, sizes), sizes, dtype=torch.float64)[..., 0].expand(sizes).flatten(0, 1)
+    )
     for g in range(keep.shape[0]):
         for r, row in enumerate(tiles.kinds[g]):
             for c, kind in enumerate(row):
@@ -267,4 +286,3 @@ geo.func @main(%x: f32[3]) {
     x = torch.randn(3)
     torch.testing.assert_close(aatc.run(after, x), aatc.run(before, x))
     assert [o.name for o in after.walk()].count("torch.call") == 2
-

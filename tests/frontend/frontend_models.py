@@ -10,9 +10,7 @@ import aatc
 class Block(nn.Module):
     """One attention layer; its metric is learnable. Flags switch on what a frontend may trip over."""
 
-    def __init__(
-        self, width: int = 16, heads: int = 2, *, dropout: float = 0.0, recompute: bool = False
-    ) -> None:
+    def __init__(self, width: int = 16, heads: int = 2, *, dropout: float = 0.0, recompute: bool = False) -> None:
         super().__init__()
         self.norm, self.qkv, self.out = (
             nn.LayerNorm(width),
@@ -24,9 +22,7 @@ class Block(nn.Module):
 
     def mix(self, x: Tensor) -> Tensor:
         batch, length, width = x.shape
-        q, k, v = (
-            self.qkv(self.norm(x)).view(batch, length, 3, self.heads, -1).permute(2, 0, 3, 1, 4).unbind(0)
-        )
+        q, k, v = self.qkv(self.norm(x)).view(batch, length, 3, self.heads, -1).permute(2, 0, 3, 1, 4).unbind(0)
         o = aatc.attend(q, k, v, metric=aatc.metrics.Euclidean(), scale=self.beta)
         return self.dropout(self.out(o.transpose(1, 2).reshape(batch, length, width)))
 

@@ -170,8 +170,7 @@ def test_dump_of_an_unknown_stage_lists_the_stages(command, factory):
 
 def test_run_is_reproduced_by_its_seed_and_takes_saved_inputs(command, file, text):
     first, again, other = (
-        command("run", "block.aatc", "--seed", seed, "-o", f"{n}.pt", cwd=file.parent)
-        for n, seed in enumerate("112")
+        command("run", "block.aatc", "--seed", seed, "-o", f"{n}.pt", cwd=file.parent) for n, seed in enumerate("112")
     )
     assert first.returncode == 0, first.stderr
     assert first.stdout.startswith("0: f32[2,5,16]")

@@ -17,9 +17,7 @@ ROOT = Path(__file__).parents[2]
 def python(*args: str, cwd: Path, **env: str) -> subprocess.CompletedProcess[str]:
     kept = {k: v for k, v in os.environ.items() if not k.startswith("AATC_")}
     kept |= {"PYTHONPATH": str(ROOT), **env}
-    return subprocess.run(
-        [sys.executable, *args], cwd=cwd, env=kept, capture_output=True, text=True, timeout=300
-    )
+    return subprocess.run([sys.executable, *args], cwd=cwd, env=kept, capture_output=True, text=True, timeout=300)
 
 
 def test_a_dump_holds_every_stage_the_code_and_a_script_that_runs_alone(tmp_path, monkeypatch):
@@ -125,8 +123,6 @@ def test_an_unknown_word_of_the_log_is_met_with_the_list(logged):
 
 
 def test_without_knobs_nothing_is_written(tmp_path):
-    done = python(
-        "-c", "import torch, aatc\naatc.compile(torch.nn.Linear(2, 2))(torch.zeros(3, 2))", cwd=tmp_path
-    )
+    done = python("-c", "import torch, aatc\naatc.compile(torch.nn.Linear(2, 2))(torch.zeros(3, 2))", cwd=tmp_path)
     assert (done.returncode, done.stdout, done.stderr) == (0, "", "")
     assert not list(tmp_path.iterdir())

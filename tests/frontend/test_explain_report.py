@@ -52,9 +52,7 @@ def test_the_page_is_escaped_and_needs_no_other_file(tmp_path):
         def handle_endtag(self, tag):
             assert self.open.pop() == tag
 
-    nasty = Explanation(
-        "<script>alert('x')</script>", "cpu", fallbacks=(Fallback("a & b", "<i>", '"quoted"'),)
-    )
+    nasty = Explanation("<script>alert('x')</script>", "cpu", fallbacks=(Fallback("a & b", "<i>", '"quoted"'),))
     for explanation in (SAMPLE, nasty, Explanation("Empty", "cpu")):
         path = explanation.html(tmp_path / "page.html")
         text = path.read_text("utf-8")

@@ -102,11 +102,7 @@ def expressions(draw, rank: int = 0, dtype: str = "f", depth: int = 4, width: in
         if rank == 0 and dtype == "b":
             return draw(st.one_of(st.booleans().map(const), st.sampled_from(leaves(0, "b"))))
         if rank == 0:
-            return draw(
-                st.one_of(
-                    numbers.map(const).filter(lambda e: e.dtype == "f"), st.sampled_from(leaves(0, "f"))
-                )
-            )
+            return draw(st.one_of(numbers.map(const).filter(lambda e: e.dtype == "f"), st.sampled_from(leaves(0, "f"))))
         if dtype == "b":
             return call("lt", pick(leaves(rank, "f", width)), pick(leaves(0, "f")))
         return pick(leaves(rank, dtype, width))
@@ -248,9 +244,7 @@ class _Smooth:
         if word == "rotate":
             attrs = (pick(["half", "pairs"]),)
             return call("rotate", self.vector(depth - 1, width), self.vector(depth - 1, HALF), attrs=attrs)
-        matrix = pick(
-            [param("m", "hde"), call("outer", self.vector(0, width), self.vector(depth - 1, width))]
-        )
+        matrix = pick([param("m", "hde"), call("outer", self.vector(0, width), self.vector(depth - 1, width))])
         return call("mul", const(0.5), call(word, matrix, self.vector(depth - 1, width)))
 
     def binary(self, x: Expr, y: Expr) -> Expr:
@@ -355,9 +349,7 @@ plain_values = st.one_of(
     st.text(max_size=8),
     types,
     dims.filter(lambda d: not d.is_static),
-    st.sampled_from(
-        [TorchConst("torch", "float32"), TorchConst("torch", "strided"), TorchConst("device", "cuda:1")]
-    ),
+    st.sampled_from([TorchConst("torch", "float32"), TorchConst("torch", "strided"), TorchConst("device", "cuda:1")]),
     programs(depth=2),
 )
 values = st.recursive(plain_values, lambda inner: st.lists(inner, max_size=3).map(tuple), max_leaves=5)

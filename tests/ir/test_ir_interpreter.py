@@ -61,9 +61,7 @@ def test_several_results_come_as_a_tuple_and_one_alone():
 
 
 def test_the_entry_is_main_or_else_the_first_function():
-    text = (
-        "geo.func @a(%n: int) {\n  geo.return(%n)\n}\n\ngeo.func @NAME(%n: int) {\n  geo.return(%n, %n)\n}\n"
-    )
+    text = "geo.func @a(%n: int) {\n  geo.return(%n)\n}\n\ngeo.func @NAME(%n: int) {\n  geo.return(%n, %n)\n}\n"
     assert run(parse(text.replace("NAME", "main")), 1) == (1, 1)
     assert run(parse(text.replace("NAME", "b")), 1) == 1
 
@@ -74,7 +72,9 @@ def test_nested_arguments_constants_and_keywords_reach_the_operator():
         '  %w = torch.call(%y) {target = "aten.sum.dim_IntList", args = [#0, [1], true, torch.float32], kwargs = ["dtype"]} : f32[2,1]\n'
         '  %e = torch.call() {target = "aten.full.default", args = [[dim(N+1)], 2.5, torch.strided, device("cpu")], kwargs = ["layout", "device"]} : f32[N+1]'
     )
-    text = f"dims {{N in [1, 9]}}\n\ngeo.func @main(%x: f64[N,3], %z: f64[N,3]) {{\n  {call}\n  geo.return(%w, %e)\n}}\n"
+    text = (
+        f"dims {{N in [1, 9]}}\n\ngeo.func @main(%x: f64[N,3], %z: f64[N,3]) {{\n  {call}\n  geo.return(%w, %e)\n}}\n"
+    )
     x, z = torch.randn(2, 3, dtype=F64), torch.randn(2, 3, dtype=F64)
     w, e = run(parse(text), x, z)
     torch.testing.assert_close(w, torch.cat([x, z, x], 1).sum(1, keepdim=True).float())
@@ -109,9 +109,7 @@ def test_affine_dimensions_are_solved_in_any_order():
     module = parse(SHAPES)
     run(module, torch.ones(4, 3), torch.ones(9, 5), torch.ones(9))
     late = parse(
-        SHAPES.replace(
-            "%x: f32[N,3], %y: f32[2*N+1,M], %z: f32[M+N]", "%x: f32[M+N], %y: f32[2*N+1], %z: f32[M]"
-        )
+        SHAPES.replace("%x: f32[N,3], %y: f32[2*N+1,M], %z: f32[M+N]", "%x: f32[M+N], %y: f32[2*N+1], %z: f32[M]")
     )
     run(late, torch.ones(9), torch.ones(9), torch.ones(5))
 
@@ -141,9 +139,7 @@ def test_arguments_must_be_tensors_where_tensors_are_declared():
 def test_dimensions_that_cannot_be_told_apart_are_refused():
     with pytest.raises(ShapeError, match="told apart"):
         run(
-            parse(
-                "dims {N in [1, inf], M in [1, inf]}\n\ngeo.func @main(%x: f32[M+N]) {\n  geo.return(%x)\n}\n"
-            ),
+            parse("dims {N in [1, inf], M in [1, inf]}\n\ngeo.func @main(%x: f32[M+N]) {\n  geo.return(%x)\n}\n"),
             torch.ones(3),
         )
     with pytest.raises(ShapeError, match="no N makes that 4"):

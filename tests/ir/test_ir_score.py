@@ -96,9 +96,7 @@ def test_bounds_hold_at_every_sampled_point(name, data):
     low, high = (np.asarray(x, dtype=float) for x in f.bound(*intervals, *attrs))
     got = f.evaluate(*points, *attrs).double()
     if not (np.isinf(low) and np.isinf(high)):
-        assert not got.isnan().any(), (
-            f"{name} is NaN inside {intervals}, and its bounds {low}, {high} deny it"
-        )
+        assert not got.isnan().any(), f"{name} is NaN inside {intervals}, and its bounds {low}, {high} deny it"
     finite = got[~got.isnan()].numpy()
     slack = 1e-12 * (1 + np.where(np.isfinite(finite), np.abs(finite), 0))
     assert (finite >= low - slack).all() and (finite <= high + slack).all(), (intervals, low, high, got)
@@ -132,11 +130,7 @@ def test_a_nan_among_captures_leaves_its_tile_undecided(where):
 
 
 # --- text --------------------------------------------------------------------------------------------------
-@given(
-    st.one_of(
-        programs(), programs(rank=1), programs(rank=2, depth=3), programs(dtype="b"), programs(dtype="i")
-    )
-)
+@given(st.one_of(programs(), programs(rank=1), programs(rank=2, depth=3), programs(dtype="b"), programs(dtype="i")))
 def test_programs_read_back_as_they_were(program):
     text = str(program)
     again = parse_program(text)

@@ -456,9 +456,6 @@ def test_reading_and_printing_take_steps_in_proportion_to_the_size():
 
 
 def test_twenty_thousand_operations_are_read():
-    lines = [
-        f'  %a{i} = torch.call(%x) {{target = "aten.relu.default", args = [#0]}} : f32[4]'
-        for i in range(20_000)
-    ]
+    lines = [f'  %a{i} = torch.call(%x) {{target = "aten.relu.default", args = [#0]}} : f32[4]' for i in range(20_000)]
     module = parse(FUNC.format("\n".join([*lines, "  geo.return(%x)"])))
     assert sum(1 for _ in module.walk()) == 20_001

@@ -115,9 +115,7 @@ def test_a_broken_text_is_refused(name):
     assert sample.count(old) >= 1, "the sample no longer has what this test changes"
     text = sample.replace(old, new, 1)
     if name == "a position that is no loop's":
-        module = parse(
-            text.replace('torch.call() {target = "operator.add", args = []}', "tile.alloc()"), verify=False
-        )
+        module = parse(text.replace('torch.call() {target = "operator.add", args = []}', "tile.alloc()"), verify=False)
         with pytest.raises(VerifyError, match=message):
             module.verify()
         return
