@@ -9,12 +9,13 @@ Run as it is, the op evaluates the plain formula (`aatc.ir.reference`) in O(N M)
 from __future__ import annotations
 
 from collections.abc import Mapping
-from functools import lru_cache
+from functools import lru_cache, wraps
 from typing import Any
 
 import torch
 
 from aatc.ir import reference
+from aatc.ir.errors import UnsupportedError
 
 _written: dict[str, dict[str, Any]] = {}  # what `write_spec` wrote, so that reading it back needs no parser
 
@@ -110,7 +111,20 @@ def _backward(ctx, grad_o, grad_lse):
 
 
 def _no_second(ctx, *grads):
-    raise NotImplementedError("aatc::attend has no second derivatives: differentiate the plain formula instead")
+    raise UnsupportedError("aatc::attend has no second derivatives", hint="differentiate the plain formula instead")
+
+
+def _without_autocast(f):
+    """The function with autocast off: scores are computed in the dtype they are defined in."""
+
+    @wraps(f)
+    def run(first, *rest):
+        if not torch.is_autocast_enabled(first.device.type):
+            return f(first, *rest)
+        with torch.autocast(first.device.type, enabled=False):
+            return f(first, *rest)
+
+    return run
 
 
 torch.library.define("aatc::attend", "(Tensor q, Tensor k, Tensor v, Tensor[] captures, str spec) -> (Tensor, Tensor)")
@@ -119,8 +133,8 @@ torch.library.define(
     "(Tensor grad_o, Tensor grad_lse, Tensor q, Tensor k, Tensor v, Tensor[] captures, Tensor o, Tensor lse, "
     "str spec) -> (Tensor, Tensor, Tensor, Tensor[])",
 )
-torch.library.impl("aatc::attend", "CompositeExplicitAutograd", _attend)
-torch.library.impl("aatc::attend_backward", "CompositeExplicitAutograd", _attend_backward)
+torch.library.impl("aatc::attend", "CompositeExplicitAutograd", _without_autocast(_attend))
+torch.library.impl("aatc::attend_backward", "CompositeExplicitAutograd", _without_autocast(_attend_backward))
 torch.library.register_fake("aatc::attend", _attend_fake)
 torch.library.register_fake("aatc::attend_backward", _attend_backward_fake)
 torch.library.register_autograd("aatc::attend", _backward, setup_context=_setup)

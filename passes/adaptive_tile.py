@@ -13,6 +13,7 @@ from aatc.ir.score.expr import ZERO, Expr, call, param, postorder
 from aatc.ir.score.program import Program
 from aatc.ir.specialize import hoist_loads, prune
 from aatc.ir.target import Target
+from aatc.ir.tilemap import TileMap
 from aatc.ir.types import TensorType, itemsize
 from aatc.passes.base import Context, Pass, register
 from aatc.passes.factor import ChannelSum, Contraction, Factored, Lookup, Stored
@@ -84,7 +85,7 @@ class AdaptiveTile(Pass):
                   [r.type for r in op.results], loc=op.loc, result_names=[r.name for r in op.results])  # fmt: skip
 
     def _schedule(self, a: Attention, target: Target) -> Schedule:
-        chosen = cost_model(a, target)
+        chosen = cost_model(a, target, library="sdpa" in target.library and self.library and library_form(a) is not None)
         return Schedule(
             self.heads or chosen.heads, self.rows or chosen.rows, self.cols or chosen.cols, self.grain or chosen.grain
         )
@@ -102,7 +103,7 @@ def _fresh(stem: str, taken: set[str]) -> str:
 
 
 # --- how large ---------------------------------------------------------------------------------------------
-def cost_model(a: Attention, target: Target) -> Schedule:
+def cost_model(a: Attention, target: Target, *, library: bool = False) -> Schedule:
     """Tile extents from cache, shapes and mask.
 
     All cores work on one score tile, which fills half of their caches together (what flows in and out takes the
@@ -115,7 +116,32 @@ def cost_model(a: Attention, target: Target) -> Schedule:
     cols = min(m, 512)
     rows = min(n, max(32, budget // max(cols, 1)))
     heads = max(1, min(g, budget // max(1, rows * cols))) if rows >= n and cols >= m else 1
+    if a.programs.mask is not None:
+        rows = masked_rows(a.programs.mask, n, m, rows, library)
     return Schedule(heads, max(rows, 1), max(cols, 1), min(64, max(cols, 1)))
+
+
+def masked_rows(mask: Program, n: int, m: int, most: int, library: bool) -> int:
+    """Rows of a tile under a mask: short ones follow its edge closely, tall ones cost less per score.
+
+    The cost counts visited scores, partial ones heavier, plus what starting on a tile costs. A mask that reads
+    captured tensors shows its shape at run time only; then tiles are of middling height.
+    """
+    if is_causal(mask.body) and library:
+        return most  # the library skips within its own tiles
+    if mask.params or n > 1 << 16 or m > 1 << 16:
+        return min(most, 256)
+    start = 16 if library else 64
+    best, least = most, float("inf")
+    rows = most
+    while rows >= min(most, 64):
+        tiles = TileMap.of(mask, [], (1, 1, n, m), rows, 64, 1)
+        counts = tiles.counts
+        cost = (counts["full"] + 1.5 * counts["partial"]) * rows * (1 + start / rows)
+        if cost < least:
+            best, least = rows, cost
+        rows //= 2
+    return best
 
 
 def _extent(d, default: int) -> int:

@@ -438,7 +438,11 @@ class Emitter:
         self.src.depth += 1
         self.src.comment(f"mask {op.attrs['mask']}", op.loc)
         self._linear(op, captures, [keep], op.operands[0].type)
-        self.src.line(f"{out}.masked_fill_(torch.logical_not({keep}, out={keep}), {number(op.attrs['value'])})")
+        if op.attrs["value"] == 0:
+            self.src.line(f"torch.mul({out}, {keep}, out={out})")
+        else:  # far below the least maximum a row starts with
+            self.src.line(f"torch.sub({keep}, 1.0, out={keep})")
+            self.src.line(f"torch.add({out}, {keep}, alpha=3e38, out={out})")
         self.src.depth -= 1
 
     def _reduce(self, op: Op) -> None:

@@ -10,6 +10,8 @@ import torch
 from aatc.ir.reference import expand_heads
 from aatc.ir.score import random
 from aatc.ir.score.evaluate import evaluate
+from aatc.ir.score.expr import postorder
+from aatc.ir.score.functions import FUNCTIONS
 from aatc.ir.score.program import Program
 from aatc.ir.tile_evaluate import bind
 from aatc.ir.tilemap import TileMap
@@ -162,6 +164,38 @@ def tile_map(
     return TileMap.of(mask, captures, sizes, rows, cols, heads)
 
 
+@lru_cache(maxsize=64)
+def _toeplitz(mask: Program) -> bool:
+    """Whether a mask depends on i - j alone, so that one block serves all along a diagonal."""
+    shift: dict = {}  # how much a number grows when i and j both grow by one; None when that is not constant
+    for e in postorder(mask.body):
+        args = [shift[a] for a in e.args]
+        if e.is_const:
+            shift[e] = 0
+        elif e.fn == "index":
+            shift[e] = 1 if e.name in "ij" else 0
+        elif e.fn in ("add", "sub") and None not in args:
+            shift[e] = args[0] + args[1] if e.fn == "add" else args[0] - args[1]
+        elif FUNCTIONS[e.fn].infix and FUNCTIONS[e.fn].result == "b" and None not in args:
+            shift[e] = 0 if args[0] == args[1] else None
+        else:
+            shift[e] = 0 if e.fn != "param" and all(a == 0 for a in args) else None
+    return shift[mask.body] == 0
+
+
+@lru_cache(maxsize=32)
+def _diagonal_block(mask: Program, sizes, offset: int, ti: int, tj: int, dtype: torch.dtype) -> torch.Tensor:
+    i, j = max(offset, 0), max(-offset, 0)
+    return _keep(mask, (), sizes, i, ti, j, tj, dtype)
+
+
+def keep_block(mask: Program, captures, sizes, i: int, ti: int, j: int, tj: int, dtype: torch.dtype) -> torch.Tensor:
+    """The mask on a block, remembered along the diagonal where it depends on i - j alone."""
+    if not captures and _toeplitz(mask):
+        return _diagonal_block(mask, sizes, i - j, ti, tj, dtype)
+    return _keep(mask, captures, sizes, i, ti, j, tj, dtype)
+
+
 def _keep(mask: Program, captures, sizes, i: int, ti: int, j: int, tj: int, dtype: torch.dtype) -> torch.Tensor:
     """The mask on rows i.. and columns j.., (b, h, ti, tj) up to broadcasting."""
     env = bind(mask, captures, sizes)
@@ -191,7 +225,7 @@ def library(q, k, v, bias, tiles: TileMap | None, mask: Program | None, captures
         added = None if column is None else column[..., j : j + tj]
         if partial:
             assert mask is not None
-            keep = _keep(mask, captures, sizes, i, ti, j, tj, q.dtype)
+            keep = keep_block(mask, captures, sizes, i, ti, j, tj, q.dtype)
             masked = torch.zeros((), dtype=q.dtype).masked_fill(~keep, float("-inf"))
             added = masked if added is None else masked + added
         o, l = flash(

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING
 
 from aatc.ir.errors import ScoreError
 from aatc.ir.score.expr import Expr, postorder
+from aatc.ir.score.functions import FUNCTIONS
 
 if TYPE_CHECKING:
     from aatc.ir.core import Op
@@ -66,10 +67,11 @@ class _Node:
 class _Graph:
     """Primitive nodes, shared by structure."""
 
-    def __init__(self, operands: Sequence[tuple[str, Shape]], dtype: str):
+    def __init__(self, operands: Sequence[tuple[str, Shape]], dtype: str, numeric: bool = False):
         self.nodes: list[_Node] = []
         self.index: dict[tuple, int] = {}
         self.dtype = dtype
+        self.numeric = numeric  # truth values as the numbers 0 and 1: on a vector machine these are cheaper
         for n, (d, shape) in enumerate(operands):
             self._new("in", (), (n,), shape, d)
 
@@ -96,12 +98,46 @@ class _Graph:
 
     # --- words in primitives -------------------------------------------------------------------------------
     def lower(self, e: Expr, args: list[int]) -> int:
+        if self.numeric and FUNCTIONS[e.fn].result == "b":
+            return self.truth(e.fn, *(self._number(a) for a in args))
+        if e.fn == "where" and self.is_const(args[1]) and self.is_const(args[2]):
+            return self.choose(e.args[0], *args)
         word = _WORDS.get(e.fn)
         if word is not None:
             return word(self, *args, *e.attrs)
         if e.fn not in PRIMITIVES:
             raise ScoreError(f"{e.fn} is not element-wise: it has no place in a tile")
         return self(e.fn, *args, attrs=e.attrs)
+
+    def _number(self, x: int) -> int:
+        node = self.nodes[x]
+        return self._new("copy", (x,), (), node.shape, self.dtype) if node.dtype == "bool" else x
+
+    def truth(self, fn: str, *x: int) -> int:
+        """A comparison or connective as 0 or 1, by scaled differences: exact for integers and for numbers that do
+        not differ by less than 1e-18."""
+        if fn == "and":
+            return self("mul", *x)
+        if fn == "or":
+            return self("maximum", *x)
+        if fn == "not":
+            return self("add", self("neg", *x), self.const(1.0))
+        a, b = x if fn in ("gt", "ge", "eq", "ne") else x[::-1]
+        difference = self.sub(a, b)
+        if fn in ("eq", "ne"):
+            apart = self("clamp", self.scale(self("abs", difference), 1e18), attrs=(0.0, 1.0))
+            return apart if fn == "ne" else self("add", self("neg", apart), self.const(1.0))
+        scaled = self.scale(difference, 1e18)
+        return self("clamp", scaled if fn in ("lt", "gt") else self("add", scaled, self.const(1.0)), attrs=(0.0, 1.0))
+
+    def choose(self, condition: Expr, c: int, x: int, y: int) -> int:
+        """One of two constants, as y + c * (x - y) with c numeric when it is a plain comparison."""
+        node = self.nodes[c]
+        if node.fn not in ("lt", "le", "gt", "ge"):
+            return self("where", c, x, y)
+        chosen = self.truth(node.fn, *(self._number(a) for a in node.args))
+        scaled = self.scale(chosen, self.value(x) - self.value(y))
+        return scaled if self.value(y) == 0 else self("add", scaled, y)
 
     def scale(self, x: int, factor: float) -> int:
         if factor == 1:
@@ -172,8 +208,8 @@ _WORDS = {
 }
 
 
-def _build(programs, operands, dtype) -> tuple[_Graph, list[int]]:
-    g = _Graph(operands, dtype)
+def _build(programs, operands, dtype, numeric: bool) -> tuple[_Graph, list[int]]:
+    g = _Graph(operands, dtype, numeric)
     done: dict[Expr, int] = {}
     roots = []
     for program in programs:
@@ -273,25 +309,30 @@ def _reachable(g: _Graph, roots: list[int]) -> list[int]:
 
 
 @lru_cache(maxsize=4096)
-def _linearize(programs, operands, results, dtype) -> Linear:
-    g, roots = _build(programs, operands, dtype)
+def _linearize(programs, operands, results, dtype, numeric=False) -> Linear:
+    g, roots = _build(programs, operands, dtype, numeric)
     return _Allocator(g, roots, results).run()
 
 
 def linearize(op: Op) -> Linear:
-    """The code of a `tile.map`, or of the predicate of a `tile.mask` (whose one result is a bool tile)."""
+    """The code of a `tile.map`, or of the predicate of a `tile.mask`, whose one result is a tile of 0 and 1."""
 
     def kind(v) -> tuple[str, Shape]:
         return v.type.dtype, tuple(int(d) for d in v.type.shape)
 
     if op.name == "tile.mask":
         operands = tuple(kind(v) for v in op.operands[2:])
-        dtype, _ = kind(op.operands[0])
-        own = tuple(max(dims) for dims in zip((1, 1, 1), *(s for _, s in operands), strict=True))
-        return _linearize((op.attrs["mask"],), operands, (("bool", own),), dtype)
+        keep = _mask_kind(op)
+        return _linearize((op.attrs["mask"],), operands, (keep,), keep[0], True)
     operands = tuple(kind(v) for v in op.operands)
     results = tuple(kind(r) for r in op.results)
     return _linearize(op.attrs["programs"], operands, results, results[0][0])
+
+
+def _mask_kind(op: Op) -> tuple[str, Shape]:
+    """dtype and shape of a mask's 0 and 1: those of the tile, broadcast where no operand varies."""
+    shapes = [tuple(int(d) for d in v.type.shape) for v in op.operands[2:]]  # type: ignore[attr-defined]
+    return op.operands[0].type.dtype, tuple(max(d) for d in zip((1, 1, 1), *shapes, strict=True))  # type: ignore[attr-defined]
 
 
 def overwritable(code: Linear, k: int) -> set[int]:
@@ -306,10 +347,9 @@ def overwritable(code: Linear, k: int) -> set[int]:
 
 
 def temporaries(op: Op) -> list[tuple[str, Shape]]:
-    """(dtype, shape) of the scratch an element-wise operation needs; a mask needs its truth values too."""
+    """(dtype, shape) of the scratch an element-wise operation needs; a mask needs its 0 and 1 too."""
     code = linearize(op)
     temps = list(code.temps)
     if op.name == "tile.mask":
-        operands = [tuple(int(d) for d in v.type.shape) for v in op.operands[2:]]  # type: ignore[attr-defined]
-        temps.append(("bool", tuple(max(dims) for dims in zip((1, 1, 1), *operands, strict=True))))
+        temps.append(_mask_kind(op))
     return temps

@@ -2,8 +2,8 @@
 
 import pytest
 import torch
-from compiler.draw import attentions
-from compiler.harness import build
+from tests.compiler.draw import attentions
+from tests.compiler.harness import build
 from hypothesis import given
 
 from aatc import connections, masks, metrics

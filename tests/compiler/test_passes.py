@@ -5,8 +5,8 @@ from typing import ClassVar
 
 import pytest
 import torch
-from compiler.draw import attentions, l1
-from compiler.harness import build, module_of, record
+from tests.compiler.draw import attentions, l1
+from tests.compiler.harness import build, module_of, record
 from hypothesis import given, settings
 
 import aatc
