@@ -9,7 +9,7 @@ from aatc.ir.core import Func, Module, Op
 from aatc.ir.dims import Dim
 from aatc.ir.errors import UnsupportedError
 from aatc.ir.registry import Symbol
-from aatc.ir.score.expr import ZERO, Expr, call, param, postorder
+from aatc.ir.score.expr import ONE, ZERO, Expr, call, param, postorder
 from aatc.ir.score.program import Program
 from aatc.ir.specialize import hoist_loads, prune
 from aatc.ir.target import Target
@@ -124,20 +124,21 @@ def cost_model(a: Attention, target: Target, *, library: bool = False) -> Schedu
 def masked_rows(mask: Program, n: int, m: int, most: int, library: bool) -> int:
     """Rows of a tile under a mask: short ones follow its edge closely, tall ones cost less per score.
 
-    The cost counts visited scores, partial ones heavier, plus what starting on a tile costs. A mask that reads
+    The cost counts visited scores, partial ones heavier, plus what every call costs. A mask that reads
     captured tensors shows its shape at run time only; then tiles are of middling height.
     """
     if is_causal(mask.body) and library:
         return most  # the library skips within its own tiles
     if mask.params or n > 1 << 16 or m > 1 << 16:
         return min(most, 256)
-    start = 16 if library else 64
+    start = 56_000  # what a call costs, in scores of one head: measured for either engine
     best, least = most, float("inf")
     rows = most
     while rows >= min(most, 64):
         tiles = TileMap.of(mask, [], (1, 1, n, m), rows, 64, 1)
-        counts = tiles.counts
-        cost = (counts["full"] + 1.5 * counts["partial"]) * rows * (1 + start / rows)
+        counts, blocks = tiles.counts, range(0, n, rows)
+        calls = len(blocks) if library else sum(1 for i in blocks for _ in tiles.runs(0, i, 512))
+        cost = (counts["full"] + 1.2 * counts["partial"]) * rows * 64 + calls * start
         if cost < least:
             best, least = rows, cost
         rows //= 2
@@ -179,11 +180,14 @@ def library_form(a: Attention) -> Library | None:
     ):
         return None
     (row, col), bias = dots[0], None if terms.col is ZERO else terms.col
+    mask = a.programs.mask
+    causal = mask is not None and is_causal(mask.body)
+    if mask is not None and not causal and bias is not None:
+        # mask and bias would have to be added up for every head: one more channel is cheaper
+        row, col, bias = call("append", row, ONE), call("append", col, bias), None
     d, e = a.width(row), a.value_width
     if abs(d - e) > 16:
         return None
-    mask = a.programs.mask
-    causal = mask is not None and is_causal(mask.body)
     return Library(row, col, bias, causal, max(0, e - d), max(0, d - e))
 
 

@@ -10,6 +10,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from typing import Any
 
+from aatc.backends.cpu.masks import toeplitz
 from aatc.backends.cpu.places import Axes, Places
 from aatc.backends.cpu.source import Source, number
 from aatc.backends.cpu.vector import emit_linear
@@ -437,6 +438,11 @@ class Emitter:
         self.src.line(f"if {partial}:")
         self.src.depth += 1
         self.src.comment(f"mask {op.attrs['mask']}", op.loc)
+        diagonal = self._diagonal_mask(op)
+        if diagonal:
+            self.src.line(f"torch.{'mul' if op.attrs['value'] == 0 else 'add'}({out}, {diagonal}, out={out})")
+            self.src.depth -= 1
+            return
         self._linear(op, captures, [keep], op.operands[0].type)
         if op.attrs["value"] == 0:
             self.src.line(f"torch.mul({out}, {keep}, out={out})")
@@ -444,6 +450,16 @@ class Emitter:
             self.src.line(f"torch.sub({keep}, 1.0, out={keep})")
             self.src.line(f"torch.add({out}, {keep}, alpha=3e38, out={out})")
         self.src.depth -= 1
+
+    def _diagonal_mask(self, op: Op) -> str | None:
+        """Source of a remembered block, when the mask depends on i - j alone."""
+        (source,) = [o for o in self.func.body.ops if o.name == "tile.classify"]
+        if source.operands or not toeplitz(source.attrs["mask"]):
+            return None
+        at = self.x.at
+        dtype = _torch_name(op.result.type.dtype)  # type: ignore[attr-defined]
+        return (f"rt.diagonal_keep({self.constant(source.attrs['mask'])}, (B, H, N, M), {at['i']} - {at['j']}, {self.x.i}, "
+                f"{self.x.j}, torch.{dtype}, {op.attrs['value'] != 0})")  # fmt: skip
 
     def _reduce(self, op: Op) -> None:
         x, out = self.name(op.operands[0]), self.name(op.result)

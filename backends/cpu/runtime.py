@@ -3,18 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from functools import lru_cache
 
 import torch
 
+from aatc.backends.cpu.masks import additive_block, diagonal_keep, tile_map
 from aatc.ir.reference import expand_heads
 from aatc.ir.score import random
-from aatc.ir.score.evaluate import evaluate
-from aatc.ir.score.expr import postorder
-from aatc.ir.score.functions import FUNCTIONS
 from aatc.ir.score.program import Program
-from aatc.ir.tile_evaluate import bind
 from aatc.ir.tilemap import TileMap
+
+__all__ = ["diagonal_keep", "tile_map"]
 
 flash = torch.ops.aten._scaled_dot_product_flash_attention_for_cpu.default
 
@@ -40,6 +38,9 @@ def finish_token(t, extents: tuple[int, int, int], shape: list[int], dtype: torc
 
 def centre(x: torch.Tensor) -> torch.Tensor:
     """Mean over tokens of the finite entries of (b, h, token, feature); no gradient flows through it."""
+    mean = x.detach().mean(2, keepdim=True)
+    if bool(torch.isfinite(mean).all()):
+        return mean
     return x.detach().nan_to_num(0.0, 0.0, 0.0).mean(2, keepdim=True)
 
 
@@ -148,64 +149,6 @@ def scatter(
     )
 
 
-# --- masks -------------------------------------------------------------------------------------------------
-@lru_cache(maxsize=256)
-def _static_map(mask: Program, sizes: tuple[int, ...], rows: int, cols: int, heads: int) -> TileMap:
-    return TileMap.of(mask, [], sizes, rows, cols, heads)
-
-
-def tile_map(
-    mask: Program, captures: tuple[torch.Tensor, ...], sizes: tuple[int, ...], rows: int, cols: int, heads: int
-) -> TileMap:
-    """The tile map of a mask; masks of indices alone are classified once per shape."""
-    heads = min(heads, sizes[0] * sizes[1])
-    if not captures:
-        return _static_map(mask, sizes, rows, cols, heads)
-    return TileMap.of(mask, captures, sizes, rows, cols, heads)
-
-
-@lru_cache(maxsize=64)
-def _toeplitz(mask: Program) -> bool:
-    """Whether a mask depends on i - j alone, so that one block serves all along a diagonal."""
-    shift: dict = {}  # how much a number grows when i and j both grow by one; None when that is not constant
-    for e in postorder(mask.body):
-        args = [shift[a] for a in e.args]
-        if e.is_const:
-            shift[e] = 0
-        elif e.fn == "index":
-            shift[e] = 1 if e.name in "ij" else 0
-        elif e.fn in ("add", "sub") and None not in args:
-            shift[e] = args[0] + args[1] if e.fn == "add" else args[0] - args[1]
-        elif FUNCTIONS[e.fn].infix and FUNCTIONS[e.fn].result == "b" and None not in args:
-            shift[e] = 0 if args[0] == args[1] else None
-        else:
-            shift[e] = 0 if e.fn != "param" and all(a == 0 for a in args) else None
-    return shift[mask.body] == 0
-
-
-@lru_cache(maxsize=32)
-def _diagonal_block(mask: Program, sizes, offset: int, ti: int, tj: int, dtype: torch.dtype) -> torch.Tensor:
-    i, j = max(offset, 0), max(-offset, 0)
-    return _keep(mask, (), sizes, i, ti, j, tj, dtype)
-
-
-def keep_block(mask: Program, captures, sizes, i: int, ti: int, j: int, tj: int, dtype: torch.dtype) -> torch.Tensor:
-    """The mask on a block, remembered along the diagonal where it depends on i - j alone."""
-    if not captures and _toeplitz(mask):
-        return _diagonal_block(mask, sizes, i - j, ti, tj, dtype)
-    return _keep(mask, captures, sizes, i, ti, j, tj, dtype)
-
-
-def _keep(mask: Program, captures, sizes, i: int, ti: int, j: int, tj: int, dtype: torch.dtype) -> torch.Tensor:
-    """The mask on rows i.. and columns j.., (b, h, ti, tj) up to broadcasting."""
-    env = bind(mask, captures, sizes)
-    for p in mask.params:
-        for axis, c in enumerate(p.attrs[1]):
-            if c in "ij" and env[p.name].shape[axis] > 1:
-                env[p.name] = env[p.name].narrow(axis, *((i, ti) if c == "i" else (j, tj)))
-    return evaluate(mask.body, env, (*sizes[:2], ti, tj), dtype=dtype, starts=(0, 0, i, j))[..., 0]
-
-
 # --- the library -------------------------------------------------------------------------------------------
 def library(q, k, v, bias, tiles: TileMap | None, mask: Program | None, captures, causal: bool, rows: int, sizes):
     """Fused attention of the library, scale 1, over blocks of rows where a tile map tells what to skip.
@@ -222,17 +165,15 @@ def library(q, k, v, bias, tiles: TileMap | None, mask: Program | None, captures
         j, tj, partial = tiles.hull(0, i)
         if tj == 0:
             continue
-        added = None if column is None else column[..., j : j + tj]
+        added, closed = None if column is None else column[..., j : j + tj], None
         if partial:
             assert mask is not None
-            keep = keep_block(mask, captures, sizes, i, ti, j, tj, q.dtype)
-            masked = torch.zeros((), dtype=q.dtype).masked_fill(~keep, float("-inf"))
+            masked, closed = additive_block(mask, captures, sizes, i, ti, j, tj, q.dtype)
             added = masked if added is None else masked + added
         o, l = flash(
             q[:, :, i : i + ti], k[:, :, j : j + tj], v[:, :, j : j + tj], 0.0, False, attn_mask=added, scale=1.0
         )
-        if partial:  # the library's log-sum-exp of a row without keys is not -inf
-            closed = ~keep.any(-1)
+        if closed is not None:  # the library's log-sum-exp of a row without keys is not -inf
             o, l = o.masked_fill(closed.unsqueeze(-1), 0.0), l.masked_fill(closed, float("-inf"))
         out[:, :, i : i + ti], lse[:, :, i : i + ti] = o, l
     return out, lse

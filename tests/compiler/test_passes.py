@@ -175,7 +175,9 @@ def test_tile_maps_never_call_an_open_tile_empty(drawn):
     (op,) = [o for o in built.result.stages["fuse-attention"].walk() if o.name == "geo.attend"]
     if "mask" not in op.attrs:
         return
-    env = dict(zip(op.attrs["names"], built.operands, strict=True))
+    main = built.result.stages["fuse-attention"].entry
+    arguments = dict(zip(main.args, built.operands, strict=True))
+    env = {n: arguments[x] for n, x in zip(op.attrs["names"], op.operands, strict=True) if x in arguments}
     mask, sizes = op.attrs["mask"], (*q.shape[:3], k.shape[2])
     captures = [env[n] for n in mask.names]
     tiles = TileMap.of(mask, captures, sizes, 4, 3, 1)

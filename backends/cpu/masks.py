@@ -1,0 +1,86 @@
+"""Masks at run time: tile maps, and blocks of masks, remembered where they repeat."""
+
+from __future__ import annotations
+
+from functools import lru_cache
+
+import torch
+
+from aatc.ir.score.evaluate import evaluate
+from aatc.ir.score.expr import postorder
+from aatc.ir.score.functions import FUNCTIONS
+from aatc.ir.score.program import Program
+from aatc.ir.tile_evaluate import bind
+from aatc.ir.tilemap import TileMap
+
+
+@lru_cache(maxsize=256)
+def _static_map(mask: Program, sizes: tuple[int, ...], rows: int, cols: int, heads: int) -> TileMap:
+    return TileMap.of(mask, [], sizes, rows, cols, heads)
+
+
+def tile_map(
+    mask: Program, captures: tuple[torch.Tensor, ...], sizes: tuple[int, ...], rows: int, cols: int, heads: int
+) -> TileMap:
+    """The tile map of a mask; masks of indices alone are classified once per shape."""
+    heads = min(heads, sizes[0] * sizes[1])
+    if not captures:
+        return _static_map(mask, sizes, rows, cols, heads)
+    return TileMap.of(mask, captures, sizes, rows, cols, heads)
+
+
+@lru_cache(maxsize=64)
+def toeplitz(mask: Program) -> bool:
+    """Whether a mask depends on i - j alone, so that one block serves all along a diagonal."""
+    shift: dict = {}  # how much a number grows when i and j both grow by one; None when that is not constant
+    for e in postorder(mask.body):
+        args = [shift[a] for a in e.args]
+        if e.is_const:
+            shift[e] = 0
+        elif e.fn == "index":
+            shift[e] = 1 if e.name in "ij" else 0
+        elif e.fn in ("add", "sub") and None not in args:
+            shift[e] = args[0] + args[1] if e.fn == "add" else args[0] - args[1]
+        elif FUNCTIONS[e.fn].infix and FUNCTIONS[e.fn].result == "b" and None not in args:
+            shift[e] = 0 if args[0] == args[1] else None
+        else:
+            shift[e] = 0 if e.fn != "param" and all(a == 0 for a in args) else None
+    return shift[mask.body] == 0
+
+
+Block = tuple[torch.Tensor, "torch.Tensor | None"]
+
+
+def additive_block(mask: Program, captures, sizes, i: int, ti: int, j: int, tj: int, dtype: torch.dtype) -> Block:
+    """The mask on a block as 0 and -inf, and the rows (b, h, ti) that are closed in it, None when none is.
+    Remembered along the diagonal where the mask depends on i - j alone."""
+    if not captures and toeplitz(mask):
+        return _diagonal_block(mask, sizes, i - j, ti, tj, dtype)
+    return _additive(_keep(mask, captures, sizes, i, ti, j, tj, dtype), dtype)
+
+
+@lru_cache(maxsize=32)
+def _diagonal_block(mask: Program, sizes, offset: int, ti: int, tj: int, dtype: torch.dtype) -> Block:
+    return _additive(_keep(mask, (), sizes, max(offset, 0), ti, max(-offset, 0), tj, dtype), dtype)
+
+
+@lru_cache(maxsize=32)
+def diagonal_keep(mask: Program, sizes, offset: int, ti: int, tj: int, dtype: torch.dtype, far: bool) -> torch.Tensor:
+    """A mask of i - j on a block as 1 and 0 (ti, tj), or as 0 and -3e38 when ``far``."""
+    keep = _keep(mask, (), sizes, max(offset, 0), ti, max(-offset, 0), tj, dtype)[0, 0].to(dtype)
+    return (keep - 1) * 3e38 if far else keep
+
+
+def _additive(keep: torch.Tensor, dtype: torch.dtype) -> Block:
+    closed = ~keep.any(-1)
+    return keep.to(dtype).log_(), (closed if bool(closed.any()) else None)
+
+
+def _keep(mask: Program, captures, sizes, i: int, ti: int, j: int, tj: int, dtype: torch.dtype) -> torch.Tensor:
+    """The mask on rows i.. and columns j.., (b, h, ti, tj) up to broadcasting."""
+    env = bind(mask, captures, sizes)
+    for p in mask.params:
+        for axis, c in enumerate(p.attrs[1]):
+            if c in "ij" and env[p.name].shape[axis] > 1:
+                env[p.name] = env[p.name].narrow(axis, *((i, ti) if c == "i" else (j, tj)))
+    return evaluate(mask.body, env, (*sizes[:2], ti, tj), dtype=dtype, starts=(0, 0, i, j))[..., 0]
