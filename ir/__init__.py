@@ -8,6 +8,26 @@ from aatc.ir.registry import OPS, Attr, OpDef, Operand, Symbol
 from aatc.ir.types import BOOL, FLOAT, INDEX, INT, ListType, OpaqueType, PairType, ScalarType, TensorType, TileType
 
 __all__ = [
-    "BOOL", "FLOAT", "INDEX", "INT", "OPS", "Attr", "Block", "Dim", "Func", "ListType", "Loc", "Module", "Op",
-    "OpDef", "OpaqueType", "Operand", "PairType", "ScalarType", "Symbol", "TensorType", "TileType", "Value",
-]  # fmt: skip
+    "BOOL",
+    "FLOAT",
+    "INDEX",
+    "INT",
+    "OPS",
+    "Attr",
+    "Block",
+    "Dim",
+    "Func",
+    "ListType",
+    "Loc",
+    "Module",
+    "Op",
+    "OpDef",
+    "OpaqueType",
+    "Operand",
+    "PairType",
+    "ScalarType",
+    "Symbol",
+    "TensorType",
+    "TileType",
+    "Value",
+]

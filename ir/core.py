@@ -189,9 +189,14 @@ def clone_op(op: Op, mapping: dict[Value, Value]) -> Op:
     """A copy whose operands go through ``mapping``; its results are entered there."""
     regions = [clone_block(r, mapping) for r in op.regions]
     new = Op(
-        op.name, [mapping.get(v, v) for v in op.operands], op.attrs, [r.type for r in op.results],
-        regions=regions, loc=op.loc, result_names=[r.name for r in op.results],
-    )  # fmt: skip
+        op.name,
+        [mapping.get(v, v) for v in op.operands],
+        op.attrs,
+        [r.type for r in op.results],
+        regions=regions,
+        loc=op.loc,
+        result_names=[r.name for r in op.results],
+    )
     mapping.update(zip(op.results, new.results, strict=True))
     return new
 

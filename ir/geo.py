@@ -73,11 +73,18 @@ def _run_metric(op, values, _):
     return [evaluate(op.attrs["score"].body, env, sizes, dtype=dtype)[..., 0].expand(sizes)]
 
 
-define(OpDef(
-    "geo.metric", "geo", "score of every (query, key) pair by a score program; its first parameters are q and k",
-    ("q", "k", "captures*"), attrs={"score": Attr.of("program", "the score, a number per pair")},
-    infer=_metric_types, verify=_metric_verify, evaluate=_run_metric,
-))  # fmt: skip
+define(
+    OpDef(
+        "geo.metric",
+        "geo",
+        "score of every (query, key) pair by a score program; its first parameters are q and k",
+        ("q", "k", "captures*"),
+        attrs={"score": Attr.of("program", "the score, a number per pair")},
+        infer=_metric_types,
+        verify=_metric_verify,
+        evaluate=_run_metric,
+    )
+)
 
 
 def _normalize_types(op: Op):
@@ -106,13 +113,22 @@ def _run_normalize(op, values, _):
     return [torch.exp(s - lse.masked_fill(lse == float("-inf"), 0.0).unsqueeze(-1)), lse]
 
 
-define(OpDef(
-    "geo.normalize", "geo", "weights of each query over its keys, and their log-sum-exp; masked pairs weigh 0",
-    ("scores", "captures*"), results=2,
-    attrs={"kind": Attr.of("str", "normaliser", choices=("softmax",)),
-           "mask": Attr.of("program", "which pairs may talk", required=False)},
-    infer=_normalize_types, verify=_normalize_verify, evaluate=_run_normalize,
-))  # fmt: skip
+define(
+    OpDef(
+        "geo.normalize",
+        "geo",
+        "weights of each query over its keys, and their log-sum-exp; masked pairs weigh 0",
+        ("scores", "captures*"),
+        results=2,
+        attrs={
+            "kind": Attr.of("str", "normaliser", choices=("softmax",)),
+            "mask": Attr.of("program", "which pairs may talk", required=False),
+        },
+        infer=_normalize_types,
+        verify=_normalize_verify,
+        evaluate=_run_normalize,
+    )
+)
 
 
 def _transport_types(op: Op):
@@ -140,12 +156,19 @@ def _run_transport(op, values, _):
     return [out.expand(*like.shape, v.shape[3])]
 
 
-define(OpDef(
-    "geo.transport", "geo", "the value of each key as it arrives at each query, by a carry program; its first "
-    "parameter is v; the second operand gives the pairs", ("v", "pairs", "captures*"),
-    attrs={"carry": Attr.of("program", "the carried value, a vector per pair")},
-    infer=_transport_types, verify=_transport_verify, evaluate=_run_transport,
-))  # fmt: skip
+define(
+    OpDef(
+        "geo.transport",
+        "geo",
+        "the value of each key as it arrives at each query, by a carry program; its first "
+        "parameter is v; the second operand gives the pairs",
+        ("v", "pairs", "captures*"),
+        attrs={"carry": Attr.of("program", "the carried value, a vector per pair")},
+        infer=_transport_types,
+        verify=_transport_verify,
+        evaluate=_run_transport,
+    )
+)
 
 
 def _aggregate_types(op: Op):
@@ -154,13 +177,19 @@ def _aggregate_types(op: Op):
     return [TensorType(c.dtype, (*c.shape[:3], c.shape[4]))]
 
 
-define(OpDef(
-    "geo.aggregate", "geo", "sum over keys of weight times carried value", ("weights", "carried"),
-    attrs={"kind": Attr.of("str", "how values are combined", choices=("mean",))}, infer=_aggregate_types,
-    evaluate=lambda op, values, _: [
-        (values[0].unsqueeze(-1) * values[1]).sum(3).to(_torch_dtype(op.results[0].type))
-    ],
-))  # fmt: skip
+define(
+    OpDef(
+        "geo.aggregate",
+        "geo",
+        "sum over keys of weight times carried value",
+        ("weights", "carried"),
+        attrs={"kind": Attr.of("str", "how values are combined", choices=("mean",))},
+        infer=_aggregate_types,
+        evaluate=lambda op, values, _: [
+            (values[0].unsqueeze(-1) * values[1]).sum(3).to(_torch_dtype(op.results[0].type))
+        ],
+    )
+)
 
 
 def _torch_dtype(t):
@@ -235,11 +264,19 @@ _ATTEND = {
     "aggregate": Attr.of("str", "how values are combined", choices=("mean",)),
 }
 
-define(OpDef(
-    "geo.attend", "geo", "a whole attention: output and log-sum-exp, without any n*n value",
-    ("q", "k", "v", "captures*"), results=2, attrs=_ATTEND, infer=_attend_types, verify=_attend_verify,
-    evaluate=_run_attend,
-))  # fmt: skip
+define(
+    OpDef(
+        "geo.attend",
+        "geo",
+        "a whole attention: output and log-sum-exp, without any n*n value",
+        ("q", "k", "v", "captures*"),
+        results=2,
+        attrs=_ATTEND,
+        infer=_attend_types,
+        verify=_attend_verify,
+        evaluate=_run_attend,
+    )
+)
 
 
 def _backward_types(op: Op):
@@ -253,11 +290,19 @@ def _run_backward(op, values, _):
     return [grads.get(n, torch.zeros_like(t)) for n, t in env.items()]
 
 
-define(OpDef(
-    "geo.attend_backward", "geo", "gradients of an attention's operands from those of its output and log-sum-exp",
-    ("o", "lse", "grad_o", "grad_lse", "q", "k", "v", "captures*"), results=-1, attrs=_ATTEND,
-    infer=_backward_types, verify=lambda op: _check_names(op, op.operands[4:]), evaluate=_run_backward,
-))  # fmt: skip
+define(
+    OpDef(
+        "geo.attend_backward",
+        "geo",
+        "gradients of an attention's operands from those of its output and log-sum-exp",
+        ("o", "lse", "grad_o", "grad_lse", "q", "k", "v", "captures*"),
+        results=-1,
+        attrs=_ATTEND,
+        infer=_backward_types,
+        verify=lambda op: _check_names(op, op.operands[4:]),
+        evaluate=_run_backward,
+    )
+)
 
 
 def _kernel_verify(op: Op) -> None:
@@ -266,16 +311,27 @@ def _kernel_verify(op: Op) -> None:
         raise VerifyError(f"{op.name}: grads {op.attrs['grads']} are not among its names {op.attrs['names']}")
 
 
-define(OpDef(
-    "geo.kernel", "geo", "an attention lowered to tile functions, forward and backward",
-    ("q", "k", "v", "captures*"), results=2,
-    attrs={"forward": Attr.of("symbol", "tile function (operands) -> (o, lse, what the backward takes for o if not o)"),
-           "backward": Attr.of("symbol", "tile function (grad_o, grad_lse, o, lse, operands) -> gradients"),
-           "names": _ATTEND["names"], "mask": _ATTEND["mask"],
-           "grads": Attr.of("list", "names whose gradients the backward returns, in order")},
-    infer=_attend_types, verify=_kernel_verify,
-    evaluate=lambda op, values, interp: interp.call(op.attrs["forward"].name, values)[:2],
-))  # fmt: skip
+define(
+    OpDef(
+        "geo.kernel",
+        "geo",
+        "an attention lowered to tile functions, forward and backward",
+        ("q", "k", "v", "captures*"),
+        results=2,
+        attrs={
+            "forward": Attr.of(
+                "symbol", "tile function (operands) -> (o, lse, what the backward takes for o if not o)"
+            ),
+            "backward": Attr.of("symbol", "tile function (grad_o, grad_lse, o, lse, operands) -> gradients"),
+            "names": _ATTEND["names"],
+            "mask": _ATTEND["mask"],
+            "grads": Attr.of("list", "names whose gradients the backward returns, in order"),
+        },
+        infer=_attend_types,
+        verify=_kernel_verify,
+        evaluate=lambda op, values, interp: interp.call(op.attrs["forward"].name, values)[:2],
+    )
+)
 
 
 # --- everything else ---------------------------------------------------------------------------------------
@@ -298,22 +354,34 @@ def _run_map(op, values, _):
     return [out.expand(*sizes, *out.shape[4:]).reshape(full).to(values[0].dtype)]
 
 
-define(OpDef(
-    "geo.map", "geo", "a number per token by a program; shaped like its first operand",
-    ("tensors*",), attrs={"program": Attr.of("program", "a number per token")},
-    infer=lambda op: [op.operands[0].type], verify=_map_verify, evaluate=_run_map,
-))  # fmt: skip
+define(
+    OpDef(
+        "geo.map",
+        "geo",
+        "a number per token by a program; shaped like its first operand",
+        ("tensors*",),
+        attrs={"program": Attr.of("program", "a number per token")},
+        infer=lambda op: [op.operands[0].type],
+        verify=_map_verify,
+        evaluate=_run_map,
+    )
+)
 
-define(OpDef(
-    "geo.constant", "geo", "a small constant tensor, its elements in row-major order", (),
-    attrs={"values": Attr.of("list", "numbers"), "type": Attr.of("type", "its type, static shape")},
-    infer=lambda op: [op.attrs["type"]],
-    evaluate=lambda op, values, _: [
-        torch.tensor(op.attrs["values"], dtype=_torch_dtype(op.attrs["type"])).reshape(
-            [int(d) for d in op.attrs["type"].shape]
-        )
-    ],
-))  # fmt: skip
+define(
+    OpDef(
+        "geo.constant",
+        "geo",
+        "a small constant tensor, its elements in row-major order",
+        (),
+        attrs={"values": Attr.of("list", "numbers"), "type": Attr.of("type", "its type, static shape")},
+        infer=lambda op: [op.attrs["type"]],
+        evaluate=lambda op, values, _: [
+            torch.tensor(op.attrs["values"], dtype=_torch_dtype(op.attrs["type"])).reshape(
+                [int(d) for d in op.attrs["type"].shape]
+            )
+        ],
+    )
+)
 
 
 def _slots(args):
@@ -335,21 +403,36 @@ def _call_verify(op: Op) -> None:
         raise VerifyError("torch.call names more keyword arguments than it has arguments")
 
 
-define(OpDef(
-    "torch.call", "geo", "an ATen operator kept as it is; #n stands for the n-th operand",
-    ("operands*",), results=-1,
-    attrs={"target": Attr.of("str", "operator and overload, as aten.linear.default"),
-           "args": Attr.of("list", "arguments, possibly nested"),
-           "kwargs": Attr.of("list", "names of the last arguments, which go by keyword", required=False),
-           "effect": Attr.of("bool", "it changes state or draws random numbers: keep it, in order", required=False)},
-    verify=_call_verify, evaluate=lambda op, values, interp: interp.torch_call(op, values),
-))  # fmt: skip
+define(
+    OpDef(
+        "torch.call",
+        "geo",
+        "an ATen operator kept as it is; #n stands for the n-th operand",
+        ("operands*",),
+        results=-1,
+        attrs={
+            "target": Attr.of("str", "operator and overload, as aten.linear.default"),
+            "args": Attr.of("list", "arguments, possibly nested"),
+            "kwargs": Attr.of("list", "names of the last arguments, which go by keyword", required=False),
+            "effect": Attr.of("bool", "it changes state or draws random numbers: keep it, in order", required=False),
+        },
+        verify=_call_verify,
+        evaluate=lambda op, values, interp: interp.torch_call(op, values),
+    )
+)
 
-define(OpDef(
-    "geo.checkpoint", "geo", "calls a function whose intermediates are recomputed in the backward pass",
-    ("operands*",), results=-1, attrs={"body": Attr.of("symbol", "a geo function")},
-    evaluate=lambda op, values, interp: interp.call(op.attrs["body"].name, values), pure=False,
-))  # fmt: skip
+define(
+    OpDef(
+        "geo.checkpoint",
+        "geo",
+        "calls a function whose intermediates are recomputed in the backward pass",
+        ("operands*",),
+        results=-1,
+        attrs={"body": Attr.of("symbol", "a geo function")},
+        evaluate=lambda op, values, interp: interp.call(op.attrs["body"].name, values),
+        pure=False,
+    )
+)
 
 define(
     OpDef("geo.return", "geo", "ends a function with its results", ("values*",), results=0, terminator=True, pure=False)

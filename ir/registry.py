@@ -59,9 +59,17 @@ class TorchConst:
 
 
 _KINDS: dict[str, tuple[type, ...]] = {
-    "int": (int,), "float": (float, int), "bool": (bool,), "str": (str,), "list": (tuple,), "program": (Program,),
-    "type": (Type,), "dim": (Dim, int), "symbol": (Symbol,), "any": (object,),
-}  # fmt: skip
+    "int": (int,),
+    "float": (float, int),
+    "bool": (bool,),
+    "str": (str,),
+    "list": (tuple,),
+    "program": (Program,),
+    "type": (Type,),
+    "dim": (Dim, int),
+    "symbol": (Symbol,),
+    "any": (object,),
+}
 
 
 @dataclass(frozen=True)
@@ -133,9 +141,8 @@ def check_against_declaration(op: Op) -> None:
     if d.infer is not None:
         inferred = list(d.infer(op))
         if inferred != [r.type for r in op.results]:
-            raise VerifyError(
-                f"{op.name} yields ({', '.join(map(str, inferred))}), not ({', '.join(str(r.type) for r in op.results)})"
-            )
+            found = ", ".join(str(r.type) for r in op.results)
+            raise VerifyError(f"{op.name} yields ({', '.join(map(str, inferred))}), not ({found})")
     if d.verify is not None:
         d.verify(op)
 

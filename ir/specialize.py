@@ -109,9 +109,10 @@ def _hoist(block: Block, written: set[Value]) -> int:
             moved += _hoist(region, written)
             inside = {*region.args, *(r for inner in region.ops for r in inner.results)}
             free = [
-                x for x in region.ops
+                x
+                for x in region.ops
                 if x.name == "tile.load" and x.operands[0] not in written and not any(v in inside for v in x.operands)
-            ]  # fmt: skip
+            ]
             if op.name in ("tile.for", "tile.sweep") and free:
                 region.ops = [x for x in region.ops if x not in free]
                 at = block.ops.index(op)

@@ -47,126 +47,233 @@ _SIZES = Attr.of("list", "extents (B, H, N, M) of the attention")
 
 # --- whole buffers -----------------------------------------------------------------------------------------
 _def(
-    "tile.token", "a per-token program over whole buffers; the result has the axes named, b and h flattened to g "
-    "when flat", ("buffers*",),
-    {"program": Attr.of("program", "what is computed; must not depend on both i and j"),
-     "axes": Attr.of("str", "axes of the result", choices=("bhid", "bhjd", "bhi", "bhj", "bh", "")),
-     "sizes": _SIZES, "flat": Attr.of("bool", "one leading axis g in place of b, h")},
-    verify=lambda op: _token_verify(op), evaluate=ev.token,
-)  # fmt: skip
+    "tile.token",
+    "a per-token program over whole buffers; the result has the axes named, b and h flattened to g when flat",
+    ("buffers*",),
+    {
+        "program": Attr.of("program", "what is computed; must not depend on both i and j"),
+        "axes": Attr.of("str", "axes of the result", choices=("bhid", "bhjd", "bhi", "bhj", "bh", "")),
+        "sizes": _SIZES,
+        "flat": Attr.of("bool", "one leading axis g in place of b, h"),
+    },
+    verify=lambda op: _token_verify(op),
+    evaluate=ev.token,
+)
 _def(
-    "tile.gradient", "a per-token program summed to the shape of the first buffer: the gradient of that operand; with "
+    "tile.gradient",
+    "a per-token program summed to the shape of the first buffer: the gradient of that operand; with "
     "add, the last buffer is added to it",
     ("like", "buffers*"),
-    {"program": Attr.of("program", "the cotangent, possibly on more axes than the operand has"),
-     "axes": Attr.of("str", "declared axes of the operand"), "sizes": _SIZES,
-     "add": Attr.of("bool", "the last buffer is another part of the gradient")},
-    infer=lambda op: [op.operands[0].type], evaluate=ev.gradient,
-)  # fmt: skip
+    {
+        "program": Attr.of("program", "the cotangent, possibly on more axes than the operand has"),
+        "axes": Attr.of("str", "declared axes of the operand"),
+        "sizes": _SIZES,
+        "add": Attr.of("bool", "the last buffer is another part of the gradient"),
+    },
+    infer=lambda op: [op.operands[0].type],
+    evaluate=ev.gradient,
+)
 _def(
-    "tile.finish", "an accumulated pair or table gradient in the shape and type of its operand, times a factor", ("buffer",),
-    {"factor": Attr.of("float", "what it is multiplied by")}, evaluate=ev.finish,
-)  # fmt: skip
+    "tile.finish",
+    "an accumulated pair or table gradient in the shape and type of its operand, times a factor",
+    ("buffer",),
+    {"factor": Attr.of("float", "what it is multiplied by")},
+    evaluate=ev.finish,
+)
 _def(
-    "tile.alloc", "a new buffer, filled when a fill is given", (),
-    {"fill": Attr.of("float", "initial value", required=False)}, evaluate=ev.alloc,
-)  # fmt: skip
+    "tile.alloc",
+    "a new buffer, filled when a fill is given",
+    (),
+    {"fill": Attr.of("float", "initial value", required=False)},
+    evaluate=ev.alloc,
+)
 _def(
-    "tile.view", "a pair tensor with all of the axes b, h, i, j, of size 1 where it had none", ("buffer",),
-    {"axes": Attr.of("str", "the axes it has")}, evaluate=ev.view,
-)  # fmt: skip
+    "tile.view",
+    "a pair tensor with all of the axes b, h, i, j, of size 1 where it had none",
+    ("buffer",),
+    {"axes": Attr.of("str", "the axes it has")},
+    evaluate=ev.view,
+)
 _def(
-    "tile.classify", "sorts the tiles of a mask into empty, full and partial by interval bounds over its captures",
+    "tile.classify",
+    "sorts the tiles of a mask into empty, full and partial by interval bounds over its captures",
     ("captures*",),
-    {"mask": Attr.of("program", "which pairs may talk"), "rows": Attr.of("int", "rows of a tile"),
-     "cols": Attr.of("int", "columns of a tile"), "sizes": _SIZES, "heads": Attr.of("int", "problems of a g tile")},
-    infer=lambda op: [OpaqueType()], evaluate=ev.classify,
-)  # fmt: skip
+    {
+        "mask": Attr.of("program", "which pairs may talk"),
+        "rows": Attr.of("int", "rows of a tile"),
+        "cols": Attr.of("int", "columns of a tile"),
+        "sizes": _SIZES,
+        "heads": Attr.of("int", "problems of a g tile"),
+    },
+    infer=lambda op: [OpaqueType()],
+    evaluate=ev.classify,
+)
 _def(
-    "tile.library", "the library's fused attention over blocks of rows; (q, k, v) are buffers of equal width, bias "
-    "is one number per key; empty tiles are skipped and only partial ones see the mask", ("q", "k", "v", "rest*"),
-    {"causal": Attr.of("bool", "key j is open to query i iff j <= i"),
-     "bias": Attr.of("bool", "the fourth operand is the bias"),
-     "map": Attr.of("bool", "the next operand is the tile map"),
-     "mask": Attr.of("program", "mask of partial tiles, over the remaining operands", required=False),
-     "rows": Attr.of("int", "rows of a block"), "sizes": _SIZES},
-    results=2, evaluate=ev.library,
-)  # fmt: skip
+    "tile.library",
+    "the library's fused attention over blocks of rows; (q, k, v) are buffers of equal width, bias "
+    "is one number per key; empty tiles are skipped and only partial ones see the mask",
+    ("q", "k", "v", "rest*"),
+    {
+        "causal": Attr.of("bool", "key j is open to query i iff j <= i"),
+        "bias": Attr.of("bool", "the fourth operand is the bias"),
+        "map": Attr.of("bool", "the next operand is the tile map"),
+        "mask": Attr.of("program", "mask of partial tiles, over the remaining operands", required=False),
+        "rows": Attr.of("int", "rows of a block"),
+        "sizes": _SIZES,
+    },
+    results=2,
+    evaluate=ev.library,
+)
 
 # --- loops -------------------------------------------------------------------------------------------------
 _def(
-    "tile.for", "loop over an axis in steps; carries values from one round to the next", ("inits*",),
-    {"axis": Attr.of("str", "what it walks", choices=("g", "i", "j", "c")),
-     "upper": Attr.of("dim", "extent of the axis"), "step": Attr.of("int", "tile extent"),
-     "kind": Attr.of("str", "par: rounds are independent; red: they only accumulate; seq: in order",
-                     choices=("par", "red", "seq"))},
-    results=-1, regions=("body",), verify=lambda op: _for_verify(op, 0, [INDEX]), evaluate=ev.loop, planned=True,
-)  # fmt: skip
+    "tile.for",
+    "loop over an axis in steps; carries values from one round to the next",
+    ("inits*",),
+    {
+        "axis": Attr.of("str", "what it walks", choices=("g", "i", "j", "c")),
+        "upper": Attr.of("dim", "extent of the axis"),
+        "step": Attr.of("int", "tile extent"),
+        "kind": Attr.of(
+            "str",
+            "par: rounds are independent; red: they only accumulate; seq: in order",
+            choices=("par", "red", "seq"),
+        ),
+    },
+    results=-1,
+    regions=("body",),
+    verify=lambda op: _for_verify(op, 0, [INDEX]),
+    evaluate=ev.loop,
+    planned=True,
+)
 _def(
-    "tile.sweep", "loop over the non-empty runs of columns of one row block; the second argument of the body tells "
-    "whether the run is partial", ("map", "g", "i", "inits*"),
-    {"upper": Attr.of("dim", "extent of j"), "step": Attr.of("int", "largest run"),
-     "kind": Attr.of("str", "as in tile.for", choices=("red", "seq"))},
-    results=-1, regions=("body",), verify=lambda op: _for_verify(op, 3, [INDEX, BOOL]), evaluate=ev.sweep, planned=True,
-)  # fmt: skip
+    "tile.sweep",
+    "loop over the non-empty runs of columns of one row block; the second argument of the body tells "
+    "whether the run is partial",
+    ("map", "g", "i", "inits*"),
+    {
+        "upper": Attr.of("dim", "extent of j"),
+        "step": Attr.of("int", "largest run"),
+        "kind": Attr.of("str", "as in tile.for", choices=("red", "seq")),
+    },
+    results=-1,
+    regions=("body",),
+    verify=lambda op: _for_verify(op, 3, [INDEX, BOOL]),
+    evaluate=ev.sweep,
+    planned=True,
+)
 _def(
-    "tile.guard", "yields its operands unless an entry of the first lies below a limit; then what its body yields",
-    ("values*",), {"least": Attr.of("float", "the limit")}, results=-1, regions=("body",),
-    infer=lambda op: [v.type for v in op.operands], evaluate=ev.guard, planned=True,
-)  # fmt: skip
+    "tile.guard",
+    "yields its operands unless an entry of the first lies below a limit; then what its body yields",
+    ("values*",),
+    {"least": Attr.of("float", "the limit")},
+    results=-1,
+    regions=("body",),
+    infer=lambda op: [v.type for v in op.operands],
+    evaluate=ev.guard,
+    planned=True,
+)
 _def("tile.yield", "ends a loop body with the carried values", ("values*",), results=0, terminator=True, pure=False)
 _def("tile.return", "ends a function with its results", ("values*",), results=0, terminator=True, pure=False)
 
 # --- tiles -------------------------------------------------------------------------------------------------
 _AXES = Attr.of("str", "axes of the tile", choices=tuple(TILE_AXES))
 _def(
-    "tile.load", "the block of a buffer at loop positions; a pair buffer (gij) may have size 1 along b, h, i, j",
-    ("buffer", "positions*"), {"axes": _AXES, "sizes": Attr.of("list", "extents (B, H, N, M)", required=False)},
-    verify=lambda op: _access_verify(op, 0), evaluate=ev.load,
-)  # fmt: skip
+    "tile.load",
+    "the block of a buffer at loop positions; a pair buffer (gij) may have size 1 along b, h, i, j",
+    ("buffer", "positions*"),
+    {"axes": _AXES, "sizes": Attr.of("list", "extents (B, H, N, M)", required=False)},
+    verify=lambda op: _access_verify(op, 0),
+    evaluate=ev.load,
+)
 _def(
-    "tile.store", "writes a tile to a buffer at loop positions, or adds it there", ("value", "buffer", "positions*"),
-    {"axes": _AXES, "add": Attr.of("bool", "add instead of write"),
-     "sizes": Attr.of("list", "extents (B, H, N, M)", required=False)},
-    results=0, verify=lambda op: _access_verify(op, 1), evaluate=ev.store, pure=False,
-)  # fmt: skip
+    "tile.store",
+    "writes a tile to a buffer at loop positions, or adds it there",
+    ("value", "buffer", "positions*"),
+    {
+        "axes": _AXES,
+        "add": Attr.of("bool", "add instead of write"),
+        "sizes": Attr.of("list", "extents (B, H, N, M)", required=False),
+    },
+    results=0,
+    verify=lambda op: _access_verify(op, 1),
+    evaluate=ev.store,
+    pure=False,
+)
 _def(
-    "tile.dot", "contraction of two tiles, added to a third when given: nt (i,d)(j,d)->(i,j), nn (i,j)(j,d)->(i,d), "
-    "tn (i,j)(i,d)->(j,d)", ("a", "b", "c*"), {"form": Attr.of("str", "see above", choices=("nt", "nn", "tn"))},
-    infer=lambda op: [_dot_type(op)], evaluate=ev.dot, planned=True,
-)  # fmt: skip
+    "tile.dot",
+    "contraction of two tiles, added to a third when given: nt (i,d)(j,d)->(i,j), nn (i,j)(j,d)->(i,d), "
+    "tn (i,j)(i,d)->(j,d)",
+    ("a", "b", "c*"),
+    {"form": Attr.of("str", "see above", choices=("nt", "nn", "tn"))},
+    infer=lambda op: [_dot_type(op)],
+    evaluate=ev.dot,
+    planned=True,
+)
 _def(
-    "tile.map", "programs over tiles element by element, broadcasting; parameters bind to operands in order", ("tiles*",),
+    "tile.map",
+    "programs over tiles element by element, broadcasting; parameters bind to operands in order",
+    ("tiles*",),
     {"programs": Attr.of("list", "one program per result, all over the same parameters")},
-    results=-1, verify=lambda op: _map_verify(op), evaluate=ev.map_tiles, planned=True,
-)  # fmt: skip
+    results=-1,
+    verify=lambda op: _map_verify(op),
+    evaluate=ev.map_tiles,
+    planned=True,
+)
 _def(
-    "tile.mask", "a value where the mask does not hold; the mask is evaluated only in partial tiles",
+    "tile.mask",
+    "a value where the mask does not hold; the mask is evaluated only in partial tiles",
     ("tile", "partial", "captures*"),
     {"mask": Attr.of("program", "which pairs may talk, over tiles"), "value": Attr.of("float", "the fill")},
-    infer=lambda op: [op.operands[0].type], evaluate=ev.mask_tile, planned=True,
-)  # fmt: skip
+    infer=lambda op: [op.operands[0].type],
+    evaluate=ev.mask_tile,
+    planned=True,
+)
 _def(
-    "tile.reduce", "largest entry or sum along i, j or both, with the second operand added or compared in",
+    "tile.reduce",
+    "largest entry or sum along i, j or both, with the second operand added or compared in",
     ("tile", "into*"),
-    {"op": Attr.of("str", "what is kept", choices=("max", "sum")), "over": Attr.of("str", "axes", choices=("i", "j", "ij"))},
-    infer=lambda op: [_reduce_type(op)], evaluate=ev.reduce, planned=True,
-)  # fmt: skip
+    {
+        "op": Attr.of("str", "what is kept", choices=("max", "sum")),
+        "over": Attr.of("str", "axes", choices=("i", "j", "ij")),
+    },
+    infer=lambda op: [_reduce_type(op)],
+    evaluate=ev.reduce,
+    planned=True,
+)
 _def(
-    "tile.fill", "a constant tile at loop positions", ("positions*",),
-    {"value": Attr.of("float", "the constant"), "axes": _AXES}, evaluate=ev.fill, planned=True,
-)  # fmt: skip
+    "tile.fill",
+    "a constant tile at loop positions",
+    ("positions*",),
+    {"value": Attr.of("float", "the constant"), "axes": _AXES},
+    evaluate=ev.fill,
+    planned=True,
+)
 _def(
-    "tile.scatter", "adds a tile into a table at the positions a lookup reads", ("value", "table", "g", "tiles*"),
-    {"positions": Attr.of("list", "programs of the table positions, over tiles"),
-     "axes": Attr.of("str", "axes of the table"), "sizes": _SIZES},
-    results=0, evaluate=ev.scatter, pure=False,
-)  # fmt: skip
+    "tile.scatter",
+    "adds a tile into a table at the positions a lookup reads",
+    ("value", "table", "g", "tiles*"),
+    {
+        "positions": Attr.of("list", "programs of the table positions, over tiles"),
+        "axes": Attr.of("str", "axes of the table"),
+        "sizes": _SIZES,
+    },
+    results=0,
+    evaluate=ev.scatter,
+    pure=False,
+)
 _def(
-    "tile.lookup", "entries of a table at positions computed per pair", ("table", "g", "tiles*"),
-    {"positions": Attr.of("list", "programs of the table positions, over tiles"),
-     "axes": Attr.of("str", "axes of the table"), "sizes": _SIZES}, evaluate=ev.lookup_tile, planned=True,
-)  # fmt: skip
+    "tile.lookup",
+    "entries of a table at positions computed per pair",
+    ("table", "g", "tiles*"),
+    {
+        "positions": Attr.of("list", "programs of the table positions, over tiles"),
+        "axes": Attr.of("str", "axes of the table"),
+        "sizes": _SIZES,
+    },
+    evaluate=ev.lookup_tile,
+    planned=True,
+)
 
 
 # --- type rules --------------------------------------------------------------------------------------------
@@ -183,8 +290,10 @@ def _for_verify(op: Op, skip: int, lead) -> None:
     (body,) = op.regions
     carried = [v.type for v in op.operands[skip:]]
     if [a.type for a in body.args] != [*lead, *carried]:
-        raise VerifyError(f"the body of {op.name} takes ({', '.join(str(a.type) for a in body.args)}), "
-                          f"not ({', '.join(map(str, [*lead, *carried]))})")  # fmt: skip
+        raise VerifyError(
+            f"the body of {op.name} takes ({', '.join(str(a.type) for a in body.args)}), "
+            f"not ({', '.join(map(str, [*lead, *carried]))})"
+        )
     if [r.type for r in op.results] != carried:
         raise VerifyError(f"{op.name} must yield the types it carries")
     if not body.ops or [v.type for v in body.ops[-1].operands] != carried:

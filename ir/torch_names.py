@@ -6,14 +6,50 @@ import re
 
 from aatc.ir.registry import TorchConst
 
-NAMES = frozenset({
-    "float64", "double", "float32", "float", "float16", "half", "bfloat16", "float8_e4m3fn",
-    "float8_e5m2", "float8_e4m3fnuz", "float8_e5m2fnuz", "float8_e8m0fnu", "int64", "long", "int32",
-    "int", "int16", "short", "int8", "uint8", "uint16", "uint32", "uint64", "bool", "complex32",
-    "complex64", "cfloat", "complex128", "cdouble", "strided", "sparse_coo", "sparse_csr", "sparse_csc",
-    "sparse_bsr", "sparse_bsc", "jagged", "contiguous_format", "preserve_format", "channels_last",
-    "channels_last_3d",
-})  # fmt: skip
+NAMES = frozenset(
+    {
+        "float64",
+        "double",
+        "float32",
+        "float",
+        "float16",
+        "half",
+        "bfloat16",
+        "float8_e4m3fn",
+        "float8_e5m2",
+        "float8_e4m3fnuz",
+        "float8_e5m2fnuz",
+        "float8_e8m0fnu",
+        "int64",
+        "long",
+        "int32",
+        "int",
+        "int16",
+        "short",
+        "int8",
+        "uint8",
+        "uint16",
+        "uint32",
+        "uint64",
+        "bool",
+        "complex32",
+        "complex64",
+        "cfloat",
+        "complex128",
+        "cdouble",
+        "strided",
+        "sparse_coo",
+        "sparse_csr",
+        "sparse_csc",
+        "sparse_bsr",
+        "sparse_bsc",
+        "jagged",
+        "contiguous_format",
+        "preserve_format",
+        "channels_last",
+        "channels_last_3d",
+    }
+)
 _DEVICE = re.compile(r"cpu|meta|vulkan|cuda(:[0-9]{1,3})?")
 
 

@@ -26,10 +26,14 @@ Ranges = Mapping[str, tuple[int, int | None]]
 
 #: Operands that a result may replace in place, by operation: a slice of the operand list.
 IN_PLACE = {
-    "tile.map": slice(0, None), "tile.mask": slice(0, 1), "tile.dot": slice(2, None),
-    "tile.reduce": slice(1, None), "tile.for": slice(0, None), "tile.sweep": slice(3, None),
+    "tile.map": slice(0, None),
+    "tile.mask": slice(0, 1),
+    "tile.dot": slice(2, None),
+    "tile.reduce": slice(1, None),
+    "tile.for": slice(0, None),
+    "tile.sweep": slice(3, None),
     "tile.guard": slice(0, None),
-}  # fmt: skip
+}
 _CARRIES = {"tile.for": 0, "tile.sweep": 3, "tile.guard": 0}  # first carried operand
 _LOOPS = ("tile.for", "tile.sweep")
 

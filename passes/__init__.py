@@ -23,7 +23,25 @@ def default_pipeline(extra: Iterable[Pass] = ()) -> Pipeline:
 
 
 __all__ = [
-    "DEFAULT", "REGISTRY", "AdaptiveTile", "Canonicalize", "Certificate", "CommonSubexpressions", "Context", "DeadCode",
-    "FoldConstants", "FuseAttention", "FuseNormalizer", "Pass", "PassReport", "Pipeline", "PipelineResult", "PlanMemory",
-    "SimplifyScore", "default_pipeline", "register", "run_passes", "verify",
-]  # fmt: skip
+    "DEFAULT",
+    "REGISTRY",
+    "AdaptiveTile",
+    "Canonicalize",
+    "Certificate",
+    "CommonSubexpressions",
+    "Context",
+    "DeadCode",
+    "FoldConstants",
+    "FuseAttention",
+    "FuseNormalizer",
+    "Pass",
+    "PassReport",
+    "Pipeline",
+    "PipelineResult",
+    "PlanMemory",
+    "SimplifyScore",
+    "default_pipeline",
+    "register",
+    "run_passes",
+    "verify",
+]

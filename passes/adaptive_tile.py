@@ -81,11 +81,19 @@ class AdaptiveTile(Pass):
         attrs = {"forward": Symbol(stem), "backward": Symbol(backward.name), "names": a.names, "grads": tuple(grads)}
         if a.programs.mask is not None:
             attrs["mask"] = a.programs.mask
-        return Op("geo.kernel", op.operands, attrs,
-                  [r.type for r in op.results], loc=op.loc, result_names=[r.name for r in op.results])  # fmt: skip
+        return Op(
+            "geo.kernel",
+            op.operands,
+            attrs,
+            [r.type for r in op.results],
+            loc=op.loc,
+            result_names=[r.name for r in op.results],
+        )
 
     def _schedule(self, a: Attention, target: Target) -> Schedule:
-        chosen = cost_model(a, target, library="sdpa" in target.library and self.library and library_form(a) is not None)
+        chosen = cost_model(
+            a, target, library="sdpa" in target.library and self.library and library_form(a) is not None
+        )
         return Schedule(
             self.heads or chosen.heads, self.rows or chosen.rows, self.cols or chosen.cols, self.grain or chosen.grain
         )
@@ -208,8 +216,16 @@ def lower_library(a: Attention, forms: Forms, plain: Library, s: Schedule, name:
 
     def token(e: Expr, axes: str, t: TensorType, hint: str):
         program = Program.of(e)
-        return b.op("tile.token", [fr.operands[n] for n in program.names], [t], names=[hint], program=program, axes=axes,
-                    sizes=a.sizes, flat=False)[0]  # fmt: skip
+        return b.op(
+            "tile.token",
+            [fr.operands[n] for n in program.names],
+            [t],
+            names=[hint],
+            program=program,
+            axes=axes,
+            sizes=a.sizes,
+            flat=False,
+        )[0]
 
     operands = [
         token(_padded(plain.row, plain.pad_qk), "bhid", row_type, "rows"),
@@ -223,9 +239,18 @@ def lower_library(a: Attention, forms: Forms, plain: Library, s: Schedule, name:
         tiles = classify(fr, s.rows, _extent(a.problems, 1 << 30))
         assert tiles is not None
         operands += [tiles, *(fr.operands[n] for n in mask.names)]
-    out, lse = b.op("tile.library", operands, [row_type, TensorType(a.dtype, (a.batch, a.heads, a.rows))], names=["out", "lse"],
-                    causal=plain.causal, bias=plain.bias is not None, map=mask is not None, mask=mask, rows=s.rows,
-                    sizes=a.sizes)  # fmt: skip
+    out, lse = b.op(
+        "tile.library",
+        operands,
+        [row_type, TensorType(a.dtype, (a.batch, a.heads, a.rows))],
+        names=["out", "lse"],
+        causal=plain.causal,
+        bias=plain.bias is not None,
+        map=mask is not None,
+        mask=mask,
+        rows=s.rows,
+        sizes=a.sizes,
+    )
     if plain.pad_v:
         out = _cut(b, a, out)
     return new_func(name, b, args, finish_output(fr, forms, out, lse), {"schedule": str(s)})

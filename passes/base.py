@@ -138,9 +138,13 @@ class Pipeline:
         return ",".join(map(str, self.passes))
 
     def run(
-        self, module: Module, *, target: Target | None = None, verify_each: bool = True,
+        self,
+        module: Module,
+        *,
+        target: Target | None = None,
+        verify_each: bool = True,
         on_stage: Callable[[int, str, Module], None] | None = None,
-    ) -> PipelineResult:  # fmt: skip
+    ) -> PipelineResult:
         """Runs the passes on a copy of ``module``. PassError names the pass whose condition fails."""
         module = module.clone()
         stages = {"import": module.clone()}
@@ -187,8 +191,10 @@ def _check(p: Pass, conditions: tuple[str, ...], module: Module, word: str) -> N
             )
         check, meaning = CONDITIONS[c]
         if not check(module):
-            raise PassError(f"pass {p.name} {word} that {meaning} ({c}), which does not hold",
-                            hint="check the order of the passes in the pipeline")  # fmt: skip
+            raise PassError(
+                f"pass {p.name} {word} that {meaning} ({c}), which does not hold",
+                hint="check the order of the passes in the pipeline",
+            )
 
 
 def _make(name: str, options: str) -> Pass:

@@ -34,13 +34,23 @@ class Certificate:
         return f"{self.rule} [{self.proof_level}, residual {self.residual:.1e}]: {self.statement}{given}"
 
 
-def certify(rule: str, statement: str, witness: tuple, *, assumptions: tuple[str, ...] = (), level: str = "P1",
-            tolerance: float = 1e-9, subject: str = "") -> Certificate:  # fmt: skip
+def certify(
+    rule: str,
+    statement: str,
+    witness: tuple,
+    *,
+    assumptions: tuple[str, ...] = (),
+    level: str = "P1",
+    tolerance: float = 1e-9,
+    subject: str = "",
+) -> Certificate:
     """A certificate whose witness has just been checked; ScoreError when the check fails (a compiler bug)."""
     residual = verify(witness)
     if not residual <= tolerance:
-        raise ScoreError(f"rewrite {rule} does not hold: residual {residual:.2e} above {tolerance:.0e}",
-                         hint="this is a bug of aatc; the module before the rewrite is still valid")  # fmt: skip
+        raise ScoreError(
+            f"rewrite {rule} does not hold: residual {residual:.2e} above {tolerance:.0e}",
+            hint="this is a bug of aatc; the module before the rewrite is still valid",
+        )
     return Certificate(rule, level, statement, assumptions, witness, residual, tolerance, subject)
 
 

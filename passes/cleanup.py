@@ -143,8 +143,14 @@ class FoldConstants(Pass):
         t = TensorType.of(dtype_name(value.dtype), value.shape)
         if t != op.result.type:
             return None
-        return Op("geo.constant", [], {"values": tuple(value.flatten().tolist()), "type": t}, [t], loc=op.loc,
-                  result_names=[op.result.name])  # fmt: skip
+        return Op(
+            "geo.constant",
+            [],
+            {"values": tuple(value.flatten().tolist()), "type": t},
+            [t],
+            loc=op.loc,
+            result_names=[op.result.name],
+        )
 
 
 def _elements(shape) -> int:

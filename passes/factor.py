@@ -145,8 +145,10 @@ class Factored:
             body = self._channel(e.args[0])
         expr, rows, cols = body
         if any(isinstance(self.atoms.get(x), ChannelSum) for x in postorder(e)):
-            raise UnsupportedError(f"{e} sums over channels inside a sum over channels, per pair",
-                                   hint="combine q and k by contractions, or in one sum")  # fmt: skip
+            raise UnsupportedError(
+                f"{e} sums over channels inside a sum over channels, per pair",
+                hint="combine q and k by contractions, or in one sum",
+            )
         self.atoms[e] = ChannelSum(param(self.fresh("z"), "bhij"), expr, rows, cols)
 
     def _channel(self, v: Expr):

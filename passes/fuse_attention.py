@@ -84,8 +84,14 @@ def _fuse(func: Func, aggregate: Op) -> None:
         )
     attrs["names"] = tuple(names.values)
     # the whole attention moves to where its last operand is ready: the aggregate
-    fused = Op("geo.attend", list(names.values.values()), attrs, [aggregate.result.type, normalize.results[1].type],
-               loc=normalize.loc or aggregate.loc, result_names=[aggregate.result.name or "o", "lse"])  # fmt: skip
+    fused = Op(
+        "geo.attend",
+        list(names.values.values()),
+        attrs,
+        [aggregate.result.type, normalize.results[1].type],
+        loc=normalize.loc or aggregate.loc,
+        result_names=[aggregate.result.name or "o", "lse"],
+    )
     func.body.ops[func.body.ops.index(aggregate)] = fused
     replace_uses(func.body, {aggregate.result: fused.results[0], normalize.results[1]: fused.results[1]})
     _after(func, fused)

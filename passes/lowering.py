@@ -77,8 +77,16 @@ class Builder:
     dtype: str
     blocks: list[Block] = field(default_factory=lambda: [Block()])
 
-    def op(self, name: str, operands: Sequence[Value] = (), types: Sequence[Type] = (), *, names: Sequence[str] = (),
-           regions: Sequence[Block] = (), **attrs) -> list[Value]:  # fmt: skip
+    def op(
+        self,
+        name: str,
+        operands: Sequence[Value] = (),
+        types: Sequence[Type] = (),
+        *,
+        names: Sequence[str] = (),
+        regions: Sequence[Block] = (),
+        **attrs,
+    ) -> list[Value]:
         attrs = {k: v for k, v in attrs.items() if v is not None}
         op = Op(name, operands, attrs, types, regions=regions, loc=self.loc, result_names=names)
         self.blocks[-1].add(op)
@@ -112,16 +120,27 @@ class Builder:
     def reduce(self, kind: str, over: str, x: Value, into: Value | None = None, *, name: str = "") -> Value:
         t: TileType = x.type  # type: ignore[assignment]
         shape = [t.shape[0], 1 if "i" in over else t.shape[1], 1 if "j" in over else t.shape[2]]
-        return self.op("tile.reduce", [x, *([into] if into is not None else [])], [TileType.of(t.dtype, shape)],
-                       names=[name], op=kind, over=over)[0]  # fmt: skip
+        return self.op(
+            "tile.reduce",
+            [x, *([into] if into is not None else [])],
+            [TileType.of(t.dtype, shape)],
+            names=[name],
+            op=kind,
+            over=over,
+        )[0]
 
     def map(self, results: Iterable[tuple[str, Expr, TileType]], env: dict[str, Value]) -> list[Value]:
         """One `tile.map` of several (name, expression over atoms, type); env binds atoms by name."""
         results = list(results)
         used = tuple(params(*(e for _, e, _ in results)))
         programs = tuple(Program(used, e) for _, e, _ in results)
-        return self.op("tile.map", [env[p.name] for p in used], [t for *_, t in results], names=[n for n, *_ in results],
-                       programs=programs)  # fmt: skip
+        return self.op(
+            "tile.map",
+            [env[p.name] for p in used],
+            [t for *_, t in results],
+            names=[n for n, *_ in results],
+            programs=programs,
+        )
 
 
 def token_type(a: Attention, t: Token, flat: bool = True) -> TensorType:
@@ -139,8 +158,16 @@ def compute_tokens(
     out = {}
     for t in tokens:
         program = Program.of(t.expr)
-        out[t.name] = b.op("tile.token", [env[n] for n in program.names], [token_type(a, t)], names=[t.name],
-                           program=program, axes=t.axes, sizes=a.sizes, flat=True)[0]  # fmt: skip
+        out[t.name] = b.op(
+            "tile.token",
+            [env[n] for n in program.names],
+            [token_type(a, t)],
+            names=[t.name],
+            program=program,
+            axes=t.axes,
+            sizes=a.sizes,
+            flat=True,
+        )[0]
     return out
 
 
@@ -152,11 +179,19 @@ def load_token(b: Builder, a: Attention, s: Schedule, t: Token, buffer: Value, a
     axes = TILE_OF[t.axes]
     extent = {"g": s.heads, "i": s.rows, "j": s.cols}
     w = int(buffer.type.shape[-1]) if t.axes.endswith("d") else 1  # type: ignore[attr-defined]
-    shape = [extent["g"] if "g" in axes else 1, extent["i"] if "i" in axes else (extent["j"] if axes == "gjd" else 1),
-             w if axes.endswith("d") else (extent["j"] if "j" in axes else 1)]  # fmt: skip
+    shape = [
+        extent["g"] if "g" in axes else 1,
+        extent["i"] if "i" in axes else (extent["j"] if axes == "gjd" else 1),
+        w if axes.endswith("d") else (extent["j"] if "j" in axes else 1),
+    ]
     dtype = {"f": a.dtype, "i": "i64", "b": "bool"}[t.dtype]
-    return b.op("tile.load", [buffer, *(at[c] for c in axes if c != "d")], [TileType.of(dtype, shape)], names=[f"{t.name}_t"],
-                axes=axes)[0]  # fmt: skip
+    return b.op(
+        "tile.load",
+        [buffer, *(at[c] for c in axes if c != "d")],
+        [TileType.of(dtype, shape)],
+        names=[f"{t.name}_t"],
+        axes=axes,
+    )[0]
 
 
 def load_channel(b: Builder, a: Attention, s: Schedule, t: Token, buffer: Value, at: dict[str, Value]) -> Value:

@@ -23,7 +23,7 @@ from aatc.ir.score.expr import (
     rebuild,
     sub,
     total,
-)  # fmt: skip
+)
 
 RULES = {
     "adjoint": "dot(x, T y) → dot(Tᵗ x, y) for a map T that depends on the query only",

@@ -85,8 +85,14 @@ def _restore_lse(func: Func, normalize: Op, metric: Op, row: Expr) -> None:
         name += "_"
     inner = param(name, "bhi")
     program = Program.of(add(inner, row), [inner])
-    fixed = Op("geo.map", [lse, *(bound[p] for p in program.params[1:])], {"program": program}, [lse.type],
-               loc=normalize.loc, result_names=["lse"])  # fmt: skip
+    fixed = Op(
+        "geo.map",
+        [lse, *(bound[p] for p in program.params[1:])],
+        {"program": program},
+        [lse.type],
+        loc=normalize.loc,
+        result_names=["lse"],
+    )
     for u in func.body.ops:
         u.operands = [fixed.result if v is lse else v for v in u.operands]
     func.body.ops.insert(func.body.ops.index(normalize) + 1, fixed)

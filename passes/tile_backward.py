@@ -203,8 +203,10 @@ class _Plan:
         p = self._weights(fr, partial, pair)
         fr.tiles["p_"] = p
         d_weight = self._values(fr, p, pair)
-        (ds,) = b.map([("ds", mul(P, add(param("dw_", "bhij"), self.extra.rho.atom)), pair)],
-                      {**atom_env(fr, [self.extra.rho.atom]), "p_": p, "dw_": d_weight})  # fmt: skip
+        (ds,) = b.map(
+            [("ds", mul(P, add(param("dw_", "bhij"), self.extra.rho.atom)), pair)],
+            {**atom_env(fr, [self.extra.rho.atom]), "p_": p, "dw_": d_weight},
+        )
         fr.tiles["ds_"] = ds
         self._distribute(fr, self.cotangents, sums)
         for x in self.channels:
@@ -245,8 +247,10 @@ class _Plan:
                 )
             else:
                 mass = b.reduce("sum", "j", scaled, name="mass")
-                (row,) = b.map([("dv", mul(param("mass_", "bhi"), param("grad_", "bhid")), grad.type)],  # type: ignore[list-item]
-                               {"mass_": mass, "grad_": grad})  # fmt: skip
+                (row,) = b.map(
+                    [("dv", mul(param("mass_", "bhi"), param("grad_", "bhid")), grad.type)],  # type: ignore[list-item]
+                    {"mass_": mass, "grad_": grad},
+                )
                 self._add(fr, self.extra.values[term.vector.name], "gid", row)
             if not term.coef.is_const:
                 (dc,) = b.map([(f"dc{seen}", mul(P, inner), pair)], {**atom_env(fr, [inner]), "p_": p})
@@ -281,12 +285,22 @@ class _Plan:
                     b.dot("tn", value, fr.tile(x.row), name=f"d_{x.col.name}"),
                 )
             elif isinstance(x, Stored):
-                b.op("tile.store", [value, self.pairs[x.source.name], fr.at["g"], fr.at["i"], fr.at["j"]], axes="gij", add=True,
-                     sizes=fr.a.sizes)  # fmt: skip
+                b.op(
+                    "tile.store",
+                    [value, self.pairs[x.source.name], fr.at["g"], fr.at["i"], fr.at["j"]],
+                    axes="gij",
+                    add=True,
+                    sizes=fr.a.sizes,
+                )
             elif isinstance(x, Lookup):
                 positions, tiles = position_programs(fr, x)
-                b.op("tile.scatter", [value, self.pairs[x.table.name], fr.at["g"], *tiles], positions=positions,
-                     axes=x.table.attrs[1], sizes=fr.a.sizes)  # fmt: skip
+                b.op(
+                    "tile.scatter",
+                    [value, self.pairs[x.table.name], fr.at["g"], *tiles],
+                    positions=positions,
+                    axes=x.table.attrs[1],
+                    sizes=fr.a.sizes,
+                )
             else:
                 self._add_number(fr, tokens[leaf], value)
 
@@ -397,8 +411,16 @@ class _Plan:
         for expr in found:
             program = Program.of(expr)
             operands = [env[name], *(env[n] for n in program.names), *([] if total is None else [total])]
-            total = self.fr.b.op("tile.gradient", operands, [a.types[name]], names=[f"d_{name}"], program=program,
-                                 axes=a.declared[name].attrs[1], sizes=a.sizes, add=total is not None)[0]  # fmt: skip
+            total = self.fr.b.op(
+                "tile.gradient",
+                operands,
+                [a.types[name]],
+                names=[f"d_{name}"],
+                program=program,
+                axes=a.declared[name].attrs[1],
+                sizes=a.sizes,
+                add=total is not None,
+            )[0]
         assert total is not None
         return total
 

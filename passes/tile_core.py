@@ -88,13 +88,25 @@ def _atom(fr: Frame, atom) -> Value:
         dtype = "bool" if atom.source.dtype == "b" else fr.a.dtype
         axes = atom.source.attrs[1]
         shape = [fr.s.heads, fr.s.rows if "i" in axes else 1, fr.s.cols if "j" in axes else 1]
-        return b.op("tile.load", [fr.buffers[f"pair_{atom.source.name}"], fr.at["g"], fr.at["i"], fr.at["j"]],
-                    [TileType.of(dtype, shape)], names=[name], axes="gij", sizes=fr.a.sizes)[0]  # fmt: skip
+        return b.op(
+            "tile.load",
+            [fr.buffers[f"pair_{atom.source.name}"], fr.at["g"], fr.at["i"], fr.at["j"]],
+            [TileType.of(dtype, shape)],
+            names=[name],
+            axes="gij",
+            sizes=fr.a.sizes,
+        )[0]
     if isinstance(atom, Lookup):
         positions, tiles = position_programs(fr, atom)
-        return b.op("tile.lookup", [fr.operands[atom.table.name], fr.at["g"], *tiles],
-                    [b.tile(fr.s.heads, fr.s.rows, fr.s.cols)], names=[name], positions=positions,
-                    axes=atom.table.attrs[1], sizes=fr.a.sizes)[0]  # fmt: skip
+        return b.op(
+            "tile.lookup",
+            [fr.operands[atom.table.name], fr.at["g"], *tiles],
+            [b.tile(fr.s.heads, fr.s.rows, fr.s.cols)],
+            names=[name],
+            positions=positions,
+            axes=atom.table.attrs[1],
+            sizes=fr.a.sizes,
+        )[0]
     return _channel_sum(fr, atom)
 
 
@@ -120,8 +132,17 @@ def _channel_sum(fr: Frame, atom: ChannelSum) -> Value:
     (new,) = b.map([(f"{atom.atom.name}_n", call("add", acc_atom, atom.body), tile)], {**env, acc_atom.name: acc})
     body = b.close([new])
     token = (*atom.rows, *atom.cols)[0][1]
-    return b.op("tile.for", [zero], [tile], regions=[body], names=[atom.atom.name], axis="c",
-                upper=fr.a.width(token.expr), step=1, kind="red")[0]  # fmt: skip
+    return b.op(
+        "tile.for",
+        [zero],
+        [tile],
+        regions=[body],
+        names=[atom.atom.name],
+        axis="c",
+        upper=fr.a.width(token.expr),
+        step=1,
+        kind="red",
+    )[0]
 
 
 def mask_tile(fr: Frame, mask: Expr | None, tile: Value, partial: Value | None, value: float, name: str) -> Value:
@@ -131,12 +152,23 @@ def mask_tile(fr: Frame, mask: Expr | None, tile: Value, partial: Value | None, 
     compute_atoms(fr, [mask])
     env = atom_env(fr, [mask])
     program = Program.of(mask)
-    return fr.b.op("tile.mask", [tile, partial, *(env[n] for n in program.names)], [tile.type], names=[name],
-                   mask=program, value=value)[0]  # fmt: skip
+    return fr.b.op(
+        "tile.mask",
+        [tile, partial, *(env[n] for n in program.names)],
+        [tile.type],
+        names=[name],
+        mask=program,
+        value=value,
+    )[0]
 
 
-def sweep(fr: Frame, inits: Sequence[Value], names: Sequence[str], kind: str,
-          emit: Callable[[Frame, Value | None, list[Value]], Sequence[Value]]) -> list[Value]:  # fmt: skip
+def sweep(
+    fr: Frame,
+    inits: Sequence[Value],
+    names: Sequence[str],
+    kind: str,
+    emit: Callable[[Frame, Value | None, list[Value]], Sequence[Value]],
+) -> list[Value]:
     """A loop over keys that skips empty tiles when there is a tile map; ``emit`` gets (frame, partial, carried)."""
     b = fr.b
     types = [v.type for v in inits]
@@ -160,8 +192,16 @@ def sweep(fr: Frame, inits: Sequence[Value], names: Sequence[str], kind: str,
     inner = fr.scoped()
     inner.at["j"] = j
     body = b.close(emit(inner, partial, carried))
-    return b.op("tile.sweep", [fr.tile_map, fr.at["g"], fr.at["i"], *inits], types, regions=[body], names=names,
-                upper=_dim(fr.a.cols), step=fr.s.cols, kind=kind)  # fmt: skip
+    return b.op(
+        "tile.sweep",
+        [fr.tile_map, fr.at["g"], fr.at["i"], *inits],
+        types,
+        regions=[body],
+        names=names,
+        upper=_dim(fr.a.cols),
+        step=fr.s.cols,
+        kind=kind,
+    )
 
 
 def _dim(d):
@@ -187,5 +227,14 @@ def classify(fr: Frame, rows: int, heads: int) -> Value | None:
     mask = fr.a.programs.mask
     if mask is None:
         return None
-    return fr.b.op("tile.classify", [fr.operands[n] for n in mask.names], [OpaqueType()], names=["tiles"], mask=mask,
-                   rows=rows, cols=fr.s.grain, sizes=fr.a.sizes, heads=heads)[0]  # fmt: skip
+    return fr.b.op(
+        "tile.classify",
+        [fr.operands[n] for n in mask.names],
+        [OpaqueType()],
+        names=["tiles"],
+        mask=mask,
+        rows=rows,
+        cols=fr.s.grain,
+        sizes=fr.a.sizes,
+        heads=heads,
+    )[0]

@@ -55,7 +55,12 @@ def stored_buffers(fr: Frame) -> None:
             shape = iter(t.shape)
             full = [next(shape) if c in axes else 1 for c in "bhij"]
             fr.buffers[f"pair_{atom.source.name}"] = fr.b.op(
-                "tile.view", [fr.operands[atom.source.name]], [TensorType.of(t.dtype, full)], names=[atom.source.name], axes=axes)[0]  # fmt: skip
+                "tile.view",
+                [fr.operands[atom.source.name]],
+                [TensorType.of(t.dtype, full)],
+                names=[atom.source.name],
+                axes=axes,
+            )[0]
 
 
 def lower_forward(a: Attention, forms: Forms, s: Schedule, name: str) -> Func:
@@ -144,8 +149,10 @@ def add_carried(fr: Frame, forms: Forms, p: Value, acc: Value) -> Value:
         else:
             mass = b.reduce("sum", "j", scaled, name=f"mass{n}")
             acc_, row, m = param("acc_", "bhid"), param("row_", "bhid"), param("mass_", "bhi")
-            (acc,) = b.map([("acc", call("add", acc_, call("mul", m, row)), b.tile(s.heads, s.rows, fr.a.value_width))],
-                           {"acc_": acc, "row_": fr.tile(term.vector), "mass_": mass})  # fmt: skip
+            (acc,) = b.map(
+                [("acc", call("add", acc_, call("mul", m, row)), b.tile(s.heads, s.rows, fr.a.value_width))],
+                {"acc_": acc, "row_": fr.tile(term.vector), "mass_": mass},
+            )
     return acc
 
 

@@ -30,8 +30,15 @@ class CpuBackend:
 
     def devices(self) -> Sequence[dict[str, Any]]:
         capability = torch.backends.cpu.get_cpu_capability()
-        return [{"backend": "cpu", "name": _model(), "threads": torch.get_num_threads(), "isa": capability,
-                 "cache_bytes": _cache_bytes()}]  # fmt: skip
+        return [
+            {
+                "backend": "cpu",
+                "name": _model(),
+                "threads": torch.get_num_threads(),
+                "isa": capability,
+                "cache_bytes": _cache_bytes(),
+            }
+        ]
 
 
 @lru_cache(maxsize=1)

@@ -20,8 +20,15 @@ class Kernel:
     The backward is compiled on first use for each set of operands that need gradients, without the rest.
     """
 
-    def __init__(self, forward: Func, backward: Func, names: Sequence[str], grads: Sequence[str],
-                 mask: Program | None, compile_tile: Callable[[Func], tuple[Any, str]]):  # fmt: skip
+    def __init__(
+        self,
+        forward: Func,
+        backward: Func,
+        names: Sequence[str],
+        grads: Sequence[str],
+        mask: Program | None,
+        compile_tile: Callable[[Func], tuple[Any, str]],
+    ):
         self.forward_func, self.backward_func = forward, backward
         self.names, self.grads = tuple(names), tuple(grads)
         self.mask, self._compile = mask, compile_tile

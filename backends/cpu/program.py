@@ -35,8 +35,14 @@ def compile_source(text: str, namespace: dict[str, Any], title: str) -> dict[str
 
 
 def tile_namespace(constants: list[Any]) -> dict[str, Any]:
-    return {"torch": torch, "rt": runtime, "words": {n: f.evaluate for n, f in FUNCTIONS.items()}, "constants": constants,
-            "inf": float("inf"), "nan": float("nan")}  # fmt: skip
+    return {
+        "torch": torch,
+        "rt": runtime,
+        "words": {n: f.evaluate for n, f in FUNCTIONS.items()},
+        "constants": constants,
+        "inf": float("inf"),
+        "nan": float("nan"),
+    }
 
 
 def compile_tile(func: Func) -> tuple[Any, str]:
@@ -52,8 +58,15 @@ class _Main:
     def __init__(self, module: Module, func: Func, kernels: dict[str, Kernel]):
         self.module, self.func, self.kernels = module, func, kernels
         self.src = Source()
-        self.namespace: dict[str, Any] = {"torch": torch, "aten": torch.ops.aten, "inf": float("inf"), "nan": float("nan"),
-                                          "constants": [], "regions": {}, "kernels": kernels}  # fmt: skip
+        self.namespace: dict[str, Any] = {
+            "torch": torch,
+            "aten": torch.ops.aten,
+            "inf": float("inf"),
+            "nan": float("nan"),
+            "constants": [],
+            "regions": {},
+            "kernels": kernels,
+        }
 
     def build(self) -> tuple[Any, str]:
         args = [self.src.name(a) for a in self.func.args]
@@ -204,8 +217,12 @@ def describe(op: Op, module: Module) -> dict[str, Any]:
     forward = module.funcs[op.attrs["forward"].name]
     certificates = [c for c in module.certificates if c.subject == str(op.loc)]
     return {
-        "name": forward.name, "kind": forward.attrs.get("kind", "attention"), "lowering": forward.attrs.get("lowering", ""),
-        "engine": forward.attrs.get("engine", ""), "schedule": forward.attrs.get("schedule", ""),
-        "arena_bytes": forward.attrs.get("arena", 0), "loc": op.loc,
+        "name": forward.name,
+        "kind": forward.attrs.get("kind", "attention"),
+        "lowering": forward.attrs.get("lowering", ""),
+        "engine": forward.attrs.get("engine", ""),
+        "schedule": forward.attrs.get("schedule", ""),
+        "arena_bytes": forward.attrs.get("arena", 0),
+        "loc": op.loc,
         "certificates": list({str(c): c for c in certificates}.values()),
-    }  # fmt: skip
+    }

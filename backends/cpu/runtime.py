@@ -19,7 +19,7 @@ flash = torch.ops.aten._scaled_dot_product_flash_attention_for_cpu.default
 
 # --- per token ---------------------------------------------------------------------------------------------
 def token_view(t: torch.Tensor, axes: str, batch: int, heads: int) -> torch.Tensor:
-    """A tensor with dimensions ``axes`` as (b, h, token, feature...); a flat leading g is split, shared heads repeated."""
+    """A tensor with dimensions ``axes`` as (b, h, token, feature...): a flat g is split, shared heads are repeated."""
     if axes.startswith("bh") and t.dim() == len(axes) - 1:
         t = t.unflatten(0, (batch, heads))
     lead = [c for c in axes if c in "bhij"]

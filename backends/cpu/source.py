@@ -7,12 +7,32 @@ import keyword
 import re
 
 from aatc.ir.core import Loc, Value
+from aatc.ir.types import torch_dtype
 
 #: Names generated code may refer to; values get others.
-NAMESPACE = frozenset({
-    "torch", "aten", "rt", "words", "programs", "arena", "kernels", "regions", "constants", "sizes", "B", "H", "N", "M", "G",
-    "inf", "nan", "dims", "operator",
-})  # fmt: skip
+NAMESPACE = frozenset(
+    {
+        "torch",
+        "aten",
+        "rt",
+        "words",
+        "programs",
+        "arena",
+        "kernels",
+        "regions",
+        "constants",
+        "sizes",
+        "B",
+        "H",
+        "N",
+        "M",
+        "G",
+        "inf",
+        "nan",
+        "dims",
+        "operator",
+    }
+)
 
 
 class Source:
@@ -62,3 +82,8 @@ def number(value: float | int) -> str:
         if abs(float(value)) == float("inf")
         else repr(float(value))
     )
+
+
+def torch_name(dtype: str) -> str:
+    """The name under ``torch.`` of an IR dtype."""
+    return str(torch_dtype(dtype)).removeprefix("torch.")

@@ -9,12 +9,42 @@ from aatc.ir.errors import BackendError
 from aatc.ir.score.linear import Instr, Linear, Ref
 
 _UNARY = frozenset(
-    ["neg", "abs", "sign", "sqrt", "rsqrt", "reciprocal", "exp2", "log2", "log", "log1p", "sin", "cos", "tanh", "sigmoid", "floor", "acos", "square"]
+    [
+        "neg",
+        "abs",
+        "sign",
+        "sqrt",
+        "rsqrt",
+        "reciprocal",
+        "exp2",
+        "log2",
+        "log",
+        "log1p",
+        "sin",
+        "cos",
+        "tanh",
+        "sigmoid",
+        "floor",
+        "acos",
+        "square",
+    ]
 )
 _BINARY = {
-    "add": "add", "sub": "sub", "mul": "mul", "div": "div", "maximum": "maximum", "minimum": "minimum", "lt": "lt", "le": "le",
-    "gt": "gt", "ge": "ge", "eq": "eq", "ne": "ne", "and": "logical_and", "or": "logical_or",
-}  # fmt: skip
+    "add": "add",
+    "sub": "sub",
+    "mul": "mul",
+    "div": "div",
+    "maximum": "maximum",
+    "minimum": "minimum",
+    "lt": "lt",
+    "le": "le",
+    "gt": "gt",
+    "ge": "ge",
+    "eq": "eq",
+    "ne": "ne",
+    "and": "logical_and",
+    "or": "logical_or",
+}
 
 
 def emit_linear(code: Linear, inputs: list[str], results: list[str], temps: list[str], dtype: str) -> list[str]:

@@ -12,12 +12,32 @@ from aatc.ir.score.functions import FUNCTIONS
 
 #: Words with an obvious spelling; all others go through the table of the language itself.
 _SPELLED = {
-    "add": "{0} + {1}", "sub": "{0} - {1}", "mul": "{0} * {1}", "div": "{0} / {1}", "neg": "-{0}", "square": "{0}.square()",
-    "abs": "{0}.abs()", "exp": "{0}.exp()", "log": "{0}.log()", "rsqrt": "{0}.rsqrt()", "reciprocal": "{0}.reciprocal()",
-    "tanh": "{0}.tanh()", "sigmoid": "{0}.sigmoid()", "sin": "{0}.sin()", "cos": "{0}.cos()",
-    "lt": "{0} < {1}", "le": "{0} <= {1}", "gt": "{0} > {1}", "ge": "{0} >= {1}", "and": "{0} & {1}", "or": "{0} | {1}",
-    "not": "~{0}", "centre": "rt.centre({0})", "sum": "{0}.sum(-1, keepdim=True)", "dot": "({0} * {1}).sum(-1, keepdim=True)",
-}  # fmt: skip
+    "add": "{0} + {1}",
+    "sub": "{0} - {1}",
+    "mul": "{0} * {1}",
+    "div": "{0} / {1}",
+    "neg": "-{0}",
+    "square": "{0}.square()",
+    "abs": "{0}.abs()",
+    "exp": "{0}.exp()",
+    "log": "{0}.log()",
+    "rsqrt": "{0}.rsqrt()",
+    "reciprocal": "{0}.reciprocal()",
+    "tanh": "{0}.tanh()",
+    "sigmoid": "{0}.sigmoid()",
+    "sin": "{0}.sin()",
+    "cos": "{0}.cos()",
+    "lt": "{0} < {1}",
+    "le": "{0} <= {1}",
+    "gt": "{0} > {1}",
+    "ge": "{0} >= {1}",
+    "and": "{0} & {1}",
+    "or": "{0} | {1}",
+    "not": "~{0}",
+    "centre": "rt.centre({0})",
+    "sum": "{0}.sum(-1, keepdim=True)",
+    "dot": "({0} * {1}).sum(-1, keepdim=True)",
+}
 
 
 def emit_expression(

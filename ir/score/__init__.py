@@ -7,6 +7,17 @@ from aatc.ir.score.program import Program
 from aatc.ir.score.text import expr_text
 
 __all__ = [
-    "FUNCTIONS", "Expr", "Function", "Program", "call", "const", "expr_text", "gradients", "index", "param",
-    "params", "postorder", "substitute",
-]  # fmt: skip
+    "FUNCTIONS",
+    "Expr",
+    "Function",
+    "Program",
+    "call",
+    "const",
+    "expr_text",
+    "gradients",
+    "index",
+    "param",
+    "params",
+    "postorder",
+    "substitute",
+]

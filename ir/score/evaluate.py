@@ -41,7 +41,8 @@ def evaluate(
     """Value of ``root`` in the layout (B, H, I, J, feature...).
 
     ``env`` maps parameter names to tensors laid out as their axes say; numbers are computed in ``dtype``;
-    ``sizes`` = (B, H, I, J); ``starts`` are the positions the axes begin at, for a block of a larger problem. ``values`` may hold ready-made nodes and receives every node computed.
+    ``sizes`` = (B, H, I, J); ``starts`` are the positions the axes begin at,
+    for a block of a larger problem. ``values`` may hold ready-made nodes and receives every node computed.
     """
     done = {} if values is None else values
     for e in postorder(root):
@@ -84,9 +85,8 @@ def axis_positions(axis: int, n: int, device, start: int = 0) -> torch.Tensor:
 def lookup(table: torch.Tensor, axes: str, positions: list[torch.Tensor], sizes: tuple[int, ...]) -> torch.Tensor:
     """Entries of ``table`` (dimensions ``axes``: some of b h i j, then t or t u), positions rounded and clamped."""
     index = [
-        axis_positions(INDEX_AXES.index(c), table.shape[k], table.device)
-        for k, c in enumerate(axes) if c in INDEX_AXES
-    ]  # fmt: skip
+        axis_positions(INDEX_AXES.index(c), table.shape[k], table.device) for k, c in enumerate(axes) if c in INDEX_AXES
+    ]
     for p in positions:
         n = table.shape[len(index)]
         index.append(p.round().long().clamp(0, n - 1) if p.is_floating_point() else p.long().clamp(0, n - 1))

@@ -329,8 +329,13 @@ def _fold(fn: str, *args: Expr) -> Expr | None:
     x = [a.value for a in args]
     if fn == "div" and x[1] == 0:
         return None
-    value = {"add": lambda: x[0] + x[1], "sub": lambda: x[0] - x[1], "mul": lambda: x[0] * x[1],
-             "div": lambda: x[0] / x[1], "neg": lambda: -x[0]}[fn]()  # fmt: skip
+    value = {
+        "add": lambda: x[0] + x[1],
+        "sub": lambda: x[0] - x[1],
+        "mul": lambda: x[0] * x[1],
+        "div": lambda: x[0] / x[1],
+        "neg": lambda: -x[0],
+    }[fn]()
     return const(value)
 
 

@@ -6,16 +6,14 @@ its derivative stands in `ir.score.derivative`. Printer, parser, docs and fuzzer
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 
-#: Lower and upper bound; numbers or numpy arrays of them, so that many tiles are bounded at once.
-Interval = tuple[Any, Any]
-INF = math.inf
+from aatc.ir.score import bounds
+from aatc.ir.score.bounds import INF, Interval
 
 
 @dataclass(frozen=True)
@@ -52,144 +50,174 @@ def _torch():
     return torch
 
 
-def _corners(f: Callable[[Any, Any], Any]) -> Callable[[Interval, Interval], Interval]:
-    def bound(a: Interval, b: Interval) -> Interval:
-        with np.errstate(all="ignore"):
-            values = [f(x, y) for x in a for y in b]
-        unknown = np.logical_or.reduce(np.broadcast_arrays(*map(np.isnan, values)))
-        low, high = np.minimum.reduce(np.broadcast_arrays(*values)), np.maximum.reduce(np.broadcast_arrays(*values))
-        return np.where(unknown, -INF, low), np.where(unknown, INF, high)
-
-    return bound
-
-
-def _mul(x: Any, y: Any) -> Any:
-    return np.where((x == 0) | (y == 0), 0.0, np.multiply(x, y))
-
-
-def _div_bound(a: Interval, b: Interval) -> Interval:
-    low, high = _corners(np.divide)(a, b)
-    crosses = (b[0] <= 0) & (b[1] >= 0)
-    return np.where(crosses, -INF, low), np.where(crosses, INF, high)
-
-
-def _abs_bound(a: Interval) -> Interval:
-    low, high = np.abs(a[0]), np.abs(a[1])
-    crosses = (a[0] <= 0) & (a[1] >= 0)
-    return np.where(crosses, 0.0, np.minimum(low, high)), np.maximum(low, high)
-
-
-def _increasing(f: Callable[[Any], Any]) -> Callable[[Interval], Interval]:
-    def bound(a: Interval) -> Interval:
-        with np.errstate(all="ignore"):
-            return f(a[0]), f(a[1])
-
-    return bound
-
-
-def _from(least: float, bound: Callable[[Interval], Interval]) -> Callable[[Interval], Interval]:
-    """``bound`` where the argument is at least ``least``; below, the word is NaN and nothing is known."""
-
-    def checked(a: Interval) -> Interval:
-        low, high = bound(a)
-        outside = a[0] < least
-        return np.where(outside, -INF, low), np.where(outside, INF, high)
-
-    return checked
-
-
-def _decreasing(f: Callable[[Any], Any]) -> Callable[[Interval], Interval]:
-    return lambda a: _increasing(f)((a[1], a[0]))
-
-
-def _constant_bound(low: float, high: float) -> Callable[..., Interval]:
-    return lambda *args: (low, high)
-
-
-def _truth(value: Any) -> Any:
-    return np.asarray(value, dtype=np.float64)
-
-
-def _pow_bound(a: Interval, p: float) -> Interval:
-    if p == int(p) and int(p) % 2 == 0 and p > 0:
-        a = _abs_bound(a)
-    elif p <= 0 or np.any(np.asarray(a[0]) < 0):
-        return -INF, INF
-    return np.power(a[0], p), np.power(a[1], p)
-
-
-def _where_bound(c: Interval, a: Interval, b: Interval) -> Interval:
-    low = np.where(c[0] == 1, a[0], np.where(c[1] == 0, b[0], np.minimum(a[0], b[0])))
-    high = np.where(c[0] == 1, a[1], np.where(c[1] == 0, b[1], np.maximum(a[1], b[1])))
-    return low, high
-
-
 def _compare(name: str, symbol: str, doc: str) -> None:
-    bounds: dict[str, Callable[[Interval, Interval], Interval]] = {
-        "lt": lambda a, b: (_truth(a[1] < b[0]), _truth(a[0] < b[1])),
-        "le": lambda a, b: (_truth(a[1] <= b[0]), _truth(a[0] <= b[1])),
-        "gt": lambda a, b: (_truth(a[0] > b[1]), _truth(a[1] > b[0])),
-        "ge": lambda a, b: (_truth(a[0] >= b[1]), _truth(a[1] >= b[0])),
-        "eq": lambda a, b: (_truth((a[0] == a[1]) & (b[0] == b[1]) & (a[0] == b[0])), _truth((a[0] <= b[1]) & (b[0] <= a[1]))),
-        "ne": lambda a, b: (_truth((a[1] < b[0]) | (b[1] < a[0])), _truth(~((a[0] == a[1]) & (b[0] == b[1]) & (a[0] == b[0])))),
-    }  # fmt: skip
+    rules: dict[str, Callable[[Interval, Interval], Interval]] = {
+        "lt": lambda a, b: (bounds.truth(a[1] < b[0]), bounds.truth(a[0] < b[1])),
+        "le": lambda a, b: (bounds.truth(a[1] <= b[0]), bounds.truth(a[0] <= b[1])),
+        "gt": lambda a, b: (bounds.truth(a[0] > b[1]), bounds.truth(a[1] > b[0])),
+        "ge": lambda a, b: (bounds.truth(a[0] >= b[1]), bounds.truth(a[1] >= b[0])),
+        "eq": lambda a, b: (
+            bounds.truth((a[0] == a[1]) & (b[0] == b[1]) & (a[0] == b[0])),
+            bounds.truth((a[0] <= b[1]) & (b[0] <= a[1])),
+        ),
+        "ne": lambda a, b: (
+            bounds.truth((a[1] < b[0]) | (b[1] < a[0])),
+            bounds.truth(~((a[0] == a[1]) & (b[0] == b[1]) & (a[0] == b[0]))),
+        ),
+    }
     _declare(
-        name, 2, doc, lambda x, y: getattr(_torch(), name)(x, y), bound=bounds[name], result="b",
-        infix=(symbol, 4), torch_names=(name, f"__{name}__"),
-    )  # fmt: skip
+        name,
+        2,
+        doc,
+        lambda x, y: getattr(_torch(), name)(x, y),
+        bound=rules[name],
+        result="b",
+        infix=(symbol, 4),
+        torch_names=(name, f"__{name}__"),
+    )
 
 
-_declare("add", 2, "sum", lambda x, y: x + y, bound=lambda a, b: (a[0] + b[0], a[1] + b[1]), infix=("+", 5),
-         torch_names=("add", "__add__", "__radd__"))  # fmt: skip
-_declare("sub", 2, "difference", lambda x, y: x - y, bound=lambda a, b: (a[0] - b[1], a[1] - b[0]), infix=("-", 5),
-         torch_names=("sub", "subtract", "__sub__"))  # fmt: skip
-_declare("mul", 2, "product", lambda x, y: x * y, bound=_corners(_mul), infix=("*", 6),
-         torch_names=("mul", "multiply", "__mul__", "__rmul__"))  # fmt: skip
-_declare("div", 2, "quotient", lambda x, y: x / y, bound=_div_bound, infix=("/", 6),
-         torch_names=("div", "true_divide", "__truediv__"))  # fmt: skip
+_declare(
+    "add",
+    2,
+    "sum",
+    lambda x, y: x + y,
+    bound=lambda a, b: (a[0] + b[0], a[1] + b[1]),
+    infix=("+", 5),
+    torch_names=("add", "__add__", "__radd__"),
+)
+_declare(
+    "sub",
+    2,
+    "difference",
+    lambda x, y: x - y,
+    bound=lambda a, b: (a[0] - b[1], a[1] - b[0]),
+    infix=("-", 5),
+    torch_names=("sub", "subtract", "__sub__"),
+)
+_declare(
+    "mul",
+    2,
+    "product",
+    lambda x, y: x * y,
+    bound=bounds.corners(bounds.product),
+    infix=("*", 6),
+    torch_names=("mul", "multiply", "__mul__", "__rmul__"),
+)
+_declare(
+    "div",
+    2,
+    "quotient",
+    lambda x, y: x / y,
+    bound=bounds.quotient,
+    infix=("/", 6),
+    torch_names=("div", "true_divide", "__truediv__"),
+)
 _declare("neg", 1, "negation", lambda x: -x, bound=lambda a: (-a[1], -a[0]), torch_names=("neg", "__neg__"))
-_declare("abs", 1, "absolute value", lambda x: x.abs(), bound=_abs_bound, torch_names=("abs", "__abs__"))
+_declare("abs", 1, "absolute value", lambda x: x.abs(), bound=bounds.magnitude, torch_names=("abs", "__abs__"))
 _declare(
     "square",
     1,
     "x*x",
     lambda x: x * x,
-    bound=lambda a: tuple(np.square(x) for x in _abs_bound(a)),
+    bound=lambda a: tuple(np.square(x) for x in bounds.magnitude(a)),
     torch_names=("square",),
 )
-_declare("step", 1, "1 where x > 0, else 0; derivative 0", lambda x: (x > 0).to(x.dtype), bound=_constant_bound(0.0, 1.0), cost=2)
-_declare("sign", 1, "-1, 0 or 1", lambda x: _torch().sign(x), bound=_constant_bound(-1.0, 1.0), torch_names=("sign",))
-_declare("sqrt", 1, "square root of max(x, 0)", lambda x: x.clamp(min=0).sqrt(),
-         bound=_increasing(lambda x: np.sqrt(np.maximum(x, 0))), torch_names=("sqrt",), cost=4)  # fmt: skip
-_declare("rsqrt", 1, "reciprocal square root, x > 0", lambda x: x.rsqrt(),
-         bound=_from(5e-324, _constant_bound(0.0, INF)),
-         torch_names=("rsqrt",), cost=4)  # fmt: skip
-_declare("reciprocal", 1, "1/x", lambda x: x.reciprocal(), bound=lambda a: _div_bound((1.0, 1.0), a),
-         torch_names=("reciprocal",))  # fmt: skip
-_declare("exp", 1, "exponential", lambda x: x.exp(), bound=_increasing(np.exp), torch_names=("exp",), cost=4)
-_declare("exp2", 1, "2 to the power x", lambda x: x.exp2(), bound=_increasing(np.exp2), torch_names=("exp2",), cost=2)
-_declare("log", 1, "natural logarithm, x > 0", lambda x: x.log(),
-         bound=_from(0.0, _increasing(lambda x: np.log(np.maximum(x, 0)))), torch_names=("log",), cost=8)  # fmt: skip
-_declare("log2", 1, "logarithm to base 2, x > 0", lambda x: x.log2(),
-         bound=_from(0.0, _increasing(lambda x: np.log2(np.maximum(x, 0)))), torch_names=("log2",), cost=8)  # fmt: skip
-_declare("log1p", 1, "log(1+x)", lambda x: x.log1p(),
-         bound=_from(-1.0, _increasing(lambda x: np.log1p(np.maximum(x, -1)))), torch_names=("log1p",), cost=12)  # fmt: skip
-_declare("sin", 1, "sine", lambda x: x.sin(), bound=_constant_bound(-1.0, 1.0), torch_names=("sin",), cost=8)
-_declare("cos", 1, "cosine", lambda x: x.cos(), bound=_constant_bound(-1.0, 1.0), torch_names=("cos",), cost=8)
 _declare(
-    "tanh", 1, "hyperbolic tangent", lambda x: x.tanh(), bound=_increasing(np.tanh), torch_names=("tanh",), cost=10
+    "step",
+    1,
+    "1 where x > 0, else 0; derivative 0",
+    lambda x: (x > 0).to(x.dtype),
+    bound=bounds.constant(0.0, 1.0),
+    cost=2,
+)
+_declare("sign", 1, "-1, 0 or 1", lambda x: _torch().sign(x), bound=bounds.constant(-1.0, 1.0), torch_names=("sign",))
+_declare(
+    "sqrt",
+    1,
+    "square root of max(x, 0)",
+    lambda x: x.clamp(min=0).sqrt(),
+    bound=bounds.increasing(lambda x: np.sqrt(np.maximum(x, 0))),
+    torch_names=("sqrt",),
+    cost=4,
+)
+_declare(
+    "rsqrt",
+    1,
+    "reciprocal square root, x > 0",
+    lambda x: x.rsqrt(),
+    bound=bounds.defined_from(5e-324, bounds.constant(0.0, INF)),
+    torch_names=("rsqrt",),
+    cost=4,
+)
+_declare(
+    "reciprocal",
+    1,
+    "1/x",
+    lambda x: x.reciprocal(),
+    bound=lambda a: bounds.quotient((1.0, 1.0), a),
+    torch_names=("reciprocal",),
+)
+_declare("exp", 1, "exponential", lambda x: x.exp(), bound=bounds.increasing(np.exp), torch_names=("exp",), cost=4)
+_declare(
+    "exp2", 1, "2 to the power x", lambda x: x.exp2(), bound=bounds.increasing(np.exp2), torch_names=("exp2",), cost=2
+)
+_declare(
+    "log",
+    1,
+    "natural logarithm, x > 0",
+    lambda x: x.log(),
+    bound=bounds.defined_from(0.0, bounds.increasing(lambda x: np.log(np.maximum(x, 0)))),
+    torch_names=("log",),
+    cost=8,
+)
+_declare(
+    "log2",
+    1,
+    "logarithm to base 2, x > 0",
+    lambda x: x.log2(),
+    bound=bounds.defined_from(0.0, bounds.increasing(lambda x: np.log2(np.maximum(x, 0)))),
+    torch_names=("log2",),
+    cost=8,
+)
+_declare(
+    "log1p",
+    1,
+    "log(1+x)",
+    lambda x: x.log1p(),
+    bound=bounds.defined_from(-1.0, bounds.increasing(lambda x: np.log1p(np.maximum(x, -1)))),
+    torch_names=("log1p",),
+    cost=12,
+)
+_declare("sin", 1, "sine", lambda x: x.sin(), bound=bounds.constant(-1.0, 1.0), torch_names=("sin",), cost=8)
+_declare("cos", 1, "cosine", lambda x: x.cos(), bound=bounds.constant(-1.0, 1.0), torch_names=("cos",), cost=8)
+_declare(
+    "tanh",
+    1,
+    "hyperbolic tangent",
+    lambda x: x.tanh(),
+    bound=bounds.increasing(np.tanh),
+    torch_names=("tanh",),
+    cost=10,
 )
 _declare(
     "sigmoid",
     1,
     "1/(1+exp(-x))",
     lambda x: x.sigmoid(),
-    bound=_constant_bound(0.0, 1.0),
+    bound=bounds.constant(0.0, 1.0),
     torch_names=("sigmoid",),
     cost=8,
 )
-_declare("softplus", 1, "log(1+exp(x))", lambda x: _torch().nn.functional.softplus(x), bound=_constant_bound(0.0, INF),
-         torch_names=("softplus",), cost=12)  # fmt: skip
+_declare(
+    "softplus",
+    1,
+    "log(1+exp(x))",
+    lambda x: _torch().nn.functional.softplus(x),
+    bound=bounds.constant(0.0, INF),
+    torch_names=("softplus",),
+    cost=12,
+)
 _declare(
     "relu",
     1,
@@ -198,68 +226,177 @@ _declare(
     bound=lambda a: (np.maximum(a[0], 0.0), np.maximum(a[1], 0.0)),
     torch_names=("relu",),
 )
-_declare("floor", 1, "largest integer not above x; derivative 0", lambda x: x.floor() if x.is_floating_point() else x,
-         bound=_increasing(np.floor), torch_names=("floor",))  # fmt: skip
-_declare("acosh", 1, "inverse hyperbolic cosine of max(x, 1): rounding below 1 gives 0; derivative 0 there",
-         lambda x: x.clamp(min=1).acosh(),
-         bound=_increasing(lambda x: np.arccosh(np.maximum(x, 1.0))), torch_names=("acosh", "arccosh"), cost=14)  # fmt: skip
-_declare("expacosh", 1, "exp(-acosh(x)) = 1/(x + sqrt(x*x - 1)) for x >= 1, 1 below", lambda x: _expacosh(x),
-         bound=_constant_bound(0.0, 1.0), cost=7)  # fmt: skip
-_declare("acos", 1, "inverse cosine of x clamped to [-1, 1]; derivative 0 outside", lambda x: x.clamp(-1, 1).acos(),
-         bound=_decreasing(lambda x: np.arccos(np.clip(x, -1.0, 1.0))),
-         torch_names=("acos", "arccos"), cost=8)  # fmt: skip
-_declare("maximum", 2, "larger of two", lambda x, y: _torch().maximum(x, y),
-         bound=lambda a, b: (np.maximum(a[0], b[0]), np.maximum(a[1], b[1])), torch_names=("maximum",))  # fmt: skip
-_declare("minimum", 2, "smaller of two", lambda x, y: _torch().minimum(x, y),
-         bound=lambda a, b: (np.minimum(a[0], b[0]), np.minimum(a[1], b[1])), torch_names=("minimum",))  # fmt: skip
-_declare("pow", 1, "x to a constant power, x > 0 unless the power is a whole number", lambda x, p: x**p,
-         bound=_pow_bound, attributes=(float,), cost=10)  # fmt: skip
-_declare("where", 3, "second argument where the first holds, else the third",
-         lambda c, x, y: _torch().where(c, x, y),
-         bound=_where_bound,
-         torch_names=("where",))  # fmt: skip
+_declare(
+    "floor",
+    1,
+    "largest integer not above x; derivative 0",
+    lambda x: x.floor() if x.is_floating_point() else x,
+    bound=bounds.increasing(np.floor),
+    torch_names=("floor",),
+)
+_declare(
+    "acosh",
+    1,
+    "inverse hyperbolic cosine of max(x, 1): rounding below 1 gives 0; derivative 0 there",
+    lambda x: x.clamp(min=1).acosh(),
+    bound=bounds.increasing(lambda x: np.arccosh(np.maximum(x, 1.0))),
+    torch_names=("acosh", "arccosh"),
+    cost=14,
+)
+_declare(
+    "expacosh",
+    1,
+    "exp(-acosh(x)) = 1/(x + sqrt(x*x - 1)) for x >= 1, 1 below",
+    lambda x: _expacosh(x),
+    bound=bounds.constant(0.0, 1.0),
+    cost=7,
+)
+_declare(
+    "acos",
+    1,
+    "inverse cosine of x clamped to [-1, 1]; derivative 0 outside",
+    lambda x: x.clamp(-1, 1).acos(),
+    bound=bounds.decreasing(lambda x: np.arccos(np.clip(x, -1.0, 1.0))),
+    torch_names=("acos", "arccos"),
+    cost=8,
+)
+_declare(
+    "maximum",
+    2,
+    "larger of two",
+    lambda x, y: _torch().maximum(x, y),
+    bound=lambda a, b: (np.maximum(a[0], b[0]), np.maximum(a[1], b[1])),
+    torch_names=("maximum",),
+)
+_declare(
+    "minimum",
+    2,
+    "smaller of two",
+    lambda x, y: _torch().minimum(x, y),
+    bound=lambda a, b: (np.minimum(a[0], b[0]), np.minimum(a[1], b[1])),
+    torch_names=("minimum",),
+)
+_declare(
+    "pow",
+    1,
+    "x to a constant power, x > 0 unless the power is a whole number",
+    lambda x, p: x**p,
+    bound=bounds.power,
+    attributes=(float,),
+    cost=10,
+)
+_declare(
+    "where",
+    3,
+    "second argument where the first holds, else the third",
+    lambda c, x, y: _torch().where(c, x, y),
+    bound=bounds.selection,
+    torch_names=("where",),
+)
 for _name, _symbol, _doc in (
-    ("lt", "<", "less"), ("le", "<=", "less or equal"), ("gt", ">", "greater"), ("ge", ">=", "greater or equal"),
-    ("eq", "==", "equal"), ("ne", "!=", "different"),
-):  # fmt: skip
+    ("lt", "<", "less"),
+    ("le", "<=", "less or equal"),
+    ("gt", ">", "greater"),
+    ("ge", ">=", "greater or equal"),
+    ("eq", "==", "equal"),
+    ("ne", "!=", "different"),
+):
     _compare(_name, _symbol, _doc)
-_declare("and", 2, "both", lambda x, y: x & y, bound=lambda a, b: (np.minimum(a[0], b[0]), np.minimum(a[1], b[1])), result="b",
-         infix=("&", 2), torch_names=("logical_and", "bitwise_and", "__and__", "__rand__"))  # fmt: skip
-_declare("or", 2, "either", lambda x, y: x | y, bound=lambda a, b: (np.maximum(a[0], b[0]), np.maximum(a[1], b[1])), result="b",
-         infix=("|", 1), torch_names=("logical_or", "bitwise_or", "__or__", "__ror__"))  # fmt: skip
-_declare("not", 1, "negated truth", lambda x: ~x, bound=lambda a: (1 - a[1], 1 - a[0]), result="b",
-         torch_names=("logical_not", "bitwise_not", "__invert__"))  # fmt: skip
+_declare(
+    "and",
+    2,
+    "both",
+    lambda x, y: x & y,
+    bound=lambda a, b: (np.minimum(a[0], b[0]), np.minimum(a[1], b[1])),
+    result="b",
+    infix=("&", 2),
+    torch_names=("logical_and", "bitwise_and", "__and__", "__rand__"),
+)
+_declare(
+    "or",
+    2,
+    "either",
+    lambda x, y: x | y,
+    bound=lambda a, b: (np.maximum(a[0], b[0]), np.maximum(a[1], b[1])),
+    result="b",
+    infix=("|", 1),
+    torch_names=("logical_or", "bitwise_or", "__or__", "__ror__"),
+)
+_declare(
+    "not",
+    1,
+    "negated truth",
+    lambda x: ~x,
+    bound=lambda a: (1 - a[1], 1 - a[0]),
+    result="b",
+    torch_names=("logical_not", "bitwise_not", "__invert__"),
+)
 
 _declare("dot", 2, "contraction over the feature axis", lambda x, y: (x * y).sum(-1, keepdim=True), kind="reduce")
 _declare("sum", 1, "sum over the feature axis", lambda x: x.sum(-1, keepdim=True), kind="reduce")
 _declare("eta", 1, "Minkowski metric diag(-1, 1, ..., 1) applied to a vector", lambda x: _eta(x), kind="vector")
-_declare("rotate", 2, "turns channel pairs by angles (one angle per pair); [half] pairs channel c with c + d/2, "
-         "[pairs] pairs 2c with 2c + 1", lambda x, t, style: _rotate(x, t, style), kind="vector", attributes=(str,))  # fmt: skip
-_declare("rotate_angle", 2, "gradient of rotate for its angles, from the gradient x and the rotated vector y",
-         lambda x, y, style: _rotate_angle(x, y, style), kind="vector", attributes=(str,))  # fmt: skip
-_declare("matvec", 2, "matrix times vector", lambda m, x: _matvec(m, x), kind="vector")
 _declare(
-    "tmatvec", 2, "transposed matrix times vector", lambda m, x: _matvec(m.mT, x), kind="vector"
+    "rotate",
+    2,
+    "turns channel pairs by angles (one angle per pair); [half] pairs channel c with c + d/2, "
+    "[pairs] pairs 2c with 2c + 1",
+    lambda x, t, style: _rotate(x, t, style),
+    kind="vector",
+    attributes=(str,),
 )
-_declare("turn", 2, "orthogonal matrix times vector: a frame, which keeps inner products",
-         lambda m, x: _matvec(m, x), kind="vector")  # fmt: skip
-_declare("unturn", 2, "transposed (inverse) orthogonal matrix times vector",
-         lambda m, x: _matvec(m.mT, x), kind="vector")  # fmt: skip
-_declare("centre", 1, "mean of a vector's finite entries over the axis it varies along (keys or queries); counts as "
-         "constant under differentiation: only differences to it may matter", lambda x: _centre(x), kind="vector")  # fmt: skip
+_declare(
+    "rotate_angle",
+    2,
+    "gradient of rotate for its angles, from the gradient x and the rotated vector y",
+    lambda x, y, style: _rotate_angle(x, y, style),
+    kind="vector",
+    attributes=(str,),
+)
+_declare("matvec", 2, "matrix times vector", lambda m, x: _matvec(m, x), kind="vector")
+_declare("tmatvec", 2, "transposed matrix times vector", lambda m, x: _matvec(m.mT, x), kind="vector")
+_declare(
+    "turn",
+    2,
+    "orthogonal matrix times vector: a frame, which keeps inner products",
+    lambda m, x: _matvec(m, x),
+    kind="vector",
+)
+_declare(
+    "unturn", 2, "transposed (inverse) orthogonal matrix times vector", lambda m, x: _matvec(m.mT, x), kind="vector"
+)
+_declare(
+    "centre",
+    1,
+    "mean of a vector's finite entries over the axis it varies along (keys or queries); counts as "
+    "constant under differentiation: only differences to it may matter",
+    lambda x: _centre(x),
+    kind="vector",
+)
 _declare(
     "outer", 2, "outer product of two vectors, a matrix", lambda x, y: x.unsqueeze(-1) * y.unsqueeze(-2), kind="vector"
 )
 _declare("item", 1, "one channel of a vector", lambda x, c: x[..., c].unsqueeze(-1), kind="reduce", attributes=(int,))
-_declare("embed", 2, "a vector shaped like the second argument, zero but for one channel", lambda s, x, c: _embed(s, x, c),
-         kind="vector", attributes=(int,))  # fmt: skip
+_declare(
+    "embed",
+    2,
+    "a vector shaped like the second argument, zero but for one channel",
+    lambda s, x, c: _embed(s, x, c),
+    kind="vector",
+    attributes=(int,),
+)
 _declare("lookup", 2, "entry of a captured table at a rounded, clamped position", kind="lookup")
 _declare("append", 2, "a vector with one more channel", lambda x, s: _append(x, s), kind="vector")
 _declare("init", 1, "a vector without its last channel", lambda x: x[..., :-1], kind="vector")
 _declare("row_key", 1, "random state of query i: hash of the seed and b, h, i", kind="random", result="i")
 _declare("column_key", 0, "random state of key j: hash of j", kind="random", result="i")
-_declare("pair_uniform", 2, "a number in [0, 1) hashed from a row key and a column key",
-         lambda r, c: _pair_uniform(r, c), bound=_constant_bound(0.0, 1.0), cost=20)  # fmt: skip
+_declare(
+    "pair_uniform",
+    2,
+    "a number in [0, 1) hashed from a row key and a column key",
+    lambda r, c: _pair_uniform(r, c),
+    bound=bounds.constant(0.0, 1.0),
+    cost=20,
+)
 
 
 def _expacosh(x):

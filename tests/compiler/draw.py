@@ -69,20 +69,25 @@ def connection(name, n, m, d, dtype):
 def mask(name, b, h, n, m):
     ids = torch.arange(max(n, m)) // 3
     made = {
-        "causal": masks.causal, "window": lambda: masks.sliding_window(3),
-        "documents": lambda: masks.documents(ids[:n], ids[:m]), "padding": lambda: masks.key_padding(torch.rand(b, m) < 0.7),
-        "dense": lambda: masks.dense(torch.rand(h, n, m) < 0.7), "predicate": lambda: masks.predicate(lambda b, h, i, j: (i + j * 1.0) > 3.0),
-        "and": lambda: masks.causal() & masks.sliding_window(4), "not": lambda: ~masks.causal() | masks.sliding_window(2),
-    }.get(name)  # fmt: skip
+        "causal": masks.causal,
+        "window": lambda: masks.sliding_window(3),
+        "documents": lambda: masks.documents(ids[:n], ids[:m]),
+        "padding": lambda: masks.key_padding(torch.rand(b, m) < 0.7),
+        "dense": lambda: masks.dense(torch.rand(h, n, m) < 0.7),
+        "predicate": lambda: masks.predicate(lambda b, h, i, j: (i + j * 1.0) > 3.0),
+        "and": lambda: masks.causal() & masks.sliding_window(4),
+        "not": lambda: ~masks.causal() | masks.sliding_window(2),
+    }.get(name)
     return made() if made else None
 
 
 def bias(name, b, h, n, m, dtype):
     made = {
-        "alibi": lambda: biases.ALiBi(torch.rand(h, dtype=dtype)), "table": lambda: biases.RelativeTable(torch.randn(h, 7, dtype=dtype)),
+        "alibi": lambda: biases.ALiBi(torch.rand(h, dtype=dtype)),
+        "table": lambda: biases.RelativeTable(torch.randn(h, 7, dtype=dtype)),
         "dense": lambda: biases.Dense(torch.randn(1, h, n, m, dtype=dtype)),
         "sum": lambda: biases.ALiBi(torch.rand(h, dtype=dtype)) + biases.Dense(torch.randn(n, m, dtype=dtype)),
-    }.get(name)  # fmt: skip
+    }.get(name)
     return made() if made else None
 
 
@@ -121,9 +126,11 @@ def attentions(draw, dtype=torch.float64, connected=True):
     q, k = (domain(x) if domain else x for x in (q, k))
     v = torch.randn(b, hk, m, dv, dtype=dtype)
     parts = {
-        "metric": make(h, d, dtype), "connection": connection(link, n, m, d, dtype),
-        "mask": mask(draw(st.sampled_from(MASKS)), b, h, n, m), "bias": bias(draw(st.sampled_from(BIASES)), b, h, n, m, dtype),
-    }  # fmt: skip
+        "metric": make(h, d, dtype),
+        "connection": connection(link, n, m, d, dtype),
+        "mask": mask(draw(st.sampled_from(MASKS)), b, h, n, m),
+        "bias": bias(draw(st.sampled_from(BIASES)), b, h, n, m, dtype),
+    }
     if draw(st.integers(0, 3)) == 0:
         parts |= {"dropout": 0.3, "seed": draw(st.integers(0, 99))}
     heads, rows, cols = draw(st.integers(1, 4)), draw(st.integers(1, 9)), draw(st.integers(1, 9))

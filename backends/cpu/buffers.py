@@ -1,0 +1,213 @@
+"""The part of a tile function that works on whole buffers: per-token programs, gradients, maps, the library."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Any
+
+from aatc.backends.cpu.places import Places
+from aatc.backends.cpu.source import Source, number, torch_name
+from aatc.backends.cpu.words import emit_expression
+from aatc.ir.core import Block, Func, Op, Value
+from aatc.ir.dims import Dim
+from aatc.ir.errors import BackendError
+from aatc.ir.types import TensorType
+
+
+@dataclass
+class Extents:
+    """Source text of the current tile extents along g, i and j; ``flat`` means one problem at a time."""
+
+    g: str = "1"
+    i: str = "1"
+    j: str = "1"
+    flat: bool = True
+    at: dict[str, str] = field(default_factory=dict)
+
+
+class BufferEmitter:
+    """What works on whole buffers. ``constants`` collects objects the code refers to by position."""
+
+    def __init__(self, func: Func, constants: list[Any]):
+        self.func, self.constants = func, constants
+        self.src = Source()
+        self.x = Extents()
+        self.places = Places(func)
+        self.arenas: set[str] = set()
+        self.carriers = {op.regions[0].ops[-1]: op for op in func.body.walk() if op.regions}
+        self.temps: dict[tuple[Op, int], str] = {}
+        self.fixed: list[str] = []  # views of work tiles whose extents never change
+        self.users: dict[Value, list[Op]] = {}
+        for op in func.body.walk():
+            for v in op.operands:
+                self.users.setdefault(v, []).append(op)
+
+    def source(self, name: str) -> str:
+        args = [self.src.name(a) for a in self.func.args]
+        self.block(self.func.body)
+        head = [f"def {name}({', '.join(args)}):"]
+        head += [f"    {line}" for line in self._prologue()]
+        return "\n".join(head + self.src.lines) + "\n"
+
+    def _prologue(self) -> list[str]:
+        size = self.func.attrs.get("arena", 0)
+        lines = self._dims()
+        if self.arenas:
+            lines.append(f"arena = torch.empty({int(size)}, dtype=torch.uint8)")
+            lines += [f"arena_{a} = arena.view(torch.{torch_name(a)})" for a in sorted(self.arenas)]
+        return lines + self.fixed
+
+    def _dims(self) -> list[str]:
+        """Sizes of symbolic dimensions from argument shapes: those that stand alone somewhere."""
+        lines, seen = [], set()
+        for arg in self.func.args:
+            if not isinstance(arg.type, TensorType):
+                continue
+            for n, d in enumerate(arg.type.shape):
+                if d.const == 0 and len(d.terms) == 1 and d.terms[0][1] == 1 and d.terms[0][0] not in seen:
+                    seen.add(d.terms[0][0])
+                    lines.append(f"{self.dim_name(d.terms[0][0])} = {self.src.name(arg)}.shape[{n}]")
+        return lines
+
+    def dim_name(self, symbol: str) -> str:
+        return f"dim_{symbol}"
+
+    def dim(self, d: Dim | int) -> str:
+        """A dimension as Python source over the sizes read from the arguments."""
+        d = Dim.of(d)
+        if d.is_static:
+            return str(d.const)
+        parts = [f"{c} * {self._symbol(n)}" if c != 1 else self._symbol(n) for n, c in d.terms]
+        if d.const:
+            parts.append(str(d.const))
+        return " + ".join(parts) if len(parts) == 1 else f"({' + '.join(parts)})"
+
+    def _symbol(self, name: str) -> str:
+        if "_x_" in name:  # the product of two dimensions, which no shape shows
+            return "(" + " * ".join(self.dim_name(p) for p in name.split("_x_")) + ")"
+        return self.dim_name(name)
+
+    def sizes(self, op: Op) -> str:
+        return "(" + ", ".join(self.dim(d) for d in op.attrs["sizes"]) + ")"
+
+    def constant(self, value: Any) -> str:
+        self.constants.append(value)
+        return f"constants[{len(self.constants) - 1}]"
+
+    # --- blocks --------------------------------------------------------------------------------------------
+    def block(self, block: Block) -> None:
+        for op in block.ops:
+            handler: Callable[[Op], None] | None = getattr(self, "_" + op.name.split(".", 1)[1], None)
+            if handler is None:
+                raise BackendError(f"the CPU backend has no code for {op.name}")
+            handler(op)
+
+    def name(self, v: Value) -> str:
+        return self.src.name(v)
+
+    # --- buffers -------------------------------------------------------------------------------------------
+    def _token(self, op: Op) -> None:
+        program, axes, t = op.attrs["program"], op.attrs["axes"], op.results[0].type
+        src, out = self.src, self.name(op.result)
+        src.comment(f"{op.result.name}: {program}", op.loc)
+        sizes = [self.dim(d) for d in op.attrs["sizes"]]
+        self._bind_sizes(sizes)
+        if program.body.fn == "param" and program.params[0].attrs[1] == axes and self._plain(op, t):
+            source = self.name(op.operands[0])
+            src.line(f"{out} = {source}.reshape({', '.join(self.dim(d) for d in t.shape)})")
+            return
+        compute = "float64" if t.dtype in ("f64", "i64") else "float32"
+        body, used = self._expression(op, program, compute)
+        n = sizes[2] if "i" in axes else sizes[3] if "j" in axes else "1"
+        shape = ", ".join(self.dim(d) for d in t.shape)
+        b, h = (sizes[0], sizes[1]) if axes else ("1", "1")
+        src.line(f"{out} = rt.finish_token({body}, ({b}, {h}, {n}), [{shape}], torch.{torch_name(t.dtype)})")
+        self._delete(used)
+
+    def _delete(self, names: list[str]) -> None:
+        if names:
+            self.src.line(f"del {', '.join(names)}")
+
+    def _plain(self, op: Op, t: TensorType) -> bool:
+        """A parameter that is only reshaped: same dtype, heads not shared."""
+        source = op.operands[0].type
+        if not isinstance(source, TensorType) or source.dtype != t.dtype:
+            return False
+        axes, sizes = op.attrs["axes"], op.attrs["sizes"]
+        full = [Dim.of(d) for c, d in zip("bhij", sizes, strict=True) if c in axes]
+        flat = source.rank == len(axes) - 1
+        return flat or list(source.shape[: len(full)]) == full
+
+    def _bind_sizes(self, sizes: list[str]) -> None:
+        self.src.line(f"B, H, N, M = {', '.join(sizes)}")
+
+    def _expression(self, op: Op, program, compute: str, operands: list[Value] | None = None):
+        """Views of the operands and the nodes of a per-token program; returns what `emit_expression` does."""
+        bound = {}
+        for p, v in zip(program.params, operands if operands is not None else op.operands, strict=True):
+            view = self.src.fresh(f"{p.name}_v")
+            cast = f".to(torch.{compute})" if p.dtype == "f" and torch_name(v.type.dtype) != compute else ""  # type: ignore[attr-defined]
+            self.src.line(f"{view} = rt.token_view({self.name(v)}, {p.attrs[1]!r}, B, H){cast}")
+            bound[p] = view
+        return emit_expression(self.src, program.body, bound, compute, {"b": "B", "h": "H", "i": "N", "j": "M"})
+
+    def _gradient(self, op: Op) -> None:
+        program, like = op.attrs["program"], self.name(op.operands[0])
+        self.src.comment(f"{op.result.name}: {program}", op.loc)
+        self._bind_sizes([self.dim(d) for d in op.attrs["sizes"]])
+        compute = "float64" if op.result.type.dtype == "f64" else "float32"  # type: ignore[attr-defined]
+        part = f"{self.name(op.operands[-1])} + " if op.attrs["add"] else ""
+        body, used = self._expression(op, program, compute, op.operands[1 : len(program.params) + 1])
+        self.src.line(f"{self.name(op.result)} = {part}rt.sum_to({body}, {op.attrs['axes']!r}, {like}, (B, H, N, M))")
+        self._delete(used)
+
+    def _view(self, op: Op) -> None:
+        t: TensorType = op.result.type  # type: ignore[assignment]
+        self.src.line(
+            f"{self.name(op.result)} = {self.name(op.operands[0])}.reshape({', '.join(self.dim(d) for d in t.shape)})"
+        )
+
+    def _alloc(self, op: Op) -> None:
+        t: TensorType = op.result.type  # type: ignore[assignment]
+        shape = ", ".join(self.dim(d) for d in t.shape)
+        fill = op.attrs.get("fill")
+        make = "empty" if fill is None else "zeros" if fill == 0 else None
+        text = (
+            f"torch.{make}([{shape}], dtype=torch.{torch_name(t.dtype)})"
+            if make
+            else (f"torch.full([{shape}], {number(fill)}, dtype=torch.{torch_name(t.dtype)})")
+        )
+        self.src.line(f"{self.name(op.result)} = {text}")
+
+    def _finish(self, op: Op) -> None:
+        t: TensorType = op.result.type  # type: ignore[assignment]
+        shape = ", ".join(self.dim(d) for d in t.shape)
+        self.src.line(
+            f"{self.name(op.result)} = {self.name(op.operands[0])}.mul_({number(op.attrs['factor'])})"
+            f".reshape({shape}).to(torch.{torch_name(t.dtype)})"
+        )
+
+    def _classify(self, op: Op) -> None:
+        mask = op.attrs["mask"]
+        self.src.comment(f"tiles of the mask {mask}", op.loc)
+        captures = "".join(f"{self.name(v)}, " for v in op.operands)
+        self.src.line(
+            f"{self.name(op.result)} = rt.tile_map({self.constant(mask)}, ({captures}), {self.sizes(op)}, "
+            f"{op.attrs['rows']}, {op.attrs['cols']}, {op.attrs['heads']})"
+        )
+
+    def _library(self, op: Op) -> None:
+        a = op.attrs
+        rest = [self.name(v) for v in op.operands[3:]]
+        q, k, v = (self.name(x) for x in op.operands[:3])
+        bias = rest.pop(0) if a["bias"] else "None"
+        tiles = rest.pop(0) if a["map"] else "None"
+        mask = self.constant(a["mask"]) if "mask" in a else "None"
+        captures = "".join(f"{c}, " for c in rest)
+        out, lse = (self.name(r) for r in op.results)
+        self.src.comment("the library's fused attention", op.loc)
+        self.src.line(
+            f"{out}, {lse} = rt.library({q}, {k}, {v}, {bias}, {tiles}, {mask}, ({captures}), {a['causal']}, "
+            f"{a['rows']}, {self.sizes(op)})"
+        )
