@@ -125,6 +125,16 @@ _def(
     evaluate=ev.library,
 )
 
+_def(
+    "tile.library_backward",
+    "gradients of q, k, v by the library's fused attention, scale 1, from (grad_out, q, k, v, out, lse)",
+    ("grad_out", "q", "k", "v", "out", "lse"),
+    {"causal": Attr.of("bool", "key j is open to query i iff j <= i")},
+    results=3,
+    infer=lambda op: [v.type for v in op.operands[1:4]],
+    evaluate=ev.library_backward,
+)
+
 # --- loops -------------------------------------------------------------------------------------------------
 _def(
     "tile.for",

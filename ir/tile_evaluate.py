@@ -112,6 +112,16 @@ def library(op, values, interp):
     return [(p @ v).to(_dtype(op.results[0].type)), lse.to(_dtype(op.results[1].type))]
 
 
+def library_backward(op, values, interp):
+    grad, q, k, v, out, lse = values
+    s = q @ k.mT
+    if op.attrs["causal"]:
+        s = s.masked_fill(~torch.ones(s.shape[-2:], dtype=torch.bool).tril(), float("-inf"))
+    p = torch.exp(s - lse.unsqueeze(-1))
+    ds = p * (grad @ v.mT - (grad * out).sum(-1, keepdim=True))
+    return [ds @ k, ds.mT @ q, p.mT @ grad]
+
+
 class Position(int):
     """A loop position that remembers the extent of the tile there."""
 

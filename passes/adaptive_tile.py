@@ -5,24 +5,22 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import ClassVar
 
-from aatc.ir.core import Func, Module, Op
-from aatc.ir.dims import Dim
+from aatc.ir.core import Module, Op
 from aatc.ir.errors import UnsupportedError
 from aatc.ir.registry import Symbol
-from aatc.ir.score.expr import ONE, ZERO, Expr, call, param, postorder
+from aatc.ir.score.expr import postorder
 from aatc.ir.score.program import Program
 from aatc.ir.specialize import hoist_loads, prune
 from aatc.ir.target import Target
 from aatc.ir.tilemap import TileMap
-from aatc.ir.types import TensorType, itemsize
+from aatc.ir.types import itemsize
 from aatc.passes.base import Context, Pass, register
 from aatc.passes.factor import ChannelSum, Contraction, Factored, Lookup, Stored
-from aatc.passes.lowering import Attention, Builder, Schedule, new_func
-from aatc.passes.score_rules import Normaliser
+from aatc.passes.lowering import Attention, Schedule
 from aatc.passes.simplify_score import is_causal
 from aatc.passes.tile_backward import lower_backward
-from aatc.passes.tile_core import Frame, classify
-from aatc.passes.tile_forward import Forms, arguments, finish_output, lower_forward
+from aatc.passes.tile_forward import Forms, lower_forward
+from aatc.passes.tile_library import Library, library_form, lower_library, lower_library_backward
 
 
 @register
@@ -68,7 +66,10 @@ class AdaptiveTile(Pass):
         schedule = self._schedule(a, ctx.target)
         plain = self._library_form(a, ctx.target)
         forward = lower_library(a, forms, plain, schedule, stem) if plain else lower_forward(a, forms, schedule, stem)
-        backward, grads = lower_backward(a, Forms(a), schedule, f"{stem}_backward")
+        if plain and (a.programs.mask is None or plain.causal):
+            backward, grads = lower_library_backward(a, forms, plain, schedule, f"{stem}_backward")
+        else:
+            backward, grads = lower_backward(a, Forms(a), schedule, f"{stem}_backward")
         forward.attrs |= {
             "kind": kind_of(a),
             "lowering": lowering_class(a, forms),
@@ -155,117 +156,6 @@ def masked_rows(mask: Program, n: int, m: int, most: int, library: bool) -> int:
 
 def _extent(d, default: int) -> int:
     return int(d) if d.is_static else default
-
-
-# --- which way ---------------------------------------------------------------------------------------------
-@dataclass(frozen=True)
-class Library:
-    """A score that plain attention computes: query and key vectors of one width, a number per key, values."""
-
-    row: Expr
-    col: Expr
-    bias: Expr | None
-    causal: bool
-    pad_qk: int
-    pad_v: int
-
-
-def library_form(a: Attention) -> Library | None:
-    """The attention as a library call, or None: its score is one contraction plus a number per key, and what is
-    carried is one vector per key. Widths that differ by up to 16 channels are padded, the library wants them equal."""
-    rules = Normaliser()
-    terms = rules.terms(a.programs.score.body)
-    dots = rules.merged(terms)
-    number_free = terms.row is ZERO and terms.flat is ZERO
-    if len(dots) != 1 or terms.separable or terms.others or not number_free:
-        return None
-    forms = Forms(a)
-    if (
-        len(forms.carry) != 1
-        or not forms.carry[0].col
-        or forms.carry[0].coef.fn != "const"
-        or forms.carry[0].coef.value != 1
-    ):
-        return None
-    (row, col), bias = dots[0], None if terms.col is ZERO else terms.col
-    mask = a.programs.mask
-    causal = mask is not None and is_causal(mask.body)
-    if mask is not None and not causal and bias is not None:
-        # mask and bias would have to be added up for every head: one more channel is cheaper
-        row, col, bias = call("append", row, ONE), call("append", col, bias), None
-    d, e = a.width(row), a.value_width
-    if abs(d - e) > 16:
-        return None
-    return Library(row, col, bias, causal, max(0, e - d), max(0, d - e))
-
-
-def _padded(e: Expr, channels: int) -> Expr:
-    for _ in range(channels):
-        e = call("append", e, ZERO)
-    return e
-
-
-def lower_library(a: Attention, forms: Forms, plain: Library, s: Schedule, name: str) -> Func:
-    """The forward function when the library's fused attention does the work."""
-    args = arguments(a)
-    b = Builder(a.op.loc, a.dtype)
-    fr = Frame(a, forms.f, s, b, dict(zip(a.names, args, strict=True)))
-    width = a.width(plain.row) + plain.pad_qk
-    row_type = TensorType(a.dtype, (a.batch, a.heads, a.rows, Dim(width)))
-    col_type = TensorType(a.dtype, (a.batch, a.heads, a.cols, Dim(width)))
-
-    def token(e: Expr, axes: str, t: TensorType, hint: str):
-        program = Program.of(e)
-        return b.op(
-            "tile.token",
-            [fr.operands[n] for n in program.names],
-            [t],
-            names=[hint],
-            program=program,
-            axes=axes,
-            sizes=a.sizes,
-            flat=False,
-        )[0]
-
-    operands = [
-        token(_padded(plain.row, plain.pad_qk), "bhid", row_type, "rows"),
-        token(_padded(plain.col, plain.pad_qk), "bhjd", col_type, "keys"),
-        token(_padded(forms.carry[0].vector.expr, plain.pad_v), "bhjd", col_type, "values"),
-    ]
-    if plain.bias is not None:
-        operands.append(token(plain.bias, "bhj", TensorType(a.dtype, (a.batch, a.heads, a.cols)), "bias"))
-    mask = a.programs.mask if not plain.causal else None
-    if mask is not None:
-        tiles = classify(fr, s.rows, _extent(a.problems, 1 << 30))
-        assert tiles is not None
-        operands += [tiles, *(fr.operands[n] for n in mask.names)]
-    out, lse = b.op(
-        "tile.library",
-        operands,
-        [row_type, TensorType(a.dtype, (a.batch, a.heads, a.rows))],
-        names=["out", "lse"],
-        causal=plain.causal,
-        bias=plain.bias is not None,
-        map=mask is not None,
-        mask=mask,
-        rows=s.rows,
-        sizes=a.sizes,
-    )
-    if plain.pad_v:
-        out = _cut(b, a, out)
-    return new_func(name, b, args, finish_output(fr, forms, out, lse), {"schedule": str(s)})
-
-
-def _cut(b: Builder, a: Attention, out):
-    """Drops the padded value channels."""
-    x = param("padded", "bhid")
-    e: Expr = x
-    for _ in range(int(out.type.shape[3]) - a.value_width):
-        e = call("init", e)
-    t = TensorType(a.dtype, (a.batch, a.heads, a.rows, Dim(a.value_width)))
-    return b.op(
-        "tile.token", [out], [t], names=["cut"], program=Program((x,), e), axes="bhid", sizes=a.sizes, flat=False
-    )[0]
 
 
 _GEOMETRY = {"acosh": "hyperbolic distance", "acos": "spherical distance"}

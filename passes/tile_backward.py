@@ -12,9 +12,9 @@ from dataclasses import dataclass, field
 from aatc.ir.core import Func, Value
 from aatc.ir.score.derivative import gradients
 from aatc.ir.score.expr import ZERO, Expr, add, call, const, mul, neg, param, params, sub
-from aatc.ir.score.program import Program
 from aatc.ir.types import INDEX, TensorType, TileType
 from aatc.passes.factor import ChannelSum, Contraction, Lookup, Stored, Token
+from aatc.passes.gradients import operand_gradients
 from aatc.passes.lowering import (
     LN2,
     LOG2E,
@@ -366,32 +366,17 @@ class _Plan:
 
     # --- after the loops -----------------------------------------------------------------------------------
     def finish(self) -> tuple[list[Value], list[str]]:
-        """Gradients of the operands from those of the tokens.
-
-        What comes from query tokens, key tokens and others is summed apart: these run over different axes.
-        """
-        a, fr = self.fr.a, self.fr
+        """Gradients of the operands from those of the tokens."""
+        fr = self.fr
         env = dict(fr.operands)
-        leaves = [p for p in a.declared.values() if p.dtype == "f" and p.rank < 3]
         sides: dict[str, list[tuple[Expr, Expr]]] = {}
         for t, ct in self._token_cotangents(env):
             sides.setdefault(t.axes[2:3], []).append((t.expr, ct))
         if self.forms.epilogue is not None:
             sides.setdefault("i", []).append((self.forms.epilogue, param("grad_o__", "bhid")))
             env[self.forms.place.name] = fr.operands["o__"]
-        parts = [gradients(outputs, leaves) for outputs in sides.values()]
-        results, grads = [], []
-        for name in a.names:
-            p = a.declared.get(name)
-            found = [g[p] for g in parts if p in g]
-            if name in self.pairs:
-                results.append(self._pair_gradient(name))
-            elif found:
-                results.append(self._operand_gradient(name, found, env))
-            else:
-                continue
-            grads.append(name)
-        return results, grads
+        ready = {name: self._pair_gradient(name) for name in self.pairs}
+        return operand_gradients(fr, sides, env, ready)
 
     def _token_cotangents(self, env: dict[str, Value]) -> list[tuple[Token, Expr]]:
         """(token, cotangent) for every gradient buffer; enters the buffers in ``env``."""
@@ -405,24 +390,6 @@ class _Plan:
             env[ct.name] = self.extra.values[t.name]
             out.append((t, ct))
         return out
-
-    def _operand_gradient(self, name: str, found: list[Expr], env: dict[str, Value]) -> Value:
-        a, total = self.fr.a, None
-        for expr in found:
-            program = Program.of(expr)
-            operands = [env[name], *(env[n] for n in program.names), *([] if total is None else [total])]
-            total = self.fr.b.op(
-                "tile.gradient",
-                operands,
-                [a.types[name]],
-                names=[f"d_{name}"],
-                program=program,
-                axes=a.declared[name].attrs[1],
-                sizes=a.sizes,
-                add=total is not None,
-            )[0]
-        assert total is not None
-        return total
 
     def _pair_gradient(self, name: str) -> Value:
         return self.fr.b.op(

@@ -211,3 +211,9 @@ class BufferEmitter:
             f"{out}, {lse} = rt.library({q}, {k}, {v}, {bias}, {tiles}, {mask}, ({captures}), {a['causal']}, "
             f"{a['rows']}, {self.sizes(op)})"
         )
+
+    def _library_backward(self, op: Op) -> None:
+        self.src.comment("the library's fused attention, backward", op.loc)
+        results = ", ".join(self.name(r) for r in op.results)
+        operands = ", ".join(self.name(v) for v in op.operands)
+        self.src.line(f"{results} = rt.library_backward({operands}, {op.attrs['causal']})")

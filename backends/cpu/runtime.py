@@ -15,6 +15,7 @@ from aatc.ir.tilemap import TileMap
 __all__ = ["diagonal_keep", "tile_map"]
 
 flash = torch.ops.aten._scaled_dot_product_flash_attention_for_cpu.default
+flash_backward = torch.ops.aten._scaled_dot_product_flash_attention_for_cpu_backward.default
 
 
 # --- per token ---------------------------------------------------------------------------------------------
@@ -177,3 +178,8 @@ def library(q, k, v, bias, tiles: TileMap | None, mask: Program | None, captures
             o, l = o.masked_fill(closed.unsqueeze(-1), 0.0), l.masked_fill(closed, float("-inf"))
         out[:, :, i : i + ti], lse[:, :, i : i + ti] = o, l
     return out, lse
+
+
+def library_backward(grad, q, k, v, out, lse, causal: bool):
+    """Gradients of q, k, v by the library's fused attention, scale 1."""
+    return flash_backward(grad, q, k, v, out, lse, 0.0, causal, attn_mask=None, scale=1.0)

@@ -1,0 +1,56 @@
+"""From gradients of per-token expressions to gradients of an attention's operands."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+from aatc.ir.core import Value
+from aatc.ir.score.derivative import gradients
+from aatc.ir.score.expr import Expr
+from aatc.ir.score.program import Program
+from aatc.passes.tile_core import Frame
+
+
+def operand_gradients(
+    fr: Frame,
+    sides: Mapping[str, list[tuple[Expr, Expr]]],
+    env: dict[str, Value],
+    ready: Mapping[str, Value] | None = None,
+) -> tuple[list[Value], list[str]]:
+    """Gradients of all operands that have one, and their names, in operand order.
+
+    sides: (expression, cotangent) pairs of query tokens, key tokens and others, summed apart because these run over
+    different axes. env: buffers of operands and cotangents by parameter name. ready: gradients that are known already.
+    """
+    a, ready = fr.a, ready or {}
+    leaves = [p for p in a.declared.values() if p.dtype == "f" and p.rank < 3]
+    parts = [gradients(outputs, leaves) for outputs in sides.values()]
+    results, grads = [], []
+    for name in a.names:
+        p = a.declared.get(name)
+        found = [g[p] for g in parts if p in g]
+        if name not in ready and not found:
+            continue
+        results.append(ready[name] if name in ready else _operand_gradient(fr, name, found, env))
+        grads.append(name)
+    return results, grads
+
+
+def _operand_gradient(fr: Frame, name: str, found: list[Expr], env: dict[str, Value]) -> Value:
+    a = fr.a
+    total: Value | None = None
+    for expr in found:
+        program = Program.of(expr)
+        operands = [env[name], *(env[n] for n in program.names), *([] if total is None else [total])]
+        total = fr.b.op(
+            "tile.gradient",
+            operands,
+            [a.types[name]],
+            names=[f"d_{name}"],
+            program=program,
+            axes=a.declared[name].attrs[1],
+            sizes=a.sizes,
+            add=total is not None,
+        )[0]
+    assert total is not None
+    return total
