@@ -348,7 +348,8 @@ def _run_map(op, values, _):
 
     program, shape = op.attrs["program"], tuple(values[0].shape)
     axes = program.params[0].attrs[1]
-    sizes = tuple(shape[axes.index(c)] if c in axes else 1 for c in INDEX_AXES)
+    b, h, i, j = (int(shape[axes.index(c)]) if c in axes else 1 for c in INDEX_AXES)
+    sizes = (b, h, i, j)
     out = evaluate(program.body, bind(program, values, sizes), sizes, dtype=reference.compute_dtype(values[0].dtype))
     full = [n for c, n in zip(INDEX_AXES, sizes, strict=True) if c in axes]
     return [out.expand(*sizes, *out.shape[4:]).reshape(full).to(values[0].dtype)]

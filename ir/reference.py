@@ -112,7 +112,7 @@ def attend_backward(
     leaves = [e for n, e in declared.items() if e.dtype == "f"]
     lookups = [e for e in postorder(att.score.body, att.carry.body) if e.fn == "lookup" and e.dtype == "f"]
     grads = gradients([(att.score.body, gs), (att.carry.body, gc)], [*leaves, *lookups])
-    result = {}
+    result: dict[str, torch.Tensor] = {}
     for leaf, expression in grads.items():
         value = evaluate(expression, {**env, **extra}, sizes, dtype=dtype, values=done)
         if leaf.fn == "lookup":

@@ -14,7 +14,8 @@ from aatc.ir.types import torch_dtype
 
 
 def _extents(op, interp) -> tuple[int, int, int, int]:
-    return tuple(interp.dim(d) for d in op.attrs["sizes"])  # type: ignore[return-value]
+    b, h, n, m = (interp.dim(d) for d in op.attrs["sizes"])
+    return b, h, n, m
 
 
 def _dtype(value_type) -> torch.dtype:

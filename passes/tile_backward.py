@@ -134,19 +134,18 @@ class _Plan:
         for t in self._receivers():
             self.extra.buffers[t.name] = self._zeros(t, f"d_{t.name}")
         for term in self.forms.carry:
-            t = term.vector
-            self.extra.values[t.name] = self._zeros(t, f"d_{t.name}_v")
-        self.pairs = {}
+            name = term.vector.name
+            self.extra.values[name] = self._zeros(term.vector, f"d_{name}_v")
+        self.pairs: dict[str, Value] = {}
         for x in self.fr.f.atoms.values():
             if isinstance(x, Stored) and x.atom in self.cotangents:
-                t = self.fr.buffers[f"pair_{x.source.name}"].type
-                kind = TensorType(self.fr.a.dtype, t.shape)  # type: ignore[attr-defined]
+                buffer: TensorType = self.fr.buffers[f"pair_{x.source.name}"].type  # type: ignore[assignment]
+                kind = TensorType(self.fr.a.dtype, buffer.shape)
                 self.pairs[x.source.name] = self.fr.b.op(
                     "tile.alloc", [], [kind], names=[f"d_{x.source.name}"], fill=0.0
                 )[0]
             elif isinstance(x, Lookup) and x.atom in self.cotangents:
-                t = self.fr.a.types[x.table.name]
-                kind = TensorType(self.fr.a.dtype, t.shape)
+                kind = TensorType(self.fr.a.dtype, self.fr.a.types[x.table.name].shape)
                 if x.table.name not in self.pairs:
                     self.pairs[x.table.name] = self.fr.b.op(
                         "tile.alloc", [], [kind], names=[f"d_{x.table.name}"], fill=0.0

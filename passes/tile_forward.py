@@ -22,11 +22,12 @@ class Forms:
         self.f = Factored(taken=set(a.names) | {"lse", "summed"})
         self.score2 = self.f.number(Normaliser().number(mul(const(LOG2E), a.programs.score.body)))
         weight = a.op.attrs.get("weight")
-        closed = weight is not None and weight.body.fn != "exp"
         self.bounded = weight is not None
         self.floor = float(a.op.attrs.get("floor", float("-inf")))
-        self.weight: Expr | None = self.f.number(weight.body) if closed else None
-        self.score = self.f.number(a.programs.score.body) if closed else None
+        self.weight: Expr | None = None
+        self.score: Expr | None = None
+        if weight is not None and weight.body.fn != "exp":
+            self.weight, self.score = self.f.number(weight.body), self.f.number(a.programs.score.body)
         inner, self.epilogue, self.place = split_epilogue(a.programs.carry.body)
         self.carry: list[CarryTerm] = carry_terms(self.f, inner)
         self.mask = self.f.number(a.programs.mask.body) if a.programs.mask is not None else None

@@ -108,7 +108,8 @@ class BufferEmitter:
 
     # --- buffers -------------------------------------------------------------------------------------------
     def _token(self, op: Op) -> None:
-        program, axes, t = op.attrs["program"], op.attrs["axes"], op.results[0].type
+        program, axes = op.attrs["program"], op.attrs["axes"]
+        t: TensorType = op.result.type  # type: ignore[assignment]
         src, out = self.src, self.name(op.result)
         src.comment(f"{op.result.name}: {program}", op.loc)
         sizes = [self.dim(d) for d in op.attrs["sizes"]]
@@ -172,13 +173,10 @@ class BufferEmitter:
         t: TensorType = op.result.type  # type: ignore[assignment]
         shape = ", ".join(self.dim(d) for d in t.shape)
         fill = op.attrs.get("fill")
-        make = "empty" if fill is None else "zeros" if fill == 0 else None
-        text = (
-            f"torch.{make}([{shape}], dtype=torch.{torch_name(t.dtype)})"
-            if make
-            else (f"torch.full([{shape}], {number(fill)}, dtype=torch.{torch_name(t.dtype)})")
-        )
-        self.src.line(f"{self.name(op.result)} = {text}")
+        make = f"torch.empty([{shape}]" if fill is None else f"torch.full([{shape}], {number(fill)}"
+        if fill == 0:
+            make = f"torch.zeros([{shape}]"
+        self.src.line(f"{self.name(op.result)} = {make}, dtype=torch.{torch_name(t.dtype)})")
 
     def _finish(self, op: Op) -> None:
         t: TensorType = op.result.type  # type: ignore[assignment]

@@ -183,11 +183,8 @@ class Emitter(BufferEmitter):
             }[axes]
             text = self._window(buffer, axes)
             text = f"{text}[{missing}]" if missing and not (axes == "g" and self.x.flat) else text
-        cast = (
-            ""
-            if op.operands[0].type.dtype == op.result.type.dtype
-            else f".to(torch.{torch_name(op.result.type.dtype)})"
-        )  # type: ignore[attr-defined]
+        source, wanted = (v.type.dtype for v in (op.operands[0], op.result))  # type: ignore[attr-defined]
+        cast = "" if source == wanted else f".to(torch.{torch_name(wanted)})"
         self.src.line(f"{self.name(op.result)} = {text}{cast}")
 
     def _pair_position(self) -> str:

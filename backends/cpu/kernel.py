@@ -50,7 +50,8 @@ class Kernel:
     def __call__(self, *operands: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         if torch.is_grad_enabled() and any(t.requires_grad for t in operands):
             return _Attend.apply(self, *operands)
-        return self.forward(*operands)[1][:2]
+        o, lse, *_ = self.forward(*operands)[1]
+        return o, lse
 
     def forward(self, *operands: torch.Tensor) -> tuple[list[torch.Tensor], tuple[torch.Tensor, ...]]:
         """(operands as computed with, results): keys that are not finite spoil only rows that see them."""

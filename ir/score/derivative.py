@@ -121,9 +121,9 @@ def gradients(outputs: Iterable[tuple[Expr, Expr]], wrt: Iterable[Expr]) -> dict
         cotangent[e] = add(cotangent[e], g) if e in cotangent else g
     active = _depends(roots, leaves)
     for e in reversed(postorder(*roots)):
-        g = cotangent.get(e)
-        if g is None or e in leaves or e not in active or not e.args:
+        if e not in cotangent or e in leaves or e not in active or not e.args:
             continue
+        g = cotangent[e]
         if e.fn not in RULES:
             raise ScoreError(f"{e.fn} has no derivative")
         for arg, contribution in zip(e.args, RULES[e.fn](e, g), strict=True):

@@ -73,7 +73,10 @@ def _node(e, args, env, sizes, dtype, device, starts):
         args = [a.to(dtype) if a.dtype in (torch.int64, torch.int32) else a for a in args]
     if e.rank == 2 and FUNCTIONS[e.fn].kind == "pointwise":  # a number meets a matrix
         args = [x.unsqueeze(-1) if a.rank == 0 else x for a, x in zip(e.args, args, strict=True)]
-    return FUNCTIONS[e.fn].evaluate(*args, *e.attrs)
+    function = FUNCTIONS[e.fn].evaluate
+    if function is None:
+        raise CaptureError(f"{e.fn} has no value of its own")
+    return function(*args, *e.attrs)
 
 
 def axis_positions(axis: int, n: int, device, start: int = 0) -> torch.Tensor:

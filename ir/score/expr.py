@@ -8,7 +8,7 @@ feature axis, 2 for a matrix. A query's expression has axes "bhi", a contraction
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from typing import Any
 
 from aatc.ir.dims import NAME
@@ -461,7 +461,7 @@ def substitute(root: Expr, table: dict[Expr, Expr], *, smart: bool = True) -> Ex
     return done[root]
 
 
-_SMART = {"add": add, "sub": sub, "mul": mul, "div": div, "neg": neg}
+_SMART: dict[str, Callable[..., Expr]] = {"add": add, "sub": sub, "mul": mul, "div": div, "neg": neg}
 
 
 def rebuild(e: Expr, args: tuple[Expr, ...]) -> Expr:

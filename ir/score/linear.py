@@ -8,7 +8,7 @@ where they die. The memory planner counts the registers, the CPU backend prints 
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from typing import TYPE_CHECKING
@@ -190,7 +190,7 @@ class _Graph:
         return self("div", x, y)
 
 
-_WORDS = {
+_WORDS: dict[str, Callable[..., int]] = {
     "add": lambda g, x, y: g.commuted("add", x, y),
     "mul": lambda g, x, y: g.commuted("mul", x, y),
     "sub": lambda g, x, y: g.sub(x, y),
