@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from torch import fx
 
     from aatc.ir.core import Module
-    from aatc.passes import Pipeline
+    from aatc.passes import Pipeline, PipelineResult
 
 TUNE = ("none",)
 
@@ -176,6 +176,7 @@ class Session:
         result = self.pipeline.run(imported.module, target=backend.target(), on_stage=on_stage)
         graph.stages, graph.report = dict(result.stages), result.report
         clock.lap("passes")
+        self._report_untiled(result)
         graph.program = backend.build(result.module)
         clock.lap("backend")
         if dump is not None:
@@ -185,6 +186,16 @@ class Session:
         if not self.options.fallback or _changes_state(imported.module):
             return run
         return self._watched(graph, run, gm.forward)
+
+    def _report_untiled(self, result: PipelineResult) -> None:
+        """Attentions that have no tile program run by their reference formula: told, or refused."""
+        marker = "runs by its reference formula: "
+        reasons = [n.partition(marker)[::2] for r in result.report for n in r.notes if marker in n]
+        for where, reason in reasons:
+            where = where.removesuffix(": ")
+            if not self.options.fallback:
+                raise UnsupportedError(f"this attention has no tile program: {reason}", where=where)
+            self.add_fallback(Fallback("aatc.attend", where, f"runs by its formula, in n*n memory: {reason}"))
 
     def _watched(self, graph: Graph, run: Callable[..., Any], eager: Callable[..., Any]) -> Callable[..., Any]:
         """``run``, whose first call may find that the program does not work; then ``eager`` from there on.

@@ -172,3 +172,24 @@ def test_function_transforms_are_refused_with_their_line_and_run_eagerly():
     (fallback,) = compiled.explain().fallbacks
     assert "torch.vmap" in fallback.reason
     assert __file__ in fallback.loc
+
+
+@aatc.metric(w="de")
+def mixed(q, k, w):
+    """Mixes channels per pair by a matrix, which no tile program does."""
+    return -aatc.ir.score.call("matvec", w, torch.tanh(q - k)).abs().sum()
+
+
+def test_an_attention_without_a_tile_program_runs_by_its_formula_and_is_reported():
+    w = torch.randn(4, 4)
+
+    def attend(q):
+        return aatc.attend(q, q, q, metric=mixed(w=w))
+
+    q = torch.randn(1, 2, 6, 4, requires_grad=True)
+    compiled = aatc.compile(attend)
+    torch.testing.assert_close(compiled(q), attend(q))
+    (fallback,) = compiled.explain().fallbacks
+    assert fallback.op == "aatc.attend" and __file__ in fallback.loc and "mixes channels" in fallback.reason
+    with pytest.raises(UnsupportedError, match="no tile program"):
+        aatc.compile(attend, fallback=False)(q)
