@@ -159,9 +159,10 @@ def exp_of(score: Expr) -> tuple[Expr, str]:
         factor, inner = float(inner.args[0].value), inner.args[1]
     if score.fn == "neg":
         factor = -factor
-    if inner.fn == "acosh" and factor in (-1.0, -2.0, -0.5):
+    # higher powers would underflow at distances that occur, and the backward has no guard
+    if inner.fn == "acosh" and factor in (-0.5, -1.0, -2.0):
         base = call("expacosh", inner.args[0])
-        weight = {-1.0: base, -2.0: call("square", base), -0.5: call("sqrt", base)}[factor]
+        weight = {-0.5: call("sqrt", base), -1.0: base, -2.0: call("square", base)}[factor]
         return weight, "exp-acosh"
     return call("exp", score), "bounded-score"
 
