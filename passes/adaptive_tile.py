@@ -158,7 +158,7 @@ def _extent(d, default: int) -> int:
     return int(d) if d.is_static else default
 
 
-_GEOMETRY = {"acosh": "hyperbolic distance", "acos": "spherical distance"}
+_GEOMETRY = {"acosh": "hyperbolic distance", "acos": "spherical distance", "asinsqrt": "spherical distance"}
 
 
 def kind_of(a: Attention) -> str:

@@ -26,6 +26,7 @@ _UNARY = frozenset(
         "sigmoid",
         "floor",
         "acos",
+        "asin",
         "square",
     ]
 )

@@ -28,16 +28,26 @@ def _root_slope(y: Expr) -> Expr:
     return mul(call("step", y), call("rsqrt", call("maximum", y, _TINY)))
 
 
+def _beyond_one(x: Expr) -> Expr:
+    """x*x - 1 as a product: near 1 the square would round away half of what is left."""
+    return mul(sub(x, ONE), add(x, ONE))
+
+
 def _acosh(e: Expr, g: Expr) -> tuple[Expr]:
-    return (mul(g, _root_slope(sub(call("square", e.args[0]), ONE))),)
+    return (mul(g, _root_slope(_beyond_one(e.args[0]))),)
 
 
 def _expacosh(e: Expr, g: Expr) -> tuple[Expr]:
-    return (neg(mul(g, mul(e, _root_slope(sub(call("square", e.args[0]), ONE))))),)
+    return (neg(mul(g, mul(e, _root_slope(_beyond_one(e.args[0]))))),)
 
 
 def _acos(e: Expr, g: Expr) -> tuple[Expr]:
-    return (neg(mul(g, _root_slope(sub(ONE, call("square", e.args[0]))))),)
+    return (neg(mul(g, _root_slope(mul(sub(ONE, e.args[0]), add(ONE, e.args[0]))))),)
+
+
+def _asinsqrt(e: Expr, g: Expr) -> tuple[Expr]:
+    x = e.args[0]
+    return (mul(g, mul(const(0.5), _root_slope(mul(x, sub(ONE, x))))),)
 
 
 def _pow(e: Expr, g: Expr) -> tuple[Expr]:
@@ -79,6 +89,7 @@ RULES: dict[str, Rule] = {
     "acosh": _acosh,
     "expacosh": _expacosh,
     "acos": _acos,
+    "asinsqrt": _asinsqrt,
     "maximum": lambda e, g: _pick(e, g, "ge"),
     "minimum": lambda e, g: _pick(e, g, "le"),
     "pow": _pow,

@@ -25,7 +25,7 @@ Shape = tuple[int, ...]
 
 #: Primitives a backend must print; all are element-wise.
 PRIMITIVES = frozenset(
-    "add sub mul div neg abs sign sqrt rsqrt reciprocal exp2 log2 log log1p sin cos tanh sigmoid floor acos square "  # noqa: SIM905
+    "add sub mul div neg abs sign sqrt rsqrt reciprocal exp2 log2 log log1p sin cos tanh sigmoid floor acos asin square "  # noqa: SIM905
     "maximum minimum clamp where lt le gt ge eq ne and or not pow pair_uniform copy".split()
 )
 
@@ -175,6 +175,11 @@ class _Graph:
     def acosh(self, x: int) -> int:
         return self("clamp", self("log", self("add", x, self.root(x))), attrs=(0.0, math.inf))
 
+    def asinsqrt(self, x: int) -> int:
+        # the root as the reciprocal of the reciprocal root, which is cheaper; 1e-15 stands for the root of 0
+        inside = self("clamp", x, attrs=(1e-30, 1.0))
+        return self("asin", self("clamp", self("reciprocal", self("rsqrt", inside)), attrs=(-1.0, 1.0)))
+
     def step(self, x: int) -> int:
         # no comparison: truth values are slow to make and to use. Differences of floats near 1 are never
         # between 0 and 1e-18, so this is 0 or 1 where it matters
@@ -202,6 +207,7 @@ _WORDS: dict[str, Callable[..., int]] = {
     "relu": lambda g, x: g("clamp", x, attrs=(0.0, math.inf)),
     "acosh": lambda g, x: g.acosh(x),
     "expacosh": lambda g, x: g.expacosh(x),
+    "asinsqrt": lambda g, x: g.asinsqrt(x),
     "acos": lambda g, x: g("acos", g("clamp", x, attrs=(-1.0, 1.0))),
     "softplus": lambda g, x: g.softplus(x),
     "maximum": lambda g, x, y: g.extreme(x, y, "maximum"),

@@ -1,0 +1,255 @@
+"""What every manifold offers, the typed errors, and the quotients that are taken with care near zero.
+
+A point is a tensor whose last axes (one, or two for matrices) are its ambient coordinates; every axis before
+them is a batch axis, and batches broadcast. Results follow the device and dtype of the input. Distances are in
+the unit of the metric: a sphere of radius 2 has half circumference 2π.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+
+import torch
+from torch import Tensor
+
+
+class GeometryError(ValueError):
+    """A point, a vector or a parameter that the geometry cannot use."""
+
+
+class PointShapeError(GeometryError):
+    """Tensors whose shapes or dtypes are not those of points and tangent vectors of the manifold."""
+
+
+class CutLocusError(GeometryError):
+    """Two points with more than one shortest geodesic between them: ``log`` and ``transport`` have no value."""
+
+
+def quotient(x: Tensor, ratio: Callable[[Tensor], Tensor], c2: float, c4: float, c6: float) -> Tensor:
+    """An even function with a removable singularity at 0: ``ratio(x)``, or 1 + c2 x² + c4 x⁴ + c6 x⁶ for |x| < 0.01.
+
+    The series leaves less than 1e-16, and its gradient at 0 is 0 and never NaN.
+    """
+    small = x.abs() < 0.01
+    square = torch.where(small, x, torch.zeros_like(x)).square()
+    series = 1 + square * (c2 + square * (c4 + square * c6))
+    return torch.where(small, series, ratio(torch.where(small, torch.full_like(x, 0.5), x)))
+
+
+def sinc(x: Tensor) -> Tensor:
+    """sin(x)/x."""
+    return quotient(x, lambda z: z.sin() / z, -1 / 6, 1 / 120, -1 / 5040)
+
+
+def sinhc(x: Tensor) -> Tensor:
+    """sinh(x)/x."""
+    return quotient(x, lambda z: z.sinh() / z, 1 / 6, 1 / 120, 1 / 5040)
+
+
+def asinhc(x: Tensor) -> Tensor:
+    """asinh(x)/x."""
+    return quotient(x, lambda z: z.asinh() / z, -1 / 6, 3 / 40, -5 / 112)
+
+
+def atanhc(x: Tensor) -> Tensor:
+    """atanh(x)/x, |x| < 1."""
+    return quotient(x, lambda z: z.atanh() / z, 1 / 3, 1 / 5, 1 / 7)
+
+
+def tanhc(x: Tensor) -> Tensor:
+    """tanh(x)/x."""
+    return quotient(x, lambda z: z.tanh() / z, -1 / 3, 2 / 15, -17 / 315)
+
+
+def inverse_sinc(x: Tensor) -> Tensor:
+    """x/sin(x), |x| < π."""
+    return quotient(x, lambda z: z / z.sin(), 1 / 6, 7 / 360, 31 / 15120)
+
+
+def safe_sqrt(x: Tensor) -> Tensor:
+    """√max(x, 0), with gradient 0 where x ≤ 0."""
+    positive = x > 0
+    return torch.where(positive, torch.where(positive, x, torch.ones_like(x)).sqrt(), torch.zeros_like(x))
+
+
+def dot(u: Tensor, v: Tensor) -> Tensor:
+    """Σ u v over the last axis, which is kept with size 1."""
+    return (u * v).sum(-1, keepdim=True)
+
+
+def length(v: Tensor) -> Tensor:
+    """|v| over the last axis, which is kept with size 1; its gradient at 0 is 0."""
+    return torch.linalg.vector_norm(v, dim=-1, keepdim=True)
+
+
+class Manifold:
+    """A Riemannian manifold in ambient coordinates. Subclasses give the methods whose names begin with ``_``.
+
+    Shapes: points ``x``, ``y`` and vectors ``u``, ``v`` are (..., *P), P being the shape of one point, with batch
+    axes that broadcast; ``dist``, ``inner``, ``norm``, ``belongs`` and ``is_tangent`` return (...). Every public
+    function that returns numbers is differentiable in all of its tensors; away from the manifold it takes the
+    values of its formula, so ambient gradients have a meaning only after projection to the tangent space.
+
+    Raises: PointShapeError for shapes and dtypes that do not fit, by every method; CutLocusError by ``log``,
+    ``geodesic`` and ``transport`` where the shortest geodesic is not unique.
+    """
+
+    point_ndim = 1
+    min_size = 1
+
+    def dist(self, x: Tensor, y: Tensor) -> Tensor:
+        """The geodesic distance, (...). Its gradient at x = y is taken to be 0."""
+        self._check(x, y)
+        return self._dist(x, y)
+
+    def exp(self, x: Tensor, v: Tensor) -> Tensor:
+        """The point at time 1 of the geodesic from ``x`` with velocity ``v``."""
+        self._check(x, v)
+        return self._exp(x, v)
+
+    def log(self, x: Tensor, y: Tensor) -> Tensor:
+        """The velocity at ``x`` of the shortest geodesic that is at ``y`` at time 1; its norm is ``dist(x, y)``."""
+        self._check(x, y)
+        return self._log(x, y)
+
+    def inner(self, x: Tensor, u: Tensor, v: Tensor) -> Tensor:
+        """The metric at ``x`` of two tangent vectors, (...)."""
+        self._check(x, u, v)
+        return self._inner(x, u, v)
+
+    def norm(self, x: Tensor, v: Tensor) -> Tensor:
+        """√inner(x, v, v), (...); its gradient at v = 0 is 0."""
+        return safe_sqrt(self.inner(x, v, v))
+
+    def transport(self, x: Tensor, y: Tensor, v: Tensor) -> Tensor:
+        """Parallel transport of ``v``, tangent at ``x``, to ``y`` along the shortest geodesic."""
+        self._check(x, y, v)
+        return self._transport(x, y, v)
+
+    def geodesic(self, x: Tensor, y: Tensor, t: Tensor | float) -> Tensor:
+        """The point at time ``t`` of the geodesic with x at 0 and y at 1; ``t`` broadcasts with the batch axes."""
+        velocity = self.log(x, y)
+        times = torch.as_tensor(t, dtype=velocity.dtype, device=velocity.device)
+        try:
+            velocity = times.reshape(*times.shape, *[1] * self.point_ndim) * velocity
+        except RuntimeError as error:
+            batch = tuple(velocity.shape[: velocity.ndim - self.point_ndim])
+            raise PointShapeError(f"times of shape {tuple(times.shape)} do not broadcast with {batch}") from error
+        return self.exp(x, velocity)
+
+    def projection(self, x: Tensor) -> Tensor:
+        """A point of the manifold for an ambient ``x``; points of the manifold stay where they are."""
+        self._check(x)
+        return self._projection(x)
+
+    def tangent_projection(self, x: Tensor, v: Tensor) -> Tensor:
+        """The tangent vector at ``x`` that is nearest to the ambient ``v`` in the metric."""
+        self._check(x, v)
+        return self._tangent_projection(x, v)
+
+    def belongs(self, x: Tensor, atol: float | None = None) -> Tensor:
+        """Whether the constraints hold within ``atol`` (default: the root of the dtype's epsilon), bool (...)."""
+        self._check(x)
+        return self._belongs(x, self._atol(x, atol))
+
+    def is_tangent(self, x: Tensor, v: Tensor, atol: float | None = None) -> Tensor:
+        """Whether ``v`` is tangent at ``x`` within ``atol`` (1 + its largest entry), bool (...)."""
+        self._check(x, v)
+        axes = tuple(range(-self.point_ndim, 0))
+        residual = (self._tangent_projection(x, v) - v).abs().amax(axes)
+        return residual <= self._atol(v, atol) * (1 + v.abs().amax(axes))
+
+    def random_point(
+        self,
+        shape: Sequence[int],
+        generator: torch.Generator | None = None,
+        *,
+        dtype: torch.dtype | None = None,
+        device: torch.device | str | None = None,
+    ) -> Tensor:
+        """Random points; ``shape`` is that of the result, the coordinates included."""
+        if device is None and generator is not None:
+            device = generator.device
+        normal = torch.empty(tuple(shape), dtype=dtype, device=device)
+        self._check(normal)
+        return self._random_point(normal.normal_(generator=generator))
+
+    def _atol(self, x: Tensor, atol: float | None) -> float:
+        return torch.finfo(x.dtype).eps ** 0.5 if atol is None else atol
+
+    def _check_trailing(self, shape: tuple[int, ...]) -> None:
+        """Refuse the shape of one point."""
+        if shape[-1] < self.min_size:
+            raise PointShapeError(f"{type(self).__name__} needs at least {self.min_size} coordinates, got {shape[-1]}")
+
+    def _check(self, *tensors: Tensor) -> None:
+        name, axes = type(self).__name__, self.point_ndim
+        for tensor in tensors:
+            if not tensor.is_floating_point():
+                raise PointShapeError(f"{name} needs floating point coordinates, got {tensor.dtype}")
+            if tensor.ndim < axes:
+                raise PointShapeError(f"a point of {name} has {axes} axes, got the shape {tuple(tensor.shape)}")
+        shapes = [tuple(tensor.shape) for tensor in tensors]
+        if any(shape[-axes:] != shapes[0][-axes:] for shape in shapes):
+            raise PointShapeError(f"points and vectors of {name} differ in their last {axes} axes: {shapes}")
+        self._check_trailing(shapes[0][-axes:])
+        try:
+            torch.broadcast_shapes(*[shape[:-axes] for shape in shapes])
+        except RuntimeError as error:
+            raise PointShapeError(f"the batch axes of {shapes} do not broadcast") from error
+
+    def _dist(self, x: Tensor, y: Tensor) -> Tensor:
+        raise NotImplementedError
+
+    def _exp(self, x: Tensor, v: Tensor) -> Tensor:
+        raise NotImplementedError
+
+    def _log(self, x: Tensor, y: Tensor) -> Tensor:
+        raise NotImplementedError
+
+    def _inner(self, x: Tensor, u: Tensor, v: Tensor) -> Tensor:
+        raise NotImplementedError
+
+    def _transport(self, x: Tensor, y: Tensor, v: Tensor) -> Tensor:
+        raise NotImplementedError
+
+    def _projection(self, x: Tensor) -> Tensor:
+        raise NotImplementedError
+
+    def _tangent_projection(self, x: Tensor, v: Tensor) -> Tensor:
+        raise NotImplementedError
+
+    def _belongs(self, x: Tensor, atol: float) -> Tensor:
+        raise NotImplementedError
+
+    def _random_point(self, normal: Tensor) -> Tensor:
+        """A random point from standard normal numbers of its shape."""
+        return self._projection(normal)
+
+
+class Euclidean(Manifold):
+    """Rⁿ with the standard metric: exp(x, v) = x + v, transport is the identity. Points (..., n)."""
+
+    def _dist(self, x: Tensor, y: Tensor) -> Tensor:
+        return torch.linalg.vector_norm(x - y, dim=-1)
+
+    def _exp(self, x: Tensor, v: Tensor) -> Tensor:
+        return x + v
+
+    def _log(self, x: Tensor, y: Tensor) -> Tensor:
+        return y - x
+
+    def _inner(self, x: Tensor, u: Tensor, v: Tensor) -> Tensor:
+        return (u * v + torch.zeros_like(x)).sum(-1)
+
+    def _transport(self, x: Tensor, y: Tensor, v: Tensor) -> Tensor:
+        return torch.broadcast_tensors(v, x, y)[0]
+
+    def _projection(self, x: Tensor) -> Tensor:
+        return x
+
+    def _tangent_projection(self, x: Tensor, v: Tensor) -> Tensor:
+        return torch.broadcast_tensors(v, x)[0]
+
+    def _belongs(self, x: Tensor, atol: float) -> Tensor:
+        return x.isfinite().all(-1)
