@@ -254,8 +254,8 @@ _declare(
 _declare(
     "asinsqrt",
     1,
-    "asin(sqrt(x)) of x clamped to [0, 1]: half the angle between unit vectors whose squared distance is 4x; derivative "
-    "0 at the ends",
+    "asin(sqrt(x)) of x clamped to [0, 1]: half the angle between unit vectors whose squared distance is 4x; "
+    "derivative 0 at the ends",
     lambda x: x.clamp(0, 1).sqrt().asin(),
     bound=bounds.increasing(lambda x: np.arcsin(np.sqrt(np.clip(x, 0.0, 1.0)))),
     cost=12,

@@ -25,8 +25,8 @@ Shape = tuple[int, ...]
 
 #: Primitives a backend must print; all are element-wise.
 PRIMITIVES = frozenset(
-    "add sub mul div neg abs sign sqrt rsqrt reciprocal exp2 log2 log log1p sin cos tanh sigmoid floor acos asin square "  # noqa: SIM905
-    "maximum minimum clamp where lt le gt ge eq ne and or not pow pair_uniform copy".split()
+    "add sub mul div neg abs sign sqrt rsqrt reciprocal exp2 log2 log log1p sin cos tanh sigmoid floor "  # noqa: SIM905
+    "acos asin square maximum minimum clamp where lt le gt ge eq ne and or not pow pair_uniform copy".split()
 )
 
 
