@@ -53,13 +53,13 @@ class Path:
 def derivative(function: Map, point: Tensor) -> Tensor:
     """∂_i f of a function that acts on each point of a batch alone, by forward mode.
 
-    Shapes: point (..., n), f(point) (..., *s), result (..., *s, n): the differentiated coordinate is the last axis. The function must
-    take any leading batch axes.
+    Shapes: point (..., n), f(point) (..., *s), result (..., *s, n): the differentiated coordinate is the last axis.
+    The function must take any leading batch axes.
     """
     # The directions are one more axis of the batch: far cheaper than a vmap around the forward mode.
     basis = torch.eye(point.shape[-1], dtype=point.dtype, device=point.device)
-    basis = basis.reshape(-1, *(1,) * (point.ndim - 1), point.shape[-1]).expand(-1, *point.shape)
-    return jvp(function, (point.expand_as(basis),), (basis,))[1].movedim(0, -1)
+    basis = basis.reshape(-1, *(1,) * (point.ndim - 1), point.shape[-1]).expand(-1, *point.shape).contiguous()
+    return jvp(function, (point.expand_as(basis).contiguous(),), (basis,))[1].movedim(0, -1)
 
 
 def sample_curve(curve: Map, times: Tensor) -> Path:
@@ -68,7 +68,7 @@ def sample_curve(curve: Map, times: Tensor) -> Path:
     Shapes: times (m + 1,); ``curve`` takes a time of shape () to a point (..., n).
     """
     samples = [jvp(curve, (t,), (torch.ones_like(t),)) for t in times]
-    return Path(times, torch.stack([p for p, _ in samples]), torch.stack([v for _, v in samples]))
+    return Path(times, torch.stack([s[0] for s in samples]), torch.stack([s[1] for s in samples]))
 
 
 def estimate_velocities(points: Tensor, time: float = 1.0) -> Path:

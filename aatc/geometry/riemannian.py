@@ -91,8 +91,8 @@ class RiemannianStructure:
         ``field`` is X as a function (..., n) -> (..., n) of each point alone; ``direction`` is u (..., n).
         """
         self._checked_metric(point)
-        direction = self._coordinates(direction, "direction").expand_as(point)
-        value, change = jvp(field, (point,), (direction,))
+        direction = self._coordinates(direction, "direction").expand_as(point).contiguous()
+        value, change = jvp(field, (point,), (direction,))[:2]
         return change + self._connection(point, direction, self._coordinates(value, "value of the field"))
 
     def geodesic_flow(self, point: Tensor, velocity: Tensor, time: float = 1.0, steps: int = 64) -> Path:
@@ -243,9 +243,10 @@ class RiemannianStructure:
         """Γ^k_ij u^i w^j without the symbols: 2g·Γ(u, w) = (∂_u g)w + (∂_w g)u − ∂(uᵀ g w)."""
         if self.closed_form is not None:
             return torch.einsum("...kij,...i,...j->...k", self._christoffel(point), u, w)
-        point, u, w = torch.broadcast_tensors(point, u, w)
-        g, along_u = jvp(self.metric, (point,), (u,))
-        along_w = along_u if u is w else jvp(self.metric, (point,), (w,))[1]
+        same = u is w
+        point, u, w = (t.contiguous() for t in torch.broadcast_tensors(point, u, w))
+        g, along_u = jvp(self.metric, (point,), (u,))[:2]
+        along_w = along_u if same else jvp(self.metric, (point,), (w,))[1]
         slope = grad(lambda x: torch.einsum("...i,...ij,...j->...", u, self.metric(x), w).sum())(point)
         rhs = (along_u @ w.unsqueeze(-1) + along_w @ u.unsqueeze(-1)).squeeze(-1) - slope
         return 0.5 * solve(g, rhs)

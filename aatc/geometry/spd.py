@@ -32,9 +32,9 @@ class _Spectral(torch.autograd.Function):
 
     @staticmethod
     @once_differentiable
-    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None, None]:  # type: ignore[override]
+    def backward(ctx: Any, *grads: Any) -> Any:
         values, vectors, shift = ctx.saved_tensors
-        inner = vectors.mT @ symmetric(grad) @ vectors
+        inner = vectors.mT @ symmetric(grads[0]) @ vectors
         return vectors @ (_divided_difference(ctx.name, values, shift) * inner) @ vectors.mT, None, None
 
 
