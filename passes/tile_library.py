@@ -65,6 +65,15 @@ def _padded(e: Expr, channels: int) -> Expr:
     return e
 
 
+def _token(fr: Frame, e: Expr, axes: str, t: TensorType, hint: str) -> Value:
+    """The buffer (b, h, token[, feature]) of a per-token expression."""
+    program = Program.of(e)
+    operands = [fr.operands[n] for n in program.names]
+    return fr.b.op("tile.token", operands, [t], names=[hint], program=program, axes=axes, sizes=fr.a.sizes, flat=False)[
+        0
+    ]
+
+
 def lower_library(a: Attention, forms: Forms, plain: Library, s: Schedule, name: str) -> Func:
     """The forward function when the library's fused attention does the work."""
     args = arguments(a)
@@ -74,26 +83,13 @@ def lower_library(a: Attention, forms: Forms, plain: Library, s: Schedule, name:
     row_type = TensorType(a.dtype, (a.batch, a.heads, a.rows, Dim(width)))
     col_type = TensorType(a.dtype, (a.batch, a.heads, a.cols, Dim(width)))
 
-    def token(e: Expr, axes: str, t: TensorType, hint: str):
-        program = Program.of(e)
-        return b.op(
-            "tile.token",
-            [fr.operands[n] for n in program.names],
-            [t],
-            names=[hint],
-            program=program,
-            axes=axes,
-            sizes=a.sizes,
-            flat=False,
-        )[0]
-
     operands = [
-        token(_padded(plain.row, plain.pad_qk), "bhid", row_type, "rows"),
-        token(_padded(plain.col, plain.pad_qk), "bhjd", col_type, "keys"),
-        token(_padded(forms.carry[0].vector.expr, plain.pad_v), "bhjd", col_type, "values"),
+        _token(fr, _padded(plain.row, plain.pad_qk), "bhid", row_type, "rows"),
+        _token(fr, _padded(plain.col, plain.pad_qk), "bhjd", col_type, "keys"),
+        _token(fr, _padded(forms.carry[0].vector.expr, plain.pad_v), "bhjd", col_type, "values"),
     ]
     if plain.bias is not None:
-        operands.append(token(plain.bias, "bhj", TensorType(a.dtype, (a.batch, a.heads, a.cols)), "bias"))
+        operands.append(_token(fr, plain.bias, "bhj", TensorType(a.dtype, (a.batch, a.heads, a.cols)), "bias"))
     mask = a.programs.mask if not plain.causal else None
     if mask is not None:
         tiles = classify(fr, s.rows, int(a.problems) if a.problems.is_static else 1 << 30)
@@ -158,17 +154,7 @@ def lower_library_backward(
     }
 
     def token(e: Expr, axes: str, hint: str) -> Value:
-        program = Program.of(e)
-        return b.op(
-            "tile.token",
-            [fr.operands[n] for n in program.names],
-            [types[axes]],
-            names=[hint],
-            program=program,
-            axes=axes,
-            sizes=a.sizes,
-            flat=False,
-        )[0]
+        return _token(fr, e, axes, types[axes], hint)
 
     operands = [
         token(call("append", _padded(pulled, plain.pad_v), ONE), "bhid", "grad_out"),
