@@ -10,7 +10,7 @@ import torch
 
 from aatc.ir.errors import ScoreError
 from aatc.ir.score.evaluate import evaluate
-from aatc.ir.score.expr import Expr, params
+from aatc.ir.score.expr import Expr, params, postorder
 
 LEVELS = ("P0", "P1", "P2", "P3")  # bit-exact; exact in real arithmetic; within epsilon; diagnostic only
 
@@ -66,29 +66,34 @@ def verify(witness: tuple) -> float:
     generator = torch.Generator().manual_seed(20240 + len(items))
     roots = [e for e in items if isinstance(e, Expr)]
     sizes = (2, 2, 5, 6)
+    angles, frames = _read_by(roots, ("rotate",), 1), _read_by(roots, ("turn", "unturn"), 0)
     worst = 0.0
     for _ in range(3):
-        env = {p.name: _sample(p, sizes, generator) for p in params(*roots)}
+        env = {p.name: _sample(p, sizes, generator, angles, frames) for p in params(*roots)}
         values = [evaluate(e, env, sizes, dtype=torch.float64).expand(*sizes, -1) for e in roots]
         worst = max(worst, _deviation(kind, items, values))
     return worst
 
 
-def _sample(p: Expr, sizes, generator) -> torch.Tensor:
-    """Random data a parameter may hold. Feature vectors are kept small and positive, so that they are points
-    of the open ball and of the positive cone alike, where the formulas of all geometries are defined."""
+def _read_by(roots: list[Expr], words: tuple[str, ...], at: int) -> set[Expr]:
+    """Parameters in the argument ``at`` of any of ``words``."""
+    return {p for e in postorder(*roots) if e.fn in words for p in params(e.args[at])}
+
+
+def _sample(p: Expr, sizes, generator, angles: set[Expr], frames: set[Expr]) -> torch.Tensor:
+    """Random data a parameter may hold: half as many angles as channels, orthogonal frames, and any other matrix far
+    from orthogonal, so that what holds for frames alone is refused for it. Feature vectors are kept small and
+    positive: points of the open ball and of the positive cone alike, where the formulas of all geometries hold."""
     _name, axes, dtype = p.attrs
     shape = [dict(zip("bhij", sizes, strict=True)).get(c, 4 if c in "de" else 32) for c in axes]
-    if p.name.startswith(("theta", "angle")) and shape:
+    if p in angles and axes.endswith("d"):
         shape[-1] = 2
     if dtype == "i":
         return torch.randint(0, 3, shape, generator=generator)
     if dtype == "b":
         return torch.rand(shape, generator=generator) < 0.6
     x = torch.rand(shape, generator=generator, dtype=torch.float64) * 0.3 + 0.05
-    if axes.endswith("de"):
-        return torch.linalg.qr(x)[0]  # frames are orthogonal by contract; any other matrix may be as well
-    return x
+    return torch.linalg.qr(x)[0] if p in frames else x
 
 
 def _deviation(kind: str, items, values) -> float:

@@ -139,6 +139,26 @@ def test_a_wrong_rewrite_gets_no_certificate():
         )
 
 
+def test_only_frames_are_certified_as_isometries():
+    q, k, f = param("q", "bhid"), param("k", "bhjd"), param("f", "de")
+    certify("isometry", "frames", ("equal", call("turn", f, q) @ call("turn", f, k), q @ k))
+    with pytest.raises(ScoreError, match="does not hold"):
+        certify("planted", "a lie", ("equal", call("matvec", f, q) @ call("matvec", f, k), q @ k))
+
+
+def test_angles_are_known_by_their_use_not_by_their_name():
+    @aatc.metric(phi="id", psi="jd")
+    def turned(q, k, phi, psi):
+        d = call("rotate", q, phi, attrs=("half",)) - call("rotate", k, psi, attrs=("half",))
+        return -d.dot(d)
+
+    q, k, v = (torch.randn(1, 2, 6, 4, dtype=torch.float64) for _ in range(3))
+    metric = turned(phi=torch.randn(6, 2, dtype=torch.float64), psi=torch.randn(6, 2, dtype=torch.float64))
+    built = build(q, k, v, metric=metric)
+    torch.testing.assert_close(built.run()[0], built.eager[0])
+    assert any(c.rule == "normal-form" for c in built.result.module.certificates)
+
+
 def test_frames_that_differ_are_no_isometry():
     q, k = param("q", "bhid"), param("k", "bhjd")
     f, g = param("f", "ide"), param("g", "ide")
