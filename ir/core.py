@@ -117,12 +117,14 @@ class Func:
 class Module:
     """A program: functions in order (the first geo function is the entry) and ranges of symbolic dimensions.
 
-    ``certificates`` are the facts the rewrites so far rest on; they are not part of the text.
+    ``certificates`` are the facts the rewrites so far rest on, ``findings`` what analytical passes found out about its
+    operations; neither is part of the text.
     """
 
     funcs: dict[str, Func] = field(default_factory=dict)
     dims: dict[str, tuple[int, int | None]] = field(default_factory=dict)
     certificates: list[Any] = field(default_factory=list, compare=False)
+    findings: list[Any] = field(default_factory=list, compare=False)
 
     def add(self, func: Func) -> Func:
         self.funcs[func.name] = func
@@ -138,7 +140,8 @@ class Module:
 
     def clone(self) -> Module:
         """A deep copy; types, attributes and locations are immutable and shared."""
-        return Module({name: clone_func(f) for name, f in self.funcs.items()}, dict(self.dims), list(self.certificates))
+        funcs = {name: clone_func(f) for name, f in self.funcs.items()}
+        return Module(funcs, dict(self.dims), list(self.certificates), list(self.findings))
 
     def __str__(self) -> str:
         from aatc.ir.printer import module_text

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import torch
 
-from aatc.ir import reference
+from aatc.ir import observe, reference
 from aatc.ir.core import Op
 from aatc.ir.dims import NAME
 from aatc.ir.errors import VerifyError
@@ -330,6 +330,30 @@ define(
         infer=_attend_types,
         verify=_kernel_verify,
         evaluate=lambda op, values, interp: interp.call(op.attrs["forward"].name, values)[:2],
+    )
+)
+
+
+def _run_observe(op, values, _):
+    observe.observe(op, values)
+    return []
+
+
+define(
+    OpDef(
+        "geo.observe",
+        "geo",
+        "hands the operands of an attention to whoever observes the program; computes nothing",
+        ("q", "k", "v", "captures*"),
+        results=0,
+        attrs={
+            **{n: _ATTEND[n] for n in ("names", "score", "carry", "mask", "kind", "aggregate")},
+            "tag": Attr.of("str", "what the observer calls the attention"),
+        },
+        infer=lambda op: [],
+        verify=_attend_verify,
+        evaluate=_run_observe,
+        pure=False,
     )
 )
 

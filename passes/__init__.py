@@ -6,6 +6,7 @@ from collections.abc import Iterable
 
 from aatc.passes.adaptive_tile import AdaptiveTile
 from aatc.passes.base import REGISTRY, Context, Pass, PassReport, Pipeline, PipelineResult, register, run_passes
+from aatc.passes.capture_attention import CaptureAttention
 from aatc.passes.certificate import Certificate, verify
 from aatc.passes.cleanup import Canonicalize, CommonSubexpressions, DeadCode, FoldConstants
 from aatc.passes.fuse_attention import FuseAttention, FuseNormalizer
@@ -27,6 +28,7 @@ __all__ = [
     "REGISTRY",
     "AdaptiveTile",
     "Canonicalize",
+    "CaptureAttention",
     "Certificate",
     "CommonSubexpressions",
     "Context",

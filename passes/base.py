@@ -18,9 +18,13 @@ from aatc.passes.certificate import Certificate, certify
 
 @dataclass
 class Context:
-    """What a running pass is given and what it reports: target, counted rewrites, notes, certificates."""
+    """What a running pass is given and what it reports: target, counted rewrites, notes, certificates.
+
+    ``study`` is what analytical passes work on (`aatc.passes.analysis.base.Study`), if anything.
+    """
 
     target: Target = field(default_factory=Target)
+    study: Any = None
     rewrites: Counter[str] = field(default_factory=Counter)
     notes: list[str] = field(default_factory=list)
     certificates: list[Certificate] = field(default_factory=list)
@@ -144,6 +148,7 @@ class Pipeline:
         target: Target | None = None,
         verify_each: bool = True,
         on_stage: Callable[[int, str, Module], None] | None = None,
+        study: Any = None,
     ) -> PipelineResult:
         """Runs the passes on a copy of ``module``. PassError names the pass whose condition fails."""
         module = module.clone()
@@ -153,7 +158,7 @@ class Pipeline:
             on_stage(0, "import", module)
         for n, p in enumerate(self.passes, 1):
             _check(p, p.requires, module, "requires")
-            ctx = Context(target or Target())
+            ctx = Context(target or Target(), study)
             start = time.perf_counter()
             module = p.run(module, ctx)
             seconds = time.perf_counter() - start

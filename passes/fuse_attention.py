@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from typing import ClassVar
+from typing import Any, ClassVar
 
 from aatc.ir.core import Func, Module, Op, Value, replace_uses
 from aatc.ir.score.expr import Expr, call, params, postorder, substitute
@@ -59,7 +59,8 @@ def _used(program: Program) -> Program:
     return Program(tuple(p for p in program.params if p in set(params(program.body))), program.body)
 
 
-def _fuse(func: Func, aggregate: Op) -> None:
+def attention_at(aggregate: Op) -> tuple[list[Value], dict[str, Any], Op]:
+    """Operands and attributes of the `geo.attend` that ends in ``aggregate``, and its `geo.normalize`."""
     normalize, transport = aggregate.operands[0].owner, aggregate.operands[1].owner
     metric = normalize.operands[0].owner  # type: ignore[union-attr]
     assert isinstance(normalize, Op) and isinstance(transport, Op) and isinstance(metric, Op)
@@ -83,10 +84,15 @@ def _fuse(func: Func, aggregate: Op) -> None:
             _rename(mask, {p.name: names.bind(p, x) for p, x in zip(mask.params, normalize.operands[1:], strict=True)})
         )
     attrs["names"] = tuple(names.values)
+    return list(names.values.values()), attrs, normalize
+
+
+def _fuse(func: Func, aggregate: Op) -> None:
+    operands, attrs, normalize = attention_at(aggregate)
     # the whole attention moves to where its last operand is ready: the aggregate
     fused = Op(
         "geo.attend",
-        list(names.values.values()),
+        operands,
         attrs,
         [aggregate.result.type, normalize.results[1].type],
         loc=normalize.loc or aggregate.loc,

@@ -1,0 +1,34 @@
+"""Who watches attentions run: `geo.observe` hands its operands to the sink that is set here, and to nobody else."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from contextvars import ContextVar
+from typing import TYPE_CHECKING
+
+import torch
+
+if TYPE_CHECKING:
+    from aatc.ir.core import Op
+
+#: Takes the `geo.observe` operation and the values of its operands.
+Sink = Callable[["Op", Sequence[torch.Tensor]], None]
+
+_sink: ContextVar[Sink | None] = ContextVar("aatc_observe", default=None)
+
+
+@contextmanager
+def observing(sink: Sink) -> Iterator[None]:
+    """Every `geo.observe` that runs inside calls ``sink``; an inner ``observing`` replaces an outer one."""
+    token = _sink.set(sink)
+    try:
+        yield
+    finally:
+        _sink.reset(token)
+
+
+def observe(op: Op, values: Sequence[torch.Tensor]) -> None:
+    sink = _sink.get()
+    if sink is not None:
+        sink(op, values)

@@ -1,0 +1,221 @@
+"""Attention as it was seen while a compiled program ran: its operands are kept, weights are computed on demand.
+
+What is kept is O(n): q, k, v and the captured tensors of the batch elements asked for. Scores and weights are
+evaluated from the score program as the model wrote it, some rows at a time, so that nothing of size n² exists
+unless it is asked for.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+from functools import cached_property
+
+import numpy as np
+import torch
+
+from aatc.ir.core import Op
+from aatc.ir.geo import attention_of
+from aatc.ir.printer import attrs_text
+from aatc.ir.reference import Attention, compute_dtype
+from aatc.ir.score.evaluate import evaluate
+from aatc.ir.score.expr import ZERO, Expr, add, call, params
+from aatc.ir.score.program import Program
+from aatc.passes.analysis.result import AnalysisError
+
+#: Bytes of weights that exist at a time while rows are worked through.
+STRIPE = 1 << 24
+#: Bytes that one head's pattern may take by default: a whole matrix in float64 up to n = 4096.
+MEMORY = 1 << 27
+
+
+@dataclass(frozen=True)
+class Pattern:
+    """What is known of one head's weights. ``kind`` says what ``array``, float64, holds:
+
+    - "whole": all weights, (n, m);
+    - "blocks": means over ``block`` × ``block`` tiles times their number of keys, so that rows still sum to 1,
+      (⌈n/block⌉, ⌈m/block⌉);
+    - "rows": the rows ``rows``, (r, m).
+    """
+
+    kind: str
+    array: np.ndarray
+    shape: tuple[int, int]
+    block: int = 1
+    rows: tuple[int, ...] = ()
+
+
+@dataclass(frozen=True, eq=False)
+class CapturedAttention:
+    """One attention of a run. ``tensors`` are its operands by name, each cut to the kept batch elements, and ``batch``
+    their positions in the model's batch; ``op`` is the `geo.observe` operation with score, mask and carry programs."""
+
+    name: str
+    op: Op
+    tensors: dict[str, torch.Tensor]
+    batch: tuple[int, ...] = (0,)
+    attention: Attention = field(init=False)
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "attention", attention_of(self.op))
+
+    @property
+    def where(self) -> str:
+        """The model's source line, or an empty text."""
+        return str(self.op.loc or "")
+
+    @property
+    def sizes(self) -> tuple[int, int, int, int]:
+        """(kept batch elements, heads, queries, keys)."""
+        q, k = (self.tensors[n] for n in self.attention.names[:2])
+        return q.shape[0], q.shape[1], q.shape[2], k.shape[2]
+
+    @cached_property
+    def key(self) -> str:
+        """A hash of all that the weights and outputs depend on: what results are cached by."""
+        attrs = {n: a for n, a in self.op.attrs.items() if n != "tag"}
+        digest = hashlib.sha256(attrs_text(attrs).encode())
+        for name, tensor in sorted(self.tensors.items()):
+            digest.update(f"{name}{tuple(tensor.shape)}{tensor.dtype}{self.batch}".encode())
+            digest.update(tensor.contiguous().view(torch.uint8).numpy().tobytes())
+        return digest.hexdigest()
+
+    # --- what the score is made of -------------------------------------------------------------------------
+    @cached_property
+    def parts(self) -> tuple[Program, Program]:
+        """The score as (metric, bias): the terms that depend on q or k, and those that do not."""
+        q, k = self.attention.names[:2]
+        terms = list(_terms(self.attention.score.body))
+        metric = [t for t in terms if {p.name for p in params(t)} & {q, k}]
+        bias = [t for t in terms if t not in metric]
+        return _program(metric), _program(bias)
+
+    @property
+    def is_transported(self) -> bool:
+        """Whether values are carried by a connection (or thinned by dropout)."""
+        return self.attention.carry.body.fn != "param"
+
+    # --- numbers -------------------------------------------------------------------------------------------
+    def evaluate(self, program: Program, head: int, start: int = 0, stop: int | None = None, batch: int = 0):
+        """``program`` at the queries ``start`` to ``stop`` of one head: (rows, keys) or (rows, keys, features)."""
+        _, _, n, m = self._check(head, batch)
+        stop = n if stop is None else stop
+        env = {p.name: self._cut(p, head, batch, start, stop) for p in program.params}
+        q = self.tensors[self.attention.names[0]]
+        position = (self.batch[batch], head, start, 0)
+        sizes = (1, 1, stop - start, m)
+        out = evaluate(program.body, env, sizes, dtype=compute_dtype(q.dtype), starts=position)
+        out = out.expand(1, 1, stop - start, m, *out.shape[4:])[0, 0]
+        return out[..., 0] if program.body.rank == 0 else out
+
+    def scores(self, head: int, start: int = 0, stop: int | None = None, batch: int = 0) -> torch.Tensor:
+        """Scores of the queries ``start`` to ``stop``, (rows, keys), -inf where the mask forbids a pair."""
+        s = self.evaluate(self.attention.score, head, start, stop, batch)
+        mask = self.attention.mask
+        return s if mask is None else s.masked_fill(~self.evaluate(mask, head, start, stop, batch), float("-inf"))
+
+    def weights(self, head: int, start: int = 0, stop: int | None = None, batch: int = 0) -> torch.Tensor:
+        """Weights of the queries ``start`` to ``stop``, (rows, keys); a query without any key has zeros."""
+        return torch.softmax(self.scores(head, start, stop, batch), -1).nan_to_num(0.0)
+
+    def stripes(self, head: int, batch: int = 0) -> Iterator[tuple[int, torch.Tensor]]:
+        """All weights as (first query, rows), top to bottom, each some 16 MiB."""
+        n, m = self.sizes[2:]
+        height = max(1, STRIPE // (8 * max(1, m)))
+        for start in range(0, n, height):
+            yield start, self.weights(head, start, min(n, start + height), batch)
+
+    def whole(self, head: int, batch: int = 0) -> np.ndarray:
+        """All weights of one head, (queries, keys), float64: n² numbers."""
+        return torch.cat([w for _, w in self.stripes(head, batch)]).double().numpy()
+
+    def block_means(self, head: int, block: int, batch: int = 0) -> np.ndarray:
+        """Weight that goes from a mean query of each tile of rows to each tile of keys, float64; rows sum to 1."""
+        n, m = self.sizes[2:]
+        rows, cols = -(-n // block), -(-m // block)
+        out = np.zeros((rows, cols))
+        for start, w in self.stripes(head, batch):
+            sums = torch.nn.functional.pad(w.double(), (0, cols * block - m)).unflatten(-1, (cols, block)).sum(-1)
+            np.add.at(out, np.arange(start, start + len(sums)) // block, sums.numpy())
+        counts = np.minimum(block, n - block * np.arange(rows))
+        return out / counts[:, None]
+
+    def pattern(self, head: int, batch: int = 0, *, memory: int = MEMORY) -> Pattern:
+        """The whole matrix where it fits ``memory`` bytes, else means of the smallest power-of-two tiles that do."""
+        n, m = self.sizes[2:]
+        if 8 * n * m <= memory:
+            return Pattern("whole", self.whole(head, batch), (n, m))
+        block = 2
+        while 8 * -(-n // block) * -(-m // block) > memory:
+            block *= 2
+        return Pattern("blocks", self.block_means(head, block, batch), (n, m), block)
+
+    def sampled_rows(self, head: int, rows: Sequence[int], batch: int = 0) -> Pattern:
+        """The weights of chosen queries."""
+        found = [self.weights(head, i, i + 1, batch) for i in rows]
+        array = torch.cat(found).double().numpy() if found else np.zeros((0, self.sizes[3]))
+        return Pattern("rows", array, self.sizes[2:], rows=tuple(rows))
+
+    # --- cutting -------------------------------------------------------------------------------------------
+    def _check(self, head: int, batch: int) -> tuple[int, int, int, int]:
+        b, h, n, m = self.sizes
+        if not 0 <= head < h or not 0 <= batch < b:
+            raise AnalysisError(f"{self.name} has no head {head} in batch element {batch}", hint=f"it has {b} × {h}")
+        return b, h, n, m
+
+    def _cut(self, p: Expr, head: int, batch: int, start: int, stop: int) -> torch.Tensor:
+        """The part of an operand that the queries see. A key head may serve several query heads."""
+        t, axes, heads = self.tensors[p.name], p.attrs[1], self.sizes[1]
+        for axis, first, count in (("b", batch, 1), ("h", head, 1), ("i", start, stop - start)):
+            if axis in axes and t.shape[axes.index(axis)] > 1:
+                at = axes.index(axis)
+                t = t.narrow(at, first * t.shape[at] // heads if axis == "h" else first, count)
+        return t
+
+
+def _terms(e: Expr) -> Iterator[Expr]:
+    """Summands, with their signs."""
+    if e.fn in ("add", "sub"):
+        yield from _terms(e.args[0])
+        for t in _terms(e.args[1]):
+            yield t if e.fn == "add" else call("neg", t)
+    elif e.fn == "neg":
+        for t in _terms(e.args[0]):
+            yield call("neg", t)
+    else:
+        yield e
+
+
+def _program(terms: list[Expr]) -> Program:
+    body = ZERO
+    for t in terms:
+        body = t if body is ZERO else add(body, t)
+    return Program.of(body)
+
+
+class Recorder:
+    """Takes what `geo.observe` shows: hand it to `aatc.ir.observe.observing`.
+
+    ``batch`` are the batch elements to keep. Attentions are named attend0, attend1, … in the order they ran.
+    """
+
+    def __init__(self, batch: Sequence[int] = (0,)):
+        self.batch = tuple(batch)
+        self.captured: list[CapturedAttention] = []
+
+    def __call__(self, op: Op, values: Sequence[torch.Tensor]) -> None:
+        if self.batch and max(self.batch) >= values[0].shape[0]:
+            raise AnalysisError(f"the batch has {values[0].shape[0]} elements, element {max(self.batch)} was asked for")
+        attention = attention_of(op)
+        axes = {n: p.attrs[1] for n, p in attention.declared().items()}
+        kept = {}
+        for name, value in zip(attention.names, values, strict=True):
+            value = value.detach()
+            if name in attention.names[:3]:
+                value = value[list(self.batch)]  # a copy: the model may write into its tensors later
+            elif axes.get(name, "").startswith("b") and value.shape[0] > 1:
+                value = value[list(self.batch)]
+            kept[name] = value
+        self.captured.append(CapturedAttention(f"attend{len(self.captured)}", op, kept, self.batch))
