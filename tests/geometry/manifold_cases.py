@@ -8,6 +8,7 @@ from aatc.geometry import SPD, Euclidean, Hyperboloid, Manifold, PoincareBall, P
 
 ATOL = 1e-8
 PRODUCT = Product([(Sphere(2.0), (3,)), (SPD(), (2, 2)), (Hyperboloid(0.5), (3,)), (Euclidean(), (2,))])
+PRODUCT_64 = Product([(Sphere(2.0), (21,)), (SPD(), (4, 4)), (Hyperboloid(0.5), (17,)), (Euclidean(), (10,))])
 # Each with the shape of a point of moderate size and of one with about 64 dimensions.
 CASES: dict[str, tuple[Manifold, tuple[int, ...], tuple[int, ...]]] = {
     "euclidean": (Euclidean(), (3,), (64,)),
@@ -21,6 +22,10 @@ CASES: dict[str, tuple[Manifold, tuple[int, ...], tuple[int, ...]]] = {
     "simplex": (Simplex(), (4,), (64,)),
     "product": (PRODUCT, (12,), (12,)),
 }
+# The manifold of the large point, where it is another one.
+LARGE: dict[str, tuple[Manifold, tuple[int, ...]]] = {
+    name: (manifold, large) for name, (manifold, _, large) in CASES.items()
+} | {"product": (PRODUCT_64, (64,))}
 everywhere = pytest.mark.parametrize("name", CASES)
 seeds = st.integers(0, 2**31)
 
