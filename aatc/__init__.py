@@ -13,7 +13,22 @@ from typing import TYPE_CHECKING, Any
 from aatc.attend import attend
 
 if TYPE_CHECKING:
-    from aatc import backends, biases, connections, errors, ir, masks, metrics, normalizers, passes
+    from aatc import (
+        analysis,
+        backends,
+        biases,
+        connections,
+        errors,
+        geometry,
+        ir,
+        masks,
+        metrics,
+        nn,
+        normalizers,
+        passes,
+        validation,
+    )  # fmt: skip
+    from aatc.analysis.run import analyze
     from aatc.backends import devices
     from aatc.frontend import compile, export
     from aatc.ir.interpreter import run
@@ -23,12 +38,14 @@ if TYPE_CHECKING:
 __version__ = "0.1.0"
 
 __all__ = [
-    "__version__", "attend", "backends", "biases", "compile", "connections", "devices", "errors",
-    "export", "ir", "masks", "metric", "metrics", "normalizers", "parse", "passes", "run",
+    "__version__", "analysis", "analyze", "attend", "backends", "biases", "compile", "connections", "devices",
+    "errors", "export", "geometry", "ir", "masks", "metric", "metrics", "nn", "normalizers", "parse", "passes", "run",
+    "validation",
 ]  # fmt: skip
 
 # Everything else is loaded when it is first asked for, so that importing aatc costs little.
 _FROM = {
+    "analyze": "aatc.analysis.run",
     "compile": "aatc.frontend",
     "devices": "aatc.backends",
     "export": "aatc.frontend",
@@ -36,7 +53,10 @@ _FROM = {
     "parse": "aatc.ir.parser",
     "run": "aatc.ir.interpreter",
 }
-_MODULES = ("backends", "biases", "connections", "errors", "ir", "masks", "metrics", "normalizers", "passes")
+_MODULES = (
+    "analysis", "backends", "biases", "connections", "errors", "geometry", "ir", "masks", "metrics",
+    "nn", "normalizers", "passes", "validation",
+)  # fmt: skip
 
 
 def __getattr__(name: str) -> Any:

@@ -1,4 +1,4 @@
-"""The command line: ``aatc opt``, ``dump``, ``run``, ``devices``.
+"""The command line: ``aatc opt``, ``dump``, ``run``, ``analyze``, ``devices``.
 
 IR texts go in and out as such, so that commands can be joined by pipes; everything else goes to standard
 error. Exit codes: 0 done, 1 it failed, 2 the command was misused.
@@ -263,6 +263,50 @@ def _summary(value: Any) -> str:
     bad = int((~x.isfinite()).sum())
     finite = f"mean {x.mean():.6g}, standard deviation {x.std():.6g}, least {x.min():.6g}, largest {x.max():.6g}"
     return f"shape {tuple(value.shape)}, {finite}" + (f", {bad} not finite" if bad else "")
+
+
+# --- analyze -----------------------------------------------------------------------------------------------
+@app.command()
+def analyze(
+    source: Annotated[str, typer.Argument(help="module:factory; factory() gives a model, or (model, example_args).")],
+    inputs: Annotated[str, typer.Option(help="Shapes of random inputs, as 2x16x64,2x16.")] = "",
+    passes: Annotated[str, typer.Option(help="Families of analyses, joined by commas; all by default.")] = "",
+    budget: Annotated[float, typer.Option(help="Seconds one pattern may cost; 0 for no limit.")] = 0.0,
+    batch: Annotated[str, typer.Option(help="Batch elements to study, as 0,3.")] = "0",
+    seed: SeedOption = 0,
+    json: Annotated[bool, typer.Option("--json", help="A line of JSON for every finding.")] = False,
+) -> None:
+    """Run a model once and report the invariants of its attention patterns and of its IR."""
+    import torch
+    from rich.console import Console
+    from rich.progress import Progress
+
+    from aatc.analysis.run import FAMILIES
+    from aatc.analysis.run import analyze as study
+
+    torch.manual_seed(seed)
+    model, args = _load(source)
+    if inputs:
+        args = tuple(torch.randn(s) for s in _shapes(inputs))
+    if args is None:
+        raise typer.BadParameter("the factory gives no example arguments: say --inputs 2x16x64", param_hint="--inputs")
+    chosen = [p.strip() for p in passes.split(",") if p.strip()] or list(FAMILIES)
+    with Progress(console=Console(stderr=True), transient=True) as bar:
+        tasks = {name: bar.add_task(name, total=None) for name in chosen}
+
+        def progress(family: str, done: int, total: int) -> None:
+            bar.update(tasks[family], completed=done, total=total)
+
+        limit = budget or None
+        found = study(model.eval(), args, chosen, budget=limit, batch=_positions(batch), progress=progress)
+    print(found.to_json() if json else found)
+
+
+def _positions(text: str) -> list[int]:
+    try:
+        return [int(n) for n in text.split(",")]
+    except ValueError:
+        raise typer.BadParameter(f"{text!r} is not a list of numbers like 0,3", param_hint="--batch") from None
 
 
 # --- devices -----------------------------------------------------------------------------------------------

@@ -96,14 +96,15 @@ class Row:
 
 @dataclass
 class Report:
-    """Rows as they come in."""
+    """Rows as they come in. ``name`` begins the name of the file they are kept in."""
 
     settings: dict[str, object]
+    name: str = "attention"
     rows: list[Row] = field(default_factory=list)
 
     def table(self) -> Table:
-        table = Table(title="aatc against its peers: least / median; ratio of the least (of medians)", box=SIMPLE_HEAD)
-        for column in ("", "attention", "aatc", "against", "its figure", "ratio", "bound", ""):
+        table = Table(title="least / median; ratio of the least (of medians)", box=SIMPLE_HEAD)
+        for column in ("", self.name, "aatc", "against", "its figure", "ratio", "bound", ""):
             table.add_column(column, no_wrap=True)
         verdict = {True: "[green]met", False: "[red]not met", None: ""}
         for last, row in zip(["", *(r.group for r in self.rows)], self.rows, strict=False):
@@ -133,7 +134,7 @@ class Report:
     def save(self) -> Path:
         """Write the rows with the machine and the settings they were measured under."""
         RESULTS.mkdir(exist_ok=True)
-        path = RESULTS / time.strftime("attention-%Y%m%d-%H%M%S.json")
+        path = RESULTS / time.strftime(f"{self.name}-%Y%m%d-%H%M%S.json")
         machine = {
             "processor": platform.processor() or platform.machine(),
             "isa": torch.backends.cpu.get_cpu_capability(),

@@ -112,18 +112,20 @@ def load() -> tuple[Tensor, Tensor, Tensor, Tensor]:
     return images[keep], labels[keep], images[held], labels[held]
 
 
-def train(name: str, data: tuple[Tensor, Tensor, Tensor, Tensor], progress: Progress) -> tuple[float, float]:
-    """Accuracy on the held-out images, and the seconds that training took."""
+def train(
+    name: str, data: tuple[Tensor, Tensor, Tensor, Tensor], progress: Progress, epochs: int = EPOCHS
+) -> tuple[float, float, nn.Module]:
+    """Accuracy on the held-out images, the seconds that training took, and the model."""
     images, labels, held_images, held_labels = data
     torch.manual_seed(0)
     model = DigitTransformer(hyperbolic_attention if name == "aatc" else written_out)
     run = aatc.compile(model) if name == "aatc" else model
-    steps = EPOCHS * (len(images) // BATCH)
+    steps = epochs * (len(images) // BATCH)
     optimizer = torch.optim.AdamW(model.parameters(), RATE, weight_decay=0.3)
     schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, RATE, total_steps=steps)
     task = progress.add_task(name, total=steps, loss=math.nan)
     start = time.perf_counter()
-    for _ in range(EPOCHS):
+    for _ in range(epochs):
         order = torch.randperm(len(images))
         for batch in order[: len(images) // BATCH * BATCH].split(BATCH):
             noisy = images[batch] + NOISE * torch.randn_like(images[batch])
@@ -137,7 +139,7 @@ def train(name: str, data: tuple[Tensor, Tensor, Tensor, Tensor], progress: Prog
     run.eval()
     with torch.no_grad():
         right = run(held_images).argmax(-1) == held_labels
-    return right.float().mean().item(), seconds
+    return right.float().mean().item(), seconds, model
 
 
 def attention_inputs(n: int) -> tuple[Tensor, ...]:
@@ -193,7 +195,7 @@ def train_both(console: Console) -> None:
     table = Table(title=f"{len(data[3])} held-out digits, the same seed")
     for column in ("", "accuracy", "training"):
         table.add_column(column)
-    for name, (accuracy, seconds) in results.items():
+    for name, (accuracy, seconds, _) in results.items():
         table.add_row(name, f"{accuracy:.3f}", f"{seconds:.1f} s")
     console.print(table)
 

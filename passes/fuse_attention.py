@@ -7,7 +7,8 @@ from dataclasses import dataclass
 from typing import Any, ClassVar
 
 from aatc.ir.core import Func, Module, Op, Value, replace_uses
-from aatc.ir.score.expr import Expr, call, params, postorder, substitute
+from aatc.ir.registry import lookup_op
+from aatc.ir.score.expr import Expr, call, param, params, postorder, substitute
 from aatc.ir.score.functions import FUNCTIONS
 from aatc.ir.score.program import Program
 from aatc.passes.base import Context, Pass, register
@@ -24,11 +25,33 @@ class FuseAttention(Pass):
 
     def run(self, module: Module, ctx: Context) -> Module:
         for func in module.funcs.values():
+            _aggregate_keys(func)
             for op in [o for o in func.body.ops if o.name == "geo.aggregate"]:
                 _fuse(func, op)
                 ctx.count("fused")
             _drop_unused_stages(func)
         return module
+
+
+def _aggregate_keys(func: Func) -> None:
+    """Where only the log-sum-exp is used, what carried the values is gone: the keys are carried in their place."""
+    ended = {op.operands[0].owner for op in func.body.ops if op.name == "geo.aggregate"}
+    used = {v for op in func.body.walk() for v in op.operands}
+    for op in [o for o in func.body.ops if o.name == "geo.normalize" and o not in ended and o.results[1] in used]:
+        metric = op.operands[0].owner
+        assert isinstance(metric, Op)
+        key, at = metric.operands[1], func.body.ops.index(op) + 1
+        v = param("v", "bhjd")
+        carry = _typed(Op("geo.transport", [key, metric.result], {"carry": Program((v,), v)}, loc=op.loc), "t")
+        total = _typed(Op("geo.aggregate", [op.results[0], carry.result], {"kind": "mean"}, loc=op.loc), "o")
+        func.body.ops[at:at] = [carry, total]
+
+
+def _typed(op: Op, name: str) -> Op:
+    infer = lookup_op(op.name).infer
+    assert infer is not None
+    op.results = [Value(t, name, op) for t in infer(op)]
+    return op
 
 
 class _Names:

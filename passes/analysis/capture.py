@@ -152,6 +152,14 @@ class CapturedAttention:
             block *= 2
         return Pattern("blocks", self.block_means(head, block, batch), (n, m), block)
 
+    def coarse(self, head: int, batch: int = 0, *, nodes: int = 64) -> Pattern:
+        """The pattern pooled to at most ``nodes`` tiles a side, of one size; the whole matrix where it is no longer."""
+        n, m = self.sizes[2:]
+        block = -(-max(n, m) // nodes)
+        if block <= 1:
+            return Pattern("whole", self.whole(head, batch), (n, m))
+        return Pattern("blocks", self.block_means(head, block, batch), (n, m), block)
+
     def sampled_rows(self, head: int, rows: Sequence[int], batch: int = 0) -> Pattern:
         """The weights of chosen queries."""
         found = [self.weights(head, i, i + 1, batch) for i in rows]

@@ -311,3 +311,16 @@ def test_other_callables_are_compiled_too():
         compiled = aatc.compile(function)
         torch.testing.assert_close(compiled(x), function(x))
         assert len(compiled.graphs) == 1
+
+
+def test_an_attention_whose_log_sum_exp_alone_is_used_is_compiled():
+    def partition(q, k, v):
+        return aatc.attend(
+            q, k, v, metric=aatc.metrics.Euclidean(), mask=aatc.masks.causal(), return_lse=True
+        )[1]  # fmt: skip
+
+    inputs = [torch.randn(2, 4, 33, 8, requires_grad=True) for _ in range(3)]
+    compiled = aatc.compile(partition, fallback=False)
+    torch.testing.assert_close(compiled(*inputs), partition(*inputs), atol=2e-5, rtol=2e-5)
+    ours, want = (torch.autograd.grad(f(*inputs).sin().sum(), inputs[:2]) for f in (compiled, partition))
+    torch.testing.assert_close(ours, want, atol=2e-5, rtol=2e-5)

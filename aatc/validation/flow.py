@@ -1,0 +1,483 @@
+"""Checks of flows: energies that fall, maximum principles, existence up to a time.
+
+Sources: Evans, Partial Differential Equations, section 7.1; Hairer, Nørsett, Wanner, Solving Ordinary Differential
+Equations I, section I.7 (Picard); Boyd, Vandenberghe, Convex Optimization, section 5.8 (separation by duality).
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from itertools import pairwise
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from aatc.passes.analysis.result import Verdict, verify
+from aatc.validation.judgement import ValidationError, finite, judge, tolerance_of, worst
+
+VectorField = Callable[[Tensor, Tensor], Tensor]
+Margin = Callable[[Tensor], Tensor]
+_HISTORY = ("states", "fields", "metrics")
+# Each stretch doubles: 400 are far beyond the largest float64, and a stop for solutions that stand still.
+_MOST_STRETCHES = 400
+
+
+@dataclass(frozen=True)
+class EnergyWitness:
+    """``energies`` of one member of the batch, over time; from ``step`` to the next they first rise by more than the
+    tolerance, or, where they never do, rise the most."""
+
+    index: tuple[int, ...]
+    step: int
+    increase: float
+    energies: tuple[float, ...]
+
+
+@dataclass(frozen=True)
+class ExtremumWitness:
+    """``value``, at ``index`` of the state at ``step``, and the range of the initial state."""
+
+    step: int
+    index: tuple[int, ...]
+    value: float
+    initial_range: tuple[float, float]
+
+
+@dataclass(frozen=True, eq=False)
+class HullWitness:
+    """An ``output`` (d,) of ``step`` and the rows ``values`` (n, d) whose hull is in question.
+
+    ``weights`` (n,) make the point of the hull nearest to it in the largest coordinate; ``direction`` (d,), of
+    1-norm 1, separates it from the hull by ``distance``, or is 0 inside."""
+
+    step: int
+    index: tuple[int, ...]
+    output: Tensor
+    values: Tensor
+    weights: Tensor
+    direction: Tensor
+    distance: float
+
+
+@dataclass(frozen=True)
+class RowWitness:
+    """The worst row of an averaging operator."""
+
+    index: tuple[int, ...]
+    weights: tuple[float, ...]
+    origin: bool
+
+
+@dataclass(frozen=True)
+class StepWitness:
+    """``value``, at ``index`` of the state at ``step``, where the operator gives ``image``."""
+
+    step: int
+    index: tuple[int, ...]
+    value: float
+    image: float
+
+
+@dataclass(frozen=True)
+class BlowUpWitness:
+    """``blow_up_time`` as estimated, infinite for none, from ``times`` and ``lifetimes``: those are −q/q′ for the
+    margin q, which is linear in time, and zero at the singularity, for every power law."""
+
+    blow_up_time: float
+    time_horizon: float
+    times: tuple[float, ...]
+    lifetimes: tuple[float, ...]
+
+
+@verify.register
+def _(witness: EnergyWitness) -> float:
+    return max(0.0, witness.energies[witness.step + 1] - witness.energies[witness.step])
+
+
+@verify.register
+def _(witness: ExtremumWitness) -> float:
+    low, high = witness.initial_range
+    return max(0.0, low - witness.value, witness.value - high)
+
+
+@verify.register
+def _(witness: HullWitness) -> float:
+    weights = witness.weights.clamp_min(0)
+    inside = weights @ witness.values / weights.sum()
+    return float((witness.output - inside).abs().max())
+
+
+@verify.register
+def _(witness: RowWitness) -> float:
+    excess = math.fsum([*witness.weights, -1.0])
+    return max(0.0, -min(witness.weights), max(0.0, excess) if witness.origin else abs(excess))
+
+
+@verify.register
+def _(witness: StepWitness) -> float:
+    return abs(witness.value - witness.image)
+
+
+@verify.register
+def _(witness: BlowUpWitness) -> float:
+    return max(0.0, witness.time_horizon - _zero_of_line(witness.times, witness.lifetimes))
+
+
+def _zero_of_line(times: Sequence[float], lifetimes: Sequence[float]) -> float:
+    """Where the least-squares line through positive lifetimes falls to zero; infinite where it does not fall."""
+    if len(times) < 2:
+        return times[0] + lifetimes[0] if times else math.inf
+    middle, level = math.fsum(times) / len(times), math.fsum(lifetimes) / len(times)
+    spread = math.fsum((t - middle) ** 2 for t in times)
+    slope = math.fsum((t - middle) * (z - level) for t, z in zip(times, lifetimes)) / spread
+    return middle - level / slope if slope < 0 else math.inf
+
+
+def _history(flow: Any) -> list[Tensor]:
+    """The states of a flow in order of time: a tensor along axis 0, a sequence, or an object that holds one."""
+    for name in _HISTORY:
+        flow = getattr(flow, name, flow)
+    if not isinstance(flow, Tensor | Sequence) or isinstance(flow, str):
+        raise ValidationError(
+            f"a {type(flow).__name__} is no flow",
+            hint="give states along axis 0, a sequence of states, or an object with .states, .fields or .metrics",
+        )
+    states = list(flow)
+    if len(states) < 2 or not all(isinstance(state, Tensor) for state in states):
+        raise ValidationError(f"a flow has two or more states, all tensors; got {len(states)} items")
+    return states
+
+
+def _hull_distance(output: Tensor, values: Tensor) -> tuple[float, Tensor, Tensor]:
+    """The distance of a point from the hull of rows in the largest coordinate, the weights of the nearest point, and
+    the direction that separates them, by linear programming: min t with |Σ w_j v_j − o| ≤ t, w ≥ 0, Σ w = 1."""
+    import numpy as np
+    from scipy.optimize import linprog
+
+    o, v = output.cpu().numpy(), values.cpu().numpy()
+    scale = float(np.abs(v - o).max()) or 1.0
+    n, d = v.shape
+    moved = (v - o).T / scale
+    ones = np.ones((d, 1))
+    found = linprog(
+        np.r_[np.zeros(n), 1.0],
+        A_ub=np.block([[moved, -ones], [-moved, -ones]]),
+        b_ub=np.zeros(2 * d),
+        A_eq=np.r_[np.ones(n), 0.0][None],
+        b_eq=[1.0],
+        method="highs",
+    )
+    if found.status != 0:
+        raise ValidationError(f"the linear program of the hull was not solved: {found.message}")
+    weights = np.clip(found.x[:n], 0, None)
+    weights /= weights.sum()
+    dual = found.ineqlin.marginals
+    direction = torch.as_tensor(dual[:d] - dual[d:])
+    distance = float(np.abs(weights @ v - o).max())
+    direction = direction / direction.abs().sum().clamp_min(1.0)
+    return distance, torch.as_tensor(weights).to(values), direction.to(values)
+
+
+def _norm_margin(state: Tensor) -> Tensor:
+    return 1 / torch.linalg.vector_norm(state).clamp_min(torch.finfo(state.dtype).tiny)
+
+
+@dataclass(frozen=True)
+class FlowValidation:
+    """Checks of flows. ``tolerance`` is used where a method is given none.
+
+    A flow is a tensor with time along axis 0, a sequence of states, or an object with ``states``, ``fields`` or
+    ``metrics``. The seed's methods are kept, with verdicts instead of bools. A maximum principle of an arbitrary
+    operator cannot be checked; here the operator is a matrix of weights, or is left out. Existence up to a time
+    follows from no finite set of states: that verdict is a diagnostic unless a Lipschitz bound is given.
+    """
+
+    tolerance: float = 1e-6
+
+    def check_energy_monotonicity(
+        self, flow: Any, energy_functional: Callable[[Tensor], Tensor], tolerance: float | None = None
+    ) -> Verdict:
+        """Whether the energy rises in no step by more than the tolerance, which is in the energy's unit.
+
+        ``energy_functional`` takes one state and gives an energy (), or (...) for a batch. A statement on the states
+        given, not on the times between. Witness: `EnergyWitness`. Raises `ValidationError`.
+        """
+        room = tolerance_of(tolerance, self.tolerance)
+        energies = torch.stack([finite("the energy", energy_functional(state)) for state in _history(flow)])
+        rises = energies.diff(dim=0)
+        steps = rises.reshape(len(rises), -1).amax(1)
+        over = (steps > room).nonzero()
+        step = int(over[0]) if len(over) else int(steps.argmax())
+        at = worst(rises[step])
+        trace = tuple(float(energy[at]) for energy in energies)
+        witness = EnergyWitness(at, step, float(rises[step][at]), trace)
+        residual = max(0.0, float(rises[step][at]))
+        return judge("energy does not rise along the flow", residual, room, witness, "P2", ("at the states given",))
+
+    def verify_maximum_principle(
+        self,
+        flow: Any,
+        operator: Tensor | None = None,
+        tolerance: float | None = None,
+        *,
+        vector_valued: bool = False,
+        origin: bool = False,
+    ) -> Verdict:
+        """Whether a flow stays within the hull of its initial state.
+
+        Without an ``operator``: no entry of a later state leaves the range of the initial one, or, when
+        ``vector_valued``, no row (d,) of a later state (..., m, d) leaves the convex hull of the rows of the initial
+        state (..., n, d), by a linear program each. So attention is the flow (V, O). With an operator, weights
+        (..., m, n): its rows are nonnegative and sum to 1, which proves the principle for every V; with ``origin``,
+        sums below 1 are allowed, and the hull includes 0. The sums are formed exactly, and the verdict is P1 where
+        the residual is 0, else P2. If ``flow`` is not None, every step must also be the operator's,
+        u_{t+1} = A u_t; states of a square operator may be any number, other flows have two. ``residual`` is the
+        largest distance or deviation. Witness: `ExtremumWitness`, `HullWitness`, `RowWitness` or `StepWitness`.
+        Raises `ValidationError`.
+        """
+        room = tolerance_of(tolerance, self.tolerance)
+        if operator is not None:
+            return self._averaging(flow, operator, room, origin)
+        if origin:
+            raise ValidationError("origin= belongs to an operator of weights")
+        states = [finite("a state", state) for state in _history(flow)]
+        if vector_valued:
+            return self._in_hull(states, room)
+        low, high = float(states[0].min()), float(states[0].max())
+        beyond = [torch.maximum(low - state, state - high) for state in states[1:]]
+        step = max(range(len(beyond)), key=lambda s: float(beyond[s].max()))
+        at = worst(beyond[step])
+        witness = ExtremumWitness(step + 1, at, float(states[step + 1][at]), (low, high))
+        residual = max(0.0, float(beyond[step][at]))
+        return judge("later states lie in the range of the first", residual, room, witness, "P2")
+
+    def _in_hull(self, states: list[Tensor], room: float) -> Verdict:
+        first = states[0]
+        worst_case: HullWitness | None = None
+        for step, state in enumerate(states[1:], 1):
+            if (
+                min(first.ndim, state.ndim) < 2
+                or state.shape[:-2] != first.shape[:-2]
+                or state.shape[-1] != first.shape[-1]
+            ):
+                raise ValidationError(f"states (..., n, d) differ beyond n: {tuple(first.shape)}, {tuple(state.shape)}")
+            for index in torch.cartesian_prod(*[torch.arange(s) for s in (*state.shape[:-1], 1)]).tolist():
+                at = tuple(index[:-1])
+                distance, weights, direction = _hull_distance(state[at], first[at[:-1]])
+                if worst_case is None or distance > worst_case.distance:
+                    worst_case = HullWitness(step, at, state[at], first[at[:-1]], weights, direction, distance)
+        assert worst_case is not None
+        return judge("later rows lie in the hull of the first rows", worst_case.distance, room, worst_case, "P2")
+
+    def _averaging(self, flow: Any, operator: Tensor, room: float, origin: bool) -> Verdict:
+        weights = finite("operator", operator)
+        if weights.ndim < 2:
+            raise ValidationError(f"operator has shape {tuple(weights.shape)}; (..., m, n) is needed")
+        rows = weights.reshape(-1, weights.shape[-1]).tolist()
+        witnesses = [RowWitness((), tuple(row), origin) for row in rows]
+        defects = torch.tensor([verify(w) for w in witnesses], dtype=torch.float64).reshape(weights.shape[:-1])
+        at = worst(defects)
+        residual = float(defects[at])
+        witness: RowWitness | StepWitness = RowWitness(at, tuple(weights[at].tolist()), origin)
+        statement = f"rows of weights ≥ 0 with sum {'≤' if origin else '='} 1: outputs in the hull of the values"
+        if flow is None:
+            return judge(statement, residual, room, witness, "P1" if residual == 0 else "P2")
+        states = [finite("a state", state) for state in _history(flow)]
+        for step, (before, after) in enumerate(pairwise(states), 1):
+            vectors = before if before.ndim >= 2 else before[:, None]
+            if vectors.shape[-2] != weights.shape[-1]:
+                raise ValidationError(f"an operator {tuple(weights.shape)} does not apply to {tuple(before.shape)}")
+            image = weights @ vectors
+            image = image if before.ndim >= 2 else image[..., 0]
+            if image.shape != after.shape:
+                raise ValidationError(
+                    f"the operator gives {tuple(image.shape)}, the next state is {tuple(after.shape)}"
+                )
+            change = (after - image).abs()
+            if float(change.max()) > residual:
+                at = worst(change)
+                residual = float(change[at])
+                witness = StepWitness(step, at, float(after[at]), float(image[at]))
+        level = "P1" if residual == 0 else "P2"
+        return judge(f"steps are those of the operator, {statement}", residual, room, witness, level)
+
+    def check_long_time_existence(
+        self,
+        flow: Any,
+        time_horizon: float,
+        *,
+        times: Tensor | None = None,
+        initial: Tensor | None = None,
+        margin: Margin | None = None,
+        metric: bool = False,
+        lipschitz: float | None = None,
+    ) -> Verdict:
+        """Whether the flow reaches ``time_horizon`` (in the flow's unit of time) before it becomes singular.
+
+        ``flow`` is a history of 3 or more states with ``times`` (T,), its own or given; or a right-hand side
+        f(t, u) with the state ``initial`` at time 0, which is integrated adaptively in the time s with
+        ds = (1 + |f|) dt, where no solution blows up. ``margin`` is a positive function of a state that falls to
+        zero at the singularity: by default 1/|u|, for ``metric`` the least eigenvalue of states (..., d, d); for a
+        curvature flow give 1/|Rm|. Where −q/q′ of the margin q falls, the line through its last values gives the
+        blow-up time: exact for q ~ (T − t)^α, and infinite for exponentials. A diagnostic (P3).
+
+        ``lipschitz``: a constant for which the caller vouches that f is Lipschitz in u everywhere. Then Picard's
+        theorem gives existence for all time (P1) and nothing is integrated; differences of f near ``initial`` that
+        exceed it are a ValidationError. ``residual`` is the time missing before the horizon, the tolerance 0.
+        Witness: `BlowUpWitness`. Raises `ValidationError`.
+        """
+        if not 0 < time_horizon < math.inf:
+            raise ValidationError(f"a time horizon is positive and finite, not {time_horizon}")
+        if margin is None:
+            margin = _least_eigenvalue if metric else _norm_margin
+        statement = f"no singularity before t = {time_horizon:g}"
+        given: tuple[str, ...] = ("extrapolated from the last states",)
+        if not callable(flow):
+            if lipschitz is not None:
+                raise ValidationError("a Lipschitz bound belongs to a right-hand side f(t, u), not to a history")
+            course = _course_of_history(flow, times, margin)
+        else:
+            if initial is None:
+                raise ValidationError("a right-hand side needs the state at time 0", hint="give initial=")
+            start = finite("initial", initial)
+            if lipschitz is not None:
+                _refute_lipschitz(flow, start, lipschitz)
+                witness = BlowUpWitness(math.inf, time_horizon, (), ())
+                given = (f"the right-hand side is Lipschitz in u with constant {lipschitz:g} everywhere",)
+                return judge(statement, 0.0, 0.0, witness, "P1", given)
+            course = _course_of_field(flow, start, margin, float(time_horizon))
+        if course.reached >= time_horizon:
+            course, given = _Course(course.reached), ("followed to the horizon",)
+        blow_up = _zero_of_line(course.times, course.lifetimes)
+        if course.broken is not None and course.broken < blow_up:
+            blow_up, course = course.broken, _Course(course.reached, (course.broken,), (0.0,))
+        witness = BlowUpWitness(blow_up, float(time_horizon), course.times, course.lifetimes)
+        return judge(statement, max(0.0, time_horizon - blow_up), 0.0, witness, "P3", given)
+
+
+@dataclass(frozen=True)
+class _Course:
+    """How far a flow was followed, the last times and lifetimes −q/q′ of its margin q, and the time by which it is
+    singular, where it is. No lifetimes: the margin does not fall at the end."""
+
+    reached: float
+    times: tuple[float, ...] = ()
+    lifetimes: tuple[float, ...] = ()
+    broken: float | None = None
+
+
+def _least_eigenvalue(state: Tensor) -> Tensor:
+    if state.ndim < 2 or state.shape[-1] != state.shape[-2]:
+        raise ValidationError(f"a metric has shape (..., d, d), not {tuple(state.shape)}")
+    return torch.linalg.eigvalsh((state + state.mT) / 2)[..., 0].min()
+
+
+def _margin_at(margin: Margin, state: Tensor) -> float:
+    """The margin, 0 where the state or the margin is not finite: there the flow has ended."""
+    if not bool(state.isfinite().all()):
+        return 0.0
+    value = margin(state)
+    if value.numel() != 1:
+        raise ValidationError(f"a margin is one number per state, not of shape {tuple(value.shape)}")
+    return float(value) if bool(value.isfinite().all()) else 0.0
+
+
+def _course_of_history(flow: Any, times: Tensor | None, margin: Margin) -> _Course:
+    """Lifetimes by differences of log q at the last four states before the flow is singular."""
+    given = times if times is not None else getattr(flow, "times", None)
+    states = _history(flow)
+    moments = finite("times", torch.as_tensor(given) if given is not None else None)
+    if moments.shape != (len(states),) or len(states) < 3 or bool((moments.diff() <= 0).any()):
+        raise ValidationError(f"{len(states)} states (3 or more) need as many rising times, not {moments.tolist()}")
+    clock = moments.tolist()
+    margins = [_margin_at(margin, state.detach().to(torch.float64)) for state in states]
+    sound = next((n for n, q in enumerate(margins) if q <= 0), len(margins))
+    if sound == 0:
+        return _Course(clock[0], broken=clock[0])
+    broken = clock[sound] if sound < len(margins) else None
+    middles, lifetimes = [], []
+    for n in range(max(1, sound - 3), sound):
+        fall = math.log(margins[n - 1]) - math.log(margins[n])
+        if fall <= 0:
+            return _Course(clock[sound - 1], broken=broken)
+        middles.append((clock[n - 1] + clock[n]) / 2)
+        lifetimes.append((clock[n] - clock[n - 1]) / fall)
+    if sound < 3:
+        middles, lifetimes = [], []
+    return _Course(clock[sound - 1], tuple(middles), tuple(lifetimes), broken)
+
+
+def _course_of_field(field: VectorField, start: Tensor, margin: Margin, horizon: float) -> _Course:
+    """The solution from ``start``, until the horizon, a singularity, or a lifetime below 1e-4 of the horizon."""
+    from torchdiffeq import odeint
+
+    def rate(_: Tensor, state: tuple[Tensor, Tensor]) -> tuple[Tensor, Tensor]:
+        u, t = state
+        slope = field(t, u)
+        speed = 1 + torch.linalg.vector_norm(slope)
+        return slope / speed, 1 / speed
+
+    first = field(torch.zeros((), dtype=start.dtype, device=start.device), start)
+    if not isinstance(first, Tensor) or first.shape != start.shape or not bool(first.isfinite().all()):
+        raise ValidationError(f"the right-hand side is not a finite tensor of shape {tuple(start.shape)} at time 0")
+    u, t = start, torch.zeros((), dtype=start.dtype, device=start.device)
+    stretch = float(1 + torch.linalg.vector_norm(first)) * horizon / 64
+    shortest = 1e-9 * stretch
+    reached, samples = 0.0, [(0.0, _lifetime(field, margin, t, u))]
+    if _margin_at(margin, start) <= 0:
+        return _Course(0.0, broken=0.0)
+    for _ in range(_MOST_STRETCHES):
+        span = torch.linspace(0, stretch, 9, dtype=start.dtype, device=start.device)
+        try:
+            # Its own first step may leave the field's domain, however short the stretch.
+            path, clock = odeint(rate, (u, t), span, rtol=1e-9, atol=1e-12, options={"first_step": stretch / 8})
+        except AssertionError:
+            # torchdiffeq's sign that no step is small enough: the field is not finite somewhere in this stretch.
+            stretch /= 8
+            if stretch < shortest:
+                return _falling(reached, samples, reached)
+            continue
+        for state, moment in zip(path[1:], clock[1:]):
+            if _margin_at(margin, state) <= 0:
+                return _falling(reached, samples, float(moment) if bool(moment.isfinite()) else reached)
+            reached = float(moment)
+            samples.append((reached, _lifetime(field, margin, moment, state)))
+        if reached >= horizon or samples[-1][1] < 1e-4 * horizon:
+            break
+        u, t, stretch = path[-1], clock[-1], 2 * stretch
+    return _falling(reached, samples, None)
+
+
+def _lifetime(field: VectorField, margin: Margin, t: Tensor, u: Tensor) -> float:
+    """−q/q′ along the flow; infinite where the margin q does not fall."""
+    value, slope = (float(x) for x in torch.func.jvp(margin, (u,), (field(t, u),)))
+    return -value / slope if slope < 0 else math.inf
+
+
+def _falling(reached: float, samples: list[tuple[float, float]], broken: float | None) -> _Course:
+    last = samples[-3:]
+    if any(not math.isfinite(age) for _, age in last) or last[0][0] >= last[-1][0]:
+        return _Course(reached, broken=broken)
+    return _Course(reached, tuple(t for t, _ in last), tuple(z for _, z in last), broken)
+
+
+def _refute_lipschitz(field: VectorField, start: Tensor, constant: float) -> None:
+    """ValidationError where differences of the field near ``start`` are larger than the constant allows."""
+    if not 0 <= constant < math.inf:
+        raise ValidationError(f"a Lipschitz constant is a finite number ≥ 0, not {constant}")
+    generator, zero = torch.Generator().manual_seed(0), torch.zeros((), dtype=start.dtype, device=start.device)
+    here = field(zero, start)
+    for size in (0.01, 0.1, 1.0, 10.0):
+        for _ in range(4):
+            shift = size * torch.randn(start.shape, generator=generator, dtype=start.dtype).to(start.device)
+            change = torch.linalg.vector_norm(field(zero, start + shift) - here)
+            distance = torch.linalg.vector_norm(shift)
+            if float(change) > constant * float(distance) * (1 + 1e-9):
+                raise ValidationError(
+                    f"the right-hand side is not Lipschitz with constant {constant:g}: a difference of "
+                    f"{float(distance):.3g} near the initial state changes it by {float(change):.3g}",
+                    hint="leave lipschitz= out",
+                )

@@ -1,0 +1,88 @@
+"""The analytical pass of the arithmetic family."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, ClassVar
+
+import numpy as np
+
+from aatc.ir.core import Func, Module, Value
+from aatc.ir.types import TensorType
+from aatc.passes.analysis.base import AnalysisPass, Study
+from aatc.passes.analysis.capture import CapturedAttention
+from aatc.passes.analysis.result import Cost, Result, Undecided
+from aatc.passes.base import register
+
+
+@register
+@dataclass(frozen=True)
+class AnalyzeArithmetic(AnalysisPass):
+    """Heights of constants, Ihara zeta functions of patterns, the motivic class of the program's live ranges.
+
+    The graph of a zeta function is {max(A, Aᵀ) ≥ 1/m} on the pattern pooled to ``nodes`` tiles. Heights are those of
+    captured tensors with at most ``constants`` elements, as exact dyadic rationals.
+    """
+
+    nodes: int = 64
+    constants: int = 4096
+    length: int = 8
+    name: ClassVar[str] = "analyze-arithmetic"
+    family: ClassVar[str] = "arithmetic"
+
+    def estimate_cost(self, n: int, dim: int) -> Cost:
+        from aatc.passes.analysis.zeta import estimate_cost
+
+        zeta = estimate_cost(min(n, self.nodes))
+        return Cost(2e-3 + 2 * zeta.seconds + 6e-9 * n * n * (1 + dim / 16), zeta.bytes + (1 << 25))
+
+    def of_pattern(self, seen: CapturedAttention, head: int, batch: int, study: Study) -> Mapping[str, Any]:
+        from aatc.passes.analysis.heights import integer_constants
+
+        found: dict[str, Any] = {}
+        for name in seen.attention.names[3:]:
+            tensor = seen.tensors[name]
+            if tensor.numel() and tensor.numel() <= self.constants and bool(tensor.isfinite().all()):
+                exact = integer_constants(tensor.double().numpy() if tensor.is_floating_point() else tensor.numpy())
+                c = exact.value
+                found[f"bits_of_{name}"] = Result(c.bits, "P0", witness=exact.witness)
+        n, m = seen.sizes[2:]
+        if n != m:
+            return {**found, "ihara_zeta": Undecided("square patterns", "queries and keys are different tokens")}
+        from aatc.passes.analysis.zeta import ihara_polynomial
+
+        pooled = seen.coarse(head, batch, nodes=self.nodes)
+        both = np.maximum(pooled.array, pooled.array.T) >= 1 / len(pooled.array)
+        np.fill_diagonal(both, False)
+        zeta = ihara_polynomial(both.astype(np.int64))
+        given = (f"tiles of {pooled.block} tokens", f"weights of at least 1/{len(pooled.array)}")
+        found["ihara_zeta"] = Result(zeta.value, "P0", witness=zeta.witness, assumptions=given)
+        found["cycles_by_length"] = Result(zeta.value.primes(self.length), "P0", assumptions=given)
+        return found
+
+    def of_module(self, module: Module) -> Mapping[str, Any]:
+        from aatc.passes.analysis.motivic import interference_graph, motivic_class
+
+        ranges = live_ranges(module.entry)
+        if not ranges:
+            return {}
+        motive = motivic_class(interference_graph(ranges))
+        if isinstance(motive, Undecided):
+            return {"buffer_class": motive}
+        given = ("one buffer a value, no two live ones in the same",)
+        return {
+            "buffer_class": Result(motive.value, "P0", witness=motive.witness, assumptions=given),
+            "least_buffers": Result(motive.value.chromatic_number, "P0", assumptions=given),
+        }
+
+
+def live_ranges(func: Func) -> list[tuple[int, int]]:
+    """[made, used for the last time) of every tensor that an operation of ``func`` makes, in its order."""
+    last: dict[Value, int] = {}
+    for n, op in enumerate(func.body.ops):
+        for v in op.operands:
+            last[v] = n
+    return [
+        (n, last.get(v, n)) for n, op in enumerate(func.body.ops) for v in op.results if isinstance(v.type, TensorType)
+    ]

@@ -1,0 +1,101 @@
+"""The analytical pass of the cohomology family."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, ClassVar
+
+import numpy as np
+
+from aatc.ir.core import Module
+from aatc.passes.analysis.base import AnalysisPass, Study
+from aatc.passes.analysis.capture import CapturedAttention
+from aatc.passes.analysis.result import Cost, Result, Undecided
+from aatc.passes.base import register
+
+
+@register
+@dataclass(frozen=True)
+class AnalyzeCohomology(AnalysisPass):
+    """Integral homology, cup products and barcodes of every pattern; components and cycles of the data flow.
+
+    Barcodes are of the whole matrix up to ``points`` tokens, else of tiles. Groups are those of the clique complex, up
+    to ``dimension``, of the pattern pooled to ``nodes`` tiles, at the threshold at which it becomes connected.
+    """
+
+    nodes: int = 32
+    points: int = 1024
+    dimension: int = 3
+    name: ClassVar[str] = "analyze-cohomology"
+    family: ClassVar[str] = "cohomology"
+
+    def estimate_cost(self, n: int, dim: int) -> Cost:
+        from aatc.passes.analysis.persistence import estimate_cost
+
+        points = min(n, self.points)
+        bars = estimate_cost(points, 1, 16 * points)
+        weights = Cost(6e-9 * n * n * (1 + dim / 16), 1 << 25)
+        return Cost(0.03 + bars.seconds + weights.seconds, bars.bytes + weights.bytes)
+
+    def of_pattern(self, seen: CapturedAttention, head: int, batch: int, study: Study) -> Mapping[str, Any]:
+        n, m = seen.sizes[2:]
+        if n != m:
+            return {"barcodes": Undecided("square patterns", "queries and keys are different tokens")}
+        from aatc.passes.analysis.persistence import attention_persistence
+
+        points = seen.coarse(head, batch, nodes=self.points)
+        bars = attention_persistence(np.clip(points.array, 0, 1))
+        given = bars.assumptions if points.kind == "whole" else (*bars.assumptions, _pooled(points.block))
+        longest = [_longest(b) for b in bars.value.bars]
+        found: dict[str, Any] = {
+            "barcodes": Result(bars.value, bars.proof_level, bars.tolerance, bars.residual, bars.witness, given),
+            "longest_bar_h0": Result(longest[0], "P3", bars.tolerance, assumptions=given),
+            "longest_bar_h1": Result(longest[1], "P3", bars.tolerance, assumptions=given),
+        }
+        return {**found, **self._groups(seen, head, batch)}
+
+    def _groups(self, seen: CapturedAttention, head: int, batch: int) -> Mapping[str, Any]:
+        from aatc.passes.analysis.cohomology import CohomologyStructure
+        from aatc.passes.analysis.complexes import threshold_complex
+        from aatc.passes.analysis.homology import homology
+
+        pooled = seen.coarse(head, batch, nodes=self.nodes)
+        threshold = connecting_threshold(pooled.array)
+        complex = threshold_complex(pooled.array, threshold, self.dimension)
+        structure = CohomologyStructure(complex)
+        groups = homology(structure.model).value
+        given = (_pooled(pooled.block), f"threshold {threshold:.4g}", f"cliques up to dimension {self.dimension}")
+        # the top degree of a truncated complex is not that of the clique complex
+        shown = groups[: self.dimension]
+        found: dict[str, Any] = {"homology": Result(shown, "P1", assumptions=given)}
+        found["betti_numbers"] = Result(tuple(g.free_rank for g in shown), "P1", assumptions=given)
+        if len(shown) > 2 and 0 < shown[1].free_rank <= 12:
+            table = structure.cup_table(1, 1)
+            found["cup_products_of_h1"] = Result(int(np.count_nonzero(table.any(axis=-1))), "P1", assumptions=given)
+        return found
+
+    def of_module(self, module: Module) -> Mapping[str, Any]:
+        import networkx as nx
+
+        graph = nx.Graph(module.graph())
+        components = nx.number_connected_components(graph) if len(graph) else 0
+        cycles = graph.number_of_edges() - len(graph) + components
+        return {"dataflow_betti_numbers": Result((components, cycles), "P0")}
+
+
+def connecting_threshold(array: np.ndarray) -> float:
+    """The largest t at which {max(A, Aᵀ) ≥ t} is connected; infinity for a single point."""
+    from aatc.passes.analysis.homotopy_groups import persistent_components
+
+    merges = persistent_components(array).value.merges
+    return float(merges[-1, 0]) if len(merges) else float("inf")
+
+
+def _pooled(block: int) -> str:
+    return "tokens" if block == 1 else f"tiles of {block} tokens"
+
+
+def _longest(bars: np.ndarray) -> float:
+    finite = bars[np.isfinite(bars[:, 1])] if len(bars) else bars
+    return float((finite[:, 1] - finite[:, 0]).max(initial=0.0))

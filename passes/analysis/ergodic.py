@@ -1,0 +1,210 @@
+"""Ergodic analysis of an attention pattern: what becomes of a token that hops from row to row.
+
+Sources: Levin, Peres, Wilmer, Markov Chains and Mixing Times, theorems 4.9, 12.4 and 12.5; Kemeny, Snell, Finite
+Markov Chains, chapter 4.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import scipy.linalg
+
+from aatc.passes.analysis.contraction import birkhoff_contraction, dobrushin_coefficient, doeblin_bound
+from aatc.passes.analysis.markov import (
+    CommunicatingClass,
+    Eigenpair,
+    NotErgodic,
+    class_spectrum,
+    communicating_classes,
+    stationary_distributions,
+)
+from aatc.passes.analysis.result import AnalysisError, Cost, Result, Undecided
+from aatc.passes.analysis.stochastic import PatternError, row_stochastic
+from aatc.passes.analysis.verify_information import ChainWitness, EigenpairWitness, StationaryWitness
+
+PAIRS_LIMIT = 512  # rows up to which pairs of rows are compared without being asked
+INVERSE_LIMIT = 1024  # states up to which a fundamental matrix is inverted without being asked
+
+
+@dataclass(frozen=True)
+class SpectralGap:
+    """1 − |λ₂|, λ₂ the eigenvalue of largest modulus besides the simple eigenvalue 1; ``residual`` of its vector."""
+
+    value: float
+    second: complex
+    residual: float
+
+
+@dataclass(frozen=True)
+class MixingTime:
+    """Bounds of the first t with max_i ‖A^t_i − π‖_TV ≤ ``distance``; ``upper`` is infinite where none is known."""
+
+    lower: float
+    upper: float
+    distance: float
+
+
+@dataclass(frozen=True, eq=False)
+class ErgodicAnalysis:
+    """``stationary`` (k, n): one law per recurrent class, in the order of ``classes``.
+
+    ``dobrushin`` is τ(A) exactly, or an upper bound of it where ``dobrushin_exact`` is False. Where a quantity does
+    not exist, the field holds a `NotErgodic` that says why; where it was not computed, an `Undecided`.
+    """
+
+    classes: tuple[CommunicatingClass, ...]
+    stationary: np.ndarray
+    irreducible: bool
+    period: int
+    reversible: bool
+    gap: SpectralGap | NotErgodic | Undecided
+    dobrushin: float
+    dobrushin_exact: bool
+    birkhoff: float | Undecided
+    kemeny: float | NotErgodic | Undecided
+    mixing_time: MixingTime | NotErgodic | Undecided
+
+    @property
+    def unique(self) -> bool:
+        """Whether the stationary law is unique: one recurrent class."""
+        return len(self.stationary) == 1
+
+
+def estimate_cost(n: int) -> Cost:
+    """What `ergodic_analysis` of n tokens takes: power and Arnoldi steps of 2n² flops, LU if the steps fail."""
+    small = 1.5e-9 * min(n, PAIRS_LIMIT) ** 3 + 1e-9 * min(n, INVERSE_LIMIT) ** 3
+    return Cost(seconds=1e-3 + small + 7e-7 * n * n, bytes=8.0 * 5 * n * n)
+
+
+def _not_ergodic(classes: tuple[CommunicatingClass, ...], allow_period: bool) -> NotErgodic | None:
+    recurrent = [c for c in classes if c.recurrent]
+    period = math.lcm(*(c.period for c in recurrent))
+    if len(recurrent) > 1:
+        return NotErgodic("reducible: several recurrent classes", len(recurrent), period)
+    if period > 1 and not allow_period:
+        return NotErgodic(f"periodic: eigenvalues on the unit circle besides 1, period {period}", 1, period)
+    return None
+
+
+def _spectrum(
+    matrix: np.ndarray, classes: tuple[CommunicatingClass, ...], laws: np.ndarray
+) -> tuple[SpectralGap | NotErgodic | Undecided, tuple[EigenpairWitness, ...]]:
+    """The gap and the eigenpair behind it. The spectrum of A is the union of those of its classes' blocks."""
+    if refused := _not_ergodic(classes, allow_period=False):
+        return refused, ()
+    best: Eigenpair | None = None
+    for c in classes:
+        pair = class_spectrum(matrix, c.states, laws[0][c.states] if c.recurrent else None)
+        if isinstance(pair, Undecided):
+            return pair, ()
+        if best is None or abs(pair.value) > abs(best.value):
+            best = pair
+    assert best is not None
+    modulus = min(abs(best.value), 1.0)
+    inside = matrix[np.ix_(best.states, best.states)]
+    if next(c for c in classes if c.states is best.states).recurrent:
+        inside = inside - laws[0][best.states]
+    return SpectralGap(1 - modulus, best.value, best.residual), (EigenpairWitness(inside, best.value, best.vector),)
+
+
+def kemeny_constant(pattern: Any) -> Result[float] | NotErgodic:
+    """Σ_j π_j m_ij, the mean number of steps to a token drawn from π, with m_jj = 0: the same for every start i.
+
+    It is tr(I − A + 1πᵀ)⁻¹ − 1 = Σ_{λ≠1} 1/(1 − λ) (Kemeny and Snell). Defined for one recurrent class, periodic or
+    not. O(n³). Raises `PatternError`.
+    """
+    matrix = row_stochastic(pattern, square=True)
+    classes = communicating_classes(matrix)
+    return _kemeny(matrix, classes, stationary_distributions(matrix))
+
+
+def _kemeny(
+    matrix: np.ndarray, classes: tuple[CommunicatingClass, ...], laws: np.ndarray
+) -> Result[float] | NotErgodic:
+    if refused := _not_ergodic(classes, allow_period=True):
+        return refused
+    fundamental = np.eye(len(matrix)) - matrix + laws[0]
+    inverse = scipy.linalg.inv(fundamental)
+    residual = float(np.abs(fundamental @ inverse - np.eye(len(matrix))).max())
+    return Result(float(np.trace(inverse)) - 1, "P2", max(1e-9, 10 * residual), residual)
+
+
+def _mixing(
+    gap: SpectralGap | NotErgodic | Undecided,
+    irreducible: bool,
+    reversible: bool,
+    pi: np.ndarray,
+    tau: float,
+    eps: float,
+) -> MixingTime | NotErgodic | Undecided:
+    if not isinstance(gap, SpectralGap):
+        return gap
+    lower, upper = 0.0, float("inf")
+    if irreducible and gap.value < 1:
+        lower = max(0.0, ((1 - gap.value) / gap.value) * math.log(1 / (2 * eps))) if gap.value > 0 else float("inf")
+    if tau < 1:
+        upper = 1.0 if tau == 0 else math.ceil(math.log(1 / eps) / math.log(1 / tau))
+    if irreducible and reversible and gap.value > 0:
+        upper = min(upper, math.ceil(math.log(1 / (eps * pi.min())) / gap.value))
+    return MixingTime(lower, upper, eps)
+
+
+def ergodic_analysis(
+    pattern: Any, *, mixing_distance: float = 0.25, budget: Cost | None = None
+) -> Result[ErgodicAnalysis]:
+    """Classes, periods, stationary laws, gap and contraction of one pattern (n, n).
+
+    The seed's method took a pattern and promised numbers; a pattern need not have them. A causal pattern has the one
+    recurrent class {token 0}; a block-diagonal one has several stationary laws; a periodic one never converges. Such
+    chains are reported, and the quantities that do not exist are typed `NotErgodic`. The gap is that of the whole
+    chain, transient classes included. Above 384 states per class λ₂ is the largest that Arnoldi steps find; it is
+    bounded by ``dobrushin`` in any case. The mixing bounds are those of theorems 12.4 (reversible chains) and 12.5,
+    and τᵗ.
+
+    The residual is the largest ‖πA − π‖₁. Raises `PatternError`, and `BudgetError` above ``budget``.
+    """
+    matrix = row_stochastic(pattern, square=True)
+    if matrix.ndim != 2:
+        raise PatternError(
+            f"one pattern at a time has shape (n, n), not {matrix.shape}", hint="ergodic_analyses takes a batch"
+        )
+    if not 0 < mixing_distance < 1:
+        raise AnalysisError(f"mixing_distance is a total-variation distance in (0, 1), not {mixing_distance}")
+    n = len(matrix)
+    if budget is not None:
+        estimate_cost(n).check(budget, f"the ergodic analysis of {n} tokens")
+    classes = communicating_classes(matrix)
+    laws = stationary_distributions(matrix)
+    irreducible = len(classes) == 1
+    flow = laws[0][:, None] * matrix
+    reversible = len(laws) == 1 and bool(np.abs(flow - flow.T).max() <= 1e-12 * flow.max())
+    gap, pairs = _spectrum(matrix, classes, laws)
+    exact = n <= PAIRS_LIMIT
+    tau = dobrushin_coefficient(matrix).value if exact else float(doeblin_bound(matrix))
+    kemeny = _kemeny(matrix, classes, laws) if n <= INVERSE_LIMIT else Undecided(f"{INVERSE_LIMIT} tokens")
+    value = ErgodicAnalysis(
+        classes=classes,
+        stationary=laws,
+        irreducible=irreducible,
+        period=math.lcm(*(c.period for c in classes if c.recurrent)),
+        reversible=reversible,
+        gap=gap,
+        dobrushin=tau,
+        dobrushin_exact=exact,
+        birkhoff=birkhoff_contraction(matrix).value if exact else Undecided(f"{PAIRS_LIMIT} rows"),
+        kemeny=kemeny.value if isinstance(kemeny, Result) else kemeny,
+        mixing_time=_mixing(gap, irreducible, reversible, laws[0], tau, mixing_distance),
+    )
+    residual = float(np.abs(laws @ matrix - laws).sum(1).max())
+    witness = ChainWitness((*(StationaryWitness(matrix, law) for law in laws), *pairs))
+    return Result(value, "P2", 1e-12, residual, witness)
+
+
+def ergodic_analyses(pattern: Any, **options: Any) -> tuple[Result[ErgodicAnalysis], ...]:
+    """`ergodic_analysis` of every pattern of a batch (..., n, n), in C order of the leading axes."""
+    matrix = row_stochastic(pattern, square=True)
+    return tuple(ergodic_analysis(one, **options) for one in matrix.reshape(-1, *matrix.shape[-2:]))

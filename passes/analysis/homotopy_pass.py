@@ -1,0 +1,71 @@
+"""The analytical pass of the homotopy family."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, ClassVar
+
+import numpy as np
+
+from aatc.ir.core import Module
+from aatc.passes.analysis.base import AnalysisPass, Study
+from aatc.passes.analysis.capture import CapturedAttention
+from aatc.passes.analysis.result import Cost, Result, Undecided
+from aatc.passes.base import register
+
+
+@register
+@dataclass(frozen=True)
+class AnalyzeHomotopy(AnalysisPass):
+    """Components, homotopy groups and the threshold spectral sequence of every pattern; loops of the data flow.
+
+    The space is the clique complex, up to ``dimension``, of the pattern pooled to ``nodes`` tiles, at the threshold at
+    which it becomes connected; ``bound`` cosets are tried for the order of its fundamental group.
+    """
+
+    nodes: int = 32
+    dimension: int = 3
+    bound: int = 1024
+    name: ClassVar[str] = "analyze-homotopy"
+    family: ClassVar[str] = "homotopy"
+
+    def estimate_cost(self, n: int, dim: int) -> Cost:
+        return Cost(0.05 + 6e-9 * n * n * (1 + dim / 16), 1 << 25)
+
+    def of_pattern(self, seen: CapturedAttention, head: int, batch: int, study: Study) -> Mapping[str, Any]:
+        n, m = seen.sizes[2:]
+        if n != m:
+            return {"homotopy_groups": Undecided("square patterns", "queries and keys are different tokens")}
+        from aatc.passes.analysis.complexes import threshold_complex
+        from aatc.passes.analysis.homotopy_groups import homotopy_groups, persistent_components
+        from aatc.passes.analysis.spectral_sequence import levels_by_weight, spectral_sequence
+
+        pooled = seen.coarse(head, batch, nodes=self.nodes)
+        given = (f"tiles of {pooled.block} tokens",)
+        merges = persistent_components(pooled.array).value.merges[:, 0]
+        found: dict[str, Any] = {"components": Result(1 + int((merges < 1 / m).sum()), "P1", assumptions=given)}
+        if not len(merges):
+            return found
+        threshold = float(merges[-1])
+        found["connecting_threshold"] = Result(threshold, "P2", 1e-6, assumptions=given)
+        complex = threshold_complex(pooled.array, threshold, self.dimension)
+        given = (*given, f"threshold {threshold:.4g}", f"cliques up to dimension {self.dimension}")
+        groups = homotopy_groups(complex, bound=self.bound).value
+        found |= {
+            "fundamental_group": Result(groups.fundamental.presentation, "P1", assumptions=given),
+            "order": Result(groups.order, "P1", assumptions=given),
+            "pi_2": Result(groups.second, "P1", assumptions=given),
+        }
+        thresholds = np.unique([*np.quantile(merges, [0.75, 0.5, 0.25]), threshold])[::-1]
+        levels = levels_by_weight(complex, pooled.array, thresholds.tolist())
+        sequence = spectral_sequence(complex, levels, "F2")
+        found["spectral_sequence_converges_at"] = Result(sequence.value.converges_at, "P1", assumptions=given)
+        return found
+
+    def of_module(self, module: Module) -> Mapping[str, Any]:
+        import networkx as nx
+
+        graph = nx.Graph(module.graph())
+        rank = graph.number_of_edges() - len(graph) + nx.number_connected_components(graph) if len(graph) else 0
+        return {"dataflow_free_loops": Result(rank, "P0", assumptions=("undirected data flow",))}

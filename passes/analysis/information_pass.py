@@ -1,0 +1,116 @@
+"""The analytical pass of the information family."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, ClassVar
+
+import numpy as np
+
+from aatc.ir.core import Module
+from aatc.passes.analysis.base import AnalysisPass, Study
+from aatc.passes.analysis.capture import CapturedAttention
+from aatc.passes.analysis.result import Cost, Result, Undecided
+from aatc.passes.base import register
+
+
+@register
+@dataclass(frozen=True)
+class AnalyzeInformation(AnalysisPass):
+    """Entropy, information flow, ergodicity and stability of every pattern; operations and bytes of the program.
+
+    Square patterns are read as Markov chains of tokens, those beyond the memory as chains of tiles.
+    """
+
+    tile: int = 64
+    name: ClassVar[str] = "analyze-information"
+    family: ClassVar[str] = "information"
+
+    def estimate_cost(self, n: int, dim: int) -> Cost:
+        from aatc.passes.analysis import ergodic, information
+
+        flow, chain = information.estimate_cost(n), ergodic.estimate_cost(n)
+        weights = Cost(3e-9 * n * n * (1 + dim / 16), 8.0 * n * n)
+        return Cost(flow.seconds + chain.seconds + weights.seconds, max(flow.bytes, chain.bytes) + weights.bytes)
+
+    def of_pattern(self, seen: CapturedAttention, head: int, batch: int, study: Study) -> Mapping[str, Any]:
+        from aatc.passes.analysis.information import edge_utilisation, row_entropies
+        from aatc.passes.analysis.stability import pattern_stability_measures
+        from aatc.passes.analysis.stochastic import PatternError
+
+        pattern = seen.pattern(head, batch, memory=study.memory)
+        rows = _stochastic(pattern.array)
+        if rows is None:
+            return {"information": Undecided("rows with a key", "some queries see no key: their rows are no laws")}
+        given = () if pattern.kind == "whole" else (f"tiles of {pattern.block} tokens taken as states",)
+        entropy = row_entropies(rows)
+        found: dict[str, Any] = {
+            "mean_row_entropy": Result(float(entropy.mean()), "P2", 1e-12, assumptions=given),
+            "least_row_entropy": Result(float(entropy.min()), "P2", 1e-12, assumptions=given),
+            "edge_utilisation": Result(float(edge_utilisation(rows).mean()), "P2", 1e-12, assumptions=given),
+        }
+        stability = pattern_stability_measures(rows)
+        found["largest_jacobian_norm"] = Result(
+            float(stability.value.jacobian_norm.max()), "P2", stability.tolerance, stability.residual, None, given
+        )
+        if rows.shape[0] != rows.shape[1]:
+            return found
+        try:
+            return {**found, **self._chain(rows, pattern.block, given)}
+        except PatternError as error:
+            return {**found, "ergodic": Undecided("one stationary law", error.message)}
+
+    def _chain(self, rows: np.ndarray, block: int, given: tuple[str, ...]) -> Mapping[str, Any]:
+        from aatc.passes.analysis.ergodic import ergodic_analysis
+        from aatc.passes.analysis.information import information_flow_metrics
+        from aatc.passes.analysis.markov import NotErgodic
+
+        chain = ergodic_analysis(rows)
+        c = chain.value
+
+        def told(value: Any) -> Any:
+            if isinstance(value, NotErgodic):
+                return Undecided("ergodic chains", value.reason)
+            return Result(value, "P2", chain.tolerance, chain.residual, None, given)
+
+        gap = c.gap if isinstance(c.gap, (NotErgodic, Undecided)) else c.gap.value
+        found = {
+            "recurrent_classes": Result(len(c.stationary), "P1", assumptions=given),
+            "period": Result(c.period, "P1", assumptions=given),
+            "stationary": Result(c.stationary, "P2", chain.tolerance, chain.residual, chain.witness, given),
+            "spectral_gap": gap if isinstance(gap, Undecided) else told(gap),
+            "dobrushin" if c.dobrushin_exact else "dobrushin_bound": told(c.dobrushin),
+        }
+        if not c.unique:
+            return found
+        flow = information_flow_metrics(rows, max(1, self.tile // block))
+        f = flow.value
+        for item in ("entropy_rate", "information_flow", "cross_tile_flow", "cross_tile_information", "stability"):
+            value = float(getattr(f, item))
+            found[item] = Result(value, "P2", flow.tolerance, flow.residual, flow.witness, given)
+        return found
+
+    def of_module(self, module: Module) -> Mapping[str, Any]:
+        from aatc.passes.analysis.complexity import complexity_analysis
+
+        flops = eager = 0
+        for op in module.walk():
+            if op.name != "geo.observe" or not all(d.is_static for v in op.operands[:3] for d in v.type.shape):  # type: ignore[attr-defined]
+                continue
+            q, k, v = (tuple(int(d) for d in x.type.shape) for x in op.operands[:3])  # type: ignore[attr-defined]
+            counts = complexity_analysis(q[2], q[3], q[1], keys=k[2], value_dim=v[3], batch=q[0])
+            flops, eager = flops + counts.flops, max(eager, counts.intermediate_bytes)
+        if not flops:
+            return {}
+        given = ("every score one contraction", "4 bytes a number")
+        return {
+            "attention_operations": Result(flops, "P1", assumptions=given),
+            "eager_attention_bytes": Result(eager, "P1", assumptions=given),
+        }
+
+
+def _stochastic(array: np.ndarray) -> np.ndarray | None:
+    """Rows divided by their sums, which float32 weights miss by 1e-7; None where a row is empty."""
+    sums = array.sum(-1, keepdims=True)
+    return array / sums if (sums > 0.5).all() else None

@@ -1,0 +1,201 @@
+"""The arrangement of an interference graph: its complement's class, its points over finite fields, and colourings.
+
+The graphic arrangement of a graph G on n vertices is the hyperplanes x_i = x_j, one per edge. Its complement M in
+affine n-space has, in the Grothendieck ring of varieties, the class χ_G(L), χ_G the chromatic polynomial and L the
+class of the line; so |M(F_q)| = χ_G(q) for every prime power q, and the absolute values of the coefficients are the
+Betti numbers of M(C). For every number q, χ_G(q) is the number of legal assignments of q buffers to tensors that
+interfere as G says. The polynomial is all that is computed. Sources: Read, J. Comb. Theory 4 (1968); Orlik, Terao,
+Arrangements of Hyperplanes, sections 2.4 and 5.4.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+from typing import Any
+
+import networkx as nx
+import numpy as np
+
+from aatc.passes.analysis.result import AnalysisError, Result, Undecided
+from aatc.passes.analysis.verify_arithmetic import ChromaticWitness
+
+Polynomial = tuple[int, ...]
+Neighbours = dict[int, frozenset[int]]
+GRAPHS = 20000
+
+
+class InterferenceError(AnalysisError):
+    """Intervals or edges that do not describe an interference graph."""
+
+
+@dataclass(frozen=True)
+class MotivicClass:
+    """The class Σ c_k L^k; ``coefficients`` from the constant term up, the last one 1."""
+
+    coefficients: Polynomial
+
+    def points(self, q: int) -> int:
+        """|M(F_q)| for a prime power q; the number of legal assignments for q ≥ 0 buffers."""
+        total = 0
+        for c in reversed(self.coefficients):
+            total = total * q + c
+        return total
+
+    @property
+    def betti_numbers(self) -> Polynomial:
+        """b_0, b_1, ... of the complement in complex space: |c_n|, |c_{n−1}|, ..."""
+        return tuple(abs(c) for c in reversed(self.coefficients))
+
+    @property
+    def chromatic_number(self) -> int:
+        """The least number of buffers that admits an assignment."""
+        return next(q for q in range(len(self.coefficients)) if self.points(q) > 0)
+
+
+def interference_graph(intervals: Iterable[tuple[int, int]]) -> nx.Graph:
+    """Vertices 0, 1, ... for live ranges [start, end); an edge where two overlap. An empty range interferes with
+    nothing. Raises `InterferenceError`."""
+    ranges = [(int(start), int(end)) for start, end in intervals]
+    for i, (start, end) in enumerate(ranges):
+        if end < start:
+            raise InterferenceError(f"live range {i} ends at {end}, before its start {start}")
+    graph = nx.Graph()
+    graph.add_nodes_from(range(len(ranges)))
+    active: list[int] = []
+    for i in sorted((i for i, (s, e) in enumerate(ranges) if s < e), key=lambda i: ranges[i][0]):
+        active = [j for j in active if ranges[j][1] > ranges[i][0]]
+        graph.add_edges_from((i, j) for j in active)
+        active.append(i)
+    return graph
+
+
+def _neighbours(graph: Any) -> Neighbours:
+    if isinstance(graph, nx.Graph):
+        if graph.is_directed() or any(u == v for u, v in graph.edges):
+            raise InterferenceError("interference is symmetric, and nothing interferes with itself")
+        index = {v: i for i, v in enumerate(graph.nodes)}
+        return {i: frozenset(index[w] for w in graph.neighbors(v)) for v, i in index.items()}
+    table = np.asarray(graph) != 0
+    if table.ndim != 2 or table.shape[0] != table.shape[1] or (table != table.T).any() or np.diagonal(table).any():
+        raise InterferenceError(f"an interference matrix (n, n) is symmetric with zero diagonal; got {table.shape}")
+    return {i: frozenset(int(j) for j in np.flatnonzero(row)) for i, row in enumerate(table)}
+
+
+def _multiply(p: Polynomial, q: Polynomial) -> Polynomial:
+    out = [0] * (len(p) + len(q) - 1)
+    for i, a in enumerate(p):
+        for j, b in enumerate(q):
+            out[i + j] += a * b
+    return tuple(out)
+
+
+def _without(graph: Neighbours, vertex: int) -> Neighbours:
+    return {v: near - {vertex} for v, near in graph.items() if v != vertex}
+
+
+def _contracted(graph: Neighbours, kept: int, gone: int) -> Neighbours:
+    """``gone`` is merged into ``kept``, to which it must not be adjacent."""
+    moved = graph[gone]
+    merged = {v: (near - {gone} | {kept} if v in moved else near) for v, near in graph.items() if v != gone}
+    merged[kept] = graph[kept] | moved
+    return merged
+
+
+def _simplicial(graph: Neighbours) -> int | None:
+    """A vertex whose neighbours are all adjacent to each other, of least degree."""
+    for v in sorted(graph, key=lambda v: len(graph[v])):
+        near = graph[v]
+        if all(len(near & graph[w]) == len(near) - 1 for w in near):
+            return v
+    return None
+
+
+class _Bounded(Exception):
+    """More graphs than allowed."""
+
+
+@dataclass
+class _Chromatic:
+    """Deletion and contraction with a table of the graphs met; simplicial vertices factor out first."""
+
+    limit: int
+    table: dict[frozenset[tuple[int, frozenset[int]]], Polynomial]
+
+    def of(self, graph: Neighbours) -> Polynomial:
+        factor: Polynomial = (1,)
+        while graph:
+            v = _simplicial(graph)
+            if v is None:
+                break
+            factor = _multiply(factor, (-len(graph[v]), 1))
+            graph = _without(graph, v)
+        if not graph:
+            return factor
+        key = frozenset(graph.items())
+        if key not in self.table:
+            if len(self.table) >= self.limit:
+                raise _Bounded
+            self.table[key] = self._branch(graph)
+        return _multiply(factor, self.table[key])
+
+    def _branch(self, graph: Neighbours) -> Polynomial:
+        """P(G) = P(G − e) − P(G/e) for sparse graphs, P(G) = P(G + e) + P(G/e) for dense ones."""
+        n, edges = len(graph), sum(map(len, graph.values())) // 2
+        v = min(graph, key=lambda v: len(graph[v]))
+        if 2 * edges > n * (n - 1) / 2:
+            v = max((v for v in graph if len(graph[v]) < n - 1), key=lambda v: len(graph[v]))
+            w = max((w for w in graph if w != v and w not in graph[v]), key=lambda w: len(graph[v] & graph[w]))
+            joined = graph | {v: graph[v] | {w}, w: graph[w] | {v}}
+            return _added(self.of(joined), self.of(_contracted(graph, v, w)), 1)
+        w = max(graph[v], key=lambda w: len(graph[v] & graph[w]))
+        cut = graph | {v: graph[v] - {w}, w: graph[w] - {v}}
+        return _added(self.of(cut), self.of(_contracted(cut, v, w)), -1)
+
+
+def _added(p: Polynomial, q: Polynomial, sign: int) -> Polynomial:
+    return tuple(a + sign * (q[k] if k < len(q) else 0) for k, a in enumerate(p))
+
+
+def _elimination(graph: Neighbours) -> tuple[int, ...]:
+    """A perfect elimination order, or as much of one as there is."""
+    order = []
+    while graph:
+        v = _simplicial(graph)
+        if v is None:
+            break
+        order.append(v)
+        graph = _without(graph, v)
+    return tuple(order)
+
+
+def motivic_class(graph: Any, *, graphs: int = GRAPHS) -> Result[MotivicClass] | Undecided:
+    """The class χ_G(L) of the complement of a graph's arrangement: a networkx graph, or a matrix (n, n).
+
+    Chordal graphs, such as interference graphs of live ranges on a line, factor as ∏(q − d_i) along an elimination
+    order. Others go by deletion and contraction; `Undecided` after ``graphs`` different graphs. The numbers are exact.
+    Raises `InterferenceError`.
+    """
+    near = _neighbours(graph)
+    edges = np.array([(v, w) for v in near for w in near[v] if v < w], dtype=np.int64).reshape(-1, 2)
+    try:
+        value = MotivicClass(_Chromatic(graphs, {}).of(near))
+    except _Bounded:
+        return Undecided(f"{graphs} graphs", f"{len(near)} vertices and {len(edges)} edges")
+    witness = ChromaticWitness(len(near), edges, value.coefficients, _elimination(near))
+    return Result(value, "P0", witness=witness)
+
+
+def legal_assignments(intervals: Iterable[tuple[int, int]], buffers: int) -> int:
+    """In how many ways live ranges [start, end) can be given ``buffers`` numbered buffers, no two overlapping ranges
+    the same one: in the order of the starts, each range may take any buffer that is not in use. Raises
+    `InterferenceError`."""
+    if buffers < 0:
+        raise InterferenceError(f"a number of buffers is at least 0, not {buffers}")
+    ranges = [(int(start), int(end)) for start, end in intervals]
+    graph = interference_graph(ranges)
+    count, placed = 1, set[int]()
+    for i in sorted(graph.nodes, key=lambda i: ranges[i][0]):
+        count *= max(buffers - len(placed.intersection(graph.neighbors(i))), 0)
+        placed.add(i)
+    return count

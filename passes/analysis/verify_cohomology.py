@@ -1,0 +1,267 @@
+"""Witnesses of the homological analyses, and the small independent checks that `verify` runs on them.
+
+Nothing here uses the code that made a witness: matrices are multiplied out, in Python integers where the statement is
+exact. Each check returns the largest deviation found, 0 for an exact fact that holds.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from scipy import sparse
+
+from aatc.passes.analysis.result import AnalysisError, verify
+
+Integers = NDArray[np.object_]
+Reals = NDArray[np.float64]
+
+
+class WitnessError(AnalysisError):
+    """A witness whose parts do not even fit together in shape."""
+
+
+@dataclass(frozen=True)
+class SmithWitness:
+    """U A V = diag(d_1 | d_2 | ...), U U⁻¹ = 1, V V⁻¹ = 1: arrays of Python integers."""
+
+    matrix: Integers
+    factors: tuple[int, ...]
+    left: Integers
+    left_inverse: Integers
+    right: Integers
+    right_inverse: Integers
+
+
+@dataclass(frozen=True)
+class EquivalenceWitness:
+    """A chain homotopy equivalence from a complex to its minimal model, degree by degree from 0.
+
+    ``boundaries`` and ``model`` are ∂_k and D_k, ``inclusion`` g_k: model → complex, ``projection`` f_k: complex →
+    model, ``homotopy`` h_k: C_k → C_{k+1}. The identities ∂g = gD, f∂ = Df, fg = 1, 1 − gf = ∂h + h∂, and that each D_k
+    has at most one entry in each row and column, fix homology and cohomology with every coefficient group.
+    """
+
+    boundaries: tuple[Integers, ...]
+    model: tuple[Integers, ...]
+    inclusion: tuple[Integers, ...]
+    projection: tuple[Integers, ...]
+    homotopy: tuple[Integers, ...]
+
+
+@dataclass(frozen=True)
+class CocycleWitness:
+    """Cocycles of one degree that are independent in cohomology, because cycles tell them apart.
+
+    ``coboundary`` (count_{k+1}, count_k) and ``boundary`` (count_{k−1}, count_k) are sparse; ``cocycles`` (m, count_k).
+    ``cycles`` (count_k, m) has ∂z_j = 0 modulo order_j (0: exactly), and ⟨φ_i, z_j⟩ = δ_ij modulo order_j. ``modulus``
+    is p over F_p, 0 over Z and Q.
+    """
+
+    coboundary: Any
+    boundary: Any
+    cocycles: Integers
+    cycles: Integers
+    orders: tuple[int, ...]
+    modulus: int
+
+
+@dataclass(frozen=True)
+class BarcodeWitness:
+    """Bars of one degree of a filtered complex, with a cycle and a bounding chain each, modulo the prime ``modulus``.
+
+    ``boundary`` and ``boundary_above`` are ∂_k and ∂_{k+1}; ``values`` and ``values_above`` the filtration on k- and
+    (k+1)-cells; ``bars`` (m, 2); ``cycles`` (count_k, m); ``fillings`` (count_{k+1}, m), zero where the death is ∞.
+    Checked: each cycle is one, its last cell comes at the birth, its filling bounds it and ends at the death, and no
+    two cycles, nor two fillings, have the same last cell.
+    """
+
+    boundary: Any
+    boundary_above: Any
+    values: Reals
+    values_above: Reals
+    bars: Reals
+    cycles: NDArray[np.int64]
+    fillings: NDArray[np.int64]
+    modulus: int
+
+
+@dataclass(frozen=True)
+class FiltrationWitness:
+    """The witnesses of all degrees from 0. Together they are complete: every cell is the last cell of exactly one
+    cycle or filling, so these are a basis that respects the filtration and in which ∂ is a matching."""
+
+    degrees: tuple[BarcodeWitness, ...]
+
+
+@dataclass(frozen=True)
+class HodgeWitness:
+    """ω = dα + δβ + h with dh = 0 and δh = 0: ``below`` is d_{k−1}, ``above`` d_k, weights the diagonals of ⋆."""
+
+    below: Any
+    above: Any
+    weights: tuple[Reals, Reals, Reals]
+    form: Reals
+    potential: Reals
+    copotential: Reals
+    harmonic: Reals
+
+
+@dataclass(frozen=True)
+class FluxWitness:
+    """A U(1) connection's phases on edges, its curvature F and integers n per 2-cell: F = dθ + 2πn, |F| < π, and
+    Σ F over ``cycle`` is 2π times ``number``."""
+
+    boundary: Any
+    phases: Reals
+    curvature: Reals
+    integers: NDArray[np.int64]
+    cycle: NDArray[np.int64]
+    number: int
+
+
+def _largest(*arrays: Any) -> float:
+    return float(max((abs(value) for array in arrays for value in np.asarray(array).ravel()), default=0))
+
+
+def _times(one: Integers, two: Integers) -> Integers:
+    """The product of integer matrices, also where a side is empty."""
+    if one.shape[1] != two.shape[0]:
+        raise WitnessError(f"matrices of shapes {one.shape} and {two.shape} have no product")
+    if not one.shape[1]:
+        return np.zeros((one.shape[0], two.shape[1]), dtype=object)
+    return np.asarray(one, dtype=object) @ np.asarray(two, dtype=object)
+
+
+def _unit(size: int) -> Integers:
+    unit = np.zeros((size, size), dtype=object)
+    np.fill_diagonal(unit, 1)
+    return unit
+
+
+@verify.register
+def _(witness: SmithWitness) -> float:
+    rows, columns = witness.matrix.shape
+    diagonal = np.zeros((rows, columns), dtype=object)
+    for i, d in enumerate(witness.factors):
+        diagonal[i, i] = d
+    chain = [b % a if a else 1 for a, b in zip(witness.factors, witness.factors[1:])]
+    signs = [min(0, d - 1) for d in witness.factors]
+    return _largest(
+        _times(_times(witness.left, witness.matrix), witness.right) - diagonal,
+        _times(witness.left, witness.left_inverse) - _unit(rows),
+        _times(witness.right, witness.right_inverse) - _unit(columns),
+        chain,
+        signs,
+    )
+
+
+@verify.register
+def _(witness: EquivalenceWitness) -> float:
+    worst = 0.0
+    d, model, g, f, h = (
+        witness.boundaries,
+        witness.model,
+        witness.inclusion,
+        witness.projection,
+        witness.homotopy,
+    )
+    for k in range(len(g)):
+        unit = _unit(g[k].shape[0])
+        around = _times(d[k + 1], h[k]) + (_times(h[k - 1], d[k]) if k else 0)
+        worst = max(
+            worst,
+            _largest(
+                _times(d[k], g[k]) - _times(g[k - 1], model[k]) if k else [],
+                _times(f[k - 1], d[k]) - _times(model[k], f[k]) if k else [],
+                _times(f[k], g[k]) - _unit(g[k].shape[1]),
+                unit - _times(g[k], f[k]) - around,
+                np.maximum((model[k] != 0).sum(axis=0) - 1, 0),
+                np.maximum((model[k] != 0).sum(axis=1) - 1, 0),
+            ),
+        )
+    return worst
+
+
+@verify.register
+def _(witness: CocycleWitness) -> float:
+    p = witness.modulus
+    closed = sparse.coo_array(witness.coboundary)
+    derivative = np.zeros((len(witness.cocycles), closed.shape[0]), dtype=object)
+    for i, j, v in zip(*closed.coords, closed.data):
+        derivative[:, i] += int(v) * witness.cocycles[:, j]
+    down = sparse.coo_array(witness.boundary)
+    boundary = np.zeros((down.shape[0], witness.cycles.shape[1]), dtype=object)
+    for i, j, v in zip(*down.coords, down.data):
+        boundary[i] += int(v) * witness.cycles[j]
+    pairing = _times(witness.cocycles, witness.cycles) - _unit(len(witness.cocycles))
+    for j, order in enumerate(witness.orders):
+        modulus = p or order
+        if modulus:
+            boundary[:, j] %= modulus
+            pairing[:, j] %= modulus
+    return _largest(derivative % p if p else derivative, boundary, pairing)
+
+
+def _last_cells(chains: NDArray[np.int64], values: Reals, p: int) -> list[int]:
+    """The last cell, by (value, index), of each column that is not zero."""
+    supports = [np.flatnonzero(column % p) for column in chains.T]
+    return [int(max(s, key=lambda c: (values[c], c))) for s in supports if len(s)]
+
+
+@verify.register
+def _(witness: BarcodeWitness) -> float:
+    p, worst = witness.modulus, 0.0
+    for (birth, death), cycle, filling in zip(witness.bars, witness.cycles.T, witness.fillings.T):
+        support, filled = np.flatnonzero(cycle % p), np.flatnonzero(filling % p)
+        if not len(support) or (np.isfinite(death) and not len(filled)):
+            return float("inf")
+        worst = max(worst, _largest((witness.boundary @ cycle) % p), abs(witness.values[support].max() - birth))
+        if len(filled):
+            bounded = (witness.boundary_above @ filling - cycle) % p
+            worst = max(worst, _largest(bounded), abs(witness.values_above[filled].max() - death))
+    for chains, values in ((witness.cycles, witness.values), (witness.fillings, witness.values_above)):
+        last = _last_cells(chains, values, p)
+        worst = max(worst, float(len(last) - len(set(last))))
+    return worst
+
+
+@verify.register
+def _(witness: FiltrationWitness) -> float:
+    worst = 0.0
+    ends: list[int] = []
+    for degree in witness.degrees:
+        starts = _last_cells(degree.cycles, degree.values, degree.modulus)
+        missing = len(set(range(len(degree.values))) ^ {*starts, *ends}) + len({*starts} & {*ends})
+        worst = max(worst, verify(degree), float(missing))
+        ends = _last_cells(degree.fillings, degree.values_above, degree.modulus)
+    return worst
+
+
+@verify.register
+def _(witness: HodgeWitness) -> float:
+    low, here, high = witness.weights
+    h = witness.harmonic
+    exact = witness.below @ witness.potential
+    coexact = (witness.above.T @ (high * witness.copotential)) / here
+    scale = max(1.0, _largest(witness.form))
+    return (
+        _largest(
+            witness.form - exact - coexact - h,
+            witness.above @ h,
+            (witness.below.T @ (here * h)) / low,
+            float(np.dot(here * exact, coexact)),
+        )
+        / scale
+    )
+
+
+@verify.register
+def _(witness: FluxWitness) -> float:
+    turned = witness.boundary.T @ witness.phases + 2 * np.pi * witness.integers
+    total = float(np.dot(witness.curvature, witness.cycle)) / (2 * np.pi)
+    if np.abs(witness.curvature).max(initial=0.0) >= np.pi:
+        return float("inf")
+    return _largest(witness.curvature - turned, witness.boundary @ witness.cycle, total - witness.number)
