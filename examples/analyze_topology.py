@@ -17,7 +17,8 @@ from typing import Annotated, Any
 import numpy as np
 import torch
 import typer
-from digits import load, train
+from digits import train
+from handwritten import load
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
 from rich.table import Table

@@ -21,18 +21,18 @@ from collections.abc import Callable
 from pathlib import Path
 
 import torch
+from handwritten import Data, accuracy, fit, load, steps
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
 from rich.table import Table
 from torch import Tensor, nn
-from torch.nn import functional as F
 
 import aatc
 from aatc.connections import Rotary
 from aatc.metrics import LorentzDistance
 
 PATCH, WIDTH, HEADS, LAYERS = 2, 64, 4, 2
-EPOCHS, BATCH, RATE, NOISE = 30, 64, 3e-3, 0.3
+EPOCHS = 30
 BETA, BASE = 4.0, 100.0  # the distance's weight; the slowest turn, for grids of a few patches a side
 SYSTEMS = ("eager", "torch.compile", "aatc")
 MIB = 1 << 20
@@ -101,45 +101,17 @@ class DigitTransformer(nn.Module):
         return self.head(x.mean(1))
 
 
-def load() -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    """Training images and labels, then the held-out quarter's."""
-    from sklearn.datasets import load_digits
-    from sklearn.model_selection import train_test_split
-
-    digits = load_digits()
-    images, labels = torch.tensor(digits.images, dtype=torch.float32) / 8 - 1, torch.tensor(digits.target)
-    keep, held = train_test_split(range(len(labels)), test_size=0.25, stratify=digits.target, random_state=0)
-    return images[keep], labels[keep], images[held], labels[held]
-
-
-def train(
-    name: str, data: tuple[Tensor, Tensor, Tensor, Tensor], progress: Progress, epochs: int = EPOCHS
-) -> tuple[float, float, nn.Module]:
+def train(name: str, data: Data, progress: Progress, epochs: int = EPOCHS) -> tuple[float, float, nn.Module]:
     """Accuracy on the held-out images, the seconds that training took, and the model."""
-    images, labels, held_images, held_labels = data
     torch.manual_seed(0)
     model = DigitTransformer(hyperbolic_attention if name == "aatc" else written_out)
     run = aatc.compile(model) if name == "aatc" else model
-    steps = epochs * (len(images) // BATCH)
-    optimizer = torch.optim.AdamW(model.parameters(), RATE, weight_decay=0.3)
-    schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, RATE, total_steps=steps)
-    task = progress.add_task(name, total=steps, loss=math.nan)
+    task = progress.add_task(name, total=steps(data, epochs), loss=math.nan)
     start = time.perf_counter()
-    for _ in range(epochs):
-        order = torch.randperm(len(images))
-        for batch in order[: len(images) // BATCH * BATCH].split(BATCH):
-            noisy = images[batch] + NOISE * torch.randn_like(images[batch])
-            loss = F.cross_entropy(run(noisy), labels[batch], label_smoothing=0.1)
-            optimizer.zero_grad()
-            loss.backward()
-            optimizer.step()
-            schedule.step()
-            progress.update(task, advance=1, loss=loss.item())
+    fit(run, data, epochs, lambda loss: progress.update(task, advance=1, loss=loss))
     seconds = time.perf_counter() - start
     run.eval()
-    with torch.no_grad():
-        right = run(held_images).argmax(-1) == held_labels
-    return right.float().mean().item(), seconds, model
+    return accuracy(run, data), seconds, model
 
 
 def attention_inputs(n: int) -> tuple[Tensor, ...]:

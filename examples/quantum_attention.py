@@ -15,19 +15,18 @@ from collections.abc import Callable
 from typing import Any
 
 import torch
+from handwritten import Data, accuracy, fit, load, steps
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
 from rich.table import Table
 from torch import Tensor, nn
-from torch.nn import functional as F
 
 import aatc
 from aatc.nn import QuantumGeometricAttention
 
 PATCH, WIDTH, HEADS = 2, 64, 4
 RANK, STATES = 4, 8  # of the learned metric 1 + LL†; complex dimensions of a state
-EPOCHS, BATCH, RATE, NOISE = 15, 64, 3e-3, 0.3
-Data = tuple[Tensor, Tensor, Tensor, Tensor]
+EPOCHS = 15
 
 
 class DigitStates(nn.Module):
@@ -51,41 +50,11 @@ class DigitStates(nn.Module):
         return self.head((x + self.mlp(self.between(x))).mean(1))
 
 
-def load() -> Data:
-    """Training images and labels, then the held-out quarter's."""
-    from sklearn.datasets import load_digits
-    from sklearn.model_selection import train_test_split
-
-    digits = load_digits()
-    images, labels = torch.tensor(digits.images, dtype=torch.float32) / 8 - 1, torch.tensor(digits.target)
-    keep, held = train_test_split(range(len(labels)), test_size=0.25, stratify=digits.target, random_state=0)
-    return images[keep], labels[keep], images[held], labels[held]
-
-
-def train(model: DigitStates, data: Data, step: Callable[[float], None]) -> Any:
+def train(model: DigitStates, data: Data, step: Callable[[float], object]) -> Any:
     """Trains ``model`` and gives its compiled form; ``step`` is told the loss of every batch."""
-    images, labels, _, _ = data
     run = aatc.compile(model)
-    optimizer = torch.optim.AdamW(model.parameters(), RATE, weight_decay=0.3)
-    steps = EPOCHS * (len(images) // BATCH)
-    schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, RATE, total_steps=steps)
-    for _ in range(EPOCHS):
-        order = torch.randperm(len(images))
-        for batch in order[: len(images) // BATCH * BATCH].split(BATCH):
-            noisy = images[batch] + NOISE * torch.randn_like(images[batch])
-            loss = F.cross_entropy(run(noisy), labels[batch], label_smoothing=0.1)
-            optimizer.zero_grad()
-            loss.backward()
-            optimizer.step()
-            schedule.step()
-            step(loss.item())
+    fit(run, data, EPOCHS, step)
     return run
-
-
-@torch.no_grad()
-def accuracy(model: DigitStates, data: Data) -> float:
-    """The share of held-out images that are read rightly."""
-    return (model(data[2]).argmax(-1) == data[3]).float().mean().item()
 
 
 @torch.no_grad()
@@ -109,7 +78,7 @@ def main() -> None:
     )
     start = time.perf_counter()
     with Progress(*columns, console=console) as progress:
-        task = progress.add_task("training", total=EPOCHS * (len(data[0]) // BATCH), loss=math.nan)
+        task = progress.add_task("training", total=steps(data, EPOCHS), loss=math.nan)
         run = train(model, data, lambda loss: progress.update(task, advance=1, loss=loss))
     seconds = time.perf_counter() - start
     after = {"accuracy": accuracy(model, data), **measure(model, data)}

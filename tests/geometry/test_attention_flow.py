@@ -26,13 +26,7 @@ TURN = 2 * math.pi
 RING = torch.tensor([[i, (i + 1) % 7] for i in range(7)])
 
 
-@pytest.fixture(autouse=True, scope="module")
-def _one_thread():
-    """Tensors this small gain nothing from a second thread, and on a busy machine the two wait for each other."""
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
+pytestmark = pytest.mark.usefixtures("one_thread")
 
 
 def mesh(n, dim=2):

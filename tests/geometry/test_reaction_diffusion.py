@@ -35,13 +35,7 @@ TERMS = {"schnakenberg": Schnakenberg(0.1, 0.9), "gierer-meinhardt": GiererMeinh
 GRIDS = [Grid((2.0,)), Grid((2.0,), "neumann"), Grid((2.0, 3.0)), Grid((2.0, 3.0), "neumann")]
 
 
-@pytest.fixture(autouse=True, scope="module")
-def _one_thread():
-    # Transforms this small only wait for a second thread.
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
+pytestmark = pytest.mark.usefixtures("one_thread")
 
 
 def tensor(*values):

@@ -1,7 +1,5 @@
 """`GeodesicViT`: images and patches are one thing, its layers attend by its metric, and it learns."""
 
-from collections.abc import Iterator
-
 import pytest
 import torch
 from torch.nn import functional as F
@@ -95,15 +93,6 @@ def test_what_does_not_fit_is_refused():
         GeodesicViT(8, 2, 1, 10, 16, 1, 2, "minkowski")
     with pytest.raises(ShapeError, match=r"images are \(batch, 3, 8, 8\), patches \(batch, 4, 48\)"):
         made()(torch.randn(2, 1, 8, 8))
-
-
-@pytest.fixture
-def one_thread() -> Iterator[None]:
-    """Operations on patches of 8 × 8 images are too small to share among threads."""
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
 
 
 def test_compiled_it_learns_digits(one_thread):

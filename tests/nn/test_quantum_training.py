@@ -1,20 +1,9 @@
 """`QuantumGeometricAttention` learns through `aatc.compile`: the example's model reads digits it has not seen."""
 
-from collections.abc import Iterator
-
 import pytest
 import torch
 
 from examples import quantum_attention as example
-
-
-@pytest.fixture
-def one_thread() -> Iterator[None]:
-    """Operations on patches of 8 × 8 images are too small to share among threads."""
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
 
 
 @pytest.mark.slow
