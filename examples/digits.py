@@ -167,8 +167,8 @@ def train_both(console: Console) -> None:
     table = Table(title=f"{len(data[3])} held-out digits, the same seed")
     for column in ("", "accuracy", "training"):
         table.add_column(column)
-    for name, (accuracy, seconds, _) in results.items():
-        table.add_row(name, f"{accuracy:.3f}", f"{seconds:.1f} s")
+    for name, (share, seconds, _) in results.items():
+        table.add_row(name, f"{share:.3f}", f"{seconds:.1f} s")
     console.print(table)
 
 
