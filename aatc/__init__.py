@@ -26,6 +26,7 @@ if TYPE_CHECKING:
         nn,
         normalizers,
         passes,
+        report,
         validation,
     )  # fmt: skip
     from aatc.analysis.run import analyze
@@ -39,8 +40,8 @@ __version__ = "0.1.0"
 
 __all__ = [
     "__version__", "analysis", "analyze", "attend", "backends", "biases", "compile", "connections", "devices",
-    "errors", "export", "geometry", "ir", "masks", "metric", "metrics", "nn", "normalizers", "parse", "passes", "run",
-    "validation",
+    "errors", "export", "geometry", "ir", "masks", "metric", "metrics", "nn", "normalizers", "parse", "passes",
+    "report", "run", "validation",
 ]  # fmt: skip
 
 # Everything else is loaded when it is first asked for, so that importing aatc costs little.
@@ -55,7 +56,7 @@ _FROM = {
 }
 _MODULES = (
     "analysis", "backends", "biases", "connections", "errors", "geometry", "ir", "masks", "metrics",
-    "nn", "normalizers", "passes", "validation",
+    "nn", "normalizers", "passes", "report", "validation",
 )  # fmt: skip
 
 

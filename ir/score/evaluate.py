@@ -73,10 +73,23 @@ def _node(e, args, env, sizes, dtype, device, starts):
         args = [a.to(dtype) if a.dtype in (torch.int64, torch.int32) else a for a in args]
     if e.rank == 2 and FUNCTIONS[e.fn].kind == "pointwise":  # a number meets a matrix
         args = [x.unsqueeze(-1) if a.rank == 0 else x for a, x in zip(e.args, args, strict=True)]
+    if e.fn == "dot":
+        product = _contraction(*args)
+        if product is not None:
+            return product
     function = FUNCTIONS[e.fn].evaluate
     if function is None:
         raise CaptureError(f"{e.fn} has no value of its own")
     return function(*args, *e.attrs)
+
+
+def _contraction(x: torch.Tensor, y: torch.Tensor) -> torch.Tensor | None:
+    """dot of a value per query and a value per key as a product of matrices, without I*J*feature numbers."""
+    if x.shape[2] == 1 and y.shape[3] == 1:
+        x, y = y, x
+    if x.shape[3] != 1 or y.shape[2] != 1 or x.shape[2] == 1 or y.shape[3] == 1 or x.shape[4] != y.shape[4]:
+        return None
+    return (x[:, :, :, 0] @ y[:, :, 0].mT).unsqueeze(-1)
 
 
 def axis_positions(axis: int, n: int, device, start: int = 0) -> torch.Tensor:

@@ -10,7 +10,7 @@ import numpy as np
 
 from aatc.ir.core import Func, Module, Value
 from aatc.ir.types import TensorType
-from aatc.passes.analysis.base import AnalysisPass, Study
+from aatc.passes.analysis.base import AnalysisPass, Study, weights_cost
 from aatc.passes.analysis.capture import CapturedAttention
 from aatc.passes.analysis.result import Cost, Result, Undecided
 from aatc.passes.base import register
@@ -34,8 +34,8 @@ class AnalyzeArithmetic(AnalysisPass):
     def estimate_cost(self, n: int, dim: int) -> Cost:
         from aatc.passes.analysis.zeta import estimate_cost
 
-        zeta = estimate_cost(min(n, self.nodes))
-        return Cost(2e-3 + 2 * zeta.seconds + 6e-9 * n * n * (1 + dim / 16), zeta.bytes + (1 << 25))
+        zeta, weights = estimate_cost(min(n, self.nodes)), weights_cost(n, dim)
+        return Cost(2e-3 + 2 * zeta.seconds + weights.seconds, zeta.bytes + weights.bytes)
 
     def of_pattern(self, seen: CapturedAttention, head: int, batch: int, study: Study) -> Mapping[str, Any]:
         from aatc.passes.analysis.heights import integer_constants

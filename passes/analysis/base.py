@@ -66,6 +66,11 @@ class _Cache:
 CACHE = _Cache(4096)
 
 
+def weights_cost(n: int, dim: int) -> Cost:
+    """What evaluating all weights of one head takes: n² scores of ``dim`` products in float64, some rows at a time."""
+    return Cost(1.6e-8 * n * n * (0.5 + dim / 128), 1 << 26)
+
+
 @dataclass(frozen=True)
 class AnalysisPass(Pass):
     """Base of analytical passes: results about each captured pattern and about the IR itself.

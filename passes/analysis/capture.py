@@ -18,11 +18,12 @@ import torch
 from aatc.ir.core import Op
 from aatc.ir.geo import attention_of
 from aatc.ir.printer import attrs_text
-from aatc.ir.reference import Attention, compute_dtype
+from aatc.ir.reference import Attention
 from aatc.ir.score.evaluate import evaluate
-from aatc.ir.score.expr import ZERO, Expr, add, call, params
+from aatc.ir.score.expr import ZERO, Expr, add, call, params, postorder
 from aatc.ir.score.program import Program
 from aatc.passes.analysis.result import AnalysisError
+from aatc.passes.score_rules import Normaliser
 
 #: Bytes of weights that exist at a time while rows are worked through.
 STRIPE = 1 << 24
@@ -92,6 +93,12 @@ class CapturedAttention:
         bias = [t for t in terms if t not in metric]
         return _program(metric), _program(bias)
 
+    @cached_property
+    def contracted(self) -> Program:
+        """The score by contractions and per-token terms where it can be written so: no pair of vectors is formed."""
+        score = self.attention.score
+        return Program(score.params, Normaliser().number(score.body))
+
     @property
     def is_transported(self) -> bool:
         """Whether values are carried by a connection (or thinned by dropout)."""
@@ -99,20 +106,20 @@ class CapturedAttention:
 
     # --- numbers -------------------------------------------------------------------------------------------
     def evaluate(self, program: Program, head: int, start: int = 0, stop: int | None = None, batch: int = 0):
-        """``program`` at the queries ``start`` to ``stop`` of one head: (rows, keys) or (rows, keys, features)."""
+        """``program`` at the queries ``start`` to ``stop`` of one head, in float64: (rows, keys) or (rows, keys,
+        features)."""
         _, _, n, m = self._check(head, batch)
         stop = n if stop is None else stop
         env = {p.name: self._cut(p, head, batch, start, stop) for p in program.params}
-        q = self.tensors[self.attention.names[0]]
         position = (self.batch[batch], head, start, 0)
         sizes = (1, 1, stop - start, m)
-        out = evaluate(program.body, env, sizes, dtype=compute_dtype(q.dtype), starts=position)
+        out = evaluate(program.body, env, sizes, dtype=torch.float64, starts=position)
         out = out.expand(1, 1, stop - start, m, *out.shape[4:])[0, 0]
         return out[..., 0] if program.body.rank == 0 else out
 
     def scores(self, head: int, start: int = 0, stop: int | None = None, batch: int = 0) -> torch.Tensor:
         """Scores of the queries ``start`` to ``stop``, (rows, keys), -inf where the mask forbids a pair."""
-        s = self.evaluate(self.attention.score, head, start, stop, batch)
+        s = self.evaluate(self.contracted, head, start, stop, batch)
         mask = self.attention.mask
         return s if mask is None else s.masked_fill(~self.evaluate(mask, head, start, stop, batch), float("-inf"))
 
@@ -121,24 +128,27 @@ class CapturedAttention:
         return torch.softmax(self.scores(head, start, stop, batch), -1).nan_to_num(0.0)
 
     def stripes(self, head: int, batch: int = 0) -> Iterator[tuple[int, torch.Tensor]]:
-        """All weights as (first query, rows), top to bottom, each some 16 MiB."""
+        """All weights as (first query, rows), top to bottom, what exists at a time being some 16 MiB."""
         n, m = self.sizes[2:]
-        height = max(1, STRIPE // (8 * max(1, m)))
+        height = max(1, STRIPE // (8 * max(1, m) * self._numbers_a_pair))
         for start in range(0, n, height):
             yield start, self.weights(head, start, min(n, start + height), batch)
 
     def whole(self, head: int, batch: int = 0) -> np.ndarray:
         """All weights of one head, (queries, keys), float64: n² numbers."""
-        return torch.cat([w for _, w in self.stripes(head, batch)]).double().numpy()
+        return torch.cat([w for _, w in self.stripes(head, batch)]).numpy()
 
     def block_means(self, head: int, block: int, batch: int = 0) -> np.ndarray:
         """Weight that goes from a mean query of each tile of rows to each tile of keys, float64; rows sum to 1."""
         n, m = self.sizes[2:]
         rows, cols = -(-n // block), -(-m // block)
         out = np.zeros((rows, cols))
+        edges = np.arange(0, m, block)
         for start, w in self.stripes(head, batch):
-            sums = torch.nn.functional.pad(w.double(), (0, cols * block - m)).unflatten(-1, (cols, block)).sum(-1)
-            np.add.at(out, np.arange(start, start + len(sums)) // block, sums.numpy())
+            # a stripe may begin within a tile
+            tops = np.unique(np.maximum(np.arange(start - start % block, start + len(w), block) - start, 0))
+            sums = np.add.reduceat(np.add.reduceat(w.numpy(), edges, axis=1), tops, axis=0)
+            out[(start + tops) // block] += sums
         counts = np.minimum(block, n - block * np.arange(rows))
         return out / counts[:, None]
 
@@ -163,8 +173,14 @@ class CapturedAttention:
     def sampled_rows(self, head: int, rows: Sequence[int], batch: int = 0) -> Pattern:
         """The weights of chosen queries."""
         found = [self.weights(head, i, i + 1, batch) for i in rows]
-        array = torch.cat(found).double().numpy() if found else np.zeros((0, self.sizes[3]))
+        array = torch.cat(found).numpy() if found else np.zeros((0, self.sizes[3]))
         return Pattern("rows", array, self.sizes[2:], rows=tuple(rows))
+
+    @cached_property
+    def _numbers_a_pair(self) -> int:
+        """The width of q where the score forms a vector per pair, else 1."""
+        vectors = any(e.rank and e.is_pair for e in postorder(self.contracted.body))
+        return self.tensors[self.attention.names[0]].shape[3] if vectors else 1
 
     # --- cutting -------------------------------------------------------------------------------------------
     def _check(self, head: int, batch: int) -> tuple[int, int, int, int]:

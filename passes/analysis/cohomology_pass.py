@@ -9,7 +9,7 @@ from typing import Any, ClassVar
 import numpy as np
 
 from aatc.ir.core import Module
-from aatc.passes.analysis.base import AnalysisPass, Study
+from aatc.passes.analysis.base import AnalysisPass, Study, weights_cost
 from aatc.passes.analysis.capture import CapturedAttention
 from aatc.passes.analysis.result import Cost, Result, Undecided
 from aatc.passes.base import register
@@ -35,8 +35,8 @@ class AnalyzeCohomology(AnalysisPass):
 
         points = min(n, self.points)
         bars = estimate_cost(points, 1, 16 * points)
-        weights = Cost(6e-9 * n * n * (1 + dim / 16), 1 << 25)
-        return Cost(0.03 + bars.seconds + weights.seconds, bars.bytes + weights.bytes)
+        weights = weights_cost(n, dim)
+        return Cost(0.05 + bars.seconds + 2 * weights.seconds, bars.bytes + weights.bytes)
 
     def of_pattern(self, seen: CapturedAttention, head: int, batch: int, study: Study) -> Mapping[str, Any]:
         n, m = seen.sizes[2:]

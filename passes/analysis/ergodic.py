@@ -15,6 +15,7 @@ import scipy.linalg
 
 from aatc.passes.analysis.contraction import birkhoff_contraction, dobrushin_coefficient, doeblin_bound
 from aatc.passes.analysis.markov import (
+    DENSE_LIMIT,
     CommunicatingClass,
     Eigenpair,
     NotErgodic,
@@ -75,9 +76,11 @@ class ErgodicAnalysis:
 
 
 def estimate_cost(n: int) -> Cost:
-    """What `ergodic_analysis` of n tokens takes: power and Arnoldi steps of 2n² flops, LU if the steps fail."""
-    small = 1.5e-9 * min(n, PAIRS_LIMIT) ** 3 + 1e-9 * min(n, INVERSE_LIMIT) ** 3
-    return Cost(seconds=1e-3 + small + 7e-7 * n * n, bytes=8.0 * 5 * n * n)
+    """What `ergodic_analysis` of n tokens takes when the chain mixes: power and Arnoldi steps of 2n² flops, and what is
+    cubic for short patterns. A chain that hardly mixes takes several times as long."""
+    dense = 3.3e-9 if n <= DENSE_LIMIT else 0.0
+    pairs, inverse = (1.2e-9 if n <= PAIRS_LIMIT else 0.0), (1e-10 if n <= INVERSE_LIMIT else 0.0)
+    return Cost(seconds=5e-4 + (dense + pairs + inverse) * n**3 + 1.5e-7 * n * n, bytes=8.0 * 5 * n * n)
 
 
 def _not_ergodic(classes: tuple[CommunicatingClass, ...], allow_period: bool) -> NotErgodic | None:

@@ -9,7 +9,7 @@ from typing import Any, ClassVar
 import numpy as np
 
 from aatc.ir.core import Module
-from aatc.passes.analysis.base import AnalysisPass, Study
+from aatc.passes.analysis.base import AnalysisPass, Study, weights_cost
 from aatc.passes.analysis.capture import CapturedAttention
 from aatc.passes.analysis.result import Cost, Result, Undecided
 from aatc.passes.base import register
@@ -31,7 +31,8 @@ class AnalyzeHomotopy(AnalysisPass):
     family: ClassVar[str] = "homotopy"
 
     def estimate_cost(self, n: int, dim: int) -> Cost:
-        return Cost(0.05 + 6e-9 * n * n * (1 + dim / 16), 1 << 25)
+        weights = weights_cost(n, dim)
+        return Cost(0.006 + weights.seconds, weights.bytes)
 
     def of_pattern(self, seen: CapturedAttention, head: int, batch: int, study: Study) -> Mapping[str, Any]:
         n, m = seen.sizes[2:]
@@ -42,7 +43,7 @@ class AnalyzeHomotopy(AnalysisPass):
         from aatc.passes.analysis.spectral_sequence import levels_by_weight, spectral_sequence
 
         pooled = seen.coarse(head, batch, nodes=self.nodes)
-        given = (f"tiles of {pooled.block} tokens",)
+        given: tuple[str, ...] = (f"tiles of {pooled.block} tokens",)
         merges = persistent_components(pooled.array).value.merges[:, 0]
         found: dict[str, Any] = {"components": Result(1 + int((merges < 1 / m).sum()), "P1", assumptions=given)}
         if not len(merges):
@@ -61,6 +62,7 @@ class AnalyzeHomotopy(AnalysisPass):
         levels = levels_by_weight(complex, pooled.array, thresholds.tolist())
         sequence = spectral_sequence(complex, levels, "F2")
         found["spectral_sequence_converges_at"] = Result(sequence.value.converges_at, "P1", assumptions=given)
+        found["likeliest_path"] = _across(pooled.array, given[:1])
         return found
 
     def of_module(self, module: Module) -> Mapping[str, Any]:
@@ -69,3 +71,14 @@ class AnalyzeHomotopy(AnalysisPass):
         graph = nx.Graph(module.graph())
         rank = graph.number_of_edges() - len(graph) + nx.number_connected_components(graph) if len(graph) else 0
         return {"dataflow_free_loops": Result(rank, "P0", assumptions=("undirected data flow",))}
+
+
+def _across(weights: np.ndarray, given: tuple[str, ...]) -> Result[Any] | Undecided:
+    """The likeliest path of the chain from the last token or tile to the first, which a causal pattern allows."""
+    from aatc.passes.analysis.path_space import AttentionPath, UnreachableError
+
+    try:
+        path = AttentionPath(np.minimum(weights, 1.0), np.finfo(np.float64).tiny).compute_path(len(weights) - 1, 0)
+    except UnreachableError as error:
+        return Undecided("paths of positive weight", error.message)
+    return Result(path.value.vertices, path.proof_level, path.tolerance, path.residual, path.witness, given)

@@ -142,8 +142,8 @@ class InformationFlowMetrics:
 
 def estimate_cost(n: int, heads: int = 1) -> Cost:
     """What `information_flow_metrics` takes for patterns of n tokens."""
-    pairs = 1.5e-9 * min(n, PAIRS_LIMIT) ** 3
-    return Cost(seconds=heads * (1e-3 + pairs + 3e-7 * n * n), bytes=8.0 * n * n * (heads + 6))
+    pairs = 8e-10 * n**3 if n <= PAIRS_LIMIT else 0.0
+    return Cost(seconds=heads * (5e-4 + pairs + 6.5e-8 * n * n), bytes=8.0 * n * n * (heads + 6))
 
 
 def _stability(matrix: np.ndarray) -> float:
