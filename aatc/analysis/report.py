@@ -77,15 +77,13 @@ def value_text(result: Any) -> str:
     """A result as a few words."""
     if isinstance(result, BudgetError):
         return "refused: above the budget"
-    if isinstance(result, Undecided):
-        return f"undecided within {result.bound}"
     text = _words(result.value if isinstance(result, Result) else result)
     return text if len(text) <= WIDTH else f"{text[: WIDTH - 1]}…"
 
 
 def _words(value: Any) -> str:
     if isinstance(value, Undecided):
-        return f"undecided within {value.bound}"
+        return f"undecided: {value.reason or value.bound}"
     if isinstance(value, bool):
         return "yes" if value else "no"
     if isinstance(value, float):
