@@ -1,0 +1,31 @@
+"""Pictures of what aatc.geometry computes, as matplotlib figures that need no display.
+
+Every function takes tensors or result objects and returns a `matplotlib.figure.Figure`: save it with its ``savefig``.
+matplotlib is an extra, loaded by the first picture: ``pip install "aatc[report]"``.
+"""
+
+from aatc.report.attention import attention_figure
+from aatc.report.bifurcation import bifurcation_figure
+from aatc.report.canvas import MissingLibraryError, PictureError
+from aatc.report.flow import flow_figure
+from aatc.report.graph import curvature_graph_figure
+from aatc.report.pattern import Dispersion, RadialSpectrum, radial_spectrum, turing_figure
+from aatc.report.phase import hamiltonian_figure
+from aatc.report.surface import Surface, geodesic_figure, turning_angle
+
+__all__ = [
+    "Dispersion",
+    "MissingLibraryError",
+    "PictureError",
+    "RadialSpectrum",
+    "Surface",
+    "attention_figure",
+    "bifurcation_figure",
+    "curvature_graph_figure",
+    "flow_figure",
+    "geodesic_figure",
+    "hamiltonian_figure",
+    "radial_spectrum",
+    "turing_figure",
+    "turning_angle",
+]

@@ -1,0 +1,57 @@
+"""Attention patterns before and after a flow."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from aatc.report.canvas import MAP, PictureError, array, labelled, new_figure, style
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+
+def attention_figure(
+    before: Tensor, after: Tensor, energies: Tensor | None = None, *, time: float | None = None, title: str = ""
+) -> Figure:
+    """Two patterns (queries, keys) in one range of colours, the entropies of their rows, and the energy of the flow.
+
+    Rows are probabilities; entropies are in nats. ``energies`` (steps + 1,) after every step, as in
+    `AttentionTrajectory`; over ``time`` if the length of the flow is given, else over the steps. Raises `PictureError`
+    for patterns of two shapes and for rows that are no probabilities, and `MissingLibraryError`.
+    """
+    patterns = [array(f"the pattern {when}", value, ndim=2) for when, value in (("before", before), ("after", after))]
+    if patterns[0].shape != patterns[1].shape:
+        raise PictureError(f"patterns of shapes {patterns[0].shape} and {patterns[1].shape} are not of one attention")
+    for pattern in patterns:
+        if (pattern < 0).any() or np.abs(pattern.sum(-1) - 1).max() > 1e-4:
+            raise PictureError("rows of attention are probabilities: apply a softmax to scores first")
+    figure = new_figure(10.5, 6.6)
+    rows = figure.add_gridspec(2, 1, height_ratios=(1.35, 1.0))
+    above, below = rows[0].subgridspec(1, 2), rows[1].subgridspec(1, 1 if energies is None else 2)
+    top, panels = max(float(p.max()) for p in patterns), []
+    for place, (pattern, name) in enumerate(zip(patterns, ("before", "after"))):
+        axes = figure.add_subplot(above[place])
+        image = axes.imshow(pattern, cmap=MAP, vmin=0.0, vmax=top, interpolation="nearest")
+        axes.set(xlabel="key", ylabel="query", title=name)
+        panels.append(axes)
+    figure.colorbar(image, ax=panels, label="probability")
+    axes = figure.add_subplot(below[0])
+    for number, (pattern, name) in enumerate(zip(patterns, ("before", "after"))):
+        entropy = torch.special.entr(torch.from_numpy(pattern)).sum(-1).numpy()
+        axes.plot(entropy, marker="os"[number], markersize=4, label=name, **style(number))
+    axes.axhline(np.log(patterns[0].shape[1]), color="black", linewidth=0.8, linestyle=":", label="uniform row")
+    labelled(axes, "query", "entropy of the row (nats)")
+    axes.legend(fontsize=8)
+    if energies is not None:
+        curve = array("the energies", energies, ndim=1)
+        axes = figure.add_subplot(below[1])
+        axes.plot(np.linspace(0, len(curve) - 1 if time is None else time, len(curve)), curve, **style(0))
+        labelled(axes, "step" if time is None else "flow time t", "energy of the flow")
+        axes.set_ylim(bottom=0)
+    if title:
+        figure.suptitle(title)
+    return figure

@@ -1,0 +1,50 @@
+"""The examples run, and write the pictures they promise; the manual's examples print what it says."""
+
+import contextlib
+import io
+import os
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+EXAMPLES = Path(__file__).parents[2] / "examples"
+MANUAL = EXAMPLES.parent / "docs" / "geometry.md"
+BLOCKS = re.findall(r"```python\n(.*?)```\n\n```text\n(.*?)```", MANUAL.read_text(encoding="utf-8"), flags=re.DOTALL)
+PICTURES = {
+    "geodesics": ("digit_geodesic", "sphere_holonomy", "torus_geodesic"),
+    "geometric_flow": ("digit_graph_curvature", "sphere_extinction", "torus_flow"),
+    "turing": ("turing_pattern", "pattern_bifurcation", "nerve_bifurcation"),
+    "attention_flow": ("attention_flow", "attention_snapshots"),
+    "validate": ("pendulum",),
+}
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", PICTURES)
+def test_an_example_runs_and_writes_its_pictures(name, tmp_path):
+    pytest.importorskip("matplotlib")
+    pytest.importorskip("sklearn")
+    environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(EXAMPLES.parent)}
+    command = [sys.executable, str(EXAMPLES / f"{name}.py"), "--quick", "--output", str(tmp_path / "new" / "folder")]
+    done = subprocess.run(command, capture_output=True, text=True, env=environment, timeout=300)
+    assert done.returncode == 0, done.stderr
+    found = {path.stem: path.read_bytes()[:8] for path in (tmp_path / "new" / "folder").glob("*.png")}
+    assert found == {picture: b"\x89PNG\r\n\x1a\n" for picture in PICTURES[name]}
+
+
+@pytest.mark.parametrize(("program", "printed"), BLOCKS, ids=range(len(BLOCKS)))
+def test_an_example_of_the_manual_prints_what_the_manual_says(program, printed):
+    pytest.importorskip("matplotlib")
+    out = io.StringIO()
+    with contextlib.redirect_stdout(out):
+        exec(program, {})
+    assert out.getvalue() == printed
+
+
+def test_every_example_in_the_manual_has_an_output_and_every_script_is_named():
+    text = MANUAL.read_text(encoding="utf-8")
+    assert len(BLOCKS) == text.count("```python") > 5
+    assert all(f"(../examples/{name}.py)" in text for name in PICTURES)
