@@ -217,19 +217,31 @@ def _linear(v: Expr) -> list[tuple[Expr, Expr]]:
 
 
 def split_epilogue(carry: Expr) -> tuple[Expr, Expr | None, Expr]:
-    """``T_i(inner)`` → (inner, T over the placeholder, placeholder): linear maps of the query commute with the
-    sum over keys and are applied to the result once."""
+    """``c T_i(inner)`` → (c inner, T over the placeholder, placeholder): linear maps of the query commute with numbers
+    c per pair and with the sum over keys, and are applied to the result once."""
     place = param("summed", "bhid")
     chain: Expr | None = None
     inner = carry
-    while inner.is_pair and inner.fn in ("rotate", "matvec", "tmatvec", "turn", "unturn"):
-        at = 0 if inner.fn == "rotate" else 1
-        if any("j" in a.axes for n, a in enumerate(inner.args) if n != at):
+    while True:
+        number, vector = _peeled(inner)
+        if not (vector.is_pair and vector.fn in ("rotate", "matvec", "tmatvec", "turn", "unturn")):
             break
-        mapped = call(inner.fn, *(place if n == at else a for n, a in enumerate(inner.args)), attrs=inner.attrs)
+        at = 0 if vector.fn == "rotate" else 1
+        if any("j" in a.axes for n, a in enumerate(vector.args) if n != at):
+            break
+        mapped = call(vector.fn, *(place if n == at else a for n, a in enumerate(vector.args)), attrs=vector.attrs)
         chain = mapped if chain is None else substitute(chain, {place: mapped}, smart=False)
-        inner = inner.args[at]
+        inner = vector.args[at] if number is None else mul(number, vector.args[at])
     return inner, chain, place
+
+
+def _peeled(v: Expr) -> tuple[Expr | None, Expr]:
+    """A vector as (number, vector) when it is such a product, as (None, itself) otherwise."""
+    if v.fn == "mul":
+        for s, x in (v.args, v.args[::-1]):
+            if s.rank == 0:
+                return s, x
+    return None, v
 
 
 def width(e: Expr, tails: dict[str, tuple[int, ...]]) -> int:

@@ -228,7 +228,8 @@ class RiemannianStructure:
 
         ``method``: "dopri8", "dopri5" or "bosh3" of torchdiffeq, with the step chosen for the largest error in the
         whole batch, relative to ``rtol`` (default: epsilon to the power ⅔) and ``atol`` (default: rtol/10); or "rk4",
-        with ``steps`` equal steps between neighbouring times. Raises also `ChartError` where the geodesic leaves the
+        with ``steps`` equal steps between neighbouring times: the faster one for many times, because the adaptive
+        methods step to every one of them. Raises also `ChartError` where the geodesic leaves the
         chart or no step is small enough, and `GeometryError` for other methods and times.
         """
         x, v = self._check(initial_point, initial_velocity)
@@ -322,7 +323,10 @@ class RiemannianStructure:
         whole = (points.shape[0], *batch)
         # Axes of the vector's batch that the path lacks come after time.
         gap = [1] * (len(batch) + 1 - points.dim())
-        points, velocities = (t.reshape(t.shape[0], *gap, *t.shape[1:]).expand(whole) for t in (points, velocities))
+        # Contiguous: forward mode inside a user's metric refuses expanded tensors.
+        points, velocities = (
+            t.reshape(t.shape[0], *gap, *t.shape[1:]).expand(whole).contiguous() for t in (points, velocities)
+        )
 
         def turned(i: int, w: Tensor) -> Tensor:
             return -self._gamma(points[i], velocities[i], w)

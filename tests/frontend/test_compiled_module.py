@@ -324,3 +324,21 @@ def test_an_attention_whose_log_sum_exp_alone_is_used_is_compiled():
     torch.testing.assert_close(compiled(*inputs), partition(*inputs), atol=2e-5, rtol=2e-5)
     ours, want = (torch.autograd.grad(f(*inputs).sin().sum(), inputs[:2]) for f in (compiled, partition))
     torch.testing.assert_close(ours, want, atol=2e-5, rtol=2e-5)
+
+
+@pytest.mark.parametrize("kind", ["frames", "rotary"])
+def test_values_that_are_turned_and_thinned_are_compiled(kind):
+    connection = {
+        "frames": lambda: aatc.connections.Frames(torch.linalg.qr(torch.randn(33, 8, 8))[0], values=True),
+        "rotary": lambda: aatc.connections.Rotary(torch.arange(33), values=True),
+    }[kind]()
+
+    def attention(q, k, v):
+        return aatc.attend(q, k, v, metric=aatc.metrics.Euclidean(), connection=connection, dropout=0.3, seed=7)
+
+    inputs = [torch.randn(2, 3, 33, 8, requires_grad=True) for _ in range(3)]
+    compiled = aatc.compile(attention, fallback=False)
+    torch.testing.assert_close(compiled(*inputs), attention(*inputs), atol=2e-5, rtol=2e-5)
+    assert not compiled.explain().fallbacks
+    ours, want = (torch.autograd.grad(f(*inputs).sin().sum(), inputs) for f in (compiled, attention))
+    torch.testing.assert_close(ours, want, atol=2e-5, rtol=2e-5)
