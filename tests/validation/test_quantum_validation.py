@@ -219,3 +219,21 @@ def test_operators_that_are_nearly_a_channel_or_nearly_local_are_measured(size, 
 def test_input_that_cannot_be_judged_is_a_typed_error(ask):
     with pytest.raises(ValidationError):
         ask()
+
+
+def test_entanglement_measures_are_differentiable():
+    # two qubits, entangled and of full rank, so that no eigenvalue is at a corner
+    raw = torch.randn(4, 4, dtype=torch.complex128, generator=torch.Generator().manual_seed(0))
+    bell = torch.tensor([1.0, 0, 0, 1]) / 2**0.5
+    start = 0.05 * raw @ raw.mH / torch.trace(raw @ raw.mH).real + 0.95 * torch.outer(bell, bell)
+    for measure in (lambda r: negativity(r, (2, 2)), lambda r: log_negativity(r, (2, 2)), concurrence):
+
+        def of_parts(x: torch.Tensor, y: torch.Tensor, measure=measure) -> torch.Tensor:
+            matrix = torch.complex(x, y)
+            hermitian = matrix @ matrix.mH
+            return measure(hermitian / torch.trace(hermitian).real)
+
+        root = torch.linalg.cholesky(start)
+        parts = root.real.clone().requires_grad_(), root.imag.clone().requires_grad_()
+        assert measure(start) > 0.1
+        assert torch.autograd.gradcheck(of_parts, parts)
