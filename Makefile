@@ -1,4 +1,4 @@
-# One command each: make demo, test, check, accept, bench, fuzz. The first one sets up .venv.
+# One command each: make demo, test, check, accept, bench, bench-analysis, fuzz. The first one sets up .venv.
 PYTHON ?= python3
 VENV := .venv
 RUN := $(VENV)/bin/python
@@ -9,7 +9,7 @@ PACKAGING := pyproject.toml setup.py constraints.txt
 # More arguments for pytest or the benchmarks: make test ARGS="tests/ir -x"
 ARGS ?=
 
-.PHONY: demo test check accept bench fuzz clean
+.PHONY: demo test check accept bench bench-analysis fuzz clean
 .NOTPARALLEL:
 .DELETE_ON_ERROR:
 
@@ -32,6 +32,9 @@ accept: $(VENV)/.test
 
 bench: $(VENV)/.examples
 	$(RUN) -m bench.attention $(ARGS)
+
+bench-analysis: $(VENV)/.examples
+	$(RUN) -m bench.analysis $(ARGS)
 
 fuzz: $(VENV)/.test
 	HYPOTHESIS_PROFILE=fuzz $(RUN) -m pytest -m hypothesis $(ARGS)
