@@ -138,7 +138,7 @@ def masked_rows(mask: Program, n: int, m: int, most: int, library: bool) -> int:
     """
     if is_causal(mask.body) and library:
         return most  # the library skips within its own tiles
-    if mask.params or n > 1 << 16 or m > 1 << 16:
+    if mask.params or not n or not m or n > 1 << 16 or m > 1 << 16:
         return min(most, 256)
     start = 56_000  # what a call costs, in scores of one head: measured for either engine
     best, least = most, float("inf")

@@ -79,6 +79,7 @@ from aatc.passes.analysis.presentation import (
     reduced,
 )
 from aatc.passes.analysis.rational_homotopy import (
+    BarComplex,
     Generator,
     RationalModel,
     homotopy_ranks,
@@ -126,6 +127,7 @@ from aatc.passes.analysis.spectral_sequence import (
 __all__ = [
     "AttentionModel",
     "AttentionPath",
+    "BarComplex",
     "BlockLayout",
     "Category",
     "Cocylinder",

@@ -39,9 +39,11 @@ def text_of(analysis: Analysis, width: int = 120) -> str:
         console.print()
         console.rule(family, align="left")
         findings = analysis.select(family)
-        for f in findings:
-            if f.subject == "ir":
-                console.print(f"the program: {name(f.item)}: {value_text(f.result)}")
+        for n, module in enumerate(analysis.modules):
+            program = "the program" if len(analysis.modules) == 1 else f"graph {n} of the program"
+            for f in module.findings:
+                if f.subject == "ir" and f.family == family:
+                    console.print(f"{program}: {name(f.item)}: {value_text(f.result)}")
         for c in seen:
             for table in _tables(c.name, [f for f in findings if f.subject == c.name]):
                 console.print(table)

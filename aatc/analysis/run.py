@@ -101,15 +101,20 @@ def analyze(
     pattern may take; longer ones are studied as means over tiles. batch: the batch elements to study. progress: called
     with (family, patterns done, patterns in all).
 
-    Raises AnalysisError when the model has no attention of `aatc.attend`, or none that could be compiled.
+    Raises AnalysisError when the model has no attention of `aatc.attend`, or none that could be compiled, when its
+    batch has no such element, and when a score is NaN.
     """
     chosen = [_pass(p) for p in passes]
+    if not isinstance(inputs, torch.Tensor | tuple | list):
+        raise AnalysisError(f"inputs is a {type(inputs).__name__}", hint="give a tuple of arguments, or one tensor")
     args = (inputs,) if isinstance(inputs, torch.Tensor) else tuple(inputs)
     limit = budget if isinstance(budget, Cost) else Cost() if budget is None else Cost(seconds=float(budget))
     compiled = _observed(model, backend)
     recorder = Recorder(batch)
     with torch.no_grad(), observing(recorder):
         output = compiled(*args)
+    if recorder.refused is not None:
+        raise recorder.refused
     if not recorder.captured:
         reasons = "; ".join(f"{f.loc} {f.reason}".strip() for f in compiled._aatc.session.fallbacks)
         raise AnalysisError(
@@ -117,12 +122,14 @@ def analyze(
             hint=reasons or "only attentions written with aatc.attend (or aatc.nn) are seen",
         )
     study = Study(tuple(recorder.captured), limit, memory, progress)
-    modules = []
-    for n, graph in enumerate(compiled._aatc.session.graphs):
-        if graph.stages:
-            module = graph.stages[CaptureAttention.name]
-            own = study if n == 0 else Study((), limit, memory)
-            modules.append(Pipeline(tuple(chosen)).run(module, study=own, target=get_backend(backend).target()).module)
+    # a graph that could not be imported or compiled lacks the stage
+    graphs = [
+        g.stages[CaptureAttention.name] for g in compiled._aatc.session.graphs if CaptureAttention.name in g.stages
+    ]
+    modules: list[Module] = []
+    for module in graphs:
+        own = Study((), limit, memory) if modules else study  # the patterns are no single graph's: they go first
+        modules.append(Pipeline(tuple(chosen)).run(module, study=own, target=get_backend(backend).target()).module)
     findings = tuple(f for m in modules for f in m.findings)
     return Analysis(findings, tuple(recorder.captured), tuple(modules), output)
 

@@ -149,7 +149,8 @@ class AttentionFlow:
         """The field at ``time``, in ``steps`` explicit steps; kept are the first, the last, and each ``every``-th.
 
         Differentiable in the field and the metric. Raises `StepSizeError` beyond `step_bound`, `PointShapeError`,
-        `NotStochasticError` for rows that are not probabilities, `DegenerateMetricError`.
+        `NotStochasticError` for rows that are not probabilities, `DegenerateMetricError`, and `GeometryError` for a
+        field that is not finite.
         """
         check_count(steps, "steps")
         check_count(steps if every is None else every, "every")
@@ -157,6 +158,8 @@ class AttentionFlow:
         timestep = time / steps
         check_step(timestep, operator.bound, f"attention flow of a {self.kind} field")
         state = self._rooted(attention_field)
+        if not bool(state.isfinite().all()):
+            raise GeometryError(f"the {self.kind} field is not finite")
         kept, times, energies = [attention_field], [0.0], [operator.energy(state)]
         for step in range(1, steps + 1):
             state = operator.advance(state, timestep)
@@ -169,8 +172,9 @@ class AttentionFlow:
         return AttentionTrajectory(moments, torch.stack(kept), torch.stack(torch.broadcast_tensors(*energies)))
 
     def _operator(self, field: Tensor, metric: Tensor) -> _Operator:
+        if self.edges is None:
+            self._check_metric(field, metric)
         if self.kind == "scalar" and self.edges is None:
-            self._sizes(field)
             return _Operator(
                 lambda a, dt: a + dt * laplace_beltrami(a, metric, self.grid),
                 lambda a: dirichlet_energy(a, metric, self.grid),
@@ -180,11 +184,9 @@ class AttentionFlow:
             return self._vectors_on_grid(field, metric)
         if self.edges is not None:
             edges, weights, cell = self.edges, metric, 1.0
-            nodes = field.shape[-1] if self.kind == "scalar" else field.shape[-2]
+            nodes = self._check_nodes(field, weights)
             masses = torch.ones(nodes, dtype=field.dtype, device=field.device)
-            self._check_nodes(nodes)
         else:
-            self._sizes(field)
             edges, weights, masses = grid_conductances(metric, self.grid)
             cell = math.prod(self.grid.spacing)
         return self._on_edges(edges, weights, masses, cell)
@@ -209,7 +211,6 @@ class AttentionFlow:
         return _Operator(advance, energy, 0.5 * bound if self.kind == "simplex" else bound)
 
     def _vectors_on_grid(self, field: Tensor, metric: Tensor) -> _Operator:
-        self._sizes(field)
         grid = self.grid
         density, inverse = check_positive(metric), torch.linalg.inv(metric)
         connection = grid.jet(metric).connection
@@ -269,6 +270,8 @@ class AttentionFlow:
 
     def _fitted(self, metric: Tensor, sizes: tuple[int, ...]) -> Tensor:
         d = self.grid.dim
+        if not isinstance(metric, Tensor):
+            raise PointShapeError(f"metric must give a tensor (..., N1, ..., Nd, d, d), gave {type(metric).__name__}")
         try:
             batch = metric.shape[: max(metric.ndim - d - 2, 0)]
             return metric.expand(*batch, *sizes, d, d)
@@ -277,18 +280,50 @@ class AttentionFlow:
                 f"the metric {tuple(metric.shape)} does not broadcast to {(*sizes, d, d)}, the grid of this field"
             ) from error
 
-    def _check_nodes(self, nodes: int) -> None:
+    def _check_metric(self, field: Tensor, metric: Tensor) -> None:
+        """Raise `PointShapeError` unless the metric lies on the field's grid and their batches broadcast."""
+        d, trailing = self.grid.dim, 0 if self.kind == "scalar" else 1
+        sizes = self._sizes(field)
+        fits = tuple(metric.shape[-2 - d :]) == (*sizes, d, d)
+        try:
+            torch.broadcast_shapes(metric.shape[: -2 - d], field.shape[: field.ndim - trailing - d])
+        except RuntimeError:
+            fits = False
+        if not fits:
+            raise PointShapeError(
+                f"a metric for a {self.kind} field {tuple(field.shape)} ends with {(*sizes, d, d)} after a batch that "
+                f"broadcasts, not {tuple(metric.shape)}"
+            )
+
+    def _check_nodes(self, field: Tensor, weights: Tensor) -> int:
+        """The number of nodes of a field on the graph; raises `PointShapeError`."""
         assert self.edges is not None
+        trailing = 0 if self.kind == "scalar" else 1
+        if not field.is_floating_point() or field.ndim < 1 + trailing:
+            raise PointShapeError(
+                f"a {self.kind} field on a graph is floating (..., V{', k' * trailing}), not {tuple(field.shape)} of "
+                f"{field.dtype}"
+            )
+        if self.transports is not None and field.shape[-1] != self.transports.shape[-1]:
+            raise PointShapeError(
+                f"the transports carry vectors of {self.transports.shape[-1]} components, not {field.shape[-1]}"
+            )
+        if weights.ndim < 1 or weights.shape[-1] != len(self.edges):
+            raise PointShapeError(f"{len(self.edges)} edges need as many conductances, not {tuple(weights.shape)}")
+        nodes = field.shape[-1 - trailing]
         if self.edges.numel() and int(self.edges.max()) >= nodes:
             raise PointShapeError(f"an edge names node {int(self.edges.max())}, and the field has {nodes} nodes")
+        return nodes
 
     def _check_graph(self, edges: Tensor, weights: Tensor | None, transports: Tensor | None) -> None:
         if edges.ndim != 2 or edges.shape[1] != 2 or edges.dtype != torch.long or bool((edges < 0).any()):
             raise PointShapeError(
                 f"edges are (E, 2) of node indices (int64), not {tuple(edges.shape)} of {edges.dtype}"
             )
-        if weights is not None and (weights.shape != edges.shape[:1] or not bool((weights > 0).all())):
-            raise PointShapeError(f"{edges.shape[0]} edges need as many positive weights, not {tuple(weights.shape)}")
+        if weights is not None and (
+            weights.shape != edges.shape[:1] or not bool(((weights > 0) & weights.isfinite()).all())
+        ):
+            raise PointShapeError(f"{edges.shape[0]} edges need as many finite positive weights")
         if transports is None:
             return
         if self.kind != "vector" or transports.ndim != 3 or transports.shape[0] != edges.shape[0]:

@@ -38,7 +38,8 @@ class AttentionGeodesic:
     point, which has no derivative, and take the point; `integrate_geodesic` finds its own metric and symbols, since
     both vary along the path; `compute_path` uses the closed form unless it is told to integrate.
 
-    Raises: PointShapeError for shapes and dtypes; GeometryError for points that are no distributions.
+    Raises: PointShapeError for shapes and dtypes, rows of one key too; GeometryError for points that are no
+    distributions, logits whose softmax is not one, and probabilities whose inverse is not finite.
     """
 
     def fisher_rao_metric(self, point: Tensor, coordinates: str = "probabilities") -> Tensor:
@@ -51,10 +52,14 @@ class AttentionGeodesic:
         """
         if coordinates == "logits":
             p = self._floating(point).softmax(-1)
+            self._distribution(p)
             return torch.diag_embed(p) - p.unsqueeze(-1) * p.unsqueeze(-2)
         self._distribution(point, positive=True)
         if coordinates == "probabilities":
-            return torch.diag_embed(1 / point)
+            inverse = 1 / point
+            if not bool(inverse.isfinite().all()):
+                raise GeometryError(f"a probability is so small that its inverse is not finite in {point.dtype}")
+            return torch.diag_embed(inverse)
         if coordinates == "free":
             return self._structure(point).metric_tensor(point[..., 1:])
         raise GeometryError(f"coordinates {coordinates!r} are not one of {', '.join(COORDINATES)}")
@@ -115,8 +120,8 @@ class AttentionGeodesic:
         return point
 
     def _times(self, start: Tensor, end: Tensor, steps: int) -> Tensor:
-        if steps < 1:
-            raise GeometryError(f"steps = {steps}: a path has at least one")
+        if not isinstance(steps, int) or steps < 1:
+            raise GeometryError(f"steps = {steps!r}: a path has an integer number, at least one")
         self._floating(start)
         self._floating(end)
         if start.dtype != end.dtype or start.shape[-1] != end.shape[-1]:

@@ -22,6 +22,7 @@ from aatc.geometry.continuation import (
     Event,
     Field,
     Node,
+    crossing_order,
 )
 
 KINDS = ("saddle-node", "pitchfork", "transcritical", "hopf", "degenerate")
@@ -158,13 +159,15 @@ class _Search:
         return any(self.curve.norm(z - other) < 1e-5 for other, _ in self.points)
 
     def _record(self, event: Event) -> None:
-        middle = 0.5 * (event.before.z + event.after.z)
         located = _LOCATE[event.kind](self.curve, event, self.shape)
-        if located is None:
+        if located is None or not _is_near(self.curve, located[0], event):
+            # Another point close by may have caught Newton's method: isolate this one further.
+            length = self.curve.norm(event.after.z - event.before.z)
+            for closer in self.curve.events(event.before, event.after, max(0.1 * length, 1e-9)):
+                if self.curve.norm(closer.after.z - closer.before.z) < 0.5 * length:
+                    self._record(closer)
             return
         z, point, tangents = located
-        if self.curve.norm(z - middle) > 10 * self.curve.norm(event.after.z - event.before.z) + 1e-6:
-            return
         if tangents is not None:
             self._pass(z, tangents, event.after.z - event.before.z)
         if not self._known(z):
@@ -199,7 +202,7 @@ class _Search:
     def _leave(self, crossing: _Crossing, tangent: Tensor, other: Tensor) -> Node | None:
         weights = self.curve.weights
         step = self.settings.step
-        while step > 1e-3 * self.settings.step:
+        while step >= self.settings.min_step:
             found = self.curve.correct(crossing.z + step * tangent, weights * tangent, step)
             if found is not None and self.curve.low <= float(found[0][-1]) <= self.curve.high:
                 moved = (found[0] - crossing.z) / self.curve.norm(found[0] - crossing.z)
@@ -221,6 +224,12 @@ def _reversed(node: Node) -> Node:
         not node.orientation,
         node.unstable,
     )
+
+
+def _is_near(curve: EquilibriumCurve, z: Tensor, event: Event) -> bool:
+    """Whether a located point belongs to the event."""
+    middle = 0.5 * (event.before.z + event.after.z)
+    return curve.norm(z - middle) <= 10 * curve.norm(event.after.z - event.before.z) + 1e-6
 
 
 Located = tuple[Tensor, BifurcationPoint, tuple[Tensor, Tensor] | None]
@@ -288,8 +297,10 @@ def _locate_fold(curve: EquilibriumCurve, event: Event, shape: torch.Size) -> Lo
     z = found[0][: n + 1]
     _, derivative = curve.linearise(z)
     phi, psi, simple = _kernels(derivative)
-    coefficient = 0.5 * float(psi @ _second(curve, z, _padded(phi), _padded(phi))) / float(psi @ phi)
-    name = "saddle-node" if simple and abs(coefficient) > 1e-8 else "degenerate"
+    # Without a simple kernel, as at a Bogdanov–Takens point, ψ·φ may vanish and there is no such coefficient.
+    bend = float(psi @ _second(curve, z, _padded(phi), _padded(phi)))
+    coefficient = 0.5 * bend / float(psi @ phi) if simple else None
+    name = "saddle-node" if coefficient is not None and abs(coefficient) > 1e-8 else "degenerate"
     point = BifurcationPoint(name, float(z[-1]), z[:-1].reshape(shape), phi.reshape(shape), None, None, coefficient)
     return z, replace(point, residual=found[1]), None
 
@@ -366,11 +377,21 @@ def _locate_hopf(curve: EquilibriumCurve, event: Event, shape: torch.Size) -> Lo
     node = event.before
     values, vectors = torch.linalg.eig(node.derivative[:, :-1])
     scale = float(values.abs().max())
-    pairs = [i for i in range(n) if float(values[i].imag) > 1e-8 * scale]
-    if not pairs:
-        return None
-    index = min(pairs, key=lambda i: abs(float(values[i].real)))
-    vector = vectors[:, index]
+    for index in crossing_order(values, event.after):
+        if float(values[index].imag) > 1e-8 * scale:
+            found = _hopf_point(curve, node.z, values[index], vectors[:, index])
+            if (
+                found is not None
+                and float(found[0][n + 1]) > 1e-8 * scale
+                and _is_near(curve, found[0][: n + 1], event)
+            ):
+                return _name_hopf_point(curve, *found, shape)
+    return None
+
+
+def _hopf_point(curve: EquilibriumCurve, z: Tensor, value: Tensor, vector: Tensor) -> tuple[Tensor, float] | None:
+    """The solution (u, μ, ω, p, q) of the system of `_locate_hopf` from an eigenpair at ``z``, and its residual."""
+    n = curve.size
     # Turned so that the real and the imaginary part are orthogonal, the real one the longer.
     turn = 0.5 * torch.angle((vector * vector).sum())
     vector = vector * torch.exp(-1j * turn)
@@ -384,12 +405,13 @@ def _locate_hopf(curve: EquilibriumCurve, event: Event, shape: torch.Size) -> Lo
         norms = torch.stack((begin @ p - 1, begin @ q))
         return torch.cat((by_p[0], by_p[1] + omega * q, by_q[1] - omega * p, norms))
 
-    begin_x = torch.cat((node.z, values[index].imag[None], vector.real, vector.imag))
-    found = _newton(system, begin_x)
-    if found is None or not float(found[0][n + 1]) > 1e-8 * scale:
-        return None
-    z, omega = found[0][: n + 1], float(found[0][n + 1])
-    q = torch.complex(found[0][n + 2 : 2 * n + 2], found[0][2 * n + 2 :])
+    return _newton(system, torch.cat((z, value.imag[None], vector.real, vector.imag)))
+
+
+def _name_hopf_point(curve: EquilibriumCurve, x: Tensor, residual: float, shape: torch.Size) -> Located:
+    n = curve.size
+    z, omega = x[: n + 1], float(x[n + 1])
+    q = torch.complex(x[n + 2 : 2 * n + 2], x[2 * n + 2 :])
     q = q / q.abs().square().sum().sqrt()
     lyapunov = _first_lyapunov(curve, z, omega, q)
     criticality = None
@@ -403,7 +425,7 @@ def _locate_hopf(curve: EquilibriumCurve, event: Event, shape: torch.Size) -> Lo
         omega,
         criticality,
         lyapunov,
-        found[1],
+        residual,
     )
     return z, point, None
 
@@ -431,7 +453,9 @@ def _first_lyapunov(curve: EquilibriumCurve, z: Tensor, omega: float, q: Tensor)
     mean, info = torch.linalg.solve_ex(jacobian, second(q, q.conj()))
     if int(info):
         return None
-    double = torch.linalg.solve(2j * omega * eye - jacobian, second(q, q))
+    double, resonant = torch.linalg.solve_ex(2j * omega * eye - jacobian, second(q, q))
+    if int(resonant):
+        return None
     total = p.conj() @ (cubic - 2 * second(q, mean) + second(q.conj(), double))
     return float(total.real) / (2 * omega)
 

@@ -32,6 +32,7 @@ from aatc.geometry.connection import (
     Path,
     PathError,
     PathFunction,
+    check_samples,
     check_steps,
     evaluate,
     gauss_grid,
@@ -209,7 +210,7 @@ class FiberBundle(CoordinateBundle):
         ``section`` (..., r), principal (..., r, r), broadcasts with the path's batch; the rest as `transport_matrix`,
         which is applied.
         """
-        self._check_fibre(section)
+        self._check_fibre(section, path.dtype if isinstance(path, Tensor) else section.dtype)
         matrix = self.transport_matrix(
             path,
             steps=steps,
@@ -244,12 +245,16 @@ class FiberBundle(CoordinateBundle):
             raise BundleError(f"method {method!r} is not one of {', '.join(METHODS)}")
         pieces = 1
         if isinstance(path, Tensor):
-            points, pieces, dtype, device = path, path.shape[0] - 1, path.dtype, path.device
+            points = path
             path = piecewise_geodesic(self.base, points)
             self._check_points(points)
+            pieces, dtype, device = points.shape[0] - 1, points.dtype, points.device
             if method == "auto" and self._frames:
                 return self._closed_transport(points, start_chart, end_chart)
-        grid = gauss_grid(check_steps(steps, pieces), dtype or torch.get_default_dtype(), device)
+        dtype = dtype or torch.get_default_dtype()
+        if torch.finfo(dtype).bits < 32:
+            raise PointShapeError(f"transport is not integrated in {dtype}: convert the path to float32 or float64")
+        grid = gauss_grid(check_steps(steps, pieces), dtype, device)
         return self._integrate(path, *grid, start_chart, end_chart)
 
     def holonomy(
@@ -267,6 +272,7 @@ class FiberBundle(CoordinateBundle):
         Otherwise as `transport_matrix`. Raises `LoopError` if the ends differ by more than the root of epsilon.
         """
         if isinstance(loop, Tensor):
+            check_samples(loop)
             ends = loop[[0, -1]]
         else:
             times = torch.tensor([0.0, 1.0], dtype=dtype or torch.get_default_dtype(), device=device)
@@ -291,8 +297,10 @@ class FiberBundle(CoordinateBundle):
 
         Gauss nodes in |y| and equal angles, ``nodes`` of each, over |y| ≤ 1 of ``north`` and of ``south``: exact to
         rounding for smooth connections as ``nodes`` grows, an integer up to that error, and a tensor that follows
-        the connection's parameters. Raises `BundleError` for other bases and groups.
+        the connection's parameters. Raises `BundleError` for other bases and groups, and without nodes.
         """
+        if nodes < 1:
+            raise BundleError(f"nodes = {nodes}: a quadrature needs at least one")
         if not isinstance(self.base, Sphere) or (self.dimension, self.rank) != (3, 2) or self.principal:
             raise BundleError("the Chern number is computed for vector bundles of rank 2 over the sphere S²")
         for name, chart in zip(("north", "south"), stereographic_charts(self.base)):
@@ -323,6 +331,8 @@ class FiberBundle(CoordinateBundle):
                 f"the connection form of {self.charts[chart].name!r} gave {tuple(form.shape)} for coordinates "
                 f"{tuple(coordinates.shape)}, not {wanted}"
             )
+        if not bool(form.detach().isfinite().all()):
+            raise BundleError(f"the connection form of {self.charts[chart].name!r} is not finite")
         return form
 
     def _contracted(self, chart: int, point: Tensor, vector: Tensor) -> Tensor:
@@ -359,7 +369,7 @@ class FiberBundle(CoordinateBundle):
         charts = self._deepest(depth, "steps (take more of them)")
         start, end = self._numbers(start_chart, x_ends[0]), self._numbers(end_chart, x_ends[-1])
         total = self._transition(x_ends[0], charts[0], start)
-        size = max(1, _ENTRIES // (charts[0].numel() * 2 * self.rank**2))
+        size = max(1, _ENTRIES // max(1, charts[0].numel() * 2 * self.rank**2))
         for first in range(0, steps, size):
             part = slice(first, min(first + size, steps))
             pair = charts[part].unsqueeze(1).expand(-1, 2, *charts.shape[1:])
@@ -370,6 +380,8 @@ class FiberBundle(CoordinateBundle):
                 knots = x_ends[part.start + 1 : part.stop + 1]
                 factors = self._transition(knots, following, charts[part]) @ factors
             total = ordered_product(factors) @ total
+        if not bool(total.detach().isfinite().all()):
+            raise PathError("the transport overflows: the connection form along the path is too large for the dtype")
         return self._transition(x_ends[-1], end, charts[-1]) @ total
 
     def _closed_transport(self, points: Tensor, start_chart: str | None, end_chart: str | None) -> Tensor:

@@ -10,14 +10,10 @@ import torch
 from torch import Tensor
 
 from aatc.geometry.hyperbolic import Hyperboloid
-from aatc.geometry.manifold import GeometryError, dot, length
+from aatc.geometry.manifold import dot, length
 from aatc.geometry.sphere import Sphere
 
 Map = Callable[[Tensor], Tensor]
-
-
-class ChartError(GeometryError):
-    """A chart that does not exist, or points that no chart, or not the chart asked for, contains."""
 
 
 @dataclass(frozen=True)

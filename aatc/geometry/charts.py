@@ -12,9 +12,13 @@ import torch
 from torch import Tensor
 
 from aatc.geometry.curvature import pullback
-from aatc.geometry.manifold import dot
+from aatc.geometry.manifold import GeometryError, dot
 
 Field = Callable[[Tensor], Tensor]
+
+
+class ChartError(GeometryError):
+    """A chart that does not exist, points outside it, a path that leaves it, or a value there that is not finite."""
 
 
 def _identity(x: Tensor) -> Tensor:

@@ -81,7 +81,7 @@ class ConformalFlow:
         """The largest stable explicit step: 2/(max e^{−2u} Σ s/h²), s = π² (spectral) or 16/3."""
         top = torch.pi**2 if self.laplacian == "spectral" else LARGEST_SECOND_DIFFERENCE
         stiffness = sum(top / h**2 for h in self._spacing(u))
-        return 2 / (float((-2 * u.detach()).exp().max()) * stiffness)
+        return 2 * float((2 * u.detach().amin()).exp()) / stiffness
 
     def evolve(
         self,
@@ -102,9 +102,11 @@ class ConformalFlow:
             raise GeometryError(f"method {method!r} is not one of {', '.join(FIXED_STEP_METHODS)}")
         check_count(steps, "steps")
         check_count(every, "every")
+        timestep, first_area = time / steps, self.area(u)
+        if not bool(u.isfinite().all()):
+            raise GeometryError("the first conformal factor is not finite")
         from torchdiffeq import odeint
 
-        timestep, first_area = time / steps, self.area(u)
         span = torch.tensor([0.0, timestep], dtype=u.dtype, device=u.device)
         kept, times = [u], [0.0]
         for step in range(1, steps + 1):
@@ -131,6 +133,8 @@ class ConformalFlow:
         )
 
     def _spacing(self, u: Tensor) -> tuple[float, float]:
-        if u.ndim < 2 or not u.is_floating_point() or min(u.shape[-2:]) < 1:
-            raise PointShapeError(f"a conformal factor is floating (..., N1, N2), not {tuple(u.shape)} of {u.dtype}")
+        if u.ndim < 2 or not u.is_floating_point() or u.numel() == 0:
+            raise PointShapeError(
+                f"a conformal factor is floating (..., N1, N2) and not empty, not {tuple(u.shape)} of {u.dtype}"
+            )
         return self.lengths[0] / u.shape[-2], self.lengths[1] / u.shape[-1]

@@ -45,22 +45,36 @@ def piecewise_geodesic(manifold: Manifold, points: Tensor) -> PathFunction:
 
     Raises `PathError` for fewer than two points, and what ``manifold.geodesic`` raises.
     """
-    if points.ndim < 2 or points.shape[0] < 2:
-        raise PathError(f"sampled points have the shape (T, ..., n) with T ≥ 2, got {tuple(points.shape)}")
+    check_samples(points)
     pieces = points.shape[0] - 1
 
     def path(times: Tensor) -> Tensor:
         place = times * pieces
         piece = place.detach().floor().long().clamp(0, pieces - 1)
         within = (place - piece).reshape(-1, *[1] * (points.ndim - 2))
-        return manifold.geodesic(points[piece], points[piece + 1], within)
+        x, y = points[piece], points[piece + 1]
+        still = (x == y).all(-1).detach()
+        if not bool(still.any()):
+            return manifold.geodesic(x, y, within)
+        # At v = 0 the second derivatives of exp in the time and the ends are not those of |v|: the chord's are right.
+        t = within.expand(still.shape)
+        chord = manifold.projection(x[still] + t[still].unsqueeze(-1) * (y[still] - x[still]))
+        value = torch.zeros_like(x).index_put((still,), chord)
+        return value.index_put((~still,), manifold.geodesic(x[~still], y[~still], t[~still]))
 
     return path
 
 
+def check_samples(points: Tensor) -> None:
+    """Refuse sampled points with `PathError` unless they are (T, ..., n) with T ≥ 2."""
+    if points.ndim < 2 or points.shape[0] < 2:
+        raise PathError(f"sampled points have the shape (T, ..., n) with T ≥ 2, got {tuple(points.shape)}")
+
+
 def evaluate(path: PathFunction, times: Tensor, dimension: int) -> Tensor:
     """``path(times)``, (T, ..., n), refused with `PathError` unless it has one finite point for each time."""
-    points = path(times)
+    # Contiguous: forward mode refuses expanded tensors.
+    points = path(times).contiguous()
     if points.ndim < 2 or points.shape[0] != times.shape[0] or points.shape[-1] != dimension:
         raise PathError(
             f"a path takes times (T,) to base points (T, ..., {dimension}); for {tuple(times.shape)} it gave "

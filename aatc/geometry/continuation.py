@@ -218,8 +218,10 @@ class EquilibriumCurve:
         if not (fold or branch or change):
             return
         length = self.norm(after.z - before.z)
-        real = change == 2 and not (fold or branch) and _crosses_as_real(before)
+        real = change == 2 and not (fold or branch) and _crosses_as_real(before, after)
         simple = not real and change == (2 if not (fold or branch) else int(fold != branch))
+        # A fold beside a branch point looks like the fold of the crossing branch at it: only distance tells them apart.
+        width = min(width, 1e-5) if fold and branch else width
         if length > width or (length > 1e-9 and not simple):
             middle = self._between(before, after)
             if middle is not None:
@@ -247,10 +249,19 @@ class EquilibriumCurve:
         return None
 
 
-def _crosses_as_real(node: Node) -> bool:
-    """Whether the eigenvalue nearest to the imaginary axis is real."""
-    nearest = node.eigenvalues[node.eigenvalues.real.abs().argmin()]
-    return float(nearest.imag.abs()) <= 1e-6 * float(node.eigenvalues.abs().max())
+def crossing_order(values: Tensor, after: Node) -> list[int]:
+    """The indices of the eigenvalues ``values`` before an event: first those whose nearest eigenvalue ``after`` it lies
+    on the other side of the imaginary axis, and among these and the rest the ones nearest to that axis."""
+    partners = (values[:, None] - after.eigenvalues).abs().argmin(1)
+    stays = ((values.real > 0) == (after.eigenvalues[partners].real > 0)).tolist()
+    distances = values.real.abs().tolist()
+    return sorted(range(len(values)), key=lambda i: (stays[i], distances[i]))
 
 
-__all__ = ["ContinuationError", "ContinuationSettings", "EquilibriumCurve", "Event", "Field", "Node"]
+def _crosses_as_real(before: Node, after: Node) -> bool:
+    """Whether the eigenvalue that crosses the imaginary axis does so as a real one."""
+    crossing = before.eigenvalues[crossing_order(before.eigenvalues, after)[0]]
+    return float(crossing.imag.abs()) <= 1e-6 * float(before.eigenvalues.abs().max())
+
+
+__all__ = ["ContinuationError", "ContinuationSettings", "EquilibriumCurve", "Event", "Field", "Node", "crossing_order"]

@@ -13,7 +13,9 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from aatc.geometry.bundle_charts import Chart, ChartError, Map
+from aatc.geometry.bundle_charts import Chart, Map
+from aatc.geometry.charts import ChartError
+from aatc.geometry.curvature import require_full_precision
 from aatc.geometry.manifold import GeometryError, Manifold, PointShapeError
 
 Element = Tensor | tuple[Tensor, Tensor]
@@ -82,7 +84,8 @@ class CoordinateBundle:
     The cocycle is checked when the bundle is made, at ``samples`` (default: 64 random float64 points of the base on
     the CPU, drawn from a fixed seed); `check_cocycle` checks elsewhere.
 
-    Raises: BundleError for charts or transitions that are missing; CocycleError; PointShapeError.
+    Raises: BundleError for charts or transitions that are missing or singular; CocycleError; PointShapeError;
+    ChartError for points outside the charts asked for, and points and fibres that are not finite.
     """
 
     def __init__(
@@ -96,6 +99,8 @@ class CoordinateBundle:
         principal: bool = False,
         samples: Tensor | None = None,
     ) -> None:
+        if dimension < 1 or rank < 1:
+            raise BundleError(f"dimension = {dimension} and rank = {rank}: both are at least 1")
         self.base, self.dimension, self.rank, self.principal = base, dimension, rank, principal
         self.charts = tuple(charts)
         names = [chart.name for chart in self.charts]
@@ -152,6 +157,9 @@ class CoordinateBundle:
 
     def change_chart(self, point: Tensor, fibre: Tensor, source: str | None, target: str | None) -> Tensor:
         """Fibre coordinates of ``source`` as those of ``target``, at points (..., n); None is the home chart."""
+        self._check_points(point)
+        for name in (source, target):
+            self._require_inside(point, name)
         return self._act(self._transition(point, self._numbers(target, point), self._numbers(source, point)), fibre)
 
     def check_cocycle(self, point: Tensor, atol: float | None = None) -> Tensor:
@@ -212,6 +220,15 @@ class CoordinateBundle:
         self.base._check(*tensors)
         if tensors[0].shape[-1] != self.dimension:
             raise PointShapeError(f"base points have {self.dimension} coordinates, got {tensors[0].shape[-1]}")
+        if any(tensor.dtype != tensors[0].dtype for tensor in tensors):
+            raise PointShapeError(f"points and vectors are of one dtype, got {[t.dtype for t in tensors]}")
+        for tensor in tensors:
+            self._require_finite(tensor, "base points or tangent vectors")
+
+    @staticmethod
+    def _require_finite(tensor: Tensor, what: str) -> None:
+        if not bool(tensor.detach().isfinite().all()):
+            raise ChartError(f"{what} {tuple(tensor.shape)} are not finite")
 
     def _element(self, element: Element) -> tuple[Tensor, Tensor]:
         tail = (self.rank, self.rank) if self.principal else (self.rank,)
@@ -224,16 +241,19 @@ class CoordinateBundle:
         else:
             point, fibre = element
         self._check_points(point)
-        self._check_fibre(fibre)
+        self._check_fibre(fibre, point.dtype)
         return point, fibre
 
-    def _check_fibre(self, fibre: Tensor) -> None:
+    def _check_fibre(self, fibre: Tensor, dtype: torch.dtype) -> None:
         tail = (self.rank, self.rank) if self.principal else (self.rank,)
         if tuple(fibre.shape[-len(tail) :]) != tail:
             raise PointShapeError(f"fibres have the shape (..., {', '.join(map(str, tail))}), got {tuple(fibre.shape)}")
+        if fibre.dtype != dtype:
+            raise PointShapeError(f"fibres are of the dtype of the base points, {dtype}, got {fibre.dtype}")
+        self._require_finite(fibre, "fibres")
 
     def _act(self, matrix: Tensor, fibre: Tensor) -> Tensor:
-        self._check_fibre(fibre)
+        self._check_fibre(fibre, matrix.dtype)
         try:
             return matrix @ fibre if self.principal else (matrix @ fibre.unsqueeze(-1)).squeeze(-1)
         except RuntimeError as error:
@@ -250,7 +270,12 @@ class CoordinateBundle:
             one = torch.eye(self.rank, dtype=point.dtype, device=point.device)
             return one.expand(*point.shape[:-1], self.rank, self.rank)
         else:
-            matrix = torch.linalg.inv(self._transitions[names[::-1]](point))
+            backwards = self._transitions[names[::-1]](point)
+            require_full_precision(backwards, "inverses of transitions")
+            try:
+                matrix = torch.linalg.inv(backwards)
+            except torch.linalg.LinAlgError as error:
+                raise BundleError(f"the transition {names[::-1]} is singular at a point: it has no inverse") from error
         if matrix.shape != (*point.shape[:-1], self.rank, self.rank):
             raise PointShapeError(
                 f"the transition {names} gave {tuple(matrix.shape)} for points {tuple(point.shape)}, not "

@@ -14,7 +14,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from aatc.geometry.manifold import GeometryError
+from aatc.geometry.manifold import GeometryError, PointShapeError
 
 Metric = Callable[[Tensor], Tensor]
 
@@ -83,8 +83,18 @@ def _gradients_by_component(metric: Metric) -> Metric:
     return derivative
 
 
+def require_full_precision(tensor: Tensor, what: str) -> None:
+    """Refuse half precision, in which torch factors no matrices, and other dtypes that are not floating."""
+    if not tensor.is_floating_point() or torch.finfo(tensor.dtype).bits < 32:
+        raise PointShapeError(f"{what} need linear algebra, which {tensor.dtype} lacks: take float32 or float64")
+
+
 def spd_solve(g: Tensor, right: Tensor) -> Tensor:
-    """g⁻¹ applied to the columns of ``right`` (..., n, m); NaN where g is not positive definite."""
+    """g⁻¹ applied to the columns of ``right`` (..., n, m); NaN where g is not positive definite.
+
+    Raises: PointShapeError for half precision.
+    """
+    require_full_precision(g, "metrics")
     factor, info = torch.linalg.cholesky_ex(g)
     solution = torch.cholesky_solve(right, factor)
     return torch.where((info == 0)[..., None, None], solution, torch.full_like(solution, torch.nan))
@@ -94,6 +104,7 @@ def require_metric(g: Tensor) -> None:
     """Raise `MetricError` unless every g of (..., n, n) is finite, symmetric and positive definite."""
     if g.numel() == 0:
         return
+    require_full_precision(g, "metrics")
     with torch.no_grad():
         size = g.abs().amax((-2, -1)).clamp_min(torch.finfo(g.dtype).tiny)
         skew = (g - g.mT).abs().amax((-2, -1)) > torch.finfo(g.dtype).eps ** 0.5 * size
@@ -111,6 +122,21 @@ def require_metric(g: Tensor) -> None:
         index=index,
         eigenvalue=value,
     )
+
+
+def of_shape(field: Metric, axes: int = 1, what: str = "the metric") -> Metric:
+    """``field`` with its values refused unless (..., n, and n for each of ``axes``) of the points' dtype."""
+
+    def checked(x: Tensor) -> Tensor:
+        value = field(x)
+        if value.shape != (*x.shape, *[x.shape[-1]] * axes) or value.dtype != x.dtype:
+            raise PointShapeError(
+                f"{what} takes points {tuple(x.shape)} {x.dtype} to {tuple(value.shape)} {value.dtype}: it must keep "
+                f"the dtype and add {axes} of the last axis"
+            )
+        return value
+
+    return checked
 
 
 def metric_derivatives(metric: Metric, x: Tensor) -> tuple[Tensor, Tensor]:
@@ -193,8 +219,22 @@ class CurvatureTensor:
     def sectional(self, u: Tensor, v: Tensor) -> Tensor:
         """⟨R(u, v)v, u⟩ / (⟨u, u⟩⟨v, v⟩ − ⟨u, v⟩²), (...), the curvature of the plane of ``u`` and ``v`` (..., n).
 
-        Raises: GeometryError where u and v are dependent.
+        Raises: GeometryError where u and v are dependent or not finite; PointShapeError.
         """
+        n = self.metric.shape[-1]
+        try:
+            torch.broadcast_shapes(self.metric.shape[:-1], u.shape, v.shape)
+        except RuntimeError as error:
+            raise PointShapeError(
+                f"planes are of two vectors (..., {n}), got {[tuple(w.shape) for w in (u, v)]}"
+            ) from error
+        if u.shape[-1:] != (n,) or v.shape[-1:] != (n,) or {u.dtype, v.dtype} != {self.metric.dtype}:
+            raise PointShapeError(
+                f"planes are of two vectors (..., {n}) of {self.metric.dtype}, got {tuple(u.shape)} {u.dtype} and "
+                f"{tuple(v.shape)} {v.dtype}"
+            )
+        # The value does not depend on lengths; their squares would overflow or vanish.
+        u, v = (w / w.detach().abs().amax(-1, keepdim=True) for w in (u, v))
         above = torch.einsum("...lijk,...l,...i,...j,...k->...", self.riemann_lowered, u, v, u, v)
         squares = [torch.einsum("...ij,...i,...j->...", self.metric, a, b) for a, b in ((u, u), (v, v), (u, v))]
         product = squares[0] * squares[1]

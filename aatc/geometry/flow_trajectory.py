@@ -1,5 +1,6 @@
 """What a flow of metrics leaves behind: its states, their invariants, and the singularities they run into."""
 
+import math
 from dataclasses import dataclass
 from itertools import pairwise
 
@@ -53,8 +54,8 @@ class FlowTrajectory:
 class Singularity:
     """Where and when a flow of metrics ceases to exist.
 
-    ``kind``: "extinction", every direction at every sample shrinks to a point; "collapse", some directions at every
-    sample; "curvature blow-up", at this sample and not at all; "degenerate metric", the flow stopped with its
+    ``kind``: "extinction", every direction at every sample of a metric shrinks to a point; "collapse", some directions
+    at every sample; "curvature blow-up", at this sample and not at all; "degenerate metric", the flow stopped with its
     curvature below the threshold. ``location`` indexes the batch and sample axes. ``time`` is the extrapolated
     singular time, ``curvature`` the largest |eigenvalue| of g⁻¹Ric at that sample in the last state.
     """
@@ -76,10 +77,11 @@ def principal_ricci(metric: Tensor, ricci: Tensor) -> Tensor:
 def _vanishing_time(times: Tensor, values: Tensor) -> float:
     """The time at which positive falling ``values`` reach zero, by inverse interpolation through the last few.
 
-    Exact up to rounding where they fall linearly, as 1/|Ric| does at a round point.
+    Exact up to rounding where they fall linearly, as 1/|Ric| does at a round point. Values from before the last fall,
+    and those of flat states, which are infinite, do not count.
     """
     t, y = times[-_SUPPORT:].tolist(), values[-_SUPPORT:].tolist()
-    while len(y) > 1 and not all(a > b for a, b in pairwise(y)):
+    while len(y) > 1 and not all(math.inf > a > b for a, b in pairwise(y)):
         t, y = t[1:], y[1:]
     if len(y) < 2:
         return float("inf")
@@ -93,8 +95,9 @@ def _vanishing_time(times: Tensor, values: Tensor) -> float:
     return total
 
 
-def singularities(flow: FlowTrajectory, threshold: float) -> list[Singularity]:
-    """The singularities of a trajectory, earliest first: see `GeometricFlow.detect_singularities`."""
+def singularities(flow: FlowTrajectory, threshold: float, sample_axes: int) -> list[Singularity]:
+    """The singularities of a trajectory of metrics with ``sample_axes`` axes of samples after those of the batch,
+    earliest first: see `GeometricFlow.detect_singularities`."""
     if not threshold > 0:
         raise GeometryError(f"threshold = {threshold}: curvature above which a flow counts as singular, must be > 0")
     with torch.no_grad():
@@ -102,21 +105,28 @@ def singularities(flow: FlowTrajectory, threshold: float) -> list[Singularity]:
         eigenvalues = principal_ricci(flow.metrics[tail], flow.ricci[tail]).abs()
         curvature = eigenvalues.amax(-1)
         times, shape = flow.times[tail], curvature.shape[1:]
-        flat = curvature.reshape(curvature.shape[0], -1)
-        hot = (flat[-1] >= threshold).nonzero().flatten().tolist()
+        samples = math.prod(shape[len(shape) - sample_axes :])
+        flat, directions = (
+            curvature.reshape(len(times), -1),
+            eigenvalues[-1].reshape(-1, samples, eigenvalues.shape[-1]),
+        )
 
         def at(index: int, kind: str, time: float) -> Singularity:
             place = tuple(int(i) for i in torch.unravel_index(torch.tensor(index), shape)) if shape else ()
             return Singularity(kind, place, time, float(flat[-1, index]))
 
-        if not hot:
-            if not flow.stopped:
-                return []
+        found: list[Singularity] = []
+        for number, own in enumerate(directions):
+            first = number * samples
+            hot = (flat[-1, first : first + samples] >= threshold).nonzero().flatten().tolist()
+            if len(hot) == samples:
+                kind = "extinction" if bool((own >= threshold).all()) else "collapse"
+                index = first + int(flat[-1, first : first + samples].argmax())
+                found.append(at(index, kind, _vanishing_time(times, 1 / flat[:, index])))
+            else:
+                blown = [(first + i, _vanishing_time(times, 1 / flat[:, first + i])) for i in hot]
+                found += [at(index, "curvature blow-up", time) for index, time in blown]
+        if not found and flow.stopped:
             smallest = torch.linalg.eigvalsh(flow.final)[..., 0].reshape(-1)
-            return [at(int(smallest.argmin()), "degenerate metric", float(flow.times[-1]))]
-        if len(hot) == flat.shape[1]:
-            kind = "extinction" if bool((eigenvalues[-1] >= threshold).all()) else "collapse"
-            index = int(flat[-1].argmax())
-            return [at(index, kind, _vanishing_time(times, 1 / flat[:, index]))]
-        found = [at(i, "curvature blow-up", _vanishing_time(times, 1 / flat[:, i])) for i in hot]
+            found.append(at(int(smallest.argmin()), "degenerate metric", float(flow.times[-1])))
     return sorted(found, key=lambda singularity: singularity.time)

@@ -19,10 +19,13 @@ from aatc.geometry.manifold import GeometryError
 from aatc.geometry.ricci_flow import StepSizeError, check_count
 
 WALKS = ("uniform", "inverse-length")
+# The least that HiGHS takes; by default masses below 1e-7 may stay where they are.
+_SOLVER = {"primal_feasibility_tolerance": 1e-10, "dual_feasibility_tolerance": 1e-10}
 
 
 class GraphError(GeometryError):
-    """A graph whose curvature is not defined: directed, with loops, or with lengths that are not positive numbers."""
+    """A graph whose curvature is not defined: directed, with loops or double edges, or with lengths that are not
+    positive numbers."""
 
 
 class TransportError(GeometryError):
@@ -31,11 +34,30 @@ class TransportError(GeometryError):
 
 @dataclass(frozen=True)
 class WeightedGraph:
-    """An undirected graph: ``nodes`` (labels, in order), ``edges`` (E, 2) of positions among them, lengths (E)."""
+    """An undirected graph: ``nodes`` (labels, in order), ``edges`` (E, 2) of positions among them, lengths (E).
+
+    Raises `GraphError`.
+    """
 
     nodes: tuple[Hashable, ...]
     edges: Tensor
     weights: Tensor
+
+    def __post_init__(self) -> None:
+        edges, weights = self.edges, self.weights.detach()
+        if edges.dtype != torch.long or edges.ndim != 2 or edges.shape[1] != 2 or weights.shape != edges.shape[:1]:
+            raise GraphError(
+                f"edges are (E, 2) of node positions (int64) with weights (E), not {tuple(edges.shape)} of "
+                f"{edges.dtype} with {tuple(weights.shape)}"
+            )
+        if bool(((edges < 0) | (edges >= len(self.nodes))).any()):
+            raise GraphError(f"an edge names a node outside 0 … {len(self.nodes) - 1}")
+        if bool((edges[:, 0] == edges[:, 1]).any()):
+            raise GraphError("the graph has an edge from a node to itself: remove it")
+        if len(edges.sort(1).values.unique(dim=0)) < len(edges):
+            raise GraphError("two nodes have more than one edge between them: keep one")
+        if not bool(((weights > 0) & weights.isfinite()).all()):
+            raise GraphError("edge weights are lengths and must be positive finite numbers")
 
     @classmethod
     def of(cls, graph: Any) -> "WeightedGraph":
@@ -44,20 +66,16 @@ class WeightedGraph:
         if isinstance(graph, WeightedGraph):
             return graph
         if isinstance(graph, Tensor):
-            made = cls._of_matrix(graph.to_dense() if graph.layout != torch.strided else graph)
-        else:
-            if graph.is_directed() or graph.is_multigraph():
-                raise GraphError("curvature is defined here for undirected graphs with single edges")
-            place = {node: i for i, node in enumerate(graph.nodes)}
-            pairs = [(place[u], place[v]) for u, v in graph.edges]
-            lengths = [float(data.get("weight", 1.0)) for _, _, data in graph.edges(data=True)]
-            edges = torch.tensor(pairs, dtype=torch.long).reshape(-1, 2)
-            made = cls(tuple(place), edges, torch.tensor(lengths, dtype=torch.float64))
-        if bool((made.edges[:, 0] == made.edges[:, 1]).any()):
-            raise GraphError("the graph has an edge from a node to itself: remove it")
-        if not bool(((made.weights > 0) & made.weights.isfinite()).all()):
-            raise GraphError("edge weights are lengths and must be positive finite numbers")
-        return made
+            return cls._of_matrix(graph.to_dense() if graph.layout != torch.strided else graph)
+        if not hasattr(graph, "is_directed"):
+            raise GraphError(f"a graph is a networkx graph or a tensor of lengths, not a {type(graph).__name__}")
+        if graph.is_directed() or graph.is_multigraph():
+            raise GraphError("curvature is defined here for undirected graphs with single edges")
+        place = {node: i for i, node in enumerate(graph.nodes)}
+        pairs = [(place[u], place[v]) for u, v in graph.edges]
+        lengths = [float(data.get("weight", 1.0)) for _, _, data in graph.edges(data=True)]
+        edges = torch.tensor(pairs, dtype=torch.long).reshape(-1, 2)
+        return cls(tuple(place), edges, torch.tensor(lengths, dtype=torch.float64))
 
     @classmethod
     def _of_matrix(cls, matrix: Tensor) -> "WeightedGraph":
@@ -108,14 +126,16 @@ def wasserstein(source: np.ndarray, target: np.ndarray, cost: np.ndarray) -> flo
     from scipy.sparse import eye_array, kron, vstack
 
     rows, columns = cost.shape
+    # The solver's tolerances are absolute, and lengths have any unit.
+    unit = float(cost.max(initial=0.0)) or 1.0
     leaving = kron(eye_array(rows), np.ones((1, columns)))
     arriving = kron(np.ones((1, rows)), eye_array(columns))
-    answer = linprog(
-        cost.ravel(), A_eq=vstack([leaving, arriving]), b_eq=np.concatenate([source, target]), method="highs"
-    )
+    # The last row follows from the others; kept, rounding of the masses can make the programme infeasible.
+    rows_of_plan, masses = vstack([leaving, arriving]).tocsr()[:-1], np.concatenate([source, target])[:-1]
+    answer = linprog(cost.ravel() / unit, A_eq=rows_of_plan, b_eq=masses, method="highs", options=_SOLVER)
     if not answer.success:
         raise TransportError(f"optimal transport between {rows} and {columns} points failed: {answer.message}")
-    return float(answer.fun)
+    return float(answer.fun) * unit
 
 
 def _step_laws(graph: WeightedGraph, walk: str) -> Iterator[tuple[int, int, dict[int, float], dict[int, float]]]:
@@ -184,7 +204,8 @@ def lin_lu_yau_ricci(graph: Any, *, walk: str = "uniform") -> EdgeCurvature:
             objective[place[centre]] -= sign
             for node, share in law.items():
                 objective[place[node]] += sign * share
-        near = distances[np.ix_(nodes, nodes)]
+        # In units of the edge: the solver's tolerances are absolute, and lengths have any unit.
+        near = distances[np.ix_(nodes, nodes)] / distances[u, v]
         first, second = np.nonzero(~np.eye(len(nodes), dtype=bool))
         slopes = np.zeros((len(first), len(nodes)))
         slopes[np.arange(len(first)), first] = 1.0
@@ -195,13 +216,14 @@ def lin_lu_yau_ricci(graph: Any, *, walk: str = "uniform") -> EdgeCurvature:
             A_ub=slopes,
             b_ub=near[first, second],
             A_eq=pinned,
-            b_eq=[0.0, distances[u, v]],
+            b_eq=[0.0, 1.0],
             bounds=(None, None),
             method="highs",
+            options=_SOLVER,
         )
         if not answer.success:
             raise TransportError(f"the curvature of the edge {u}–{v} was not found: {answer.message}")
-        values.append(float(answer.fun) / distances[u, v])
+        values.append(float(answer.fun))
     return _curvatures(graph, values)
 
 

@@ -45,8 +45,13 @@ class Jet(NamedTuple):
 def check_positive(metric: Tensor) -> Tensor:
     """√det g, (...), of metrics (..., n, n).
 
-    Raises `DegenerateMetricError` unless every one is positive definite, `GeometryError` unless they are symmetric.
+    Raises `DegenerateMetricError` unless every one is positive definite, `GeometryError` unless they are symmetric, and
+    `PointShapeError` for an empty tensor and for dtypes other than float32 and float64, which nothing factorises.
     """
+    if metric.dtype not in (torch.float32, torch.float64) or metric.numel() == 0:
+        raise PointShapeError(
+            f"metrics are float32 or float64 and not empty, got {tuple(metric.shape)} of {metric.dtype}: convert first"
+        )
     factor, info = torch.linalg.cholesky_ex(metric)
     bad = (info != 0) | ~metric.isfinite().all(-1).all(-1)
     if bool(bad.any()):
@@ -54,7 +59,7 @@ def check_positive(metric: Tensor) -> Tensor:
         raise DegenerateMetricError(
             f"the metric at index {where} is not positive definite: {metric[where].tolist()}", location=where
         )
-    skewness = float((metric - metric.mT).detach().abs().amax()) if metric.numel() else 0.0
+    skewness = float((metric - metric.mT).detach().abs().amax())
     if skewness > torch.finfo(metric.dtype).eps ** 0.5 * float(metric.detach().abs().amax()):
         raise GeometryError(f"the metric is not symmetric: g_ij − g_ji reaches {skewness:.3g}; give ½(g + gᵀ)")
     return factor.diagonal(dim1=-2, dim2=-1).prod(-1)

@@ -97,7 +97,10 @@ class HamiltonianSystem:
         """H = ½ pᵀG⁻¹(q)p, whose flow is the geodesic flow; ``inverse_metric``: (..., d) → (..., d, d)."""
 
         def energy(state: Tensor, momentum: Tensor) -> Tensor:
-            return 0.5 * torch.einsum("...i,...ij,...j->...", momentum, inverse_metric(state), momentum)
+            inverse, d = inverse_metric(state), momentum.shape[-1]
+            if tuple(inverse.shape[-2:]) != (d, d):
+                raise PhaseShapeError(f"inverse_metric must give (..., {d}, {d}), gave {tuple(inverse.shape)}")
+            return 0.5 * torch.einsum("...i,...ij,...j->...", momentum, inverse, momentum)
 
         return cls(energy)
 

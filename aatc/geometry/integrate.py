@@ -12,14 +12,17 @@ from dataclasses import dataclass
 from functools import lru_cache
 
 import torch
+import torchdiffeq
 from torch import Tensor
 
-from aatc.geometry.curvature import directional_derivative
+from aatc.geometry.charts import ChartError
+from aatc.geometry.curvature import directional_derivative, require_full_precision
 from aatc.geometry.manifold import GeometryError
 
 Acceleration = Callable[[Tensor, Tensor], Tensor]
 Derivatives = Callable[[Tensor, Tensor], tuple[Tensor, Tensor]]
 
+ADAPTIVE_METHODS = ("dopri8", "dopri5", "bosh3")
 STAGES = (8, 16, 32, 64, 128)
 _JACOBIAN_ENTRIES = 2**24
 
@@ -54,6 +57,36 @@ def rk4_path(acceleration: Acceleration, x: Tensor, v: Tensor, times: Tensor, st
         points.append(x)
         velocities.append(v)
     return torch.stack(points), torch.stack(velocities)
+
+
+def adaptive_path(
+    acceleration: Acceleration, x: Tensor, v: Tensor, times: Tensor, method: str, rtol: float, atol: float
+) -> tuple[Tensor, Tensor]:
+    """Positions and velocities at ``times`` (T,), each (T, ..., n), by a ``method`` of ADAPTIVE_METHODS.
+
+    The step is chosen for the largest error in the whole batch. Raises: ChartError where no step is small enough.
+    """
+    if x.numel() == 0:
+        return x.expand(times.numel(), *x.shape), v.expand(times.numel(), *v.shape)
+
+    def field(_: Tensor, state: Tensor) -> Tensor:
+        point, velocity = state.chunk(2, -1)
+        return torch.cat((velocity, acceleration(point, velocity)), -1)
+
+    # The root mean square that torchdiffeq would take lets one point of a large batch go astray, and its values
+    # between steps are of lower order than the steps, so every time is a step.
+    options = {"norm": lambda error: error.abs().max(), "max_num_steps": 10_000, "step_t": times[1:].detach()}
+    try:
+        states = torchdiffeq.odeint(
+            field, torch.cat((x, v), -1), times, method=method, rtol=rtol, atol=atol, options=options
+        )
+    except AssertionError as error:
+        raise ChartError(
+            f"no step of {method} is small enough: a geodesic leaves the chart or its curvature is too strong "
+            f"for rtol {rtol:.3g}; end it earlier"
+        ) from error
+    points, velocities = states.chunk(2, -1)
+    return points, velocities
 
 
 def rk4_linear(apply: Callable[[int, Tensor], Tensor], w: Tensor, times: Tensor) -> Tensor:
@@ -303,11 +336,11 @@ def _polished(system: _Collocation, a: Tensor, x: Tensor, y: Tensor) -> tuple[_C
     At a solution each step with a frozen Jacobian makes one more derivative exact (implicit function theorem).
     """
     with torch.no_grad():
-        inverse = torch.linalg.inv(system.jacobian(a))
+        factors, pivots = torch.linalg.lu_factor(system.jacobian(a))
     free = system.toward(x, y)
     for _ in range(2):
         r, _ = free.residual(a)
-        a = a - (inverse @ r.flatten(1).unsqueeze(-1)).reshape(a.shape)
+        a = a - torch.linalg.lu_solve(factors, pivots, r.flatten(1).unsqueeze(-1)).reshape(a.shape)
     return free, a
 
 
@@ -329,8 +362,9 @@ def solve_boundary(
     that fails, the end is moved out along the segment. Accepted when the differential equation holds between the
     nodes too, within ``tolerance`` relative to |y − x| + |F|. Memory is cut by solving the batch in parts.
 
-    Raises: ConvergenceError.
+    Raises: ConvergenceError; PointShapeError for half precision.
     """
+    require_full_precision(x, "boundary values")
     flat_x, flat_y = x.reshape(-1, x.shape[-1]), y.reshape(-1, y.shape[-1])
     part = max(1, _JACOBIAN_ENTRIES // (32 * x.shape[-1]) ** 2)
     found = []

@@ -36,6 +36,10 @@ def sphere_product(*dimensions: int) -> Basis:
     """The unit spheres of these dimensions, each in a stereographic chart: a basis with one element per factor."""
 
     def basis(point: Tensor) -> Tensor:
+        if point.shape[-1] != sum(dimensions):
+            raise PointShapeError(
+                f"spheres {dimensions} have points of {sum(dimensions)} coordinates, not {point.shape[-1]}"
+            )
         blocks = [round_sphere(part)[0] for part in point.split(list(dimensions))]
         empty = [torch.zeros_like(block) for block in blocks]
         rows = [torch.block_diag(*empty[:i], block, *empty[i + 1 :]) for i, block in enumerate(blocks)]
@@ -68,15 +72,18 @@ class InvariantFamily:
     Called with metrics (..., P, n, n) it fits the coefficients and returns the exact Ricci tensors (..., P, n, n): the
     ``ricci`` of a `GeometricFlow`, which then reads ``sample_axes`` and ``weights`` (P), the chart measure, here.
 
-    Raises `PointShapeError`, and `NotInvariantError` where the metric, or its Ricci tensor (so that the flow would
-    leave the family), is not in the family to the root of the dtype's epsilon.
+    Raises `PointShapeError`, `GeometryError` for a basis that is dependent at the points, and `NotInvariantError` where
+    the metric, or its Ricci tensor (so that the flow would leave the family), is not in the family to the root of the
+    dtype's epsilon.
     """
 
     sample_axes = 1
 
     def __init__(self, basis: Basis, points: Tensor, weights: Tensor | None = None) -> None:
-        if points.ndim != 2 or not points.is_floating_point():
-            raise PointShapeError(f"points must be floating (P, n), not {tuple(points.shape)} of {points.dtype}")
+        if points.ndim != 2 or not points.is_floating_point() or points.numel() == 0:
+            raise PointShapeError(f"points must be floating (P, n), P ≥ 1, not {tuple(points.shape)} of {points.dtype}")
+        if not bool(points.isfinite().all()):
+            raise GeometryError("points must be finite")
         if weights is not None and weights.shape != points.shape[:1]:
             raise PointShapeError(f"{points.shape[0]} points need as many weights, got {tuple(weights.shape)}")
         self.basis, self.points, self.weights = basis, points, weights
@@ -84,6 +91,12 @@ class InvariantFamily:
         self._values = torch.func.vmap(basis)(points)
         if self._values.ndim != 4 or self._values.shape[2:] != (points.shape[1],) * 2:
             raise PointShapeError(f"basis must map (n,) to (m, n, n), gave {tuple(self._values.shape[1:])}")
+        rank = int(torch.linalg.matrix_rank(self._values.transpose(0, 1).flatten(1)))
+        if rank < self._values.shape[1]:
+            raise GeometryError(
+                f"the {self._values.shape[1]} elements of the basis span {rank} dimensions at these points: drop the "
+                "dependent ones, or give more points"
+            )
         self._slopes = torch.func.vmap(first)(points).movedim(-1, 2)
         self._curves = torch.func.vmap(torch.func.jacfwd(first))(points).permute(0, 1, 5, 4, 2, 3)
 
@@ -98,7 +111,8 @@ class InvariantFamily:
     def __call__(self, metric: Tensor) -> Tensor:
         c = self._fit(metric, "the metric")
         slope = torch.einsum("...a,pakij->...pkij", c, self._slopes.to(metric))
-        jet = jet_of(metric, slope, torch.einsum("...a,palkij->...plkij", c, self._curves.to(metric)))
+        # Of the fitted metric: what rounding leaves outside the family would grow like a power of 1/c at an extinction.
+        jet = jet_of(self.metric(c), slope, torch.einsum("...a,palkij->...plkij", c, self._curves.to(metric)))
         ricci = ricci_from_connection(jet.connection, jet.connection_slope)
         self._fit(ricci, "the Ricci tensor")
         return ricci

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from aatc.geometry.curvature import jacobian, pullback
+from aatc.geometry.curvature import jacobian, pullback, require_full_precision
 from aatc.geometry.integrate import ConvergenceError
 from aatc.geometry.manifold import GeometryError, PointShapeError
 from aatc.geometry.riemannian import ChartError, RiemannianStructure
@@ -80,7 +80,7 @@ class PathOptimization:
     The seed's vocabulary is kept, and corrected where it could not work: `path_action` takes the path, not its ends;
     `vary_path` takes the path too, since the value of an action has no variation; the seed's S lacked the ½.
 
-    Raises: PointShapeError for shapes; ChartError for paths that leave the chart.
+    Raises: PointShapeError for shapes and dtypes, V's too; ChartError for paths that leave the chart.
     """
 
     def __init__(self, structure: RiemannianStructure, potential: Callable[[Tensor], Tensor] | None = None) -> None:
@@ -101,12 +101,13 @@ class PathOptimization:
         """The stationary path that Newton's method with a line search on S reaches from ``path``, its ends fixed.
 
         Where the second variation is not positive definite, a multiple of that with the metric frozen is added until it
-        is, so S never rises. ``tolerance``
-        (default: epsilon to the power ⅝) bounds the residual, the rounding of the points set aside. First and second
-        derivatives by the ends, and by what the metric and V close over, are exact; by the interior of ``path`` they
-        are 0. Raises also ConvergenceError.
+        is, so S never rises. ``tolerance`` (default: epsilon to the power ⅝) bounds the residual, the rounding of the
+        points set aside. First and second derivatives by the ends, and by what the metric and V close over, are exact;
+        by the interior of ``path`` they are 0. Raises also ConvergenceError, for a path too where S is stationary but
+        its second variation not positive definite.
         """
         self._check(path, 3)
+        require_full_precision(path, "second variations")
         bound = torch.finfo(path.dtype).eps ** 0.625 if tolerance is None else tolerance
         flat = path.reshape(path.shape[0], -1, path.shape[-1])
         with torch.no_grad():
@@ -126,8 +127,10 @@ class PathOptimization:
         Without a potential the points are within O(steps⁻²) of the geodesic's. For attention distributions take
         ``RiemannianStructure.simplex(n)`` and their free coordinates p_1..p_n.
         """
-        if steps < 2:
-            raise GeometryError(f"steps = {steps}: a path with an interior has at least 2")
+        if not isinstance(steps, int) or steps < 2:
+            raise GeometryError(f"steps = {steps!r}: a path with an interior has an integer number, at least 2")
+        if start.dtype != end.dtype:
+            raise PointShapeError(f"the ends are of one dtype, got {start.dtype} and {end.dtype}")
         try:
             start, end = torch.broadcast_tensors(start, end)
         except RuntimeError as error:
@@ -145,7 +148,13 @@ class PathOptimization:
             speed = torch.einsum("...i,...ij,...j->...", chord, self.structure.metric(x), chord)
             total = total + weight * 0.5 * count * speed
             if self.potential is not None:
-                total = total + weight / count * self.potential(x)
+                value = self.potential(x)
+                if value.shape != total.shape or value.dtype != total.dtype:
+                    raise PointShapeError(
+                        f"the potential takes points {tuple(x.shape)} {x.dtype} to {tuple(value.shape)} {value.dtype}: "
+                        "it must drop the last axis and keep the dtype"
+                    )
+                total = total + weight / count * value
         return total
 
     def _energy(self, path: Tensor) -> Tensor:
@@ -201,7 +210,15 @@ class PathOptimization:
                 residual=worst,
                 iterations=taken,
             )
-        return path[1:-1], _factor(diagonal, upper), worst, taken
+        factors = _factor(diagonal, upper)
+        if not bool(factors.definite.all()):
+            raise ConvergenceError(
+                "a stationary path that is no minimum: its second variation is not positive definite; start from a "
+                "path to one side of it",
+                residual=worst,
+                iterations=taken,
+            )
+        return path[1:-1], factors, worst, taken
 
     def _definite(self, diagonal: Tensor, upper: Tensor, path: Tensor) -> _BlockFactors:
         """The factors of ∂²S; where it is not positive definite, a multiple of that with the metric frozen is added."""

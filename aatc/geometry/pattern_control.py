@@ -32,8 +32,9 @@ class AmplitudeBound:
     high: float | Tensor
 
     def __post_init__(self) -> None:
-        if not bool((torch.as_tensor(self.low) <= torch.as_tensor(self.high)).all()):
-            raise ControlError("an amplitude bound needs low ≤ high, and numbers")
+        low, high = torch.as_tensor(self.low), torch.as_tensor(self.high)
+        if not bool(((low <= high) & (low < math.inf) & (high > -math.inf)).all()):
+            raise ControlError("an amplitude bound needs low ≤ high, numbers with finite ones between them")
 
 
 @dataclass(frozen=True)
@@ -126,8 +127,16 @@ def optimal_control(
     within ``tolerance``. ``max_iterations``: of L-BFGS-B for one set of multipliers. The optimum is a local one unless
     the dynamics are linear. One problem at a time; the result is detached. Raises `ControlError`, `PointShapeError`.
     """
+    if not 0 < tolerance < math.inf or not _is_count(max_iterations):
+        raise ControlError(
+            f"tolerance = {tolerance}, max_iterations = {max_iterations}: need a positive tolerance and an integer ≥ 1"
+        )
     problem = _Shooting(flow, current, target, tuple(constraints), time, intervals, actuators, terminal_weight)
     return problem.solve(tolerance, max_iterations)
+
+
+def _is_count(value: int) -> bool:
+    return isinstance(value, int) and not isinstance(value, bool) and value >= 1
 
 
 class _Shooting:
@@ -142,20 +151,25 @@ class _Shooting:
         actuators: Tensor | None,
         terminal_weight: float,
     ) -> None:
-        if current.shape != target.shape or not current.is_floating_point():
+        if current.shape != target.shape or not current.is_floating_point() or current.numel() == 0:
             raise PointShapeError(
                 f"current {tuple(current.shape)} {current.dtype} and target {tuple(target.shape)} must be real "
-                "floating tensors of one shape"
+                "floating tensors of one shape, and not empty"
             )
         if not (bool(current.isfinite().all()) and bool(target.isfinite().all())):
             raise ControlError("current and target must be finite")
-        if not 0 < time < math.inf or intervals < 1 or not terminal_weight >= 0:
+        if not 0 < time < math.inf or not _is_count(intervals) or not 0 <= terminal_weight < math.inf:
             raise ControlError(
                 f"time = {time}, intervals = {intervals}, terminal_weight = {terminal_weight}: need a positive finite "
-                "time, at least one interval and a weight that is not negative"
+                "time, an integer of at least one interval and a finite weight that is not negative"
             )
-        if actuators is not None and actuators.shape[1:] != current.shape:
-            raise PointShapeError(f"actuators {tuple(actuators.shape)} are not (m, *{tuple(current.shape)})")
+        if actuators is not None and (
+            actuators.ndim != 1 + current.ndim or actuators.shape[1:] != current.shape or len(actuators) == 0
+        ):
+            raise PointShapeError(f"actuators {tuple(actuators.shape)} are not (m, *{tuple(current.shape)}) with m ≥ 1")
+        strange = [type(c).__name__ for c in constraints if not isinstance(c, Constraint)]
+        if strange:
+            raise ControlError(f"{', '.join(strange)}: constraints are amplitude bounds, budgets and tolerances")
         self.flow, self.current, self.target = flow, current.detach(), target.detach().to(current)
         self.actuators = None if actuators is None else actuators.detach().to(current)
         self.constraints, self.time, self.intervals = constraints, float(time), intervals
@@ -192,6 +206,10 @@ class _Shooting:
         for c in control:
             forcing = c if self.actuators is None else torch.tensordot(c, self.actuators, 1)
             states.append(self.flow(states[-1], forcing))
+            if states[-1].shape != self.current.shape:
+                raise PointShapeError(
+                    f"the flow takes a state {tuple(self.current.shape)} to one of shape {tuple(states[-1].shape)}"
+                )
         return torch.stack(states)
 
     def _augmented(self, x: Tensor, multiplier: Tensor, price: float, stiffness: float) -> Tensor:

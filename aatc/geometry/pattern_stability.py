@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from aatc.geometry.manifold import PointShapeError
-from aatc.geometry.reaction_diffusion import PatternError, Reaction, ReactionDiffusion
+from aatc.geometry.reaction_diffusion import Grid, PatternError, Reaction, ReactionDiffusion
 
 _DENSE = 600
 
@@ -87,7 +87,7 @@ def dispersion_relation(jacobian: Tensor, diffusion: Tensor, wavenumbers: Tensor
     """The growth rate max Re λ(J − k²D) at each k.
 
     ``jacobian`` (..., s, s), ``diffusion`` (s,) or (s, s), ``wavenumbers`` (m,): the result is (..., m), differentiable
-    where the leading eigenvalue is simple. Raises `PointShapeError`.
+    where the leading eigenvalue is simple. Raises `PointShapeError`, and `PatternError` for what is not finite.
     """
     s = jacobian.shape[-1]
     if jacobian.ndim < 2 or jacobian.shape[-2] != s or tuple(diffusion.shape) not in {(s,), (s, s)}:
@@ -95,6 +95,10 @@ def dispersion_relation(jacobian: Tensor, diffusion: Tensor, wavenumbers: Tensor
             f"a Jacobian (..., s, s) goes with a diffusion (s,) or (s, s), not {tuple(jacobian.shape)} with "
             f"{tuple(diffusion.shape)}"
         )
+    if wavenumbers.ndim != 1:
+        raise PointShapeError(f"wavenumbers are (m,), not {tuple(wavenumbers.shape)}")
+    if not all(bool(x.isfinite().all()) for x in (jacobian, diffusion, wavenumbers)):
+        raise PatternError("the Jacobian, the diffusion and the wavenumbers must be finite")
     matrix = torch.diag_embed(diffusion) if diffusion.ndim == 1 else diffusion
     shifted = jacobian[..., None, :, :] - wavenumbers.square()[:, None, None] * matrix
     return torch.linalg.eigvals(shifted).real.amax(-1)
@@ -103,7 +107,7 @@ def dispersion_relation(jacobian: Tensor, diffusion: Tensor, wavenumbers: Tensor
 def turing_conditions(jacobian: Tensor, diffusion: Tensor) -> TuringConditions:
     """Turing's conditions for two species: ``jacobian`` (2, 2), ``diffusion`` (2,), positive.
 
-    Raises `PointShapeError`, and `PatternError` unless both diffusion coefficients are positive.
+    Raises `PointShapeError`, and `PatternError` unless the Jacobian is finite and both diffusion coefficients positive.
     """
     if tuple(jacobian.shape) != (2, 2) or tuple(diffusion.shape) != (2,):
         raise PointShapeError(
@@ -112,8 +116,10 @@ def turing_conditions(jacobian: Tensor, diffusion: Tensor) -> TuringConditions:
         )
     (fu, fv), (gu, gv) = jacobian.detach().double().tolist()
     du, dv = diffusion.detach().double().tolist()
-    if not (du > 0 and dv > 0):
-        raise PatternError(f"diffusion = ({du}, {dv}): both must be positive")
+    if not (0 < du < math.inf and 0 < dv < math.inf):
+        raise PatternError(f"diffusion = ({du}, {dv}): both must be positive and finite")
+    if not all(math.isfinite(x) for x in (fu, fv, gu, gv)):
+        raise PatternError(f"the Jacobian {[[fu, fv], [gu, gv]]} must be finite")
     trace, determinant, coupling = fu + gv, fu * gv - fv * gu, dv * fu + du * gv
     threshold = 2 * math.sqrt(du * dv * determinant) if determinant > 0 else math.nan
     rest = trace < 0 and determinant > 0
@@ -176,13 +182,15 @@ def stability(
 
     A homogeneous state given on its grid is recognised; one given as (species,) is judged on the grid of the
     ``perturbation`` if there is one, else on 64 points per axis. Its eigenvalues are those of J + symbol(k) over the
-    modes of the grid. For other patterns, the leading ``count`` eigenvalues of the linearised operator: dense up to
-    600 unknowns, beyond that by Arnoldi iteration on Jacobian–vector products. ``tolerance``: how large a rate may be,
-    relative to 1 + the largest field, default 1e-6 (1e-3 in single precision). Raises `NotSteadyError`,
-    `PatternError` and `PointShapeError`.
+    modes of the grid, each as often as it occurs. For other patterns, the leading ``count`` eigenvalues of the
+    linearised operator: dense up to 600 unknowns, beyond that by Arnoldi iteration on Jacobian–vector products. On a
+    periodic grid such a pattern can be shifted, which leaves an eigenvalue at zero up to rounding, whose sign says
+    nothing: use a "neumann" grid. ``tolerance``: how large a rate may be, relative to 1 + the largest field, default
+    1e-6 (1e-3 in single precision). Raises `NotSteadyError`, `PatternError` and `PointShapeError`.
     """
     grid = system.grid
-    if pattern.ndim == 1:
+    _check_count(count)
+    if pattern.ndim == 1 and (perturbation is None or perturbation.ndim == 1 + grid.ndim):
         sizes = tuple(perturbation.shape[1:]) if perturbation is not None else (64,) * grid.ndim
         pattern = pattern.reshape(-1, *[1] * grid.ndim).expand(-1, *sizes)
     # A copy, because forward differentiation refuses tensors whose entries share memory.
@@ -216,6 +224,20 @@ def _initial_growth(system: ReactionDiffusion, pattern: Tensor, perturbation: Te
     return float((rate * perturbation).sum()) / square
 
 
+def _check_count(count: int) -> None:
+    if isinstance(count, bool) or not isinstance(count, int) or count < 1:
+        raise PatternError(f"count = {count!r}: the number of eigenvalues must be an integer ≥ 1")
+
+
+def _every_mode(values: Tensor, grid: Grid, sizes: tuple[int, ...]) -> Tensor:
+    """Values on the half spectrum of `Grid.wavenumbers`, (*modes, ...), on each mode of fields of these sizes once."""
+    if grid.boundary == "neumann":
+        # The even extension has a cosine at both k and −k, and at its highest k one that vanishes on the samples.
+        return values[tuple(slice(n) for n in sizes)]
+    axis = grid.ndim - 1
+    return torch.cat((values, values.narrow(axis, 1, (sizes[-1] - 1) // 2)), axis)
+
+
 def _homogeneous(
     system: ReactionDiffusion, pattern: Tensor, residual: float, growing: float | None, count: int
 ) -> StabilityMetrics:
@@ -225,10 +247,11 @@ def _homogeneous(
     symbol = system.symbol(pattern)
     if symbol.ndim == 1 + grid.ndim:
         symbol = torch.diag_embed(symbol.movedim(0, -1))
-    spectrum = torch.linalg.eigvals(jacobian + symbol)
+    spectrum = torch.linalg.eigvals(jacobian + _every_mode(symbol, grid, sizes))
     growth = spectrum.real.amax(-1)
     squares = sum((k.square() for k in grid.wavenumbers(sizes, pattern.dtype, pattern.device)), torch.zeros(()))
-    wavenumber = math.sqrt(float(squares.expand(growth.shape).reshape(-1)[growth.argmax()]))
+    every = _every_mode(squares.expand(symbol.shape[: grid.ndim]), grid, sizes)
+    wavenumber = math.sqrt(float(every.reshape(-1)[growth.argmax()]))
     values = spectrum.reshape(-1)
     leading = values[values.real.argsort(descending=True)[:count]]
     turing = None
@@ -253,6 +276,7 @@ def leading_eigenvalues(system: ReactionDiffusion, pattern: Tensor, count: int =
     Complex, leading first. Iterations grow with the ratio of the fastest diffusion rate on the grid to the gap between
     the eigenvalues wanted and the rest. Raises `PatternError` if Arnoldi iteration does not converge.
     """
+    _check_count(count)
     size = pattern.numel()
 
     def rate(vector: Tensor) -> Tensor:

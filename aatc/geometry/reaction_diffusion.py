@@ -64,7 +64,9 @@ class Grid:
     def coordinates(
         self, sizes: tuple[int, ...], dtype: torch.dtype = torch.float64, device: torch.device | str | None = None
     ) -> tuple[Tensor, ...]:
-        """The coordinates of the samples, one tensor of shape ``sizes`` per axis."""
+        """The coordinates of the samples, one tensor of shape ``sizes`` per axis. Raises `PointShapeError`."""
+        if len(sizes) != self.ndim or min(sizes) < 1:
+            raise PointShapeError(f"a box of {self.ndim} sides has {self.ndim} sizes of at least 1, not {tuple(sizes)}")
         shift = 0.5 if self.boundary == "neumann" else 0.0
         lines = [(torch.arange(n, dtype=dtype, device=device) + shift) * (x / n) for n, x in zip(sizes, self.lengths)]
         return torch.meshgrid(*lines, indexing="ij")
@@ -94,6 +96,15 @@ class Grid:
             for axis in self.axes:
                 fields = fields.narrow(axis, 0, fields.shape[axis] // 2)
         return fields
+
+
+def _expanded(forcing: Tensor, state: Tensor) -> Tensor:
+    try:
+        return forcing.expand(state.shape)
+    except RuntimeError as error:
+        raise PointShapeError(
+            f"the forcing {tuple(forcing.shape)} does not broadcast to the state {tuple(state.shape)}"
+        ) from error
 
 
 def exponential_integrals(z: Tensor) -> tuple[Tensor, Tensor, Tensor]:
@@ -149,7 +160,8 @@ class ReactionDiffusion:
         """∇·(D∇u) + f(u) + forcing, of the state's shape, with spectral derivatives."""
         self._check(state)
         rate = self._extended_rate(self.grid.extend(state), None, self.symbol(state))
-        return self.grid.restrict(rate) + (0 if forcing is None else forcing)
+        rate = self.grid.restrict(rate)
+        return rate if forcing is None else rate + _expanded(forcing, state)
 
     def react(self, state: Tensor) -> Tensor:
         """f(u) of fields (..., species, *grid)."""
@@ -170,7 +182,7 @@ class ReactionDiffusion:
         diffusion; "explicit", torchdiffeq's adaptive dopri5. Raises `PatternError` and `PointShapeError`.
         """
         advance = self.stepper(state, dt, method)
-        held = None if forcing is None else self.grid.extend(forcing.expand(state.shape))
+        held = None if forcing is None else self.grid.extend(_expanded(forcing, state))
         return self.grid.restrict(advance(self.grid.extend(state), held))
 
     def evolve(
@@ -254,6 +266,8 @@ class ReactionDiffusion:
                 f"({species}, {species}) or ({species}, {d}, {d}), not {tuple(tensor.shape)}"
             )
         values = tensor.detach()
+        if not bool(values.isfinite().all()):
+            raise PatternError("the diffusion tensor must be finite")
         if tensor.ndim == 3 and self.grid.boundary == "neumann":
             if bool((values - torch.diag_embed(values.diagonal(dim1=-2, dim2=-1))).ne(0).any()):
                 raise PatternError('a diffusion tensor with off-diagonal entries needs the "periodic" boundary')
@@ -266,10 +280,11 @@ class ReactionDiffusion:
             raise PatternError(f"the diffusion tensor has an eigenvalue with real part {least:.3g} < 0: ill-posed")
 
     def _check(self, state: Tensor) -> None:
-        if not state.is_floating_point() or state.ndim < 1 + self.grid.ndim:
+        fits = state.dtype in (torch.float32, torch.float64) and state.ndim >= 1 + self.grid.ndim
+        if not fits or state.numel() == 0:
             raise PointShapeError(
-                f"fields are real floating tensors (..., species, *grid) with {self.grid.ndim} grid axes, not "
-                f"{state.dtype} {tuple(state.shape)}"
+                f"fields are float32 or float64 tensors (..., species, *grid) with {self.grid.ndim} grid axes and not "
+                f"empty, not {state.dtype} {tuple(state.shape)}"
             )
 
     def _forward(self, fields: Tensor) -> Tensor:

@@ -37,10 +37,10 @@ class StepSizeError(GeometryError):
 
 
 def check_step(timestep: float, bound: float, flow: str) -> None:
-    """Raise `StepSizeError` unless 0 < ``timestep`` ≤ ``bound``."""
-    if not 0 < timestep <= bound * (1 + 1e-12):
+    """Raise `StepSizeError` unless 0 < ``timestep`` ≤ ``bound`` and the step is finite."""
+    if not (0 < timestep <= bound * (1 + 1e-12) and timestep < float("inf")):
         raise StepSizeError(
-            f"{flow}: the explicit step {timestep:.6g} must be positive and at most {bound:.6g}; take more steps",
+            f"{flow}: the step {timestep:.6g} must be positive, finite and at most {bound:.6g}: take more steps",
             bound=bound,
         )
 
@@ -92,6 +92,7 @@ class GeometricFlow:
             raise GeometryError("background and boundary belong to metrics on a grid: give a grid, or leave them out")
         if background is not None and grid is not None:
             grid.check_metric(background)
+            check_positive(background)
         self.grid, self.normalized, self.boundary = grid, normalized, boundary
         self._ricci, self._weights = ricci, weights if weights is not None else getattr(ricci, "weights", None)
         given = getattr(ricci, "sample_axes", 0) if sample_axes is None else sample_axes
@@ -234,12 +235,13 @@ class GeometricFlow:
     def detect_singularities(self, flow: FlowTrajectory, threshold: float) -> list[Singularity]:
         """Where the flow runs into a singularity, earliest first; none if it does not.
 
-        A sample counts when the largest |eigenvalue| of g⁻¹Ric in the last state is at least ``threshold``. The time is
+        Each metric of a batch is judged by itself. A sample counts when the largest |eigenvalue| of g⁻¹Ric in the last
+        state is at least ``threshold``. The time is
         that at which its reciprocal reaches zero, extrapolated from up to four last states: exact up to rounding at a
         round point, where it falls linearly, and otherwise of the fourth order in their distance from the singular
         time. Raises `GeometryError` unless ``threshold`` > 0.
         """
-        return singularities(flow, threshold)
+        return singularities(flow, threshold, self.sample_axes)
 
     def normalize_flow(self, flow: FlowTrajectory, normalization: str = "ricci") -> FlowTrajectory:
         """The trajectory rescaled to its first volume: metrics by c = (V₀/V)^{2/n}; Ricci tensors do not change.

@@ -11,10 +11,10 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
-import torchdiffeq
 from torch import Tensor
 
 from aatc.geometry import charts
+from aatc.geometry.charts import ChartError
 from aatc.geometry.curvature import (
     CurvatureTensor,
     Metric,
@@ -25,11 +25,14 @@ from aatc.geometry.curvature import (
     curvature_of,
     derivatives_by_state,
     directional_derivative,
+    of_shape,
     require_metric,
     spd_solve,
 )
 from aatc.geometry.integrate import (
+    ADAPTIVE_METHODS,
     ConvergenceError,
+    adaptive_path,
     curve_with_middles,
     hermite_middles,
     rk4_linear,
@@ -40,12 +43,6 @@ from aatc.geometry.manifold import GeometryError, PointShapeError, safe_sqrt
 
 Connection = Callable[[Tensor, Tensor, Tensor], Tensor]
 Curve = Callable[[Tensor], Tensor]
-
-ADAPTIVE_METHODS = ("dopri8", "dopri5", "bosh3")
-
-
-class ChartError(GeometryError):
-    """A point outside the chart, a geodesic that leaves it, or a result there that is not finite."""
 
 
 @dataclass(frozen=True)
@@ -96,8 +93,9 @@ class RiemannianStructure:
     `covariant_derivative` also takes the point, without which ∇_u V has no value. `exp`, `log`, `dist`,
     `geodesic_between` and `parallel_transport` are added.
 
-    Raises: PointShapeError for shapes and dtypes; ChartError for points outside ``domain``; MetricError, with the
-    batch index and the smallest eigenvalue, where a needed metric is not positive definite.
+    Raises: PointShapeError for shapes and dtypes, those that the metric and the closed forms give too; ChartError for
+    points outside ``domain`` and vectors that are not finite; MetricError, with the batch index and the smallest
+    eigenvalue, where a needed metric is not positive definite; GeometryError for ``dim`` < 1.
     """
 
     def __init__(
@@ -110,10 +108,12 @@ class RiemannianStructure:
         domain: Metric | None = None,
         dim: int | None = None,
     ) -> None:
-        self.metric = metric
+        if dim is not None and dim < 1:
+            raise GeometryError(f"a chart has at least one coordinate, got {dim}")
+        self.metric = of_shape(metric)
         self.dim = dim
-        self._christoffel = christoffel
-        self._inverse = inverse
+        self._christoffel = christoffel = christoffel and of_shape(christoffel, 2, "the closed form of Γ")
+        self._inverse = inverse and of_shape(inverse, what="the inverse metric")
         self._domain = domain
         if connection is None and christoffel is not None:
 
@@ -128,16 +128,11 @@ class RiemannianStructure:
     ) -> Tensor:
         """g_ij at ``point``, (..., n, n), or, given two vectors, g(u, v), (...).
 
-        ``check`` reads the values and raises `MetricError` unless every g is symmetric positive definite.
+        Raises `MetricError` where g is not finite and, if ``check``, where it is not symmetric positive definite.
         """
         (point,) = self._check(point)
         g = self.metric(point)
-        if g.shape != (*point.shape, point.shape[-1]):
-            raise PointShapeError(
-                f"the metric takes points {tuple(point.shape)} to {tuple(g.shape)}: it must add one axis of the size "
-                "of the last"
-            )
-        if check:
+        if check or not bool(g.isfinite().all()):
             require_metric(g)
         if vectors is None:
             return g
@@ -154,7 +149,7 @@ class RiemannianStructure:
         """g^ij at ``point``, (..., n, n)."""
         (point,) = self._check(point)
         if self._inverse is not None:
-            return self._inverse(point)
+            return self._finite(self._inverse(point), point)
         g = self.metric_tensor(point)
         identity = torch.eye(g.shape[-1], dtype=g.dtype, device=g.device).expand(g.shape)
         return self._finite(spd_solve(g, identity), point)
@@ -165,7 +160,10 @@ class RiemannianStructure:
 
     def norm(self, point: Tensor, v: Tensor) -> Tensor:
         """√g(v, v), (...); its gradient at v = 0 is 0."""
-        return safe_sqrt(self.inner(point, v, v))
+        square = self.inner(point, v, v)
+        if not bool((square >= 0).all()):
+            require_metric(self.metric(point))
+        return safe_sqrt(square)
 
     def lower_index(self, point: Tensor, v: Tensor) -> Tensor:
         """The covector g_ij v^j, (..., n)."""
@@ -186,13 +184,14 @@ class RiemannianStructure:
         if autograd or self._connection is None:
             return self._finite(christoffel_of(self.metric, point), point)
         if self._christoffel is not None:
-            return self._christoffel(point)
+            return self._finite(self._christoffel(point), point)
         n = point.shape[-1]
         basis = torch.eye(n, dtype=point.dtype, device=point.device)
         shape = (*point.shape[:-1], n, n, n)
         one = basis[:, None, :].expand(shape)
         other = basis[None, :, :].expand(shape)
-        return self._connection(point[..., None, None, :].expand(shape), one, other).movedim(-1, -3)
+        gamma = self._connection(point[..., None, None, :].expand(shape), one, other).movedim(-1, -3)
+        return self._finite(gamma, point)
 
     def connection(self, point: Tensor, u: Tensor, v: Tensor) -> Tensor:
         """Γ^k_ij u^i v^j, (..., n). Γ is not formed, so memory and time are those of g, O(n²) and O(n³) per point."""
@@ -227,7 +226,8 @@ class RiemannianStructure:
         """The geodesic with this point and velocity at ``times[0]``, at ``times`` (T,): default, 17 from 0 to 1.
 
         ``method``: "dopri8", "dopri5" or "bosh3" of torchdiffeq, with the step chosen for the largest error in the
-        whole batch, relative to ``rtol`` (default: epsilon to the power ⅔) and ``atol`` (default: rtol/10); or "rk4",
+        whole batch, relative to ``rtol`` (default: epsilon to the power ⅔) and, in units of the coordinates, ``atol``
+        (default: rtol/10, to be lowered where coordinates that matter are far below 1); or "rk4",
         with ``steps`` equal steps between neighbouring times: the faster one for many times, because the adaptive
         methods step to every one of them. Raises also `ChartError` where the geodesic leaves the
         chart or no step is small enough, and `GeometryError` for other methods and times.
@@ -235,13 +235,15 @@ class RiemannianStructure:
         x, v = self._check(initial_point, initial_velocity)
         times = self._times(times, x)
         if method == "rk4":
-            if steps < 1:
-                raise GeometryError(f"steps = {steps}: rk4 needs at least one between neighbouring times")
+            if not isinstance(steps, int) or steps < 1:
+                raise GeometryError(f"steps = {steps!r}: rk4 needs an integer ≥ 1 between neighbouring times")
             points, velocities = rk4_path(self._acceleration, x, v, times, steps)
         elif method in ADAPTIVE_METHODS:
             relative = torch.finfo(x.dtype).eps ** (2 / 3) if rtol is None else rtol
             absolute = 0.1 * relative if atol is None else atol
-            points, velocities = self._adaptive(x, v, times, method, relative, absolute)
+            if not (relative > 0 and absolute > 0):
+                raise GeometryError(f"rtol = {relative:.3g} and atol = {absolute:.3g}: both must be positive")
+            points, velocities = adaptive_path(self._acceleration, x, v, times, method, relative, absolute)
         else:
             raise GeometryError(f"method {method!r} is not one of rk4, {', '.join(ADAPTIVE_METHODS)}")
         return Geodesic(self, times, self._inside(points, "a geodesic left the chart"), velocities)
@@ -355,28 +357,6 @@ class RiemannianStructure:
             return acceleration_derivatives_of(self.metric, x, v)
         return derivatives_by_state(self._acceleration, x, v)
 
-    def _adaptive(
-        self, x: Tensor, v: Tensor, times: Tensor, method: str, rtol: float, atol: float
-    ) -> tuple[Tensor, Tensor]:
-        def field(_: Tensor, state: Tensor) -> Tensor:
-            point, velocity = state.chunk(2, -1)
-            return torch.cat((velocity, self._acceleration(point, velocity)), -1)
-
-        # The root mean square that torchdiffeq would take lets one point of a large batch go astray, and its values
-        # between steps are of lower order than the steps, so every time is a step.
-        options = {"norm": lambda error: error.abs().max(), "max_num_steps": 10_000, "step_t": times[1:].detach()}
-        try:
-            states = torchdiffeq.odeint(
-                field, torch.cat((x, v), -1), times, method=method, rtol=rtol, atol=atol, options=options
-            )
-        except AssertionError as error:
-            raise ChartError(
-                f"no step of {method} is small enough: a geodesic leaves the chart or its curvature is too strong "
-                f"for rtol {rtol:.3g}; end it earlier"
-            ) from error
-        points, velocities = states.chunk(2, -1)
-        return points, velocities
-
     def _check(self, *tensors: Tensor) -> tuple[Tensor, ...]:
         """The tensors, broadcast; the first is a point of the chart, the others are vectors."""
         for tensor in tensors:
@@ -389,6 +369,10 @@ class RiemannianStructure:
         if self.dim is not None and tensors[0].shape[-1] != self.dim:
             raise PointShapeError(f"this chart has {self.dim} coordinates, got {tensors[0].shape[-1]}")
         self._inside(tensors[0], "a point is outside the chart")
+        for vector in tensors[1:]:
+            finite = vector.isfinite().all(-1)
+            if not bool(finite.all()):
+                raise ChartError(f"the vector at index {tuple(int(i) for i in (~finite).nonzero()[0])} is not finite")
         try:
             return tuple(torch.broadcast_tensors(*tensors))
         except RuntimeError as error:

@@ -9,11 +9,14 @@ Sources: Hairer, Lubich, Wanner, Geometric Numerical Integration, chapters II, V
 order symplectic integrators, Phys. Lett. A 150 (1990) 262.
 """
 
+import math
 from collections.abc import Callable
 
 import torch
 from torch import Tensor
 from torch.autograd import forward_ad
+
+from aatc.geometry.manifold import GeometryError
 
 Field = Callable[[Tensor, Tensor], tuple[Tensor, Tensor]]
 
@@ -23,7 +26,7 @@ LEAPFROG_WEIGHTS = (1.0,)
 YOSHIDA4_WEIGHTS = (_OUTER, -_CUBE_ROOT * _OUTER, _OUTER)
 
 
-class HamiltonianError(ValueError):
+class HamiltonianError(GeometryError):
     """What every error of the Hamiltonian modules is."""
 
 
@@ -49,10 +52,10 @@ class ConvergenceError(HamiltonianError):
 
 
 def check_phase_point(state: Tensor, momentum: Tensor) -> None:
-    """Raise `PhaseShapeError` unless both are floating (..., d) of one shape, dtype and device."""
-    if state.dim() == 0 or state.shape != momentum.shape:
+    """Raise `PhaseShapeError` unless both are floating (..., d), d ≥ 1, of one shape, dtype and device."""
+    if state.dim() == 0 or state.shape[-1] == 0 or state.shape != momentum.shape:
         raise PhaseShapeError(
-            f"state {tuple(state.shape)} and momentum {tuple(momentum.shape)} must have one shape (..., d); "
+            f"state {tuple(state.shape)} and momentum {tuple(momentum.shape)} must have one shape (..., d), d ≥ 1; "
             "expand the smaller one to the other's batch"
         )
     if state.dtype != momentum.dtype or not state.is_floating_point():
@@ -66,6 +69,8 @@ def check_phase_point(state: Tensor, momentum: Tensor) -> None:
 def _time_step(dt: float | Tensor, state: Tensor) -> float | Tensor:
     """``dt`` as a factor of (..., d): a number stays one, a tensor of the batch's shape gets a last dimension."""
     if not isinstance(dt, Tensor):
+        if not math.isfinite(dt):
+            raise HamiltonianError(f"dt = {dt}: a time step must be a finite number")
         return dt
     try:
         fits = torch.broadcast_shapes(dt.shape, state.shape[:-1]) == state.shape[:-1]
@@ -97,7 +102,8 @@ def kick_drift_kick(
     """``steps`` steps, each of them the leapfrogs by w·dt for w in ``weights``, one after the other.
 
     ``velocity(p)`` = ∂T/∂p and ``force(q)`` = −∂V/∂q, both (..., d) → (..., d). ``dt`` is a number or a tensor that
-    broadcasts to the batch. The force is evaluated once per leapfrog. Raises `PhaseShapeError`.
+    broadcasts to the batch. The force is evaluated once per leapfrog. Raises `PhaseShapeError`, and `HamiltonianError`
+    for a number that is not finite.
     """
     check_phase_point(state, momentum)
     check_steps(steps)

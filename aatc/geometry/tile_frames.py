@@ -8,6 +8,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from aatc.geometry.curvature import require_full_precision
 from aatc.geometry.manifold import GeometryError, PointShapeError
 from aatc.geometry.tile_transport import TileError
 
@@ -97,12 +98,23 @@ def _bounds(transports: Tensor, cycle: list[tuple[int, bool]], defect: float) ->
     return min(free, free / (inverse * (inverse + free))), fixed / max(1.0, inverse)
 
 
+def _solved(step: Tensor, right: Tensor, edge: tuple[int, int] | None) -> Tensor:
+    try:
+        return torch.linalg.solve(step, right)
+    except torch.linalg.LinAlgError as error:
+        place = "an edge" if edge is None else f"the edge {edge}"
+        raise TileError(f"the transport of {place} is singular: frames need transports that have inverses") from error
+
+
 def _check_edges(edges: Tensor, transports: Tensor, count: int) -> None:
-    if edges.ndim != 2 or edges.shape[1] != 2 or edges.is_floating_point():
+    if not isinstance(count, int) or count < 0:
+        raise TileError(f"count = {count!r}: a number of tokens is needed")
+    if edges.ndim != 2 or edges.shape[1] != 2 or edges.is_floating_point() or edges.dtype == torch.bool:
         raise PointShapeError(f"edges are integers (E, 2), got {edges.dtype} {tuple(edges.shape)}")
     shape = tuple(transports.shape)
     if transports.ndim < 3 or shape[-1] != shape[-2] or shape[-3] != edges.shape[0]:
         raise PointShapeError(f"transports of {edges.shape[0]} edges have the shape (..., E, d, d), got {shape}")
+    require_full_precision(transports, "frames")
     if edges.numel() and not (int(edges.min()) >= 0 and int(edges.max()) < count):
         raise TileError(f"edges join the tokens 0 to {count - 1}, got {int(edges.min())} to {int(edges.max())}")
     if not bool(transports.detach().isfinite().all()):
@@ -131,13 +143,13 @@ def tile_frames(edges: Tensor, transports: Tensor, count: int, *, atol: float | 
     frames: list[Tensor] = [one] * count
     for child, number, forward in order:
         step, above = transports[..., number, :, :], frames[parent[child]]
-        frames[child] = step @ above if forward else torch.linalg.solve(step, above)
+        frames[child] = step @ above if forward else _solved(step, above, pairs[number])
     stacked = torch.stack(frames, -3) if count else one.unsqueeze(-3)[..., :0, :, :]
-    if not pairs:
+    if not pairs or not transports.numel():
         return TileFrames(stacked, transports.new_zeros(()), (), 0.0, 0.0)
     # Round the cycle from i and back, in the frame at i: (T_ij g_j) g_i⁻¹.
     moved = transports @ stacked[..., edges[:, 1], :, :]
-    there = torch.linalg.solve(stacked[..., edges[:, 0], :, :], moved, left=False)
+    there = _solved(stacked[..., edges[:, 0], :, :].mT, moved.mT, None).mT
     defects = torch.linalg.matrix_norm(there - torch.eye(d, dtype=there.dtype, device=there.device), ord=2)
     defects = defects.reshape(-1, len(pairs)).amax(0)
     worst = int(defects.detach().argmax())

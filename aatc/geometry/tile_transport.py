@@ -13,6 +13,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from aatc.geometry.curvature import require_full_precision
 from aatc.geometry.manifold import GeometryError, Manifold, PointShapeError
 from aatc.geometry.product import Product
 
@@ -45,17 +46,20 @@ def pole_ladder(manifold: Manifold, x: Tensor, y: Tensor, v: Tensor, *, rungs: i
     """
     _check_ladder(rungs, size)
     manifold._check(x, y, v)
-    norm = manifold.norm(x, v)
+    # The squares of very long and very short vectors are not finite or 0: transport is linear, so a factor is free.
+    unit = v.detach().abs().amax(tuple(range(-manifold.point_ndim, 0)), keepdim=True)
+    unit = torch.where(unit > 0, unit, torch.ones_like(unit))
+    norm = manifold.norm(x, v / unit)
     nonzero = norm > 0
     scale = size / torch.where(nonzero, norm, torch.ones_like(norm))
     scale = scale.reshape(*scale.shape, *[1] * manifold.point_ndim)
-    moved, near = v * scale, x
+    moved, near = v / unit * scale, x
     for rung in range(1, rungs + 1):
         far = y if rung == rungs else manifold.geodesic(x, y, rung / rungs)
         middle = manifold.geodesic(near, far, 0.5)
         pole = manifold.exp(middle, -manifold.log(middle, manifold.exp(near, moved)))
         moved, near = -manifold.log(far, pole), far
-    return moved / scale
+    return moved / scale * unit
 
 
 def _check_ladder(rungs: int, size: float) -> None:
@@ -109,7 +113,10 @@ class FrameConnection:
         """g_target g_source⁻¹ applied to vectors (..., m, d): between flat frames the way does not matter."""
         if source == target:
             return vectors
-        return (self.path[..., target, :, :] @ torch.linalg.solve(self.path[..., source, :, :], vectors.mT)).mT
+        try:
+            return (self.path[..., target, :, :] @ torch.linalg.solve(self.path[..., source, :, :], vectors.mT)).mT
+        except torch.linalg.LinAlgError as error:
+            raise TileError(f"a frame of tile {source} is singular: it has no inverse") from error
 
 
 class TileTransport:
@@ -125,7 +132,8 @@ class TileTransport:
     The seed's method names are kept. Its Christoffel symbols would need coordinates and an integrator;
     `local_connection` gives the transports of the steps instead.
 
-    Raises: TileError for a tile, a method or numbers of tiles and tokens that do not fit; NotTangentError.
+    Raises: TileError for a tile, a method or numbers of tiles and tokens that do not fit, and for frames and vectors
+    that are singular or not finite; NotTangentError; PointShapeError.
     """
 
     def __init__(
@@ -153,6 +161,7 @@ class TileTransport:
         if self.manifold is None:
             if path.ndim < 3 or path.shape[-1] != path.shape[-2] or not path.is_floating_point():
                 raise PointShapeError(f"frames have the shape (..., T, d, d), got {path.dtype} {tuple(path.shape)}")
+            require_full_precision(path, "quotients of frames")
         else:
             self.manifold._check(path)
             if path.ndim <= self.manifold.point_ndim:
@@ -176,6 +185,7 @@ class TileTransport:
         ``connection`` is `local_connection` of the path if it is at hand. Raises `NotTangentError`, `TileError`.
         """
         steps = self.local_connection(path) if connection is None else connection
+        vector = self._broadcast(steps, vector, self._token_axis(vector))
         self._check_tangent(steps, vector, 0)
         return steps.carry(vector, 0, steps.tiles - 1)
 
@@ -187,12 +197,13 @@ class TileTransport:
         """
         steps = self.local_connection(path)
         axis = self._token_axis(vector)
+        vector = self._broadcast(steps, vector, axis)
         count = vector.shape[axis]
         if steps.tiles != -(-count // self.tile):
             raise TileError(
                 f"{count} tokens in tiles of {self.tile} are {-(-count // self.tile)} tiles; the path has {steps.tiles}"
             )
-        if not -steps.tiles <= to < steps.tiles:
+        if not isinstance(to, int) or not -steps.tiles <= to < steps.tiles:
             raise TileError(f"there is no tile {to} among {steps.tiles}")
         to %= steps.tiles
         blocks = list(vector.split(self.tile, axis))
@@ -215,8 +226,9 @@ class TileTransport:
 
         The loop closes from the last tile to the first. 0 exactly for flat transport; 2 sin(α/2) where H turns one
         plane by α. For frames, 0. The norm is that of the metric; where H is the identity the gradient is that of one
-        of many singular vectors. Raises `TileError`, `CutLocusError`.
+        of many singular vectors. Raises `TileError`, `CutLocusError`, `PointShapeError` for half precision.
         """
+        require_full_precision(path, "defects")
         steps = self.local_connection(path)
         if isinstance(steps, FrameConnection):
             return path.new_zeros(path.shape[:-3])
@@ -225,14 +237,16 @@ class TileTransport:
         size = math.prod(shape)
         start = steps.point(0)
         unit = torch.eye(size, dtype=path.dtype, device=path.device).reshape(size, *shape)
-        basis = manifold.tangent_projection(start, unit)
-        loop = torch.cat([path, start], -axes - 1)
-        closed = TileConnection(manifold, loop, self.method, self.rungs, self.size)
-        change = closed.carry(basis, 0, closed.tiles - 1) - basis
         around = start.unsqueeze(-axes - 1)
         left, right = (slice(None), None), (None, slice(None))
         rest = (slice(None),) * axes
         pair = [(..., *side, *rest) for side in (left, right)]
+        # On a face of a simplex the metric does not see the directions out of it, and transport drops them.
+        seen = (manifold.inner(around, unit[pair[0]], unit[pair[1]]).detach() != 0).any(-1)
+        basis = manifold.tangent_projection(start, unit * seen.reshape(*seen.shape, *[1] * axes))
+        loop = torch.cat([path, start], -axes - 1)
+        closed = TileConnection(manifold, loop, self.method, self.rungs, self.size)
+        change = closed.carry(basis, 0, closed.tiles - 1) - basis
         metric = manifold.inner(around, basis[pair[0]], basis[pair[1]]).detach()
         strain = manifold.inner(around, change[pair[0]], change[pair[1]]).detach()
         # The metric vanishes on the normal space, which the basis spans too: it is left out of the pencil.
@@ -252,11 +266,26 @@ class TileTransport:
             raise PointShapeError(f"vectors of tokens have the shape (..., n, *P), got {tuple(vector.shape)}")
         return axis
 
+    def _broadcast(self, steps: TileConnection | FrameConnection, vector: Tensor, axis: int) -> Tensor:
+        """``vector`` with every batch axis that the path has, of its dtype."""
+        if vector.dtype != steps.path.dtype:
+            raise PointShapeError(f"vectors are of the dtype of the path, {steps.path.dtype}, got {vector.dtype}")
+        batch = steps.path.shape[: -3 if self.manifold is None else axis]
+        try:
+            whole = torch.broadcast_shapes(batch, vector.shape[:axis])
+        except RuntimeError as error:
+            raise PointShapeError(
+                f"the batch axes of vectors {tuple(vector.shape)} and a path {tuple(steps.path.shape)} do not broadcast"
+            ) from error
+        return vector.expand(*whole, *vector.shape[axis:])
+
     def _check_tangent(self, steps: TileConnection | FrameConnection, vectors: Tensor, tile: int) -> None:
         self._token_axis(vectors)
         if isinstance(steps, FrameConnection):
             if vectors.shape[-1] != steps.path.shape[-1]:
                 raise PointShapeError(f"frames {tuple(steps.path.shape)} carry no vectors {tuple(vectors.shape)}")
+            if not bool(vectors.detach().isfinite().all()):
+                raise TileError(f"the vectors of tile {tile} are not finite")
             return
         tangent = steps.manifold.is_tangent(steps.point(tile).detach(), vectors.detach())
         if not bool(tangent.all()):

@@ -50,8 +50,10 @@ def as_complex(states: Tensor) -> Tensor:
 
 
 def normalised(states: Tensor) -> Tensor:
-    """States (..., 2m) divided by their norms; the zero vector stays."""
-    return torch.nn.functional.normalize(states, dim=-1)
+    """Vectors (..., d) divided by their norms; the zero vector stays. Half precision has no norms as small or large as
+    its vectors: they are found in single precision."""
+    eps = max(1e-12, torch.finfo(states.dtype).tiny)  # gradients at 0 are 1/eps times those of the direction
+    return torch.nn.functional.normalize(states.to(compute_dtype(states.dtype)), dim=-1, eps=eps).to(states.dtype)
 
 
 def measured(states: Tensor, factor: Tensor) -> Tensor:

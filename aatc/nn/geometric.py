@@ -8,6 +8,7 @@ from torch import Tensor, nn
 import aatc
 from aatc.connections import Connection, Frames, Rotary
 from aatc.errors import ScoreError, ShapeError
+from aatc.ir.reference import compute_dtype
 from aatc.masks import Mask
 from aatc.metrics import Metric
 from aatc.nn.learned import METRICS, LearnedMetric, learned_metric
@@ -101,8 +102,10 @@ class GeometricAttention(nn.Module):
         if tokens is None:
             raise ShapeError("frames are made from tokens", hint="call the module itself, or give tokens=")
         generator = self.frame(tokens).unflatten(-1, (self.width, self.width))
+        # In half precision PyTorch's exponential is not finite.
+        skew = (generator - generator.mT).to(compute_dtype(generator.dtype))
         # Values are carried before and after the attention: with dropout the compiler cannot pull frames out of it.
-        return Frames(torch.linalg.matrix_exp(generator - generator.mT), values=False)
+        return Frames(torch.linalg.matrix_exp(skew).to(generator.dtype), values=False)
 
     def _learned(self) -> LearnedMetric:
         assert isinstance(self.metric, LearnedMetric)

@@ -16,6 +16,7 @@ from aatc import metrics
 from aatc.connections import Connection, HyperboloidTransport, SphereTransport
 from aatc.errors import ScoreError
 from aatc.metrics import Metric
+from aatc.nn.fubini_study import normalised
 
 
 class LearnedMetric(nn.Module):
@@ -146,7 +147,7 @@ class Sphere(LearnedMetric):
     transport = SphereTransport
 
     def project(self, x: Tensor) -> Tensor:
-        return nn.functional.normalize(x, dim=-1)
+        return normalised(x)
 
     def metric(self) -> Metric:
         return metrics.SphereGeodesic()

@@ -195,6 +195,8 @@ class QuantumGeometricAttention(nn.Module):
                 f"patterns {tuple(patterns.shape)} do not lie over states {tuple(metric.states.shape)}",
                 hint="patterns are (batch, heads, length, features) over the same tokens",
             )
+        if not patterns.numel():
+            raise ShapeError(f"there is nothing to measure of patterns {tuple(patterns.shape)}")
         energies, entropies = [], []
         for n in range(self.num_layers + 1):
             if n:

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from aatc.errors import ShapeError
 from aatc.ir.reference import compute_dtype
 from aatc.masks import Mask
 from aatc.nn.fubini_study import as_complex
@@ -79,11 +80,17 @@ def _tile(psi: Tensor, query: Tensor, key: Tensor, projectors: Tensor) -> Tensor
 def attention_metrics(
     query: Tensor, key: Tensor, beta: Tensor, mask: Mask | None, tile_size: int, exists: Tensor | None = None
 ) -> AttentionMetrics:
-    """`AttentionMetrics` of unit states (B, H, ., 2m) that attend with -β d², ``tile_size`` queries at a time.
+    """`AttentionMetrics` of unit states (B, H, ., 2m) that attend with -β d², ``tile_size`` queries at a time, float32
+    for half precision.
 
     Queries where ``exists``, bool (B, N), does not hold are left out too. Takes M·m² memory for the keys' projectors,
     and tile_size·(M + m²) for a tile, per head.
     """
+    if not query.numel() or not key.numel():
+        raise ShapeError(f"there is nothing to measure of queries {tuple(query.shape)} and keys {tuple(key.shape)}")
+    beta = beta.to(
+        compute_dtype(query.dtype)
+    )  # what is summed must not be rounded to half precision, nor counted in it
     states = as_complex(key)
     projectors = (states[..., :, None] * states[..., None, :].conj()).flatten(-2)
     sums = beta.new_zeros(4, query.shape[1])
@@ -104,8 +111,14 @@ def attention_metrics(
 
 
 def spectral_entropy(patterns: Tensor) -> Tensor:
-    """Entropy of the shares of the principal axes of patterns (B, H, N, d), mean over the batch, (H,)."""
+    """Entropy of the shares of the principal axes of patterns (B, H, N, d), mean over the batch, (H,); NaN for patterns
+    that are not finite."""
     patterns = patterns.to(compute_dtype(patterns.dtype))
-    spread = torch.linalg.eigvalsh(patterns.mT @ patterns).clamp(min=0)
+    # Shares do not depend on the unit, squares of large or small patterns are out of range.
+    largest = patterns.abs().amax((-2, -1), keepdim=True)
+    patterns = patterns / torch.where(largest > 0, largest, 1)
+    gram = patterns.mT @ patterns
+    finite = gram.isfinite().all(-1).all(-1)
+    spread = torch.linalg.eigvalsh(torch.where(finite[..., None, None], gram, 0)).clamp(min=0)
     shares = spread / spread.sum(-1, keepdim=True).clamp(min=torch.finfo(spread.dtype).tiny)
-    return torch.special.entr(shares).sum(-1).mean(0)
+    return torch.where(finite, torch.special.entr(shares).sum(-1), torch.nan).mean(0)

@@ -116,7 +116,12 @@ class GeodesicViT(nn.Module):
         return self.flow_information(self.tokens(images))
 
     def patch_metric(self, images: Tensor, layer: int = 0) -> Tensor:
-        """Distances of queries to keys in a layer, (B, heads, n, n): see `GeometricAttention.attention_metric`."""
+        """Distances of queries to keys in a layer, (B, heads, n, n): see `GeometricAttention.attention_metric`.
+
+        ``layer`` counts from 0, or from the end where it is negative. Raises ShapeError.
+        """
+        if not -len(self.layers) <= layer < len(self.layers):
+            raise ShapeError(f"there is no layer {layer}", hint=f"there are {len(self.layers)}, from 0 on")
         x = self.tokens(images)
         for earlier in self.layers[:layer]:
             x = earlier(x, self.positions)

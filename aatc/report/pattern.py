@@ -56,7 +56,9 @@ class RadialSpectrum:
 
     @property
     def peak(self) -> float:
-        """The wavenumber of the strongest ring, averaged by power with the rings next to it."""
+        """The wavenumber of the strongest ring, averaged by power with the rings next to it; 0 of a uniform field."""
+        if not float(self.power.max()) > 0:
+            return 0.0
         top = int(self.power.argmax())
         near = slice(max(top - 1, 0), top + 2)
         return float((self.wavenumbers[near] * self.power[near]).sum() / self.power[near].sum())

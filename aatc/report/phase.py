@@ -45,16 +45,19 @@ def hamiltonian_figure(
         off = np.abs(energy - energy[0]) / (abs(energy[0]) or 1.0)
         # The first error is 0, and no logarithm shows it.
         error.semilogy(dt * np.arange(1, len(off)), np.maximum(off[1:], 1e-17), label=name, **style(number))
-    if next(iter(trajectories.values()))[0].shape[1] == 1:
+    states = next(iter(trajectories.values()))[0]
+    if states.shape[1] == 1:
         (low, high), (least, most) = plane.get_xlim(), plane.get_ylim()
         grid = torch.meshgrid(
-            torch.linspace(low, high, _MESH, dtype=torch.float64),
-            torch.linspace(least, most, _MESH, dtype=torch.float64),
+            torch.linspace(low, high, _MESH, dtype=states.dtype, device=states.device),
+            torch.linspace(least, most, _MESH, dtype=states.dtype, device=states.device),
             indexing="xy",
         )
-        levels = array("H", system.compute_hamiltonian(grid[0][..., None], grid[1][..., None]))
-        plane.contour(grid[0].numpy(), grid[1].numpy(), levels, 10, colors="#b0b0b0", linewidths=0.6)
-    index = "" if next(iter(trajectories.values()))[0].shape[1] == 1 else f"_{component}"
+        levels = system.compute_hamiltonian(grid[0][..., None], grid[1][..., None]).detach().cpu().double().numpy()
+        # The margins round the trajectories may lie outside H's domain: no levels are drawn there.
+        levels = np.ma.masked_invalid(levels)
+        plane.contour(grid[0].cpu().numpy(), grid[1].cpu().numpy(), levels, 10, colors="#b0b0b0", linewidths=0.6)
+    index = "" if states.shape[1] == 1 else f"_{component}"
     labelled(plane, f"position q{index}", f"momentum p{index}", "phase portrait")
     labelled(error, "time", "energy error |H − H₀| / |H₀|", "energy")
     for axes in (plane, error):

@@ -96,13 +96,15 @@ def turning_angle(surface: Surface, points: Tensor, vectors: Tensor) -> float:
     """The angle in (−π, π] from the first to the last of ``vectors`` (T, 2) along a loop of ``points`` (T, 2).
 
     Counted in the orientation of the chart's coordinates. Raises `PictureError` unless the loop is closed in space, to
-    1e-6 of its size.
+    1e-6 of its size, and the two vectors are not zero.
     """
     curve = surface.embedding(points)
     size = float((curve - curve.mean(0)).norm(dim=-1).max())
     if not float((curve[-1] - curve[0]).norm()) <= 1e-6 * size:
         raise PictureError("the curve does not return to where it began: a holonomy belongs to a loop")
     first, last = surface.push(points[[0, -1]], vectors[[0, -1], None])[:, 0]
+    if not (float(first.norm()) > 0 and float(last.norm()) > 0):
+        raise PictureError("a vector that vanishes has no angle")
     normal = torch.linalg.cross(*_slopes(surface.embedding, points[0]))
     sine = torch.linalg.cross(first, last) @ normal / normal.norm()
     return float(torch.atan2(sine, first @ last))

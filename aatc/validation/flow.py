@@ -23,6 +23,8 @@ Margin = Callable[[Tensor], Tensor]
 _HISTORY = ("states", "fields", "metrics")
 # Each stretch doubles: 400 are far beyond the largest float64, and a stop for solutions that stand still.
 _MOST_STRETCHES = 400
+# Steps within an eighth of a stretch.
+_MOST_STEPS = 500
 
 
 @dataclass(frozen=True)
@@ -145,7 +147,7 @@ def _history(flow: Any) -> list[Tensor]:
             f"a {type(flow).__name__} is no flow",
             hint="give states along axis 0, a sequence of states, or an object with .states, .fields or .metrics",
         )
-    states = list(flow)
+    states = list(flow) if not isinstance(flow, Tensor) or flow.ndim else []
     if len(states) < 2 or not all(isinstance(state, Tensor) for state in states):
         raise ValidationError(f"a flow has two or more states, all tensors; got {len(states)} items")
     return states
@@ -206,7 +208,10 @@ class FlowValidation:
         given, not on the times between. Witness: `EnergyWitness`. Raises `ValidationError`.
         """
         room = tolerance_of(tolerance, self.tolerance)
-        energies = torch.stack([finite("the energy", energy_functional(state)) for state in _history(flow)])
+        found = [finite("the energy", energy_functional(state)) for state in _history(flow)]
+        if len({energy.shape for energy in found}) > 1:
+            raise ValidationError(f"energies have shapes {sorted({tuple(energy.shape) for energy in found})}, not one")
+        energies = torch.stack(found)
         rises = energies.diff(dim=0)
         steps = rises.reshape(len(rises), -1).amax(1)
         over = (steps > room).nonzero()
@@ -433,9 +438,11 @@ def _course_of_field(field: VectorField, start: Tensor, margin: Margin, horizon:
         span = torch.linspace(0, stretch, 9, dtype=start.dtype, device=start.device)
         try:
             # Its own first step may leave the field's domain, however short the stretch.
-            path, clock = odeint(rate, (u, t), span, rtol=1e-9, atol=1e-12, options={"first_step": stretch / 8})
+            limits = {"first_step": stretch / 8, "max_num_steps": _MOST_STEPS}
+            path, clock = odeint(rate, (u, t), span, rtol=1e-9, atol=1e-12, options=limits)
         except AssertionError:
-            # torchdiffeq's sign that no step is small enough: the field is not finite somewhere in this stretch.
+            # torchdiffeq's sign that no step is small enough, or too many are needed: the field is not finite
+            # somewhere in this stretch, or jumps there.
             stretch /= 8
             if stretch < shortest:
                 return _falling(reached, samples, reached)
@@ -447,6 +454,9 @@ def _course_of_field(field: VectorField, start: Tensor, margin: Margin, horizon:
             samples.append((reached, _lifetime(field, margin, moment, state)))
         if reached >= horizon or samples[-1][1] < 1e-4 * horizon:
             break
+        if float(clock[-1] - t) < 1e-9 * horizon:
+            # The field has grown beyond bounds where the margin has not: time stands still.
+            return _falling(reached, samples, reached)
         u, t, stretch = path[-1], clock[-1], 2 * stretch
     return _falling(reached, samples, None)
 

@@ -320,7 +320,10 @@ class MetricValidation:
                 f"a grid of metrics (*sizes, {d}, {d}) has {d} sizes ≥ 5 and its connection one axis more; "
                 f"got {tuple(g.shape)} and {tuple(gamma.shape)}"
             )
-        steps = [float(spacing)] * d if isinstance(spacing, int | float) else [float(h) for h in spacing or ()]
+        try:
+            steps = [float(spacing)] * d if isinstance(spacing, int | float) else [float(h) for h in spacing or ()]
+        except (TypeError, ValueError):
+            steps = []
         if len(steps) != d or any(not 0 < h < float("inf") for h in steps):
             raise ValidationError(f"spacing is a positive number, or {d} of them, not {spacing}")
         slope, error = _grid_derivative(g, steps)
@@ -356,6 +359,8 @@ class MetricValidation:
         low, high = (float(b) for b in bounds)
         if not low <= high:
             raise ValidationError(f"bounds ({low}, {high}) hold no curvature")
+        if starts < 0:
+            raise ValidationError(f"starts is {starts}", hint="0 starts from the coordinate directions alone")
         where = _point_batch(points)
         d = where.shape[-1]
         if d < 2:
@@ -375,7 +380,7 @@ class MetricValidation:
             proven = max(proven, low - least, most - high)
         for sign, bound in ((-1.0, low), (1.0, high)):
             value, n, u, v = _plane_extremes(framed, starts, sign)
-            if sign * (value - bound) > found:
+            if witness is None or sign * (value - bound) > found:
                 found = sign * (value - bound)
                 place = tuple(where[n].tolist())
                 witness = PlaneWitness(place, u @ frame[n], v @ frame[n], g[n], riemann[n], value, (low, high))

@@ -9,6 +9,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from operator import index
 
 import torch
 from torch import Tensor
@@ -91,7 +92,10 @@ def _(witness: ScaleWitness) -> float:
 def _permutation(name: str, element: Tensor | Sequence[int], size: int | None = None) -> tuple[int, ...]:
     if isinstance(element, Tensor) and (element.ndim != 1 or element.is_floating_point() or element.is_complex()):
         raise ValidationError(f"{name} is neither a function nor a list of indices")
-    order = tuple(int(i) for i in element)
+    try:
+        order = tuple(index(i) for i in element)
+    except TypeError:
+        raise ValidationError(f"{name} is neither a function nor a list of indices") from None
     if sorted(order) != list(range(len(order))) or not order or size not in (None, len(order)):
         wanted = "" if size is None else f" of {size} indices"
         raise ValidationError(f"{name} is not a permutation{wanted}: {order[:8]}{'...' if len(order) > 8 else ''}")
@@ -208,7 +212,7 @@ class PatternValidation:
         witness: SymmetryWitness | None = None
         for name, element in _named(symmetry_group).items():
             if callable(element) and not isinstance(element, Tensor):
-                image = _field(f"the image under {name}", element(pattern))
+                image = _field(f"the image under {name}", element(pattern.clone()))
             else:
                 order = torch.tensor(_permutation(name, element, values.shape[axis]), device=values.device)
                 image = values.index_select(axis, order)
@@ -264,7 +268,11 @@ class PatternValidation:
         where = finite("points", points)
         if where.ndim != 2:
             raise ValidationError(f"points have shape (N, d), not {tuple(where.shape)}")
-        factors = finite("scale_transformation", torch.as_tensor(scale_transformation, dtype=where.dtype))
+        try:
+            given_factors = torch.as_tensor(scale_transformation, dtype=where.dtype)
+        except (TypeError, ValueError, RuntimeError) as error:
+            raise ValidationError(f"scale_transformation is no list of factors: {error}") from None
+        factors = finite("scale_transformation", given_factors)
         factors = factors.to(where.device).reshape(-1)
         if bool((factors <= 0).any()) or bool((factors == 1).all()):
             raise ValidationError(f"factors are positive and not all 1, got {factors.tolist()}")
@@ -277,7 +285,10 @@ class PatternValidation:
         if scale == 0:
             raise ValidationError("the pattern is 0 at every point", hint="give points where it is not")
         alpha, confidence = (float(exponent), 0.0) if exponent is not None else _exponent(factors, value, scaled)
-        defect = (scaled * factors[:, None] ** -alpha - value).abs() / scale
+        powers = factors**alpha
+        if not bool(powers.isfinite().all()) or bool((powers < torch.finfo(powers.dtype).tiny).any()):
+            raise ValidationError(f"factors to the power {alpha:g} are out of range: {powers.tolist()}")
+        defect = (scaled / powers[:, None] - value).abs() / scale
         s, n = worst(defect)
         witness = ScaleWitness(
             alpha,

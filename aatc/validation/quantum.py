@@ -60,7 +60,7 @@ class ChannelWitness:
 def _(witness: StateWitness) -> float:
     state, vector = witness.state, witness.eigenvector
     if vector is None:
-        return abs(math.sqrt(math.fsum(abs(z) ** 2 for z in state.tolist())) - 1)
+        return abs(math.hypot(*(abs(z) for z in state.tolist())) - 1)
     rows = state.tolist()
     n = len(rows)
     skew = max(abs(rows[i][j] - rows[j][i].conjugate()) for i in range(n) for j in range(n))
@@ -193,8 +193,10 @@ class QuantumValidation:
         if bool((trace <= 0).any()):
             raise ValidationError("the state has a trace that is not positive: it cannot be normalised")
         rho = rho / trace[..., None, None]
+        if not isinstance(observables, tuple | list) or len(observables) != 2:
+            raise ValidationError("observables are two matrices (A, B)")
         scaled, defects = [], []
-        for name, observable in zip("AB", observables):
+        for name, observable in zip("AB", observables, strict=True):
             matrix = square(f"observable {name}", observable, dtype=torch.complex128)
             if matrix.shape != rho.shape[-2:]:
                 raise ValidationError(f"observable {name} is {tuple(matrix.shape)}, the state {tuple(rho.shape[-2:])}")
@@ -224,8 +226,8 @@ class QuantumValidation:
         """
         room = tolerance_of(tolerance, self.tolerance)
         moments = (float(variance_a), float(variance_b), float(covariance), abs(float(commutator)))
-        if not all(math.isfinite(m) for m in moments):
-            raise ValidationError(f"moments are not finite: {moments}")
+        if not all(abs(m) < 1e150 for m in moments):
+            raise ValidationError(f"moments are not finite, or their squares are not: {moments}")
         witness = MomentWitness((), *moments)
         return judge("Robertson–Schrödinger uncertainty relation", verify(witness), room, witness, "P2")
 
@@ -250,7 +252,8 @@ class QuantumValidation:
         Witness: `ChannelWitness`. Raises `ValidationError`.
         """
         room = tolerance_of(tolerance, self.tolerance)
-        if len(dims) != 2 or min(dims) < 1 or factor not in (None, 0, 1) or measure not in MEASURES:
+        two = isinstance(dims, tuple | list) and len(dims) == 2 and all(isinstance(d, int) and d > 0 for d in dims)
+        if not two or factor not in (None, 0, 1) or measure not in MEASURES:
             raise ValidationError(
                 f"dims {dims} must be two sizes, factor {factor} 0 or 1, measure {measure!r} of {', '.join(MEASURES)}"
             )

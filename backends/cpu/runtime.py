@@ -157,6 +157,8 @@ def library(q, k, v, bias, tiles: TileMap | None, mask: Program | None, captures
     q, k, v (B,H,N,D), (B,H,M,D), (B,H,M,D); bias (B,H,M) or None. Rows without open keys give 0 and -inf.
     """
     column = None if bias is None else bias.unsqueeze(2)
+    if not q.numel() or not k.numel():  # the library's kernel divides by the length
+        return q.new_zeros(*q.shape[:3], v.shape[3]), q.new_full(q.shape[:3], float("-inf"))
     if tiles is None:
         return flash(q, k, v, 0.0, causal, attn_mask=column, scale=1.0)
     b, h, n, _ = sizes
@@ -182,4 +184,6 @@ def library(q, k, v, bias, tiles: TileMap | None, mask: Program | None, captures
 
 def library_backward(grad, q, k, v, out, lse, causal: bool):
     """Gradients of q, k, v by the library's fused attention, scale 1."""
+    if not q.numel() or not k.numel():
+        return torch.zeros_like(q), torch.zeros_like(k), torch.zeros_like(v)
     return flash_backward(grad, q, k, v, out, lse, 0.0, causal, attn_mask=None, scale=1.0)

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import Any, ClassVar
 
 import numpy as np
+import torch
 
 from aatc.ir.core import Func, Module, Value
 from aatc.ir.types import TensorType
@@ -21,8 +22,8 @@ from aatc.passes.base import register
 class AnalyzeArithmetic(AnalysisPass):
     """Heights of constants, Ihara zeta functions of patterns, the motivic class of the program's live ranges.
 
-    The graph of a zeta function is {max(A, Aᵀ) ≥ 1/m} on the pattern pooled to ``nodes`` tiles. Heights are those of
-    captured tensors with at most ``constants`` elements, as exact dyadic rationals.
+    The graph of a zeta function is {max(A, Aᵀ) ≥ 1/m} on the pattern pooled to m ≤ ``nodes`` tiles. Heights are those
+    of the score's and the mask's numbers, tensors of at most ``constants`` elements, as exact dyadic rationals.
     """
 
     nodes: int = 64
@@ -38,27 +39,40 @@ class AnalyzeArithmetic(AnalysisPass):
         return Cost(2e-3 + 2 * zeta.seconds + weights.seconds, zeta.bytes + weights.bytes)
 
     def of_pattern(self, seen: CapturedAttention, head: int, batch: int, study: Study) -> Mapping[str, Any]:
-        from aatc.passes.analysis.heights import integer_constants
-
-        found: dict[str, Any] = {}
-        for name in seen.attention.names[3:]:
-            tensor = seen.tensors[name]
-            if tensor.numel() and tensor.numel() <= self.constants and bool(tensor.isfinite().all()):
-                exact = integer_constants(tensor.double().numpy() if tensor.is_floating_point() else tensor.numpy())
-                c = exact.value
-                found[f"bits_of_{name}"] = Result(c.bits, "P0", witness=exact.witness)
+        found = self._constants(seen)
         n, m = seen.sizes[2:]
         if n != m:
             return {**found, "ihara_zeta": Undecided("square patterns", "queries and keys are different tokens")}
         from aatc.passes.analysis.zeta import ihara_polynomial
 
         pooled = seen.coarse(head, batch, nodes=self.nodes)
-        both = np.maximum(pooled.array, pooled.array.T) >= 1 / len(pooled.array)
+        # even weights, which rounding puts on either side of 1/m, are edges
+        both = np.maximum(pooled.array, pooled.array.T) >= (1 - 1e-9) / len(pooled.array)
         np.fill_diagonal(both, False)
         zeta = ihara_polynomial(both.astype(np.int64))
         given = (f"tiles of {pooled.block} tokens", f"weights of at least 1/{len(pooled.array)}")
         found["ihara_zeta"] = Result(zeta.value, "P0", witness=zeta.witness, assumptions=given)
         found["cycles_by_length"] = Result(zeta.value.primes(self.length), "P0", assumptions=given)
+        return found
+
+    def _constants(self, seen: CapturedAttention) -> dict[str, Any]:
+        from aatc.passes.analysis.heights import integer_constants
+        from aatc.passes.analysis.places import RationalError
+
+        programs = (seen.attention.score, seen.attention.mask)
+        used = {p.name for program in programs if program is not None for p in program.params}  # no seeds of dropout
+        found: dict[str, Any] = {}
+        for name in seen.attention.names[3:]:
+            tensor = seen.tensors[name].reshape(-1)
+            countable = name in used and tensor.dtype != torch.bool and 0 < len(tensor) <= self.constants
+            if not countable or not bool(tensor.isfinite().all()):
+                continue
+            try:
+                exact = integer_constants(tensor.double().numpy() if tensor.is_floating_point() else tensor.numpy())
+            except RationalError as error:
+                found[f"bits_of_{name}"] = Undecided("constants of float64", error.message)
+            else:
+                found[f"bits_of_{name}"] = Result(exact.value.bits, "P0", witness=exact.witness)
         return found
 
     def of_module(self, module: Module) -> Mapping[str, Any]:

@@ -14,6 +14,23 @@ import numpy as np
 from aatc.passes.analysis.stochastic import PatternError, row_stochastic
 
 
+def _batches(*arrays: np.ndarray) -> None:
+    shapes = [x.shape[:-2] for x in arrays]
+    try:
+        np.broadcast_shapes(*shapes)
+    except ValueError:
+        raise PatternError(f"leading axes {', '.join(map(str, shapes))} do not broadcast") from None
+    if not all(np.isfinite(x).all() for x in arrays):
+        raise PatternError("gradients are taken at finite numbers; there is a NaN or an infinity among these")
+
+
+def _summed_to(gradient: np.ndarray, shape: tuple[int, ...]) -> np.ndarray:
+    """The gradient of what was broadcast to other leading axes: the sum over them."""
+    extra = gradient.ndim - len(shape)
+    ones = [extra + i for i, size in enumerate(shape) if size == 1 and gradient.shape[extra + i] > 1]
+    return gradient.sum((*range(extra), *ones), keepdims=True).reshape(shape)
+
+
 def weight_gradient(output_gradient: Any, values: Any) -> np.ndarray:
     """∂L/∂p_ij = Σ_k ∂L/∂o_ik v_jk, (..., n, m), from ∂L/∂o (..., n, d_v) and values (..., m, d_v).
 
@@ -22,6 +39,7 @@ def weight_gradient(output_gradient: Any, values: Any) -> np.ndarray:
     g, v = np.asarray(output_gradient, dtype=np.float64), np.asarray(values, dtype=np.float64)
     if g.ndim < 2 or v.ndim < 2 or g.shape[-1] != v.shape[-1]:
         raise PatternError(f"gradients (..., n, d_v) and values (..., m, d_v) do not have shapes {g.shape}, {v.shape}")
+    _batches(g, v)
     return g @ np.swapaxes(v, -1, -2)
 
 
@@ -33,6 +51,7 @@ def score_gradient(pattern: Any, gradient: Any) -> np.ndarray:
     p, g = row_stochastic(pattern), np.asarray(gradient, dtype=np.float64)
     if p.shape[-2:] != g.shape[-2:]:
         raise PatternError(f"the gradient of a pattern {p.shape} does not have shape {g.shape}")
+    _batches(p, g)
     return p * (g - (p * g).sum(-1, keepdims=True))
 
 
@@ -53,12 +72,16 @@ def attention_gradients(
     """The chain rule ∂L/∂Q = ∂L/∂P · ∂P/∂S · ∂S/∂Q, written out: ∂L/∂V = Pᵀ∂L/∂O, ∂L/∂Q = scale·∂L/∂S K and
     ∂L/∂K = scale·(∂L/∂S)ᵀQ.
 
-    ``queries`` (..., n, d), ``keys`` (..., m, d), ``values`` (..., m, d_v); ``scale`` is 1/√d unless given. Raises
+    ``queries`` (..., n, d), ``keys`` (..., m, d), ``values`` (..., m, d_v); ``scale`` is 1/√d unless given. Leading
+    axes broadcast, as for keys that heads share, and each gradient has the shape of what it belongs to. Raises
     `PatternError`.
     """
     q, k, v, g = (np.asarray(x, dtype=np.float64) for x in (queries, keys, values, output_gradient))
     if min(q.ndim, k.ndim, v.ndim, g.ndim) < 2 or q.shape[-1] != k.shape[-1] or k.shape[-2] != v.shape[-2]:
         raise PatternError(f"queries {q.shape}, keys {k.shape} and values {v.shape} do not fit together")
+    _batches(q, k, v, g)
+    if g.shape[-2:] != (q.shape[-2], v.shape[-1]):
+        raise PatternError(f"the gradient of outputs (..., {q.shape[-2]}, {v.shape[-1]}) does not have shape {g.shape}")
     factor = q.shape[-1] ** -0.5 if scale is None else scale
     scores = factor * (q @ np.swapaxes(k, -1, -2))
     p = np.exp(scores - scores.max(-1, keepdims=True))
@@ -66,9 +89,9 @@ def attention_gradients(
     by_weight = weight_gradient(g, v)
     by_score = score_gradient(p, by_weight)
     return AttentionGradients(
-        queries=factor * (by_score @ k),
-        keys=factor * (np.swapaxes(by_score, -1, -2) @ q),
-        values=np.swapaxes(p, -1, -2) @ g,
+        queries=_summed_to(factor * (by_score @ k), q.shape),
+        keys=_summed_to(factor * (np.swapaxes(by_score, -1, -2) @ q), k.shape),
+        values=_summed_to(np.swapaxes(p, -1, -2) @ g, v.shape),
         weights=by_weight,
         scores=by_score,
     )

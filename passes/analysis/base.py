@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 from collections import OrderedDict
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -15,7 +16,7 @@ from aatc.passes.base import Context, Pass
 
 @dataclass(frozen=True)
 class Finding:
-    """One result. ``subject`` is the tag of the `geo.observe` operation it belongs to, or "ir" for the whole module;
+    """One result. ``subject`` is the name of the captured attention it belongs to, or "ir" for the whole module;
     ``head`` and ``batch`` say which pattern, -1 where it is about no single one."""
 
     subject: str
@@ -45,22 +46,27 @@ class Study:
 
 
 class _Cache:
-    """Results by content, the least recently used forgotten first."""
+    """Results by content, the least recently used forgotten first. Threads may share it."""
 
     def __init__(self, limit: int):
         self.limit, self.kept = limit, OrderedDict[tuple, Any]()
+        self.lock = threading.Lock()
 
     def get(self, key: tuple, make: Callable[[], Any]) -> Any:
-        if key in self.kept:
-            self.kept.move_to_end(key)
-            return self.kept[key]
-        value = self.kept[key] = make()
-        while len(self.kept) > self.limit:
-            self.kept.popitem(last=False)
+        with self.lock:
+            if key in self.kept:
+                self.kept.move_to_end(key)
+                return self.kept[key]
+        value = make()
+        with self.lock:
+            self.kept[key] = value
+            while len(self.kept) > self.limit:
+                self.kept.popitem(last=False)
         return value
 
     def clear(self) -> None:
-        self.kept.clear()
+        with self.lock:
+            self.kept.clear()
 
 
 CACHE = _Cache(4096)
@@ -118,5 +124,6 @@ class AnalysisPass(Pass):
             self.estimate_cost(max(n, m), dim).check(study.budget, f"{self.family} of {seen.name}, head {head}")
         except BudgetError as refusal:
             return {"refused": refusal}
-        key = (type(self).__qualname__, str(self), seen.key, head, batch, study.memory)
+        # the class itself: another of its name, as a notebook makes when a cell runs again, may say something else
+        key = (type(self), str(self), seen.key, head, batch, study.memory)
         return CACHE.get(key, lambda: self.of_pattern(seen, head, batch, study))

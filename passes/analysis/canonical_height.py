@@ -140,8 +140,8 @@ def _series(proof: Morphism, start: Vector, tolerance: float) -> tuple[float, li
 def _start(
     phi: ProjectiveMap, point: Any, tolerance: float, budget: Cost | None
 ) -> tuple[Morphism, Vector] | Undecided:
-    if not 0 < tolerance < 1:
-        raise AnalysisError(f"a tolerance lies in (0, 1), not {tolerance}")
+    if not 1e-300 < tolerance < 1:
+        raise AnalysisError(f"a tolerance lies in (1e-300, 1), not {tolerance}")
     proof = dynamical(phi)
     if isinstance(proof, Undecided):
         return proof

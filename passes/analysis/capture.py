@@ -80,7 +80,7 @@ class CapturedAttention:
         digest = hashlib.sha256(attrs_text(attrs).encode())
         for name, tensor in sorted(self.tensors.items()):
             digest.update(f"{name}{tuple(tensor.shape)}{tensor.dtype}{self.batch}".encode())
-            digest.update(tensor.contiguous().view(torch.uint8).numpy().tobytes())
+            digest.update(tensor.contiguous().reshape(-1).view(torch.uint8).numpy().tobytes())
         return digest.hexdigest()
 
     # --- what the score is made of -------------------------------------------------------------------------
@@ -124,8 +124,20 @@ class CapturedAttention:
         return s if mask is None else s.masked_fill(~self.evaluate(mask, head, start, stop, batch), float("-inf"))
 
     def weights(self, head: int, start: int = 0, stop: int | None = None, batch: int = 0) -> torch.Tensor:
-        """Weights of the queries ``start`` to ``stop``, (rows, keys); a query without any key has zeros."""
-        return torch.softmax(self.scores(head, start, stop, batch), -1).nan_to_num(0.0)
+        """Weights of the queries ``start`` to ``stop``, (rows, keys); a query without any key has zeros.
+
+        Raises AnalysisError where a score is NaN or +inf: such a row has no weights.
+        """
+        scores = self.scores(head, start, stop, batch)
+        bad = scores.isnan() | scores.isposinf()
+        if bool(bad.any()):
+            row, key = bad.nonzero()[0].tolist()
+            raise AnalysisError(
+                f"{self.name} has the score {float(scores[row, key])} of query {start + row} and key {key}, "
+                f"head {head}, batch element {self.batch[batch]}",
+                hint="find where the model's NaN or infinity arises",
+            )
+        return torch.softmax(scores, -1).nan_to_num(0.0)
 
     def stripes(self, head: int, batch: int = 0) -> Iterator[tuple[int, torch.Tensor]]:
         """All weights as (first query, rows), top to bottom, what exists at a time being some 16 MiB."""
@@ -153,7 +165,12 @@ class CapturedAttention:
         return out / counts[:, None]
 
     def pattern(self, head: int, batch: int = 0, *, memory: int = MEMORY) -> Pattern:
-        """The whole matrix where it fits ``memory`` bytes, else means of the smallest power-of-two tiles that do."""
+        """The whole matrix where it fits ``memory`` bytes, else means of the smallest power-of-two tiles that do.
+
+        AnalysisError where not even one number fits.
+        """
+        if memory < 8:
+            raise AnalysisError(f"memory={memory} bytes hold no pattern", hint="one number takes 8 bytes")
         n, m = self.sizes[2:]
         if 8 * n * m <= memory:
             return Pattern("whole", self.whole(head, batch), (n, m))
@@ -164,6 +181,8 @@ class CapturedAttention:
 
     def coarse(self, head: int, batch: int = 0, *, nodes: int = 64) -> Pattern:
         """The pattern pooled to at most ``nodes`` tiles a side, of one size; the whole matrix where it is no longer."""
+        if nodes < 1:
+            raise AnalysisError(f"a pattern cannot be pooled to {nodes} tiles", hint="give 1 or more")
         n, m = self.sizes[2:]
         block = -(-max(n, m) // nodes)
         if block <= 1:
@@ -222,24 +241,34 @@ def _program(terms: list[Expr]) -> Program:
 class Recorder:
     """Takes what `geo.observe` shows: hand it to `aatc.ir.observe.observing`.
 
-    ``batch`` are the batch elements to keep. Attentions are named attend0, attend1, … in the order they ran.
+    ``batch`` are the batch elements to keep. Attentions are named attend0, attend1, … in the order they ran. What is
+    kept are copies in main memory: the model may write into its tensors later. A table with more numbers than q, such
+    as a dense bias, is not copied where it lies there already. ``refused`` is the first AnalysisError
+    that was raised while the model ran, which a compiled model with fallbacks does not hand on.
     """
 
     def __init__(self, batch: Sequence[int] = (0,)):
         self.batch = tuple(batch)
+        if not self.batch or min(self.batch) < 0:
+            raise AnalysisError(f"batch={self.batch} names no batch elements", hint="give positions, 0 or more")
         self.captured: list[CapturedAttention] = []
+        self.refused: AnalysisError | None = None
 
     def __call__(self, op: Op, values: Sequence[torch.Tensor]) -> None:
-        if self.batch and max(self.batch) >= values[0].shape[0]:
-            raise AnalysisError(f"the batch has {values[0].shape[0]} elements, element {max(self.batch)} was asked for")
+        if max(self.batch) >= values[0].shape[0]:
+            error = AnalysisError(
+                f"the batch has {values[0].shape[0]} elements, element {max(self.batch)} was asked for",
+                where=str(op.loc or ""),
+            )
+            self.refused = self.refused or error
+            raise error
         attention = attention_of(op)
         axes = {n: p.attrs[1] for n, p in attention.declared().items()}
         kept = {}
         for name, value in zip(attention.names, values, strict=True):
             value = value.detach()
-            if name in attention.names[:3]:
-                value = value[list(self.batch)]  # a copy: the model may write into its tensors later
-            elif axes.get(name, "").startswith("b") and value.shape[0] > 1:
-                value = value[list(self.batch)]
-            kept[name] = value
+            batched = name in attention.names[:3] or (axes.get(name, "").startswith("b") and value.shape[0] > 1)
+            # tables of pairs stay the model's: nothing of size n² is copied
+            small = value.numel() <= values[0].numel()
+            kept[name] = value[list(self.batch)].cpu() if batched else value.to("cpu", copy=small)
         self.captured.append(CapturedAttention(f"attend{len(self.captured)}", op, kept, self.batch))

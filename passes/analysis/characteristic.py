@@ -83,9 +83,10 @@ def chern_number(
     found = curvature(chain, phases, margin)
     if isinstance(found, Undecided):
         return found
-    around = fundamental_cycle(chain) if cycle is None else np.asarray(cycle, dtype=np.int64)
-    if around.shape != (chain.count(2),) or (chain.boundary(2) @ around).any():
-        raise TransportError(f"the flux is integrated over a 2-cycle of {chain.count(2)} entries")
+    given = fundamental_cycle(chain) if cycle is None else np.asarray(cycle)
+    around = given.astype(np.int64)
+    if around.shape != (chain.count(2),) or (around != given).any() or (chain.boundary(2) @ around).any():
+        raise TransportError(f"the flux is integrated over a 2-cycle of {chain.count(2)} integers")
     number = int(np.dot(around, found.value.integers))
     total = float(np.dot(around, found.value.flux)) / (2 * np.pi)
     witness = FluxWitness(

@@ -27,7 +27,7 @@ from aatc.passes.analysis.homology import (
     summands,
     unit_columns,
 )
-from aatc.passes.analysis.reduction import MinimalModel, apply
+from aatc.passes.analysis.reduction import MinimalModel, apply, exact_rows
 from aatc.passes.analysis.result import Cost, Result, Undecided
 from aatc.passes.analysis.smith import Integers
 from aatc.passes.analysis.verify_cohomology import CocycleWitness
@@ -106,11 +106,9 @@ def coordinates(model: MinimalModel, degree: int, cocycles: Any, coeff: str | in
     """
     field = coefficients(coeff)
     array = np.atleast_2d(np.asarray(cocycles))
-    if array.ndim != 2 or array.shape[1] != model.chain.count(degree):
-        raise ComplexError(f"cochains have the shape (m, {model.chain.count(degree)}), not {np.shape(cocycles)}")
     if array.dtype.kind == "f" and field.name != "Q":
         raise ComplexError(f"floats are no cochains over {field.name}", hint='use coeff="Q", or integers')
-    columns = np.array(array.tolist(), dtype=object).reshape(array.shape).T
+    columns = exact_rows(array, model.chain.count(degree), field.name).T
     derivative = apply(model.chain.coboundary(degree), columns)
     if field.modulus:
         derivative = derivative % field.modulus
@@ -162,7 +160,11 @@ class CohomologyStructure:
     def exterior_derivative(self, form: DifferentialForm) -> DifferentialForm:
         """dω, with dω(σ) = ω(∂σ); over F_p reduced modulo p."""
         values = self.form(form.degree, form.values).values
-        derivative = self.chain.coboundary(form.degree) @ values
+        coboundary = self.chain.coboundary(form.degree)
+        if values.dtype.kind == "O":
+            derivative = apply(coboundary, values[:, None])[:, 0]
+        else:
+            derivative = coboundary @ values
         return DifferentialForm(form.degree + 1, self._reduced(derivative))
 
     def cohomology_classes(self, degree: int) -> AbelianGroup:

@@ -21,7 +21,8 @@ class AnalyzeCohomology(AnalysisPass):
     """Integral homology, cup products and barcodes of every pattern; components and cycles of the data flow.
 
     Barcodes are of the whole matrix up to ``points`` tokens, else of tiles. Groups are those of the clique complex, up
-    to ``dimension``, of the pattern pooled to ``nodes`` tiles, at the threshold at which it becomes connected.
+    to ``dimension``, of the pattern pooled to ``nodes`` tiles, at the threshold at which it becomes connected, or
+    falls into fewest parts where weights of 0 keep it apart.
     """
 
     nodes: int = 32
@@ -85,11 +86,12 @@ class AnalyzeCohomology(AnalysisPass):
 
 
 def connecting_threshold(array: np.ndarray) -> float:
-    """The largest t at which {max(A, Aᵀ) ≥ t} is connected; infinity for a single point."""
+    """The largest t at which {max(A, Aᵀ) ≥ t} has as few components as at any t > 0, which is one unless weights of 0
+    keep parts of it apart; infinity where no two points exchange weight."""
     from aatc.passes.analysis.homotopy_groups import persistent_components
 
-    merges = persistent_components(array).value.merges
-    return float(merges[-1, 0]) if len(merges) else float("inf")
+    merges = persistent_components(array).value.merges[:, 0]
+    return float(merges[merges > 0].min(initial=np.inf))
 
 
 def _pooled(block: int) -> str:

@@ -10,6 +10,7 @@ Reimann et al., Cliques of neurons bound into cavities, Front. Comput. Neurosci.
 
 from __future__ import annotations
 
+import math
 from collections import defaultdict
 from collections.abc import Iterable, Sequence
 from functools import cached_property
@@ -24,6 +25,7 @@ from aatc.passes.analysis.result import AnalysisError
 
 Cells = NDArray[np.int64]
 _CHUNK = 1 << 24
+_FACES = 1 << 22  # faces of one degree that are written down at once
 
 
 class ComplexError(AnalysisError):
@@ -50,8 +52,7 @@ class ChainComplex:
             if m.shape != (counts[k - 1], counts[k]):
                 raise ComplexError(f"∂_{k} has shape {m.shape}, not {(counts[k - 1], counts[k])}")
         for k in range(1, len(maps)):
-            square = maps[k - 1] @ maps[k]
-            if square.nnz and np.any(square.data):
+            if not _compose_to_zero(maps[k - 1], maps[k]):
                 raise ComplexError(f"∂_{k}∂_{k + 1} is not zero")
         self.counts: tuple[int, ...] = tuple(int(c) for c in counts)
         self._maps = tuple(maps)
@@ -88,11 +89,12 @@ class ChainComplex:
         for n in range(1, top + 1):
             blocks: list[list[Any]] = [[None] * (n + 1) for _ in range(n)]
             for i in range(n + 1):
-                one, two = sparse.eye_array(self.count(i)), sparse.eye_array(other.count(n - i))
+                one, two = (sparse.eye_array(c, dtype=np.int64) for c in (self.count(i), other.count(n - i)))
                 if i < n:
-                    blocks[i][i] = (-1) ** i * sparse.kron(one, other.boundary(n - i))
+                    blocks[i][i] = (-1) ** i * sparse.kron(one, other.boundary(n - i)).astype(np.int64)
                 if i > 0:
-                    blocks[i - 1][i] = sparse.kron(self.boundary(i), two)
+                    # An empty product is of floats, and they would round the entries of the others.
+                    blocks[i - 1][i] = sparse.kron(self.boundary(i), two).astype(np.int64)
             boundaries.append(sparse.block_array(blocks).reshape(counts[n - 1], counts[n]))
         return ChainComplex(boundaries, counts)
 
@@ -206,7 +208,7 @@ class SimplicialComplex:
 def from_maximal_simplices(simplices: Iterable[Sequence[int]], dimension: int | None = None) -> SimplicialComplex:
     """The complex of all faces of the given simplices, which may be of several sizes; ``dimension`` cuts it off.
 
-    Raises `ComplexError` for a simplex that names a vertex twice.
+    Raises `ComplexError` for a simplex that names a vertex twice, and above 2²² faces of one size and degree.
     """
     groups: dict[int, list[Any]] = defaultdict(list)
     if isinstance(simplices, np.ndarray):
@@ -221,7 +223,14 @@ def from_maximal_simplices(simplices: Iterable[Sequence[int]], dimension: int | 
         if not parts or not size:
             continue
         rows = _sorted_rows(np.sort(_cell_array(np.concatenate(parts), size - 1), axis=1))
-        for k in range(size if dimension is None else min(size, dimension + 1)):
+        degrees = range(size if dimension is None else min(size, dimension + 1))
+        most = max((math.comb(size, k + 1) for k in degrees), default=0)
+        if len(rows) * most > _FACES:
+            raise ComplexError(
+                f"{len(rows)} simplices with {size} vertices have up to {most} faces of one degree each",
+                hint="lower the dimension, raise the threshold, or pool the tokens to blocks",
+            )
+        for k in degrees:
             choice = np.array(list(combinations(range(size), k + 1)))
             faces[k].append(rows[:, choice].reshape(-1, k + 1))
     top = max(faces, default=-1)
@@ -255,7 +264,7 @@ def threshold_complex(matrix: Any, threshold: float, dimension: int, symmetrise:
     ``symmetrise``: "max" joins i and j where A_ij or A_ji reaches t, "min" where both do, "directed" keeps the arrows
     i → j and gives the directed flag complex. Raises `ComplexError`.
     """
-    reached = _finite_matrix(matrix) >= threshold
+    reached = _reached(matrix, threshold)
     if symmetrise == "directed":
         return directed_flag_complex(reached, dimension)
     if symmetrise not in ("max", "min"):
@@ -270,7 +279,7 @@ def dowker_complex(matrix: Any, threshold: float, dimension: int, side: str = "c
     The two sides have the same homology below ``dimension`` (Dowker's theorem). ``matrix`` may be rectangular. Raises
     `ComplexError`.
     """
-    reached = _finite_matrix(matrix) >= threshold
+    reached = _reached(matrix, threshold)
     if side not in ("rows", "columns"):
         raise ComplexError(f"side is 'rows' or 'columns', not {side!r}")
     sets = np.unique(reached if side == "columns" else reached.T, axis=0)
@@ -350,8 +359,8 @@ def _cliques(after: NDArray[np.bool_], dimension: int, max_cells: int) -> Simpli
 
 def _relation(adjacency: Any) -> NDArray[np.bool_]:
     relation = np.asarray(adjacency)
-    if relation.ndim != 2 or relation.shape[0] != relation.shape[1]:
-        raise ComplexError(f"an adjacency has the shape (n, n), not {relation.shape}")
+    if relation.ndim != 2 or relation.shape[0] != relation.shape[1] or (relation != relation).any():
+        raise ComplexError(f"an adjacency has the shape (n, n) and no NaN; this one has shape {relation.shape}")
     return relation.astype(bool)
 
 
@@ -360,6 +369,22 @@ def _finite_matrix(matrix: Any) -> NDArray[np.float64]:
     if values.ndim != 2 or np.isnan(values).any():
         raise ComplexError(f"a matrix of two axes without NaN is needed, not shape {values.shape}")
     return values
+
+
+def _reached(matrix: Any, threshold: float) -> NDArray[np.bool_]:
+    if np.isnan(threshold):
+        raise ComplexError("a threshold is a number, not NaN")
+    return _finite_matrix(matrix) >= threshold
+
+
+def _compose_to_zero(one: sparse.csc_array, two: sparse.csc_array) -> bool:
+    """Whether the product of integer matrices is zero, also where it leaves int64."""
+    if not (one.nnz and two.nnz):
+        return True
+    largest = (int(max(m.data.max(), -int(m.data.min()))) for m in (one, two))
+    if math.prod(largest) * one.shape[1] < 1 << 63:
+        return not np.any((one @ two).data)
+    return not np.any(one.toarray().astype(object) @ two.toarray().astype(object))
 
 
 def _integer_matrix(matrix: Any, degree: int) -> sparse.csc_array:

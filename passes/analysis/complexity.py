@@ -105,6 +105,8 @@ def tiled_complexity_analysis(
     two running vectors, and the running output, of one head at a time. Raises `AnalysisError`.
     """
     m, d_v = n if keys is None else keys, d if value_dim is None else value_dim
+    if len(tile) != 2:
+        raise AnalysisError(f"a tile is a number of queries and one of keys, not {tile}")
     _positive(n=n, d=d, h=h, keys=m, value_dim=d_v, batch=batch, itemsize=itemsize, queries_a_tile=tile[0])
     _positive(keys_a_tile=tile[1])
     groups = batch * h

@@ -132,6 +132,8 @@ class DerivedAttention:
         (`GradedComplex`, `ChainComplex`, `SimplicialComplex`) are their own."""
         if not isinstance(source, PresentedGroup):
             return GradedComplex.of(source)
+        if source.generators < 0:
+            raise ComplexError(f"a group has 0 or more generators, not {source.generators}")
         if any(len(column) != source.generators for column in source.relations):
             raise ComplexError(f"a relation among {source.generators} generators has as many entries")
         if not source.relations:

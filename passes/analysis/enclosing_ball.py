@@ -35,8 +35,12 @@ def enclosing_ball(points: Any, *, gap: float = 1e-6, steps: int = 2000) -> Resu
     table = np.asarray(points, dtype=np.float64)
     if table.ndim != 2 or 0 in table.shape or not np.isfinite(table).all():
         raise AnalysisError(f"points are finite numbers of shape (m, d), m and d ≥ 1; these have shape {table.shape}")
-    origin = table.mean(0)
-    shifted = table - origin
+    # Powers of two scale without rounding; squares of the scaled numbers neither overflow nor vanish.
+    _, exponent = np.frexp(np.abs(table).max())
+    scaled = np.ldexp(table, -exponent)
+    origin = scaled.mean(0)
+    _, size = np.frexp(np.abs(scaled - origin).max())
+    shifted = np.ldexp(scaled - origin, -size)
     weights = np.zeros(len(table))
     far = int((shifted**2).sum(1).argmax())
     weights[[far, int(((shifted - shifted[far]) ** 2).sum(1).argmax())]] = 0.5
@@ -59,10 +63,10 @@ def enclosing_ball(points: Any, *, gap: float = 1e-6, steps: int = 2000) -> Resu
             weights *= 1 + step
             weights[near] = max(weights[near] - step, 0.0)
         weights /= weights.sum()
-    middle = origin + weights @ shifted
-    radius = float(np.linalg.norm(table - middle, axis=1).max())
-    radius *= 1 + (table.shape[1] + 4) * np.finfo(np.float64).eps
-    mean = weights @ table
-    least = float(np.sqrt(weights @ ((table - mean) ** 2).sum(1)))
+    middle = np.ldexp(origin + np.ldexp(weights @ shifted, size), exponent)
+    rest = np.ldexp(np.ldexp(table, -exponent) - np.ldexp(middle, -exponent), -size)
+    radius = np.linalg.norm(rest, axis=1).max() * (1 + (table.shape[1] + 4) * np.finfo(np.float64).eps)
+    radius = float(np.ldexp(np.ldexp(radius, size), exponent))
+    least = float(np.ldexp(np.ldexp(np.sqrt(weights @ ((rest - weights @ rest) ** 2).sum(1)), size), exponent))
     witness = BallWitness(table, middle, radius, weights)
     return Result(Ball(middle, radius, min(least, radius)), "P2", gap * radius, max(radius - least, 0.0), witness)

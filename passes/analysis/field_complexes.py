@@ -19,10 +19,12 @@ from aatc.passes.analysis.homology import chain_complex, simplicial_map
 
 class FieldComplex:
     """A complex over a field: ``dims`` degree → dimension, ``boundaries`` degree k → ∂_k (dim_{k−1}, dim_k); what is
-    not given is zero. Raises `ComplexError` for wrong shapes and ∂∂ ≠ 0."""
+    not given is zero. Raises `ComplexError` for wrong shapes, negative dimensions and ∂∂ ≠ 0."""
 
     def __init__(self, field: Field, dims: Mapping[int, int], boundaries: Mapping[int, Any]) -> None:
         self.field = field
+        if min(dims.values(), default=0) < 0:
+            raise ComplexError(f"dimensions are not negative, got {dict(dims)}")
         self.dims = {k: n for k, n in sorted(dims.items()) if n}
         self._maps = {k: field.array(m) for k, m in boundaries.items()}
         for k, m in self._maps.items():

@@ -30,6 +30,12 @@ class FundamentalGroup:
     tree: tuple[int, ...] = field(repr=False)
     complex: SimplicialComplex = field(repr=False)
 
+    @property
+    def vertices(self) -> Ints:
+        """The vertices of the component."""
+        edges = self.complex.simplices(1)[list(self.tree)]
+        return np.unique(np.append(edges, self.base))
+
     def order(self, bound: int = 1 << 16) -> int | float | Undecided:
         """The number of elements, infinity, or `Undecided` within ``bound`` cosets."""
         return self.presentation.order(bound)
@@ -44,7 +50,7 @@ class FundamentalGroup:
 
     def universal_cover(self, bound: int = 1 << 12) -> SimplicialComplex | Undecided:
         """The simply connected cover of the component, with order times as many cells; vertices are numbered
-        element · (number of vertices of the component) + place of the vertex.
+        place of the vertex in the component · order + element, so that simplices keep the order of their vertices.
 
         AnalysisError for an infinite group, whose cover is no finite complex.
         """
@@ -184,7 +190,7 @@ def _cover(group: FundamentalGroup, table: Ints) -> SimplicialComplex:
     complex = group.complex
     elements = len(table)
     edges = complex.simplices(1)
-    vertices = np.unique(np.concatenate([[group.base], *(edges[e] for e in group.edge_words)]))
+    vertices = group.vertices
     step = {}
     for e, word in group.edge_words.items():
         at = np.arange(elements)
@@ -199,7 +205,6 @@ def _cover(group: FundamentalGroup, table: Ints) -> SimplicialComplex:
                 continue
             sheets = [np.arange(elements)] + [step[simplex[0], b] for b in simplex[1:]]
             places = np.searchsorted(vertices, simplex)
-            lifted.append(np.stack([s * len(vertices) + v for s, v in zip(sheets, places)], axis=1))
-        # the cover's vertices are numbered sheet by sheet, so simplices ascend only after sorting
-        cells.append(np.sort(np.concatenate(lifted), axis=1) if lifted else np.zeros((0, k + 1), np.int64))
+            lifted.append(np.stack([v * elements + s for s, v in zip(sheets, places)], axis=1))
+        cells.append(np.concatenate(lifted) if lifted else np.zeros((0, k + 1), np.int64))
     return SimplicialComplex(cells)

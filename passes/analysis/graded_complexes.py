@@ -33,7 +33,13 @@ class GradedComplex:
 
     @staticmethod
     def from_boundaries(dims: Mapping[int, int], boundaries: Mapping[int, Any]) -> GradedComplex:
-        """From ranks by degree and ∂_k (rank_{k−1}, rank_k) by degree; what is not given is zero."""
+        """From ranks by degree and ∂_k (rank_{k−1}, rank_k) by degree; what is not given is zero. Raises `ComplexError`
+        for negative ranks and matrices of other shapes."""
+        for k, m in boundaries.items():
+            if np.shape(m) != (dims.get(k - 1, 0), dims.get(k, 0)):
+                raise ComplexError(f"∂_{k} has shape {np.shape(m)}, not {(dims.get(k - 1, 0), dims.get(k, 0))}")
+        if min(dims.values(), default=0) < 0:
+            raise ComplexError(f"ranks are not negative, got {dict(dims)}")
         used = [k for k, n in dims.items() if n]
         low, high = min(used, default=0), max(used, default=0)
         counts = [dims.get(k, 0) for k in range(low, high + 1)]
@@ -74,15 +80,15 @@ class GradedComplex:
 
 @dataclass(frozen=True, eq=False)
 class GradedMap:
-    """A chain map, ``matrices`` degree → (target rank, source rank), zero where not given. Raises `ComplexError` for
-    wrong shapes and matrices that do not commute with ∂."""
+    """A chain map, ``matrices`` degree → (target rank, source rank) of integers, zero where not given. Raises
+    `ComplexError` for wrong shapes, fractions, and matrices that do not commute with ∂."""
 
     source: GradedComplex
     target: GradedComplex
     matrices: Mapping[int, Any]
 
     def __post_init__(self) -> None:
-        object.__setattr__(self, "matrices", {k: sparse.csc_array(m) for k, m in self.matrices.items()})
+        object.__setattr__(self, "matrices", {k: _integer_matrix(m, k) for k, m in self.matrices.items()})
         for k, m in self.matrices.items():
             if m.shape != (self.target.dim(k), self.source.dim(k)):
                 raise ComplexError(
@@ -113,6 +119,20 @@ class GradedMap:
             not np.any((self.matrix(k) - other.matrix(k)).toarray())
             for k in {*self.source.degrees, *self.target.degrees}
         )
+
+
+def _integer_matrix(matrix: Any, degree: int) -> sparse.csc_array:
+    """Two axes, 64-bit integers. Raises `ComplexError`."""
+    try:
+        given = sparse.csc_array(matrix if sparse.issparse(matrix) else np.asarray(matrix))
+        if not np.isfinite(given.data).all():
+            raise ValueError("NaN or infinity")
+        whole = given.astype(np.int64)
+    except (TypeError, ValueError, OverflowError) as wrong:
+        raise ComplexError(f"the map of degree {degree} is no matrix of 64-bit integers") from wrong
+    if np.any(whole.data != given.data):
+        raise ComplexError(f"the map of degree {degree} has entries that are not integers")
+    return whole
 
 
 class BlockLayout:

@@ -14,6 +14,7 @@ from fractions import Fraction
 from typing import Any
 
 import numpy as np
+import sympy
 
 from aatc.passes.analysis.places import RationalError, rational_point
 from aatc.passes.analysis.result import AnalysisError, Result, Verdict
@@ -47,7 +48,7 @@ def arithmetic_height(point: Any, *, affine: bool = False) -> Result[Height]:
     terms is max(|a|, |b|). A single number is affine in any case. The seed's method returned a float; the integer
     inside the logarithm is exact and is what a compiler can use. Raises `RationalError`.
     """
-    coordinates = [point] if isinstance(point, (int, float, Fraction)) else _flat(point)
+    coordinates = [point] if isinstance(point, (int, float, Fraction, np.generic, sympy.Rational)) else _flat(point)
     if affine or len(coordinates) == 1:
         coordinates = [1, *coordinates]
     primitive = primitive_vector(coordinates)
@@ -89,7 +90,7 @@ def integer_constants(values: Any) -> Result[IntegerConstants]:
     array = np.asarray(values)
     if array.dtype.kind not in "fiu" or array.size == 0:
         raise RationalError(f"constants are a non-empty array of real numbers, not {array.dtype} {array.shape}")
-    if array.dtype.itemsize > 8 or (array.dtype.kind != "f" and np.abs(array.astype(object)).max() >= 1 << 53):
+    if array.dtype.itemsize > 8 or (array.dtype.kind != "f" and max(abs(int(x)) for x in array.reshape(-1)) >= 1 << 53):
         raise RationalError(f"constants of type {array.dtype} are not all float64 numbers")
     table = array.astype(np.float64)
     if not np.isfinite(table).all():

@@ -17,7 +17,7 @@ from scipy import sparse
 from scipy.sparse.linalg import lsmr
 
 from aatc.passes.analysis.complexes import ChainComplex, ComplexError, SimplicialComplex
-from aatc.passes.analysis.homology import chain_complex
+from aatc.passes.analysis.homology import betti_numbers, chain_complex
 from aatc.passes.analysis.result import AnalysisError, Cost, Result
 from aatc.passes.analysis.verify_cohomology import HodgeWitness
 
@@ -68,8 +68,12 @@ def star_weights(chain: ChainComplex, degree: int, weights: Sequence[Any] | None
 def hodge_star(
     chain: ChainComplex | SimplicialComplex, degree: int, values: Any, weights: Sequence[Any] | None
 ) -> Reals:
-    """⋆ω: the values (..., count_k) of the dual form on dual cells, weight times value."""
-    return np.asarray(values) * star_weights(chain_complex(chain), degree, weights)
+    """⋆ω: the values (..., count_k) of the dual form on dual cells, weight times value. Raises `ComplexError` and
+    `WeightError`."""
+    star, form = star_weights(chain_complex(chain), degree, weights), np.asarray(values)
+    if form.shape[-1:] != star.shape:
+        raise ComplexError(f"a {degree}-form has the shape (..., {len(star)}), not {form.shape}")
+    return form * star
 
 
 def codifferential(
@@ -96,18 +100,23 @@ def hodge_laplacian(
 def harmonic_forms(
     source: ChainComplex | SimplicialComplex, degree: int, weights: Sequence[Any] | None = None
 ) -> Reals:
-    """A ⋆-orthonormal basis (β_k, count_k) of ker Δ_k, from a dense symmetric eigenproblem.
+    """A ⋆-orthonormal basis (β_k, count_k) of ker Δ_k: the right singular vectors of the β_k least singular values of
+    (d, δ) together, dense.
 
-    An eigenvalue counts as zero below 1e-9 of the largest. Raises `WeightError`.
+    β_k is computed in integers, so that the weights cannot change the number of forms. Of these, only those of degree
+    k matter, because the others scale equations dω = 0 and δω = 0. Raises `WeightError`.
     """
     chain = chain_complex(source)
-    if not chain.count(degree):
+    count = chain.count(degree)
+    _, root, _ = (np.sqrt(star_weights(chain, k, weights)) for k in (degree - 1, degree, degree + 1))
+    if not count:
         return np.zeros((0, 0))
-    root = np.sqrt(star_weights(chain, degree, weights))
-    symmetric = root[:, None] * hodge_laplacian(chain, degree, weights).toarray() / root
-    eigenvalues, vectors = np.linalg.eigh((symmetric + symmetric.T) / 2)
-    kernel = eigenvalues < 1e-9 * max(1.0, eigenvalues[-1])
-    return (vectors[:, kernel] / root[:, None]).T
+    up, down = chain.coboundary(degree).toarray() / root, chain.boundary(degree).toarray() * root
+    equations = np.vstack([up, down, np.zeros((count, count))])
+    sizes = np.linalg.norm(equations, axis=1, keepdims=True)
+    triangle = np.linalg.qr(equations / np.where(sizes > 0, sizes, 1), mode="r")
+    betti = betti_numbers(chain)[degree]
+    return np.linalg.svd(triangle)[2][count - betti :] / root
 
 
 def estimate_cost(counts: Sequence[int], degree: int) -> Cost:
@@ -172,12 +181,15 @@ def cotangent_star(complex: SimplicialComplex, points: Any) -> tuple[Reals, Real
 
     ``points[v]`` is the position of vertex v. ⋆_0: area of the dual cell; ⋆_1: dual length over length,
     (cot α + cot β)/2; ⋆_2: 1/area. Raises `WeightError` where one is not positive, as on triangulations that are not
-    Delaunay: they have no positive circumcentric star.
+    Delaunay: they have no positive circumcentric star; and `ComplexError` for positions that do not fit.
     """
     if complex.dimension != 2:
         raise ComplexError(f"a surface has dimension 2, not {complex.dimension}")
     triangles, faces = complex.cells[2], complex.faces(2)
-    corners = np.asarray(points, dtype=np.float64)[triangles]
+    positions = np.asarray(points, dtype=np.float64)
+    if positions.ndim != 2 or len(positions) <= triangles.max() or triangles.min() < 0:
+        raise ComplexError(f"vertices up to {triangles.max()} need positions of shape (n, d), not {positions.shape}")
+    corners = positions[triangles]
     sides = np.stack([corners[:, 2] - corners[:, 1], corners[:, 0] - corners[:, 2], corners[:, 1] - corners[:, 0]], 1)
     squares = (sides**2).sum(-1)
     dots = -np.stack([(sides[:, (i + 1) % 3] * sides[:, (i + 2) % 3]).sum(-1) for i in range(3)], 1)

@@ -15,7 +15,7 @@ import numpy as np
 from scipy import sparse
 
 from aatc.passes.analysis.complexes import ChainComplex, ComplexError, SimplicialComplex
-from aatc.passes.analysis.reduction import MinimalModel, apply
+from aatc.passes.analysis.reduction import MinimalModel, apply, exact_rows
 from aatc.passes.analysis.result import AnalysisError, Cost, Result
 from aatc.passes.analysis.smith import Integers, check_prime
 
@@ -48,7 +48,7 @@ def coefficients(coeff: str | int) -> Coefficients:
     if coeff in ("Z", "Q"):
         return Coefficients(str(coeff))
     digits = str(coeff).removeprefix("F") if not isinstance(coeff, bool) else ""
-    if not digits.isdigit():
+    if not digits.isdecimal():
         raise CoefficientError(f"coefficients are 'Z', 'Q', 'Fp' or a prime p, not {coeff!r}")
     check_prime(int(digits))
     return Coefficients(f"F{int(digits)}", int(digits))
@@ -172,10 +172,11 @@ def unit_columns(size: int, places: Sequence[int]) -> Integers:
 def homology_coordinates(model: MinimalModel, degree: int, cycles: Any, coeff: str | int = "Z") -> Integers:
     """Coordinates (m, r) of the classes of cycles (m, count_k) in the generators that `homology` returns.
 
-    Torsion coordinates are reduced modulo their orders. Raises `ComplexError` for a chain that is no cycle.
+    Torsion coordinates are reduced modulo their orders. Raises `ComplexError` for a chain that is no cycle, or that has
+    entries which are not integers over Z or F_p.
     """
     field = coefficients(coeff)
-    columns = _exact_rows(cycles, model.chain.count(degree)).T
+    columns = exact_rows(cycles, model.chain.count(degree), field.name).T
     boundary = apply(model.chain.boundary(degree), columns)
     if np.any(boundary % field.modulus if field.modulus else boundary):
         raise ComplexError(f"a chain of degree {degree} is not a cycle over {field.name}")
@@ -190,13 +191,6 @@ def reduce_orders(coordinates: Integers, orders: Sequence[int], field: Coefficie
         if modulus := field.modulus or order:
             out[:, j] %= modulus
     return out
-
-
-def _exact_rows(rows: Any, count: int) -> Integers:
-    array = np.atleast_2d(np.asarray(rows))
-    if array.ndim != 2 or array.shape[1] != count:
-        raise ComplexError(f"chains have the shape (m, {count}), not {np.shape(rows)}")
-    return np.array(array.tolist(), dtype=object).reshape(array.shape)
 
 
 def induced_map(

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from itertools import combinations
+from math import gcd
 from typing import Any
 
 import numpy as np
@@ -22,6 +23,7 @@ from aatc.passes.analysis.homology import AbelianGroup, minimal_model, unit_colu
 from aatc.passes.analysis.reduction import MinimalModel
 from aatc.passes.analysis.result import AnalysisError, Result, Undecided
 from aatc.passes.analysis.smith import invariant_factors
+from aatc.passes.analysis.verify_homotopy import CoverWitness
 
 
 @dataclass(frozen=True)
@@ -86,7 +88,7 @@ class HomotopyGroups:
 def homotopy_groups(
     complex: SimplicialComplex, base: int | None = None, *, bound: int = 1 << 12, cells: int = 1 << 17
 ) -> Result[HomotopyGroups]:
-    """π₁, π₂ and π₃ at ``base``; P1.
+    """π₁, π₂ and π₃ at ``base``; P1. The witness is the universal cover with H₂, where that was decided.
 
     bound: cosets for the order of π₁; cells: cells that the universal cover may have. π₂ and π₃ are `Undecided` for an
     infinite or undecided π₁, and π₃ also where the exact sequence leaves the extension open, or Γ has torsion that a
@@ -106,7 +108,15 @@ def homotopy_groups(
     assert isinstance(cover, SimplicialComplex)
     model = minimal_model(cover)
     second = _homology_group(model, 2)
-    return Result(HomotopyGroups(group, order, second, _third(cover, model, second)), "P1")
+    witness = CoverWitness(_component_cells(group), cover.cells, int(order), (second.free_rank, second.torsion))
+    return Result(HomotopyGroups(group, order, second, _third(cover, model, second)), "P1", witness=witness)
+
+
+def _component_cells(group: FundamentalGroup) -> tuple[np.ndarray, ...]:
+    """The cells of the base point's component by the places of their vertices in it."""
+    inside = group.vertices
+    found = [np.searchsorted(inside, c[np.isin(c[:, 0], inside)]) for c in group.complex.cells]
+    return tuple(c for c in found if len(c))
 
 
 def _homology_group(model: MinimalModel, degree: int) -> AbelianGroup:
@@ -128,7 +138,7 @@ def gamma(group: AbelianGroup) -> list[int]:
     even n, Γ(A ⊕ B) = Γ(A) ⊕ Γ(B) ⊕ A ⊗ B."""
     orders = [*[0] * group.free_rank, *group.torsion]
     squares = [t if t % 2 else 2 * t for t in orders]
-    return squares + [int(np.gcd(a, b)) for a, b in combinations(orders, 2)]
+    return squares + [gcd(a, b) for a, b in combinations(orders, 2)]
 
 
 def _third(cover: SimplicialComplex, model: MinimalModel, second: AbelianGroup) -> AbelianGroup | Undecided:
@@ -143,7 +153,7 @@ def _third(cover: SimplicialComplex, model: MinimalModel, second: AbelianGroup) 
     matrix = np.concatenate([relations, orders]) if summands else relations
     factors = [int(f) for f in invariant_factors(matrix)] if matrix.size else []
     kernel = abelian(3, len(summands) - len(factors), factors)
-    if third.torsion and (kernel.free_rank or kernel.torsion):
+    if any(gcd(a, b) != 1 for a in third.torsion for b in kernel.orders):
         return Undecided("split extensions", f"π₃ is an extension of {third} by {kernel}")
     return abelian(3, kernel.free_rank + third.free_rank, [*kernel.torsion, *third.torsion])
 

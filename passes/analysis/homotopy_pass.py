@@ -20,8 +20,10 @@ from aatc.passes.base import register
 class AnalyzeHomotopy(AnalysisPass):
     """Components, homotopy groups and the threshold spectral sequence of every pattern; loops of the data flow.
 
-    The space is the clique complex, up to ``dimension``, of the pattern pooled to ``nodes`` tiles, at the threshold at
-    which it becomes connected; ``bound`` cosets are tried for the order of its fundamental group.
+    Components are those of {max(A, Aᵀ) ≥ 1/m} on the pattern A pooled to m ≤ ``nodes`` tiles. The space is the clique
+    complex, up to ``dimension``, of this pattern at the threshold at which it becomes connected, or, where weights of
+    0 keep it apart, falls into fewest parts; its groups are those of the first tile's part. ``bound`` cosets are tried
+    for the order of its fundamental group.
     """
 
     nodes: int = 32
@@ -45,10 +47,16 @@ class AnalyzeHomotopy(AnalysisPass):
         pooled = seen.coarse(head, batch, nodes=self.nodes)
         given: tuple[str, ...] = (f"tiles of {pooled.block} tokens",)
         merges = persistent_components(pooled.array).value.merges[:, 0]
-        found: dict[str, Any] = {"components": Result(1 + int((merges < 1 / m).sum()), "P1", assumptions=given)}
+        # even weights, which rounding puts on either side of 1/m, are edges
+        apart = int((merges < (1 - 1e-9) / len(pooled.array)).sum())
+        even = (*given, f"weights of at least 1/{len(pooled.array)}")
+        found: dict[str, Any] = {"components": Result(1 + apart, "P1", assumptions=even)}
+        merges = merges[merges > 0]
         if not len(merges):
             return found
-        threshold = float(merges[-1])
+        threshold, parts = float(merges[-1]), len(pooled.array) - len(merges)
+        if parts > 1:
+            given = (*given, f"{parts} parts that exchange no weight")
         found["connecting_threshold"] = Result(threshold, "P2", 1e-6, assumptions=given)
         complex = threshold_complex(pooled.array, threshold, self.dimension)
         given = (*given, f"threshold {threshold:.4g}", f"cliques up to dimension {self.dimension}")
@@ -62,7 +70,7 @@ class AnalyzeHomotopy(AnalysisPass):
         levels = levels_by_weight(complex, pooled.array, thresholds.tolist())
         sequence = spectral_sequence(complex, levels, "F2")
         found["spectral_sequence_converges_at"] = Result(sequence.value.converges_at, "P1", assumptions=given)
-        found["likeliest_path"] = _across(pooled.array, given[:1])
+        found["likeliest_path"] = _across(pooled.array, even[:1])
         return found
 
     def of_module(self, module: Module) -> Mapping[str, Any]:

@@ -95,13 +95,21 @@ class Quasicategory:
         return {f: root(f) for f in parent}
 
     def homotopy_class(self, f: Simplex) -> Simplex:
-        """The representative of the class of an arrow: the first one that is homotopic to it."""
+        """The representative of the class of an arrow: the first one that is homotopic to it. AnalysisError for what is
+        no arrow."""
+        self._ends_of(f)
         return self._class_of[f]
+
+    def _ends_of(self, f: Simplex) -> tuple[Name, Name]:
+        """Source and target. AnalysisError for what is no 1-simplex."""
+        if f not in self._class_of:
+            raise AnalysisError(f"{f!r} is no arrow: arrows are the 1-simplices of the set")
+        return self.set.vertex(f, 0), self.set.vertex(f, 1)
 
     def homotopic(self, f: Simplex, g: Simplex) -> Verdict:
         """Whether two arrows x → y are homotopic: there is a 2-simplex with faces d_2 = id_x, d_0 = f, d_1 = g. In a
         quasicategory this is an equivalence relation. The witness is the 2-simplex."""
-        ends = [(self.set.vertex(h, 0), self.set.vertex(h, 1)) for h in (f, g)]
+        ends = [self._ends_of(h) for h in (f, g)]
         if ends[0] != ends[1]:
             raise AnalysisError(f"arrows {ends[0]} and {ends[1]} do not have the same ends")
         unit = self.identity(ends[0][0])
@@ -112,7 +120,7 @@ class Quasicategory:
     def compose(self, f: Simplex, g: Simplex) -> Result[tuple[Simplex, ...]]:
         """All composites of first f, then g: the faces d_1 of the fillers of the horn (f, –, g); they are homotopic to
         each other. The witness is one filler. AnalysisError for arrows that do not fit."""
-        if self.set.vertex(f, 1) != self.set.vertex(g, 0):
+        if self._ends_of(f)[1] != self._ends_of(g)[0]:
             raise AnalysisError(f"{f.name!r} ends at another object than {g.name!r} starts from")
         fillers = self._by_edges.get((f, g), [])
         composites = tuple(dict.fromkeys(self.set.face(z, 1) for z in fillers))
@@ -125,8 +133,10 @@ class Quasicategory:
         """Hom^R(x, y) up to dimension ``level``: its n-simplices are the (n+1)-simplices whose last vertex is y and
         whose face opposite to it is degenerate at x. Names are (dimension, simplex). It is a skeleton.
 
-        AnalysisError where the quasicategory is a skeleton of dimension ≤ ``level``.
+        AnalysisError where the quasicategory is a skeleton of dimension ≤ ``level``, and for ``level`` < 0.
         """
+        if level < 0:
+            raise AnalysisError(f"a mapping space has simplices of dimension 0 and more, not {level}")
         if self.set.skeleton is not None and level + 1 > self.set.skeleton:
             raise AnalysisError(
                 f"simplices of dimension {level + 1} are needed, the skeleton has dimension {self.set.skeleton}"

@@ -14,7 +14,7 @@ import numpy as np
 from aatc.passes.analysis.contraction import dobrushin_coefficient, doeblin_bound
 from aatc.passes.analysis.markov import unique_stationary
 from aatc.passes.analysis.result import Cost, Result
-from aatc.passes.analysis.stochastic import PatternError, row_stochastic
+from aatc.passes.analysis.stochastic import PatternError, real_array, row_stochastic
 from aatc.passes.analysis.verify_information import FlowWitness
 
 PAIRS_LIMIT = 256  # rows up to which the stability is exact
@@ -31,7 +31,7 @@ def _log_ratio(joint: np.ndarray, product: np.ndarray) -> np.ndarray:
 
 
 def _joint(table: Any, axes: int) -> np.ndarray:
-    joint = np.asarray(table, dtype=np.float64)
+    joint = real_array(table, "a joint distribution")
     if joint.ndim < axes or joint.size == 0:
         raise PatternError(f"a joint distribution of {axes} variables has {axes} last axes, not shape {joint.shape}")
     flat = row_stochastic(joint.reshape(-1, int(np.prod(joint.shape[-axes:]))))
@@ -85,9 +85,10 @@ def index_information(pattern: Any, values: Any) -> Result[IndexInformation]:
     Values are compared bit by bit. Raises `PatternError`.
     """
     matrix, table = row_stochastic(pattern), np.asarray(values)
-    if matrix.ndim != 2 or table.ndim == 0 or len(table) != matrix.shape[1]:
-        raise PatternError(f"a pattern {matrix.shape} needs one value per key, not values of shape {table.shape}")
-    _, label = np.unique(table.reshape(len(table), -1), axis=0, return_inverse=True)
+    if matrix.ndim != 2 or table.ndim == 0 or len(table) != matrix.shape[1] or table.dtype.hasobject:
+        raise PatternError(f"a pattern {matrix.shape} needs one value per key, not {table.dtype} {table.shape}")
+    rows = np.ascontiguousarray(table.reshape(len(table), -1))
+    _, label = np.unique(rows.view(np.uint8), axis=0, return_inverse=True)
     merged = np.zeros((len(matrix), int(label.max()) + 1))
     np.add.at(merged.T, label.reshape(-1), matrix.T)
     value = IndexInformation(-_plogp(merged).sum(-1), -_plogp(matrix).sum(-1))
@@ -101,7 +102,7 @@ def information_density(pattern: Any, stationary: Any) -> np.ndarray:
     Its mean over steps π_i A_ij is the information flow. ``stationary`` is (..., m), the law of the columns. Raises
     `PatternError`.
     """
-    matrix, law = row_stochastic(pattern), np.asarray(stationary, dtype=np.float64)
+    matrix, law = row_stochastic(pattern), real_array(stationary, "a law")
     if law.shape != (*matrix.shape[:-2], matrix.shape[-1]) or not (law >= 0).all():
         raise PatternError(f"the law of the columns of a pattern {matrix.shape} is no array of shape {law.shape}")
     columns = np.broadcast_to(law[..., None, :], matrix.shape)

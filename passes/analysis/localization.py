@@ -143,7 +143,7 @@ class LocalizedAttention:
             return Result(model, "P1", witness=model.witness() if small else None)
         if not isinstance(attention, Category):
             raise AnalysisError(f"a complex or a finite category is localised, not a {type(attention).__name__}")
-        if isinstance(weak_equiv, str) and weak_equiv != "all":
+        if weak_equiv != "all" and (isinstance(weak_equiv, str) or not isinstance(weak_equiv, Iterable)):
             raise AnalysisError(f"the arrows to be inverted are 'all' or a set of names, not {weak_equiv!r}")
         estimate_cost(attention).check(self.budget, f"Ore's conditions of {len(attention.arrows)} arrows")
         inverted = closure(attention, attention.arrows if weak_equiv == "all" else weak_equiv)

@@ -23,6 +23,7 @@ from aatc.passes.analysis.verify_arithmetic import ChromaticWitness
 Polynomial = tuple[int, ...]
 Neighbours = dict[int, frozenset[int]]
 GRAPHS = 20000
+NESTED = 300  # graphs that are taken apart inside one another, each two calls deep
 
 
 class InterferenceError(AnalysisError):
@@ -53,13 +54,21 @@ class MotivicClass:
         return next(q for q in range(len(self.coefficients)) if self.points(q) > 0)
 
 
+def _live_ranges(intervals: Iterable[tuple[int, int]]) -> list[tuple[int, int]]:
+    ranges = []
+    for i, (start, end) in enumerate(intervals):
+        if start % 1 != 0 or end % 1 != 0:
+            raise InterferenceError(f"live range {i} goes from {start} to {end}: these are numbers of steps, integers")
+        if end < start:
+            raise InterferenceError(f"live range {i} ends at {end}, before its start {start}")
+        ranges.append((int(start), int(end)))
+    return ranges
+
+
 def interference_graph(intervals: Iterable[tuple[int, int]]) -> nx.Graph:
     """Vertices 0, 1, ... for live ranges [start, end); an edge where two overlap. An empty range interferes with
     nothing. Raises `InterferenceError`."""
-    ranges = [(int(start), int(end)) for start, end in intervals]
-    for i, (start, end) in enumerate(ranges):
-        if end < start:
-            raise InterferenceError(f"live range {i} ends at {end}, before its start {start}")
+    ranges = _live_ranges(intervals)
     graph = nx.Graph()
     graph.add_nodes_from(range(len(ranges)))
     active: list[int] = []
@@ -72,12 +81,14 @@ def interference_graph(intervals: Iterable[tuple[int, int]]) -> nx.Graph:
 
 def _neighbours(graph: Any) -> Neighbours:
     if isinstance(graph, nx.Graph):
-        if graph.is_directed() or any(u == v for u, v in graph.edges):
+        if graph.is_directed() or nx.number_of_selfloops(graph):
             raise InterferenceError("interference is symmetric, and nothing interferes with itself")
         index = {v: i for i, v in enumerate(graph.nodes)}
         return {i: frozenset(index[w] for w in graph.neighbors(v)) for v, i in index.items()}
-    table = np.asarray(graph) != 0
-    if table.ndim != 2 or table.shape[0] != table.shape[1] or (table != table.T).any() or np.diagonal(table).any():
+    given = np.asarray(graph)
+    table = given != 0
+    wrong = table.ndim != 2 or table.shape[0] != table.shape[1] or bool((given != given).any())
+    if wrong or (table != table.T).any() or np.diagonal(table).any():
         raise InterferenceError(f"an interference matrix (n, n) is symmetric with zero diagonal; got {table.shape}")
     return {i: frozenset(int(j) for j in np.flatnonzero(row)) for i, row in enumerate(table)}
 
@@ -112,7 +123,7 @@ def _simplicial(graph: Neighbours) -> int | None:
 
 
 class _Bounded(Exception):
-    """More graphs than allowed."""
+    """More graphs, or more of them inside one another, than allowed."""
 
 
 @dataclass
@@ -121,6 +132,7 @@ class _Chromatic:
 
     limit: int
     table: dict[frozenset[tuple[int, frozenset[int]]], Polynomial]
+    depth: int = 0
 
     def of(self, graph: Neighbours) -> Polynomial:
         factor: Polynomial = (1,)
@@ -135,8 +147,12 @@ class _Chromatic:
         key = frozenset(graph.items())
         if key not in self.table:
             if len(self.table) >= self.limit:
-                raise _Bounded
+                raise _Bounded(f"{self.limit} graphs")
+            if self.depth >= NESTED:
+                raise _Bounded(f"{NESTED} nested graphs")
+            self.depth += 1
             self.table[key] = self._branch(graph)
+            self.depth -= 1
         return _multiply(factor, self.table[key])
 
     def _branch(self, graph: Neighbours) -> Polynomial:
@@ -173,15 +189,15 @@ def motivic_class(graph: Any, *, graphs: int = GRAPHS) -> Result[MotivicClass] |
     """The class χ_G(L) of the complement of a graph's arrangement: a networkx graph, or a matrix (n, n).
 
     Chordal graphs, such as interference graphs of live ranges on a line, factor as ∏(q − d_i) along an elimination
-    order. Others go by deletion and contraction; `Undecided` after ``graphs`` different graphs. The numbers are exact.
-    Raises `InterferenceError`.
+    order. Others go by deletion and contraction; `Undecided` after ``graphs`` different graphs, or 300 nested ones. The
+    numbers are exact. Raises `InterferenceError`.
     """
     near = _neighbours(graph)
     edges = np.array([(v, w) for v in near for w in near[v] if v < w], dtype=np.int64).reshape(-1, 2)
     try:
         value = MotivicClass(_Chromatic(graphs, {}).of(near))
-    except _Bounded:
-        return Undecided(f"{graphs} graphs", f"{len(near)} vertices and {len(edges)} edges")
+    except _Bounded as bound:
+        return Undecided(str(bound), f"{len(near)} vertices and {len(edges)} edges")
     witness = ChromaticWitness(len(near), edges, value.coefficients, _elimination(near))
     return Result(value, "P0", witness=witness)
 
@@ -192,7 +208,7 @@ def legal_assignments(intervals: Iterable[tuple[int, int]], buffers: int) -> int
     `InterferenceError`."""
     if buffers < 0:
         raise InterferenceError(f"a number of buffers is at least 0, not {buffers}")
-    ranges = [(int(start), int(end)) for start, end in intervals]
+    ranges = _live_ranges(intervals)
     graph = interference_graph(ranges)
     count, placed = 1, set[int]()
     for i in sorted(graph.nodes, key=lambda i: ranges[i][0]):

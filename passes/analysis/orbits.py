@@ -141,7 +141,8 @@ def estimate_cost(phi: ProjectiveMap, start: Vector, steps: int) -> Cost:
     """What ``steps`` exact steps take: the last numbers have about dⁿ(h(x) + log‖F‖) digits."""
     terms = sum(len(form) for form in phi.forms)
     norm = max(sum(abs(c) for c in form.values()) for form in phi.forms)
-    bits = (log_height(start) + math.log(norm + 1) + 1) * 1.5 * float(phi.degree) ** steps
+    growth = math.exp(min(steps * math.log(max(phi.degree, 1)), 300.0))  # already beyond every budget
+    bits = (log_height(start) + math.log(norm + 1) + 1) * 1.5 * growth
     return Cost(seconds=1e-5 * steps * terms + 1e-9 * terms * phi.degree * bits**1.6 / 60, bytes=bits * (terms + 4) / 4)
 
 

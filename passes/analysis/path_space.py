@@ -220,7 +220,7 @@ class AttentionPath:
         components of K_t, `BudgetError`, AnalysisError for tokens that are not there."""
         self.estimate_cost().check(self.budget, f"paths among {len(self.pattern)} tokens")
         for v in (start, end):
-            if not 0 <= v < len(self.pattern):
+            if v not in range(len(self.pattern)):
                 raise AnalysisError(f"there is no token {v}", hint=f"tokens run from 0 to {len(self.pattern) - 1}")
         complex = threshold_complex(self.pattern, self.threshold, 2)
         group = fundamental_group(complex, start)

@@ -129,6 +129,8 @@ def rips_persistence(
         raise FiltrationError(f"a dissimilarity is symmetric (n, n) with zero diagonal, got shape {d.shape}")
     if (d < 0).any():
         raise FiltrationError("a dissimilarity is at least 0", hint="attention_dissimilarity makes one")
+    if np.isnan(threshold) or max_degree < 0:
+        raise FiltrationError(f"no persistence in degrees up to {max_degree} with the threshold {threshold}")
     check_prime(modulus)
     d = np.where(d <= threshold, d, np.inf)
     np.fill_diagonal(d, 0.0)
@@ -160,11 +162,13 @@ def attention_persistence(
     """`rips_persistence` of `attention_dissimilarity` of one head's matrix (n, n).
 
     Only the ``edges_per_token``·n strongest pairs are joined (None: all), and a ``threshold`` among the options cuts
-    further. The bars are those of the whole filtration up to that threshold.
+    further. The bars are those of the whole filtration up to that threshold. Raises as they do.
     """
     d = attention_dissimilarity(attention, kind, symmetrise)
     threshold = options.pop("threshold", np.inf)
     if edges_per_token is not None:
+        if not edges_per_token >= 0 or np.isinf(edges_per_token):
+            raise FiltrationError(f"edges_per_token is a number, at least 0, or None, not {edges_per_token}")
         threshold = min(threshold, edge_threshold(d, int(edges_per_token * len(d))))
     return rips_persistence(d, max_degree, threshold=threshold, **options)
 
@@ -199,6 +203,9 @@ def _ripser(d: Reals, max_degree: int, modulus: int, representatives: bool) -> t
     from ripser import ripser
 
     finite = np.isfinite(d)
+    # A power of two brings the largest number near 1: single precision has a short range.
+    _, exponent = np.frexp(d[finite].max(initial=0.0))
+    d = np.ldexp(d, -exponent)
     top = float(d[finite].max(initial=0.0))
     if finite.all():
         # Beyond the enclosing radius the complex is a cone, so nothing is born or dies there.
@@ -215,7 +222,7 @@ def _ripser(d: Reals, max_degree: int, modulus: int, representatives: bool) -> t
             order = np.lexsort((bars[:, 1], bars[:, 0]))
             kept.append(tuple(group[i].astype(np.int64) for i in order if bars[i, 0] < bars[i, 1]) if k else ())
         cocycles = tuple(kept)
-    return found["dgms"], cocycles
+    return [np.ldexp(bars.astype(np.float64), exponent) for bars in found["dgms"]], cocycles
 
 
 def _gudhi(d: Reals, max_degree: int, modulus: int, representatives: bool) -> tuple[list[Any], None]:
@@ -365,9 +372,12 @@ def bottleneck_distance(one: Any, two: Any) -> float:
     """The bottleneck distance of two barcodes (m, 2) of one degree: bars may be matched to the diagonal.
 
     Exact: a binary search over the candidate costs with bipartite matchings, O((m + n)³) at worst. Infinite where the
-    numbers of bars without end differ.
+    numbers of bars without end differ. Raises `FiltrationError`.
     """
-    a, b = (np.asarray(x, dtype=np.float64).reshape(-1, 2) for x in (one, two))
+    a, b = (np.asarray(x, dtype=np.float64) for x in (one, two))
+    if any((x.size and (x.ndim != 2 or x.shape[1] != 2)) or np.isnan(x).any() for x in (a, b)):
+        raise FiltrationError(f"barcodes have the shape (m, 2) and no NaN, not {a.shape} and {b.shape}")
+    a, b = a.reshape(-1, 2), b.reshape(-1, 2)
     endless = [np.sort(x[np.isinf(x[:, 1]), 0]) for x in (a, b)]
     if len(endless[0]) != len(endless[1]):
         return float("inf")

@@ -55,7 +55,7 @@ def rational_point(coordinates: Iterable[Any]) -> tuple[Fraction, ...]:
 def valuation(x: Any, prime: int) -> int:
     """v_p(x), the exponent of the prime p in x ≠ 0. Raises `RationalError` for x = 0 and for a p that is no prime."""
     value = rational(x)
-    if not sympy.isprime(prime):
+    if prime % 1 != 0 or not sympy.isprime(prime):
         raise RationalError(f"{prime} is no prime")
     if value == 0:
         raise RationalError(f"the valuation of 0 at {prime} is infinite")

@@ -18,6 +18,9 @@ from aatc.passes.analysis.result import AnalysisError, Undecided
 Word = tuple[int, ...]
 #: Relators longer than this are not substituted into others: Tietze moves would swell the presentation.
 LONGEST = 64
+# Letters that one elimination may add to the other relators, and that the words of the eliminated generators may have
+# for each generator there was: chains of relators such as a_i = a_{i+1}² double them at every step.
+_GROWTH, _LETTERS = 1 << 12, 1 << 10
 
 
 def inverse(word: Word) -> Word:
@@ -52,6 +55,8 @@ class Presentation:
     relators: tuple[Word, ...] = ()
 
     def __post_init__(self) -> None:
+        if self.generators < 0:
+            raise AnalysisError(f"a presentation has 0 or more generators, not {self.generators}")
         for w in self.relators:
             if any(g == 0 or abs(g) > self.generators for g in w):
                 raise AnalysisError(f"relator {w} has letters beyond ±{self.generators}, or 0")
@@ -84,7 +89,8 @@ class Presentation:
 
     def simplified(self, longest: int = LONGEST) -> Presentation:
         """An isomorphic presentation after Tietze moves: generators that a relator expresses by others are eliminated,
-        shortest relators first, as long as the words that are put in their place are at most ``longest`` long."""
+        shortest relators first, as long as the words that are put in their place are at most ``longest`` long and
+        neither the other relators nor the words of eliminated generators swell."""
         return self.simplification(longest)[0]
 
     def simplification(self, longest: int = LONGEST) -> tuple[Presentation, tuple[Word, ...]]:
@@ -120,6 +126,9 @@ class _Tietze:
         self.known: set[Word] = set()
         self.queue: deque[int] = deque()
         self.eliminated: list[tuple[int, Word]] = []
+        # how often a generator occurs, before cancellation, in the words of all generators there were
+        self.uses: dict[int, int] = dict.fromkeys(self.holders, 1)
+        self.letters = p.generators
         self.fresh = 0
         for w in sorted(map(cyclically_reduced, p.relators), key=len):
             self._add(w)
@@ -172,7 +181,7 @@ class _Tietze:
             return
         g = min(once, key=lambda x: len(self.holders[abs(x)]))
         growth = (len(word) - 2) * (len(self.holders[abs(g)]) - 1)
-        if len(word) > 3 and growth > 4 * self.longest:
+        if (len(word) > 3 and growth > 4 * self.longest) or self._swells(index, abs(g)):
             return
         self._drop(index)
         at = word.index(g)
@@ -180,8 +189,19 @@ class _Tietze:
         value = value if g > 0 else inverse(value)
         self._substitute(abs(g), value)
 
+    def _swells(self, index: int, g: int) -> bool:
+        """Whether putting the rest of this relator for g makes other relators or the words of generators too long."""
+        more = len(self.relators[index]) - 2
+        others = sum(abs(x) == g for n in self.holders[g] if n != index for x in self.relators[n])
+        letters = self.letters + self.uses[g] * more
+        return more > 0 and (more * others > _GROWTH or letters > _LETTERS * self.count)
+
     def _substitute(self, g: int, value: Word) -> None:
         back = inverse(value)
+        uses = self.uses.pop(g)
+        self.letters += uses * (len(value) - 1)
+        for x in value:
+            self.uses[abs(x)] += uses
         for index in list(self.holders[g]):
             word = self._drop(index)
             out: list[int] = []
@@ -198,7 +218,24 @@ def _mapped(word: Word, image: Mapping[int, Word]) -> Word:
 
 def canonical(word: Word) -> Word:
     """The least among the rotations of a cyclic word and of its inverse."""
-    return min(w[i:] + w[:i] for w in (word, inverse(word)) for i in range(len(w))) if word else ()
+    return min(_least_rotation(word), _least_rotation(inverse(word)))
+
+
+def _least_rotation(w: Word) -> Word:
+    """In linear time: of two starts that agree in k letters, the worse one and the k starts after it are out."""
+    i, j, k, n = 0, 1, 0, len(w)
+    while j < n and i < n and k < n:
+        a, b = w[(i + k) % n], w[(j + k) % n]
+        if a == b:
+            k += 1
+            continue
+        if a > b:
+            i += k + 1
+        else:
+            j += k + 1
+        j, k = j + (i == j), 0
+    start = min(i, j)
+    return w[start:] + w[:start]
 
 
 def coset_table(p: Presentation, subgroup: Sequence[Word], bound: int = 1 << 16) -> list[list[int]] | Undecided:

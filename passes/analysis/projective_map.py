@@ -72,13 +72,15 @@ def normalised(vector: Sequence[Any]) -> tuple[int, ...]:
 def homogeneous_map(forms: Sequence[Mapping[tuple[int, ...], Any]]) -> ProjectiveMap:
     """The map of the given forms, exponents → rational coefficient; common denominators and contents are removed.
 
-    Raises `MapError` unless all are homogeneous of one degree in as many variables as there are forms.
+    Raises `MapError` unless all are homogeneous of one degree, at least 1, in as many variables as there are forms.
     """
     degrees = {sum(powers) for form in forms for powers, c in form.items() if c}
     lengths = {len(powers) for form in forms for powers in form}
-    negative = any(e < 0 for form in forms for powers in form for e in powers)
+    negative = any(e < 0 for form in forms for powers in form for e in powers) or degrees == {0}
     if len(forms) < 2 or len(degrees) != 1 or lengths != {len(forms)} or negative:
-        raise MapError(f"{len(forms)} forms need one degree in as many variables; these have degrees {sorted(degrees)}")
+        raise MapError(
+            f"{len(forms)} forms need one degree ≥ 1 in as many variables; these have degrees {sorted(degrees)}"
+        )
     flat = [rational(c) for form in forms for c in form.values()]
     scaled = iter(primitive_vector(flat))
     whole = [{powers: next(scaled) for powers in form} for form in forms]

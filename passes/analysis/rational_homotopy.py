@@ -16,6 +16,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from fractions import Fraction
 from functools import lru_cache
+from itertools import islice, pairwise
 from math import lcm
 from typing import Any
 
@@ -27,10 +28,13 @@ from aatc.passes.analysis.fundamental_group import fundamental_group
 from aatc.passes.analysis.homology import minimal_model, unit_columns
 from aatc.passes.analysis.result import AnalysisError, Result, Undecided
 from aatc.passes.analysis.smith import rank
+from aatc.passes.analysis.verify_homotopy import LoopWitness
 
 Letters = tuple[int, ...]
 #: Words of the bar complex in one degree beyond which the answer is left undecided.
 WORDS = 4096
+#: Cells in one degree beyond which it is too: the homotopy of the model is kept as dense matrices of exact numbers.
+CELLS = 4096
 
 
 @dataclass(frozen=True)
@@ -104,7 +108,7 @@ class RationalModel:
 
     # --- the bar complex -----------------------------------------------------------------------------------
     def words(self, degree: int) -> Iterator[Letters]:
-        """Words of suspended generators whose degrees add up to ``degree``."""
+        """Words of suspended generators whose degrees add up to ``degree``; needs H¹ = 0."""
         if degree == 0:
             yield ()
         for n, g in enumerate(self.generators):
@@ -124,39 +128,62 @@ class RationalModel:
             sign *= (-1) ** (self.generators[word[start]].degree - 1)
         return {w: v for w, v in out.items() if v != 0}
 
-    def loop_betti(self, top: int) -> list[int] | Undecided:
-        """dim H_i(ΩX; Q) for i = 0, …, top."""
+    def bar_complex(self, top: int) -> BarComplex | Undecided:
+        """Words of degree 0, …, top + 1 and b on those up to ``top``. AnalysisError where H¹ is not zero: then there
+        are infinitely many words of a degree."""
+        if any(g.degree == 1 for g in self.generators):
+            raise AnalysisError("the bar complex is finite in each degree only where H¹(X; Q) is zero")
         basis = []
         for d in range(top + 2):
-            words = []
-            for w in self.words(d):
-                words.append(w)
-                if len(words) > WORDS:
-                    return Undecided(f"{WORDS} words of the bar complex", f"degree {d} has more")
+            words = list(islice(self.words(d), WORDS + 1))
+            if len(words) > WORDS:
+                return Undecided(f"{WORDS} words of the bar complex", f"degree {d} has more")
             basis.append(words)
-        ranks = [self._rank(basis[d], basis[d + 1]) for d in range(top + 1)]
-        return [len(basis[d]) - ranks[d] - (ranks[d - 1] if d else 0) for d in range(top + 1)]
+        maps = []
+        for source, target in pairwise(basis):
+            place = {w: n for n, w in enumerate(target)}
+            maps.append(tuple({place[w]: v for w, v in self.differential(x).items()} for x in source))
+        return BarComplex(tuple(map(len, basis)), tuple(maps))
 
-    def _rank(self, source: list[Letters], target: list[Letters]) -> int:
-        place = {w: n for n, w in enumerate(target)}
-        rows = []
-        for w in source:
-            image = self.differential(w)
-            if image:
-                scale = lcm(*(Fraction(v).denominator for v in image.values()))
-                row = [0] * len(target)
-                for key, v in image.items():
-                    row[place[key]] = int(v * scale)
-                rows.append(row)
-        return rank(np.array(rows, dtype=object)) if rows else 0
+    def loop_betti(self, top: int) -> list[int] | Undecided:
+        """dim H_i(ΩX; Q) for i = 0, …, top. AnalysisError as for `bar_complex`."""
+        bar = self.bar_complex(top)
+        return bar if isinstance(bar, Undecided) else bar.betti()
+
+
+@dataclass(frozen=True)
+class BarComplex:
+    """``words[d]``: how many words of degree d there are; ``differentials[d]``: the image of each, place → value."""
+
+    words: tuple[int, ...]
+    differentials: tuple[tuple[dict[int, Fraction], ...], ...]
+
+    def betti(self) -> list[int]:
+        """The dimensions of the cohomology, in all degrees but the last."""
+        ranks = [0]
+        for d, images in enumerate(self.differentials):
+            rows = np.zeros((len(images), self.words[d + 1]), dtype=object)
+            for row, image in zip(rows, images):
+                scale = lcm(*(v.denominator for v in image.values()))
+                for n, v in image.items():
+                    row[n] = int(v * scale)
+            ranks.append(rank(rows))
+        return [self.words[d] - ranks[d] - ranks[d + 1] for d in range(len(self.differentials))]
 
 
 def homotopy_ranks(loop_betti: list[int]) -> tuple[int, ...]:
-    """dim π_{i+1} ⊗ Q for i = 1, …, from dim H_i(ΩX; Q), i = 0, …: the series divided by one factor after another."""
+    """dim π_{i+1} ⊗ Q for i = 1, …, from dim H_i(ΩX; Q), i = 0, …: the series divided by one factor after another.
+    AnalysisError for numbers that are those of no loop space."""
+    if loop_betti and loop_betti[0] != 1:
+        raise AnalysisError(
+            f"the loops of a simply connected space are connected: H_0 has not dimension {loop_betti[0]}"
+        )
     series = [Fraction(b) for b in loop_betti]
     ranks = []
     for i in range(1, len(series)):
         r = int(series[i])
+        if r < 0:
+            raise AnalysisError(f"there is no loop space with Betti numbers {list(loop_betti)}: π_{i + 1} has rank {r}")
         ranks.append(r)
         for _ in range(r):
             if i % 2:  # divide by 1 + tⁱ
@@ -169,16 +196,25 @@ def homotopy_ranks(loop_betti: list[int]) -> tuple[int, ...]:
 
 
 def rational_homotopy(complex: SimplicialComplex, top: int = 7, *, bound: int = 1 << 12) -> Result[Any]:
-    """(dim π_2 ⊗ Q, …, dim π_top ⊗ Q) of a connected, simply connected complex; P1.
+    """(dim π_2 ⊗ Q, …, dim π_top ⊗ Q) of a connected, simply connected complex; P1. The witness is the bar complex.
 
-    The value is `Undecided` where simple connectivity is not settled within ``bound`` cosets, or the bar complex grows
-    beyond `WORDS` words in a degree. AnalysisError where the fundamental group is not trivial or X is not connected.
+    The value is `Undecided` where simple connectivity is not settled within ``bound`` cosets, the bar complex grows
+    beyond `WORDS` words in a degree, or the complex has more than `CELLS` cells in one. AnalysisError where the
+    fundamental group is not trivial or X is not connected, and for ``top`` < 1.
     """
+    if top < 1:
+        raise AnalysisError(f"groups are counted from π_2 to π_top, and top is {top}")
     refused = simply_connected(complex, bound)
     if refused is not None:
         return Result(refused, "P1")
-    betti = RationalModel(complex).loop_betti(top - 1)
-    return Result(betti if isinstance(betti, Undecided) else homotopy_ranks(betti), "P1")
+    if max(complex.counts) > CELLS:
+        return Result(Undecided(f"{CELLS} cells of one degree", f"there are {max(complex.counts)}"), "P1")
+    bar = RationalModel(complex).bar_complex(top - 1)
+    if isinstance(bar, Undecided):
+        return Result(bar, "P1")
+    ranks = homotopy_ranks(bar.betti())
+    boundaries = tuple(complex.boundary(k) for k in range(complex.dimension + 1))
+    return Result(ranks, "P1", witness=LoopWitness(boundaries, bar.words, bar.differentials, ranks))
 
 
 def simply_connected(complex: SimplicialComplex, bound: int) -> Undecided | None:

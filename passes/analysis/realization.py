@@ -98,7 +98,9 @@ class Realization:
         return self.geometry.euler_characteristic
 
     def point(self, z: Simplex, values: Sequence[Any]) -> Point:
-        """The normal form of (z, t), z of any kind and t ∈ Δⁿ (divided by its sum). Raises `PointError`."""
+        """The normal form of (z, t), z of any kind and t ∈ Δⁿ (divided by its sum). Raises `PointError`, and
+        AnalysisError for a simplex that is not there."""
+        self._check(z)
         t = weights(values)
         if len(t) != z.dimension + 1:
             raise PointError(f"a simplex of dimension {z.dimension} has {z.dimension + 1} coordinates, not {len(t)}")
@@ -113,6 +115,11 @@ class Realization:
             z = self.set.face(self.set.simplex(z.name), empty)
             t = tuple(pushed[:empty] + pushed[empty + 1 :])
 
+    def _check(self, z: Simplex) -> None:
+        """AnalysisError for a simplex that is none of the set."""
+        if self.set.simplex(z.name).dimension != z.onto[-1]:
+            raise AnalysisError(f"{z} is no simplex of this set: {z.name!r} has another dimension")
+
     def coordinates(self, point: Point) -> NDArray[np.float64]:
         """In R^N, N the number of vertices, vertex i at the i-th unit vector: (N,). One to one where the geometry is
         embedded; else simplices with the same vertices fall together."""
@@ -125,7 +132,9 @@ class Realization:
 
     # --- affine singular simplices -------------------------------------------------------------------------
     def singular(self, z: Simplex, rows: Sequence[Sequence[Any]]) -> SingularSimplex:
-        """The normal form of the affine map that sends vertex i of Δⁿ to the point (z, rows[i])."""
+        """The normal form of the affine map that sends vertex i of Δⁿ to the point (z, rows[i]). Raises `PointError`,
+        and AnalysisError for a simplex that is not there."""
+        self._check(z)
         exact = [weights(row) for row in rows]
         if not exact or any(len(row) != z.dimension + 1 for row in exact):
             raise PointError(

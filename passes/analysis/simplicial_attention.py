@@ -13,6 +13,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from aatc.passes.analysis.complexes import directed_flag_complex
 from aatc.passes.analysis.result import AnalysisError, Cost, Result, Undecided
@@ -47,10 +48,20 @@ class SimplexTable:
         return tuple(z for z in self.simplices if not z.is_degenerate)
 
 
+def _square(arrows: Any) -> NDArray[np.bool_]:
+    """A copy of the relation. AnalysisError unless it is square."""
+    relation = np.array(arrows, dtype=bool)
+    if relation.ndim != 2 or relation.shape[0] != relation.shape[1]:
+        raise AnalysisError(f"a relation has the shape (n, n), not {relation.shape}")
+    return relation
+
+
 def path_category(arrows: Any, *, limit: int = 4096) -> Category:
     """The free category on an acyclic digraph (n, n): objects 0, …, n − 1, arrows the directed paths as tuples of
-    vertices, (v,) the identities. AnalysisError where there is a directed cycle, or more than ``limit`` paths."""
-    relation = np.asarray(arrows, dtype=bool) & ~np.eye(len(arrows), dtype=bool)
+    vertices, (v,) the identities. AnalysisError where there is a directed cycle, or more than ``limit`` paths, and for
+    a relation that is not square."""
+    relation = _square(arrows)
+    np.fill_diagonal(relation, False)
     grown: list[tuple[int, ...]] = [(v,) for v in range(len(relation))]
     paths = list(grown)
     for _ in range(len(relation)):
@@ -71,8 +82,10 @@ def path_category(arrows: Any, *, limit: int = 4096) -> Category:
 
 
 def preorder_category(arrows: Any) -> Category:
-    """The reflexive and transitive closure of a relation (n, n) as a category on 0, …, n − 1."""
-    relation = np.asarray(arrows, dtype=bool) | np.eye(len(arrows), dtype=bool)
+    """The reflexive and transitive closure of a relation (n, n) as a category on 0, …, n − 1. AnalysisError for another
+    shape."""
+    relation = _square(arrows)
+    np.fill_diagonal(relation, True)
     for k in range(len(relation)):
         relation |= relation[:, k : k + 1] & relation[k : k + 1]
     return Category.of_poset(range(len(relation)), lambda i, j: bool(relation[i, j]))
@@ -81,7 +94,8 @@ def preorder_category(arrows: Any) -> Category:
 class SimplicialAttention:
     """N(Att) of a pattern (n, n): the simplicial set that ``kind`` names (see the module's text), up to ``dimension``.
 
-    AnalysisError for a pattern that is not square or holds NaN, and as the kinds say.
+    AnalysisError for a pattern that is not square or holds NaN, a threshold that is NaN, a negative dimension, and as
+    the kinds say.
     """
 
     def __init__(
@@ -92,6 +106,8 @@ class SimplicialAttention:
         values = np.asarray(pattern, dtype=np.float64)
         if values.ndim != 2 or values.shape[0] != values.shape[1] or np.isnan(values).any():
             raise AnalysisError(f"a pattern is a square matrix without NaN, not of shape {values.shape}")
+        if np.isnan(threshold) or dimension < 0:
+            raise AnalysisError(f"no simplices of dimension {dimension} are kept at the threshold {threshold}")
         self.kind, self.dimension, self.budget = kind, dimension, budget or Cost()
         reached = values >= threshold
         if kind == "flag":

@@ -69,7 +69,7 @@ class SimplicialSet:
     def _check(self, x: Name) -> None:
         z = self.simplex(x)
         for f in self.faces[x]:
-            if f.onto[0] or any(b - a not in (0, 1) for a, b in zip(f.onto, f.onto[1:])):
+            if not f.onto or f.onto[0] or any(b - a not in (0, 1) for a, b in zip(f.onto, f.onto[1:])):
                 raise AnalysisError(f"a face of {x!r} is no image under a monotone surjection: {f}")
             if f.dimension != z.dimension - 1 or self._dimension.get(f.name) != f.onto[-1]:
                 raise AnalysisError(f"a face of {x!r} is no simplex of dimension {z.dimension - 1}: {f}")
@@ -133,7 +133,7 @@ class SimplicialSet:
     def chain_complex(self) -> ChainComplex:
         """Normalised chains: non-degenerate simplices, degenerate faces being zero. Of a skeleton, the homology of the
         top degree is too large."""
-        counts = [len(names) for names in self.by_dimension[: self.dimension + 1]]
+        counts = [len(names) for names in self.by_dimension[: max(self.dimension, 0) + 1]]
         place = [{x: n for n, x in enumerate(names)} for names in self.by_dimension]
         boundaries = []
         for k in range(1, len(counts)):
@@ -209,8 +209,10 @@ def kan_condition(
     dimension.
 
     `Undecided` when there are more than ``limit`` horns, or simplices of one dimension. A skeleton has fillers below
-    its bound only: AnalysisError where ``top`` is above it.
+    its bound only: AnalysisError where ``top`` is above it, and for ``top`` < 1.
     """
+    if top < 1:
+        raise AnalysisError(f"horns have dimension 1 and more, and top is {top}")
     if x.skeleton is not None and top > x.skeleton:
         raise AnalysisError(f"this is a skeleton of dimension {x.skeleton}: horns of dimension {top} lack fillers")
     counts: dict[tuple[int, int], tuple[int, int]] = {}
@@ -290,8 +292,8 @@ def of_levels(
 @dataclass(frozen=True)
 class Category:
     """A finite category: ``objects``; ``arrows`` name → (source, target), identities included under ``identity[x]``;
-    ``compose[f, g]`` is first f, then g, for every pair that fits. Raises AnalysisError where units or associativity
-    fail."""
+    ``compose[f, g]`` is first f, then g, for every pair that fits and for no other. Raises AnalysisError where units or
+    associativity fail."""
 
     objects: tuple[Name, ...]
     arrows: Mapping[Name, tuple[Name, Name]]
@@ -302,10 +304,19 @@ class Category:
         ends = {x for pair in self.arrows.values() for x in pair}
         if set(self.identity) != set(self.objects) or not ends <= set(self.objects):
             raise AnalysisError("every object has one identity, and arrows run between the objects")
-        fitting = [(f, g) for f, g in product(self.arrows, repeat=2) if self.arrows[f][1] == self.arrows[g][0]]
+        for x, e in self.identity.items():
+            if self.arrows.get(e) != (x, x):
+                raise AnalysisError(f"the identity {e!r} of {x!r} is no arrow from {x!r} to itself")
+        leaving: dict[Name, list[Name]] = {x: [] for x in self.objects}
+        for f, (x, _) in self.arrows.items():
+            leaving[x].append(f)
+        fitting = [(f, g) for f, (_, y) in self.arrows.items() for g in leaving[y]]
         missing = [p for p in fitting if p not in self.compose]
         if missing:
             raise AnalysisError(f"the composite of {missing[0][0]!r} and {missing[0][1]!r} is not given")
+        if len(fitting) < len(self.compose):
+            f, g = next(iter(set(self.compose) - set(fitting)))
+            raise AnalysisError(f"{f!r} and {g!r} do not fit, but a composite is given")
         for f, g in fitting:
             if self.arrows.get(self.compose[f, g]) != (self.arrows[f][0], self.arrows[g][1]):
                 raise AnalysisError(f"the composite of {f!r} and {g!r} is no arrow between their outer ends")
@@ -313,7 +324,7 @@ class Category:
             if self.compose[self.identity[a], f] != f or self.compose[f, self.identity[b]] != f:
                 raise AnalysisError(f"composing {f!r} with an identity changes it")
         for f, g in fitting:
-            for h in (h for h in self.arrows if self.arrows[h][0] == self.arrows[g][1]):
+            for h in leaving[self.arrows[g][1]]:
                 if self.compose[self.compose[f, g], h] != self.compose[f, self.compose[g, h]]:
                     raise AnalysisError(f"({f!r}, {g!r}, {h!r}) does not compose associatively")
 
@@ -328,8 +339,11 @@ class Category:
 
     @staticmethod
     def of_group(table: Sequence[Sequence[int]]) -> Category:
-        """One object, an arrow for each element; ``table[a][b]`` is first a, then b; element 0 is the identity."""
+        """One object, an arrow for each element; ``table[a][b]`` is first a, then b; element 0 is the identity.
+        AnalysisError for a table that is not square or makes no monoid."""
         n = len(table)
+        if any(len(row) != n for row in table):
+            raise AnalysisError(f"a table of {n} elements has {n} entries in each row")
         compose = {(a, b): table[a][b] for a, b in product(range(n), repeat=2)}
         return Category(("*",), {a: ("*", "*") for a in range(n)}, {"*": 0}, compose)
 

@@ -127,7 +127,7 @@ def rank(matrix: Any, modulus: int | None = None) -> int:
 
 def check_prime(p: int) -> None:
     """Raise `IntegerMatrixError` unless ``p`` is a prime."""
-    if p < 2 or any(p % q == 0 for q in range(2, int(p**0.5) + 1)):
+    if not isinstance(p, (int, np.integer)) or p < 2 or any(p % q == 0 for q in range(2, int(p**0.5) + 1)):
         raise IntegerMatrixError(f"{p} is not a prime, so there is no field with integers modulo it")
 
 
@@ -137,7 +137,7 @@ SparseColumns = dict[int, dict[int, int]]
 def sparse_columns(matrix: Any) -> tuple[SparseColumns, tuple[int, int]]:
     """The nonzero columns as dictionaries row → entry, and the shape."""
     if sparse.issparse(matrix):
-        array = sparse.coo_array(matrix)
+        array = sparse.csc_array(matrix).tocoo()  # adds up entries that are given twice
         entries = list(zip(*(a.tolist() for a in (*array.coords, array.data))))
         shape = array.shape
     else:
@@ -145,7 +145,7 @@ def sparse_columns(matrix: Any) -> tuple[SparseColumns, tuple[int, int]]:
         entries, shape = [(i, j, dense[i, j]) for i, j in zip(*np.nonzero(dense))], dense.shape
     columns: SparseColumns = {}
     for i, j, value in entries:
-        if int(value) != value:
+        if value % 1 != 0:  # also for infinities and NaN
             raise IntegerMatrixError(f"the entry {value!r} at {(i, j)} is not an integer")
         if value:
             columns.setdefault(int(j), {})[int(i)] = int(value)

@@ -70,7 +70,9 @@ class SpectralSequence:
         return self.pages[-1].r
 
     def page(self, r: int) -> Page:
-        """E^r for every r ≥ 0."""
+        """E^r for every r ≥ 0. AnalysisError below."""
+        if r < 0:
+            raise AnalysisError(f"pages are counted from E⁰, and r is {r}")
         return self.pages[min(r, len(self.pages) - 1)]
 
     def differential(self, r: int, p: int, q: int) -> np.ndarray:
@@ -116,7 +118,7 @@ def spectral_sequence(
     chain, ring = chain_complex(source), coefficients(coeff)
     if ring.name == "Z":
         raise AnalysisError("pages are computed over a field", hint="coeff='Q' or a prime field such as 'F2'")
-    levels = [np.asarray(x, dtype=np.int64) for x in levels]
+    levels = [_integers(x, f"levels of degree {k}") for k, x in enumerate(levels)]
     _check(chain, levels)
     pairs: list[Pair] = []
     taken: set[tuple[int, int]] = set()
@@ -136,6 +138,16 @@ def spectral_sequence(
     matrices = tuple(chain.boundary(k) for k in range(len(chain.counts)))
     witness = FiltrationWitness(matrices, tuple(tuple(x.tolist()) for x in levels), ring.modulus, tuple(pairs), single)
     return Result(found, "P1", witness=witness)
+
+
+def _integers(values: Any, what: str) -> np.ndarray:
+    """A vector of 64-bit integers. AnalysisError for anything else, also for fractions and NaN."""
+    given = np.asarray(values)
+    if given.ndim == 1 and not given.size:
+        return np.zeros(0, dtype=np.int64)
+    if given.ndim != 1 or given.dtype.kind not in "iuf" or not (np.isfinite(given) & (given == np.round(given))).all():
+        raise AnalysisError(f"{what} are integers in one row, not {given.dtype} {given.shape}")
+    return given.astype(np.int64)
 
 
 def _check(chain: ChainComplex, levels: Sequence[np.ndarray]) -> None:
@@ -224,40 +236,47 @@ def _page(r: int, pairs: Sequence[Pair], single: Sequence[tuple[int, int, int]])
 @verify.register
 def _(witness: FiltrationWitness) -> float:
     """The number of statements about the adapted basis that fail: ∂ of each kept chain has its leading cell where the
-    pair says and lies in its level, chains lead with their own cell, every cell is used once, and the number of pairs
-    of each degree is the rank of ∂ by elimination without regard to levels."""
-    failed = 0
+    pair says and lies in its level, chains lead with their own cell, every cell is used once, single cells have their
+    level; and for every two levels the pairs from one of at most p to one above q are as many as the rank of ∂ between
+    these, by elimination, which decides all pages."""
+    levels = witness.levels
+    failed = sum(levels[d][n] != level for d, level, n in witness.single)
     used: list[tuple[int, int]] = [(d, n) for d, _, n in witness.single]
     for x in witness.pairs:
         used += [(x.degree, x.high), (x.degree - 1, x.low)]
-        levels, below = witness.levels[x.degree], witness.levels[x.degree - 1]
+        above, below = levels[x.degree], levels[x.degree - 1]
         dense = witness.boundaries[x.degree].toarray()
         image = [sum(v * int(dense[i, j]) for j, v in x.chain.items()) for i in range(dense.shape[0])]
         image = [v % witness.modulus if witness.modulus else v for v in image]
-        failed += levels[x.high] != x.source or below[x.low] != x.target or not image[x.low]
+        failed += above[x.high] != x.source or below[x.low] != x.target or not image[x.low]
         failed += any(v and below[i] > x.target for i, v in enumerate(image))
-        failed += x.high not in x.chain or any(levels[j] > x.source for j in x.chain)
-    failed += len(set(used)) != len(used) or len(used) != sum(map(len, witness.levels))
-    for k in range(1, len(witness.levels)):
-        failed += sum(x.degree == k for x in witness.pairs) != _plain_rank(witness.boundaries[k], witness.modulus)
+        failed += x.high not in x.chain or any(above[j] > x.source for j in x.chain)
+    failed += len(set(used)) != len(used) or len(used) != sum(map(len, levels))
+    for k in range(1, len(levels)):
+        gaps = [(x.source, x.target) for x in witness.pairs if x.degree == k]
+        dense = witness.boundaries[k].toarray()
+        for q in {*levels[k - 1], min(levels[k - 1], default=0) - 1}:
+            rows = [i for i, level in enumerate(levels[k - 1]) if level > q]
+            for p, found in _ranks_by_level(dense[rows], levels[k], witness.modulus).items():
+                failed += found != sum(source <= p and target > q for source, target in gaps)
     return float(failed)
 
 
-def _plain_rank(matrix: Any, modulus: int) -> int:
-    """Rank by row elimination on dense exact numbers."""
-    rows = [[_scalar(int(v), modulus) for v in row] for row in matrix.toarray()]
-    rank = 0
-    for column in range(matrix.shape[1]):
-        at = next((n for n in range(rank, len(rows)) if rows[n][column]), None)
-        if at is None:
-            continue
-        rows[rank], rows[at] = rows[at], rows[rank]
-        for n in range(rank + 1, len(rows)):
-            if rows[n][column]:
-                factor = _divide(rows[n][column], rows[rank][column], modulus)
-                rows[n] = [_scalar_of(a - factor * b, modulus) for a, b in zip(rows[n], rows[rank])]
-        rank += 1
-    return rank
+def _ranks_by_level(matrix: np.ndarray, levels: Sequence[int], modulus: int) -> dict[int, int]:
+    """The rank of the columns up to each level, by elimination of one column after another."""
+    leading: dict[int, list[Any]] = {}
+    ranks = {}
+    for j in sorted(range(matrix.shape[1]), key=levels.__getitem__):
+        column = [_scalar(int(v), modulus) for v in matrix[:, j]]
+        for i, other in sorted(leading.items()):
+            if column[i]:
+                factor = column[i]
+                column = [_scalar_of(a - factor * b, modulus) for a, b in zip(column, other)]
+        first = next((i for i, v in enumerate(column) if v), None)
+        if first is not None:
+            leading[first] = [_divide(v, column[first], modulus) for v in column]
+        ranks[levels[j]] = len(leading)
+    return ranks
 
 
 def _scalar_of(value: Any, modulus: int) -> Any:
@@ -267,13 +286,18 @@ def _scalar_of(value: Any, modulus: int) -> Any:
 # --- filtrations -------------------------------------------------------------------------------------------
 def levels_by_weight(complex: SimplicialComplex, weights: Any, thresholds: Sequence[float]) -> list[np.ndarray]:
     """Levels by falling thresholds t_0 > t_1 > …: a simplex enters with the first one that all its pairs reach, the
-    weight of a pair being max(A_ij, A_ji). What reaches none has the level len(thresholds), vertices have level 0."""
-    a = np.asarray(weights, dtype=np.float64)
+    weight of a pair being max(A_ij, A_ji). What reaches none has the level len(thresholds), vertices have level 0.
+    AnalysisError for weights that are not square, hold NaN or lack a vertex, and for thresholds that do not fall."""
+    a, falling = np.asarray(weights, dtype=np.float64), np.asarray(thresholds, dtype=np.float64)
+    vertices = complex.simplices(0)[:, 0]
+    if a.ndim != 2 or a.shape[0] != a.shape[1] or np.isnan(a).any():
+        raise AnalysisError(f"weights are a square matrix without NaN, not of shape {a.shape}")
+    if len(vertices) and not 0 <= vertices[0] <= vertices[-1] < len(a):
+        raise AnalysisError(f"the vertices {vertices[0]} to {vertices[-1]} index weights of shape {a.shape}")
+    if falling.ndim != 1 or np.isnan(falling).any() or np.any(np.diff(falling) >= 0):
+        raise AnalysisError(f"thresholds fall strictly, got {thresholds}")
     both = np.maximum(a, a.T)
-    levels = [np.zeros(len(complex.simplices(0)), dtype=np.int64)]
-    falling = np.asarray(thresholds, dtype=np.float64)
-    if np.any(np.diff(falling) >= 0):
-        raise AnalysisError(f"thresholds fall strictly, got {list(thresholds)}")
+    levels = [np.zeros(len(vertices), dtype=np.int64)]
     for k in range(1, complex.dimension + 1):
         cells = complex.simplices(k)
         least = np.full(len(cells), np.inf)
@@ -287,7 +311,7 @@ def levels_by_weight(complex: SimplicialComplex, weights: Any, thresholds: Seque
 def levels_by_map(complex: SimplicialComplex, vertex_map: Any) -> list[np.ndarray]:
     """Serre's filtration for a simplicial map: the level of a simplex is the dimension of its image. ``vertex_map`` are
     the images of the vertices in the order of ``simplices(0)``."""
-    image = np.asarray(vertex_map, dtype=np.int64)
+    image = _integers(vertex_map, "images of vertices")
     vertices = complex.simplices(0)[:, 0]
     if image.shape != vertices.shape:
         raise AnalysisError(f"{len(vertices)} vertices need as many images, got {image.shape}")
@@ -309,9 +333,13 @@ class SpectralAttention:
         self.coeff = coeff
 
     def initialize_sequence(self, filtration: Any) -> tuple[Any, Sequence[Any]]:
-        """(complex, levels)."""
+        """(complex, levels). AnalysisError for what is neither a pair nor a triple, and for no thresholds."""
         if len(filtration) == 2:
             return filtration[0], filtration[1]
+        if len(filtration) != 3 or not len(filtration[1]):
+            raise AnalysisError(
+                "a filtration is (complex, levels), or (weights, thresholds, dimension) with thresholds"
+            )
         from aatc.passes.analysis.complexes import threshold_complex
 
         weights, thresholds, dimension = filtration

@@ -123,8 +123,11 @@ def perturbation_response(pattern: Any, perturbation: Any, values: Any | None = 
     Keys of weight 0 are masked: their shifts count for nothing. Without ``values`` (m, d) the output is the pattern
     itself. The residual is the most by which a row exceeds a bound. Raises `PatternError` and `AnalysisError`.
     """
-    p = row_stochastic(pattern)
-    shift = np.broadcast_to(np.asarray(perturbation, dtype=np.float64), p.shape)
+    p, given = row_stochastic(pattern), np.asarray(perturbation, dtype=np.float64)
+    try:
+        shift = np.broadcast_to(given, p.shape)
+    except ValueError:
+        raise PatternError(f"shifts of a pattern {p.shape} do not have shape {given.shape}") from None
     kept = p > 0
     if not np.isfinite(shift[kept]).all():
         raise AnalysisError("a shift of a score that is not masked must be finite")

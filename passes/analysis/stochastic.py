@@ -1,4 +1,5 @@
-"""Attention patterns as row-stochastic matrices: what every information and Markov analysis checks first."""
+"""Attention patterns as row-stochastic matrices: what every information and Markov analysis checks first, and the
+elimination of states that the exact ones share."""
 
 from __future__ import annotations
 
@@ -8,9 +9,22 @@ import numpy as np
 
 from aatc.passes.analysis.result import AnalysisError
 
+PANEL = 64  # states eliminated between two products of matrices
+
 
 class PatternError(AnalysisError):
     """A pattern that is not a row-stochastic matrix, or whose shape does not fit what it is used with."""
+
+
+def real_array(values: Any, what: str) -> np.ndarray:
+    """``values`` as a float64 array without NaN. Raises `PatternError`, also for rows of several lengths."""
+    try:
+        array = np.asarray(values, dtype=np.float64)
+    except (TypeError, ValueError, RuntimeError) as cause:
+        raise PatternError(f"{what} of type {type(values).__name__} is no array of real numbers: {cause}") from cause
+    if np.isnan(array).any():
+        raise PatternError(f"{what} has a NaN at {tuple(np.argwhere(np.isnan(array))[0].tolist())}")
+    return array
 
 
 def row_stochastic(pattern: Any, *, square: bool = False, atol: float = 1e-5) -> np.ndarray:
@@ -19,7 +33,13 @@ def row_stochastic(pattern: Any, *, square: bool = False, atol: float = 1e-5) ->
     Masked entries are exact zeros. Rows whose sum is within ``atol`` of 1 are divided by it, so that patterns which
     were normalised in float32 are stochastic to float64. Raises `PatternError`, also for a fully masked row.
     """
-    matrix = np.asarray(pattern)
+    try:
+        matrix = np.asarray(pattern)
+    except (TypeError, ValueError, RuntimeError) as cause:
+        raise PatternError(
+            f"a {type(pattern).__name__} does not turn into one array: {cause}",
+            hint="give rows of one length; of a tensor, .detach().float().cpu()",
+        ) from cause
     if matrix.ndim < 2 or 0 in matrix.shape or (square and matrix.shape[-1] != matrix.shape[-2]):
         wanted = "(..., n, n)" if square else "(..., n, m)"
         raise PatternError(f"a pattern has shape {wanted} with n ≥ 1, not {matrix.shape}")
@@ -40,7 +60,34 @@ def row_stochastic(pattern: Any, *, square: bool = False, atol: float = 1e-5) ->
 
 def distribution(weights: Any, n: int, *, atol: float = 1e-5) -> np.ndarray:
     """A probability vector (n,) in float64. Raises `PatternError`."""
-    vector = np.asarray(weights, dtype=np.float64)
+    vector = real_array(weights, "a distribution")
     if vector.shape != (n,):
         raise PatternError(f"a distribution on {n} states has shape ({n},), not {vector.shape}")
     return row_stochastic(vector[None], atol=atol)[0]
+
+
+def eliminated(matrix: np.ndarray, keep: int) -> np.ndarray:
+    """The chain (n, n) with the states n − 1, ..., ``keep`` eliminated in this order, without a subtraction.
+
+    The block [:keep, :keep] is the chain watched on the states that stay, its rows not divided by their sums. Beside
+    it, row j ≥ keep holds left of the diagonal the steps of j to states that were not yet eliminated, s_j their sum,
+    and column j above the diagonal the steps to j over s_j: on the states from ``keep`` on,
+    I − A = (I − C) diag(s) (I − diag(s)⁻¹R), C that strict upper and R that strict lower triangle (Grassmann, Taksar,
+    Heyman). Every entry is exact to some n ulps, however rarely the chain moves. Products are taken PANEL states at a
+    time. Raises `PatternError` where a probability of leaving underflows.
+    """
+    work = matrix.copy()
+    for end in range(len(work), keep, -PANEL):
+        begin = max(end - PANEL, keep)
+        for last in range(end - 1, begin - 1, -1):
+            leaving = work[last, :last].sum()
+            if leaving < np.finfo(np.float64).tiny:
+                raise PatternError(
+                    f"the chain leaves state {last} with probability {leaving:.1e}, below the range of float64",
+                    hint="set such entries to 0",
+                )
+            work[:last, last] /= leaving
+            work[begin:last, :last] += np.outer(work[begin:last, last], work[last, :last])
+            work[:begin, begin:last] += np.outer(work[:begin, last], work[last, begin:last])
+        work[:begin, :begin] += work[:begin, begin:end] @ work[begin:end, :begin]
+    return work

@@ -123,7 +123,9 @@ class FluxWitness:
 
 
 def _largest(*arrays: Any) -> float:
-    return float(max((abs(value) for array in arrays for value in np.asarray(array).ravel()), default=0))
+    """The largest absolute value; infinite where there is a NaN, which no comparison would find."""
+    values = [abs(value) for array in arrays for value in np.asarray(array).ravel()]
+    return float("inf") if any(value != value for value in values) else float(max(values, default=0))
 
 
 def _times(one: Integers, two: Integers) -> Integers:
@@ -133,6 +135,11 @@ def _times(one: Integers, two: Integers) -> Integers:
     if not one.shape[1]:
         return np.zeros((one.shape[0], two.shape[1]), dtype=object)
     return np.asarray(one, dtype=object) @ np.asarray(two, dtype=object)
+
+
+def _apart(one: float, two: float) -> float:
+    """|a − b|, 0 for equal infinities."""
+    return 0.0 if one == two else abs(one - two)
 
 
 def _unit(size: int) -> Integers:
@@ -218,10 +225,10 @@ def _(witness: BarcodeWitness) -> float:
         support, filled = np.flatnonzero(cycle % p), np.flatnonzero(filling % p)
         if not len(support) or (np.isfinite(death) and not len(filled)):
             return float("inf")
-        worst = max(worst, _largest((witness.boundary @ cycle) % p), abs(witness.values[support].max() - birth))
+        worst = max(worst, _largest((witness.boundary @ cycle) % p, _apart(witness.values[support].max(), birth)))
         if len(filled):
             bounded = (witness.boundary_above @ filling - cycle) % p
-            worst = max(worst, _largest(bounded), abs(witness.values_above[filled].max() - death))
+            worst = max(worst, _largest(bounded, _apart(witness.values_above[filled].max(), death)))
     for chains, values in ((witness.cycles, witness.values), (witness.fillings, witness.values_above)):
         last = _last_cells(chains, values, p)
         worst = max(worst, float(len(last) - len(set(last))))
@@ -246,22 +253,19 @@ def _(witness: HodgeWitness) -> float:
     h = witness.harmonic
     exact = witness.below @ witness.potential
     coexact = (witness.above.T @ (high * witness.copotential)) / here
-    scale = max(1.0, _largest(witness.form))
-    return (
-        _largest(
-            witness.form - exact - coexact - h,
-            witness.above @ h,
-            (witness.below.T @ (here * h)) / low,
-            float(np.dot(here * exact, coexact)),
-        )
-        / scale
+    found = _largest(
+        witness.form - exact - coexact - h,
+        witness.above @ h,
+        (witness.below.T @ (here * h)) / low,
+        float(np.dot(here * exact, coexact)),
     )
+    return found / max(1.0, _largest(witness.form)) if np.isfinite(found) else float("inf")
 
 
 @verify.register
 def _(witness: FluxWitness) -> float:
     turned = witness.boundary.T @ witness.phases + 2 * np.pi * witness.integers
     total = float(np.dot(witness.curvature, witness.cycle)) / (2 * np.pi)
-    if np.abs(witness.curvature).max(initial=0.0) >= np.pi:
+    if not np.abs(witness.curvature).max(initial=0.0) < np.pi:
         return float("inf")
     return _largest(witness.curvature - turned, witness.boundary @ witness.cycle, total - witness.number)

@@ -105,7 +105,7 @@ def _row_pair(witness: RowPairWitness) -> float:
 @verify.register
 def _chain(witness: ChainWitness) -> float:
     """The largest residual of the parts."""
-    return max((verify(part) for part in witness.parts), default=0.0)
+    return float(np.max([verify(part) for part in witness.parts], initial=0.0))
 
 
 @verify.register
@@ -119,17 +119,20 @@ def _flow(witness: FlowWitness) -> float:
         return -(p * np.log(np.where(p > 0, p, 1.0))).sum(axes)
 
     flow = entropy(pi, (-1,)) + entropy(target, (-1,)) - entropy(joint, (-2, -1))
-    return float(max(np.abs(target - pi).sum(-1).max(), np.abs(flow - witness.flow).max()))
+    return float(np.maximum(np.abs(target - pi).sum(-1).max(), np.abs(flow - witness.flow).max()))
 
 
 @verify.register
 def _ball(witness: BallWitness) -> float:
     """The larger of what sticks out of the ball and what the radius exceeds the proven lower bound by."""
     weights = np.maximum(witness.weights, 0) / np.maximum(witness.weights, 0).sum()
-    outside = np.linalg.norm(witness.points - witness.centre, axis=1).max() - witness.radius
-    mean = weights @ witness.points
-    least = np.sqrt(max(float(weights @ ((witness.points - mean) ** 2).sum(1)), 0.0))
-    return float(max(outside, witness.radius - least, 0.0))
+    # Scaled by a power of two, so that squares neither overflow nor vanish.
+    _, size = np.frexp(np.abs(witness.points).max())
+    points, centre, radius = (np.ldexp(x, -size) for x in (witness.points, witness.centre, witness.radius))
+    outside = np.linalg.norm(points - centre, axis=1).max() - radius
+    mean = weights @ points
+    least = np.sqrt(max(float(weights @ ((points - mean) ** 2).sum(1)), 0.0))
+    return float(np.ldexp(np.max([outside, radius - least, 0.0]), size))
 
 
 @verify.register
@@ -140,4 +143,4 @@ def _response(witness: ResponseWitness) -> float:
     change = shifted / shifted.sum(-1, keepdims=True) - witness.pattern
     variation = np.abs(change).sum(-1) / 2 - witness.variation_bound
     output = np.linalg.norm(change @ witness.values, axis=-1) - witness.output_bound
-    return float(max(variation.max(), output.max(), 0.0))
+    return float(np.max([variation.max(), output.max(), 0.0]))

@@ -40,6 +40,8 @@ def characteristic_polynomial(matrix: Any) -> Polynomial:
     if table.ndim != 2 or table.shape[0] != table.shape[1] or table.dtype.kind not in "iubO":
         raise GraphError(f"an integer matrix (n, n) is needed, not {table.dtype} {table.shape}")
     rows = [[int(x) for x in row] for row in table]
+    if table.dtype.kind == "O" and any(x != y for row, whole in zip(table, rows) for x, y in zip(row, whole)):
+        raise GraphError("an integer matrix (n, n) is needed; this one has other entries")
     if not rows:
         return (1,)
     if flint is not None:
@@ -99,11 +101,11 @@ class InverseZeta:
         return tuple(current)
 
     def __call__(self, u: Any) -> Any:
-        """The value at u: exact for Fractions and, unless the exponent is negative, for ints."""
-        total = 0 * u
-        for c in reversed(self.determinant):
+        """The value at u: exact for ints and Fractions."""
+        total, kept = 0 * u, self.exponent >= 0
+        for c in reversed(self.determinant if kept else self.coefficients):
             total = total * u + c
-        return (1 - u * u) ** self.exponent * total
+        return (1 - u * u) ** self.exponent * total if kept else total
 
     def closed_walks(self, length: int) -> tuple[int, ...]:
         """N_1, ..., N_length with u ζ′/ζ = Σ N_m u^m, by Newton's identities, exact: for the Ihara zeta function the
@@ -156,7 +158,10 @@ def ihara_polynomial(adjacency: Any, *, budget: Cost | None = None) -> Result[In
 
 
 def _checked(n: int, edges: Any, transports: Any) -> tuple[np.ndarray, np.ndarray]:
-    pairs, carried = np.asarray(edges).reshape(-1, 2), np.asarray(transports)
+    pairs, carried = np.asarray(edges), np.asarray(transports)
+    if pairs.size and (pairs.ndim != 2 or pairs.shape[1] != 2 or pairs.dtype.kind not in "iu"):
+        raise GraphError(f"edges are integers of shape (k, 2), not {pairs.dtype} {pairs.shape}")
+    pairs = pairs.reshape(-1, 2)
     if carried.ndim == 1:
         carried = carried[:, None, None]
     if carried.ndim != 3 or carried.shape[1] != carried.shape[2] or len(carried) != len(pairs):
@@ -187,13 +192,16 @@ def unitary_l_inverse(n: int, edges: Any, transports: Any, u: complex) -> comple
     """1/L(u, ρ) at one u for unitary transports (k, r, r) or phases (k,): the holonomy of a connection.
 
     Reversed edges carry the inverse, so the value depends on the holonomies of closed walks alone. Floating point.
-    Raises `GraphError`, also for transports that are not unitary to 1e-9.
+    Raises `GraphError`, also for transports that are not unitary to 1e-9, and at u = ±1 where there are fewer edges
+    than vertices: Bass's formula is 0/0 there.
     """
     pairs, carried = _checked(n, edges, transports)
     r = carried.shape[-1]
     matrices = carried.astype(np.complex128)
     if len(pairs) and np.abs(matrices @ matrices.conj().transpose(0, 2, 1) - np.eye(r)).max() > 1e-9:
         raise GraphError("edge transports are not unitary")
+    if len(pairs) < n and abs(1 - u * u) == 0:
+        raise GraphError(f"u = {u} is a removable singularity of Bass's formula", hint="take a u near it")
     table = np.eye(n * r, dtype=np.complex128).reshape(n, r, n, r)
     for (i, j), forward in zip(pairs, matrices):
         table[i, :, j, :] -= u * forward

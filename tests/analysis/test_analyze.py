@@ -1,6 +1,8 @@
 """`aatc.analyze` on a model: what it finds is what the families' functions say of the weights it captured."""
 
 import json
+import threading
+from typing import Any
 
 import numpy as np
 import pytest
@@ -11,6 +13,7 @@ import aatc
 from aatc import analysis
 from aatc.analysis import cohomology, homotopy, information
 from aatc.cli import app
+from aatc.errors import UnsupportedError
 from aatc.passes.analysis import base
 from aatc.passes.analysis.arithmetic_pass import live_ranges
 from aatc.passes.analysis.homotopy_pass import AnalyzeHomotopy
@@ -152,6 +155,149 @@ def test_cross_attention_is_told_apart():
     one = aatc.analyze(cross, (torch.randn(1, 1, 6, 4), torch.randn(1, 1, 9, 4)))
     assert isinstance(one["attend0", "barcodes"], analysis.Undecided)
     assert one["attend0", "mean_row_entropy"].value < np.log(9)
+
+
+def dot(q: torch.Tensor, k: torch.Tensor | None = None, **options: Any) -> torch.Tensor:
+    k = q if k is None else k
+    return aatc.attend(q, k, k, metric=aatc.metrics.DotProduct(), **options)
+
+
+def queries(n: int = 9, batch: int = 1) -> torch.Tensor:
+    return torch.randn(batch, HEADS, n, 4, generator=torch.Generator().manual_seed(n))
+
+
+def test_masks_of_truth_values_are_no_constants():
+    keep = torch.ones(9, 9, dtype=torch.bool)
+    keep[4] = False
+    one = aatc.analyze(lambda q: dot(q, mask=aatc.masks.dense(keep)), queries())
+    assert not [f for f in one.findings if f.item.startswith("bits_of")]
+    assert isinstance(one["attend0", "information"], analysis.Undecided)
+    assert one["attend0", "betti_numbers"].value[0] == 1  # key 4 is still seen
+    np.testing.assert_allclose(one.captured[0].whole(0).sum(1), [1, 1, 1, 1, 0, 1, 1, 1, 1], atol=1e-12)
+
+
+def test_tiles_with_queries_that_see_no_key_are_no_laws():
+    keep = torch.ones(9, 9, dtype=torch.bool)
+    keep[4] = False
+    one = aatc.analyze(lambda q: dot(q, mask=aatc.masks.dense(keep)), queries(), ("information",), memory=8 * 9)
+    assert isinstance(one["attend0", "information"], analysis.Undecided)
+
+
+def test_models_in_training_thin_their_weights_and_are_studied_before():
+    one = aatc.analyze(aatc.nn.GeometricAttention(8, HEADS, metric="dot", dropout=0.5), torch.randn(1, 9, 8))
+    assert one["attend0", "mean_row_entropy"].value <= np.log(9)
+    assert not [f for f in one.findings if "seed" in f.item]
+
+
+def test_constants_beyond_float64_are_undecided():
+    ids = torch.tensor([[(1 << 60) + 1, (1 << 60) + 2, (1 << 60) + 1]])
+    one = aatc.analyze(lambda q: dot(q, mask=aatc.masks.documents(ids)), queries(3), ("arithmetic",))
+    (bits, *_) = [f.result for f in one.findings if f.item.startswith("bits_of")]
+    assert isinstance(bits, analysis.Undecided) and "float64" in str(bits.reason)
+
+
+def test_parts_that_exchange_no_weight_stay_apart():
+    keep = torch.block_diag(torch.ones(5, 5), torch.ones(4, 4)).bool()
+    one = aatc.analyze(lambda q: dot(q, mask=aatc.masks.dense(keep)), queries(), ("homotopy", "cohomology"))
+    assert one["attend0", "betti_numbers"].value[0] == 2
+    assert one["attend0", "connecting_threshold"].value > 0
+    assert "2 parts that exchange no weight" in one["attend0", "fundamental_group"].assumptions
+
+
+def test_points_that_exchange_nothing_have_components_alone():
+    keep = torch.eye(5, dtype=torch.bool)
+    one = aatc.analyze(lambda q: dot(q, mask=aatc.masks.dense(keep)), queries(5), ("homotopy", "cohomology"))
+    assert one["attend0", "components"].value == 5
+    assert one["attend0", "betti_numbers"].value == (5,)
+    assert not one.select(item="fundamental_group")
+
+
+@pytest.mark.parametrize("n", [7, 49, 100])
+def test_even_weights_are_joined_whatever_their_rounding(n):
+    one = aatc.analyze(lambda q: dot(q), 0 * queries(n), ("homotopy", "arithmetic"))
+    assert one["attend0", "components"].value == 1
+    tiles = one.captured[0].coarse(0, nodes=64).array.shape[0]
+    if n % 2 == 0:
+        assert one["attend0", "cycles_by_length"].value[2] == tiles * (tiles - 1) * (tiles - 2) // 3
+
+
+def test_the_batch_must_have_what_is_asked_for():
+    with pytest.raises(analysis.AnalysisError, match="2 elements, element 5 was asked for"):
+        aatc.analyze(lambda q: dot(q), queries(batch=2), batch=(5,))
+    with pytest.raises(analysis.AnalysisError, match="names no batch elements"):
+        aatc.analyze(lambda q: dot(q), queries(batch=2), batch=(-1,))
+    with pytest.raises(analysis.AnalysisError, match="inputs is a dict"):
+        aatc.analyze(lambda q: dot(q), {"q": queries()})
+
+
+def test_a_pattern_of_nan_is_no_pattern():
+    with pytest.raises(analysis.AnalysisError, match="attend0 has the score nan"):
+        aatc.analyze(lambda q: dot(q), queries() * float("nan"), ("cohomology",))
+
+
+def test_counts_of_programs_for_sizes_that_vary_are_undecided():
+    def growing(q):
+        return dot(q)
+
+    aatc.analyze(growing, queries(9), ("information",))
+    two = aatc.analyze(growing, queries(8), ("information",))
+    varying = [f.result for f in two.findings if f.item == "attention_operations"]
+    assert len(varying) == 1 and isinstance(varying[0], analysis.Undecided)
+
+
+def test_the_text_tells_graphs_apart():
+    def broken(q):
+        q = dot(q)
+        torch._dynamo.graph_break()
+        return dot(q)
+
+    one = aatc.analyze(broken, queries(), ("information",))
+    assert len(one.modules) == 2 and len(one.captured) == 2
+    assert "graph 0 of the program: attention operations" in str(one) and "graph 1 of the program" in str(one)
+
+
+def test_patterns_are_studied_where_the_first_graph_is_left_to_pytorch(monkeypatch):
+    from aatc.frontend import importer
+
+    def broken(q):
+        q = q.sin()
+        torch._dynamo.graph_break()
+        return dot(q)
+
+    import_graph = importer.import_graph
+
+    def fails_first(*args: Any) -> Any:
+        monkeypatch.setattr(importer, "import_graph", import_graph)
+        raise UnsupportedError("planted")
+
+    monkeypatch.setattr(importer, "import_graph", fails_first)
+    one = aatc.analyze(broken, queries(), ("information",))
+    assert one["attend0", "mean_row_entropy"].value <= np.log(9)
+
+
+def test_shared_modules_and_threads():
+    class Twice(torch.nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.inner = Model()
+
+        def forward(self, x):
+            return self.inner(self.inner(x))
+
+    (x,) = model_and_inputs()[1]
+    found: dict[int, analysis.Analysis] = {}
+
+    def run(n: int) -> None:
+        found[n] = aatc.analyze(Twice(), x[:, : 10 + n], ("information",))
+
+    threads = [threading.Thread(target=run, args=(n,)) for n in range(2)]
+    for t in threads:
+        t.start()
+    for t in threads:
+        t.join()
+    for n in range(2):
+        assert [c.name for c in found[n].captured] == ["attend0", "attend1", "attend2", "attend3"]
+        assert {c.sizes[2] for c in found[n].captured} == {10 + n}
 
 
 def test_wrong_names_and_models_without_attention_are_refused(found):

@@ -185,3 +185,19 @@ def test_refusals_are_typed():
     ring = [{tuple(4 if j in (i, (i + 1) % 6) else 0 for j in range(6)): 1} for i in range(6)]
     assert isinstance(canonical_height(homogeneous_map(ring), range(1, 7)), Undecided)
     assert isinstance(orbit_type(polynomial_map([1, 0, -1]), 0, steps=1), Undecided)
+
+
+def test_constant_forms_are_no_map():
+    with pytest.raises(MapError, match="degree ≥ 1"):
+        homogeneous_map([{(0, 0): 1}, {(0, 0): 2}])
+
+
+@pytest.mark.parametrize("tolerance", [0.0, 1e-320, 1.0, float("nan")])
+def test_tolerances_out_of_range_are_refused(tolerance):
+    with pytest.raises(AnalysisError, match="tolerance"):
+        canonical_height(polynomial_map([1, 0, -2]), 3, tolerance=tolerance)
+
+
+def test_growth_beyond_every_float_is_over_the_budget():
+    with pytest.raises(BudgetError):
+        height_growth(polynomial_map([1, 0, -2]), 3, 2000, budget=Cost(1, 1e9))

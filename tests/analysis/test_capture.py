@@ -189,6 +189,69 @@ def test_an_observed_program_reads_back_from_its_text_and_shows_itself_to_the_in
     np.testing.assert_allclose(recorder.captured[0].whole(0), want[0, 0].detach().double(), atol=2e-6)
 
 
+def observed(function, *args: torch.Tensor, batch: tuple[int, ...] = (0,)) -> list[CapturedAttention]:
+    recorder = Recorder(batch)
+    with torch.no_grad(), observing(recorder):
+        aatc.compile(function, passes=pipeline(), fallback=False)(*args)
+    return recorder.captured
+
+
+def test_a_seed_of_dropout_has_a_key_and_changes_no_weights():
+    def thinned(q, seed):
+        return aatc.attend(q, q, q, metric=aatc.metrics.DotProduct(), dropout=0.5, seed=seed)
+
+    q = inputs()[0]
+    one, two = (observed(thinned, q, torch.tensor(seed))[0] for seed in (1, 2))
+    assert one.key != two.key
+    want = (q[0, 0].double() @ q[0, 0].double().T / D**0.5).softmax(-1)
+    np.testing.assert_allclose(one.whole(0), want, atol=1e-12)
+
+
+def test_what_the_model_writes_afterwards_changes_nothing():
+    def overwrites(q, k, bias):
+        out = aatc.attend(q, k, k, metric=aatc.metrics.DotProduct(), bias=bias)
+        for tensor in (q, k, bias):
+            tensor.zero_()
+        return out
+
+    q, k = torch.randn(1, 2, 6, D), torch.randn(1, 2, 6, D)
+    bias = torch.randn(1, 2, 6, 6)
+    want = (q[0, 1].double() @ k[0, 1].double().T / D**0.5 + bias[0, 1].double()).softmax(-1)
+    np.testing.assert_allclose(observed(overwrites, q, k, bias)[0].whole(1), want, atol=1e-12)
+
+
+@pytest.mark.parametrize("bad", [float("nan"), float("inf")])
+def test_scores_that_are_no_numbers_are_refused_with_their_place(bad):
+    q = torch.ones(1, 1, 5, D)
+    q[0, 0, 3] = bad
+    c = observed(lambda q: aatc.attend(q, torch.ones_like(q), q, metric=aatc.metrics.DotProduct()), q)[0]
+    with pytest.raises(AnalysisError, match=f"the score {bad} of query 3 and key 0, head 0"):
+        c.whole(0)
+
+
+def test_a_row_shut_by_an_infinite_bias_has_no_weight():
+    bias = torch.zeros(1, 1, 5, 5)
+    bias[..., 2, :] = -torch.inf
+    q = torch.randn(1, 1, 5, D)
+    c = observed(lambda q, b: aatc.attend(q, q, q, metric=aatc.metrics.DotProduct(), bias=b), q, bias)[0]
+    np.testing.assert_allclose(c.whole(0).sum(1), [1, 1, 0, 1, 1], atol=1e-12)
+
+
+@pytest.mark.parametrize("batch", [(), (-1,), (0, -2)])
+def test_batch_elements_are_positions(batch):
+    with pytest.raises(AnalysisError, match="names no batch elements"):
+        Recorder(batch)
+
+
+def test_room_for_less_than_one_number_is_refused(seen):
+    c = seen[0][0]
+    with pytest.raises(AnalysisError, match="memory=7 bytes hold no pattern"):
+        c.pattern(0, memory=7)
+    assert c.pattern(0, memory=8).array.shape == (1, 1)
+    with pytest.raises(AnalysisError, match="pooled to 0 tiles"):
+        c.coarse(0, nodes=0)
+
+
 # --- the frame of analytical passes ------------------------------------------------------------------------
 @dataclass(frozen=True)
 class RowEntropy(AnalysisPass):
@@ -238,6 +301,25 @@ def test_what_is_above_the_budget_is_refused_with_its_estimate(seen):
     refusals = [f.result for f in found if f.item == "refused"]
     assert len(refusals) == 16 and all(isinstance(r, BudgetError) for r in refusals)
     assert refusals[0].estimate.bytes == 8 * N * N and "budget" in str(refusals[0])
+
+
+def test_passes_of_one_name_do_not_share_results(seen):
+    def made(level: float) -> AnalysisPass:
+        @dataclass(frozen=True)
+        class Same(AnalysisPass):
+            name: ClassVar[str] = "analyze-same"
+            family: ClassVar[str] = "same"
+
+            def estimate_cost(self, n: int, dim: int) -> Cost:
+                return Cost(0, 0)
+
+            def of_pattern(self, seen, head, batch, study):
+                return {"level": Result(level)}
+
+        return Same()
+
+    for level in (1.0, 2.0):
+        assert {f.result.value for f in study_with(made(level), seen[0]).findings} == {level}
 
 
 # --- results -----------------------------------------------------------------------------------------------

@@ -249,3 +249,16 @@ def test_classes_ask_for_the_coefficients_they_live_in():
         CohomologyStructure(spaces.torus(), 2).characteristic_classes(phases=np.zeros(21))
     with pytest.raises(ComplexError, match="over F2"):
         CohomologyStructure(spaces.torus()).characteristic_classes(transports=np.ones((21, 1, 1)))
+
+
+def test_a_cycle_of_fractions_is_refused():
+    torus = spaces.torus()
+    with pytest.raises(TransportError, match="integers"):
+        chern_number(torus, np.zeros(torus.count(1)), fundamental_cycle(torus) / 2)
+
+
+def test_nan_in_a_curvature_is_caught():
+    torus = spaces.torus()
+    witness = chern_number(torus, np.zeros(torus.count(1))).witness
+    curvature_with_nan = np.where(np.arange(14) == 3, np.nan, witness.curvature)
+    assert verify(dataclasses.replace(witness, curvature=curvature_with_nan)) == np.inf

@@ -192,3 +192,22 @@ def test_poincare_duality_of_ranks_on_closed_oriented_manifolds():
         down = homology(space).value
         n = space.dimension
         assert [str(up.cohomology_classes(k)) for k in range(n + 1)] == [str(down[n - k]) for k in range(n + 1)]
+
+
+@pytest.mark.parametrize(
+    ("coeff", "factor"), [("Z", Fraction(1, 2)), (3, Fraction(1, 2)), ("Q", float("nan")), ("Q", float("inf"))]
+)
+def test_multiples_of_a_cocycle_outside_of_the_coefficients_are_refused(coeff, factor):
+    structure = CohomologyStructure(spaces.torus(), coeff)
+    cocycle = np.array([factor * int(x) if x else 0 for x in structure.basis(1)[0].cocycle], dtype=object)
+    with pytest.raises(ComplexError, match="is not"):
+        structure.cohomology_class(DifferentialForm(1, cocycle))
+
+
+@pytest.mark.parametrize("unit", [Fraction(1, 3), 10**30])
+def test_derivatives_of_fractions_and_of_large_integers_are_exact(unit):
+    structure = CohomologyStructure(spaces.torus(), "Q")
+    form = structure.form(0, np.array([unit * i for i in range(7)], dtype=object))
+    derivative = structure.exterior_derivative(form).values
+    edges = structure.complex.simplices(1)
+    assert derivative.tolist() == [unit * int(b - a) for a, b in edges]

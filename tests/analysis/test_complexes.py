@@ -194,3 +194,31 @@ def test_empty_degrees_keep_their_shapes():
 def test_bad_input_is_refused_by_name(make, words):
     with pytest.raises(ComplexError, match=words):
         make()
+
+
+def test_boundaries_whose_product_leaves_the_machine_integers_are_multiplied_exactly():
+    with pytest.raises(ComplexError, match="is not zero"):
+        ChainComplex([[[2**32]], [[2**32]]])
+    assert ChainComplex([[[2**32, 1]], [[2**31], [-(2**63)]]]).counts == (1, 2, 1)
+
+
+def test_tensor_products_keep_entries_above_the_integers_of_floats():
+    product = ChainComplex([[[2**60 + 1]]]).tensor(ChainComplex([[[2]]]))
+    assert product.boundary(1).toarray().tolist() == [[2, 2**60 + 1]]
+    assert product.boundary(2).toarray().tolist() == [[2**60 + 1], [-2]]
+
+
+def test_nan_is_neither_a_threshold_nor_an_edge():
+    with pytest.raises(ComplexError, match="NaN"):
+        dowker_complex(np.eye(3), np.nan, 1)
+    with pytest.raises(ComplexError, match="NaN"):
+        threshold_complex(np.eye(3), np.nan, 1)
+    with pytest.raises(ComplexError, match="NaN"):
+        flag_complex(np.array([[0, np.nan], [np.nan, 0]]), 1)
+
+
+def test_a_simplex_with_too_many_faces_is_refused_before_they_are_written_down():
+    with pytest.raises(ComplexError, match="faces of one degree"):
+        dowker_complex(np.ones((3, 1000)), 0.5, 3)
+    with pytest.raises(ComplexError, match="faces of one degree"):
+        from_maximal_simplices([range(60)])

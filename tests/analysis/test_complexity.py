@@ -124,3 +124,8 @@ def test_sizes_that_are_no_sizes_are_refused(sizes):
         complexity_analysis(**sizes)
     with pytest.raises(AnalysisError):
         tiled_complexity_analysis(4, 4, tile=(0, 4))
+
+
+def test_a_tile_has_two_sides():
+    with pytest.raises(AnalysisError, match="tile"):
+        tiled_complexity_analysis(8, 8, tile=(64,))

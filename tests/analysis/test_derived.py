@@ -257,3 +257,15 @@ def test_a_poset_with_too_many_chains_is_undecided():
     diagram = Diagram(dict.fromkeys(range(15), unit), {(i, j): one for i in range(15) for j in range(i + 1, 15)})
     assert isinstance(DERIVED.homotopy_limit(diagram).value, Undecided)
     assert isinstance(DERIVED.homotopy_colimit(diagram).value, Undecided)
+
+
+def test_maps_and_boundaries_that_are_not_integral_or_have_no_place_are_refused():
+    point = GradedComplex.of(simplex(0))
+    for matrix in ([[0.5]], np.array([[10**30]], dtype=object), [1], [[float("nan")]]):
+        with pytest.raises(ComplexError):
+            GradedMap(point, point, {0: matrix})
+    for dims, maps in (({}, {1: [[1]]}), ({0: 1}, {1: [[1]]}), ({0: -1}, {})):
+        with pytest.raises(ComplexError):
+            GradedComplex.from_boundaries(dims, maps)
+    with pytest.raises(ComplexError, match="0 or more"):
+        DERIVED.resolve(PresentedGroup(-1))

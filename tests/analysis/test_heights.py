@@ -3,6 +3,7 @@ from fractions import Fraction
 
 import numpy as np
 import pytest
+import sympy
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -171,3 +172,15 @@ def test_other_refusals_are_typed():
             call()
     with pytest.raises(AnalysisError):
         fits_integers(np.ones(2), 1)
+
+
+@pytest.mark.parametrize("number", [np.float32(0.75), np.int64(3), sympy.Rational(3, 4), np.array(0.75)])
+def test_a_number_of_any_library_is_an_affine_point(number):
+    exact = Fraction(str(number)) if isinstance(number, sympy.Rational) else Fraction(float(number))
+    expected = max(abs(exact.numerator), exact.denominator)
+    assert arithmetic_height(number).value.multiplicative == expected
+
+
+def test_a_fraction_is_no_place():
+    with pytest.raises(RationalError, match="no prime"):
+        valuation(0.5, 2.5)

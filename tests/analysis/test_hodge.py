@@ -131,3 +131,35 @@ def test_bad_weights_values_and_budgets_are_refused():
         hodge_decomposition(torus, 1, np.full(21, np.nan))
     with pytest.raises(BudgetError):
         hodge_decomposition(torus, 1, np.zeros(21), budget=Cost(seconds=1e-6))
+
+
+@pytest.mark.parametrize("spread", [1, 4])
+def test_weights_of_any_size_leave_the_number_of_harmonic_forms(spread):
+    torus, rng = spaces.torus(), np.random.default_rng(spread)
+    for scale in (1e-12, 1.0, 1e12):
+        weights = [scale ** (k == 1) * 10 ** rng.uniform(-spread, spread, c) for k, c in enumerate(torus.counts)]
+        for k, expected in enumerate((1, 2, 1)):
+            forms, star = harmonic_forms(torus, k, weights), weights[k]
+            assert forms.shape == (expected, torus.count(k))
+            np.testing.assert_allclose(forms * star @ forms.T, np.eye(expected), atol=1e-9)
+            closed = torus.chain_complex.coboundary(k) @ forms.T
+            coclosed = torus.boundary(k) @ (star[:, None] * forms.T)
+            assert np.abs(closed).max(initial=0) < 1e-8 * np.abs(forms).max()
+            assert np.abs(coclosed).max(initial=0) < 1e-8 * np.abs(star[:, None] * forms.T).max()
+
+
+def test_nan_in_a_witness_is_a_deviation():
+    witness = hodge_decomposition(spaces.torus(), 1, np.arange(21.0)).witness
+    for part in ("harmonic", "form", "potential", "copotential"):
+        wrong = getattr(witness, part).copy()
+        wrong[3] = np.nan
+        assert verify(dataclasses.replace(witness, **{part: wrong})) == np.inf
+
+
+def test_forms_and_positions_that_do_not_fit_the_complex_are_refused():
+    torus = spaces.torus()
+    for size in (1, 5):
+        with pytest.raises(ComplexError, match="0-form"):
+            hodge_star(torus, 0, np.ones(size), None)
+    with pytest.raises(ComplexError, match="positions"):
+        cotangent_star(torus, np.ones((3, 3)))

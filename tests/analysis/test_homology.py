@@ -246,3 +246,16 @@ def test_homology_of_a_large_three_torus():
     assert [str(g) for g in groups] == ["Z", "Z^3", "Z^3", "Z"]
     cycles = groups[1].representatives
     assert not (torus.boundary(1) @ cycles.T.astype(np.int64)).any()
+
+
+@pytest.mark.parametrize(("coeff", "entry"), [("Z", 0.5), (2, 0.5), ("Z", np.nan), ("Q", np.nan), ("Q", np.inf)])
+def test_entries_that_are_no_coefficients_have_no_coordinates(coeff, entry):
+    model = minimal_model(spaces.torus())
+    with pytest.raises(ComplexError, match="is not"):
+        homology_coordinates(model, 0, [[entry] * 7], coeff)
+    assert homology_coordinates(model, 0, [[2.0] * 7], coeff).tolist() == [[0 if coeff == 2 else 14]]
+
+
+def test_digits_that_are_no_number_name_no_coefficients():
+    with pytest.raises(CoefficientError):
+        homology(spaces.torus(), "F²")

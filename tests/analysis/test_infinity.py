@@ -12,7 +12,7 @@ from aatc.passes.analysis.homology import homology
 from aatc.passes.analysis.infinity import InfinityAttention, NotQuasicategoryError
 from aatc.passes.analysis.result import AnalysisError, BudgetError, Cost, Undecided, verify
 from aatc.passes.analysis.simplicial_attention import SimplicialAttention, path_category, preorder_category
-from aatc.passes.analysis.simplicial_sets import Category, SimplicialSet, nerve, of_complex, of_levels
+from aatc.passes.analysis.simplicial_sets import Category, Simplex, SimplicialSet, nerve, of_complex, of_levels
 from aatc.passes.analysis.spaces import sphere
 
 
@@ -122,6 +122,8 @@ def test_a_mapping_space_with_homotopic_arrows_is_connected_and_not_discrete(two
     assert homology(space.chain_complex()).value[0].free_rank == 1
     with pytest.raises(AnalysisError, match="skeleton"):
         two_colours.mapping_space(x, y, 3)
+    with pytest.raises(AnalysisError, match="dimension 0 and more"):
+        two_colours.mapping_space(x, y, -1)
 
 
 def test_composites_are_unique_up_to_homotopy_and_identities_do_nothing(two_colours):
@@ -135,6 +137,13 @@ def test_composites_are_unique_up_to_homotopy_and_identities_do_nothing(two_colo
         two_colours.compose(f, f)
     with pytest.raises(AnalysisError, match="same ends"):
         two_colours.homotopic(f, two_colours.identity(x))
+    for wrong in (Simplex((0, 1), "nothing"), two_colours.set.simplex(x)):
+        with pytest.raises(AnalysisError, match="no arrow"):
+            two_colours.homotopic(wrong, f)
+        with pytest.raises(AnalysisError, match="no arrow"):
+            two_colours.homotopy_class(wrong)
+        with pytest.raises(AnalysisError, match="no arrow"):
+            two_colours.compose(f, wrong)
 
 
 @given(st.integers(2, 4), st.integers(0, 99))

@@ -224,3 +224,43 @@ def test_score_moments_are_those_of_two_point_entries(d, seed):
     found = score_moments(mean[:d], np.maximum(variance[:d], 0), mean[d:], np.maximum(variance[d:], 0), 0.7)
     assert found.mean == pytest.approx(first, abs=1e-12)
     assert found.variance == pytest.approx(second - first**2, abs=1e-10)
+
+
+def test_values_are_the_same_only_bit_by_bit():
+    nan = index_information([[0.5, 0.5]], [[np.nan], [np.nan]]).value
+    assert nan.information == pytest.approx(0, abs=1e-15) and nan.bound == pytest.approx(np.log(2))
+    assert index_information([[0.5, 0.5]], [[0.0], [-0.0]]).value.information == pytest.approx(np.log(2))
+
+
+def test_gradients_of_shared_keys_and_values_are_summed_over_the_heads():
+    g = torch.Generator().manual_seed(0)
+    shapes = ((4, 3, 2), (5, 2), (1, 5, 6), (2, 4, 3, 6))
+    q, k, v, upstream = (torch.randn(s, generator=g, dtype=torch.float64, requires_grad=True) for s in shapes)
+    (torch.softmax(q @ k.mT / 2**0.5, -1) @ v * upstream.detach()).sum().backward()
+    found = attention_gradients(*(x.detach().numpy() for x in (q, k, v, upstream)))
+    for mine, leaf in ((found.queries, q), (found.keys, k), (found.values, v)):
+        np.testing.assert_allclose(mine, leaf.grad.numpy(), atol=1e-12)
+
+
+def test_gradients_that_do_not_fit_are_refused():
+    q, k = np.ones((4, 3, 2)), np.ones((3, 5, 2))
+    with pytest.raises(PatternError, match="do not broadcast"):
+        attention_gradients(q, k, k, q)
+    with pytest.raises(PatternError, match="do not broadcast"):
+        score_gradient(np.full((4, 2, 2), 0.5), np.ones((3, 2, 2)))
+    with pytest.raises(PatternError, match="does not have shape"):
+        attention_gradients(q[0], k[0], k[0], q[0, :2])
+    with pytest.raises(PatternError, match="NaN"):
+        attention_gradients(q[0], k[0], k[0], np.full((3, 2), np.nan))
+
+
+def test_nan_in_a_flow_is_never_a_small_deviation():
+    witness = information_flow_metrics(np.full((2, 3, 3), 1 / 3)).witness
+    assert verify(witness) < 1e-12
+    assert not verify(FlowWitness(witness.pattern, witness.stationary, np.array([np.nan, 0]))) < 1
+
+
+def test_tables_that_are_no_numbers_are_refused():
+    for table in ([[1], [1, 2]], [["a"]], [[np.nan]]):
+        with pytest.raises(PatternError):
+            mutual_information(table)

@@ -230,6 +230,8 @@ def test_what_cannot_be_localised_is_refused():
         LOCAL.compute_local(circle_poset(), ["nothing"])
     with pytest.raises(AnalysisError, match="all"):
         LOCAL.compute_local(circle_poset(), "some")
+    with pytest.raises(AnalysisError, match="all"):
+        LOCAL.compute_local(circle_poset(), 5)
     with pytest.raises(AnalysisError, match="quasi-isomorphisms"):
         LOCAL.compute_local(torus(), "all")
     with pytest.raises(AnalysisError, match="not a SimplicialSet"):

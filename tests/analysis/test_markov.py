@@ -1,6 +1,7 @@
 import numpy as np
 import pytest
 import scipy.linalg
+import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -259,3 +260,72 @@ def test_refusals_are_typed():
     with pytest.raises(PatternError):
         ergodic_average(cycle(3), np.ones(4), [1, 0, 0])
     assert isinstance(kemeny_constant(np.eye(2)), NotErgodic)
+
+
+def nearly_reducible(n, there, back, seed=0):
+    """Two blocks of n/2 states, with one rare step from the first to the second and one back."""
+    rng, h = np.random.default_rng(seed), n // 2
+    pattern = scipy.linalg.block_diag(rng.dirichlet(np.ones(h), h), rng.dirichlet(np.ones(h), h))
+    pattern[0, h], pattern[h, 0] = there, back
+    return pattern
+
+
+@pytest.mark.parametrize("n", [10, 70, 400])
+@pytest.mark.parametrize("rate", [1e-6, 1e-16, 1e-40])
+def test_rare_steps_decide_the_law_at_every_size(n, rate):
+    pattern, h = nearly_reducible(n, rate, 3 * rate), n // 2
+    law = stationary_distributions(pattern)[0]
+    inner = [stationary_distributions(pattern[s, s])[0] for s in (slice(0, h), slice(h, n))]
+    # Flow balances between the blocks, each of which keeps nearly its own law; rows 0 and h were divided by their sums.
+    odds = 3 * inner[1][0] / inner[0][0]
+    assert law[:h].sum() / law[h:].sum() == pytest.approx(odds, rel=100 * rate + 1e-12)
+    assert law[0] / (1 + rate) == pytest.approx(3 * law[h] / (1 + 3 * rate), rel=1e-12)
+
+
+@pytest.mark.parametrize("leak", [1e-3, 1e-17, 1e-200])
+def test_absorption_through_a_rare_exit_keeps_its_odds(leak):
+    pattern = [[1, 0, 0], [0, 1, 0], [0.3 * leak, 0.7 * leak, 1 - leak]]
+    np.testing.assert_allclose(cesaro_limit(pattern, [0.2, 0, 0.8]), [0.44, 0.56, 0], rtol=1e-12)
+
+
+@pytest.mark.parametrize("p", [0.3, 1e-9, 1e-17, 1e-100])
+def test_kemeny_constant_of_a_chain_that_hardly_moves(p):
+    found = kemeny_constant([[1 - p, p], [2 * p, 1 - 2 * p]])
+    assert found.value == pytest.approx(1 / (3 * p), rel=1e-13) and found.residual <= found.tolerance
+    mixing = ergodic_analysis([[1 - p, p], [2 * p, 1 - 2 * p]]).value.mixing_time
+    assert mixing.lower <= np.log(2) / p
+
+
+def test_kemeny_constant_of_an_absorbed_chain_is_its_mean_time_of_absorption_from_the_quasi_law():
+    rng = np.random.default_rng(2)
+    pattern = np.tril(rng.random((80, 80)))
+    pattern /= pattern.sum(1, keepdims=True)
+    assert kemeny_constant(pattern).value == pytest.approx((1 / (1 - np.diagonal(pattern)[1:])).sum(), rel=1e-12)
+
+
+def test_laws_over_more_than_the_range_of_floats_are_analysed():
+    n, up = 120, 1e-5
+    pattern = np.diag(np.full(n - 1, 1 - up), -1) + np.diag(np.full(n - 1, up), 1)
+    pattern[0, 0], pattern[-1, -1] = 1 - up, up
+    for chain in (pattern, pattern[::-1, ::-1]):
+        found = ergodic_analysis(chain)
+        assert found.residual < 1e-14 and found.value.stationary.max() == pytest.approx(1 - up / (1 - up))
+        assert found.value.mixing_time.upper == np.inf
+
+
+def test_a_step_below_the_range_of_floats_is_refused():
+    with pytest.raises(PatternError, match="below the range"):
+        stationary_distributions([[0, 1], [1e-320, 1]])
+
+
+@pytest.mark.parametrize("pattern", [[[1], [0.5, 0.5]], torch.eye(2, requires_grad=True), torch.eye(2).bfloat16()])
+def test_what_does_not_turn_into_an_array_is_refused(pattern):
+    with pytest.raises(PatternError, match="one array"):
+        ergodic_analysis(pattern)
+
+
+def test_observables_and_laws_with_nan_are_refused():
+    with pytest.raises(PatternError, match="NaN"):
+        ergodic_average(np.eye(2), [np.nan, 0], [0.5, 0.5])
+    with pytest.raises(PatternError, match="real numbers"):
+        cesaro_limit(np.eye(2), ["a", "b"])

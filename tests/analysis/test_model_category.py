@@ -245,6 +245,8 @@ def test_what_is_no_complex_or_chain_map_is_refused():
         FieldComplex(field, {0: 1, 1: 1, 2: 1}, {1: [[1]], 2: [[1]]})
     with pytest.raises(ComplexError, match="shape"):
         FieldComplex(field, {0: 1, 1: 1}, {1: [[1, 2]]})
+    with pytest.raises(ComplexError, match="not negative"):
+        FieldComplex(field, {0: -1}, {})
     disc = FieldComplex(field, {0: 1, 1: 1}, {1: [[1]]})
     with pytest.raises(ComplexError, match="commute"):
         FieldMap(disc, disc, {0: [[1]], 1: [[2]]})

@@ -124,3 +124,27 @@ def test_what_is_no_interference_is_refused():
         interference_graph([(3, 1)])
     with pytest.raises(InterferenceError):
         legal_assignments([(0, 1)], -1)
+
+
+def test_parallel_edges_of_a_multigraph_count_once():
+    found = motivic_class(nx.MultiGraph([(0, 1), (0, 1), (1, 2)]))
+    assert found.value == motivic_class(nx.path_graph(3)).value and found.verify() == 0
+    with pytest.raises(InterferenceError):
+        motivic_class(nx.MultiGraph([(0, 0)]))
+
+
+def test_nan_is_no_interference():
+    with pytest.raises(InterferenceError):
+        motivic_class(np.array([[0, np.nan], [np.nan, 0]]))
+
+
+def test_graphs_nested_too_deeply_are_undecided():
+    found = motivic_class(nx.grid_2d_graph(25, 25))
+    assert isinstance(found, Undecided) and found.bound == "300 nested graphs"
+
+
+@pytest.mark.parametrize("interval", [(0.5, 1.7), (float("nan"), 1), (0, float("inf"))])
+def test_live_ranges_are_integers(interval):
+    for count in (interference_graph, lambda ranges: legal_assignments(ranges, 2)):
+        with pytest.raises(InterferenceError, match="integers"):
+            count([interval])

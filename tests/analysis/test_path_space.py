@@ -163,8 +163,9 @@ def test_what_is_no_path_of_the_space_is_refused():
     for path in ((), (0, 1), (0, 3), (1, 2, 3)):
         with pytest.raises(AnalysisError):
             space.word(path)
-    with pytest.raises(AnalysisError, match="no token"):
-        AttentionPath(ring(6), 0.1).path_space(0, 6)
+    for token in (6, -1, 1.5, "a"):
+        with pytest.raises(AnalysisError, match="no token"):
+            AttentionPath(ring(6), 0.1).path_space(0, token)
     for pattern, threshold in ((np.ones((2, 3)), 0.1), (np.full((2, 2), 1.5), 0.1), (np.full((2, 2), np.nan), 0.1),
                                (ring(4), 0.0)):  # fmt: skip
         with pytest.raises(AnalysisError):

@@ -1,4 +1,5 @@
 import dataclasses
+import sys
 
 import gudhi
 import numpy as np
@@ -222,3 +223,57 @@ def test_bad_filtrations_and_backends_are_refused(call, error):
 def test_an_empty_head_has_empty_barcodes():
     found = rips_persistence(np.zeros((0, 0)), 2).value.bars
     assert [b.shape for b in found] == [(0, 2)] * 3
+
+
+@pytest.mark.parametrize("scale", [1e-300, 1e-60, 1e60, 1e300])
+@pytest.mark.parametrize("cut", [False, True])
+def test_units_do_not_matter_to_single_precision(scale, cut):
+    d = random_dissimilarity(3, 12)
+    d[0, 1] = d[1, 0] = np.inf if cut else d[0, 1]
+    plain, scaled = (rips_persistence(x, 2, backend="ripser") for x in (d, d * scale))
+    assert scaled.tolerance < 1e-6 * scale
+    for one, two in zip(plain.value.bars, scaled.value.bars):
+        np.testing.assert_allclose(two / scale, one, atol=1e-6)
+
+
+@pytest.mark.parametrize(
+    "call",
+    [
+        lambda: rips_persistence(np.zeros((2, 2)), threshold=np.nan),
+        lambda: rips_persistence(np.zeros((2, 2)), -1),
+        lambda: attention_persistence(np.eye(3), edges_per_token=-1),
+        lambda: attention_persistence(np.eye(3), edges_per_token=np.nan),
+        lambda: bottleneck_distance([[0, np.nan]], [[0, 1]]),
+        lambda: bottleneck_distance([0, 1, 2], [[0, 1]]),
+    ],
+)
+def test_what_has_no_bars_is_refused(call):
+    with pytest.raises(FiltrationError):
+        call()
+
+
+def test_nan_in_a_barcode_is_caught():
+    torus = spaces.torus()
+    result = filtration_persistence(torus, [np.zeros(c) for c in torus.counts], representatives=True)
+    assert result.verify() == 0
+    for part in ("bars", "values"):
+        wrong = getattr(result.witness.degrees[1], part).copy()
+        wrong[0] = np.nan
+        assert verify(dataclasses.replace(result.witness.degrees[1], **{part: wrong})) == np.inf
+
+
+def test_missing_extras_leave_the_own_reduction_and_typed_refusals():
+    d = random_dissimilarity(5, 9)
+    expected = rips_persistence(d, 1, backend="gudhi").value.bars
+    with pytest.MonkeyPatch.context() as patch:
+        for name in ("gudhi", "ripser", "flint"):
+            patch.setitem(sys.modules, name, None)
+        found = rips_persistence(d, 1).value
+        assert found.backend == "own"
+        for backend in ("gudhi", "ripser"):
+            with pytest.raises(BackendError, match="not installed"):
+                rips_persistence(d, 1, backend=backend)
+        with pytest.raises(BackendError, match="need ripser"):
+            rips_persistence(d, 1, representatives=True)
+    for one, two in zip(found.bars, expected):
+        np.testing.assert_allclose(one, two, atol=1e-12)

@@ -164,6 +164,11 @@ def test_what_is_no_point_is_refused():
             space.point(edge, values)
     with pytest.raises(PointError):
         space.singular(edge, [[1, 1, 1]])
+    for wrong in (Simplex((0, 1), "nothing"), Simplex((0,), edge.name)):
+        with pytest.raises(AnalysisError, match="no simplex"):
+            space.point(wrong, [1] * (wrong.dimension + 1))
+        with pytest.raises(AnalysisError, match="no simplex"):
+            space.singular(wrong, [[1] * (wrong.dimension + 1)])
     with pytest.raises(AnalysisError):
         GeometricRealization().realize_attention(torus())
     assert weights([0.5, 0.25, 0.25]) == (Fraction(1, 2), Fraction(1, 4), Fraction(1, 4))

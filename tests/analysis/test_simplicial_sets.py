@@ -188,6 +188,27 @@ def test_what_is_no_simplicial_set_or_category_is_refused():
         Category.of_poset(range(3), lambda x, y: (x, y) in {(0, 1), (1, 2)})
     with pytest.raises(AnalysisError, match=r"associatively|identity"):
         Category.of_group([[0, 1, 2], [1, 0, 0], [2, 2, 1]])
+    with pytest.raises(AnalysisError, match="surjection"):
+        SimplicialSet([0], {"a": [Simplex((), 0)] * 2})
+
+
+@pytest.mark.parametrize(
+    "make, what",
+    [
+        (lambda: Category((0, 1), {"f": (0, 1)}, {0: "f", 1: "f"}, {}), "from 0 to itself"),
+        (lambda: Category((0,), {}, {0: "e"}, {}), "from 0 to itself"),
+        (lambda: Category.of_group([]), "to itself"),
+        (lambda: Category.of_group([[0, 1], [1]]), "2 entries"),
+        (lambda: Category((0,), {"e": (0, 0)}, {0: "e"}, {("e", "e"): "e", ("z", "y"): "q"}), "do not fit"),
+    ],
+)
+def test_identities_and_composites_that_do_not_fit_are_refused(make, what):
+    with pytest.raises(AnalysisError, match=what):
+        make()
+
+
+def test_the_empty_simplicial_set_has_no_homology():
+    assert [str(g) for g in homology(SimplicialSet([], {}).chain_complex()).value] == ["0"]
 
 
 def test_a_simplicial_set_from_all_its_simplices_finds_the_non_degenerate_ones():
@@ -245,6 +266,14 @@ def test_bad_patterns_cycles_and_small_budgets_are_refused():
         SimplicialAttention(np.full((2, 2), np.nan), 0.5)
     with pytest.raises(AnalysisError, match="kind"):
         SimplicialAttention(np.ones((2, 2)), 0.5, kind="cubical")
+    for threshold, dimension in ((float("nan"), 1), (0.5, -1)):
+        with pytest.raises(AnalysisError, match="at the threshold"):
+            SimplicialAttention(np.ones((2, 2)), threshold, dimension=dimension, kind="preorder")
+    for category in (path_category, preorder_category):
+        with pytest.raises(AnalysisError, match="shape"):
+            category(np.ones((2, 3)))
+    with pytest.raises(AnalysisError, match="dimension 1 and more"):
+        kan_condition(nerve(cyclic(2), 2), 0)
     with pytest.raises(BudgetError):
         SimplicialAttention(causal(6), 0.01, budget=Cost(1e-9, 1e9)).compute_simplices(2)
 

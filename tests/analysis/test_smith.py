@@ -102,3 +102,19 @@ def test_factors_that_do_not_divide_one_another_are_caught():
 def test_bad_matrices_and_moduli_are_refused(call):
     with pytest.raises(IntegerMatrixError):
         call()
+
+
+def test_entries_of_a_sparse_matrix_given_twice_are_added():
+    twice = sparse.coo_array(([1, 2, 5], ([0, 0, 1], [0, 0, 1])), shape=(2, 2))
+    assert invariant_factors(twice) == invariant_factors(twice.toarray()) == (1, 15)
+
+
+@pytest.mark.parametrize("entry", [np.nan, np.inf, 0.5])
+def test_sparse_entries_that_are_no_integers_are_refused(entry):
+    with pytest.raises(IntegerMatrixError, match="not an integer"):
+        rank(sparse.coo_array(([entry], ([0], [0])), shape=(1, 1)))
+
+
+def test_a_modulus_that_is_no_integer_is_refused():
+    with pytest.raises(IntegerMatrixError, match="not a prime"):
+        rank([[1, 2], [3, 4]], 2.5)

@@ -2,6 +2,7 @@
 
 import dataclasses
 import itertools
+from fractions import Fraction
 
 import numpy as np
 import pytest
@@ -11,7 +12,14 @@ from hypothesis import strategies as st
 from aatc.passes.analysis.complexes import ChainComplex, from_maximal_simplices
 from aatc.passes.analysis.homology import betti_numbers
 from aatc.passes.analysis.result import AnalysisError, verify
-from aatc.passes.analysis.spectral_sequence import SpectralAttention, levels_by_map, spectral_sequence
+from aatc.passes.analysis.spaces import sphere
+from aatc.passes.analysis.spectral_sequence import (
+    Pair,
+    SpectralAttention,
+    levels_by_map,
+    levels_by_weight,
+    spectral_sequence,
+)
 
 P = 3
 
@@ -151,6 +159,19 @@ def test_false_witnesses_are_caught():
     assert verify(dataclasses.replace(w, single=w.single[:-1])) > 0
     moved = dataclasses.replace(w.pairs[0], source=w.pairs[0].source + 1)
     assert verify(dataclasses.replace(w, pairs=(moved,))) > 0
+    degree, level, cell = w.single[0]
+    assert verify(dataclasses.replace(w, single=((degree, level + 1, cell), *w.single[1:]))) > 0
+
+
+@pytest.mark.parametrize("coeff", ["F2", "Q"])
+def test_pairs_whose_boundaries_are_dependent_are_caught_where_their_number_is_the_rank(coeff):
+    # ∂a = ∂b = u + v and ∂c = w: the pairs are (a, u or v) and (c, w), not (a, u) and (b, v)
+    chain = ChainComplex([np.array([[1, 1, 0], [1, 1, 0], [0, 0, 1]])], [3, 3])
+    result = spectral_sequence(chain, [[0, 0, 0], [1, 1, 2]], coeff)
+    assert result.verify() == 0 and sorted(x.gap for x in result.witness.pairs) == [1, 2]
+    one = 1 if coeff == "F2" else Fraction(1)
+    planted = (Pair(1, 1, 0, 0, 0, {0: one}), Pair(1, 1, 0, 1, 1, {1: one}))
+    assert verify(dataclasses.replace(result.witness, pairs=planted, single=((0, 0, 2), (1, 2, 2)))) > 0
 
 
 def test_levels_that_rise_along_the_boundary_and_integers_are_refused():
@@ -161,3 +182,29 @@ def test_levels_that_rise_along_the_boundary_and_integers_are_refused():
         spectral_sequence(chain, levels, "Z")
     with pytest.raises(AnalysisError, match="cells by degree"):
         spectral_sequence(chain, levels[:3], "F2")
+
+
+def test_levels_and_images_that_are_no_integers_are_refused_instead_of_rounded():
+    x = sphere(1)
+    for edges in ([0.5, 1, 1], [float("nan")] * 3, ["a", "b", "c"], np.zeros((3, 1))):
+        with pytest.raises(AnalysisError, match="integers in one row"):
+            spectral_sequence(x, [[0, 0, 0], edges])
+    with pytest.raises(AnalysisError, match="integers in one row"):
+        levels_by_map(x, [0, 0.5, 1])
+    with pytest.raises(AnalysisError, match="counted from"):
+        spectral_sequence(x, [[0, 0, 0], [0, 0, 1]]).value.page(-1)
+    assert spectral_sequence(x, [[0, 0, 0], [0.0, 0.0, 1.0]]).value.betti() == (1, 1)
+
+
+def test_weights_with_nan_or_without_a_vertex_and_thresholds_that_do_not_fall_are_refused():
+    x = sphere(1)
+    bad = [
+        (np.full((3, 3), np.nan), [0.5]), (np.ones((2, 2)), [0.5]), (np.ones((3, 4)), [0.5]),
+        (np.ones((3, 3)), [0.5, float("nan")]), (np.ones((3, 3)), [0.2, 0.5]), (np.ones((3, 3)), 0.5),
+    ]  # fmt: skip
+    for weights, thresholds in bad:
+        with pytest.raises(AnalysisError):
+            levels_by_weight(x, weights, thresholds)
+    for filtration in ((1, 2, 3, 4), (np.ones((3, 3)), [], 2)):
+        with pytest.raises(AnalysisError, match="a filtration is"):
+            SpectralAttention().compute_spectral(filtration)

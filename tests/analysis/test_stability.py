@@ -144,3 +144,18 @@ def test_refusals_are_typed():
         enclosing_ball([[np.inf, 0]])
     with pytest.raises(PatternError):
         pattern_stability_measures([[0.5, 0.5]], np.ones((3, 2)))
+
+
+@pytest.mark.parametrize("scale", [1e-300, 1e-160, 1.0, 1e160, 1e300])
+@pytest.mark.parametrize("offset", [0.0, 1e3])
+def test_balls_around_tiny_and_huge_points_enclose_them(scale, offset):
+    points = np.random.default_rng(0).normal(size=(9, 3)) + offset
+    found, plain = enclosing_ball(points * scale), enclosing_ball(points)
+    assert found.value.radius == pytest.approx(plain.value.radius * scale, rel=1e-5)
+    assert found.residual <= found.tolerance and found.verify() <= found.tolerance
+    assert (np.linalg.norm(points - found.value.centre / scale, axis=1) <= found.value.radius / scale + 1e-12).all()
+
+
+def test_shifts_of_another_shape_are_refused():
+    with pytest.raises(PatternError, match="do not have shape"):
+        perturbation_response([[0.5, 0.5]], np.ones(3))

@@ -227,3 +227,27 @@ def test_other_refusals_are_typed():
         unitary_l_inverse(3, triangle, [1, 1, 1.1], 0.2)
     with pytest.raises(BudgetError):
         ihara_polynomial(random_graph(100, 0), budget=Cost(seconds=1e-3))
+
+
+@pytest.mark.parametrize("u", [1, -1, Fraction(1), 1.0, 2, Fraction(3, 7)])
+def test_the_zeta_function_of_a_forest_is_one_everywhere(u):
+    forest = adjacency(nx.disjoint_union(nx.path_graph(4), nx.star_graph(3)))
+    found = ihara_polynomial(forest).value
+    assert found.exponent == -2 and found(u) == 1
+
+
+def test_a_removable_singularity_of_basss_formula_is_refused():
+    with pytest.raises(GraphError, match="singularity"):
+        unitary_l_inverse(2, [[0, 1]], [1.0], 1.0)
+    assert unitary_l_inverse(2, [[0, 1]], [1.0], 0.999) == pytest.approx(1)
+
+
+@pytest.mark.parametrize("edges", [[[0.5, 1]], [0, 1, 0], [[0, 1, 1]]])
+def test_edges_that_are_no_pairs_of_integers_are_refused(edges):
+    with pytest.raises(GraphError, match="edges are integers"):
+        artin_ihara_polynomial(2, edges, [1])
+
+
+def test_fractions_have_no_characteristic_polynomial_of_integers():
+    with pytest.raises(GraphError, match="other entries"):
+        characteristic_polynomial(np.array([[Fraction(1, 2)]], dtype=object))

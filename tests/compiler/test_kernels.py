@@ -4,6 +4,7 @@ import pytest
 import torch
 from hypothesis import given
 
+import aatc
 from aatc import connections, masks, metrics
 from aatc.ir.interpreter import Interpreter
 from tests.compiler.draw import attentions
@@ -188,3 +189,21 @@ def test_no_tensor_of_size_n_squared_is_made():
             o = built.run()[0]
             torch.autograd.grad(o.sum(), [q, k, v])
         assert largest < n * n * 4 / 4
+
+
+@pytest.mark.parametrize("lengths", [(0, 0), (0, 5), (5, 0)])
+@pytest.mark.parametrize("masked", [False, True])
+@pytest.mark.parametrize("metric", ["euclidean", "lorentz"])
+def test_sequences_of_length_zero(metric, masked, lengths):
+    chosen = {"euclidean": aatc.metrics.Euclidean(), "lorentz": aatc.metrics.LorentzDistance(lift=True)}[metric]
+
+    def attention(q, k, v):
+        return aatc.attend(q, k, v, metric=chosen, mask=aatc.masks.causal() if masked else None)
+
+    n, m = lengths
+    inputs = [torch.randn(2, 2, length, 4, requires_grad=True) for length in (n, m, m)]
+    compiled = aatc.compile(attention, dynamic=False, fallback=False)
+    out = compiled(*inputs)
+    torch.testing.assert_close(out, attention(*inputs))
+    grads = torch.autograd.grad(out.sum(), inputs)
+    assert [g.shape for g in grads] == [x.shape for x in inputs] and not any(g.abs().sum() for g in grads)

@@ -357,6 +357,35 @@ def test_what_cannot_flow_is_refused_by_name():
         AttentionFlow(weights=torch.ones(3))
     with pytest.raises(PointShapeError):
         AttentionFlow("scalar", spacing=(1.0, 1.0)).evolve_attention(torch.zeros(4), 0.1, 1)
+    with pytest.raises(PointShapeError, match="finite positive"):
+        AttentionFlow(edges=RING, weights=torch.full((7,), math.inf))
+    with pytest.raises(GeometryError, match="not finite"):
+        AttentionFlow("scalar").evolve_attention(torch.tensor([1.0, math.nan]), 0.1, 1)
+    with pytest.raises(StepSizeError, match="finite"):
+        AttentionFlow().evolve_attention(torch.ones(1, 1), math.inf, 1)
+
+
+@pytest.mark.parametrize(
+    ("flow", "field", "metric"),
+    [
+        (AttentionFlow(), rows((3, 4)), torch.ones(7, 1, 1, dtype=F64)),
+        (AttentionFlow(), rows((3, 5, 4)), torch.ones(2, 5, 1, 1, dtype=F64)),
+        (AttentionFlow("scalar"), torch.ones(3, 5), torch.ones(2, 5, 1, 1)),
+        (AttentionFlow("vector", periodic=True), torch.ones(7, 1), torch.ones(6, 1, 1)),
+        (AttentionFlow(edges=RING), rows((7, 4)), torch.ones(3, dtype=F64)),
+        (AttentionFlow(edges=RING), rows((7,)), torch.ones(7, dtype=F64)),
+        (AttentionFlow("scalar", edges=RING), torch.tensor(1.0), torch.ones(7)),
+        (AttentionFlow("scalar", edges=RING), torch.arange(7), torch.ones(7)),
+        (
+            AttentionFlow("vector", edges=RING, transports=torch.eye(2).expand(7, 2, 2)),
+            torch.ones(7, 3),
+            torch.ones(7),
+        ),
+    ],
+)
+def test_fields_and_geometries_that_do_not_fit_are_refused(flow, field, metric):
+    with pytest.raises(PointShapeError):
+        flow.integrate_flow(field, metric, 0.01, 1)
 
 
 @pytest.mark.parametrize(

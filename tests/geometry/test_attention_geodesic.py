@@ -102,6 +102,15 @@ def test_faults_are_named():
         GEODESIC.fisher_rao_metric(p, "guess")
     with pytest.raises(GeometryError, match="steps"):
         GEODESIC.compute_path(p, q, 0)
+    with pytest.raises(GeometryError, match="steps"):
+        GEODESIC.compute_path(p, q, 1.5)
+    for logits in (p * math.nan, torch.full((3,), -math.inf, dtype=F64)):
+        with pytest.raises(GeometryError, match="probabilities"):
+            GEODESIC.fisher_rao_metric(logits, "logits")
+    masked = GEODESIC.fisher_rao_metric(torch.tensor([0.0, -math.inf, 1.0], dtype=F64), "logits")
+    assert masked.isfinite().all() and masked[1].abs().max() == 0
+    with pytest.raises(GeometryError, match="small"):
+        GEODESIC.fisher_rao_metric(torch.tensor([1e-320, 1.0], dtype=F64))
     with pytest.raises(PointShapeError):
         GEODESIC.compute_path(p, q[:, :2])
     with pytest.raises(PointShapeError):

@@ -196,6 +196,61 @@ def test_two_bifurcations_in_one_step_are_told_apart():
     assert [p.parameter for p in found.points] == pytest.approx([0, 0.004], abs=1e-8)
 
 
+@pytest.mark.parametrize("decay", [1e-4, 1e-7])
+@pytest.mark.parametrize("frequency", [0.0, 2.0])
+def test_a_slow_bystander_does_not_hide_a_hopf_point(decay, frequency):
+    oscillator = hopf(-1.0)
+
+    def field(x, m):
+        slow = torch.stack((-decay * x[2] - frequency * x[3], frequency * x[2] - decay * x[3]))
+        return torch.cat((oscillator(x[:2], m - 0.01234), slow))
+
+    (point,) = bifurcation_diagram(field, torch.zeros(4, dtype=F64), (-0.5, 0.5)).points
+    assert (point.kind, point.criticality) == ("hopf", "supercritical")
+    assert point.parameter == pytest.approx(0.01234, abs=1e-9) and point.frequency == pytest.approx(1.7)
+
+
+def test_two_hopf_points_in_one_step_are_told_apart():
+    one, other = hopf(-1.0), hopf(1.0)
+    found = bifurcation_diagram(
+        lambda x, m: torch.cat((one(x[:2], m), other(x[2:], m - 1e-3))), torch.zeros(4, dtype=F64), (-0.5, 0.5)
+    )
+    assert [p.criticality for p in found.of_kind("hopf")] == ["supercritical", "subcritical"]
+    assert [p.parameter for p in found.points] == pytest.approx([0, 1e-3], abs=1e-9)
+
+
+def test_a_fold_beside_a_branch_point_is_found_with_it():
+    found = bifurcation_diagram(
+        lambda x, m: torch.stack((m - x[0] ** 2, x[1] * (x[0] - 1e-3) - x[1] ** 3)),
+        tensor(1.0, 0.0),
+        (-0.5, 1.0),
+        start=1.0,
+    )
+    assert [p.kind for p in found.points] == ["saddle-node", "pitchfork"]
+    assert [p.parameter for p in found.points] == pytest.approx([0, 1e-6], abs=1e-9)
+
+
+def test_a_steep_pitchfork_is_followed_along_its_branch():
+    found = bifurcation_diagram(lambda x, m: m * x - 1e6 * x**3, tensor(0.0), (-0.5, 0.5))
+    branch = found.branches[1]
+    torch.testing.assert_close(1e6 * branch.states[:, 0] ** 2, branch.parameters, rtol=0, atol=1e-8)
+    assert float(branch.parameters.max()) == pytest.approx(0.5)
+
+
+def test_points_of_higher_codimension_are_degenerate():
+    takens = bifurcation_diagram(
+        lambda x, m: torch.stack((x[1], m + x[0] ** 2 + x[0] * x[1])), tensor(-1.0, 0.0), (-1.0, 1.0)
+    )
+    assert [(p.kind, p.coefficient) for p in takens.points] == [("degenerate", None)]
+    resonant = bifurcation_diagram(
+        lambda x, m: torch.cat((hopf(-1.0)(x[:2], m), 3.4 * torch.stack((-x[3], x[2])))),
+        torch.zeros(4, dtype=F64),
+        (-0.5, 0.5),
+    )
+    assert [p.kind for p in resonant.points] == ["degenerate"]
+    assert resonant.points[0].parameter == pytest.approx(0, abs=1e-9)
+
+
 def test_a_double_kernel_is_degenerate_and_not_given_another_name():
     found = bifurcation_diagram(lambda x, m: m * x - x * x.square().sum(), tensor(0.0, 0.0), (-1.0, 1.0))
     assert [p.kind for p in found.points] == ["degenerate"]

@@ -9,7 +9,8 @@ from hypothesis import given, settings
 
 from aatc.geometry import Euclidean, Hyperboloid, PointShapeError, Sphere
 from aatc.geometry.bundle import FiberBundle, GaugeError, holonomy_of_polygon
-from aatc.geometry.bundle_charts import ChartError, stereographic_charts
+from aatc.geometry.bundle_charts import stereographic_charts
+from aatc.geometry.charts import ChartError
 from aatc.geometry.connection import LoopError, PathError, reversed_path
 from aatc.geometry.coordinate_bundle import BundleError, CocycleError
 from tests.geometry.manifold_cases import close, seeds

@@ -1,5 +1,7 @@
 """The curvature tensor against its symmetries, spaces of constant curvature and the definition by Γ."""
 
+import math
+
 import pytest
 import torch
 from hypothesis import given, settings
@@ -7,7 +9,7 @@ from hypothesis import strategies as st
 from torch.autograd import gradcheck
 
 from aatc.geometry.curvature import directional_derivative, jacobian, metric_derivatives
-from aatc.geometry.manifold import GeometryError
+from aatc.geometry.manifold import GeometryError, PointShapeError
 from aatc.geometry.riemannian import RiemannianStructure
 from tests.geometry.chart_cases import CHARTS, CURVATURES, F64, WARPED, points, vectors, warped
 
@@ -97,6 +99,24 @@ def test_derivatives_are_right_for_the_operations_whose_nested_forward_mode_is_n
         ahead, behind = metric_derivatives(metric, x + h * e)[0], metric_derivatives(metric, x - h * e)[0]
         close(second[..., k], (ahead - behind) / (2 * h), 1e-7)
         close(directional_derivative(metric, x, e.expand_as(x))[1], first[..., k], 1e-12)
+
+
+@pytest.mark.parametrize("size", [1e-200, 1e200])
+def test_sectional_curvature_does_not_see_the_lengths_of_the_vectors(size):
+    curvature = WARPED.curvature_tensor(points("warped", 1))
+    u, v = vectors(1, 2, 3)
+    close(curvature.sectional(size * u, size * v), curvature.sectional(u, v))
+
+
+def test_vectors_that_do_not_fit_span_no_plane():
+    curvature = WARPED.curvature_tensor(points("warped", 1))
+    u, v = vectors(1, 2, 3)
+    for wrong in ((u[:, :2], v[:, :2]), (u.float(), v), (u.expand(4, 2, 3)[:, :1].expand(4, 3, 3), v)):
+        with pytest.raises(PointShapeError, match="planes"):
+            curvature.sectional(*wrong)
+    for wrong in ((0 * u, v), (math.nan * u, v)):
+        with pytest.raises(GeometryError, match="dependent"):
+            curvature.sectional(*wrong)
 
 
 def test_dependent_vectors_span_no_plane():

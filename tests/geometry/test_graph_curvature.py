@@ -101,7 +101,8 @@ def test_curvature_does_not_change_with_the_unit_of_length_and_the_walk_may_pref
     matrix = torch.from_numpy(nx.to_numpy_array(graph))
     for walk in ("uniform", "inverse-length"):
         one = lin_lu_yau_ricci(matrix, walk=walk).curvature
-        torch.testing.assert_close(lin_lu_yau_ricci(3 * matrix, walk=walk).curvature, one, rtol=0, atol=1e-9)
+        for unit in (3.0, 1e-9, 1e-15, 1e12):
+            torch.testing.assert_close(lin_lu_yau_ricci(unit * matrix, walk=walk).curvature, one, rtol=0, atol=1e-9)
         lazy = ollivier_ricci(matrix, 0.999, walk=walk).curvature / 0.001
         torch.testing.assert_close(lazy, one, rtol=0, atol=1e-8)
     assert (one - lin_lu_yau_ricci(matrix).curvature).abs().max() > 0.01
@@ -113,6 +114,24 @@ def test_the_transport_programme_agrees_with_pot():
         source, target = draw.dirichlet(np.ones(rows)), draw.dirichlet(np.ones(columns))
         cost = draw.uniform(size=(rows, columns))
         assert wasserstein(source, target, cost) == pytest.approx(ot.emd2(source, target, cost), abs=1e-12)
+
+
+def test_a_small_mass_is_moved_a_long_way():
+    small = 2e-8
+    cost = np.array([[0.0, 4.5e3], [1e-4, 4.5e3]])
+    moved = wasserstein(np.array([0.5, 0.5]), np.array([1 - small, small]), cost)
+    assert moved == pytest.approx((0.5 - small) * 1e-4 + small * 4.5e3, rel=1e-9)
+
+
+@pytest.mark.parametrize("walk", ["uniform", "inverse-length"])
+def test_lengths_of_many_magnitudes_leave_the_transport_solvable(walk):
+    draw = np.random.default_rng(0)
+    for seed in range(4):
+        graph = nx.gnp_random_graph(8, 0.5, seed=seed)
+        nx.add_path(graph, range(8))
+        for u, v in graph.edges:
+            graph[u][v]["weight"] = float(10 ** draw.uniform(-4, 4))
+        assert (ollivier_ricci(graph, 0.999, walk=walk).curvature <= 1).all()
 
 
 @given(st.integers(0, 10_000))
@@ -181,6 +200,21 @@ def test_graphs_of_one_curvature_are_fixed_by_the_normalised_flow_and_scaled_by_
 def test_what_is_no_metric_graph_is_refused():
     with pytest.raises(GraphError, match="undirected"):
         ollivier_ricci(nx.DiGraph([(0, 1)]))
+    with pytest.raises(GraphError, match="ndarray"):
+        ollivier_ricci(np.eye(2))
+    one, two = torch.tensor([[0, 1]]), torch.ones(2, dtype=F64)
+    for message, edges, weights in (
+        ("positive", one, -two[:1]),
+        ("positive", one, math.nan * two[:1]),
+        ("more than one", torch.tensor([[0, 1], [1, 0]]), two),
+        ("outside", one + 5, two[:1]),
+        ("edges are", one.double(), two[:1]),
+        ("edges are", one, two),
+    ):
+        with pytest.raises(GraphError, match=message):
+            WeightedGraph((0, 1), edges, weights)
+    with pytest.raises(GraphError, match="positive"):
+        GraphRicciFlow(lambda g: EdgeCurvature(g, math.nan * g.weights)).flow_step(nx.path_graph(3), 0.1)
     with pytest.raises(GraphError, match="itself"):
         forman_ricci(nx.Graph([(0, 1), (1, 1)]))
     with pytest.raises(GraphError, match="positive"):

@@ -9,6 +9,7 @@ from hypothesis import strategies as st
 
 from aatc.geometry import symplectic
 from aatc.geometry.hamiltonian import METHODS, HamiltonianSystem
+from aatc.geometry.manifold import GeometryError
 
 F64 = torch.float64
 
@@ -272,6 +273,15 @@ def test_other_shapes_that_do_not_fit_are_refused():
 
 def test_what_a_method_cannot_do_is_refused():
     q, p = start("half-plane")
+    assert issubclass(symplectic.HamiltonianError, GeometryError)
+    for method in METHODS:
+        for dt in (math.nan, math.inf):
+            with pytest.raises(symplectic.HamiltonianError, match="finite"):
+                OSCILLATOR.evolve(q, p, dt, 1, method)
+        with pytest.raises(symplectic.PhaseShapeError):
+            OSCILLATOR.evolve(q[..., :0], p[..., :0], 0.1, 1, method)
+    with pytest.raises(symplectic.PhaseShapeError, match="inverse_metric"):
+        HamiltonianSystem.geodesic(lambda q: torch.eye(3, dtype=q.dtype)).compute_hamiltonian(q, p)
     with pytest.raises(symplectic.UnknownMethodError, match="leapfrog, yoshida4, implicit_midpoint"):
         OSCILLATOR.evolve(q, p, 0.1, 1, "euler")
     for steps in (-1, 1.5, True):

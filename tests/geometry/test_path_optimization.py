@@ -11,7 +11,7 @@ from torch.autograd import gradcheck
 from aatc.geometry.integrate import ConvergenceError
 from aatc.geometry.manifold import GeometryError, PointShapeError
 from aatc.geometry.path_optimization import PathOptimization
-from aatc.geometry.riemannian import ChartError
+from aatc.geometry.riemannian import ChartError, RiemannianStructure
 from tests.geometry.chart_cases import CHARTS, F64, WARPED, points
 
 SEEDS = st.integers(0, 10**6)
@@ -100,6 +100,17 @@ def test_optimal_paths_are_differentiable_in_ends_and_parameters():
     assert gradcheck(values, (x, y, weight))
 
 
+def test_a_rest_on_top_of_a_hill_is_no_minimum():
+    action = PathOptimization(RiemannianStructure.euclidean(1), lambda x: -30 * x.cos().sum(-1))
+    top = torch.full((1,), math.pi, dtype=F64)
+    with pytest.raises(ConvergenceError, match="no minimum") as caught:
+        action.optimize_attention(top, top, 8)
+    assert caught.value.residual <= 1e-9
+    aside = top.expand(9, 1).clone()
+    aside[4] += 0.1
+    assert action.find_minimum(aside).action < action.path_action(top.expand(9, 1)) - 1
+
+
 def test_equal_ends_rest():
     x = points("ball", 1)
     found = PathOptimization(CHARTS["ball"]).optimize_attention(x, x, 4)
@@ -120,3 +131,12 @@ def test_faults_are_named():
         action.optimize_attention(path[0], path[1], 1)
     with pytest.raises(PointShapeError):
         action.optimize_attention(torch.ones(2, 2), torch.ones(3, 2))
+    with pytest.raises(GeometryError, match="steps"):
+        action.optimize_attention(path[0], path[1], 4.0)
+    with pytest.raises(PointShapeError, match="one dtype"):
+        action.optimize_attention(path[0], path[1].float())
+    with pytest.raises(PointShapeError, match="float32 or float64"):
+        action.optimize_attention(path[0].bfloat16(), path[1].bfloat16())
+    for potential in (lambda x: x, lambda x: x.sum(-1).float(), lambda x: x.sum()):
+        with pytest.raises(PointShapeError, match="potential"):
+            PathOptimization(CHARTS["half-plane"], potential).optimize_attention(path[0], path[1])

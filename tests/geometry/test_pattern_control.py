@@ -247,7 +247,20 @@ def test_problems_that_are_not_well_stated_are_refused():
         optimal_control(flow, zero, zero, [AmplitudeBound(torch.zeros(3), torch.ones(3))], **common)
     with pytest.raises(ControlError, match="contradict"):
         optimal_control(flow, zero, zero, [AmplitudeBound(0.0, 1.0), AmplitudeBound(2.0, 3.0)], **common)
+    for actuators in (torch.zeros(0, 2, dtype=F64), torch.zeros((), dtype=F64)):
+        with pytest.raises(PointShapeError, match="actuators"):
+            optimal_control(flow, zero, zero, actuators=actuators, **common)
+    with pytest.raises(PointShapeError, match="empty"):
+        optimal_control(flow, zero[:0], zero[:0], **common)
+    with pytest.raises(PointShapeError, match="flow takes"):
+        optimal_control(lambda x, c: x[:1], zero, zero, **common)
     for bad in (
+        lambda: AmplitudeBound(math.inf, math.inf),
+        lambda: optimal_control(flow, zero, zero, [3], **common),
+        lambda: optimal_control(flow, zero, zero, time=1.0, intervals=2.5),
+        lambda: optimal_control(flow, zero, zero, terminal_weight=math.inf, **common),
+        lambda: optimal_control(flow, zero, zero, tolerance=0.0, **common),
+        lambda: optimal_control(flow, zero, zero, max_iterations=0, **common),
         lambda: AmplitudeBound(1.0, 0.0),
         lambda: AmplitudeBound(math.nan, 0.0),
         lambda: EnergyBudget(0.0),

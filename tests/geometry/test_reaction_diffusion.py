@@ -171,6 +171,39 @@ def test_steady_states_rest(a, b, current):
         np.testing.assert_allclose(terms[2].steady_states()[:, 0], real, atol=1e-8)
 
 
+def test_a_neuron_next_to_its_fold_rests_and_small_states_keep_their_digits():
+    for digits in range(30, 54):
+        for b, side in ((1.3, 1.0), (2.0794127487317016, -1.0), (2.9, 1.0)):
+            fold = side * (1 - 1 / b) ** 1.5 * (1 - 2.0**-digits)
+            term = FitzHughNagumo(0.7, b, 0.08, 0.7 / b - fold / 1.5)
+            states = term.steady_states()
+            torch.testing.assert_close(term(states.T), torch.zeros_like(states.T), rtol=0, atol=1e-7)
+    tangled = FitzHughNagumo(2.3289123269883443, 2.0794127487317016, 0.08, 1.1802267805928905)
+    assert bool(tangled.steady_states().isfinite().all())
+    small = float(FitzHughNagumo(1e-12, 0.5, 0.08, 0.0).steady_states()[0, 0])
+    assert small == pytest.approx(-2e-12, rel=1e-12)
+
+
+def test_reactions_without_their_steady_state_say_so():
+    for term in (Schnakenberg(0.0, 0.0), GiererMeinhardt(0.1, 0.0), GrayScott(0.0), GrayScott(0.04, -0.04)):
+        with pytest.raises(PatternError, match="need"):
+            term.steady_states()
+    with pytest.raises(PatternError, match="b > 0"):
+        FitzHughNagumo(b=0.0).steady_states()
+
+
+@pytest.mark.parametrize("boundary", ["periodic", "neumann"])
+@pytest.mark.parametrize(("lengths", "sizes"), [((6.0,), (5,)), ((6.0,), (6,)), ((6.0, 4.0), (3, 4)), ((3.0,), (1,))])
+def test_a_homogeneous_state_has_the_eigenvalues_of_its_linearised_grid(boundary, lengths, sizes):
+    system = ReactionDiffusion(TERMS["schnakenberg"], tensor(0.05, 1.0), Grid(lengths, boundary))
+    rest = TERMS["schnakenberg"].steady_states()[0].reshape(2, *[1] * len(sizes)).expand(2, *sizes)
+    found = stability(system, rest, count=2 * math.prod(sizes))
+    dense = leading_eigenvalues(system, rest.clone(), 2 * math.prod(sizes))
+    assert found.homogeneous and found.eigenvalues.shape == dense.shape
+    torch.testing.assert_close(found.eigenvalues.real, dense.real, rtol=0, atol=1e-9)
+    assert found.growth_rate == pytest.approx(float(dense.real.max()), abs=1e-9)
+
+
 def test_gray_scott_has_three_states_where_the_feed_suffices():
     assert GrayScott(0.04, 0.04).steady_states().shape == (3, 2)
     assert GrayScott(0.04, 0.07).steady_states().shape == (1, 2)
@@ -329,6 +362,35 @@ def test_what_does_not_fit_is_refused():
             call()
     with pytest.raises(PointShapeError):
         good.rate(torch.ones(8, dtype=torch.int64))
+    for bad in (state.half(), state[:, :0], state.expand(0, 2, 8)):
+        with pytest.raises(PointShapeError, match="float32 or float64"):
+            good.step(bad, 0.1)
+    for call in (good.rate, lambda u, forcing: good.step(u, 0.1, forcing=forcing)):
+        with pytest.raises(PointShapeError, match="forcing"):
+            call(state, forcing=torch.ones(3, 3, dtype=F64))
+    for strange in (tensor([1.0, math.nan], [0.0, 1.0]), tensor(1.0, math.inf)):
+        with pytest.raises(PatternError, match="finite"):
+            ReactionDiffusion(term, strange, grid).rate(state)
+    with pytest.raises(PointShapeError, match="sizes"):
+        Grid((1.0, 2.0)).coordinates((4,))
+    rest = term.steady_states()[0]
+    for perturbation in (torch.ones(2, 3, 3, dtype=F64), torch.ones((), dtype=F64)):
+        with pytest.raises(PointShapeError, match="perturbation"):
+            stability(good, rest, perturbation)
+    for call in (stability, leading_eigenvalues):
+        with pytest.raises(PatternError, match="count"):
+            call(good, rest[:, None].expand(2, 8), count=0)
+    eye = torch.eye(2, dtype=F64)
+    for conditions in (
+        lambda: turing_conditions(math.nan * eye, eye[0] + 1),
+        lambda: turing_conditions(eye, math.inf * (eye[0] + 1)),
+    ):
+        with pytest.raises(PatternError, match="finite"):
+            conditions()
+    with pytest.raises(PointShapeError, match="wavenumbers"):
+        dispersion_relation(eye, eye[0], eye[0, 0])
+    with pytest.raises(PatternError, match="finite"):
+        dispersion_relation(math.nan * eye, eye[0], eye[0])
     with pytest.raises(NotSteadyError) as caught:
         stability(good, state * 3)
     assert caught.value.residual > 1

@@ -20,7 +20,7 @@ from aatc.geometry.invariant_family import (
     sphere_product,
 )
 from aatc.geometry.manifold import GeometryError, PointShapeError
-from aatc.geometry.ricci_flow import GeometricFlow, StepSizeError
+from aatc.geometry.ricci_flow import FlowTrajectory, GeometricFlow, StepSizeError
 
 F64 = torch.float64
 TURN = 2 * math.pi
@@ -246,6 +246,38 @@ def test_round_spheres_shrink_by_their_law_and_die_when_they_must(dim, square):
     assert found.curvature == pytest.approx((dim - 1) / float(squares[-1]))
 
 
+def test_a_sphere_seen_at_several_points_stays_round_until_it_dies():
+    family = InvariantFamily(round_sphere, tensor([0.1, 0.9], [0.7, 0.3], [0.5, 0.8]))
+    run = GeometricFlow(ricci=family).evolve(family.metric(tensor(0.9)), 0.449, 400)
+    torch.testing.assert_close(family.coefficients(run.metrics)[:, 0], 0.9 - 2 * run.times, rtol=0, atol=1e-12)
+    assert run.stopped == "" and float(family.coefficients(run.final)) == pytest.approx(0.002, abs=1e-12)
+
+
+def test_every_metric_of_a_batch_has_singularities_of_its_own():
+    family = InvariantFamily(round_sphere, tensor([0.1, 0.2], [0.4, -0.3]))
+    flow = GeometricFlow(ricci=family)
+    run = flow.evolve(family.metric(tensor([1.0], [0.9], [5.0])), 0.44, 44)
+    found = flow.detect_singularities(run, 5.0)
+    assert [(s.kind, s.location[0]) for s in found] == [("extinction", 1), ("extinction", 0)]
+    assert [s.time for s in found] == pytest.approx([0.45, 0.5], abs=1e-9)
+    (alone,) = flow.detect_singularities(run, 20.0)
+    assert alone.kind == "extinction" and alone.location[0] == 1
+
+
+def test_flat_states_before_a_blow_up_do_not_spoil_its_time():
+    unit, (flow, run) = torch.eye(2, dtype=F64), two_steps_of_curvature(0.0, 5.0, 10.0)
+    assert flow.sample_axes == 0 and run.metrics[0].equal(unit)
+    (found,) = flow.detect_singularities(run, 1.0)
+    assert found.time == pytest.approx(3.0)
+
+
+def two_steps_of_curvature(*values):
+    unit = torch.eye(2, dtype=F64)
+    curvatures = tensor(*values)[:, None, None] * unit
+    times = torch.arange(float(len(values)), dtype=F64)
+    return GeometricFlow(ricci=torch.zeros_like), FlowTrajectory(times, unit.expand_as(curvatures), curvatures, ())
+
+
 def test_the_smaller_factor_of_a_product_collapses_first():
     family = InvariantFamily(sphere_product(2, 3), torch.full((1, 5), 0.2, dtype=F64))
     flow = GeometricFlow(ricci=family)
@@ -451,6 +483,39 @@ def test_what_cannot_flow_is_refused_by_name():
         ConformalFlow((1.0, 1.0)).evolve(torch.zeros(8, 8, dtype=F64), 1.0, 1)
     with pytest.raises(PointShapeError):
         ConformalFlow((1.0, 1.0)).curvature(torch.zeros(8, dtype=F64))
+
+
+def test_tensors_that_no_factorisation_takes_are_refused():
+    flow = GeometricFlow(torus(8))
+    metric = sampled(wavy, mesh(8, 2))
+    for bad in (metric.bfloat16(), metric.expand(0, *metric.shape)):
+        with pytest.raises(PointShapeError, match="not empty"):
+            flow.compute_ricci_tensor(bad)
+    with pytest.raises(PointShapeError, match="float32 or float64"):
+        GeometricFlow(ricci=lambda g: g).compute_ricci_tensor(torch.eye(2, dtype=torch.long))
+    with pytest.raises(DegenerateMetricError):
+        GeometricFlow(torus(8), background=torch.zeros_like(metric))
+    points = tensor([0.1, 0.2], [0.4, -0.3])
+    with pytest.raises(GeometryError, match="span 1 dimensions"):
+        InvariantFamily(lambda x: torch.cat([round_sphere(x)] * 2), points)
+    with pytest.raises(PointShapeError, match="coordinates"):
+        InvariantFamily(sphere_product(2, 2), torch.zeros(1, 3, dtype=F64))
+    with pytest.raises(PointShapeError):
+        InvariantFamily(round_sphere, points[:0])
+    with pytest.raises(GeometryError, match="finite"):
+        InvariantFamily(round_sphere, points * math.nan)
+
+
+def test_conformal_factors_of_any_size_have_a_step_and_others_are_refused():
+    flow, flat = ConformalFlow((1.0, 1.0)), torch.zeros(4, 4, dtype=F64)
+    huge = flow.evolve(flat + 400.0, 1.0, 2)
+    torch.testing.assert_close(huge.final, flat + 400.0)
+    with pytest.raises(GeometryError, match="not finite"):
+        flow.evolve(flat * math.nan, 1e-4, 1)
+    with pytest.raises(StepSizeError, match="finite"):
+        flow.evolve(flat + 400.0, math.inf, 1)
+    with pytest.raises(PointShapeError, match="empty"):
+        flow.evolve(flat.expand(0, 4, 4), 1e-4, 1)
 
 
 def test_a_patch_with_its_rim_kept_right_shrinks_like_the_sphere():

@@ -308,6 +308,95 @@ def test_faults_are_named():
         RiemannianStructure.sphere(-1.0)
 
 
+def test_empty_batches_stay_empty():
+    chart, none = CHARTS["half-plane"], torch.zeros(0, 2, dtype=F64)
+    for method in ("dopri8", "rk4"):
+        assert chart.geodesic_flow(none, none, method=method).velocities.shape == (17, 0, 2)
+    assert chart.exp(none, none).shape == chart.log(none, none).shape == (0, 2)
+    assert chart.curvature_tensor(none).riemann.shape == (0, 2, 2, 2, 2)
+
+
+@pytest.mark.parametrize("bad", [math.nan, math.inf])
+def test_vectors_and_values_that_are_not_finite_are_refused(bad):
+    chart = CHARTS["half-plane"]
+    x = points("half-plane", 1)
+    v = x.clone()
+    v[1, 0] = bad
+    for act in (
+        lambda: chart.norm(x, v),
+        lambda: chart.inner(x, x, v),
+        lambda: chart.lower_index(x, v),
+        lambda: chart.raise_index(x, v),
+        lambda: chart.exp(x, v),
+        lambda: chart.covariant_derivative(lambda y: y * v, x, x),
+        lambda: chart.parallel_transport(chart.geodesic_between(x[0], x[1]), v),
+    ):
+        with pytest.raises(ChartError, match=r"vector at index \(1,\)"):
+            act()
+
+    def ruined(field):
+        return lambda *y: field(*y) * bad
+
+    closed = RiemannianStructure(chart.metric, inverse=ruined(chart.inverse_metric))
+    for act in (
+        lambda: RiemannianStructure(chart.metric, christoffel=ruined(chart.christoffel_symbols)).christoffel_symbols(x),
+        lambda: RiemannianStructure(chart.metric, connection=ruined(chart.connection)).christoffel_symbols(x),
+        lambda: closed.inverse_metric(x),
+        lambda: closed.raise_index(x, x),
+    ):
+        with pytest.raises(ChartError, match="not finite"):
+            act()
+    for metric in (ruined(chart.metric), lambda y: -chart.metric(y)):
+        with pytest.raises(MetricError):
+            RiemannianStructure(metric).norm(x, x)
+    with pytest.raises(MetricError, match="not finite"):
+        RiemannianStructure(ruined(chart.metric)).metric_tensor(x)
+
+
+def test_fields_that_do_not_follow_shape_and_dtype_are_refused():
+    x = points("half-plane", 1)
+    flat, mixed, narrow = (
+        RiemannianStructure(metric)
+        for metric in (lambda y: torch.eye(2, dtype=F64), lambda y: y, lambda y: torch.eye(2).expand(*y.shape, 2))
+    )
+    for chart in (flat, mixed, narrow):
+        for act in (
+            lambda chart=chart: chart.metric_tensor(x),
+            lambda chart=chart: chart.christoffel_symbols(x),
+            lambda chart=chart: chart.connection(x, x, x),
+            lambda chart=chart: chart.curvature_tensor(x),
+            lambda chart=chart: chart.exp(x, x),
+            lambda chart=chart: chart.geodesic_between(x, x + 1),
+        ):
+            with pytest.raises(PointShapeError, match="the metric takes points"):
+                act()
+    metric = CHARTS["half-plane"].metric
+    with pytest.raises(PointShapeError, match="Γ"):
+        RiemannianStructure(metric, christoffel=lambda y: metric(y)).connection(x, x, x)
+    with pytest.raises(PointShapeError, match="inverse"):
+        RiemannianStructure(metric, inverse=lambda y: y).raise_index(x, x)
+    half = x.bfloat16()
+    for act in (
+        lambda: RiemannianStructure(metric).connection(half, half, half),
+        lambda: RiemannianStructure(metric).inverse_metric(half),
+        lambda: RiemannianStructure(metric).metric_tensor(half, check=True),
+        lambda: CHARTS["half-plane"].geodesic_between(half, half),
+        lambda: CHARTS["half-plane"].curvature_tensor(half),
+    ):
+        with pytest.raises(PointShapeError, match="float32 or float64"):
+            act()
+
+
+def test_settings_without_a_meaning_are_refused():
+    chart, x = CHARTS["half-plane"], points("half-plane", 1)
+    for setting in ({"rtol": 0.0}, {"rtol": -1.0}, {"atol": math.nan}, {"method": "rk4", "steps": 1.5}):
+        with pytest.raises(GeometryError, match=r"rtol|steps"):
+            chart.geodesic_flow(x, x, **setting)
+    for make in (RiemannianStructure.euclidean, RiemannianStructure.simplex, RiemannianStructure.poincare_ball):
+        with pytest.raises(GeometryError, match="at least one"):
+            make(0)
+
+
 @pytest.mark.slow
 def test_ten_thousand_points_of_dimension_64():
     mix = torch.randn(64, 64) * 0.1

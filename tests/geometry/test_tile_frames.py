@@ -187,3 +187,22 @@ def test_what_does_not_fit_is_refused():
         tile_frames(torch.tensor([[0, 2]]), one, 2)
     with pytest.raises(TileError, match="finite"):
         tile_frames(torch.tensor([[0, 1]]), one * torch.nan, 2)
+    for transports in (one.half(), one.long()):
+        with pytest.raises(PointShapeError, match="float32 or float64"):
+            tile_frames(torch.tensor([[0, 1]]), transports, 2)
+    with pytest.raises(PointShapeError, match="integers"):
+        tile_frames(torch.tensor([[False, True]]), one, 2)
+    for count in (-1, 2.0):
+        with pytest.raises(TileError, match="number of tokens"):
+            tile_frames(torch.zeros(0, 2, dtype=torch.int64), one[:0], count)
+
+
+@pytest.mark.parametrize("edge", [[0, 1], [1, 0]])
+def test_singular_transports_are_refused(edge):
+    with pytest.raises(TileError, match="singular"):
+        tile_frames(torch.tensor([edge]), torch.zeros(1, 2, 2, dtype=F64), 2)
+
+
+def test_an_empty_batch_has_frames_and_no_residual():
+    found = tile_frames(torch.tensor([[0, 1], [1, 0]]), torch.zeros(0, 2, 2, 2, dtype=F64), 2)
+    assert found.frames.shape == (0, 2, 2, 2) and found.residual == 0 and found.cycle == ()

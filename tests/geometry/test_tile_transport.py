@@ -7,7 +7,17 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from aatc.geometry import SPD, CutLocusError, Euclidean, Hyperboloid, Manifold, PointShapeError, Product, Sphere
+from aatc.geometry import (
+    SPD,
+    CutLocusError,
+    Euclidean,
+    Hyperboloid,
+    Manifold,
+    PointShapeError,
+    Product,
+    Simplex,
+    Sphere,
+)
 from aatc.geometry.tile_transport import NotTangentError, TileError, TileTransport, has_closed_transport, pole_ladder
 from tests.geometry.manifold_cases import CASES, close, draw, everywhere, seeds, tangent
 
@@ -228,6 +238,34 @@ def test_ten_thousand_vectors_of_dimension_64_keep_their_lengths(name):
     close(manifold.norm(path[-1], out), manifold.norm(at, v)[:10_000])
 
 
+@settings(max_examples=3)
+@given(seed=seeds, to=st.integers(0, 2))
+def test_vectors_take_on_the_batch_of_the_path(seed, to):
+    sphere, frames = Sphere(), torch.linalg.matrix_exp(0.3 * torch.randn(4, 3, 3, 3, dtype=F64))
+    path = sphere.random_point((4, 3, 3), torch.Generator().manual_seed(seed), dtype=F64)
+    path[:, :] = path[:1]
+    v = sphere.tangent_projection(path[0], torch.randn(3, 3, dtype=F64))
+    for carrier, way in ((TileTransport(sphere), path), (TileTransport(None), frames)):
+        out = carrier.transport_attention(v, way, to)
+        close(out, carrier.transport_attention(v.expand(4, 3, 3).contiguous(), way, to))
+        assert out.shape == (4, 3, 3) and carrier.parallel_transport(v[:1], way).shape == (4, 1, 3)
+        assert carrier.parallel_transport(v[:1], way[:, :1]).shape == (4, 1, 3)
+
+
+@everywhere
+@pytest.mark.parametrize("size", [1e-200, 1e200])
+def test_the_pole_ladder_carries_vectors_whose_squares_have_no_number(name, size):
+    manifold, (x, y) = draw(name, 3, 2)
+    v = tangent(manifold, x, 3)
+    ladder = pole_ladder(manifold, x, y, size * v, size=0.01 if name == "simplex" else 0.25)
+    close(ladder / size, manifold.transport(x, y, v))
+
+
+def test_a_loop_from_a_face_of_the_simplex_and_back_has_no_defect():
+    path = torch.tensor([[0.5, 0.5, 0.0], [0.2, 0.3, 0.5]], dtype=F64)
+    close(TileTransport(Simplex()).holonomy_defect(path), 0.0)
+
+
 @pytest.mark.parametrize("dtype", [torch.float32, F64])
 def test_the_dtype_is_kept(dtype):
     path = Sphere().random_point((3, 4), dtype=dtype)
@@ -260,6 +298,24 @@ def test_what_does_not_fit_is_refused():
         TileTransport(None).local_connection(path)
     with pytest.raises(PointShapeError):
         TileTransport(None).transport_attention(v, torch.eye(3, dtype=F64).expand(3, 3, 3))
+    with pytest.raises(TileError, match=r"no tile 1\.5"):
+        carrier.transport_attention(v, path, 1.5)
+    with pytest.raises(PointShapeError, match="broadcast"):
+        carrier.transport_attention(v.expand(5, 3, 4), path.expand(2, 3, 4))
+    with pytest.raises(PointShapeError, match="dtype"):
+        carrier.transport_attention(v.float(), path)
+    with pytest.raises(PointShapeError, match="float32 or float64"):
+        carrier.holonomy_defect(path.half())
+    frames = torch.eye(4, dtype=F64).repeat(3, 1, 1)
+    with pytest.raises(TileError, match="finite"):
+        TileTransport(None).transport_attention(v * math.nan, frames)
+    with pytest.raises(PointShapeError, match="float32 or float64"):
+        TileTransport(None).transport_attention(v.half(), frames.half())
+    with pytest.raises(PointShapeError, match="broadcast"):
+        TileTransport(None).transport_attention(v.expand(5, 3, 4), frames.expand(2, 3, 4, 4))
+    frames[1] = 0
+    with pytest.raises(TileError, match="tile 1 is singular"):
+        TileTransport(None).transport_attention(v, frames)
     for wrong in ({"tile": 0}, {"tile": True}, {"method": "euler"}, {"rungs": 0}, {"size": -1.0}):
         with pytest.raises(TileError):
             TileTransport(sphere, **wrong)

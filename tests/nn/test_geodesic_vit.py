@@ -87,6 +87,9 @@ def test_what_does_not_fit_is_refused():
         GeodesicViT(8, 2, 1, 10, 16, 1, 3)
     with pytest.raises(ShapeError, match="multiple of 4"):
         GeodesicViT(8, 2, 1, 10, 12, 1, 2)
+    for layer in (-5, 4):
+        with pytest.raises(ShapeError, match=f"there is no layer {layer}"):
+            made().patch_metric(torch.randn(2, 3, 8, 8), layer)
     with pytest.raises(ShapeError, match="depth is 0"):
         GeodesicViT(8, 2, 1, 10, 16, 0, 2)
     with pytest.raises(ScoreError, match="there is no metric 'minkowski'"):

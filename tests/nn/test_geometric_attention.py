@@ -208,14 +208,28 @@ def test_state_dict_holds_the_learned_metric_and_makes_the_same_module():
     assert torch.equal(source(x), other(x))
 
 
-@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float32, torch.float64])
-def test_output_follows_the_dtype(dtype):
-    attention = made("lorentz", "rotary").to(dtype)
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
+def test_a_token_of_zeros_has_no_direction_and_spoils_nothing(dtype):
+    attention = made("sphere", None).to(dtype)
+    with torch.no_grad():
+        attention.qkv.bias.zero_()
+    x = torch.randn(2, 5, HIDDEN).to(dtype)
+    x[0, 1] = 0
+    assert attention(x).isfinite().all()
+    assert (attention.metric.project(x) == 0).all(-1).nonzero().tolist() == [[0, 1]]
+
+
+@pytest.mark.parametrize("connection", ["rotary", "frames"])
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float32, torch.float64])
+def test_output_follows_the_dtype(dtype, connection):
+    attention = made("lorentz", connection).to(dtype)
     x = torch.randn(2, 5, HIDDEN, dtype=torch.float64)
     got = attention(x.to(dtype))
     assert got.dtype == dtype
     want = copy.deepcopy(attention).double()(x)
-    torch.testing.assert_close(got.double(), want, rtol=0, atol={torch.bfloat16: 0.05}.get(dtype, 1e-5))
+    torch.testing.assert_close(
+        got.double(), want, rtol=0, atol={torch.bfloat16: 0.05, torch.float16: 0.01}.get(dtype, 1e-5)
+    )
 
 
 def test_what_does_not_fit_is_refused_by_name():

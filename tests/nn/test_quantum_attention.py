@@ -2,6 +2,7 @@
 
 import copy
 import dataclasses
+import math
 
 import pytest
 import torch
@@ -291,6 +292,59 @@ def test_dropout_thins_the_weights_while_training_only():
     attention.eval()
     torch.testing.assert_close(attention.compute_attention_patterns(state.query, state.key, one_hot)[0], p)
     assert torch.equal(attention(x), attention(x))
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+def test_many_tokens_are_counted_in_half_precision(dtype):
+    attention, x = made(num_layers=0, tile_size=64).to(dtype), tokens(4, 300)
+    _, got = attention(x.to(dtype), True)
+    _, exact = copy.deepcopy(attention).double()(x.to(dtype).double(), True)
+    for name in ("entropy", "participation_ratio", "purity", "geometric_tensor_trace"):
+        assert got[name] == pytest.approx(exact[name], rel=2e-2), name
+    state = attention.prepare_attention_state(x.to(dtype))
+    measured = attention.compute_attention_patterns(state.query, state.key, state.value)[1]
+    assert measured.entropy.dtype == torch.float32
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float32])
+def test_tokens_of_zeros_have_no_state_and_finite_gradients(dtype):
+    attention = made().to(dtype)
+    with torch.no_grad():
+        for projection in (attention.query, attention.key):
+            projection.bias.zero_()
+    x = tokens().to(dtype)
+    x[0, 2] = 0
+    x.requires_grad_()
+    y = attention(x)
+    y.float().sum().backward()
+    assert y.isfinite().all() and x.grad.isfinite().all()
+    assert (attention.prepare_attention_state(x).key[0, :, 2] == 0).all()
+
+
+@pytest.mark.parametrize("unit", [1e-25, 1e25])
+def test_the_entropy_of_a_flow_has_no_unit(unit):
+    attention, x = made().float(), tokens().float()
+    state = attention.prepare_attention_state(x)
+    one, other = (attention.geometric_attention_flow(u * state.value, state.metric)[1] for u in (1.0, unit))
+    torch.testing.assert_close(one.entropies, other.entropies, rtol=1e-4, atol=1e-5)
+
+
+def test_what_is_not_a_number_is_measured_as_such():
+    x = tokens()
+    x[0, 1, 0] = torch.nan
+    numbers = made()(x, True)[1]
+    assert all(math.isnan(numbers[name]) for name in ("entropy", "flow_entropy_after", "norm_deviation"))
+
+
+@pytest.mark.parametrize("shape", [(2, 0), (0, 3)])
+def test_of_no_tokens_nothing_is_measured(shape):
+    attention, x = made(), tokens(*shape)
+    assert attention(x).shape == x.shape
+    with pytest.raises(ShapeError, match="nothing to measure"):
+        attention(x, True)
+    state = attention.prepare_attention_state(x)
+    with pytest.raises(ShapeError, match="nothing to measure"):
+        attention.geometric_attention_flow(state.value, state.metric)
 
 
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float32])

@@ -91,6 +91,12 @@ def test_the_metric_of_a_surface_is_that_of_its_embedding(surface):
     torch.testing.assert_close(surface.structure.christoffel_symbols(points), induced.christoffel_symbols(points))
 
 
+def test_a_vector_that_vanishes_has_not_turned():
+    sphere, points, carried = latitude(0.8, 16)
+    with pytest.raises(PictureError, match="vanishes"):
+        turning_angle(sphere, points, 0 * carried[:, 0])
+
+
 @pytest.mark.parametrize("colatitude", [0.3, 0.8, 1.1])
 def test_the_turn_of_a_vector_is_the_area_of_the_cap(colatitude):
     sphere, points, carried = latitude(colatitude, 256)
@@ -268,6 +274,12 @@ def test_the_peak_of_a_wave_is_its_wavenumber(waves):
     assert radial_spectrum(field, grid).peak == pytest.approx(2 * math.pi * waves / 6, rel=1e-12)
 
 
+def test_a_uniform_field_has_no_wave():
+    assert radial_spectrum(torch.ones(8, dtype=torch.float64), Grid((6.0,))).peak == 0.0
+    figure = turing_figure(torch.ones(2, 8, dtype=torch.float64), Grid((6.0,)))
+    assert "wavelength ∞" in " ".join(text.get_text() for text in figure.axes[1].get_legend().get_texts())
+
+
 def test_a_pattern_is_shown_beside_the_growth_that_theory_predicts(tmp_path):
     grid, reaction = Grid((20.0, 30.0)), Schnakenberg()
     system = ReactionDiffusion(reaction, torch.tensor([1.0, 20.0], dtype=torch.float64), grid)
@@ -335,6 +347,19 @@ def test_a_phase_portrait_shows_the_paths_and_their_energy_errors(tmp_path):
     assert error.get_yscale() == "log"
     named_axes(figure)
     assert save(figure, tmp_path) > 4000
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_levels_are_drawn_where_the_hamiltonian_has_values(dtype):
+    mass = torch.ones(1, 1, dtype=dtype)
+    system = HamiltonianSystem.separable(
+        lambda p: 0.5 * (p @ mass)[..., 0] ** 2, lambda q: q[..., 0] ** 2 - q[..., 0].log()
+    )
+    start = torch.tensor([0.02], dtype=dtype), torch.tensor([0.0], dtype=dtype)
+    figure = hamiltonian_figure(system, {"leapfrog": system.trajectory(*start, 0.01, 300)}, 0.01)
+    plane = figure.axes[0]
+    assert plane.get_xlim()[0] < 0 and len(plane.collections) == 1
+    assert any(len(path.vertices) for path in plane.collections[0].get_paths())
 
 
 def test_a_graph_is_coloured_by_its_curvature_and_dashed_where_negative(tmp_path):

@@ -202,6 +202,12 @@ def test_histories_of_metrics_are_extrapolated_to_their_collapse():
     assert CHECK.check_long_time_existence(growing, 1e6, times=times, metric=True)
 
 
+@pytest.mark.slow
+def test_a_field_that_grows_beyond_bounds_where_the_margin_does_not_ends_there():
+    found = CHECK.check_long_time_existence(lambda t, u: -1 / u, 2.0, initial=torch.ones(1))  # u = √(1 - 2t)
+    assert not found and found.witness.blow_up_time == pytest.approx(0.5, abs=1e-6)
+
+
 def test_exponentials_exist_for_all_time():
     times = torch.linspace(0, 1, 11, dtype=torch.float64)
     assert CHECK.check_long_time_existence(times.exp()[:, None], 1e3, times=times)
@@ -230,6 +236,8 @@ def test_a_lipschitz_bound_is_a_proof_and_a_wrong_one_is_refused():
     [
         lambda: CHECK.check_energy_monotonicity(torch.ones(1, 2), dirichlet),
         lambda: CHECK.check_energy_monotonicity(3, dirichlet),
+        lambda: CHECK.check_energy_monotonicity(torch.tensor(3.0), dirichlet),
+        lambda: CHECK.check_energy_monotonicity([torch.ones(2), torch.ones(3)], lambda state: state),
         lambda: CHECK.check_energy_monotonicity(torch.full((3, 2), math.nan), dirichlet),
         lambda: CHECK.verify_maximum_principle(torch.full((3, 2), math.nan)),
         lambda: CHECK.verify_maximum_principle(torch.ones(3, 2), origin=True),

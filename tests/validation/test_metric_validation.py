@@ -255,6 +255,8 @@ def test_bounds_between_the_planes_and_the_operator_are_undecided():
         lambda: CHECK.verify_compatibility(lambda x: x, conformal_connection, points=torch.ones(3, 2)),
         lambda: CHECK.verify_compatibility(torch.ones(4, 4, 2, 2), torch.zeros(4, 4, 2, 2, 2), spacing=0.1),
         lambda: CHECK.verify_compatibility(torch.ones(5, 5, 2, 2), torch.zeros(5, 5, 2, 2, 2)),
+        lambda: CHECK.verify_compatibility(torch.ones(5, 5, 2, 2), torch.zeros(5, 5, 2, 2, 2), spacing="a"),
+        lambda: CHECK.check_curvature_bounds(stereographic, (0, 2), torch.ones(1, 2), starts=-1),
         lambda: CHECK.check_curvature_bounds(stereographic, (1, 0), torch.ones(1, 2)),
         lambda: CHECK.check_curvature_bounds(stereographic, (0, 1), torch.ones(1, 1)),
         lambda: CHECK.check_curvature_bounds(lambda x: -stereographic(x), (0, 1), torch.ones(1, 2)),
@@ -264,6 +266,11 @@ def test_input_that_cannot_be_judged_is_a_typed_error(ask):
     with pytest.raises(ValidationError) as error:
         ask()
     assert isinstance(error.value, aatc.errors.AatcError) and isinstance(error.value, ValueError)
+
+
+def test_bounds_that_hold_everything_have_a_witness_too():
+    found = CHECK.check_curvature_bounds(stereographic, (-math.inf, math.inf), torch.ones(1, 2))
+    assert found and found.verify() == 0
 
 
 def test_a_verdict_reads_as_a_sentence():

@@ -152,6 +152,13 @@ def test_the_interval_covers_the_exponent_of_noisy_powers(seed):
     assert 15 <= covered <= 20
 
 
+def test_an_element_that_writes_into_its_argument_does_not_pass():
+    pattern = torch.tensor([1.0, 2.0, 3.0], dtype=torch.float64)
+    found = CHECK.verify_symmetries(pattern, {"doubled": lambda x: x.mul_(2)})
+    assert not found and found.residual == 1
+    assert pattern.tolist() == [1, 2, 3]
+
+
 @pytest.mark.parametrize(
     "ask",
     [
@@ -167,13 +174,20 @@ def test_the_interval_covers_the_exponent_of_noisy_powers(seed):
         lambda: CHECK.verify_symmetries(torch.ones(3), [lambda x: x[:2]]),
         lambda: CHECK.verify_symmetries(torch.ones(3), [[0, 1, 2]], axis=1),
         lambda: CHECK.verify_symmetries(torch.ones(2, 3), [[0, 1, 2]], conjugate=True),
+        lambda: CHECK.verify_symmetries(torch.ones(3), ["abc"]),
+        lambda: CHECK.verify_symmetries(torch.ones(3), [None]),
         lambda: CHECK.verify_group([]),
+        lambda: CHECK.verify_group([[0.5, 1, 2]]),
         lambda: CHECK.verify_group([[0, 1], [0, 1, 2]]),
         lambda: CHECK.check_scale_invariance(lambda x: x[:, 0], [1.0], torch.ones(2, 1)),
         lambda: CHECK.check_scale_invariance(lambda x: x[:, 0], [-1.0, 2.0], torch.ones(2, 1)),
         lambda: CHECK.check_scale_invariance(lambda x: 0 * x[:, 0], [2.0], torch.ones(2, 1)),
         lambda: CHECK.check_scale_invariance(lambda x: x[:, 0].log(), [2.0], -torch.ones(2, 1)),
         lambda: CHECK.check_scale_invariance(lambda x: x, [2.0], torch.ones(2, 1)),
+        lambda: CHECK.check_scale_invariance(lambda x: x[:, 0], "ab", torch.ones(2, 1)),
+        lambda: CHECK.check_scale_invariance(lambda x: x[:, 0], None, torch.ones(2, 1)),
+        lambda: CHECK.check_scale_invariance(lambda x: x[:, 0], [1e-300], torch.ones(2, 1), exponent=400.0),
+        lambda: CHECK.check_scale_invariance(lambda x: x[:, 0], [1e300], torch.ones(2, 1), exponent=400.0),
     ],
 )
 def test_input_that_cannot_be_judged_is_a_typed_error(ask):

@@ -200,6 +200,11 @@ def test_operators_that_are_nearly_a_channel_or_nearly_local_are_measured(size, 
     assert bool(joint) is holds and joint.witness.locality_defect == pytest.approx(size, rel=1e-5)
 
 
+def test_a_norm_beyond_the_range_of_squares_fails_and_is_measured_again():
+    found = CHECK.check_normalization(torch.full((4,), 1e200, dtype=torch.float64))
+    assert not found and found.verify() == pytest.approx(2e200)
+
+
 @pytest.mark.parametrize(
     "ask",
     [
@@ -208,7 +213,12 @@ def test_operators_that_are_nearly_a_channel_or_nearly_local_are_measured(size, 
         lambda: CHECK.check_normalization(torch.ones(2, 3), density=True),
         lambda: CHECK.verify_uncertainty_relations(torch.zeros(2), (X, Y)),
         lambda: CHECK.verify_uncertainty_relations(BELL, (X, Y)),
+        lambda: CHECK.verify_uncertainty_relations(BELL[:2], (X,)),
+        lambda: CHECK.verify_uncertainty_relations(BELL[:2], (X, Y, Z)),
         lambda: CHECK.verify_moments(math.nan, 1, 0, 0),
+        lambda: CHECK.verify_moments(1e200, 1e200, 1e200, 0),
+        lambda: CHECK.check_entanglement_monotonicity(CNOT, BELL, None),
+        lambda: CHECK.check_entanglement_monotonicity(CNOT, BELL, (2.0, 2.0)),
         lambda: CHECK.check_entanglement_monotonicity(X, BELL, (2, 2)),
         lambda: CHECK.check_entanglement_monotonicity(CNOT, 2 * BELL, (2, 2)),
         lambda: CHECK.check_entanglement_monotonicity(CNOT, BELL[:2], (2, 2)),
