@@ -60,16 +60,19 @@ class AnalyzeHomotopy(AnalysisPass):
         found["connecting_threshold"] = Result(threshold, "P2", 1e-6, assumptions=given)
         complex = threshold_complex(pooled.array, threshold, self.dimension)
         given = (*given, f"threshold {threshold:.4g}", f"cliques up to dimension {self.dimension}")
-        groups = homotopy_groups(complex, bound=self.bound).value
+        answer = homotopy_groups(complex, bound=self.bound)
+        groups = answer.value
         found |= {
             "fundamental_group": Result(groups.fundamental.presentation, "P1", assumptions=given),
             "order": Result(groups.order, "P1", assumptions=given),
-            "pi_2": Result(groups.second, "P1", assumptions=given),
+            "pi_2": Result(groups.second, "P1", witness=answer.witness, assumptions=given),
         }
         thresholds = np.unique([*np.quantile(merges, [0.75, 0.5, 0.25]), threshold])[::-1]
         levels = levels_by_weight(complex, pooled.array, thresholds.tolist())
         sequence = spectral_sequence(complex, levels, "F2")
-        found["spectral_sequence_converges_at"] = Result(sequence.value.converges_at, "P1", assumptions=given)
+        found["spectral_sequence_converges_at"] = Result(
+            sequence.value.converges_at, "P1", witness=sequence.witness, assumptions=given
+        )
         found["likeliest_path"] = _across(pooled.array, even[:1])
         return found
 

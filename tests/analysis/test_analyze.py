@@ -93,7 +93,7 @@ def test_alibi_slopes_need_few_bits(found):
 
 
 def test_witnesses_are_checked_again(found):
-    for item in ("stationary", "ihara_zeta"):
+    for item in ("stationary", "ihara_zeta", "spectral_sequence_converges_at", "likeliest_path"):
         result = found["attend0", item, 0]
         assert result.verify() <= max(result.tolerance, 1e-9)
 

@@ -11,8 +11,14 @@ from pathlib import Path
 import pytest
 
 EXAMPLES = Path(__file__).parents[2] / "examples"
-MANUAL = EXAMPLES.parent / "docs" / "geometry.md"
-BLOCKS = re.findall(r"```python\n(.*?)```\n\n```text\n(.*?)```", MANUAL.read_text(encoding="utf-8"), flags=re.DOTALL)
+MANUALS = {
+    name: (EXAMPLES.parent / "docs" / f"{name}.md").read_text(encoding="utf-8") for name in ("geometry", "analysis")
+}
+BLOCKS = [
+    pytest.param(*block, id=f"{name}-{n}")
+    for name, text in MANUALS.items()
+    for n, block in enumerate(re.findall(r"```python\n((?:(?!```).)*)```\n\n```text\n(.*?)```", text, flags=re.DOTALL))
+]
 PICTURES = {
     "geodesics": ("digit_geodesic", "sphere_holonomy", "torus_geodesic"),
     "geometric_flow": ("digit_graph_curvature", "sphere_extinction", "torus_flow"),
@@ -35,7 +41,18 @@ def test_an_example_runs_and_writes_its_pictures(name, tmp_path):
     assert found == {picture: b"\x89PNG\r\n\x1a\n" for picture in PICTURES[name]}
 
 
-@pytest.mark.parametrize(("program", "printed"), BLOCKS, ids=range(len(BLOCKS)))
+@pytest.mark.slow
+def test_a_trained_model_is_analysed():
+    pytest.importorskip("sklearn")
+    environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(EXAMPLES.parent)}
+    command = [sys.executable, str(EXAMPLES / "analyze_topology.py"), "--epochs", "1", "--images", "2"]
+    done = subprocess.run(command, capture_output=True, text=True, env=environment, timeout=300)
+    assert done.returncode == 0, done.stderr
+    assert "picks most" in done.stdout and "least buffers" in done.stdout
+    assert all(f"{layer}.{head}" in done.stdout for layer in range(2) for head in range(4))
+
+
+@pytest.mark.parametrize(("program", "printed"), BLOCKS)
 def test_an_example_of_the_manual_prints_what_the_manual_says(program, printed):
     pytest.importorskip("matplotlib")
     out = io.StringIO()
@@ -45,6 +62,6 @@ def test_an_example_of_the_manual_prints_what_the_manual_says(program, printed):
 
 
 def test_every_example_in_the_manual_has_an_output_and_every_script_is_named():
-    text = MANUAL.read_text(encoding="utf-8")
-    assert len(BLOCKS) == text.count("```python") > 5
+    text = MANUALS["geometry"]
+    assert sum(b.id.startswith("geometry") for b in BLOCKS) == text.count("```python") > 5
     assert all(f"(../examples/{name}.py)" in text for name in PICTURES)
