@@ -59,7 +59,7 @@ def homology(runs: int) -> list[Row]:
     from aatc.analysis.cohomology import flag_complex, homology, triangulated_torus
 
     rng = np.random.default_rng(0)
-    graph = np.triu(rng.random((300, 300)) < 0.19, 1)
+    graph = np.triu(rng.random((300, 300)) < 0.215, 1)
     rows = []
     for name, x in (
         ("3-torus", triangulated_torus(15, 15, 15)),
