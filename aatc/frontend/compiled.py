@@ -8,6 +8,7 @@ import types
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any, TypeVar, overload
 
+import torch
 from torch import nn
 
 from aatc.errors import AatcError, UnsupportedError
@@ -222,6 +223,8 @@ class Compiled:
     _aatc: _Runner
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
+        if torch.compiler.is_compiling():  # within a model that is being compiled: one graph, not one in another
+            return super().__call__(*args, **kwargs)  # type: ignore[misc]
         return self._aatc.call(*args, **kwargs)
 
     def __deepcopy__(self, memo: dict[int, Any]) -> Any:
@@ -257,6 +260,8 @@ class CompiledFunction(_Questions):
         self._aatc = _Runner(function, options)
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
+        if torch.compiler.is_compiling():
+            return self._aatc.original(*args, **kwargs)
         return self._aatc.call(*args, **kwargs)
 
     def __get__(self, instance: Any, owner: type | None = None) -> Any:

@@ -342,3 +342,26 @@ def test_values_that_are_turned_and_thinned_are_compiled(kind):
     assert not compiled.explain().fallbacks
     ours, want = (torch.autograd.grad(f(*inputs).sin().sum(), inputs) for f in (compiled, attention))
     torch.testing.assert_close(ours, want, atol=2e-5, rtol=2e-5)
+
+
+def test_compiled_modules_and_functions_within_a_compiled_model_become_one_graph():
+    class Block(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.mix = nn.Linear(8, 8)
+
+        def forward(self, x):
+            q = self.mix(x)[:, None]
+            return x + aatc.attend(q, q, q, metric=aatc.metrics.Euclidean())[:, 0]
+
+    one, two, x = Block(), Block(), torch.randn(2, 5, 8)
+    inner = aatc.compile(one)
+    whole = aatc.compile(nn.Sequential(inner, two), fallback=False)
+    torch.testing.assert_close(whole(x), two(one(x)), atol=2e-5, rtol=2e-5)
+    assert len(whole.graphs) == 1 and len(whole.explain().attentions) == 2 and not inner.graphs
+    torch.testing.assert_close(inner(x), one(x), atol=2e-5, rtol=2e-5)
+
+    part = aatc.compile(lambda q: aatc.attend(q, q, q, metric=aatc.metrics.Euclidean()))
+    twice = aatc.compile(lambda q: 2 * part(q), fallback=False)
+    q = torch.randn(1, 2, 5, 8)
+    torch.testing.assert_close(twice(q), 2 * part(q), atol=2e-5, rtol=2e-5)
