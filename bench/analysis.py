@@ -123,7 +123,7 @@ def capture(runs: int) -> list[Row]:
 
 def estimates(runs: int) -> list[Row]:
     import aatc
-    from aatc.analysis.run import FAMILIES, _pass
+    from aatc.analysis.run import FAMILIES, pass_of
     from aatc.ir.observe import observing
     from aatc.passes import Pipeline, default_pipeline
     from aatc.passes.analysis.base import Study
@@ -141,7 +141,7 @@ def estimates(runs: int) -> list[Row]:
         with torch.no_grad(), observing(recorder):
             compiled(*(torch.randn(1, 1, n, 64) for _ in range(3)))
         for name in FAMILIES:
-            p = _pass(name)
+            p = pass_of(name)
             p.of_pattern(recorder.captured[0], 0, 0, Study())  # imports
             took = timed(lambda p=p, r=recorder: p.of_pattern(r.captured[0], 0, 0, Study()), runs)
             told = p.estimate_cost(n, 64).seconds

@@ -104,7 +104,7 @@ def analyze(
     Raises AnalysisError when the model has no attention of `aatc.attend`, or none that could be compiled, when its
     batch has no such element, and when a score is NaN.
     """
-    chosen = [_pass(p) for p in passes]
+    chosen = [pass_of(p) for p in passes]
     if not isinstance(inputs, torch.Tensor | tuple | list):
         raise AnalysisError(f"inputs is a {type(inputs).__name__}", hint="give a tuple of arguments, or one tensor")
     args = (inputs,) if isinstance(inputs, torch.Tensor) else tuple(inputs)
@@ -143,7 +143,8 @@ def _observed(model: Any, backend: str) -> Any:
     return compile(_original(model), backend=backend, passes=pipeline)
 
 
-def _pass(p: str | AnalysisPass) -> AnalysisPass:
+def pass_of(p: str | AnalysisPass) -> AnalysisPass:
+    """The pass of a family with its default options; a pass as it is. AnalysisError for names that are no family."""
     if isinstance(p, AnalysisPass):
         return p
     if p not in FAMILIES:

@@ -282,6 +282,7 @@ class FiberBundle(CoordinateBundle):
         room = torch.finfo(ends.dtype).eps ** 0.5 * (1 + float(ends.detach().abs().max())) if ends.numel() else 0.0
         if not gap <= room:
             raise LoopError(f"the path ends {gap:.3g} away from its start: a holonomy needs a closed path", gap=gap)
+        # one dictionary of several types: a checker sees their union in every place
         keys = {"steps": steps, "method": method, "dtype": dtype, "device": device}
         matrix = self.transport_matrix(loop, start_chart=chart, end_chart=chart, **keys)  # type: ignore[arg-type]
         if chart is not None:

@@ -211,6 +211,7 @@ class MetricGrid:
         return total
 
     def _difference(self, field: Tensor, axis: int, trailing: int, order: int) -> Tensor:
+        # sum() begins with the number 0, so its type is not Tensor to a checker; the weights are never all 0
         dim = field.ndim - trailing - self.dim + axis
         weights = _FIRST if order == 1 else _SECOND
         scale = self.spacing[axis] ** -order

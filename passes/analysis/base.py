@@ -88,7 +88,7 @@ class AnalysisPass(Pass):
     family: ClassVar[str] = ""
 
     def estimate_cost(self, n: int, dim: int) -> Cost:
-        """What one pattern of ``n`` queries and keys with head width ``dim`` will take."""
+        """What one pattern of ``n`` queries and keys with head width ``dim`` will take. Every subclass says it."""
         raise NotImplementedError
 
     def of_pattern(self, seen: CapturedAttention, head: int, batch: int, study: Study) -> Mapping[str, Any]:

@@ -21,13 +21,14 @@ from aatc.passes.analysis.homology import (
     AbelianGroup,
     chain_complex,
     coefficients,
+    exact_rows,
     group,
     minimal_model,
     reduce_orders,
     summands,
     unit_columns,
 )
-from aatc.passes.analysis.reduction import MinimalModel, apply, exact_rows
+from aatc.passes.analysis.reduction import MinimalModel, apply
 from aatc.passes.analysis.result import Cost, Result, Undecided
 from aatc.passes.analysis.smith import Integers
 from aatc.passes.analysis.verify_cohomology import CocycleWitness

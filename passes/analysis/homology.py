@@ -6,6 +6,7 @@ Source: Hatcher, Algebraic Topology, sections 2.1, 3.A; Munkres, Elements of Alg
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import singledispatch
@@ -15,7 +16,7 @@ import numpy as np
 from scipy import sparse
 
 from aatc.passes.analysis.complexes import ChainComplex, ComplexError, SimplicialComplex
-from aatc.passes.analysis.reduction import MinimalModel, apply, exact_rows
+from aatc.passes.analysis.reduction import MinimalModel, apply
 from aatc.passes.analysis.result import AnalysisError, Cost, Result
 from aatc.passes.analysis.smith import Integers, check_prime
 
@@ -262,3 +263,17 @@ def relative_complex(whole: SimplicialComplex, part: SimplicialComplex) -> Chain
         raise ComplexError("the part has cells of a degree that the whole has not")
     boundaries = [whole.boundary(k)[keep[k - 1]][:, keep[k]] for k in range(1, len(keep))]
     return ChainComplex(boundaries, [len(c) for c in keep])
+
+
+def exact_rows(rows: Any, count: int, coeff: str) -> Integers:
+    """(Co)chains (m, count) with Python numbers: integers over Z and F_p, finite numbers over Q. Raises
+    `ComplexError`."""
+    array = np.atleast_2d(np.asarray(rows))
+    if array.ndim != 2 or array.shape[1] != count:
+        raise ComplexError(f"(co)chains have the shape (m, {count}), not {np.shape(rows)}")
+    exact = np.array(array.tolist(), dtype=object).reshape(array.shape)
+    wrong = [x for x in exact.ravel() if not (math.isfinite(x) if coeff == "Q" else x % 1 == 0)]
+    if wrong:
+        wanted = "a finite number" if coeff == "Q" else "an integer"
+        raise ComplexError(f"the entry {wrong[0]!r} of a (co)chain over {coeff} is not {wanted}")
+    return exact

@@ -12,7 +12,6 @@ from an algebraic viewpoint, Trans. AMS 358 (2006); Kaczynski, Mischaikow, Mroze
 from __future__ import annotations
 
 import heapq
-import math
 from collections import deque
 from dataclasses import dataclass
 from typing import Any
@@ -21,7 +20,7 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy import sparse
 
-from aatc.passes.analysis.complexes import ChainComplex, ComplexError
+from aatc.passes.analysis.complexes import ChainComplex
 from aatc.passes.analysis.smith import (
     Integers,
     Pivot,
@@ -487,17 +486,3 @@ def apply(matrix: sparse.csc_array, chain: Integers) -> Integers:
     entries = sparse.coo_array(matrix)
     np.add.at(out, entries.coords[0], entries.data.astype(object)[:, None] * chain[entries.coords[1]])
     return out
-
-
-def exact_rows(rows: Any, count: int, coeff: str) -> Integers:
-    """(Co)chains (m, count) with Python numbers: integers over Z and F_p, finite numbers over Q. Raises
-    `ComplexError`."""
-    array = np.atleast_2d(np.asarray(rows))
-    if array.ndim != 2 or array.shape[1] != count:
-        raise ComplexError(f"(co)chains have the shape (m, {count}), not {np.shape(rows)}")
-    exact = np.array(array.tolist(), dtype=object).reshape(array.shape)
-    wrong = [x for x in exact.ravel() if not (math.isfinite(x) if coeff == "Q" else x % 1 == 0)]
-    if wrong:
-        wanted = "a finite number" if coeff == "Q" else "an integer"
-        raise ComplexError(f"the entry {wrong[0]!r} of a (co)chain over {coeff} is not {wanted}")
-    return exact
