@@ -37,7 +37,7 @@ def pullback(f: Callable[..., Tensor], *x: Tensor) -> tuple[Tensor, Callable[[Te
 Linear = Callable[[Tensor], Tensor]
 
 
-def _transposes(f: Callable[[Tensor], Tensor], x: Tensor) -> tuple[Tensor, Linear, Linear]:
+def transposes(f: Callable[[Tensor], Tensor], x: Tensor) -> tuple[Tensor, Linear, Linear]:
     """f(x), the transposed derivative of f at x, by vjp, and the derivative, as the transpose of that linear map."""
 
     def reaching(y: Tensor) -> Tensor:
@@ -52,7 +52,7 @@ def _transposes(f: Callable[[Tensor], Tensor], x: Tensor) -> tuple[Tensor, Linea
 
 def directional_derivative(f: Callable[[Tensor], Tensor], x: Tensor, u: Tensor) -> tuple[Tensor, Tensor]:
     """f(x) and its derivative at ``x`` along ``u``, which has the shape of ``x``."""
-    value, _, push = _transposes(f, x)
+    value, _, push = transposes(f, x)
     return value, push(u)
 
 
@@ -62,7 +62,7 @@ def jacobian(f: Callable[[Tensor], Tensor]) -> Callable[[Tensor], Tensor]:
     def derivative(x: Tensor) -> Tensor:
         n = x.shape[-1]
         basis = torch.eye(n, dtype=x.dtype, device=x.device).reshape(n, *[1] * (x.dim() - 1), n).expand(n, *x.shape)
-        return torch.func.vmap(_transposes(f, x)[2], out_dims=-1)(basis)
+        return torch.func.vmap(transposes(f, x)[2], out_dims=-1)(basis)
 
     return derivative
 
@@ -166,7 +166,7 @@ def lowered_connection_of(metric: Metric, x: Tensor, u: Tensor, v: Tensor) -> Te
     def lowered(w: Tensor) -> Callable[[Tensor], Tensor]:
         return lambda y: torch.einsum("...ij,...j->...i", metric(y), w)
 
-    _, pull, push = _transposes(lowered(v), x)
+    _, pull, push = transposes(lowered(v), x)
     along_u = push(u)
     along_v = along_u if u is v else directional_derivative(lowered(u), x, v)[1]
     return 0.5 * (along_u + along_v - pull(u))

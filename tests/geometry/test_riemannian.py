@@ -9,7 +9,8 @@ from hypothesis import strategies as st
 from torch.autograd import gradcheck, gradgradcheck
 
 from aatc.geometry import PoincareBall, Simplex, Sphere
-from aatc.geometry.integrate import ConvergenceError, gauss_scheme
+from aatc.geometry.collocation import gauss_scheme
+from aatc.geometry.integrate import ConvergenceError
 from aatc.geometry.manifold import GeometryError, PointShapeError
 from aatc.geometry.riemannian import ChartError, MetricError, RiemannianStructure
 from tests.geometry.chart_cases import CHARTS, F64, WARPED, points, vectors, warped
