@@ -35,9 +35,9 @@ class AnalyzeCohomology(AnalysisPass):
         from aatc.passes.analysis.persistence import estimate_cost
 
         points = min(n, self.points)
-        bars = estimate_cost(points, 1, 16 * points)
+        bars = estimate_cost(points, 1)
         weights = weights_cost(n, dim)
-        return Cost(0.07 + bars.seconds + 2 * weights.seconds, bars.bytes + weights.bytes)
+        return Cost(0.12 + bars.seconds + 2 * weights.seconds, bars.bytes + weights.bytes)
 
     def of_pattern(self, seen: CapturedAttention, head: int, batch: int, study: Study) -> Mapping[str, Any]:
         n, m = seen.sizes[2:]

@@ -17,18 +17,17 @@ from scipy import sparse
 from scipy.sparse.csgraph import maximum_bipartite_matching
 
 from aatc.passes.analysis.complexes import ChainComplex, ComplexError, SimplicialComplex, flag_complex
+from aatc.passes.analysis.flag_persistence import flag_barcodes
 from aatc.passes.analysis.homology import chain_complex
 from aatc.passes.analysis.result import AnalysisError, Cost, Result
 from aatc.passes.analysis.smith import check_prime
 from aatc.passes.analysis.verify_cohomology import BarcodeWitness, FiltrationWitness
 
 Reals = NDArray[np.float64]
-BACKENDS = ("ripser", "gudhi", "own")
-# Measured on one thread: seconds per pair of points; per edge and neighbour, gudhi on attention heads cut to 8 or 16
-# edges a token; per cubed point, ripser on complete metrics.
-_SECONDS_PER_PAIR = 2.5e-8
-_SECONDS_PER_CORNER = 1.5e-6
-_SECONDS_PER_CUBE = 8e-10
+BACKENDS = ("annotations", "ripser", "gudhi", "own")
+# Measured on one thread on heads of 64 to 1,024 tokens, whole and cut: seconds per pair of points; per edge and point.
+_SECONDS_PER_PAIR = 2.5e-7
+_SECONDS_PER_CORNER = 1.5e-9
 
 
 class FiltrationError(AnalysisError):
@@ -82,17 +81,15 @@ def attention_dissimilarity(attention: Any, kind: str = "neglog", symmetrise: st
 
 
 def estimate_cost(n: int, max_degree: int = 1, edges: int | None = None) -> Cost:
-    """What `rips_persistence` takes for n points with this many edges (default: all) in degrees 0 and 1.
+    """What `rips_persistence` takes for n points with this many edges (default: all) in degrees 0 and 1 over F_2.
 
-    Above degree 1 it is multiplied by the mean number of neighbours for each degree, which is an upper guess.
-    Dissimilarities that are near to independent random numbers are far dearer beyond some 20 edges a point: their
-    cycles are many and long.
+    Above degree 1 it is multiplied by the mean number of neighbours for each degree, which is an upper guess. Beyond
+    some 1,024 points dissimilarities near to independent random numbers are dearer: n^1.5 cycles live in them.
     """
     joined = n * (n - 1) // 2 if edges is None else min(edges, n * (n - 1) // 2)
-    neighbours = 2 * joined / max(n, 1)
-    corners, higher = joined * neighbours / 8, neighbours ** max(0, max_degree - 1)
-    cycles = min(_SECONDS_PER_CORNER * corners, _SECONDS_PER_CUBE * n**3) * higher if max_degree else 0.0
-    return Cost(0.005 + _SECONDS_PER_PAIR * n**2 + cycles, 2**22 + 40.0 * n**2 + 200.0 * joined * higher)
+    higher = (2 * joined / max(n, 1)) ** max(0, max_degree - 1)
+    seconds = 0.005 + _SECONDS_PER_PAIR * n**2 + _SECONDS_PER_CORNER * joined * n * higher
+    return Cost(seconds, 2**22 + 60.0 * n**2 + (100.0 * joined + 0.02 * n**3) * higher)
 
 
 def edge_threshold(dissimilarity: Any, edges: int) -> float:
@@ -119,10 +116,10 @@ def rips_persistence(
     """Barcodes of the Rips filtration of a symmetric dissimilarity (n, n), degrees 0 to ``max_degree``.
 
     Vertices are born at the diagonal's value, 0. Pairs above ``threshold`` or at ∞ are never joined. ``backend``:
-    "ripser", "gudhi" (simplex tree), "own" (reduction of the boundary matrix, for some ten thousand simplices), or
-    "auto": of those installed, gudhi where less than a tenth of the pairs is joined, else ripser, and "own" where
-    there is neither. ``representatives`` asks ripser for cocycles. Raises `BackendError`,
-    `BudgetError`, `FiltrationError`.
+    "annotations" (`flag_persistence`: degrees 0 and 1 over F_2), "ripser", "gudhi" (simplex tree), "own" (reduction of
+    the boundary matrix, for some ten thousand simplices), or "auto": annotations where they apply, else, of those
+    installed, gudhi where less than a tenth of the pairs is joined, ripser elsewhere, and "own" where there is neither.
+    ``representatives`` asks ripser for cocycles. Raises `BackendError`, `BudgetError`, `FiltrationError`.
     """
     d = np.asarray(dissimilarity, dtype=np.float64)
     if d.ndim != 2 or d.shape[0] != d.shape[1] or np.isnan(d).any() or (d != d.T).any() or np.diagonal(d).any():
@@ -137,11 +134,16 @@ def rips_persistence(
     edges = (int(np.isfinite(d).sum()) - len(d)) // 2
     if budget is not None:
         estimate_cost(len(d), max_degree, edges).check(budget, f"persistence of {len(d)} points and {edges} edges")
-    chosen = _backend(backend, representatives, sparse=10 * edges < len(d) * (len(d) - 1) // 2)
+    chosen = _backend(
+        backend,
+        representatives,
+        sparse=10 * edges < len(d) * (len(d) - 1) // 2,
+        plain=max_degree <= 1 and modulus == 2,
+    )
     if not len(d):
         none = tuple(np.zeros((0, 2)) for _ in range(max_degree + 1))
         return Result(Barcodes(none, modulus, chosen, float(threshold)), "P1")
-    run = {"ripser": _ripser, "gudhi": _gudhi, "own": _own}[chosen]
+    run = {"annotations": _annotated, "ripser": _ripser, "gudhi": _gudhi, "own": _own}[chosen]
     bars, cocycles = run(d, max_degree, modulus, representatives)
     value = Barcodes(tuple(_tidy(b) for b in bars), modulus, chosen, float(threshold), cocycles)
     if chosen != "ripser":
@@ -156,13 +158,13 @@ def attention_persistence(
     *,
     kind: str = "neglog",
     symmetrise: str = "max",
-    edges_per_token: float | None = 16,
+    edges_per_token: float | None = None,
     **options: Any,
 ) -> Result[Barcodes]:
     """`rips_persistence` of `attention_dissimilarity` of one head's matrix (n, n).
 
-    Only the ``edges_per_token``·n strongest pairs are joined (None: all), and a ``threshold`` among the options cuts
-    further. The bars are those of the whole filtration up to that threshold. Raises as they do.
+    With ``edges_per_token`` only that number times n of the strongest pairs are joined, and a ``threshold`` among the
+    options cuts further: the bars are those of the whole filtration up to there. Raises as they do.
     """
     d = attention_dissimilarity(attention, kind, symmetrise)
     threshold = options.pop("threshold", np.inf)
@@ -173,11 +175,15 @@ def attention_persistence(
     return rips_persistence(d, max_degree, threshold=threshold, **options)
 
 
-def _backend(backend: str, representatives: bool, sparse: bool) -> str:
+def _backend(backend: str, representatives: bool, sparse: bool, plain: bool) -> str:
     if backend not in ("auto", *BACKENDS):
         raise BackendError(f"backend {backend!r} is none of auto, {', '.join(BACKENDS)}")
     if representatives and backend not in ("auto", "ripser"):
         raise BackendError(f"{backend} gives no cocycles here", hint="use ripser, or filtration_persistence for cycles")
+    if backend == "annotations" and not plain:
+        raise BackendError("annotations are of degrees 0 and 1 over F_2", hint="backend='auto'")
+    if plain and not representatives and backend in ("auto", "annotations"):
+        return "annotations"
     automatic = ("ripser",) if representatives else ("gudhi", "ripser") if sparse else ("ripser", "gudhi")
     for name in automatic if backend == "auto" else (backend,):
         try:
@@ -234,6 +240,10 @@ def _gudhi(d: Reals, max_degree: int, modulus: int, representatives: bool) -> tu
     tree.expansion(max_degree + 1)
     tree.compute_persistence(homology_coeff_field=modulus, min_persistence=0, persistence_dim_max=True)
     return [tree.persistence_intervals_in_dimension(k) for k in range(max_degree + 1)], None
+
+
+def _annotated(d: Reals, max_degree: int, modulus: int, representatives: bool) -> tuple[list[Any], None]:
+    return list(flag_barcodes(d)[: max_degree + 1]), None
 
 
 def _own(d: Reals, max_degree: int, modulus: int, representatives: bool) -> tuple[list[Any], None]:

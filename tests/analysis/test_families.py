@@ -13,6 +13,7 @@ FAMILIES = ("arithmetic", "cohomology", "homotopy", "information")
 #: Parts that families are made of, for those who write one.
 INSIDE = {
     "__init__", "base", "capture", "result", "smith", "reduction", "field_algebra", "stochastic",
+    "annotations", "bitsets", "flag_persistence",
     "verify_arithmetic", "verify_cohomology", "verify_homotopy", "verify_information",
     "arithmetic_pass", "cohomology_pass", "homotopy_pass", "information_pass",
 }  # fmt: skip

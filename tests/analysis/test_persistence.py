@@ -174,7 +174,7 @@ def test_a_ring_of_attention_has_one_cycle():
 def test_a_cap_on_edges_gives_the_bars_below_its_threshold(seed):
     attention = softmax(np.random.default_rng(seed).normal(size=(20, 20)))
     whole = attention_persistence(attention, edges_per_token=None, backend="own").value.bars
-    capped = attention_persistence(attention, edges_per_token=3, backend="own").value
+    capped = attention_persistence(attention, edges_per_token=3).value
     t = capped.threshold
     assert (np.triu(attention_dissimilarity(attention) <= t, 1)).sum() == 60
     for full, part in zip(whole, capped.bars):
@@ -187,7 +187,7 @@ def test_forbidden_pairs_are_never_joined():
     attention = np.kron(np.eye(2), np.full((3, 3), 1 / 3))
     d = attention_dissimilarity(attention)
     assert np.isinf(d[0, 3]) and d[0, 1] == pytest.approx(np.log(3))
-    for backend in ("own", "gudhi", "ripser"):
+    for backend in ("annotations", "own", "gudhi", "ripser"):
         bars = rips_persistence(d, backend=backend).value.bars
         assert np.isinf(bars[0][:, 1]).sum() == 2 and bars[1].shape == (0, 2)
     assert edge_threshold(d, 10) == np.inf
@@ -196,7 +196,7 @@ def test_forbidden_pairs_are_never_joined():
 
 def test_pairs_at_distance_zero_are_joined_at_once():
     d = np.array([[0.0, 0.0, np.inf], [0.0, 0.0, 1.0], [np.inf, 1.0, 0.0]])
-    for backend in ("own", "gudhi", "ripser"):
+    for backend in ("annotations", "own", "gudhi", "ripser"):
         assert rips_persistence(d, backend=backend).value.bars[0].tolist() == [[0, 1], [0, np.inf]]
 
 
@@ -208,6 +208,8 @@ def test_pairs_at_distance_zero_are_joined_at_once():
         (lambda d: rips_persistence(d + np.eye(6)), FiltrationError),
         (lambda d: rips_persistence(d, backend="phat"), BackendError),
         (lambda d: rips_persistence(d, backend="gudhi", representatives=True), BackendError),
+        (lambda d: rips_persistence(d, 2, backend="annotations"), BackendError),
+        (lambda d: rips_persistence(d, modulus=3, backend="annotations"), BackendError),
         (lambda d: rips_persistence(d, budget=Cost(seconds=1e-6)), BudgetError),
         (lambda d: attention_dissimilarity(d), FiltrationError),
         (lambda d: attention_dissimilarity(d / 8, "cosine"), FiltrationError),
@@ -264,12 +266,13 @@ def test_nan_in_a_barcode_is_caught():
 
 def test_missing_extras_leave_the_own_reduction_and_typed_refusals():
     d = random_dissimilarity(5, 9)
-    expected = rips_persistence(d, 1, backend="gudhi").value.bars
+    expected = rips_persistence(d, 1, modulus=3, backend="gudhi").value.bars
     with pytest.MonkeyPatch.context() as patch:
         for name in ("gudhi", "ripser", "flint"):
             patch.setitem(sys.modules, name, None)
-        found = rips_persistence(d, 1).value
+        found = rips_persistence(d, 1, modulus=3).value
         assert found.backend == "own"
+        assert rips_persistence(d, 1).value.backend == "annotations"
         for backend in ("gudhi", "ripser"):
             with pytest.raises(BackendError, match="not installed"):
                 rips_persistence(d, 1, backend=backend)
