@@ -13,7 +13,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import lru_cache
-from typing import Any, Protocol
+from typing import Any, Protocol, cast
 
 import torch
 from torch import Tensor
@@ -92,7 +92,8 @@ def _scheme(stages: int) -> GaussScheme:
 
 def gauss_scheme(stages: int, like: Tensor) -> GaussScheme:
     """The scheme of ``stages`` ≥ 2 nodes in the dtype and on the device of ``like``."""
-    with torch.no_grad():
+    # Kept for later calls, which may want gradients.
+    with torch.inference_mode(False), torch.no_grad():
         scheme = _scheme(stages)
     return GaussScheme(*(t.to(like) for t in (scheme.nodes, scheme.weights, scheme.once, scheme.twice, scheme.last)))
 
@@ -268,7 +269,7 @@ def _wide(values: Tensor, like: Tensor) -> Tensor:
 
 
 class Inverse(torch.autograd.Function):
-    """`LinearSystem.solve`, linear in its right side and differentiable in it to any order."""
+    """`LinearSystem.solve`, linear in its right side and differentiable in it to any order, forward and backward."""
 
     @staticmethod
     def forward(right: Tensor, system: LinearSystem, transposed: bool) -> Tensor:
@@ -282,6 +283,14 @@ class Inverse(torch.autograd.Function):
     def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor, None, None]:
         return Inverse.apply(gradients[0], ctx.system, not ctx.transposed), None, None
 
+    @staticmethod
+    def jvp(ctx: Any, *tangents: Any) -> Tensor:
+        return cast(Tensor, Inverse.apply(tangents[0], ctx.system, ctx.transposed))
+
+    @staticmethod
+    def vmap(info: Any, axes: tuple[int, None, None], right: Tensor, system: LinearSystem, transposed: bool) -> Any:
+        return torch.stack([Inverse.apply(one, system, transposed) for one in right.unbind(axes[0])]), 0
+
 
 class Correction(Inverse):
     """A residual that is zero to rounding, with the derivative of the correction that it asks for.
@@ -293,3 +302,7 @@ class Correction(Inverse):
     @staticmethod
     def forward(residual: Tensor, system: LinearSystem, transposed: bool) -> Tensor:
         return residual.clone()
+
+    @staticmethod
+    def vmap(info: Any, axes: tuple[int, None, None], residual: Tensor, system: LinearSystem, transposed: bool) -> Any:
+        return residual.clone(), axes[0]

@@ -22,12 +22,18 @@ ADAPTIVE_METHODS = ("dopri8", "dopri5", "bosh3")
 
 
 class ConvergenceError(GeometryError):
-    """An iteration that did not reach its tolerance; ``residual`` and ``iterations`` say how far it came."""
+    """An iteration that did not reach its tolerance; ``residual`` and ``iterations`` say how far it came.
 
-    def __init__(self, message: str, *, residual: float, iterations: int) -> None:
+    ``indices`` are the entries of the batch that did not, where they are solved apart.
+    """
+
+    def __init__(
+        self, message: str, *, residual: float, iterations: int, indices: tuple[tuple[int, ...], ...] = ()
+    ) -> None:
         super().__init__(message)
         self.residual = residual
         self.iterations = iterations
+        self.indices = indices
 
 
 def rk4_step(acceleration: Acceleration, x: Tensor, v: Tensor, h: float | Tensor) -> tuple[Tensor, Tensor]:

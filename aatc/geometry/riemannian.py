@@ -257,18 +257,22 @@ class RiemannianStructure:
         tolerance: float | None = None,
         max_iterations: int = 30,
     ) -> BoundaryGeodesic:
-        """The geodesic with ``x`` at 0 and ``y`` at 1, at ``times`` (T,): default, 17 from 0 to 1.
+        """The geodesic with ``x`` at 0 and ``y`` at 1, at ``times`` (T,) in [0, 1]: default, 17 from 0 to 1.
 
         The geodesic equation is collocated at Gauss nodes and solved from the chart's segment (see
         `aatc.geometry.boundary`). Where the segment lies in a normal ball around x this is the shortest geodesic;
         farther out it is a geodesic, and perhaps not the shortest. ``tolerance`` (default: epsilon to the power ⅝,
         1.6e-10 in float64) bounds the residual of the equation between the nodes; the error of the velocity is far
         smaller. It takes two to four times as long as `exp` of the velocity. First and second derivatives are exact.
-        Raises also `ConvergenceError`.
+        Raises also `ConvergenceError`, whose ``indices`` are the entries of the batch without a geodesic.
         """
         x, y = self._check(x, y)
         self._inside(y, "the end is outside the chart")
         times = self._times(times, x)
+        if not bool(((times >= 0) & (times <= 1)).all()):
+            raise GeometryError(
+                "times between two points are from 0 to 1: beyond, take geodesic_flow from the velocity"
+            )
         solution = solve_boundary(
             self._acceleration,
             self._derivatives,
@@ -281,7 +285,7 @@ class RiemannianStructure:
         return BoundaryGeodesic(
             self,
             times,
-            solution.points,
+            self._inside(solution.points, "a geodesic left the chart"),
             solution.velocities,
             solution.initial_velocity,
             solution.residual,

@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, cast
 
 import torch
 from torch import Tensor
-from torch.autograd.function import once_differentiable
 
 from aatc.geometry.manifold import GeometryError, Manifold, PointShapeError, atanhc, sinhc
 
@@ -23,19 +22,60 @@ class _Spectral(torch.autograd.Function):
     eigenvalues give f′(λ), where the derivative of single eigenvectors is infinite. Differentiable once.
     """
 
-    @staticmethod
-    def forward(ctx: Any, a: Tensor, name: str, shift: Tensor) -> Tensor:
-        values, vectors = torch.linalg.eigh(a)
-        ctx.save_for_backward(values, vectors, shift)
-        ctx.name = name
-        return (vectors * _value(name, values, shift).unsqueeze(-2)) @ vectors.mT
+    generate_vmap_rule = True
 
     @staticmethod
-    @once_differentiable
+    def forward(a: Tensor, name: str, shift: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        values, vectors = torch.linalg.eigh(a)
+        return (vectors * _value(name, values, shift).unsqueeze(-2)) @ vectors.mT, values, vectors
+
+    @staticmethod
+    def setup_context(ctx: Any, inputs: tuple[Tensor, str, Tensor], output: tuple[Tensor, Tensor, Tensor]) -> None:
+        a, ctx.name, shift = inputs
+        _, values, vectors = output
+        ctx.mark_non_differentiable(values, vectors)
+        ctx.save_for_backward(a, values, vectors, shift)
+        ctx.save_for_forward(a, values, vectors, shift)
+
+    @staticmethod
     def backward(ctx: Any, *grads: Any) -> Any:
-        values, vectors, shift = ctx.saved_tensors
-        inner = vectors.mT @ symmetric(grads[0]) @ vectors
-        return vectors @ (_divided_difference(ctx.name, values, shift) * inner) @ vectors.mT, None, None
+        return _Derivative.apply(ctx.name, *ctx.saved_tensors, grads[0]), None, None
+
+    @staticmethod
+    def jvp(ctx: Any, *tangents: Any) -> Any:
+        return _Derivative.apply(ctx.name, *ctx.saved_tensors, tangents[0]), None, None
+
+
+class _Derivative(torch.autograd.Function):
+    """The derivative of `_Spectral` along ``change``, which is its own transpose; linear in ``change`` alone.
+
+    It takes the matrix for the sake of an error: its own derivative by the matrix is not known here.
+    """
+
+    generate_vmap_rule = True
+
+    @staticmethod
+    def forward(name: str, a: Tensor, values: Tensor, vectors: Tensor, shift: Tensor, change: Tensor) -> Tensor:
+        inner = vectors.mT @ symmetric(change) @ vectors
+        return vectors @ (_divided_difference(name, values, shift) * inner) @ vectors.mT
+
+    @staticmethod
+    def setup_context(ctx: Any, inputs: Any, output: Tensor) -> None:
+        ctx.name, *given, _ = inputs
+        ctx.save_for_backward(*given)
+        ctx.save_for_forward(*given)
+
+    @staticmethod
+    def backward(ctx: Any, *grads: Any) -> Any:
+        if ctx.needs_input_grad[1]:
+            raise GeometryError("exp, log and roots of symmetric matrices have first derivatives only")
+        return None, None, None, None, None, _Derivative.apply(ctx.name, *ctx.saved_tensors, grads[0])
+
+    @staticmethod
+    def jvp(ctx: Any, *tangents: Any) -> Any:
+        if tangents[1] is not None:
+            raise GeometryError("exp, log and roots of symmetric matrices have first derivatives only")
+        return _Derivative.apply(ctx.name, *ctx.saved_tensors, tangents[5])
 
 
 def _value(name: str, values: Tensor, shift: Tensor) -> Tensor:
@@ -73,7 +113,8 @@ def _floor(values: Tensor) -> Tensor:
 
 def spectral(a: Tensor, name: str, shift: Tensor | None = None) -> Tensor:
     """f of a symmetric matrix, f being ``exp``, ``sqrt``, ``log`` (of a + shift·1, shift 0 or 1) or ``floor``."""
-    return _Spectral.apply(a, name, a.new_zeros(()).expand(*a.shape[:-2], 1) if shift is None else shift)
+    shift = a.new_zeros(()).expand(*a.shape[:-2], 1) if shift is None else shift
+    return cast(Tensor, _Spectral.apply(a, name, shift)[0])
 
 
 class SPD(Manifold):
@@ -82,7 +123,8 @@ class SPD(Manifold):
     With X = LLᵀ and A ↦ L⁻¹AL⁻ᵀ, an isometry that takes X to 1: exp(X, V) = L expm(L⁻¹VL⁻ᵀ) Lᵀ, log(X, Y) =
     L logm(L⁻¹YL⁻ᵀ) Lᵀ, dist = √Σ log² λ_i(X⁻¹Y), transport E V Eᵀ with E = (YX⁻¹)^½ = L (L⁻¹YL⁻ᵀ)^½ L⁻¹. For near
     points log is taken of 1 + L⁻¹(Y − X)L⁻ᵀ by log1p. Curvature is not positive, so no two points have a cut locus.
-    Inputs are symmetrised. Derivatives are of first order. Sources: R. Bhatia, "Positive Definite Matrices", 2007,
+    Inputs are symmetrised. Derivatives are of first order; second ones of dist alone, others are a GeometryError.
+    Sources: R. Bhatia, "Positive Definite Matrices", 2007,
     chapter 6; Sra, Hosseini, "Conic geometric optimisation", 2015 (transport).
 
     ``projection`` takes the symmetric part and raises eigenvalues to 16 n ε |λ|_max.

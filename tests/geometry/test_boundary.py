@@ -7,9 +7,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch.autograd import gradcheck, gradgradcheck
 
-from aatc.geometry import PoincareBall, Simplex
-from aatc.geometry.collocation import Collocation, _Dense, _Krylov, gmres
+from aatc.geometry import AttentionGeodesic, PoincareBall, Simplex
+from aatc.geometry.collocation import Collocation, _Dense, _Krylov, _scheme, gmres
 from aatc.geometry.integrate import ConvergenceError
+from aatc.geometry.manifold import GeometryError
 from aatc.geometry.riemannian import RiemannianStructure
 from tests.geometry.chart_cases import F64, warped
 
@@ -166,3 +167,62 @@ def test_what_does_not_converge_says_how_far_it_came():
     with pytest.raises(ConvergenceError, match="no geodesic") as caught:
         chart.geodesic_between(*ends, max_iterations=1)
     assert caught.value.residual > 1e-5 and caught.value.iterations > 0
+
+
+@pytest.mark.parametrize("n", [2, 12])
+def test_forward_derivatives_and_hessians_are_those_of_reverse_mode(n):
+    x, y = in_ball(1, 1, n, 0.6)[0], in_ball(2, 1, n, 0.6)[0]
+    chart, oracle = RiemannianStructure.poincare_ball(n), PoincareBall()
+    assert gradcheck(lambda a: chart.log(a, y), (x.clone().requires_grad_(),), check_forward_ad=True)
+    close(torch.func.jacfwd(lambda a: chart.log(a, y))(x), torch.func.jacrev(lambda a: oracle.log(a, y))(x))
+    close(torch.func.hessian(lambda a: chart.dist(a, y))(x), torch.func.hessian(lambda a: oracle.dist(a, y))(x), 1e-7)
+
+    def distance(scale):
+        return RiemannianStructure(lambda z: scale * chart.metric(z) + scale.square() * tilted(z)).dist(x, y)
+
+    scale, one = torch.tensor(0.7, dtype=F64), torch.ones((), dtype=F64)
+    close(torch.func.jvp(distance, (scale,), (one,))[1], torch.func.grad(distance)(scale))
+
+
+def test_a_gradient_does_not_move_the_value_however_loose_the_tolerance():
+    x, y = in_ball(1, 4, 12, 0.93), in_ball(2, 4, 12, 0.93)
+    chart = RiemannianStructure.poincare_ball(12)
+    plain, traced = (chart.geodesic_between(a, y, tolerance=1e-2) for a in (x, x.clone().requires_grad_()))
+    close(traced.initial_velocity.detach(), plain.initial_velocity, 1e-14)
+
+
+def test_a_first_use_without_gradients_does_not_forbid_later_ones():
+    x, y = in_ball(1, 1, 3, 0.5), in_ball(2, 1, 3, 0.5)
+    chart = RiemannianStructure.stereographic(3, 1.0)
+    _scheme.cache_clear()
+    with torch.inference_mode():
+        chart.dist(x, y)
+    x.requires_grad_()
+    chart.dist(x, y).sum().backward()
+    assert x.grad.abs().max() > 0
+
+
+def test_points_without_a_geodesic_are_named():
+    x = in_ball(3, 40, 16, 1.0)
+    x = 0.5 * x / x.norm(dim=-1, keepdim=True)
+    y = -x.roll(1, 0)
+    for k in (7, 30):
+        x[k] *= 1.9999
+        y[k] = -x[k]
+    with pytest.raises(ConvergenceError, match=r"index \(0, 7\) and 1 more") as caught:
+        RiemannianStructure.poincare_ball(16).log(x[None], y[None])
+    assert caught.value.indices == ((0, 7), (0, 30))
+
+
+def test_few_coordinates_near_a_face_are_solved_too():
+    p = torch.tensor([1 - 2e-6, 1e-6, 1e-6], dtype=F64)
+    path = AttentionGeodesic().compute_path(p, p.flip(0), method="integrate")
+    close(path.points[0], p, 1e-12)
+    close(RiemannianStructure.simplex(2).dist(p[1:], p.flip(0)[1:]), Simplex().dist(p, p.flip(0)))
+
+
+@pytest.mark.parametrize("times", [[0.0, 2.0], [-0.1, 0.5, 1.0]])
+def test_times_beyond_the_ends_are_refused(times):
+    x, y = in_ball(1, 1, 2, 0.5), in_ball(2, 1, 2, 0.5)
+    with pytest.raises(GeometryError, match="geodesic_flow"):
+        RiemannianStructure.poincare_ball(2).geodesic_between(x, y, torch.tensor(times, dtype=F64))

@@ -81,6 +81,27 @@ def test_spd_derivatives_hold_at_equal_eigenvalues(scale):
     assert torch.autograd.gradcheck(SPD().transport, (x, y, y))
 
 
+def test_spd_derivatives_agree_in_every_mode_and_second_ones_are_refused():
+    x, y = SPD().random_point((2, 3, 3), torch.Generator().manual_seed(0), dtype=torch.float64)
+    along = torch.diag(torch.tensor([1.0, -0.5, 2.0], dtype=torch.float64)) + 0.3
+    for f in (
+        lambda a: SPD().log(a, y),
+        lambda a: SPD().exp(a, 0.1 * along),
+        lambda a: SPD().transport(a, y, along),
+        SPD().projection,
+    ):
+        a = x.clone().requires_grad_()
+        f(a).sum().backward()
+        close(torch.func.grad(lambda b, f=f: f(b).sum())(x), a.grad)
+        close(torch.func.jvp(lambda b, f=f: f(b).sum(), (x,), (along,))[1], (a.grad * along).sum())
+        close(torch.func.jacfwd(f)(x), torch.func.jacrev(f)(x))
+        assert torch.autograd.gradcheck(
+            lambda b, f=f: f((b + b.mT) / 2), (x.clone().requires_grad_(),), check_forward_ad=True
+        )
+        with pytest.raises(GeometryError, match="first derivatives only"):
+            torch.func.grad(lambda b, f=f: torch.func.grad(lambda c: f(c).sum())(b).square().sum())(x)
+
+
 @everywhere
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
 def test_results_follow_the_dtype_and_random_points_the_generator(name, dtype):
