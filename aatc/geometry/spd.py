@@ -123,9 +123,9 @@ class SPD(Manifold):
     With X = LLᵀ and A ↦ L⁻¹AL⁻ᵀ, an isometry that takes X to 1: exp(X, V) = L expm(L⁻¹VL⁻ᵀ) Lᵀ, log(X, Y) =
     L logm(L⁻¹YL⁻ᵀ) Lᵀ, dist = √Σ log² λ_i(X⁻¹Y), transport E V Eᵀ with E = (YX⁻¹)^½ = L (L⁻¹YL⁻ᵀ)^½ L⁻¹. For near
     points log is taken of 1 + L⁻¹(Y − X)L⁻ᵀ by log1p. Curvature is not positive, so no two points have a cut locus.
-    Inputs are symmetrised. Derivatives are of first order; second ones of dist alone, others are a GeometryError.
-    Sources: R. Bhatia, "Positive Definite Matrices", 2007,
-    chapter 6; Sra, Hosseini, "Conic geometric optimisation", 2015 (transport).
+    Inputs are symmetrised. Derivatives of exp, log, transport and projection are of first order; second ones are a
+    GeometryError. Sources: R. Bhatia, "Positive Definite Matrices", 2007, chapter 6; Sra, Hosseini, "Conic geometric
+    optimisation", 2015 (transport).
 
     ``projection`` takes the symmetric part and raises eigenvalues to 16 n ε |λ|_max.
 

@@ -59,17 +59,19 @@ class Annotations:
     """The living coordinates, what the dead ones became, and who killed whom.
 
     ``deaths`` are pairs of a coordinate and the label of what killed it, in order; ``living`` counts the rest. Living
-    coordinates have slots, by age: bits of the sums that dead ones became. Slots are given anew when many are empty.
+    coordinates have slots, by age: bits of the sums that dead ones became. Sums that are zero, by far the most, have
+    no row; slots and rows are given anew when many are empty.
     """
 
     def __init__(self) -> None:
         self.deaths: list[tuple[int, int]] = []
         self.living = 0
         self.count = 0
-        # Per coordinate its slot or, once dead, ~row; per slot its coordinate.
+        # Per coordinate its slot or, once dead, ~row, with row 0 for nothing; per slot and per row its coordinate.
         self._place = np.zeros(0, np.int64)
         self._holder = np.zeros(0, np.int64)
-        self._became: Sets = np.zeros((0, 0), np.uint64)
+        self._dead = np.full(1, -1)
+        self._became: Sets = np.zeros((1, 0), np.uint64)
 
     def birth(self, count: int) -> Index:
         """As many new coordinates, the youngest last."""
@@ -102,23 +104,30 @@ class Annotations:
         became = sums.astype(np.uint64).reshape(len(slots), width)
         self._substitute(slots, became)
         toggle(became, np.arange(len(slots)), slots)
-        first = len(self.deaths)
         killed = self._holder[slots]
         self.deaths += [(int(u), int(labels[some[row]])) for u, (row, _) in zip(killed, found.values())]
-        self._room(len(self.deaths), width)
-        self._became[first : len(self.deaths), :width] = became
-        self._place[killed] = ~np.arange(first, len(self.deaths))
+        self._place[killed] = ~0
+        kept = np.flatnonzero(became.any(axis=1))
+        first, last = len(self._dead), len(self._dead) + len(kept)
+        self._room(last, width)
+        self._became[first:last, :width] = became[kept]
+        self._place[killed[kept]] = ~np.arange(first, last)
+        self._dead = np.concatenate((self._dead, killed[kept]))
         self.living -= len(slots)
 
     def _compact(self) -> None:
-        """Slots for the living alone, in the same order."""
+        """Slots for the living alone, in the same order, and rows for what is not zero."""
         living = self._place[self._holder] >= 0
         slot = np.cumsum(living) - 1
-        narrow = np.zeros((len(self._became), words(self.living)), np.uint64)
-        for low in range(0, len(self.deaths), _ROWS):
-            rows, old = members(self._became[low : low + _ROWS])
-            toggle(narrow, low + rows, slot[old])
-        self._became, self._holder = narrow, self._holder[living]
+        kept = self._became[: len(self._dead)].any(axis=1)
+        kept[0] = True
+        row = np.cumsum(kept) - 1
+        narrow = np.zeros((int(kept.sum()), words(self.living)), np.uint64)
+        for low in range(0, len(self._dead), _ROWS):
+            rows, old = members(self._became[low : min(low + _ROWS, len(self._dead))])
+            toggle(narrow, row[low + rows], slot[old])
+        self._place[self._dead[1:]] = ~np.where(kept, row, 0)[1:]
+        self._became, self._dead, self._holder = narrow, self._dead[kept], self._holder[living]
         self._place[self._holder] = np.arange(self.living)
 
     def _classes(self, rows: Index, coordinates: Index, count: int) -> Sets:
@@ -127,7 +136,8 @@ class Annotations:
         place = self._place[coordinates]
         living = place >= 0
         toggle(classes, rows[living], place[living])
-        _add_rows(classes, rows[~living], self._became, ~place[~living])
+        some = place < ~0
+        _add_rows(classes, rows[some], self._became, ~place[some])
         return classes
 
     def _substitute(self, slots: Index, became: Sets) -> None:
@@ -136,8 +146,8 @@ class Annotations:
         number[slots] = np.arange(len(slots))
         wanted = np.zeros((1, became.shape[1]), np.uint64)
         toggle(wanted, np.zeros_like(slots), slots)
-        for low in range(0, len(self.deaths), _ROWS):
-            sums = self._became[low : min(low + _ROWS, len(self.deaths)), : became.shape[1]]
+        for low in range(0, len(self._dead), _ROWS):
+            sums = self._became[low : min(low + _ROWS, len(self._dead)), : became.shape[1]]
             rows, hit = members(sums & wanted)
             order = np.argsort(rows, kind="stable")
             _add_rows(sums, rows[order], became, number[hit[order]])

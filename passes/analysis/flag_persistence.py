@@ -26,6 +26,7 @@ Reals = NDArray[np.float64]
 _BLOCK = (1024, 8192)
 _EQUATIONS = 512
 _REST = 65536
+_ROWS = 512
 # Common neighbours are sought in the graph at these fractions of an edge's rank first: early ones give short paths.
 _EARLY = (0.1, 0.2, 0.35, 0.5, 0.7, 0.85)
 
@@ -135,10 +136,18 @@ class _Block:
     def _complete(self, which: Index) -> None:
         """Put into the links of these edges what edges of this block have joined before them."""
         late = self.after[self.i[which]] & self.after[self.j[which]] & ~self.links[which]
-        place, k = bitsets.members(late)
-        edge, rank = which[place], self.sweep.rank
+        # One candidate costs as much as a look at some tens of vertices.
+        many = np.bitwise_count(late).sum(axis=1, dtype=np.int64) > late.shape[1]
+        rank = self.sweep.rank
+        place, k = bitsets.members(late[~many])
+        edge = which[~many][place]
         earlier = np.maximum(rank[self.i[edge], k], rank[self.j[edge], k]) < self.ranks[edge]
         bitsets.include(self.links, edge[earlier], k[earlier])
+        whole = which[many]
+        for low in range(0, len(whole), _ROWS):
+            edge = whole[low : low + _ROWS]
+            before = self.ranks[edge, None].astype(rank.dtype)
+            self.links[edge] = bitsets.from_mask((rank[self.i[edge]] < before) & (rank[self.j[edge]] < before))
 
     def _join(self, bare: Index) -> Index:
         """Merge components over edges without a link: those that close a cycle instead."""
@@ -174,43 +183,43 @@ class _Block:
 
     def _paths(self, closing: Index, coordinates: Index, filled: Index, via: Index) -> None:
         """The coordinates of every edge of the block: its own, or those of the two it stands for."""
-        sweep, one, other = self.sweep, *self._sides(filled, via)
-        known = np.maximum(one, other) < self.start
-        place, values = self._chains(one[known], other[known])
-        rows, values = odd_pairs(filled[known][place], values, sweep.classes.count + 1)
-        rows, values = np.concatenate((rows, closing)), np.concatenate((values, coordinates))
-        if not known.all():
-            later = np.flatnonzero(~known)
-            rows, values = self._within(rows, values, filled[later], one[later], other[later])
+        paths = _chains_of(closing, coordinates, len(self.ranks))
+        # With no class alive every chain bounds, and may as well be empty.
+        left = filled if self.sweep.classes.living else filled[:0]
+        one, other = self._sides(filled, via)
+        unknown = np.zeros(len(self.ranks), bool)
+        unknown[left] = True
+        rows, values = closing, coordinates
+        while len(left):
+            # Edges over others of this block wait for them; the earliest never has to.
+            ready = ~(self._waits(one, unknown) | self._waits(other, unknown))
+            place, found = self._chains(one[ready], other[ready], block=paths)
+            place, found = odd_pairs(left[ready][place], found, self.sweep.classes.count + 1)
+            rows, values = np.concatenate((rows, place)), np.concatenate((values, found))
+            paths = _chains_of(rows, values, len(self.ranks))
+            unknown[left[ready]] = False
+            left, one, other = left[~ready], one[~ready], other[~ready]
         order = np.argsort(rows, kind="stable")
-        sweep.paths.append(np.bincount(rows, minlength=len(self.ranks)), values[order])
+        self.sweep.paths.append(np.bincount(rows, minlength=len(self.ranks)), values[order])
 
-    def _within(self, rows: Index, values: Index, edges: Index, one: Index, other: Index) -> tuple[Index, Index]:
-        """The pairs given and those of ``edges`` that stand for edges of this block: few, but for the first one."""
-        order = np.argsort(rows, kind="stable")
-        rows, values = rows[order], values[order]
-        cuts = np.searchsorted(rows, np.arange(len(self.ranks) + 1))
-        found: dict[int, set[int]] = {}
+    def _waits(self, ranks: Index, unknown: NDArray[np.bool_]) -> NDArray[np.bool_]:
+        """Which of these edges belong to the block and are ``unknown``."""
+        return (ranks >= self.start) & unknown[np.maximum(ranks - self.start, 0)]
 
-        def chain(rank: int) -> set[int]:
-            if rank < self.start:
-                return set(self._chains(np.array([rank]))[1].tolist())
-            edge = rank - self.start
-            return found[edge] if edge in found else set(values[cuts[edge] : cuts[edge + 1]].tolist())
+    def _chains(self, *edges: Index, block: Chains | None = None) -> tuple[Index, Index]:
+        """The coordinates of edges given by rank, as pairs of the place among them and a coordinate.
 
-        for edge, a, b in zip(edges.tolist(), one.tolist(), other.tolist()):
-            found[edge] = chain(a) ^ chain(b)
-        more = np.array([(e, v) for e, chain_of in found.items() for v in chain_of], np.int64).reshape(-1, 2)
-        return np.concatenate((rows, more[:, 0])), np.concatenate((values, more[:, 1]))
-
-    def _chains(self, *edges: Index) -> tuple[Index, Index]:
-        """The coordinates of edges given by rank, as pairs of the place among them and a coordinate."""
+        ``block`` has those of this block until they have been told to the sweep.
+        """
         places, values = [], []
         for ranks in edges:
             useful = np.flatnonzero(ranks >= self.sweep.null)
-            place, value = self.sweep.paths.rows(ranks[useful])
-            places.append(useful[place])
-            values.append(value)
+            here = ranks[useful] >= self.start if block else np.zeros(len(useful), bool)
+            for chains, which, first in ((self.sweep.paths, useful[~here], 0), (block, useful[here], self.start)):
+                if chains is not None:
+                    place, value = chains.rows(ranks[which] - first)
+                    places.append(which[place])
+                    values.append(value)
         return np.concatenate(places), np.concatenate(values)
 
     def _equations(self, filled: Index, via: Index) -> None:
@@ -253,3 +262,10 @@ class _Block:
         edges, vertices = (np.concatenate(part) for part in zip(*found))
         order = np.argsort(edges, kind="stable")
         return edges[order], vertices[order]
+
+
+def _chains_of(rows: Index, values: Index, count: int) -> Chains:
+    """As many rows, of the values paired with them."""
+    chains = Chains()
+    chains.append(np.bincount(rows, minlength=count), values[np.argsort(rows, kind="stable")])
+    return chains

