@@ -6,6 +6,7 @@ averaged, or both.
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 import torch
@@ -158,15 +159,24 @@ class Frames(Connection):
 
 class SphereTransport(Connection):
     """Levi-Civita transport of values along great circles: v_j, tangent at the unit vector k_j, arrives at
-    q_i as v - <q, v>/(1 + <q, k>) (q + k). Scores are not changed; q and k are taken to be unit vectors."""
+    q_i as v - <q, v>/(1 + <q, k>) (q + k). Scores are not changed; q and k are taken to be unit vectors.
+
+    Between antipodes every great circle is a shortest geodesic. 1 + <q, k> = |q + k|²/2 counts as at least 4 ε, ε that
+    of the tensors' dtype: nearer to the antipode than sqrt(8 ε), 0.06° in float32, 5° in float16 and 14° in bfloat16,
+    where rounding decides the value, it turns less and less, and at the antipode it arrives unchanged.
+    """
 
     def captures(self, sizes):
         _same_width("SphereTransport", sizes)
-        return []
+        # As an integer, because numbers among the captures get gradients.
+        bits = round(-math.log2(4 * torch.finfo(sizes.dtype).eps))
+        return [Capture("bits", torch.full((), bits, dtype=torch.int64, device=sizes.device), "", "i")]
 
     @classmethod
     def carried_value(cls, key, q, k, v, captured):
-        return v - (q.dot(v) / (1.0 + q.dot(k))) * (q + k)
+        # <q, v> = <q + k, v> of a tangent v: with the floor, the correction is at most 2|v| but for rounding.
+        floor = call("exp2", -captured[0])
+        return v - (q.dot(v) / call("maximum", 1.0 + q.dot(k), floor)) * (q + k)
 
 
 class HyperboloidTransport(Connection):

@@ -14,6 +14,7 @@ from aatc.metrics import Metric
 from aatc.nn.learned import METRICS, LearnedMetric, learned_metric
 from aatc.nn.pairs import carried_values, pair_scores
 from aatc.nn.tokens import check_dropout, check_tokens, head_width, merge_heads, split_heads, token_mask
+from aatc.parts import same
 
 CONNECTIONS = ("frames", "rotary", "transport")
 
@@ -91,7 +92,9 @@ class GeometricAttention(nn.Module):
     def extra_repr(self) -> str:
         return f"hidden_dim={self.hidden_dim}, num_heads={self.num_heads}, connection={self.connection!r}"
 
-    def _connection(self, tokens: Tensor | None, positions: Tensor | None) -> Connection | None:
+    def _connection(
+        self, Q: Tensor, K: Tensor, positions: Tensor | None, tokens: Tensor | None, key_tokens: Tensor | None
+    ) -> Connection | None:
         """The connection of one call."""
         if not isinstance(self.connection, str):
             return self.connection
@@ -101,11 +104,30 @@ class GeometricAttention(nn.Module):
             return self._learned().transport_connection()
         if tokens is None:
             raise ShapeError("frames are made from tokens", hint="call the module itself, or give tokens=")
+        q_frames = self._frames("tokens", tokens, "queries", Q)
+        if key_tokens is not None:
+            k_frames = self._frames("key_tokens", key_tokens, "keys", K)
+        elif same(K.shape[2], tokens.shape[1]):
+            k_frames = q_frames
+        else:
+            raise ShapeError(
+                f"{tokens.shape[1]} tokens give no frames to {K.shape[2]} keys", hint="give key_tokens= as well"
+            )
+        # Values are carried before and after the attention: with dropout the compiler cannot pull frames out of it.
+        return Frames(q_frames, k_frames, values=False)
+
+    def _frames(self, name: str, tokens: Tensor, what: str, x: Tensor) -> Tensor:
+        """Frames (B, N, d, d) of the tokens of ``x`` (B, H, N, d). ShapeError unless there is one for each."""
+        check_tokens(tokens, self.hidden_dim, "the frame")
+        if not same(tokens.shape[0], x.shape[0]) or not same(tokens.shape[1], x.shape[2]):
+            raise ShapeError(
+                f"{name} of shape {tuple(tokens.shape)} for {what} of shape {tuple(x.shape)}",
+                hint=f"{name} are (batch, length, {self.hidden_dim}), one token for each of the {what}",
+            )
         generator = self.frame(tokens).unflatten(-1, (self.width, self.width))
         # In half precision PyTorch's exponential is not finite.
         skew = (generator - generator.mT).to(compute_dtype(generator.dtype))
-        # Values are carried before and after the attention: with dropout the compiler cannot pull frames out of it.
-        return Frames(torch.linalg.matrix_exp(skew).to(generator.dtype), values=False)
+        return torch.linalg.matrix_exp(skew).to(generator.dtype)
 
     def _learned(self) -> LearnedMetric:
         assert isinstance(self.metric, LearnedMetric)
@@ -145,12 +167,14 @@ class GeometricAttention(nn.Module):
         mask: Mask | Tensor | None = None,
         positions: Tensor | None = None,
         tokens: Tensor | None = None,
+        key_tokens: Tensor | None = None,
     ) -> Tensor:
         """Attention of heads: Q (B, H, N, d), K and V (B, H, M, d) to (B, H, N, d), before any projection.
 
-        ``mask`` and ``positions`` as in `forward`; ``tokens`` (B, N, hidden_dim) are what "frames" are made from.
+        ``mask`` and ``positions`` as in `forward`. "frames" are made from ``tokens`` (B, N, hidden_dim), and those of
+        the keys from ``key_tokens`` (B, M, hidden_dim), default ``tokens``, which then must be as many: ShapeError.
         """
-        connection = self._connection(tokens, positions)
+        connection = self._connection(Q, K, positions, tokens, key_tokens)
         metric, scale = self._measure()
         q, k = self._points(Q), self._points(K)
         o = aatc.attend(
@@ -166,24 +190,38 @@ class GeometricAttention(nn.Module):
         return self._arrive(q, o, connection)
 
     def attention_metric(
-        self, Q: Tensor, K: Tensor, *, positions: Tensor | None = None, tokens: Tensor | None = None
+        self,
+        Q: Tensor,
+        K: Tensor,
+        *,
+        positions: Tensor | None = None,
+        tokens: Tensor | None = None,
+        key_tokens: Tensor | None = None,
     ) -> Tensor:
         """Distances between queries and carried keys, whose scores are -β times them.
 
         They are squared for "euclidean" and "mahalanobis", and -q·k for "dot". Q (B, H, N, d) and K (B, H, M, d) to
-        (B, H, N, M), in N·M memory.
+        (B, H, N, M), in N·M memory. The rest as in `attend`.
         """
         metric, _ = self._measure()
-        return -pair_scores(self._points(Q), self._points(K), metric, self._connection(tokens, positions))
+        connection = self._connection(Q, K, positions, tokens, key_tokens)
+        return -pair_scores(self._points(Q), self._points(K), metric, connection)
 
     def transport_values(
-        self, Q: Tensor, K: Tensor, V: Tensor, *, positions: Tensor | None = None, tokens: Tensor | None = None
+        self,
+        Q: Tensor,
+        K: Tensor,
+        V: Tensor,
+        *,
+        positions: Tensor | None = None,
+        tokens: Tensor | None = None,
+        key_tokens: Tensor | None = None,
     ) -> Tensor:
         """Every value as the feature it arrives as at every query, (B, H, N, M, d), in N·M·d memory.
 
-        `attend` is the mean of these by the attention's weights.
+        `attend` is the mean of these by the attention's weights; it takes the same arguments, and a mask.
         """
-        connection = self._connection(tokens, positions)
+        connection = self._connection(Q, K, positions, tokens, key_tokens)
         q, k = self._points(Q), self._points(K)
         departed = self._depart(k, V, connection)
         if connection is None:

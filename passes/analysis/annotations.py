@@ -119,8 +119,7 @@ class Annotations:
         """Slots for the living alone, in the same order, and rows for what is not zero."""
         living = self._place[self._holder] >= 0
         slot = np.cumsum(living) - 1
-        kept = self._became[: len(self._dead)].any(axis=1)
-        kept[0] = True
+        kept = (self._became[: len(self._dead)] != 0).any(axis=1) | (self._dead < 0)
         row = np.cumsum(kept) - 1
         narrow = np.zeros((int(kept.sum()), words(self.living)), np.uint64)
         for low in range(0, len(self._dead), _ROWS):

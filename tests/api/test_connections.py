@@ -2,10 +2,12 @@
 
 import pytest
 import torch
+import torch.nn.functional as F
 
 import aatc
-from aatc import connections, metrics
+from aatc import connections, geometry, masks, metrics
 from tests.api.oracle import agree, attention, inputs, minkowski, on_hyperboloid, pairs
+from tests.compiler.harness import build
 
 
 def angles(positions, d, base=10000.0):
@@ -83,6 +85,88 @@ def test_sphere_transport_is_levi_civita():
     moved = w - (x * w).sum(-1, keepdim=True) / (1 + (x * y).sum(-1, keepdim=True)) * (x + y)
     score = -torch.acos(torch.cosine_similarity(x, y, dim=-1))
     agree(got, attention(q, k, v, score, carried=moved)[0], [q, k, v])
+
+
+def near_antipodes(angles, width=6):
+    """Unit q and, at each angle from its antipode, unit k and tangent v at k, (B, H, N, width) with N angles."""
+    q = F.normalize(torch.randn(2, 3, len(angles), width, dtype=torch.float64), dim=-1)
+    side = torch.randn_like(q)
+    side = F.normalize(side - (side * q).sum(-1, keepdim=True) * q, dim=-1)
+    k = -(angles.cos()[:, None] * q + angles.sin()[:, None] * side)
+    v = torch.randn_like(q)
+    return q, k, v - (v * k).sum(-1, keepdim=True) * k
+
+
+def transported(q, k, v):
+    """Values of the keys as they arrive at the query of the same place."""
+    alone = [x.flatten(0, 2)[:, None, None] for x in (q, k, v)]
+    o = aatc.attend(*alone, metric=metrics.DotProduct(), connection=connections.SphereTransport())
+    return o.reshape(v.shape)
+
+
+@pytest.mark.parametrize("dtype", [torch.float64, torch.float32, torch.float16, torch.bfloat16])
+@pytest.mark.parametrize("width", [2, 3, 16])
+def test_sphere_transport_is_bounded_up_to_the_antipode(dtype, width):
+    angles = torch.cat((torch.zeros(1), torch.logspace(-10, 0.5, 64, dtype=torch.float64)))
+    q, k, v = (x.to(dtype) for x in near_antipodes(angles, width))
+    got = transported(q, k, v).double()
+    size = v.double().norm(dim=-1).amax((0, 1))
+    assert (got.norm(dim=-1).amax((0, 1)) <= 1.6 * size).all()
+    assert (got - v.double())[:, :, 0].abs().max() <= 8 * torch.finfo(dtype).eps * size[0]
+
+
+@pytest.mark.parametrize("dtype", [torch.float64, torch.float32])
+def test_sphere_transport_keeps_its_digits_away_from_the_antipode(dtype):
+    # 1 + <q, k> = angle²/2 has lost a share eps/angle² of its digits: that much, and no floor, is what may show.
+    angles = torch.linspace(0.02, 3.0, 40, dtype=torch.float64)
+    q, k, v = near_antipodes(angles)
+    got = transported(*(x.to(dtype) for x in (q, k, v))).double()
+    want = geometry.Sphere().transport(k, q, v)
+    error = (got - want).norm(dim=-1) / v.norm(dim=-1)
+    assert (error <= 8 * torch.finfo(dtype).eps * (1 + 1 / angles.square())).all()
+
+
+def with_an_antipode(dtype, width=4):
+    """Random unit q and k and tangent v, (2, 3, 33, width), with k_0 = -q_3 along the first axis."""
+    angles = torch.linspace(0.2, 3.0, 33, dtype=torch.float64)
+    q, k, v = near_antipodes(angles, width)
+    q[:, :, 3] = torch.eye(width, dtype=torch.float64)[0]
+    k[:, :, 0] = -q[:, :, 3]
+    v = v - (v * k).sum(-1, keepdim=True) * k
+    return [x.to(dtype).requires_grad_() for x in (q, k, v)]
+
+
+@pytest.mark.parametrize("dtype", [torch.float64, torch.float32, torch.float16, torch.bfloat16])
+@pytest.mark.parametrize("admitted", [True, False])
+def test_an_antipodal_key_spoils_no_row(dtype, admitted):
+    q, k, v = with_an_antipode(dtype)
+    keep = torch.ones(33, 33, dtype=torch.bool)
+    keep[3, 0] = admitted
+    parts = {"connection": connections.SphereTransport(), "mask": masks.dense(keep)}
+    got = aatc.attend(q, k, v, metric=metrics.DotProduct(), **parts)
+    assert all(g.isfinite().all() for g in torch.autograd.grad(got.double().square().sum(), (q, k, v)))
+    x, y = (t.detach().double() for t in pairs(q, k))
+    w, along = v.detach().double()[:, :, None], (x * y).sum(-1, keepdim=True)
+    eps = torch.finfo(dtype).eps
+    moved = w - (x * w).sum(-1, keepdim=True) / (1 + along).clamp(min=4 * eps) * (x + y)
+    torch.testing.assert_close(moved[:, :, 3, 0], w[:, :, 0, 0])
+    want, _ = attention(q.double(), k.double(), v, along[..., 0] / 2, mask=keep, carried=moved)
+    tolerance = {torch.float64: 1e-12, torch.float32: 1e-5}.get(dtype, eps)
+    torch.testing.assert_close(got.double(), want, rtol=0, atol=tolerance)
+
+
+@pytest.mark.parametrize("dtype", [torch.float64, torch.float32, torch.float16, torch.bfloat16])
+def test_compiled_sphere_transport_is_the_eager_one_at_antipodes(dtype):
+    operands = with_an_antipode(dtype)
+    parts = {"connection": connections.SphereTransport(), "mask": masks.sliding_window(9)}
+    built = build(*operands, tiles="heads=2 rows=8 cols=8 grain=4", metric=metrics.SphereGeodesic(), **parts)
+    eager = aatc.attend(*operands, metric=metrics.SphereGeodesic(), **parts)
+    compiled, _ = built.program.main(*operands, *built.operands[3:])
+    grads = [torch.autograd.grad(o.double().square().sum(), operands) for o in (compiled, eager)]
+    for got, want in zip((compiled, *grads[0]), (eager, *grads[1]), strict=True):
+        assert want.isfinite().all()
+        atol = 256 * torch.finfo(dtype).eps * want.abs().max().item()
+        torch.testing.assert_close(got, want, rtol=0, atol=atol)
 
 
 def test_hyperboloid_transport_keeps_tangents_and_lengths():

@@ -109,6 +109,44 @@ def test_frames_carry_by_rotations_that_compose():
         attention.attend(q, k, v)
 
 
+@pytest.mark.parametrize(("n", "m"), [(5, 7), (7, 5), (1, 3), (4, 4)])
+def test_frames_of_cross_attention_are_those_of_the_keys_tokens(n, m):
+    attention, (q, k, v) = made("sphere", "frames").eval(), heads(n, m)
+    tokens, key_tokens = (torch.randn(2, length, HIDDEN, dtype=torch.float64) for length in (n, m))
+
+    def frames(x):
+        generator = attention.frame(x).unflatten(-1, (WIDTH, WIDTH))
+        return torch.linalg.matrix_exp(generator - generator.mT)[:, None]
+
+    given = {"tokens": tokens, "key_tokens": key_tokens}
+    carry = torch.einsum("bhica,bhjcd->bhijad", frames(tokens), frames(key_tokens)).expand(-1, HEADS, -1, -1, -1, -1)
+    at_query = torch.einsum("bhijad,bhjd->bhija", carry, k)
+    distance = DISTANCES["sphere"](q[:, :, :, None], at_query)
+    carried = torch.einsum("bhijad,bhjd->bhija", carry, v)
+    weights = (-attention.metric.scale()[:, None, None] * distance).softmax(-1)
+    torch.testing.assert_close(attention.attention_metric(q, k, **given), distance)
+    torch.testing.assert_close(attention.transport_values(q, k, v, **given), carried)
+    torch.testing.assert_close(attention.attend(q, k, v, **given), torch.einsum("bhij,bhija->bhia", weights, carried))
+
+
+def test_tokens_that_do_not_fit_their_queries_or_keys_are_refused():
+    attention, (q, k, v) = made("sphere", "frames"), heads(5, 7)
+    tokens = torch.randn(2, 5, HIDDEN, dtype=torch.float64)
+    for ask in (lambda **given: attention.attention_metric(q, k, **given),
+                lambda **given: attention.transport_values(q, k, v, **given),
+                lambda **given: attention.attend(q, k, v, **given)):  # fmt: skip
+        with pytest.raises(ShapeError, match=r"5 tokens give no frames to 7 keys\n.*key_tokens="):
+            ask(tokens=tokens)
+        with pytest.raises(ShapeError, match=r"key_tokens of shape \(2, 5, 12\) for keys of shape \(2, 2, 7, 6\)"):
+            ask(tokens=tokens, key_tokens=tokens)
+        with pytest.raises(ShapeError, match=r"tokens of shape \(1, 5, 12\) for queries of shape \(2, 2, 5, 6\)"):
+            ask(tokens=tokens[:1], key_tokens=tokens)
+        with pytest.raises(ShapeError, match=r"\(batch, length, 12\)"):
+            ask(tokens=tokens[..., :8])
+        with pytest.raises(ShapeError, match="made from tokens"):
+            ask(key_tokens=tokens)
+
+
 def test_transport_is_that_of_the_hyperboloid_read_at_the_origin():
     attention, (q, k, v) = made("lorentz", "transport"), heads()
     space = geometry.Hyperboloid()
@@ -132,6 +170,20 @@ def test_transport_on_the_sphere_is_tangent_at_the_query():
     tangent = geometry.Sphere().tangent_projection(k, v)
     x, y, u = torch.broadcast_tensors(q[:, :, :, None], k[:, :, None], tangent[:, :, None])
     torch.testing.assert_close(carried, geometry.Sphere().transport(y, x, u), rtol=1e-9, atol=1e-9)
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float32, torch.float64])
+def test_transport_on_a_circle_is_bounded_near_antipodes(dtype):
+    torch.manual_seed(0)
+    attention = GeometricAttention(8, 4, metric="sphere", connection="transport").to(dtype)
+    x = torch.randn(2, 256, 8).to(dtype).requires_grad_()
+    o = attention(x)
+    o.double().square().sum().backward()
+    assert all(t.isfinite().all() for t in (o, x.grad, *(p.grad for p in attention.parameters())))
+    q, k, v = torch.randn(3, 2, 4, 64, 2).to(dtype)
+    largest = 1.6 * v.norm(dim=-1).max()
+    assert attention.attend(q, k, v).norm(dim=-1).max() <= largest
+    assert attention.transport_values(q, k, v).norm(dim=-1).max() <= largest
 
 
 @pytest.mark.parametrize("connection", [None, "rotary"])
