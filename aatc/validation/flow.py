@@ -16,15 +16,20 @@ import torch
 from torch import Tensor
 
 from aatc.passes.analysis.result import Verdict, verify
+from aatc.validation.existence import (
+    BlowUpWitness,
+    Course,
+    Margin,
+    course_of_field,
+    course_of_history,
+    least_eigenvalue,
+    norm_margin,
+    refute_lipschitz,
+    zero_of_line,
+)
 from aatc.validation.judgement import ValidationError, finite, judge, tolerance_of, worst
 
-VectorField = Callable[[Tensor, Tensor], Tensor]
-Margin = Callable[[Tensor], Tensor]
 _HISTORY = ("states", "fields", "metrics")
-# Each stretch doubles: 400 are far beyond the largest float64, and a stop for solutions that stand still.
-_MOST_STRETCHES = 400
-# Steps within an eighth of a stretch.
-_MOST_STEPS = 500
 
 
 @dataclass(frozen=True)
@@ -83,17 +88,6 @@ class StepWitness:
     image: float
 
 
-@dataclass(frozen=True)
-class BlowUpWitness:
-    """``blow_up_time`` as estimated, infinite for none, from ``times`` and ``lifetimes``: those are −q/q′ for the
-    margin q, which is linear in time, and zero at the singularity, for every power law."""
-
-    blow_up_time: float
-    time_horizon: float
-    times: tuple[float, ...]
-    lifetimes: tuple[float, ...]
-
-
 @verify.register
 def _(witness: EnergyWitness) -> float:
     return max(0.0, witness.energies[witness.step + 1] - witness.energies[witness.step])
@@ -123,21 +117,6 @@ def _(witness: StepWitness) -> float:
     return abs(witness.value - witness.image)
 
 
-@verify.register
-def _(witness: BlowUpWitness) -> float:
-    return max(0.0, witness.time_horizon - _zero_of_line(witness.times, witness.lifetimes))
-
-
-def _zero_of_line(times: Sequence[float], lifetimes: Sequence[float]) -> float:
-    """Where the least-squares line through positive lifetimes falls to zero; infinite where it does not fall."""
-    if len(times) < 2:
-        return times[0] + lifetimes[0] if times else math.inf
-    middle, level = math.fsum(times) / len(times), math.fsum(lifetimes) / len(times)
-    spread = math.fsum((t - middle) ** 2 for t in times)
-    slope = math.fsum((t - middle) * (z - level) for t, z in zip(times, lifetimes)) / spread
-    return middle - level / slope if slope < 0 else math.inf
-
-
 def _history(flow: Any) -> list[Tensor]:
     """The states of a flow in order of time: a tensor along axis 0, a sequence, or an object that holds one."""
     for name in _HISTORY:
@@ -151,6 +130,11 @@ def _history(flow: Any) -> list[Tensor]:
     if len(states) < 2 or not all(isinstance(state, Tensor) for state in states):
         raise ValidationError(f"a flow has two or more states, all tensors; got {len(states)} items")
     return states
+
+
+def _holds_metrics(flow: Any) -> bool:
+    """Whether `_history` takes the ``metrics`` of an object, and not its states or fields."""
+    return next((name for name in _HISTORY if hasattr(flow, name)), None) == "metrics"
 
 
 def _hull_distance(output: Tensor, values: Tensor) -> tuple[float, Tensor, Tensor]:
@@ -181,10 +165,6 @@ def _hull_distance(output: Tensor, values: Tensor) -> tuple[float, Tensor, Tenso
     distance = float(np.abs(weights @ v - o).max())
     direction = direction / direction.abs().sum().clamp_min(1.0)
     return distance, torch.as_tensor(weights).to(values), direction.to(values)
-
-
-def _norm_margin(state: Tensor) -> Tensor:
-    return 1 / torch.linalg.vector_norm(state).clamp_min(torch.finfo(state.dtype).tiny)
 
 
 @dataclass(frozen=True)
@@ -317,7 +297,7 @@ class FlowValidation:
         times: Tensor | None = None,
         initial: Tensor | None = None,
         margin: Margin | None = None,
-        metric: bool = False,
+        metric: bool | None = None,
         lipschitz: float | None = None,
     ) -> Verdict:
         """Whether the flow reaches ``time_horizon`` (in the flow's unit of time) before it becomes singular.
@@ -326,168 +306,46 @@ class FlowValidation:
         f(t, u) with the state ``initial`` at time 0, which is integrated adaptively in the time s with
         ds = (1 + |f|) dt, where no solution blows up. ``margin`` is a positive function of a state that falls to
         zero at the singularity: by default 1/|u|, for ``metric`` the least eigenvalue of states (..., d, d); for a
-        curvature flow give 1/|Rm|. Where −q/q′ of the margin q falls, the line through its last values gives the
-        blow-up time: exact for q ~ (T − t)^α, and infinite for exponentials. A diagnostic (P3).
+        curvature flow give 1/|Rm|. Unless ``metric`` says otherwise, objects with ``metrics``, such as the trajectory
+        of a `GeometricFlow`, are flows of metrics, and no others are. Where −q/q′ of the margin q falls, the line
+        through its last values gives the blow-up time: exact for q ~ (T − t)^α, and infinite for exponentials. A
+        diagnostic (P3).
 
-        ``lipschitz``: a constant for which the caller vouches that f is Lipschitz in u everywhere. Then Picard's
-        theorem gives existence for all time (P1) and nothing is integrated; differences of f near ``initial`` that
-        exceed it are a ValidationError. ``residual`` is the time missing before the horizon, the tolerance 0.
+        ``lipschitz``: a constant for which the caller vouches that f is continuous, and Lipschitz in u everywhere.
+        Then Picard's theorem gives existence for all time (P1) and nothing is integrated. f is sampled near
+        ``initial`` at times from 0 to the horizon: a difference that exceeds the constant, or a value that is not
+        finite or not of the state's shape, is a ValidationError; that none is found does not prove the bound.
+        ``residual`` is the time missing before the horizon, the tolerance 0.
         Witness: `BlowUpWitness`. Raises `ValidationError`.
         """
         if not 0 < time_horizon < math.inf:
             raise ValidationError(f"a time horizon is positive and finite, not {time_horizon}")
         if margin is None:
-            margin = _least_eigenvalue if metric else _norm_margin
+            metric = _holds_metrics(flow) if metric is None else metric
+            margin = least_eigenvalue if metric else norm_margin
         statement = f"no singularity before t = {time_horizon:g}"
         given: tuple[str, ...] = ("extrapolated from the last states",)
         if not callable(flow):
             if lipschitz is not None:
                 raise ValidationError("a Lipschitz bound belongs to a right-hand side f(t, u), not to a history")
-            course = _course_of_history(flow, times, margin)
+            given_times = times if times is not None else getattr(flow, "times", None)
+            course = course_of_history(_history(flow), given_times, margin)
         else:
             if initial is None:
                 raise ValidationError("a right-hand side needs the state at time 0", hint="give initial=")
             start = finite("initial", initial)
             if lipschitz is not None:
-                _refute_lipschitz(flow, start, lipschitz)
+                refute_lipschitz(flow, start, lipschitz, float(time_horizon))
                 witness = BlowUpWitness(math.inf, time_horizon, (), ())
-                given = (f"the right-hand side is Lipschitz in u with constant {lipschitz:g} everywhere",)
+                given = (
+                    f"the right-hand side is continuous, and Lipschitz in u with constant {lipschitz:g} everywhere",
+                )
                 return judge(statement, 0.0, 0.0, witness, "P1", given)
-            course = _course_of_field(flow, start, margin, float(time_horizon))
+            course = course_of_field(flow, start, margin, float(time_horizon))
         if course.reached >= time_horizon:
-            course, given = _Course(course.reached), ("followed to the horizon",)
-        blow_up = _zero_of_line(course.times, course.lifetimes)
+            course, given = Course(course.reached), ("followed to the horizon",)
+        blow_up = zero_of_line(course.times, course.lifetimes)
         if course.broken is not None and course.broken < blow_up:
-            blow_up, course = course.broken, _Course(course.reached, (course.broken,), (0.0,))
+            blow_up, course = course.broken, Course(course.reached, (course.broken,), (0.0,))
         witness = BlowUpWitness(blow_up, float(time_horizon), course.times, course.lifetimes)
         return judge(statement, max(0.0, time_horizon - blow_up), 0.0, witness, "P3", given)
-
-
-@dataclass(frozen=True)
-class _Course:
-    """How far a flow was followed, the last times and lifetimes −q/q′ of its margin q, and the time by which it is
-    singular, where it is. No lifetimes: the margin does not fall at the end."""
-
-    reached: float
-    times: tuple[float, ...] = ()
-    lifetimes: tuple[float, ...] = ()
-    broken: float | None = None
-
-
-def _least_eigenvalue(state: Tensor) -> Tensor:
-    if state.ndim < 2 or state.shape[-1] != state.shape[-2]:
-        raise ValidationError(f"a metric has shape (..., d, d), not {tuple(state.shape)}")
-    return torch.linalg.eigvalsh((state + state.mT) / 2)[..., 0].min()
-
-
-def _margin_at(margin: Margin, state: Tensor) -> float:
-    """The margin, 0 where the state or the margin is not finite: there the flow has ended."""
-    if not bool(state.isfinite().all()):
-        return 0.0
-    value = margin(state)
-    if value.numel() != 1:
-        raise ValidationError(f"a margin is one number per state, not of shape {tuple(value.shape)}")
-    return float(value) if bool(value.isfinite().all()) else 0.0
-
-
-def _course_of_history(flow: Any, times: Tensor | None, margin: Margin) -> _Course:
-    """Lifetimes by differences of log q at the last four states before the flow is singular."""
-    given = times if times is not None else getattr(flow, "times", None)
-    states = _history(flow)
-    moments = finite("times", torch.as_tensor(given) if given is not None else None)
-    if moments.shape != (len(states),) or len(states) < 3 or bool((moments.diff() <= 0).any()):
-        raise ValidationError(f"{len(states)} states (3 or more) need as many rising times, not {moments.tolist()}")
-    clock = moments.tolist()
-    margins = [_margin_at(margin, state.detach().to(torch.float64)) for state in states]
-    sound = next((n for n, q in enumerate(margins) if q <= 0), len(margins))
-    if sound == 0:
-        return _Course(clock[0], broken=clock[0])
-    broken = clock[sound] if sound < len(margins) else None
-    middles, lifetimes = [], []
-    for n in range(max(1, sound - 3), sound):
-        fall = math.log(margins[n - 1]) - math.log(margins[n])
-        if fall <= 0:
-            return _Course(clock[sound - 1], broken=broken)
-        middles.append((clock[n - 1] + clock[n]) / 2)
-        lifetimes.append((clock[n] - clock[n - 1]) / fall)
-    if sound < 3:
-        middles, lifetimes = [], []
-    return _Course(clock[sound - 1], tuple(middles), tuple(lifetimes), broken)
-
-
-def _course_of_field(field: VectorField, start: Tensor, margin: Margin, horizon: float) -> _Course:
-    """The solution from ``start``, until the horizon, a singularity, or a lifetime below 1e-4 of the horizon."""
-    from torchdiffeq import odeint
-
-    def rate(_: Tensor, state: tuple[Tensor, Tensor]) -> tuple[Tensor, Tensor]:
-        u, t = state
-        slope = field(t, u)
-        speed = 1 + torch.linalg.vector_norm(slope)
-        return slope / speed, 1 / speed
-
-    first = field(torch.zeros((), dtype=start.dtype, device=start.device), start)
-    if not isinstance(first, Tensor) or first.shape != start.shape or not bool(first.isfinite().all()):
-        raise ValidationError(f"the right-hand side is not a finite tensor of shape {tuple(start.shape)} at time 0")
-    u, t = start, torch.zeros((), dtype=start.dtype, device=start.device)
-    stretch = float(1 + torch.linalg.vector_norm(first)) * horizon / 64
-    shortest = 1e-9 * stretch
-    reached, samples = 0.0, [(0.0, _lifetime(field, margin, t, u))]
-    if _margin_at(margin, start) <= 0:
-        return _Course(0.0, broken=0.0)
-    for _ in range(_MOST_STRETCHES):
-        span = torch.linspace(0, stretch, 9, dtype=start.dtype, device=start.device)
-        try:
-            # Its own first step may leave the field's domain, however short the stretch.
-            limits = {"first_step": stretch / 8, "max_num_steps": _MOST_STEPS}
-            path, clock = odeint(rate, (u, t), span, rtol=1e-9, atol=1e-12, options=limits)
-        except AssertionError:
-            # torchdiffeq's sign that no step is small enough, or too many are needed: the field is not finite
-            # somewhere in this stretch, or jumps there.
-            stretch /= 8
-            if stretch < shortest:
-                return _falling(reached, samples, reached)
-            continue
-        for state, moment in zip(path[1:], clock[1:]):
-            if _margin_at(margin, state) <= 0:
-                return _falling(reached, samples, float(moment) if bool(moment.isfinite()) else reached)
-            reached = float(moment)
-            samples.append((reached, _lifetime(field, margin, moment, state)))
-        if reached >= horizon or samples[-1][1] < 1e-4 * horizon:
-            break
-        if float(clock[-1] - t) < 1e-9 * horizon:
-            # The field has grown beyond bounds where the margin has not: time stands still.
-            return _falling(reached, samples, reached)
-        u, t, stretch = path[-1], clock[-1], 2 * stretch
-    return _falling(reached, samples, None)
-
-
-def _lifetime(field: VectorField, margin: Margin, t: Tensor, u: Tensor) -> float:
-    """−q/q′ along the flow; infinite where the margin q does not fall."""
-    value, slope = (float(x) for x in torch.func.jvp(margin, (u,), (field(t, u),)))
-    return -value / slope if slope < 0 else math.inf
-
-
-def _falling(reached: float, samples: list[tuple[float, float]], broken: float | None) -> _Course:
-    last = samples[-3:]
-    if any(not math.isfinite(age) for _, age in last) or last[0][0] >= last[-1][0]:
-        return _Course(reached, broken=broken)
-    return _Course(reached, tuple(t for t, _ in last), tuple(z for _, z in last), broken)
-
-
-def _refute_lipschitz(field: VectorField, start: Tensor, constant: float) -> None:
-    """ValidationError where differences of the field near ``start`` are larger than the constant allows."""
-    if not 0 <= constant < math.inf:
-        raise ValidationError(f"a Lipschitz constant is a finite number ≥ 0, not {constant}")
-    generator, zero = torch.Generator().manual_seed(0), torch.zeros((), dtype=start.dtype, device=start.device)
-    here = field(zero, start)
-    for size in (0.01, 0.1, 1.0, 10.0):
-        for _ in range(4):
-            shift = size * torch.randn(start.shape, generator=generator, dtype=start.dtype).to(start.device)
-            change = torch.linalg.vector_norm(field(zero, start + shift) - here)
-            distance = torch.linalg.vector_norm(shift)
-            if float(change) > constant * float(distance) * (1 + 1e-9):
-                raise ValidationError(
-                    f"the right-hand side is not Lipschitz with constant {constant:g}: a difference of "
-                    f"{float(distance):.3g} near the initial state changes it by {float(change):.3g}",
-                    hint="leave lipschitz= out",
-                )

@@ -31,7 +31,8 @@ class StateWitness:
 @dataclass(frozen=True)
 class MomentWitness:
     """Var A, Var B, ½⟨{A,B}⟩ − ⟨A⟩⟨B⟩ and |⟨[A,B]⟩| of the state at ``index``, in units of ‖A‖² ‖B‖² and so on;
-    ``defects`` are the relative deviations of A and B from Hermitian matrices."""
+    ``defects`` are the relative deviations of A and B from Hermitian matrices, ``state_defect`` is the largest entry
+    of |ρ − ρ†|, ρ divided by the real part of its trace."""
 
     index: tuple[int, ...]
     variance_a: float
@@ -39,6 +40,7 @@ class MomentWitness:
     covariance: float
     commutator: float
     defects: tuple[float, float] = (0.0, 0.0)
+    state_defect: float = 0.0
 
 
 @dataclass(frozen=True, eq=False)
@@ -72,7 +74,7 @@ def _(witness: StateWitness) -> float:
 def _(witness: MomentWitness) -> float:
     product = witness.variance_a * witness.variance_b
     lacking = witness.covariance**2 + witness.commutator**2 / 4 - product
-    return max(0.0, lacking, -witness.variance_a, -witness.variance_b, *witness.defects)
+    return max(0.0, lacking, -witness.variance_a, -witness.variance_b, witness.state_defect, *witness.defects)
 
 
 @verify.register
@@ -183,8 +185,10 @@ class QuantumValidation:
         """Whether Var A Var B ≥ |½⟨{A,B}⟩ − ⟨A⟩⟨B⟩|² + ¼|⟨[A,B]⟩|² for observables (d, d), Robertson–Schrödinger.
 
         It holds for every state and all Hermitian A, B. A verdict that fails says that ``state`` is none, or that
-        the observables are not Hermitian, which counts as a violation itself, as does a negative variance. The
-        state is divided by its norm or trace first. ``residual``: what is lacking, with A and B scaled to norm 1.
+        the observables are not Hermitian. That counts as a violation itself, as do a ρ that is not Hermitian, so
+        also an imaginary part of its trace, and a negative variance. The state is divided by its norm, or the real
+        part of its trace, first. ``residual``: the largest violation, or what is lacking, with A and B scaled to
+        norm 1.
         Witness: `MomentWitness`. Raises `ValidationError`.
         """
         room = tolerance_of(tolerance, self.tolerance)
@@ -212,20 +216,32 @@ class QuantumValidation:
         covariance = mean(a @ b + b @ a).real / 2 - mean(a).real * mean(b).real
         commutator = mean(a @ b - b @ a).abs()
         lacking = covariance**2 + commutator**2 / 4 - var_a * var_b
-        at = worst(torch.maximum(lacking, torch.maximum(-var_a, -var_b)))
+        skew = (rho - rho.mH).abs().amax((-2, -1))
+        at = worst(torch.stack((lacking, -var_a, -var_b, skew)).amax(0))
         moments = (float(var_a[at]), float(var_b[at]), float(covariance[at]), float(commutator[at]))
-        witness = MomentWitness(at, *moments, defects=(defects[0], defects[1]))
+        witness = MomentWitness(at, *moments, defects=(defects[0], defects[1]), state_defect=float(skew[at]))
         return judge("Robertson–Schrödinger uncertainty relation", verify(witness), room, witness, "P2")
 
     def verify_moments(
-        self, variance_a: float, variance_b: float, covariance: float, commutator: float, tolerance: float | None = None
+        self,
+        variance_a: float,
+        variance_b: float,
+        covariance: float,
+        commutator: complex,
+        tolerance: float | None = None,
     ) -> Verdict:
-        """The uncertainty relation of moments that were found apart: Var A, Var B, ½⟨{A,B}⟩ − ⟨A⟩⟨B⟩, |⟨[A,B]⟩|.
+        """The uncertainty relation of moments that were found apart: Var A, Var B, ½⟨{A,B}⟩ − ⟨A⟩⟨B⟩, ⟨[A,B]⟩.
 
-        ``residual`` is what is lacking, in the moments' own unit. Witness: `MomentWitness`. Raises `ValidationError`.
+        The last is imaginary for Hermitian A and B; its modulus is what counts. ``residual`` is what is lacking, in the
+        moments' own unit. Witness: `MomentWitness`. Raises `ValidationError`.
         """
         room = tolerance_of(tolerance, self.tolerance)
-        moments = (float(variance_a), float(variance_b), float(covariance), abs(float(commutator)))
+        try:
+            moments = (float(variance_a), float(variance_b), float(covariance), abs(complex(commutator)))
+        except (TypeError, ValueError, RuntimeError, OverflowError) as error:
+            raise ValidationError(
+                f"variances and covariance are real numbers, the commutator one number: {error}"
+            ) from error
         if not all(abs(m) < 1e150 for m in moments):
             raise ValidationError(f"moments are not finite, or their squares are not: {moments}")
         witness = MomentWitness((), *moments)

@@ -9,6 +9,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
+from aatc.geometry.invariant_family import InvariantFamily, round_sphere
+from aatc.geometry.ricci_flow import GeometricFlow
 from aatc.validation import FlowValidation, ValidationError
 
 CHECK = FlowValidation()
@@ -229,6 +231,62 @@ def test_a_lipschitz_bound_is_a_proof_and_a_wrong_one_is_refused():
     assert verdict and verdict.proof_level == "P1" and "Lipschitz" in verdict.assumptions[0]
     with pytest.raises(ValidationError, match="not Lipschitz"):
         CHECK.check_long_time_existence(lambda t, u: u * u, 1.0, initial=start, lipschitz=1.0)
+
+
+@pytest.mark.parametrize(
+    ("field", "reason"),
+    [
+        (lambda t, u: u * math.nan, "not finite"),
+        (lambda t, u: u.new_ones(7), "shape"),
+        (lambda t, u: None, "NoneType"),
+        (lambda t, u: u * u * t, "not Lipschitz"),
+        (lambda t, u: u / 2 if t < 1.9 else 3 * u, "not Lipschitz"),
+        (lambda t, u: u / 2 + (math.inf if t >= 2 else 0), "not finite"),
+        (lambda t, u: (1e200 * u) ** 2, "not finite"),
+    ],
+)
+def test_a_field_that_is_undefined_or_too_steep_somewhere_is_not_proved_to_have_solutions(field, reason):
+    with pytest.raises(ValidationError, match=reason):
+        CHECK.check_long_time_existence(field, 2.0, initial=torch.ones(1, dtype=torch.float64), lipschitz=1.0)
+
+
+@settings(max_examples=12)
+@given(st.floats(0.01, 2), st.sampled_from([1.0, 1e5]), st.sampled_from([2.0, 50.0]), st.booleans())
+def test_a_pole_within_the_horizon_refutes_every_lipschitz_bound(pole, constant, horizon, of_slope):
+    # Beside the pole u/2 alone would pass; 1/(pole − t) is Lipschitz in u at every t but one.
+    field = lambda t, u: u / 2 + (u if of_slope else 1) / (pole - t)  # noqa: E731
+    with pytest.raises(ValidationError):
+        CHECK.check_long_time_existence(field, horizon, initial=torch.ones(2, dtype=torch.float64), lipschitz=constant)
+
+
+@settings(max_examples=12)
+@given(SEEDS, st.integers(1, 5), st.sampled_from([0.0, 1.0, 1e8]))
+def test_sharp_lipschitz_bounds_are_not_refuted_by_rounding(seed, n, size):
+    matrix = gaussian(seed, n, n)
+    norm = float(torch.linalg.matrix_norm(matrix, 2))
+    field = lambda t, u: t.cos() * matrix @ u + t * t  # noqa: E731
+    verdict = CHECK.check_long_time_existence(field, 20.0, initial=size * gaussian(seed + 1, n), lipschitz=norm)
+    assert verdict and verdict.proof_level == "P1" and verdict.verify() == 0
+    with pytest.raises(ValidationError, match="not Lipschitz"):
+        CHECK.check_long_time_existence(field, 20.0, initial=torch.ones(n), lipschitz=norm / 100)
+
+
+@pytest.mark.parametrize(("n", "squared_radius"), [(2, 1.7), (3, 1.0)])
+def test_the_trajectory_of_a_ricci_flow_ends_where_its_metric_does(n, squared_radius):
+    family = InvariantFamily(round_sphere, torch.zeros(1, n, dtype=torch.float64))
+    end = squared_radius / (2 * (n - 1))
+    start = family.metric(torch.tensor([squared_radius], dtype=torch.float64))
+    flow = GeometricFlow(ricci=family).evolve(start, time=0.8 * end, steps=20)
+    assert CHECK.check_long_time_existence(flow, 0.98 * end)
+    verdict = CHECK.check_long_time_existence(flow, 1.2 * end)
+    # The lifetime is a difference over steps of 0.2 of what is left.
+    assert not verdict and verdict.witness.blow_up_time == pytest.approx(end, rel=0.01)
+    assert verdict.verify() == verdict.residual == pytest.approx(0.2 * end, rel=0.05)
+    assert CHECK.check_long_time_existence(flow, 1.2 * end, metric=False)
+    # The same tensors as states are no metrics unless the caller says so.
+    states = Trajectory(flow.times, flow.metrics)
+    assert CHECK.check_long_time_existence(states, 1.2 * end)
+    assert not CHECK.check_long_time_existence(states, 1.2 * end, metric=True)
 
 
 @pytest.mark.parametrize(

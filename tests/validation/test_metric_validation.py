@@ -1,6 +1,7 @@
 """Checks of metrics: what passes, what is caught, and what is told about it."""
 
 import math
+from dataclasses import replace
 from fractions import Fraction
 from itertools import pairwise
 
@@ -12,8 +13,9 @@ from torch import Tensor
 
 import aatc
 from aatc.geometry.riemannian import RiemannianStructure
-from aatc.passes.analysis.result import Undecided
+from aatc.passes.analysis.result import AnalysisError, Undecided, verify
 from aatc.validation import MetricValidation, ValidationError
+from aatc.validation.metric import _grid_derivative
 
 CHECK = MetricValidation()
 SEEDS = st.integers(0, 2**31 - 1)
@@ -121,6 +123,29 @@ def test_the_worst_matrix_of_a_batch_is_the_witness():
     assert verdict.verify() == pytest.approx(verdict.residual) == pytest.approx(0.25 + 1e-6)
 
 
+@pytest.mark.parametrize("matrix", [torch.zeros(2, 2), torch.diag(torch.tensor([1.0, 1e-6], dtype=torch.float64))])
+@pytest.mark.parametrize("tolerance", [0.0, 1e-6])
+def test_the_witness_decides_as_the_check_does_at_zero_and_at_the_margin(matrix, tolerance):
+    verdict = CHECK.check_positive_definite(matrix, tolerance)
+    assert verdict.verify() == verdict.residual and bool(verdict) is (verdict.verify() == 0)
+
+
+@given(SEEDS, st.integers(1, 9), st.sampled_from([0.0, 1e-15, 1e-6, 0.5]), st.floats(-1, 1), st.floats(-9, 9))
+def test_the_witness_of_an_eigenvalue_gives_the_residual(seed, n, tolerance, offset, exponent):
+    # Within some n ε of the margin, where only the proved bound tells, and everywhere else.
+    least = tolerance + offset * (1e-15 if seed % 2 else 1)
+    matrix = 10**exponent * with_least_eigenvalue(seed, n, least)
+    matrix[0, -1] += 10**exponent * offset * 1e-7
+    verdict = CHECK.check_positive_definite(matrix, tolerance)
+    assert verdict.verify() == verdict.residual and bool(verdict) is (verdict.verify() <= verdict.tolerance)
+
+
+def test_a_lower_bound_above_the_least_eigenvalue_is_not_confirmed():
+    witness = CHECK.check_positive_definite(with_least_eigenvalue(3, 4, -0.1)).witness
+    assert verify(replace(witness, lower_bound=0.2)) == math.inf
+    assert verify(replace(witness, matrix=witness.matrix - torch.eye(5))) == math.inf
+
+
 @pytest.mark.parametrize(("skew", "holds"), [(0.9e-6, True), (1.1e-6, False)])
 def test_asymmetry_beyond_the_tolerance_fails(skew, holds):
     metric = torch.eye(2, dtype=torch.float64)
@@ -191,6 +216,34 @@ def test_on_a_grid_the_defect_falls_with_the_fourth_order_and_the_error_is_not_u
     assert all(3.5 < order < 4.5 for order in orders)
 
 
+@pytest.mark.parametrize(("factor", "holds"), [(1.0, True), (1.001, False), (0.999, False)])
+def test_on_a_grid_a_thousandth_of_the_connection_is_not_taken_for_discretisation(factor, holds):
+    sphere, side = RiemannianStructure.sphere(2.0), 0.8 + 0.05 * torch.arange(30, dtype=torch.float64)
+    points = torch.stack(torch.meshgrid(side, side, indexing="ij"), -1)
+    symbols = sphere.christoffel_symbols(points.reshape(-1, 2)).reshape(30, 30, 2, 2, 2)
+    metric = sphere.metric(points.reshape(-1, 2)).reshape(30, 30, 2, 2)
+    verdict = CHECK.verify_compatibility(metric, factor * symbols, spacing=0.05, torsion_free=True)
+    assert bool(verdict) is holds and verdict.verify() == pytest.approx(verdict.residual)
+
+
+@given(SEEDS, st.integers(1, 3), st.floats(0.02, 0.2), st.integers(6, 9))
+def test_the_error_of_a_difference_is_bounded_from_above_and_not_by_far(seed, d, h, n):
+    steps = [h * (axis + 1) / d for axis in range(d)]
+    axes = [step * torch.arange(n + axis, dtype=torch.float64) for axis, step in enumerate(steps)]
+    x = torch.stack(torch.meshgrid(*axes, indexing="ij"), -1)
+    wave, phase = gaussian(seed, d, d, d), gaussian(seed + 1, d, d)
+    angle = torch.einsum("...k,kij->...ij", x, wave) + phase
+    slope, error = _grid_derivative(angle.sin(), steps)
+    inner = (slice(2, -2),) * d
+    exact = angle.cos()[inner].unsqueeze(d) * wave
+    # At order 4; the rounding of sin(angle) is the rest.
+    leading = wave.abs() ** 5 * torch.tensor(steps, dtype=torch.float64)[:, None, None] ** 4 / 30
+    room = 2.5 * leading + 1e-14 / min(steps)
+    off = (slope - exact).abs().reshape(-1, d, d, d).amax(0)
+    assert bool((off <= error.reshape(-1, d, d, d).amax(0)).all())
+    assert bool((error.reshape(-1, d, d, d).amax(0) <= room).all())
+
+
 def test_on_a_grid_a_wrong_connection_fails_at_its_place():
     x, h = grid(33)
     gamma = conformal_connection(x)
@@ -240,6 +293,8 @@ def test_bounds_between_the_planes_and_the_operator_are_undecided():
 
     answer = CHECK.check_curvature_bounds(six_dimensional, (0, 5), gaussian(0, 1, 6))
     assert isinstance(answer, Undecided) and "allows 1" in answer.reason
+    with pytest.raises(AnalysisError, match="undecided"):
+        bool(answer)
     assert CHECK.check_curvature_bounds(six_dimensional, (0, 6), gaussian(0, 1, 6))
 
 
@@ -253,9 +308,9 @@ def test_bounds_between_the_planes_and_the_operator_are_undecided():
         lambda: CHECK.verify_compatibility(stereographic, conformal_connection),
         lambda: CHECK.verify_compatibility(stereographic, torch.zeros(2, 2, 2)),
         lambda: CHECK.verify_compatibility(lambda x: x, conformal_connection, points=torch.ones(3, 2)),
-        lambda: CHECK.verify_compatibility(torch.ones(4, 4, 2, 2), torch.zeros(4, 4, 2, 2, 2), spacing=0.1),
-        lambda: CHECK.verify_compatibility(torch.ones(5, 5, 2, 2), torch.zeros(5, 5, 2, 2, 2)),
-        lambda: CHECK.verify_compatibility(torch.ones(5, 5, 2, 2), torch.zeros(5, 5, 2, 2, 2), spacing="a"),
+        lambda: CHECK.verify_compatibility(torch.ones(5, 6, 2, 2), torch.zeros(5, 6, 2, 2, 2), spacing=0.1),
+        lambda: CHECK.verify_compatibility(torch.ones(6, 6, 2, 2), torch.zeros(6, 6, 2, 2, 2)),
+        lambda: CHECK.verify_compatibility(torch.ones(6, 6, 2, 2), torch.zeros(6, 6, 2, 2, 2), spacing="a"),
         lambda: CHECK.check_curvature_bounds(stereographic, (0, 2), torch.ones(1, 2), starts=-1),
         lambda: CHECK.check_curvature_bounds(stereographic, (1, 0), torch.ones(1, 2)),
         lambda: CHECK.check_curvature_bounds(stereographic, (0, 1), torch.ones(1, 1)),

@@ -57,6 +57,50 @@ def test_the_two_states_of_a_bistable_cell_are_stable_and_the_one_between_is_not
         assert stable and stable.witness.rate == pytest.approx(-2, abs=0.05)
 
 
+@pytest.mark.parametrize("size", [2.0, 1e-2, 1.1e-5, 0.9e-5, 1e-10, 1e-17, 1e-300])
+def test_perturbations_of_every_size_are_measured_exactly(size):
+    # u² obeys a logistic equation: u(t)² = 1/(1 + (1/u₀² − 1) e^{−2t}), so that its distance from 1 is known.
+    pattern = torch.ones(3, dtype=torch.float64)
+    verdict = CHECK.check_pattern_stability(pattern, size * pattern, 3.0, lambda u: u - u**3)
+    excess = -(2 + size) / (1 + size) ** 2 * math.exp(-6)  # of 1/u² over 1, divided by the size
+    scale = math.sqrt(1 + size * excess)
+    exact = -excess / (scale * (1 + scale))
+    assert verdict and verdict.witness.after / verdict.witness.before == pytest.approx(exact, rel=1e-6)
+    assert verdict.witness.before == pytest.approx(math.sqrt(3) * size, rel=1e-6)
+    assert verdict.witness.rate == pytest.approx(math.log(exact) / 3, rel=1e-6)
+
+
+@settings(max_examples=6)
+@given(SEEDS, st.integers(1, 4), st.floats(-30, 0))
+def test_small_perturbations_of_moving_patterns_follow_the_linear_flow(seed, n, exponent):
+    # u(t) = e^{At}u₀ moves; its perturbations of any size obey the same matrix.
+    matrix, start = gaussian(seed, n, n), gaussian(seed + 2, 2, n)
+    shift = gaussian(seed + 1, 2, n) * torch.tensor([[10**exponent], [1.0]], dtype=torch.float64)
+    turned = shift @ torch.linalg.matrix_exp(matrix).mT
+    ratios = torch.linalg.vector_norm(turned, dim=-1) / torch.linalg.vector_norm(shift, dim=-1)
+    verdict = CHECK.check_pattern_stability(start, shift, 1.0, lambda u: u @ matrix.mT, batch_ndim=1)
+    assert verdict.witness.index == (int(ratios.argmax()),)
+    assert verdict.residual == pytest.approx(max(0.0, float(ratios.max()) - 1), rel=1e-6, abs=1e-8)
+
+
+@pytest.mark.parametrize("size", [1e-9, 1e-2])
+def test_a_tiny_perturbation_that_grows_saturates_as_a_large_one_does(size):
+    # Logistic u' = u(1 - u) from 0: δ is the solution itself.
+    verdict = CHECK.check_pattern_stability(torch.zeros(1), torch.full((1,), size), 25.0, lambda u: u * (1 - u))
+    exact = 1 / (1 + (1 / size - 1) * math.exp(-25))
+    assert not verdict and verdict.witness.after == pytest.approx(exact, rel=1e-6)
+
+
+@pytest.mark.parametrize("forget", [lambda u: u.detach(), lambda u: torch.from_numpy(u.numpy().copy())])
+def test_dynamics_without_derivatives_need_perturbations_above_rounding(forget):
+    dynamics = lambda u: 0.05 * forget(u)  # noqa: E731
+    pattern = torch.ones(2, dtype=torch.float64)
+    verdict = CHECK.check_pattern_stability(pattern, 1.1e-5 * pattern, 1.0, dynamics)
+    assert not verdict and verdict.residual == pytest.approx(math.expm1(0.05), rel=1e-6)
+    with pytest.raises(ValidationError, match=r"1\.0e-05"):
+        CHECK.check_pattern_stability(pattern, 1e-7 * pattern, 1.0, dynamics)
+
+
 def test_a_solution_that_blows_up_is_unstable():
     verdict = CHECK.check_pattern_stability(torch.zeros(1), torch.ones(1), 2.0, lambda u: u * u)
     assert not verdict and verdict.residual == math.inf

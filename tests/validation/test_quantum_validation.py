@@ -1,5 +1,6 @@
 """Checks of quantum states: normalised, uncertain, entangled no more than before."""
 
+import cmath
 import math
 
 import pytest
@@ -133,6 +134,32 @@ def test_an_observable_that_is_not_hermitian_is_a_violation(size, holds):
     assert bool(verdict) is holds and verdict.witness.defects[1] == pytest.approx(size, rel=1e-5)
 
 
+@pytest.mark.parametrize("entry", [(0, 1), (0, 0)], ids=["off the diagonal", "imaginary trace"])
+@pytest.mark.parametrize(("size", "holds"), [(0.99e-6, True), (1.01e-6, False)])
+def test_a_state_that_is_not_hermitian_is_a_violation(entry, size, holds):
+    batch = torch.eye(2, dtype=C).repeat(3, 1, 1)
+    # ρ has trace 1; an imaginary i x on the diagonal differs from its conjugate by 2x.
+    batch[1][entry] += 2 * size if entry == (0, 1) else 1j * size
+    verdict = CHECK.verify_uncertainty_relations(batch, (Z, Z), density=True)
+    assert bool(verdict) is holds and verdict.witness.index == (1,)
+    assert verdict.residual == pytest.approx(size, rel=1e-6) == pytest.approx(verdict.verify(), rel=1e-6)
+
+
+def test_matrices_far_from_hermitian_are_no_states():
+    upper, turned = torch.tensor([[0.5, 0.9], [0, 0.5]]), torch.diag(torch.tensor([0.5 + 0.3j, 0.5], dtype=C))
+    for matrix, defect in ((upper, 0.9), (turned, 0.6)):
+        verdict = CHECK.verify_uncertainty_relations(matrix, (Z, Z), density=True)
+        assert not verdict and verdict.residual == pytest.approx(defect) == pytest.approx(verdict.verify())
+
+
+@given(st.floats(0, 2 * math.pi))
+def test_a_commutator_counts_by_its_modulus(phase):
+    # Var X Var Y = 1 in an eigenstate of Z, where ⟨[X, Y]⟩ = 2i.
+    verdict = CHECK.verify_moments(1, 1, 0, 2j * cmath.exp(1j * phase))
+    assert verdict and verdict.witness.commutator == pytest.approx(2)
+    assert not CHECK.verify_moments(1, 1, 0, 2.001j * cmath.exp(1j * phase))
+
+
 @pytest.mark.parametrize(("size", "holds"), [(-0.5, True), (0.99e-6, True), (1.01e-6, False)])
 def test_moments_found_apart_are_judged_in_their_own_unit(size, holds):
     verdict = CHECK.verify_moments(2.0, 0.5, math.sqrt(0.75 + size), 1.0)
@@ -217,6 +244,8 @@ def test_a_norm_beyond_the_range_of_squares_fails_and_is_measured_again():
         lambda: CHECK.verify_uncertainty_relations(BELL[:2], (X, Y, Z)),
         lambda: CHECK.verify_moments(math.nan, 1, 0, 0),
         lambda: CHECK.verify_moments(1e200, 1e200, 1e200, 0),
+        lambda: CHECK.verify_moments(1j, 1, 0, 0),
+        lambda: CHECK.verify_moments(1, 1, 0, "i"),
         lambda: CHECK.check_entanglement_monotonicity(CNOT, BELL, None),
         lambda: CHECK.check_entanglement_monotonicity(CNOT, BELL, (2.0, 2.0)),
         lambda: CHECK.check_entanglement_monotonicity(X, BELL, (2, 2)),
