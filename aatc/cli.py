@@ -298,7 +298,8 @@ def analyze(
             bar.update(tasks[family], completed=done, total=total)
 
         limit = budget or None
-        found = study(model.eval(), args, chosen, budget=limit, batch=_positions(batch), progress=progress)
+        model = model.eval() if isinstance(model, torch.nn.Module) else model
+        found = study(model, args, chosen, budget=limit, batch=_positions(batch), progress=progress)
     print(found.to_json() if json else found)
 
 

@@ -86,31 +86,32 @@ def _row(f: Finding) -> dict[str, Any]:
 def analyze(
     model: Any,
     inputs: Any,
-    passes: Iterable[str | AnalysisPass] = tuple(FAMILIES),
+    passes: str | AnalysisPass | Iterable[str | AnalysisPass] = tuple(FAMILIES),
     *,
     budget: Cost | float | None = None,
     memory: int = MEMORY,
-    batch: Sequence[int] = (0,),
+    batch: int | Sequence[int] = (0,),
     backend: str = "auto",
     progress: Callable[[str, int, int], None] | None = None,
 ) -> Analysis:
     """Runs ``model`` once on ``inputs`` (a tuple of arguments, or one tensor), compiled, and studies its attentions.
 
-    passes: names of families, or `AnalysisPass` objects for other options than the defaults. budget: what one pattern
-    may cost, a `Cost` or seconds; what would cost more is refused, and the finding says so. memory: bytes one head's
-    pattern may take; longer ones are studied as means over tiles. batch: the batch elements to study. progress: called
-    with (family, patterns done, patterns in all).
+    passes: names of families, or `AnalysisPass` objects for other options than the defaults; one alone may stand
+    without a list. budget: what one pattern, and what the study of the program itself, may cost, a `Cost` or seconds;
+    what would cost more is refused, and the finding says so. memory: bytes one head's pattern may take; longer ones
+    are studied as means over tiles. batch: the batch elements to study, or the one. progress: called with (family,
+    patterns done, patterns in all).
 
     Raises AnalysisError when the model has no attention of `aatc.attend`, or none that could be compiled, when its
     batch has no such element, and when a score is NaN.
     """
-    chosen = [pass_of(p) for p in passes]
+    chosen = [pass_of(p) for p in ([passes] if isinstance(passes, (str, AnalysisPass)) else passes)]
     if not isinstance(inputs, torch.Tensor | tuple | list):
         raise AnalysisError(f"inputs is a {type(inputs).__name__}", hint="give a tuple of arguments, or one tensor")
     args = (inputs,) if isinstance(inputs, torch.Tensor) else tuple(inputs)
     limit = budget if isinstance(budget, Cost) else Cost() if budget is None else Cost(seconds=float(budget))
     compiled = _observed(model, backend)
-    recorder = Recorder(batch)
+    recorder = Recorder((batch,) if isinstance(batch, int) else batch)
     with torch.no_grad(), observing(recorder):
         output = compiled(*args)
     if recorder.refused is not None:

@@ -38,6 +38,9 @@ class AnalyzeArithmetic(AnalysisPass):
         zeta, weights = estimate_cost(min(n, self.nodes)), weights_cost(n, dim)
         return Cost(2e-3 + 2 * zeta.seconds + weights.seconds, zeta.bytes + weights.bytes)
 
+    def estimate_pattern(self, seen: CapturedAttention, study: Study) -> Cost:
+        return self._estimate_square(seen)
+
     def of_pattern(self, seen: CapturedAttention, head: int, batch: int, study: Study) -> Mapping[str, Any]:
         found = self._constants(seen)
         n, m = seen.sizes[2:]
@@ -74,6 +77,11 @@ class AnalyzeArithmetic(AnalysisPass):
             else:
                 found[f"bits_of_{name}"] = Result(exact.value.bits, "P0", witness=exact.witness)
         return found
+
+    def estimate_module(self, module: Module) -> Cost:
+        from aatc.passes.analysis.motivic import estimate_cost
+
+        return estimate_cost(live_ranges(module.entry))
 
     def of_module(self, module: Module) -> Mapping[str, Any]:
         from aatc.passes.analysis.motivic import interference_graph, motivic_class

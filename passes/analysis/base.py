@@ -2,14 +2,19 @@
 
 from __future__ import annotations
 
+import sys
 import threading
-from collections import OrderedDict
+from collections import Counter, OrderedDict
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from types import FunctionType, ModuleType
 from typing import Any, ClassVar
 
+import numpy as np
+import torch
+
 from aatc.ir.core import Module
-from aatc.passes.analysis.capture import MEMORY, CapturedAttention
+from aatc.passes.analysis.capture import MEMORY, SECONDS_PER_PAIR, SECONDS_PER_PRODUCT, CapturedAttention
 from aatc.passes.analysis.result import AnalysisError, BudgetError, Cost
 from aatc.passes.base import Context, Pass
 
@@ -46,10 +51,15 @@ class Study:
 
 
 class _Cache:
-    """Results by content, the least recently used forgotten first. Threads may share it."""
+    """Results by content, at most ``limit`` of them and ``bytes`` in all, the least recently used forgotten first. A
+    result above ``bytes`` is not kept. Captured attentions, which the results of many heads share, count once. Threads
+    may share it."""
 
-    def __init__(self, limit: int):
-        self.limit, self.kept = limit, OrderedDict[tuple, Any]()
+    def __init__(self, limit: int, bytes: int):
+        self.limit, self.bytes, self.held = limit, bytes, 0
+        self.kept = OrderedDict[tuple, Any]()
+        self.sizes = dict[tuple, tuple[int, dict[CapturedAttention, int]]]()
+        self.users = Counter[CapturedAttention]()
         self.lock = threading.Lock()
 
     def get(self, key: tuple, make: Callable[[], Any]) -> Any:
@@ -58,23 +68,95 @@ class _Cache:
                 self.kept.move_to_end(key)
                 return self.kept[key]
         value = make()
+        size = bytes_of(value)
         with self.lock:
-            self.kept[key] = value
-            while len(self.kept) > self.limit:
-                self.kept.popitem(last=False)
+            self._forget(key)  # another thread may have made it meanwhile
+            self._keep(key, value, size)
+            while len(self.kept) > self.limit or self.held > self.bytes:
+                self._forget(next(iter(self.kept)))
         return value
+
+    def _keep(self, key: tuple, value: Any, size: tuple[int, dict[CapturedAttention, int]]) -> None:
+        self.kept[key], self.sizes[key] = value, size
+        self.held += size[0] + sum(bytes for seen, bytes in size[1].items() if not self.users[seen])
+        self.users.update(size[1].keys())
+
+    def _forget(self, key: tuple) -> None:
+        if key not in self.kept:
+            return
+        del self.kept[key]
+        own, shared = self.sizes.pop(key)
+        self.users.subtract(shared.keys())
+        gone = [seen for seen in shared if not self.users[seen]]
+        self.held -= own + sum(shared[seen] for seen in gone)
+        for seen in gone:
+            del self.users[seen]
 
     def clear(self) -> None:
         with self.lock:
             self.kept.clear()
+            self.sizes.clear()
+            self.users.clear()
+            self.held = 0
 
 
-CACHE = _Cache(4096)
+def bytes_of(value: Any) -> tuple[int, dict[CapturedAttention, int]]:
+    """About the bytes that a result keeps alive: its arrays and tensors, what they are views of, and the containers and
+    objects around them; and apart from these, those of each captured attention that it refers to.
+
+    What is shared counts once; a list of plain numbers is taken by its length.
+    """
+    total, shared = 0, dict[CapturedAttention, int]()
+    seen, waiting = set[int](), [value]
+    while waiting:
+        x = waiting.pop()
+        if id(x) in seen or x is None or isinstance(x, (type, ModuleType, FunctionType)):
+            continue
+        seen.add(id(x))
+        if isinstance(x, CapturedAttention):
+            shared[x] = sum(t.untyped_storage().nbytes() for t in x.tensors.values())
+            continue
+        total += sys.getsizeof(x)
+        if isinstance(x, np.ndarray):
+            total += x.nbytes if x.base is None and not x.flags.owndata else 0  # getsizeof counts what is its own
+        elif isinstance(x, torch.Tensor):
+            total += x.untyped_storage().nbytes()
+        elif isinstance(x, (list, tuple, set, frozenset)) and isinstance(next(iter(x), None), (int, float)):
+            total += len(x) * sys.getsizeof(next(iter(x)))
+            continue
+        waiting += _parts(x)
+    return total, shared
+
+
+def _parts(x: Any) -> list[Any]:
+    """What an object refers to."""
+    if isinstance(x, np.ndarray):
+        return [x.base, *(x.reshape(-1).tolist() if x.dtype.hasobject else [])]
+    if isinstance(x, torch.Tensor):
+        return []
+    if isinstance(x, Mapping):
+        return [*x.keys(), *x.values()]
+    if isinstance(x, (list, tuple, set, frozenset)):
+        return list(x)
+    slots = [getattr(x, n, None) for n in getattr(type(x), "__slots__", ()) if isinstance(n, str)]
+    return [*getattr(x, "__dict__", {}).values(), *slots]
+
+
+#: Results of patterns: at most 4096 of them, and some 512 MiB.
+CACHE = _Cache(4096, 1 << 29)
 
 
 def weights_cost(n: int, dim: int) -> Cost:
-    """What evaluating all weights of one head takes: n² scores of ``dim`` products in float64, some rows at a time."""
-    return Cost(1.6e-8 * n * n * (0.5 + dim / 128), 1 << 26)
+    """What evaluating all weights of one head takes where scores are inner products: n² of ``dim`` products in float64,
+    some rows at a time."""
+    return Cost(n * n * (SECONDS_PER_PAIR + dim * SECONDS_PER_PRODUCT), 1 << 26)
+
+
+def with_scores(cost: Cost, seen: CapturedAttention, n: int, times: int = 1) -> Cost:
+    """``cost``, which takes the weights of ``n`` tokens for inner products, ``times`` over, with those of ``seen``'s
+    tokens and scores in their place."""
+    change = seen.weights_seconds - weights_cost(n, seen.width).seconds
+    return Cost(max(0.0, cost.seconds + times * change), cost.bytes)
 
 
 @dataclass(frozen=True)
@@ -88,11 +170,29 @@ class AnalysisPass(Pass):
     family: ClassVar[str] = ""
 
     def estimate_cost(self, n: int, dim: int) -> Cost:
-        """What one pattern of ``n`` queries and keys with head width ``dim`` will take. Every subclass says it."""
+        """What one whole pattern of ``n`` queries and keys with head width ``dim`` will take, scores being inner
+        products. Every subclass says it."""
         raise NotImplementedError
 
+    def estimate_pattern(self, seen: CapturedAttention, study: Study) -> Cost:
+        """What one head's pattern of ``seen`` will take before it is known: the weights of all tokens by the operations
+        of their own scores, and `estimate_cost` of as many states as ``study.memory`` leaves. A subclass that pools by
+        a rule of its own says otherwise; one that learns more from the pattern may check ``study.budget`` again."""
+        states = max(seen.pooled_sizes(study.memory))
+        return with_scores(self.estimate_cost(states, seen.width), seen, states)
+
+    def _estimate_square(self, seen: CapturedAttention, times: int = 1) -> Cost:
+        """`estimate_pattern` of a pass that reads the weights of all tokens ``times`` over, whatever the memory, and
+        leaves patterns alone that are not square."""
+        n, m = seen.sizes[2:]
+        return with_scores(self.estimate_cost(n, seen.width), seen, n, times) if n == m else Cost(1e-3, 1 << 20)
+
+    def estimate_module(self, module: Module) -> Cost:
+        """What `of_module` will take; next to nothing unless a subclass says otherwise."""
+        return Cost(0.0, 0.0)
+
     def of_pattern(self, seen: CapturedAttention, head: int, batch: int, study: Study) -> Mapping[str, Any]:
-        """Results about one head's pattern, by item."""
+        """Results about one head's pattern, by item. A BudgetError stands for all of them."""
         return {}
 
     def of_module(self, module: Module) -> Mapping[str, Any]:
@@ -103,7 +203,7 @@ class AnalysisPass(Pass):
         study = ctx.study if ctx.study is not None else Study()
         if not isinstance(study, Study):
             raise AnalysisError(f"pass {self.name} studies a Study, not a {type(study).__name__}")
-        for item, result in self.of_module(module).items():
+        for item, result in self._module(module, study).items():
             module.findings.append(Finding("ir", self.family, item, result))
             ctx.count(item)
         patterns = list(study.heads())
@@ -117,13 +217,18 @@ class AnalysisPass(Pass):
             study.progress(self.family, len(patterns), len(patterns))
         return module
 
-    def _pattern(self, seen: CapturedAttention, head: int, batch: int, study: Study) -> Mapping[str, Any]:
-        n, m = seen.sizes[2:]
-        dim = seen.tensors[seen.attention.names[0]].shape[3]
+    def _module(self, module: Module, study: Study) -> Mapping[str, Any]:
         try:
-            self.estimate_cost(max(n, m), dim).check(study.budget, f"{self.family} of {seen.name}, head {head}")
+            self.estimate_module(module).check(study.budget, f"{self.family} of the program")
         except BudgetError as refusal:
             return {"refused": refusal}
+        return self.of_module(module)
+
+    def _pattern(self, seen: CapturedAttention, head: int, batch: int, study: Study) -> Mapping[str, Any]:
         # the class itself: another of its name, as a notebook makes when a cell runs again, may say something else
         key = (type(self), str(self), seen.key, head, batch, study.memory)
-        return CACHE.get(key, lambda: self.of_pattern(seen, head, batch, study))
+        try:
+            self.estimate_pattern(seen, study).check(study.budget, f"{self.family} of {seen.name}, head {head}")
+            return CACHE.get(key, lambda: self.of_pattern(seen, head, batch, study))
+        except BudgetError as refusal:
+            return {"refused": refusal}

@@ -21,6 +21,7 @@ from aatc.ir.printer import attrs_text
 from aatc.ir.reference import Attention
 from aatc.ir.score.evaluate import evaluate
 from aatc.ir.score.expr import ZERO, Expr, add, call, params, postorder
+from aatc.ir.score.functions import FUNCTIONS
 from aatc.ir.score.program import Program
 from aatc.passes.analysis.result import AnalysisError
 from aatc.passes.score_rules import Normaliser
@@ -29,6 +30,10 @@ from aatc.passes.score_rules import Normaliser
 STRIPE = 1 << 24
 #: Bytes that one head's pattern may take by default: a whole matrix in float64 up to n = 4096.
 MEMORY = 1 << 27
+#: Seconds on one thread: a weight from its score, a product of a contraction, a number of another operation of float64.
+SECONDS_PER_PAIR = 8e-9
+SECONDS_PER_PRODUCT = 1.25e-10
+SECONDS_PER_NUMBER = 2.5e-9
 
 
 @dataclass(frozen=True)
@@ -72,6 +77,11 @@ class CapturedAttention:
         """(kept batch elements, heads, queries, keys)."""
         q, k = (self.tensors[n] for n in self.attention.names[:2])
         return q.shape[0], q.shape[1], q.shape[2], k.shape[2]
+
+    @property
+    def width(self) -> int:
+        """Features of a query."""
+        return self.tensors[self.attention.names[0]].shape[3]
 
     @cached_property
     def key(self) -> str:
@@ -169,15 +179,26 @@ class CapturedAttention:
 
         AnalysisError where not even one number fits.
         """
+        n, m = self.sizes[2:]
+        block = self._block(memory)
+        if block == 1:
+            return Pattern("whole", self.whole(head, batch), (n, m))
+        return Pattern("blocks", self.block_means(head, block, batch), (n, m), block)
+
+    def pooled_sizes(self, memory: int = MEMORY) -> tuple[int, int]:
+        """(rows, columns) of what `pattern` gives within ``memory`` bytes. AnalysisError as there."""
+        block = self._block(memory)
+        return -(-self.sizes[2] // block), -(-self.sizes[3] // block)
+
+    def _block(self, memory: int) -> int:
+        """Tokens a side of the smallest power-of-two tiles whose pattern fits ``memory`` bytes."""
         if memory < 8:
             raise AnalysisError(f"memory={memory} bytes hold no pattern", hint="one number takes 8 bytes")
         n, m = self.sizes[2:]
-        if 8 * n * m <= memory:
-            return Pattern("whole", self.whole(head, batch), (n, m))
-        block = 2
+        block = 1
         while 8 * -(-n // block) * -(-m // block) > memory:
             block *= 2
-        return Pattern("blocks", self.block_means(head, block, batch), (n, m), block)
+        return block
 
     def coarse(self, head: int, batch: int = 0, *, nodes: int = 64) -> Pattern:
         """The pattern pooled to at most ``nodes`` tiles a side, of one size; the whole matrix where it is no longer."""
@@ -190,16 +211,27 @@ class CapturedAttention:
         return Pattern("blocks", self.block_means(head, block, batch), (n, m), block)
 
     def sampled_rows(self, head: int, rows: Sequence[int], batch: int = 0) -> Pattern:
-        """The weights of chosen queries."""
+        """The weights of chosen queries, from 0 on. AnalysisError for one that is not there."""
+        wrong = [i for i in rows if not 0 <= i < self.sizes[2]]
+        if wrong:
+            raise AnalysisError(f"{self.name} has no query {wrong[0]}", hint=f"it has {self.sizes[2]}, from 0 on")
         found = [self.weights(head, i, i + 1, batch) for i in rows]
         array = torch.cat(found).numpy() if found else np.zeros((0, self.sizes[3]))
         return Pattern("rows", array, self.sizes[2:], rows=tuple(rows))
 
     @cached_property
+    def weights_seconds(self) -> float:
+        """About what all weights of one head take: its score and mask operation by operation, and their softmax."""
+        programs = [self.contracted, *([self.attention.mask] if self.attention.mask is not None else [])]
+        nodes = {e for p in programs for e in postorder(p.body) if e.is_pair and e.args}
+        a_pair = SECONDS_PER_PAIR + sum(_seconds(e, self.width) for e in nodes)
+        return self.sizes[2] * self.sizes[3] * a_pair
+
+    @cached_property
     def _numbers_a_pair(self) -> int:
         """The width of q where the score forms a vector per pair, else 1."""
         vectors = any(e.rank and e.is_pair for e in postorder(self.contracted.body))
-        return self.tensors[self.attention.names[0]].shape[3] if vectors else 1
+        return self.width if vectors else 1
 
     # --- cutting -------------------------------------------------------------------------------------------
     def _check(self, head: int, batch: int) -> tuple[int, int, int, int]:
@@ -216,6 +248,15 @@ class CapturedAttention:
                 at = axes.index(axis)
                 t = t.narrow(at, first * t.shape[at] // heads if axis == "h" else first, count)
         return t
+
+
+def _seconds(e: Expr, width: int) -> float:
+    """What one operation takes for one pair, its vectors being ``width`` wide."""
+    if e.fn == "dot" and not any(a.is_pair for a in e.args):
+        return width * SECONDS_PER_PRODUCT
+    numbers = max(width**a.rank for a in (e, *e.args) if a.is_pair or a is e)
+    # what a function costs in registers is half of a pass that goes through memory
+    return SECONDS_PER_NUMBER * (1 + FUNCTIONS[e.fn].cost) / 2 * numbers
 
 
 def _terms(e: Expr) -> Iterator[Expr]:

@@ -84,12 +84,18 @@ def cohomology(
 
 
 def cocycle_witness(model: MinimalModel, degree: int, coeff: str | int = "Z") -> CocycleWitness:
-    """Cocycles that generate H^k, and cycles modulo their orders that are dual to them."""
+    """Cocycles that generate H^k, cycles modulo their orders that are dual to them, and for each torsion class a
+    cochain whose coboundary is the order times the cocycle."""
     field = coefficients(coeff)
     cocycles = group(model, degree, field, True, dual=True).representatives
     assert cocycles is not None
     places, orders = summands(model, degree, field, dual=True)
     cycles = model.lift(degree, unit_columns(model.counts[degree], places))
+    primitives = np.zeros((len(orders), model.chain.count(degree - 1)), dtype=object)
+    if torsion := [j for j, t in enumerate(orders) if t]:
+        # the duals of r and s with ∂s = t·r have d(r*) = t·s*
+        duals = unit_columns(model.counts[degree - 1], model.bounding[degree - 1])
+        primitives[torsion] = model.extend(degree - 1, duals).T
     return CocycleWitness(
         model.chain.coboundary(degree),
         model.chain.boundary(degree),
@@ -97,6 +103,7 @@ def cocycle_witness(model: MinimalModel, degree: int, coeff: str | int = "Z") ->
         cycles % field.modulus if field.modulus else cycles,
         tuple(orders),
         field.modulus,
+        primitives,
     )
 
 

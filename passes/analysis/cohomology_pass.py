@@ -37,7 +37,10 @@ class AnalyzeCohomology(AnalysisPass):
         points = min(n, self.points)
         bars = estimate_cost(points, 1)
         weights = weights_cost(n, dim)
-        return Cost(0.12 + bars.seconds + 2 * weights.seconds, bars.bytes + weights.bytes)
+        return Cost(0.08 + bars.seconds + 2 * weights.seconds, bars.bytes + weights.bytes)
+
+    def estimate_pattern(self, seen: CapturedAttention, study: Study) -> Cost:
+        return self._estimate_square(seen, times=2)
 
     def of_pattern(self, seen: CapturedAttention, head: int, batch: int, study: Study) -> Mapping[str, Any]:
         n, m = seen.sizes[2:]
@@ -45,6 +48,7 @@ class AnalyzeCohomology(AnalysisPass):
             return {"barcodes": Undecided("square patterns", "queries and keys are different tokens")}
         from aatc.passes.analysis.persistence import attention_persistence
 
+        groups = self._groups(seen, head, batch, study)  # first: it may be above the budget
         points = seen.coarse(head, batch, nodes=self.points)
         bars = attention_persistence(np.clip(points.array, 0, 1))
         given = bars.assumptions if points.kind == "whole" else (*bars.assumptions, _pooled(points.block))
@@ -54,15 +58,21 @@ class AnalyzeCohomology(AnalysisPass):
             "longest_bar_h0": Result(longest[0], "P3", bars.tolerance, assumptions=given),
             "longest_bar_h1": Result(longest[1], "P3", bars.tolerance, assumptions=given),
         }
-        return {**found, **self._groups(seen, head, batch)}
+        return {**found, **groups}
 
-    def _groups(self, seen: CapturedAttention, head: int, batch: int) -> Mapping[str, Any]:
+    def _groups(self, seen: CapturedAttention, head: int, batch: int, study: Study) -> Mapping[str, Any]:
         from aatc.passes.analysis.cohomology import CohomologyStructure
         from aatc.passes.analysis.complexes import threshold_complex
-        from aatc.passes.analysis.homology import homology
+        from aatc.passes.analysis.homology import estimate_cost, homology
+        from aatc.passes.analysis.homotopy_pass import clique_counts
 
         pooled = seen.coarse(head, batch, nodes=self.nodes)
         threshold = connecting_threshold(pooled.array)
+        known = self.estimate_pattern(seen, study)
+        cells = estimate_cost(sum(clique_counts(pooled.array, threshold, self.dimension)))
+        Cost(known.seconds + cells.seconds, known.bytes + cells.bytes).check(
+            study.budget, f"{self.family} of {seen.name}, head {head}, at its threshold {threshold:.4g},"
+        )
         complex = threshold_complex(pooled.array, threshold, self.dimension)
         structure = CohomologyStructure(complex)
         groups = homology(structure.model).value

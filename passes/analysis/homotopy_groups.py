@@ -23,7 +23,7 @@ from aatc.passes.analysis.homology import AbelianGroup, minimal_model, unit_colu
 from aatc.passes.analysis.reduction import MinimalModel
 from aatc.passes.analysis.result import AnalysisError, Result, Undecided
 from aatc.passes.analysis.smith import invariant_factors
-from aatc.passes.analysis.verify_homotopy import CoverWitness
+from aatc.passes.analysis.verify_groups import CoverWitness
 
 
 @dataclass(frozen=True)

@@ -14,6 +14,9 @@ from aatc.passes.analysis.capture import CapturedAttention
 from aatc.passes.analysis.result import Cost, Result, Undecided
 from aatc.passes.base import register
 
+SECONDS_PER_CELL = 5e-5
+BYTES_PER_CELL = 3000.0
+
 
 @register
 @dataclass(frozen=True)
@@ -33,8 +36,12 @@ class AnalyzeHomotopy(AnalysisPass):
     family: ClassVar[str] = "homotopy"
 
     def estimate_cost(self, n: int, dim: int) -> Cost:
+        """For patterns that connect with few edges: `of_pattern` adds `cells_cost` once it knows the complex."""
         weights = weights_cost(n, dim)
-        return Cost(0.006 + weights.seconds, weights.bytes)
+        return Cost(0.012 + weights.seconds, weights.bytes)
+
+    def estimate_pattern(self, seen: CapturedAttention, study: Study) -> Cost:
+        return self._estimate_square(seen)
 
     def of_pattern(self, seen: CapturedAttention, head: int, batch: int, study: Study) -> Mapping[str, Any]:
         n, m = seen.sizes[2:]
@@ -58,6 +65,11 @@ class AnalyzeHomotopy(AnalysisPass):
         if parts > 1:
             given = (*given, f"{parts} parts that exchange no weight")
         found["connecting_threshold"] = Result(threshold, "P2", 1e-6, assumptions=given)
+        known = self.estimate_pattern(seen, study)
+        cells = cells_cost(clique_counts(pooled.array, threshold, self.dimension))
+        Cost(known.seconds + cells.seconds, known.bytes + cells.bytes).check(
+            study.budget, f"{self.family} of {seen.name}, head {head}, at its threshold {threshold:.4g},"
+        )
         complex = threshold_complex(pooled.array, threshold, self.dimension)
         given = (*given, f"threshold {threshold:.4g}", f"cliques up to dimension {self.dimension}")
         answer = homotopy_groups(complex, bound=self.bound)
@@ -82,6 +94,27 @@ class AnalyzeHomotopy(AnalysisPass):
         graph = nx.Graph(module.graph())
         rank = graph.number_of_edges() - len(graph) + nx.number_connected_components(graph) if len(graph) else 0
         return {"dataflow_free_loops": Result(rank, "P0", assumptions=("undirected data flow",))}
+
+
+def clique_counts(weights: np.ndarray, threshold: float, dimension: int) -> tuple[int, ...]:
+    """How many cells of degrees 0, 1, … ``dimension`` the clique complex of {max(A, Aᵀ) ≥ threshold} has. Cliques below
+    the top degree are gone through; those of the top degree are only counted."""
+    n = len(weights)
+    after = np.triu(np.maximum(weights, weights.T) >= threshold, 1)
+    counts, common = [n], after  # row by row: the later vertices that belong to all vertices of a clique
+    for k in range(1, dimension + 1):
+        counts.append(int(np.count_nonzero(common)))
+        if k < dimension:
+            parent, vertex = np.nonzero(common)
+            common = common[parent] & after[vertex]
+    return tuple(counts)
+
+
+def cells_cost(counts: tuple[int, ...]) -> Cost:
+    """What homotopy groups and the spectral sequence of a clique complex with so many cells take. A fundamental group
+    that is infinite saves the half that the universal cover takes."""
+    cells = sum(counts)
+    return Cost(SECONDS_PER_CELL * cells, BYTES_PER_CELL * cells)
 
 
 def _across(weights: np.ndarray, given: tuple[str, ...]) -> Result[Any] | Undecided:

@@ -122,7 +122,7 @@ class InformationFlowMetrics:
       (..., T, T); ``cross_tile_flow`` and ``cross_tile_information`` (...): their sums off the diagonal.
     - ``tile_density`` (..., T, T): ``tile_information`` per ``tile_flow``, nats a step, 0 for a tile without flow.
     - ``coarse_flow`` (...): the mutual information of successive tiles, at most the information flow.
-    - ``stability`` (...) in [0, 1]: 1 − τ(A), or a lower bound of it above 256 tokens, with
+    - ``stability`` (...) in [0, 1]: 1 − τ(A) if ``stability_exact``, else (above 256 tokens) a lower bound of it, with
       ‖π′ − π‖₁ ≤ max_i ‖A′_i − A_i‖₁ / stability for every other pattern A′.
     """
 
@@ -139,6 +139,7 @@ class InformationFlowMetrics:
     cross_tile_information: np.ndarray
     coarse_flow: np.ndarray
     stability: np.ndarray
+    stability_exact: bool
 
 
 def estimate_cost(n: int, heads: int = 1) -> Cost:
@@ -205,7 +206,7 @@ def information_flow_metrics(
     for name in found[0]:
         stacked = np.stack([np.asarray(one[name]) for one in found])
         fields[name] = stacked.reshape((*lead, *stacked.shape[1:]))
-    value = InformationFlowMetrics(**fields)
+    value = InformationFlowMetrics(**fields, stability_exact=n <= PAIRS_LIMIT)
     moved = (value.stationary[..., None, :] @ matrix)[..., 0, :] - value.stationary
     witness = FlowWitness(matrix, value.stationary, value.information_flow)
     return Result(value, "P2", 1e-10, float(np.abs(moved).sum(-1).max()), witness)

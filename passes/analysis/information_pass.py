@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
 
@@ -13,6 +13,11 @@ from aatc.passes.analysis.base import AnalysisPass, Study, weights_cost
 from aatc.passes.analysis.capture import CapturedAttention
 from aatc.passes.analysis.result import Cost, Result, Undecided
 from aatc.passes.base import register
+
+if TYPE_CHECKING:
+    from aatc.passes.analysis.ergodic import SpectralGap
+    from aatc.passes.analysis.markov import NotErgodic
+    from aatc.passes.analysis.pattern_source import PatternSource
 
 #: Rows whose Jacobian norm is computed; the others are bounded.
 LOOKED_AT = 64
@@ -40,10 +45,11 @@ class AnalyzeInformation(AnalysisPass):
 
     def of_pattern(self, seen: CapturedAttention, head: int, batch: int, study: Study) -> Mapping[str, Any]:
         from aatc.passes.analysis.information import edge_utilisation, row_entropies
+        from aatc.passes.analysis.pattern_source import PatternSource, rows_of_laws
         from aatc.passes.analysis.stochastic import PatternError
 
         pattern = seen.pattern(head, batch, memory=study.memory)
-        rows = _stochastic(pattern.array)
+        rows = rows_of_laws(pattern.array)
         if rows is None:
             return {"information": Undecided("rows with a key", "some queries see no key: their rows are no laws")}
         given = () if pattern.kind == "whole" else (f"tiles of {pattern.block} tokens taken as states",)
@@ -58,38 +64,39 @@ class AnalyzeInformation(AnalysisPass):
         if rows.shape[0] != rows.shape[1]:
             return found
         try:
-            return {**found, **self._chain(rows, pattern.block, given)}
+            source = PatternSource(seen, head, batch, study.memory)
+            return {**found, **self._chain(rows, source, pattern.block, given)}
         except PatternError as error:
             return {**found, "ergodic": Undecided("one stationary law", error.message)}
 
-    def _chain(self, rows: np.ndarray, block: int, given: tuple[str, ...]) -> Mapping[str, Any]:
+    def _chain(self, rows: np.ndarray, source: PatternSource, block: int, given: tuple[str, ...]) -> Mapping[str, Any]:
+        """What there is to say of a square pattern. Witnesses name it by ``source``: a report keeps no matrix."""
         from aatc.passes.analysis.ergodic import ergodic_analysis
         from aatc.passes.analysis.information import information_flow_metrics
-        from aatc.passes.analysis.markov import NotErgodic
+        from aatc.passes.analysis.verify_information import FigureWitness
 
-        chain = ergodic_analysis(rows)
+        chain = ergodic_analysis(rows, source=source)
         c = chain.value
-
-        def told(value: Any) -> Any:
-            if isinstance(value, NotErgodic):
-                return Undecided("ergodic chains", value.reason)
-            return Result(value, "P2", chain.tolerance, chain.residual, None, given)
-
-        gap = c.gap if isinstance(c.gap, (NotErgodic, Undecided)) else c.gap.value
+        laws, contraction = chain.witness.parts
+        rounding, bound = len(rows) * 2.3e-16, "" if c.dobrushin_exact else "_bound"
         found = {
             "recurrent_classes": Result(len(c.stationary), "P1", assumptions=given),
             "period": Result(c.period, "P1", assumptions=given),
-            "stationary": Result(c.stationary, "P2", chain.tolerance, chain.residual, chain.witness, given),
-            "spectral_gap": gap if isinstance(gap, Undecided) else told(gap),
-            "dobrushin" if c.dobrushin_exact else "dobrushin_bound": told(c.dobrushin),
+            "stationary": Result(c.stationary, "P2", chain.tolerance, chain.residual, laws, given),
+            "spectral_gap": _gap(c.gap, given),
+            f"dobrushin{bound}": Result(c.dobrushin, "P2", rounding, 0.0, contraction, given),
         }
         if not c.unique:
             return found
-        flow = information_flow_metrics(rows, max(1, self.tile // block))
+        tile = max(1, self.tile // block)
+        flow = information_flow_metrics(rows, tile)
         f = flow.value
-        for item in ("entropy_rate", "information_flow", "cross_tile_flow", "cross_tile_information", "stability"):
+        for item in ("entropy_rate", "information_flow", "cross_tile_flow", "cross_tile_information"):
             value = float(getattr(f, item))
-            found[item] = Result(value, "P2", flow.tolerance, flow.residual, flow.witness, given)
+            witness = FigureWitness(source, f.stationary, item, value, tile)
+            found[item] = Result(value, "P2", flow.tolerance, flow.residual, witness, given)
+        # what its bound is a lower bound of, and shown by the same witness
+        found[f"stability{bound}"] = Result(1 - c.dobrushin, "P2", rounding, 0.0, contraction, given)
         return found
 
     def of_module(self, module: Module) -> Mapping[str, Any]:
@@ -124,7 +131,10 @@ def _largest_jacobian_norm(rows: np.ndarray) -> tuple[float, float]:
     return best, max(1e-12, float(left.max(initial=0.0)) - best)
 
 
-def _stochastic(array: np.ndarray) -> np.ndarray | None:
-    """Rows divided by their sums, which rounding puts off 1; None where a query, or one of a tile's, sees no key."""
-    sums = array.sum(-1, keepdims=True)
-    return array / sums if (sums > 1 - 1e-6).all() else None
+def _gap(gap: SpectralGap | NotErgodic | Undecided, given: tuple[str, ...]) -> Result[float] | Undecided:
+    """The gap with its own proof level, error and witness."""
+    if isinstance(gap, Undecided):
+        return gap
+    if not isinstance(gap, Result):
+        return Undecided("ergodic chains", gap.reason)
+    return Result(gap.value, gap.proof_level, gap.tolerance, gap.residual, gap.witness, (*gap.assumptions, *given))

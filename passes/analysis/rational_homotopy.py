@@ -28,7 +28,7 @@ from aatc.passes.analysis.fundamental_group import fundamental_group
 from aatc.passes.analysis.homology import minimal_model, unit_columns
 from aatc.passes.analysis.result import AnalysisError, Result, Undecided
 from aatc.passes.analysis.smith import rank
-from aatc.passes.analysis.verify_homotopy import LoopWitness
+from aatc.passes.analysis.verify_groups import LoopWitness
 
 Letters = tuple[int, ...]
 #: Words of the bar complex in one degree beyond which the answer is left undecided.
@@ -105,6 +105,21 @@ class RationalModel:
             return degree - 1, None
         moved = -(self._homotopy[degree] @ cochain)
         return degree - 1, moved if np.any(moved != 0) else None
+
+    def lifts(self, top: int) -> dict[Letters, Any]:
+        """F of the words of more than one letter, of degree at most ``top`` in the bar complex, where it is not zero.
+        Beyond degree dim − 2 no operation depends on it."""
+        words = (w for d in range(min(top, self.complex.dimension - 2) + 1) for w in self.words(d) if len(w) > 1)
+        found = {w: self._lifted(w)[1] for w in words}
+        return {w: cochain for w, cochain in found.items() if cochain is not None}
+
+    def basis(self) -> tuple[tuple[int, Any, Any], ...]:
+        """The generators as (degree, cocycle, cycle), the cycles dual to the cocycles."""
+        found = []
+        for k, cycles in self._project.items():
+            own = [g for g in self.generators if g.degree == k]
+            found += [(k, g.cochain, cycle) for g, cycle in zip(own, cycles)]
+        return tuple(found)
 
     # --- the bar complex -----------------------------------------------------------------------------------
     def words(self, degree: int) -> Iterator[Letters]:
@@ -196,7 +211,8 @@ def homotopy_ranks(loop_betti: list[int]) -> tuple[int, ...]:
 
 
 def rational_homotopy(complex: SimplicialComplex, top: int = 7, *, bound: int = 1 << 12) -> Result[Any]:
-    """(dim π_2 ⊗ Q, …, dim π_top ⊗ Q) of a connected, simply connected complex; P1. The witness is the bar complex.
+    """(dim π_2 ⊗ Q, …, dim π_top ⊗ Q) of a connected, simply connected complex; P1. The witness is the bar
+    complex with what ties it to the cochains.
 
     The value is `Undecided` where simple connectivity is not settled within ``bound`` cosets, the bar complex grows
     beyond `WORDS` words in a degree, or the complex has more than `CELLS` cells in one. AnalysisError where the
@@ -209,12 +225,14 @@ def rational_homotopy(complex: SimplicialComplex, top: int = 7, *, bound: int = 
         return Result(refused, "P1")
     if max(complex.counts) > CELLS:
         return Result(Undecided(f"{CELLS} cells of one degree", f"there are {max(complex.counts)}"), "P1")
-    bar = RationalModel(complex).bar_complex(top - 1)
+    model = RationalModel(complex)
+    bar = model.bar_complex(top - 1)
     if isinstance(bar, Undecided):
         return Result(bar, "P1")
     ranks = homotopy_ranks(bar.betti())
-    boundaries = tuple(complex.boundary(k) for k in range(complex.dimension + 1))
-    return Result(ranks, "P1", witness=LoopWitness(boundaries, bar.words, bar.differentials, ranks))
+    basis, lifts = model.basis(), model.lifts(top - 1)
+    witness = LoopWitness(complex.cells, basis, lifts, bar.words, bar.differentials, ranks)
+    return Result(ranks, "P1", witness=witness)
 
 
 def simply_connected(complex: SimplicialComplex, bound: int) -> Undecided | None:

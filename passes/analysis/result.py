@@ -64,7 +64,7 @@ class Undecided:
 @dataclass(frozen=True)
 class Result(Generic[V]):
     """``value`` under ``assumptions``. ``residual`` is the largest deviation that was found, to be compared with
-    ``tolerance``; ``witness`` is what `verify` takes, or None where the value is its own witness."""
+    ``tolerance``; ``witness`` is what `verify` takes, or None for a result that carries none."""
 
     value: V
     proof_level: str = "P3"
@@ -78,7 +78,13 @@ class Result(Generic[V]):
             raise AnalysisError(f"proof level {self.proof_level!r} is none of {', '.join(LEVELS)}")
 
     def verify(self) -> float:
-        """The residual as the independent check of the witness finds it."""
+        """The residual as the independent check of the witness finds it. AnalysisError where there is no witness."""
+        if self.witness is None:
+            raise AnalysisError(
+                f"this {self.proof_level} result, of type {type(self.value).__name__}, carries no witness to check",
+                hint="its .witness is None; docs/analysis.md, Limits, says which results carry one, and for some it is "
+                "asked for: homology(witness=True), filtration_persistence(representatives=True)",
+            )
         return verify(self.witness)
 
 

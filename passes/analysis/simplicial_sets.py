@@ -237,7 +237,8 @@ def kan_condition(
                 elif first is None:
                     first = (n, k, horn)
             counts[n, k] = (total, filled)
-    witness = KanWitness(*plain(x), counts, None if first is None else (first[0], first[1], _plain_horn(first[2])))
+    unfilled = None if first is None else (first[0], first[1], _plain_horn(first[2]))
+    witness = KanWitness(*plain(x), top, inner, counts, unfilled)
     return Result(KanReport(counts, first), "P0", witness=witness, assumptions=(f"dimensions up to {top}",))
 
 

@@ -18,26 +18,10 @@ import numpy as np
 
 from aatc.passes.analysis.complexes import ChainComplex, SimplicialComplex
 from aatc.passes.analysis.homology import chain_complex, coefficients
-from aatc.passes.analysis.result import AnalysisError, Result, verify
+from aatc.passes.analysis.result import AnalysisError, Result
+from aatc.passes.analysis.verify_spectral import FiltrationWitness, Pair
 
 Place = tuple[int, int]
-
-
-@dataclass(frozen=True)
-class Pair:
-    """∂ joins the cell ``high`` of ``degree`` and level ``source`` to ``low`` of level ``target``. ``chain`` is the
-    adapted basis element: its boundary lies in level ``target``, with ``low`` its leading cell."""
-
-    degree: int
-    source: int
-    target: int
-    high: int
-    low: int
-    chain: dict[int, Any] = field(repr=False)
-
-    @property
-    def gap(self) -> int:
-        return self.source - self.target
 
 
 @dataclass(frozen=True)
@@ -94,17 +78,6 @@ class SpectralSequence:
     def betti(self) -> tuple[int, ...]:
         """dim H_n of the whole complex: Σ dim E^∞_{p,q} over p + q = n."""
         return tuple(sum(d == n for d, _, _ in self.single) for n in range(self.dimension + 1))
-
-
-@dataclass(frozen=True)
-class FiltrationWitness:
-    """The boundaries, levels and adapted basis of a spectral sequence."""
-
-    boundaries: tuple[Any, ...]
-    levels: tuple[tuple[int, ...], ...]
-    modulus: int
-    pairs: tuple[Pair, ...]
-    single: tuple[tuple[int, int, int], ...]
 
 
 def spectral_sequence(
@@ -233,56 +206,6 @@ def _page(r: int, pairs: Sequence[Pair], single: Sequence[tuple[int, int, int]])
     return Page(r, dims, ranks)
 
 
-@verify.register
-def _(witness: FiltrationWitness) -> float:
-    """The number of statements about the adapted basis that fail: ∂ of each kept chain has its leading cell where the
-    pair says and lies in its level, chains lead with their own cell, every cell is used once, single cells have their
-    level; and for every two levels the pairs from one of at most p to one above q are as many as the rank of ∂ between
-    these, by elimination, which decides all pages."""
-    levels = witness.levels
-    failed = sum(levels[d][n] != level for d, level, n in witness.single)
-    used: list[tuple[int, int]] = [(d, n) for d, _, n in witness.single]
-    for x in witness.pairs:
-        used += [(x.degree, x.high), (x.degree - 1, x.low)]
-        above, below = levels[x.degree], levels[x.degree - 1]
-        dense = witness.boundaries[x.degree].toarray()
-        image = [sum(v * int(dense[i, j]) for j, v in x.chain.items()) for i in range(dense.shape[0])]
-        image = [v % witness.modulus if witness.modulus else v for v in image]
-        failed += above[x.high] != x.source or below[x.low] != x.target or not image[x.low]
-        failed += any(v and below[i] > x.target for i, v in enumerate(image))
-        failed += x.high not in x.chain or any(above[j] > x.source for j in x.chain)
-    failed += len(set(used)) != len(used) or len(used) != sum(map(len, levels))
-    for k in range(1, len(levels)):
-        gaps = [(x.source, x.target) for x in witness.pairs if x.degree == k]
-        dense = witness.boundaries[k].toarray()
-        for q in {*levels[k - 1], min(levels[k - 1], default=0) - 1}:
-            rows = [i for i, level in enumerate(levels[k - 1]) if level > q]
-            for p, found in _ranks_by_level(dense[rows], levels[k], witness.modulus).items():
-                failed += found != sum(source <= p and target > q for source, target in gaps)
-    return float(failed)
-
-
-def _ranks_by_level(matrix: np.ndarray, levels: Sequence[int], modulus: int) -> dict[int, int]:
-    """The rank of the columns up to each level, by elimination of one column after another."""
-    leading: dict[int, list[Any]] = {}
-    ranks = {}
-    for j in sorted(range(matrix.shape[1]), key=levels.__getitem__):
-        column = [_scalar(int(v), modulus) for v in matrix[:, j]]
-        for i, other in sorted(leading.items()):
-            if column[i]:
-                factor = column[i]
-                column = [_scalar_of(a - factor * b, modulus) for a, b in zip(column, other)]
-        first = next((i for i, v in enumerate(column) if v), None)
-        if first is not None:
-            leading[first] = [_divide(v, column[first], modulus) for v in column]
-        ranks[levels[j]] = len(leading)
-    return ranks
-
-
-def _scalar_of(value: Any, modulus: int) -> Any:
-    return value % modulus if modulus else value
-
-
 # --- filtrations -------------------------------------------------------------------------------------------
 def levels_by_weight(complex: SimplicialComplex, weights: Any, thresholds: Sequence[float]) -> list[np.ndarray]:
     """Levels by falling thresholds t_0 > t_1 > …: a simplex enters with the first one that all its pairs reach, the
@@ -351,3 +274,15 @@ class SpectralAttention:
 
     def compute_spectral(self, filtration: Any) -> Result[SpectralSequence]:
         return self.compute_pages(self.initialize_sequence(filtration))
+
+
+__all__ = [
+    "FiltrationWitness",
+    "Page",
+    "Pair",
+    "SpectralAttention",
+    "SpectralSequence",
+    "levels_by_map",
+    "levels_by_weight",
+    "spectral_sequence",
+]

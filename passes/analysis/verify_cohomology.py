@@ -7,6 +7,8 @@ exact. Each check returns the largest deviation found, 0 for an exact fact that 
 from __future__ import annotations
 
 from dataclasses import dataclass
+from itertools import pairwise
+from math import isqrt
 from typing import Any
 
 import numpy as np
@@ -53,11 +55,12 @@ class EquivalenceWitness:
 
 @dataclass(frozen=True)
 class CocycleWitness:
-    """Cocycles of one degree that are independent in cohomology, because cycles tell them apart.
+    """Cocycles of one degree that are independent in cohomology, with the exact orders of their classes.
 
     ``coboundary`` (count_{k+1}, count_k) and ``boundary`` (count_{k−1}, count_k) are sparse; ``cocycles`` (m, count_k).
-    ``cycles`` (count_k, m) has ∂z_j = 0 modulo order_j (0: exactly), and ⟨φ_i, z_j⟩ = δ_ij modulo order_j. ``modulus``
-    is p over F_p, 0 over Z and Q.
+    ``cycles`` (count_k, m) has ∂z_j = 0 modulo order_j (0: exactly), and ⟨φ_i, z_j⟩ = δ_ij modulo order_j, which makes
+    the order of φ_j a multiple of order_j. ``primitives`` (m, count_{k−1}) has dψ_j = order_j φ_j, which makes it a
+    divisor. Orders are 0 or at least 2. ``modulus`` is p over F_p, where all orders are 0, and 0 over Z and Q.
     """
 
     coboundary: Any
@@ -66,6 +69,7 @@ class CocycleWitness:
     cycles: Integers
     orders: tuple[int, ...]
     modulus: int
+    primitives: Integers
 
 
 @dataclass(frozen=True)
@@ -90,8 +94,9 @@ class BarcodeWitness:
 
 @dataclass(frozen=True)
 class FiltrationWitness:
-    """The witnesses of all degrees from 0. Together they are complete: every cell is the last cell of exactly one
-    cycle or filling, so these are a basis that respects the filtration and in which ∂ is a matching."""
+    """The witnesses of all degrees from 0, each with the boundary matrix and values that the one before has above it.
+    Together they are complete: every cell is the last cell of exactly one cycle or filling, so these are a basis that
+    respects the filtration and in which ∂ is a matching."""
 
     degrees: tuple[BarcodeWitness, ...]
 
@@ -148,9 +153,29 @@ def _unit(size: int) -> Integers:
     return unit
 
 
+def _is_field(modulus: int) -> bool:
+    """Whether this is 0, for Z and Q, or a prime."""
+    return modulus == 0 or (modulus > 1 and all(modulus % q for q in range(2, isqrt(modulus) + 1)))
+
+
+def _composite(one: Any, two: Any) -> float:
+    """The largest absolute value in the product of two sparse integer matrices, in Python integers."""
+    left, b = sparse.coo_array(one), sparse.coo_array(two)
+    total: dict[tuple[int, int], int] = {}
+    rows: dict[int, list[tuple[int, int]]] = {}
+    for i, j, v in zip(*(x.tolist() for x in (*left.coords, left.data))):
+        rows.setdefault(j, []).append((i, v))
+    for j, k, w in zip(*(x.tolist() for x in (*b.coords, b.data))):
+        for i, v in rows.get(j, ()):
+            total[i, k] = total.get((i, k), 0) + v * w
+    return float(max(map(abs, total.values()), default=0))
+
+
 @verify.register
 def _(witness: SmithWitness) -> float:
     rows, columns = witness.matrix.shape
+    if len(witness.factors) > min(rows, columns):
+        return float("inf")
     diagonal = np.zeros((rows, columns), dtype=object)
     for i, d in enumerate(witness.factors):
         diagonal[i, i] = d
@@ -175,12 +200,16 @@ def _(witness: EquivalenceWitness) -> float:
         witness.projection,
         witness.homotopy,
     )
+    lengths = {len(d) - 1, len(model), len(g), len(f), len(h)}
+    if len(lengths) != 1 or d[0].shape[0] or d[-1].shape[1]:
+        return float("inf")
     for k in range(len(g)):
         unit = _unit(g[k].shape[0])
         around = _times(d[k + 1], h[k]) + (_times(h[k - 1], d[k]) if k else 0)
         worst = max(
             worst,
             _largest(
+                _times(d[k], d[k + 1]),
                 _times(d[k], g[k]) - _times(g[k - 1], model[k]) if k else [],
                 _times(f[k - 1], d[k]) - _times(model[k], f[k]) if k else [],
                 _times(f[k], g[k]) - _unit(g[k].shape[1]),
@@ -194,7 +223,9 @@ def _(witness: EquivalenceWitness) -> float:
 
 @verify.register
 def _(witness: CocycleWitness) -> float:
-    p = witness.modulus
+    p, orders = witness.modulus, witness.orders
+    if not _cocycles_fit(witness) or not _is_field(p) or any(t < 0 or t == 1 or (t and p) for t in orders):
+        return float("inf")
     closed = sparse.coo_array(witness.coboundary)
     derivative = np.zeros((len(witness.cocycles), closed.shape[0]), dtype=object)
     for i, j, v in zip(*closed.coords, closed.data):
@@ -204,12 +235,26 @@ def _(witness: CocycleWitness) -> float:
     for i, j, v in zip(*down.coords, down.data):
         boundary[i] += int(v) * witness.cycles[j]
     pairing = _times(witness.cocycles, witness.cycles) - _unit(len(witness.cocycles))
-    for j, order in enumerate(witness.orders):
+    # dψ_j − order_j φ_j, by d = ∂ᵀ; what has order 0 needs no ψ
+    bounded = [t * row for t, row in zip(orders, -witness.cocycles) if t]
+    divided = np.array(bounded, dtype=object).reshape(-1, witness.cocycles.shape[1])
+    primitives = witness.primitives[[t > 0 for t in orders]]
+    for i, j, v in zip(*down.coords, down.data):
+        divided[:, j] += int(v) * primitives[:, i]
+    for j, order in enumerate(orders):
         modulus = p or order
         if modulus:
             boundary[:, j] %= modulus
             pairing[:, j] %= modulus
-    return _largest(derivative % p if p else derivative, boundary, pairing)
+    square = _composite(witness.boundary, witness.coboundary.T)
+    return _largest(derivative % p if p else derivative, boundary, pairing, divided, square)
+
+
+def _cocycles_fit(witness: CocycleWitness) -> bool:
+    """Whether all parts have the shapes that they say they have."""
+    m, (below, count) = len(witness.orders), witness.boundary.shape
+    shapes = [witness.cocycles.shape, witness.cycles.shape, witness.primitives.shape, witness.coboundary.shape[1]]
+    return shapes == [(m, count), (count, m), (m, below), count]
 
 
 def _last_cells(chains: NDArray[np.int64], values: Reals, p: int) -> list[int]:
@@ -221,6 +266,8 @@ def _last_cells(chains: NDArray[np.int64], values: Reals, p: int) -> list[int]:
 @verify.register
 def _(witness: BarcodeWitness) -> float:
     p, worst = witness.modulus, 0.0
+    if not (_bars_fit(witness) and p and _is_field(p)):
+        return float("inf")
     for (birth, death), cycle, filling in zip(witness.bars, witness.cycles.T, witness.fillings.T):
         support, filled = np.flatnonzero(cycle % p), np.flatnonzero(filling % p)
         if not len(support) or (np.isfinite(death) and not len(filled)):
@@ -235,11 +282,32 @@ def _(witness: BarcodeWitness) -> float:
     return worst
 
 
+def _bars_fit(witness: BarcodeWitness) -> bool:
+    """Whether every bar has its cycle and filling, and all parts have the shapes that they say they have."""
+    m, count, above = len(witness.bars), len(witness.values), len(witness.values_above)
+    shapes = [witness.bars.shape, witness.cycles.shape, witness.fillings.shape, witness.boundary_above.shape]
+    return shapes == [(m, 2), (count, m), (above, m), (count, above)] and witness.boundary.shape[1] == count
+
+
+def _consecutive(one: BarcodeWitness, two: BarcodeWitness) -> bool:
+    """Whether what the one has above is what the other is about."""
+    return (
+        one.modulus == two.modulus
+        and np.array_equal(one.values_above, two.values)
+        and one.boundary_above.shape == two.boundary.shape
+        and not sparse.coo_array(one.boundary_above - two.boundary).data.any()
+    )
+
+
 @verify.register
 def _(witness: FiltrationWitness) -> float:
-    worst = 0.0
+    worst, degrees = 0.0, witness.degrees
+    if not degrees or degrees[0].boundary.shape[0] or degrees[-1].boundary_above.shape[1]:
+        return float("inf")  # nothing, or not all degrees
+    if not all(_bars_fit(x) for x in degrees) or not all(_consecutive(x, y) for x, y in pairwise(degrees)):
+        return float("inf")
     ends: list[int] = []
-    for degree in witness.degrees:
+    for degree in degrees:
         starts = _last_cells(degree.cycles, degree.values, degree.modulus)
         missing = len(set(range(len(degree.values))) ^ {*starts, *ends}) + len({*starts} & {*ends})
         worst = max(worst, verify(degree), float(missing))

@@ -1,3 +1,4 @@
+import dataclasses
 import math
 from fractions import Fraction
 
@@ -201,3 +202,27 @@ def test_tolerances_out_of_range_are_refused(tolerance):
 def test_growth_beyond_every_float_is_over_the_budget():
     with pytest.raises(BudgetError):
         height_growth(polynomial_map([1, 0, -2]), 3, 2000, budget=Cost(1, 1e9))
+
+
+MAPS = {
+    "good reduction": (polynomial_map([1, 0, 3]), Fraction(2, 5)),
+    "bad reduction": (polynomial_map([3, Fraction(1, 7), 0, -2]), Fraction(22, 9)),
+    "rational": (rational_map([2, 0, -3, 1], [5, 1, 4]), Fraction(7, 6)),
+    "plane": (homogeneous_map(FORMS), (1, 2, 3)),
+}
+
+
+@pytest.mark.parametrize("name", MAPS)
+@pytest.mark.parametrize("tolerance", [1e-4, 1e-8, 1e-12])
+def test_an_error_of_a_few_tolerances_is_caught(name, tolerance):
+    witness = canonical_height(*MAPS[name], tolerance=tolerance).witness
+    assert verify(witness) == 0
+    for times in (-4, 4):
+        moved = dataclasses.replace(witness, value=witness.value + times * witness.error)
+        assert witness.error < verify(moved) < 5 * witness.error
+
+
+def test_a_wrong_degree_is_caught():
+    good = canonical_height(*MAPS["plane"]).witness
+    for degree in (1, 3):
+        assert verify(dataclasses.replace(good, degree=degree)) == math.inf

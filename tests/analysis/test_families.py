@@ -13,8 +13,9 @@ FAMILIES = ("arithmetic", "cohomology", "homotopy", "information")
 #: Parts that families are made of, for those who write one.
 INSIDE = {
     "__init__", "base", "capture", "result", "smith", "reduction", "field_algebra", "stochastic",
-    "annotations", "bitsets", "flag_persistence",
-    "verify_arithmetic", "verify_cohomology", "verify_homotopy", "verify_information",
+    "annotations", "bitsets", "flag_persistence", "pattern_source",
+    "verify_arithmetic", "verify_cohomology", "verify_groups", "verify_homotopy", "verify_information",
+    "verify_spectral",
     "arithmetic_pass", "cohomology_pass", "homotopy_pass", "information_pass",
 }  # fmt: skip
 #: Every module estimates its own cost.

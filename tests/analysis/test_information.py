@@ -134,6 +134,18 @@ def test_stability_bounds_the_shift_of_the_stationary_law(n, seed):
     assert shift <= np.abs(pattern - other).sum(1).max() / value.stability.max() + 1e-12
 
 
+@pytest.mark.parametrize("n", [256, 257])
+def test_stability_says_whether_it_is_exact(n):
+    pattern = random_pattern(np.random.default_rng(n), n, n, holes=0.9)
+    value = information_flow_metrics(pattern).value
+    assert value.stability_exact == (n == 256)
+    distances = [np.abs(pattern - row).sum(1).max() / 2 for row in pattern]
+    if value.stability_exact:
+        assert value.stability == pytest.approx(1 - max(distances), abs=1e-12)
+    else:
+        assert 0 <= value.stability <= 1 - max(distances) + 1e-12
+
+
 def test_edge_utilisation_counts_effective_keys():
     pattern = [[0.25, 0.25, 0.25, 0.25], [0.5, 0.5, 0, 0], [1, 0, 0, 0]]
     np.testing.assert_allclose(edge_utilisation(pattern), [1, 0.5, 0.25], rtol=1e-14)

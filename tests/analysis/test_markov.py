@@ -329,3 +329,73 @@ def test_observables_and_laws_with_nan_are_refused():
         ergodic_average(np.eye(2), [np.nan, 0], [0.5, 0.5])
     with pytest.raises(PatternError, match="real numbers"):
         cesaro_limit(np.eye(2), ["a", "b"])
+
+
+def reversible_weights(n, seed, spread, width=16):
+    """Weights exp⟨x_i, x_j⟩ of points, symmetric bit by bit, and the eigenvalue moduli of their chain, ascending."""
+    points = np.random.default_rng(seed).normal(size=(n, width)) * spread**0.5
+    scores = np.tril(points @ points.T)
+    weights = np.exp(scores + np.tril(scores, -1).T - scores.max())
+    degrees = weights.sum(1)
+    return weights, np.sort(np.abs(np.linalg.eigvalsh(weights / np.sqrt(degrees[:, None] * degrees))))
+
+
+@pytest.mark.parametrize("n, seed", [(450, 2), (400, 5), (130, 1)])
+def test_eigenvalues_crowded_below_one_are_told_apart_when_the_chain_is_reversible(n, seed):
+    weights, moduli = reversible_weights(n, seed, 1.0)
+    result = ergodic_analysis(weights / weights.sum(1, keepdims=True))
+    gap, bounds = result.value.gap, result.value.mixing_time
+    assert isinstance(gap, SpectralGap) and gap.proof_level == "P2" and gap.tolerance < 1e-11
+    assert abs(gap.value - (1 - moduli[-2])) <= gap.tolerance
+    assert gap.residual <= gap.tolerance and gap.verify() <= gap.tolerance
+    relaxation = 1 / (1 - moduli[-2])
+    assert bounds.upper >= (relaxation - 1) * np.log(2) * (1 - 1e-2)
+    assert bounds.lower == pytest.approx((relaxation - 1) * np.log(2), rel=1e-2)
+    assert result.verify() <= result.tolerance
+
+
+@given(st.integers(2, 20), st.integers(0, 10**6), st.floats(0.01, 1.5))
+def test_gaps_of_reversible_chains_are_within_their_tolerance(n, seed, spread):
+    weights, moduli = reversible_weights(n, seed, spread, 2)
+    gap = ergodic_analysis(weights / weights.sum(1, keepdims=True)).value.gap
+    if isinstance(gap, SpectralGap):
+        assert gap.proof_level == "P2"
+        assert abs(gap.value - (1 - moduli[-2])) <= gap.tolerance + 1e-14 * n
+        assert gap.verify() <= gap.tolerance
+    else:
+        assert isinstance(gap, Undecided) and 1 - moduli[-2] < 1e-9
+
+
+@pytest.mark.parametrize("breach, proven", [(1e-12, True), (1e-6, False)])
+def test_a_breach_of_detailed_balance_widens_the_bound_or_ends_the_proof(breach, proven):
+    weights, _ = reversible_weights(40, 3, 0.05)
+    weights[7, 30] *= 1 + 40 * breach  # not in the row that is looked at first
+    pattern = weights / weights.sum(1, keepdims=True)
+    gap = ergodic_analysis(pattern).value.gap
+    moduli = np.sort(np.abs(np.linalg.eigvals(pattern)))
+    assert gap.proof_level == ("P2" if proven else "P3")
+    assert abs(gap.value - (1 - moduli[-2])) <= gap.tolerance + 1e-13 and gap.verify() <= gap.tolerance
+
+
+def test_a_gap_below_its_error_is_undecided_and_no_bound_is_made_of_it():
+    pattern = nearly_reducible(400, 1e-15, 1e-15)
+    found = ergodic_analysis(pattern).value
+    assert isinstance(found.gap, Undecided) and "error" in found.gap.reason
+    assert found.mixing_time == MixingTime(0.0, np.inf, 0.25)
+
+
+@pytest.mark.parametrize("n, forward", [(31, 0.6), (12, 0.9)])
+def test_slow_chains_without_detailed_balance_have_a_proven_lower_bound(n, forward):
+    step = np.roll(np.eye(n), 1, axis=1)
+    pattern = 0.5 * np.eye(n) + 0.5 * (forward * step + (1 - forward) * step.T)
+    found = ergodic_analysis(pattern).value
+    assert found.gap.proof_level == "P3" and found.mixing_time.upper == np.inf
+    steps = next(t for t in range(4000) if total_variation(pattern, found.stationary[0], t) <= 0.25)
+    assert 0.3 * steps <= found.mixing_time.lower <= steps
+
+
+@pytest.mark.parametrize("n", [6, 60, 450])
+def test_the_residual_of_a_law_is_what_its_check_finds(n):
+    for spread in (1.0, 8.0):
+        result = ergodic_analysis(softmax_pattern(n, n, spread))
+        assert result.residual == result.verify() <= result.tolerance

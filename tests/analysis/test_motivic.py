@@ -1,4 +1,6 @@
+import dataclasses
 import itertools
+import time
 
 import networkx as nx
 import numpy as np
@@ -7,7 +9,17 @@ import sympy
 from hypothesis import given
 from hypothesis import strategies as st
 
-from aatc.passes.analysis.motivic import InterferenceError, interference_graph, legal_assignments, motivic_class
+from aatc.passes.analysis.motivic import (
+    InterferenceError,
+    _eliminated,
+    _from_roots,
+    _live_counts,
+    _perfect_elimination,
+    estimate_cost,
+    interference_graph,
+    legal_assignments,
+    motivic_class,
+)
 from aatc.passes.analysis.result import AnalysisError, Undecided, verify
 from aatc.passes.analysis.verify_arithmetic import ChromaticWitness
 
@@ -148,3 +160,64 @@ def test_live_ranges_are_integers(interval):
     for count in (interference_graph, lambda ranges: legal_assignments(ranges, 2)):
         with pytest.raises(InterferenceError, match="integers"):
             count([interval])
+
+
+def neighbours(graph):
+    return {v: frozenset(graph[v]) for v in graph.nodes}
+
+
+def is_clique(graph, vertices):
+    return all(graph.has_edge(v, w) for v, w in itertools.combinations(vertices, 2))
+
+
+@given(st.lists(st.integers(0, 9), max_size=12))
+def test_products_of_linear_factors(roots):
+    coefficients = _from_roots(roots)
+    assert len(coefficients) == len(roots) + 1
+    for q in range(-2, 12):
+        assert sum(c * q**k for k, c in enumerate(coefficients)) == np.prod([q - c for c in roots], dtype=object)
+
+
+@given(st.integers(1, 9), st.integers(0, 10**6), st.floats(0, 1))
+def test_elimination_goes_as_far_as_there_are_simplicial_vertices(n, seed, density):
+    graph = random_graph(n, seed, density)
+    order, degrees, rest = _eliminated(neighbours(graph))
+    left = graph.copy()
+    for v, degree in zip(order, degrees, strict=True):
+        assert left.degree(v) == degree and is_clique(left, left[v])
+        left.remove_node(v)
+    assert rest == neighbours(left) and not any(is_clique(left, left[v]) for v in left)
+    perfect = _perfect_elimination(neighbours(graph))
+    chordal = nx.is_chordal(graph)
+    assert (perfect is not None) == chordal == (not rest)
+    assert not chordal or sorted(perfect[1]) == sorted(degrees)
+
+
+@given(ranges)
+def test_live_counts_are_the_degrees_of_an_elimination(intervals):
+    _, degrees = _perfect_elimination(neighbours(interference_graph(intervals)))
+    assert sorted(_live_counts(intervals)) == sorted(degrees)
+
+
+def test_live_ranges_of_a_deep_network_take_no_longer_than_two_seconds():
+    blocks = [[(8 * i, 8 * i + 8), *((8 * i + j, 8 * i + j + 1) for j in range(1, 8))] for i in range(250)]
+    intervals = [r for block in blocks for r in block]
+    start = time.process_time()
+    result = motivic_class(interference_graph(intervals))
+    assert time.process_time() - start < 2 and result.verify() == 0
+    assert result.value.chromatic_number == 2
+    assert result.value.points(5) == legal_assignments(intervals, 5)
+    assert estimate_cost(intervals).seconds < 2
+    assert estimate_cost(intervals * 2).seconds > 2 * estimate_cost(intervals).seconds
+
+
+@pytest.mark.parametrize("place", [3, 20, 58])
+def test_a_wrong_coefficient_of_many_ranges_is_caught(place):
+    rng = np.random.default_rng(place)
+    starts = rng.integers(0, 100, size=60)
+    good = motivic_class(interference_graph(zip(starts, starts + rng.integers(1, 9, size=60), strict=True))).witness
+    assert verify(good) == 0
+    wrong = list(good.coefficients)
+    wrong[place] += 1
+    assert verify(dataclasses.replace(good, coefficients=tuple(wrong))) == np.inf
+    assert verify(dataclasses.replace(good, elimination=(*good.elimination[1:], good.elimination[1]))) == np.inf

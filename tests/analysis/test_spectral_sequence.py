@@ -2,18 +2,21 @@
 
 import dataclasses
 import itertools
+import time
 from fractions import Fraction
 
 import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from scipy import sparse
 
 from aatc.passes.analysis.complexes import ChainComplex, from_maximal_simplices
 from aatc.passes.analysis.homology import betti_numbers
 from aatc.passes.analysis.result import AnalysisError, verify
 from aatc.passes.analysis.spaces import sphere
 from aatc.passes.analysis.spectral_sequence import (
+    FiltrationWitness,
     Pair,
     SpectralAttention,
     levels_by_map,
@@ -172,6 +175,73 @@ def test_pairs_whose_boundaries_are_dependent_are_caught_where_their_number_is_t
     one = 1 if coeff == "F2" else Fraction(1)
     planted = (Pair(1, 1, 0, 0, 0, {0: one}), Pair(1, 1, 0, 1, 1, {1: one}))
     assert verify(dataclasses.replace(result.witness, pairs=planted, single=((0, 0, 2), (1, 2, 2)))) > 0
+
+
+@given(st.integers(0, 2**31), st.sampled_from(["F2", "F3", "Q"]))
+def test_a_pair_taken_apart_joined_otherwise_or_with_another_chain_is_caught(seed, coeff):
+    rng = np.random.default_rng(seed)
+    x = from_maximal_simplices([t for t in itertools.combinations(range(7), 4) if rng.random() < 0.5] + [(0, 1, 2, 3)])
+    result = spectral_sequence(x, levels_by_map(x, rng.integers(0, 4, len(x.simplices(0)))), coeff)
+    w, n = result.witness, rng.integers(len(result.witness.pairs))
+    pair, rest = w.pairs[n], (*w.pairs[:n], *w.pairs[n + 1 :])
+    assert result.verify() == 0
+    ends = (pair.degree, pair.source, pair.high), (pair.degree - 1, pair.target, pair.low)
+    planted = [
+        dataclasses.replace(w, pairs=rest, single=(*w.single, *ends)),
+        dataclasses.replace(w, pairs=(*w.pairs, pair)),
+        dataclasses.replace(w, pairs=(*rest, dataclasses.replace(pair, chain={}))),
+        dataclasses.replace(w, pairs=(*rest, dataclasses.replace(pair, chain={10**6: 1}))),
+        dataclasses.replace(w, levels=w.levels[:-1]),
+        dataclasses.replace(w, modulus=1),
+        dataclasses.replace(w, modulus=4),
+    ]
+    other = next((y for y in rest if (y.degree, y.target) == (pair.degree, pair.target)), None)
+    if other is not None:
+        swapped = (dataclasses.replace(pair, low=other.low), dataclasses.replace(other, low=pair.low))
+        planted.append(dataclasses.replace(w, pairs=(*(y for y in rest if y is not other), *swapped)))
+    assert all(verify(false) > 0 for false in planted)
+
+
+def test_a_false_page_whose_ranks_agree_in_the_whole_is_caught():
+    # ∂a = ∂b = u where a comes at level 0 and b at level 2: a kills u, at once
+    chain = ChainComplex([np.array([[1, 1]])], [1, 2])
+    w = spectral_sequence(chain, [[0], [0, 2]], "F2").witness
+    late = dataclasses.replace(w, pairs=(Pair(1, 2, 0, 1, 0, {1: 1}),), single=((1, 0, 0),))
+    assert verify(w) == 0 and verify(late) > 0
+
+
+def filtered(boundaries, levels, pairs, single, modulus=2) -> FiltrationWitness:
+    counts = [len(x) for x in levels]
+    whole = [np.zeros((0, counts[0]), int), *map(np.array, boundaries)]
+    return FiltrationWitness(tuple(map(sparse.csc_array, whole)), levels, modulus, pairs, single)
+
+
+def test_each_statement_about_an_adapted_basis_is_needed():
+    edges = [[1, 0], [0, 1]]  # ∂a = u, ∂b = v
+    levels = ((0, 1), (1, 2))
+    good = (Pair(1, 1, 0, 0, 0, {0: 1}), Pair(1, 2, 1, 1, 1, {1: 1}))
+    assert verify(filtered([edges], levels, good, ())) == 0
+    # the chain of a is b, and of b is a: gaps 0 and 2 for 1 and 1
+    crossed = (Pair(1, 1, 1, 0, 1, {1: 1}), Pair(1, 2, 0, 1, 0, {0: 1}))
+    assert verify(filtered([edges], levels, crossed, ())) > 0
+    # ∂a = u + v leads with v
+    assert verify(filtered([[[1], [1]]], ((0, 1), (2,)), (Pair(1, 2, 1, 0, 1, {0: 1}),), ((0, 0, 0),))) == 0
+    assert verify(filtered([[[1], [1]]], ((0, 1), (2,)), (Pair(1, 2, 0, 0, 0, {0: 1}),), ((0, 1, 1),))) > 0
+    # a boundary that raises the level, and one whose square is not zero
+    assert verify(filtered([[[1]]], ((1,), (0,)), (Pair(1, 0, 1, 0, 0, {0: 1}),), ())) > 0
+    pair = (Pair(2, 0, 0, 0, 0, {0: 1}),)
+    assert verify(filtered([[[0]], [[1]]], ((0,), (0,), (0,)), pair, ((0, 0, 0),))) == 0
+    assert verify(filtered([[[1]], [[1]]], ((0,), (0,), (0,)), pair, ((0, 0, 0),))) > 0
+
+
+def test_a_large_witness_is_checked_in_about_the_time_of_its_making():
+    x = from_maximal_simplices(list(itertools.combinations(range(20), 4)))
+    weights = np.tril(1 / np.arange(1, 21)[:, None] * np.ones(20))
+    start = time.perf_counter()
+    result = spectral_sequence(x, levels_by_weight(x, weights, [0.2, 0.1, 0.05]), "F2")
+    made = time.perf_counter()
+    assert result.verify() == 0
+    assert time.perf_counter() - made < 20 * (made - start)
 
 
 def test_levels_that_rise_along_the_boundary_and_integers_are_refused():

@@ -1,0 +1,69 @@
+"""Matrices that a witness names without holding them: they are evaluated again whenever they are asked for.
+
+A witness of n² numbers for each item of each head would be all that a report weighs. What is here has `__array__`, as
+numpy asks for, and is taken by `numpy.asarray` wherever a matrix is.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from numpy.typing import ArrayLike
+
+from aatc.passes.analysis.result import AnalysisError
+
+if TYPE_CHECKING:
+    from aatc.passes.analysis.capture import CapturedAttention
+
+
+def rows_of_laws(array: np.ndarray) -> np.ndarray | None:
+    """Rows (n, m) divided by their sums, which rounding puts off 1; None where a query, or one of a tile's, sees no
+    key."""
+    sums = array.sum(-1, keepdims=True)
+    return array / sums if (sums > 1 - 1e-6).all() else None
+
+
+@dataclass(frozen=True, eq=False)
+class PatternSource:
+    """The pattern of one head as an analysis within ``memory`` bytes sees it: (n, m), or that of its tiles.
+
+    What it holds is what was captured: O(n), and tables of pairs that are the model's own. Raises AnalysisError where
+    these were changed so that a query sees no key."""
+
+    seen: CapturedAttention = field(repr=False)
+    head: int
+    batch: int
+    memory: int
+
+    def __array__(self, dtype: Any = None, copy: bool | None = None) -> np.ndarray:
+        rows = rows_of_laws(self.seen.pattern(self.head, self.batch, memory=self.memory).array)
+        if rows is None:
+            raise AnalysisError(
+                f"{self.seen.name}: some queries of head {self.head} see no key any more",
+                hint="a mask or bias of the model was changed after it was analysed: analyse it again",
+            )
+        return rows if dtype is None else rows.astype(dtype, copy=False)
+
+
+@dataclass(frozen=True, eq=False)
+class ClassMatrix:
+    """A matrix (k, k) with the eigenvalues of ``pattern`` (n, n) on the class ``states`` (k,), a 1 replaced by 0.
+
+    It is A[states, states] − 1πᵀ, π the law ``stationary`` (k,) of a recurrent class, or None. For a reversible class
+    ``scale`` (k,) is √π as a unit vector s, and it is √A∘√Aᵀ − ssᵀ, which is symmetric."""
+
+    pattern: ArrayLike = field(repr=False)
+    states: np.ndarray = field(repr=False)
+    stationary: np.ndarray | None = field(default=None, repr=False)
+    scale: np.ndarray | None = field(default=None, repr=False)
+
+    def __array__(self, dtype: Any = None, copy: bool | None = None) -> np.ndarray:
+        block = np.asarray(self.pattern)[np.ix_(self.states, self.states)]
+        if self.scale is not None:
+            root = np.sqrt(block)
+            block = root * root.T - np.outer(self.scale, self.scale)
+        elif self.stationary is not None:
+            block = block - self.stationary
+        return block if dtype is None else block.astype(dtype, copy=False)
