@@ -69,6 +69,8 @@ class _Cache:
                 return self.kept[key]
         value = make()
         size = bytes_of(value)
+        if size[0] > self.bytes:
+            return value
         with self.lock:
             self._forget(key)  # another thread may have made it meanwhile
             self._keep(key, value, size)

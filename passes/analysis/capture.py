@@ -33,7 +33,7 @@ MEMORY = 1 << 27
 #: Seconds on one thread: a weight from its score, a product of a contraction, a number of another operation of float64.
 SECONDS_PER_PAIR = 8e-9
 SECONDS_PER_PRODUCT = 1.25e-10
-SECONDS_PER_NUMBER = 2.5e-9
+SECONDS_PER_NUMBER = 1e-9
 
 
 @dataclass(frozen=True)

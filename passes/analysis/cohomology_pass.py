@@ -37,7 +37,7 @@ class AnalyzeCohomology(AnalysisPass):
         points = min(n, self.points)
         bars = estimate_cost(points, 1)
         weights = weights_cost(n, dim)
-        return Cost(0.08 + bars.seconds + 2 * weights.seconds, bars.bytes + weights.bytes)
+        return Cost(0.05 + bars.seconds + 2 * weights.seconds, bars.bytes + weights.bytes)
 
     def estimate_pattern(self, seen: CapturedAttention, study: Study) -> Cost:
         return self._estimate_square(seen, times=2)
@@ -82,8 +82,10 @@ class AnalyzeCohomology(AnalysisPass):
         found: dict[str, Any] = {"homology": Result(shown, "P1", assumptions=given)}
         found["betti_numbers"] = Result(tuple(g.free_rank for g in shown), "P1", assumptions=given)
         if len(shown) > 2 and 0 < shown[1].free_rank <= 12:
-            table = structure.cup_table(1, 1)
-            found["cup_products_of_h1"] = Result(int(np.count_nonzero(table.any(axis=-1))), "P1", assumptions=given)
+            # H² is the free part of H₂ and the torsion of H₁: where there is none, products vanish.
+            room = shown[2].free_rank or shown[1].torsion
+            products = int(np.count_nonzero(structure.cup_table(1, 1).any(axis=-1))) if room else 0
+            found["cup_products_of_h1"] = Result(products, "P1", assumptions=given)
         return found
 
     def of_module(self, module: Module) -> Mapping[str, Any]:

@@ -38,7 +38,7 @@ class AnalyzeHomotopy(AnalysisPass):
     def estimate_cost(self, n: int, dim: int) -> Cost:
         """For patterns that connect with few edges: `of_pattern` adds `cells_cost` once it knows the complex."""
         weights = weights_cost(n, dim)
-        return Cost(0.012 + weights.seconds, weights.bytes)
+        return Cost(0.009 + weights.seconds, weights.bytes)
 
     def estimate_pattern(self, seen: CapturedAttention, study: Study) -> Cost:
         return self._estimate_square(seen)

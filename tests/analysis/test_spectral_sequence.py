@@ -2,7 +2,6 @@
 
 import dataclasses
 import itertools
-import time
 from fractions import Fraction
 
 import numpy as np
@@ -234,14 +233,14 @@ def test_each_statement_about_an_adapted_basis_is_needed():
     assert verify(filtered([[[1]], [[1]]], ((0,), (0,), (0,)), pair, ((0, 0, 0),))) > 0
 
 
-def test_a_large_witness_is_checked_in_about_the_time_of_its_making():
+def test_a_large_witness_is_checked_without_dense_matrices(monkeypatch):
     x = from_maximal_simplices(list(itertools.combinations(range(20), 4)))
     weights = np.tril(1 / np.arange(1, 21)[:, None] * np.ones(20))
-    start = time.perf_counter()
     result = spectral_sequence(x, levels_by_weight(x, weights, [0.2, 0.1, 0.05]), "F2")
-    made = time.perf_counter()
+    for kind in {type(m) for m in result.witness.boundaries}:
+        monkeypatch.setattr(kind, "toarray", lambda *_, **__: pytest.fail("a boundary matrix was made dense"))
+        monkeypatch.setattr(kind, "todense", kind.toarray)
     assert result.verify() == 0
-    assert time.perf_counter() - made < 20 * (made - start)
 
 
 def test_levels_that_rise_along_the_boundary_and_integers_are_refused():
