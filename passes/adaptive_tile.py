@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from typing import ClassVar
 
 from aatc.ir.core import Module, Op
-from aatc.ir.errors import UnsupportedError
+from aatc.ir.errors import PassError, UnsupportedError
 from aatc.ir.registry import Symbol
 from aatc.ir.score.expr import postorder
 from aatc.ir.score.program import Program
@@ -28,7 +28,7 @@ from aatc.passes.tile_library import Library, library_form, lower_library, lower
 class AdaptiveTile(Pass):
     """``geo.attend`` → ``geo.kernel`` with a forward and a backward tile function.
 
-    rows, cols, heads, grain: tile extents; 0 leaves the choice to the cost model.
+    rows, cols, heads, grain: tile extents; 0 leaves the choice to the cost model. Raises: PassError for negative ones.
     """
 
     rows: int = 0
@@ -38,6 +38,14 @@ class AdaptiveTile(Pass):
     library: bool = True
     name: ClassVar[str] = "adaptive-tile"
     requires: ClassVar[tuple[str, ...]] = ("fused",)
+
+    def __post_init__(self) -> None:
+        for extent in ("rows", "cols", "heads", "grain"):
+            if getattr(self, extent) < 0:
+                raise PassError(
+                    f"adaptive-tile: {extent} = {getattr(self, extent)}",
+                    hint="an extent is positive, or 0 for a default",
+                )
 
     def run(self, module: Module, ctx: Context) -> Module:
         taken = set(module.funcs)
@@ -95,8 +103,10 @@ class AdaptiveTile(Pass):
         chosen = cost_model(
             a, target, library="sdpa" in target.library and self.library and library_form(a) is not None
         )
+        cols = self.cols or chosen.cols
+        # A mask is classified in columns no wider than a tile: what is admitted of them is one run.
         return Schedule(
-            self.heads or chosen.heads, self.rows or chosen.rows, self.cols or chosen.cols, self.grain or chosen.grain
+            self.heads or chosen.heads, self.rows or chosen.rows, cols, min(self.grain or chosen.grain, cols)
         )
 
     def _library_form(self, a: Attention, target: Target) -> Library | None:

@@ -259,6 +259,7 @@ def test_pipelines_have_a_text():
         ("no-such-pass", "no pass named"),
         ("canonicalize{x=1}", "no option"),
         ("adaptive-tile{rows=many}", "type int"),
+        ("adaptive-tile{cols=-8}", "cols = -8"),
         ("canonicalize;dead-code", "column"),
         ("", "cannot be read"),
     ],
@@ -266,6 +267,21 @@ def test_pipelines_have_a_text():
 def test_malformed_pipelines_say_what_is_wrong(text, what):
     with pytest.raises(PassError, match=what):
         passes.Pipeline.parse(text)
+
+
+@pytest.mark.parametrize("tiles", ["rows=8 cols=8", "rows=8 cols=10 grain=4", "rows=3 cols=7 grain=100", "cols=1"])
+def test_tiles_of_any_size_under_a_mask_agree_with_the_reference(tiles):
+    q, k, v = (torch.randn(1, 2, n, 8, generator=torch.Generator().manual_seed(n)) for n in (33, 50, 50))
+    q.requires_grad_(), k.requires_grad_()
+
+    def attended(q, k, v):
+        return aatc.attend(q, k, v, metric=metrics.SphereGeodesic(), mask=masks.causal())
+
+    pipeline = passes.Pipeline.parse(passes.DEFAULT.replace("adaptive-tile", f"adaptive-tile{{{tiles}}}"))
+    compiled = aatc.compile(attended, passes=pipeline)
+    results = [f(q, k, v) for f in (compiled, attended)]
+    for got, want in zip(*[(o, *torch.autograd.grad(o.square().sum(), (q, k))) for o in results]):
+        torch.testing.assert_close(got, want, rtol=1e-5, atol=2e-6)
 
 
 def test_order_is_checked():
