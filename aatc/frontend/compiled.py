@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any, TypeVar, overload
 
 import torch
 from torch import nn
+from torch._guards import TracingContext
 
 from aatc.errors import AatcError, UnsupportedError
 from aatc.frontend.explain import Explanation, Fallback
@@ -188,6 +189,14 @@ def _traceable(target: Any) -> Any:
     return call
 
 
+def _being_traced() -> bool:
+    """Whether this call is part of a model that is being traced. ``torch.compiler.is_compiling`` alone would not do: it
+    is one flag for all threads, and another one may be compiling."""
+    if torch.compiler.is_dynamo_compiling():
+        return True
+    return torch.compiler.is_compiling() and TracingContext.try_get() is not None
+
+
 class _Questions:
     """The members every compiled object has besides those of what it was made from."""
 
@@ -223,7 +232,7 @@ class Compiled:
     _aatc: _Runner
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
-        if torch.compiler.is_compiling():  # within a model that is being compiled: one graph, not one in another
+        if _being_traced():  # within a model that is being compiled: one graph, not one in another
             return super().__call__(*args, **kwargs)  # type: ignore[misc]
         return self._aatc.call(*args, **kwargs)
 
@@ -260,7 +269,7 @@ class CompiledFunction(_Questions):
         self._aatc = _Runner(function, options)
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
-        if torch.compiler.is_compiling():
+        if _being_traced():
             return self._aatc.original(*args, **kwargs)
         return self._aatc.call(*args, **kwargs)
 

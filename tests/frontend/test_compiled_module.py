@@ -365,3 +365,15 @@ def test_compiled_modules_and_functions_within_a_compiled_model_become_one_graph
     twice = aatc.compile(lambda q: 2 * part(q), fallback=False)
     q = torch.randn(1, 2, 5, 8)
     torch.testing.assert_close(twice(q), 2 * part(q), atol=2e-5, rtol=2e-5)
+
+
+def test_a_thread_compiles_while_another_one_does(monkeypatch):
+    # torch's flag is_compiling is one for all threads.
+    x = torch.randn(2, 5, 16)
+    model = aatc.compile(models.Block().eval())
+    function = aatc.compile(lambda q: aatc.attend(q, q, q, metric=aatc.metrics.Euclidean()))
+    monkeypatch.setattr(torch.compiler, "_is_compiling_flag", True)
+    assert torch.compiler.is_compiling()
+    model(x), function(torch.randn(1, 2, 5, 4))
+    monkeypatch.undo()
+    assert len(model.graphs) == len(function.graphs) == 1
