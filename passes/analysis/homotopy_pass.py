@@ -14,7 +14,7 @@ from aatc.passes.analysis.capture import CapturedAttention
 from aatc.passes.analysis.result import Cost, Result, Undecided
 from aatc.passes.base import register
 
-SECONDS_PER_CELL = 5e-5
+SECONDS_PER_CELL = 3e-5
 BYTES_PER_CELL = 3000.0
 
 
