@@ -26,6 +26,11 @@ TILE_AXES = {
     "gjc": "g1j",
 }
 
+#: What is known of a buffer's strides. Arguments of a tile function may have any (stride 0, transposed, overlapping):
+#: every operation reads them by stride, but for the library's, which want "rows". "contiguous" is the stronger.
+#: rows: features next to each other, and tokens at least that far apart. contiguous: as a new tensor of that shape.
+LAYOUTS = ("rows", "contiguous")
+
 _PLAN = {
     "plan": Attr.of("list", "arena offset in bytes of each tile result; -1 for a view", required=False),
     "scratch": Attr.of("list", "arena offsets in bytes of temporaries", required=False),
@@ -55,6 +60,9 @@ _def(
         "axes": Attr.of("str", "axes of the result", choices=("bhid", "bhjd", "bhi", "bhj", "bh", "")),
         "sizes": _SIZES,
         "flat": Attr.of("bool", "one leading axis g in place of b, h"),
+        "layout": Attr.of(
+            "str", "what may be assumed of the result's strides; nothing when absent", required=False, choices=LAYOUTS
+        ),
     },
     verify=lambda op: _token_verify(op),
     evaluate=ev.token,
@@ -110,8 +118,8 @@ _def(
 )
 _def(
     "tile.library",
-    "the library's fused attention over blocks of rows; (q, k, v) are buffers of equal width, bias "
-    "is one number per key; empty tiles are skipped and only partial ones see the mask",
+    "the library's fused attention over blocks of rows; (q, k, v) are buffers of equal width in layout "
+    "rows, bias is one number per key; empty tiles are skipped and only partial ones see the mask",
     ("q", "k", "v", "rest*"),
     {
         "causal": Attr.of("bool", "key j is open to query i iff j <= i"),
@@ -127,7 +135,8 @@ _def(
 
 _def(
     "tile.library_backward",
-    "gradients of q, k, v by the library's fused attention, scale 1, from (grad_out, q, k, v, out, lse)",
+    "gradients of q, k, v by the library's fused attention, scale 1, from (grad_out, q, k, v, out, lse), all but "
+    "lse in layout rows",
     ("grad_out", "q", "k", "v", "out", "lse"),
     {"causal": Attr.of("bool", "key j is open to query i iff j <= i")},
     results=3,

@@ -48,9 +48,9 @@ class TileMap:
         b, h, n, m = sizes
         shape = (b, h, -(-n // rows), -(-m // cols))
         low, high = (np.broadcast_to(x, shape).reshape(b * h, *shape[2:]) for x in (low, high))
-        groups = range(0, b * h, heads)
-        low = np.stack([low[g : g + heads].min(0) for g in groups])
-        high = np.stack([high[g : g + heads].max(0) for g in groups])
+        if b * h:  # a g tile takes consecutive problems, of two batches if need be; the last one may be smaller
+            groups = np.arange(0, b * h, heads)
+            low, high = np.minimum.reduceat(low, groups), np.maximum.reduceat(high, groups)
         kinds = np.where(low == 1, FULL, np.where(high == 0, EMPTY, PARTIAL)).astype(np.int8)
         return TileMap(kinds, rows, cols, heads, (n, m))
 

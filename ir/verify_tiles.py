@@ -75,6 +75,28 @@ def check_accesses(func: Func, ranges: Ranges) -> None:
         elif op.name == "tile.store":
             tile, buffer, *at = op.operands
             _sound(op, _check_access, op, buffer, at, tile.type, loops, ranges)
+    check_layouts(func)
+
+
+def check_layouts(func: Func) -> None:
+    """What an operation assumes of its operands' strides has been established. Arguments may have any strides."""
+    known: dict[Value, str] = {}
+    for op in func.body.walk():
+        if op.name == "tile.alloc":
+            known[op.results[0]] = "contiguous"
+        elif op.name == "tile.token" and "layout" in op.attrs:
+            known[op.results[0]] = op.attrs["layout"]
+        for v in op.operands[: _ROWS.get(op.name, 0)]:
+            if v not in known:
+                _fail(
+                    op,
+                    f"{op.name} reads %{v.name or '?'} row by row, but its strides may be any",
+                    'make it by a tile.token with layout "rows"',
+                )
+
+
+#: How many operands of an operation must have layout "rows", from the first.
+_ROWS = {"tile.library": 3, "tile.library_backward": 5}
 
 
 def _check_access(

@@ -85,38 +85,34 @@ def lower_forward(a: Attention, forms: Forms, s: Schedule, name: str) -> Func:
 
 def finish_output(fr: Frame, forms: Forms, out: Value, lse: Value) -> list[Value]:
     """The query's map, the output's dtype and the log-sum-exp's shape, per token."""
-    a, b = fr.a, fr.b
+    a = fr.a
     o_type = TensorType(a.types[a.names[2]].dtype, (a.batch, a.heads, a.rows, a.types[a.names[2]].shape[3]))
     body = forms.epilogue if forms.epilogue is not None else forms.place
     program = Program.of(body, [forms.place])
     operands = [out, *(fr.operands[n] for n in program.names[1:])]
-    o = b.op("tile.token", operands, [o_type], names=["o"], program=program, axes="bhid", sizes=a.sizes, flat=False)[0]
+    o = _result(fr, program, operands, o_type, "o")
     inner = param("lse", "bhi")
     lse_type = TensorType(a.dtype, (a.batch, a.heads, a.rows))
-    l = b.op(
-        "tile.token",
-        [lse],
-        [lse_type],
-        names=["lse"],
-        program=Program((inner,), inner),
-        axes="bhi",
-        sizes=a.sizes,
-        flat=False,
-    )[0]
+    l = _result(fr, Program((inner,), inner), [lse], lse_type, "lse")
     if forms.epilogue is None:
         return [o, l]
-    place = Program((forms.place,), forms.place)
-    summed = b.op(
+    return [o, l, _result(fr, Program((forms.place,), forms.place), [out], saved_type(a, forms), "summed")]
+
+
+def _result(fr: Frame, program: Program, operands: list[Value], t: TensorType, name: str) -> Value:
+    """A result of the function: per query, contiguous."""
+    axes = program.params[0].attrs[1]
+    return fr.b.op(
         "tile.token",
-        [out],
-        [saved_type(a, forms)],
-        names=["summed"],
-        program=place,
-        axes="bhid",
-        sizes=a.sizes,
+        operands,
+        [t],
+        names=[name],
+        program=program,
+        axes=axes,
+        sizes=fr.a.sizes,
         flat=False,
-    )
-    return [o, l, *summed]
+        layout="contiguous",
+    )[0]
 
 
 def saved_type(a: Attention, forms: Forms) -> TensorType:

@@ -69,9 +69,18 @@ def _token(fr: Frame, e: Expr, axes: str, t: TensorType, hint: str) -> Value:
     """The buffer (b, h, token[, feature]) of a per-token expression."""
     program = Program.of(e)
     operands = [fr.operands[n] for n in program.names]
-    return fr.b.op("tile.token", operands, [t], names=[hint], program=program, axes=axes, sizes=fr.a.sizes, flat=False)[
-        0
-    ]
+    layout = "rows" if axes.endswith("d") else None
+    return fr.b.op(
+        "tile.token",
+        operands,
+        [t],
+        names=[hint],
+        program=program,
+        axes=axes,
+        sizes=fr.a.sizes,
+        flat=False,
+        layout=layout,
+    )[0]
 
 
 def lower_library(a: Attention, forms: Forms, plain: Library, s: Schedule, name: str) -> Func:

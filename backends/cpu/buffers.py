@@ -116,7 +116,8 @@ class BufferEmitter:
         self._bind_sizes(sizes)
         if program.body.fn == "param" and program.params[0].attrs[1] == axes and self._plain(op, t):
             source = self.name(op.operands[0])
-            src.line(f"{out} = {source}.reshape({', '.join(self.dim(d) for d in t.shape)})")
+            view = f"{source}.reshape({', '.join(self.dim(d) for d in t.shape)})"
+            src.line(f"{out} = {self._laid_out(view, op.attrs.get('layout'))}")
             return
         compute = "float64" if t.dtype in ("f64", "i64") else "float32"
         body, used = self._expression(op, program, compute)
@@ -125,6 +126,11 @@ class BufferEmitter:
         b, h = (sizes[0], sizes[1]) if axes else ("1", "1")
         src.line(f"{out} = rt.finish_token({body}, ({b}, {h}, {n}), [{shape}], torch.{torch_name(t.dtype)})")
         self._delete(used)
+
+    @staticmethod
+    def _laid_out(view: str, layout: str | None) -> str:
+        """Source of a view of an argument in the layout that is promised of it."""
+        return {None: view, "rows": f"rt.rows({view})", "contiguous": f"{view}.contiguous()"}[layout]
 
     def _delete(self, names: list[str]) -> None:
         if names:

@@ -90,7 +90,8 @@ class Emitter(BufferEmitter):
         self.src.depth -= 1
 
     def _return(self, op: Op) -> None:
-        self.src.line(f"return {', '.join(self.name(v) for v in op.operands)}{',' if len(op.operands) == 1 else ''}")
+        results, args = ("".join(f"{self.name(v)}, " for v in values) for values in (op.operands, self.func.args))
+        self.src.line(f"return rt.apart(({results}), ({args}))")
 
     # --- work tiles ----------------------------------------------------------------------------------------
     def shape(self, axes: Axes) -> str:
@@ -265,8 +266,9 @@ class Emitter(BufferEmitter):
     def _diagonal_mask(self, op: Op) -> str | None:
         """Source of a remembered block, when the mask depends on i - j alone."""
         (source,) = [o for o in self.func.body.ops if o.name == "tile.classify"]
-        if source.operands or not toeplitz(source.attrs["mask"]):
-            return None
+        mask = source.attrs["mask"]
+        if source.operands or mask.body.axes & {"b", "h"} or not toeplitz(mask):
+            return None  # one block for all problems, remembered along the diagonal
         at = self.x.at
         dtype = torch_name(op.result.type.dtype)  # type: ignore[attr-defined]
         return (

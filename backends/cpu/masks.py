@@ -23,7 +23,7 @@ def tile_map(
     mask: Program, captures: tuple[torch.Tensor, ...], sizes: tuple[int, ...], rows: int, cols: int, heads: int
 ) -> TileMap:
     """The tile map of a mask; masks of indices alone are classified once per shape."""
-    heads = min(heads, sizes[0] * sizes[1])
+    heads = max(1, min(heads, sizes[0] * sizes[1]))
     if not captures:
         return _static_map(mask, sizes, rows, cols, heads)
     return TileMap.of(mask, captures, sizes, rows, cols, heads)
@@ -31,7 +31,10 @@ def tile_map(
 
 @lru_cache(maxsize=64)
 def toeplitz(mask: Program) -> bool:
-    """Whether a mask depends on i - j alone, so that one block serves all along a diagonal."""
+    """Whether a mask depends on i - j alone (and on b and h), so that one block serves all along a diagonal.
+
+    Only differences of integers count: i + 0.1 is rounded differently further down.
+    """
     shift: dict = {}  # how much a number grows when i and j both grow by one; None when that is not constant
     for e in postorder(mask.body):
         args = [shift[a] for a in e.args]
@@ -39,7 +42,9 @@ def toeplitz(mask: Program) -> bool:
             shift[e] = 0
         elif e.fn == "index":
             shift[e] = 1 if e.name in "ij" else 0
-        elif e.fn in ("add", "sub") and None not in args:
+        elif e.fn in ("row_key", "column_key"):
+            shift[e] = None
+        elif e.fn in ("add", "sub") and None not in args and (e.dtype == "i" or not any(args)):
             shift[e] = args[0] + args[1] if e.fn == "add" else args[0] - args[1]
         elif FUNCTIONS[e.fn].infix and FUNCTIONS[e.fn].result == "b" and None not in args:
             shift[e] = 0 if args[0] == args[1] else None

@@ -37,6 +37,27 @@ def finish_token(t, extents: tuple[int, int, int], shape: list[int], dtype: torc
     return t.expand(*extents, t.shape[3]).reshape(shape).to(dtype).contiguous()
 
 
+def rows(t: torch.Tensor) -> torch.Tensor:
+    """``t``, or a copy, with features next to each other and tokens at least that far apart."""
+    if t.stride(-1) == 1 and t.stride(-2) >= t.shape[-1]:
+        return t
+    return t.clone(memory_format=torch.contiguous_format)
+
+
+def apart(results: Sequence[torch.Tensor], args: Sequence[torch.Tensor]) -> tuple[torch.Tensor, ...]:
+    """Results as tensors of their own: none shares memory with another, with an argument, or with itself."""
+    taken = {t.untyped_storage().data_ptr() for t in args if t.numel()}
+    out = []
+    for t in results:
+        at = t.untyped_storage().data_ptr()
+        if t.numel() and (at in taken or any(s == 0 and n > 1 for s, n in zip(t.stride(), t.shape, strict=True))):
+            t = t.clone(memory_format=torch.contiguous_format)
+            at = t.untyped_storage().data_ptr()
+        taken.add(at)
+        out.append(t)
+    return tuple(out)
+
+
 def centre(x: torch.Tensor) -> torch.Tensor:
     """Mean over tokens of the finite entries of (b, h, token, feature); no gradient flows through it."""
     mean = x.detach().mean(2, keepdim=True)
