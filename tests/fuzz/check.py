@@ -1,0 +1,245 @@
+"""Runs a drawn attention everywhere it can run and compares it with the oracle: eager, interpreter, kernel."""
+
+from __future__ import annotations
+
+from collections import Counter
+from dataclasses import dataclass
+
+import torch
+
+import aatc
+from aatc.ir.interpreter import Interpreter
+from tests.compiler.harness import build
+from tests.fuzz import oracle
+from tests.fuzz.build import parts
+from tests.fuzz.strategies import Case
+from tests.fuzz.tensors import laid_out, make
+
+#: What is counted over all draws of a run, for the statistics of a long one.
+COUNTS: Counter[str] = Counter()
+
+#: relative to the largest entry: what is always allowed, and the unit of rounding
+UNITS = {
+    torch.float64: (1e-10, 2.0**-52),
+    torch.float32: (2e-5, 2.0**-23),
+    torch.bfloat16: (2.0**-7, 2.0**-7),
+    torch.float16: (2.0**-10, 2.0**-10),
+}
+SLACK = 4.0
+
+
+class Wrong(AssertionError):
+    """A number that is not right. ``where``: engine and result."""
+
+
+@dataclass
+class Truth:
+    """Results of the oracle: o, lse, gradients by name, and how large what was added up was."""
+
+    o: torch.Tensor
+    lse: torch.Tensor
+    grads: dict[str, torch.Tensor]
+    scale: dict[str, float]
+
+
+def _leaves(case: Case, dtype: torch.dtype | None = None, nudge: bool = False) -> dict[str, torch.Tensor]:
+    """The case's tensors; floating ones in ``dtype``, or as they are drawn; ``nudge`` moves each by about one unit
+    in the last place of float64, equal numbers equally."""
+    made = make(case.leaves, case.seed_of_tensors, case.domain, case.ties)
+    out = {}
+    for name, t in made.items():
+        if t.is_floating_point():
+            if dtype is not None:
+                t = t.to(dtype)
+            if nudge:
+                odd = (t * 1e4 * 1.2345).frac().abs() > 0.5
+                t = torch.where(odd, t * (1 + 2.0**-52), t)
+            t = t.detach()
+            t.requires_grad_(case.leaves[name].grad)
+        out[name] = t
+    if "object" in case.tags:
+        out["k"] = out["q"]
+    return out
+
+
+def wanted(case: Case, x: dict[str, torch.Tensor]) -> list[str]:
+    names = [n for n, t in x.items() if t.requires_grad]
+    return [n for n in names if not (n == "k" and "object" in case.tags)]
+
+
+def _probes(case: Case) -> tuple[torch.Tensor, torch.Tensor | None]:
+    b, h, n, _ = case.sizes
+    g = torch.Generator().manual_seed(case.seed_of_tensors + 5)
+    o = laid_out(torch.randn(b, h, n, case.dv, generator=g, dtype=torch.float64).to(case.torch_dtype), case.grad_layout)
+    lse = torch.randn(b, h, n, generator=g, dtype=torch.float64) if case.grad_lse else None
+    return o, lse
+
+
+def _pull(case: Case, o, lse, x, names) -> dict[str, torch.Tensor]:
+    """Gradients by name of the probes' functional; zeros where nothing flows."""
+    if not names:
+        return {}
+    po, pl = _probes(case)
+    outs, probes = [], []
+    if o.requires_grad:
+        outs.append(o)
+        probes.append(po.to(o.dtype) if po.dtype != o.dtype else po)
+    if pl is not None and lse.requires_grad:
+        outs.append(lse)
+        probes.append(pl.to(lse.dtype).masked_fill(torch.isinf(lse), 0.0))
+    if not outs:
+        return {n: torch.zeros_like(x[n]) for n in names}
+    got = torch.autograd.grad(outs, [x[n] for n in names], probes, allow_unused=True, retain_graph=True)
+    return {n: torch.zeros_like(x[n]) if g is None else g for n, g in zip(names, got)}
+
+
+def truth(case: Case, dtype: torch.dtype, nudge: bool = False, sizes: bool = False) -> Truth:
+    x = _leaves(case, dtype, nudge)
+    names = wanted(case, x)
+    o, lse, s, p, carried = oracle.attention(case, x, dtype)
+    scale: dict[str, float] = {}
+    if sizes and names:
+        # how large the summands of a gradient are, which may cancel: those of scores, with signs drawn at random
+        po, pl = _probes(case)
+        dw = (po.to(dtype).unsqueeze(3) * carried.detach()).sum(-1)
+        dw = torch.where(p > 0, dw, 0.0)
+        size = p.detach() * (dw.abs() + (p * dw).abs().sum(-1, keepdim=True))
+        if pl is not None:
+            size = size + p.detach() * pl.to(dtype).abs().unsqueeze(-1)
+        g = torch.Generator().manual_seed(3)
+        sign = torch.randint(0, 2, size.shape, generator=g) * 2.0 - 1
+        if s.requires_grad:
+            cot = torch.where(torch.isfinite(s), size * sign, 0.0)
+            got = torch.autograd.grad(s, [x[n] for n in names], cot.to(dtype), retain_graph=True, allow_unused=True)
+            scale = {n: _largest(g) for n, g in zip(names, got) if g is not None}
+    grads = _pull(case, o, lse, x, names)
+    return Truth(o.detach(), lse.detach(), grads, scale)
+
+
+def _largest(t: torch.Tensor) -> float:
+    t = t.detach().double()
+    t = t[torch.isfinite(t)]
+    return float(t.abs().max()) if t.numel() else 0.0
+
+
+def _distance(a: torch.Tensor, b: torch.Tensor) -> float:
+    a, b = a.detach().double(), b.detach().double()
+    both = torch.isfinite(a) & torch.isfinite(b)
+    return _largest(torch.where(both, a - b, 0.0))
+
+
+class Judge:
+    """Holds the truth of a case and says whether what an engine gives is within its tolerance."""
+
+    def __init__(self, case: Case):
+        self.case = case
+        self.low = case.torch_dtype
+        self.compute = torch.float64 if self.low == torch.float64 else torch.float32
+        self.want = truth(case, torch.float64, sizes=True)
+        double = self.low == torch.float64
+        self.slack = 64.0 if double else SLACK
+        plain = truth(case, torch.float64, nudge=True) if double else truth(case, torch.float32)
+        with oracle.Rounding(2.0**-52 if double else 2.0**-23):
+            self.rough = [plain, truth(case, self.compute)]
+
+    def tolerance(self, want: torch.Tensor, rough: list[torch.Tensor], dtype: torch.dtype, size: float = 0.0) -> float:
+        """Absolute: the allowed part of the largest entry, or what the untouched formula loses, or what summands of
+        that size lose by rounding."""
+        allowed, unit = (max(x) for x in zip(UNITS[dtype], UNITS[self.compute]))
+        compute_unit = UNITS[self.compute][1]
+        return max(
+            allowed * _largest(want),
+            *(self.slack * _distance(r if dtype == torch.float64 else r.to(dtype), want) for r in rough),
+            16 * compute_unit * size,
+            16 * unit * 1e-30,
+        )
+
+    def compare(self, where: str, got: torch.Tensor, want, rough, size: float = 0.0, unit=None) -> None:
+        if tuple(got.shape) != tuple(want.shape):
+            raise Wrong(f"{where}: shape {tuple(got.shape)}, want {tuple(want.shape)}")
+        got = got.detach()
+        finite, want_finite = torch.isfinite(got), torch.isfinite(want)
+        if got.dtype in (torch.float16, torch.float32, torch.bfloat16):  # what leaves the range of the dtype may be inf
+            either = ~torch.isfinite(rough[0].to(got.dtype)) & torch.isfinite(want)
+            finite, want_finite = finite | either, want_finite | either
+        if not torch.equal(finite, want_finite):
+            bad = (finite != want_finite).nonzero()[0].tolist()
+            raise Wrong(f"{where}: {float(got[tuple(bad)])} at {bad}, want {float(want[tuple(bad)])}")
+        tolerance = self.tolerance(want, rough, unit or got.dtype, size)
+        error = _distance(got, want)
+        COUNTS["compared"] += 1
+        if error > tolerance:
+            raise Wrong(
+                f"{where}: off by {error:.2e}, allowed {tolerance:.2e}, largest {_largest(want):.2e}, "
+                f"untouched formula {_distance(rough[0], want):.2e}"
+            )
+
+    def results(self, engine: str, o, lse) -> None:
+        if o.dtype != self.low or lse.dtype != self.compute:
+            raise Wrong(f"{engine}: o is {o.dtype}, lse {lse.dtype}")
+        self.compare(f"{engine} o", o, self.want.o, [r.o for r in self.rough])
+        self.compare(f"{engine} lse", lse, self.want.lse, [r.lse for r in self.rough], 1.0)
+
+    def gradients(self, engine: str, x, got: dict[str, torch.Tensor]) -> None:
+        for n, g in got.items():
+            if g.dtype != x[n].dtype:
+                raise Wrong(f"{engine} grad {n}: {g.dtype} for {x[n].dtype}")
+            want, rough = self.want.grads[n], [r.grads[n] for r in self.rough]
+            if n in ("fq", "fk"):  # along rotations only: frames are taken to be orthogonal
+                frame = x[n].detach().double()
+                g, want, *rough = (_tangent(frame, y) for y in (g, want, *rough))
+                g = g.to(x[n].dtype)
+            # every gradient goes through o and grad_o, which are held in the dtype of q
+            coarser = max(g.dtype, self.low, key=lambda t: UNITS[t][1])
+            self.compare(f"{engine} grad {n}", g, want, rough, self.want.scale.get(n, 0.0), coarser)
+
+
+def _tangent(frame, gradient):
+    t = frame.mT @ gradient.detach().double()
+    return t - t.mT
+
+
+def check_attention(case: Case, stages: bool = True) -> None:
+    """Eager, kernel and, with ``stages``, the interpreter of every level. Raises Wrong, or what aatc raised."""
+    judge = Judge(case)
+    x = _leaves(case)
+    names = wanted(case, x)
+    built = build(x["q"], x["k"], x["v"], tiles=case.tiles, library=case.library, **parts(case, x))
+    COUNTS["draws"] += 1
+    o, lse = built.eager
+    judge.results("eager", o, lse)
+    judge.gradients("eager", x, _pull(case, o, lse, x, names))
+    o, lse = built.run()
+    judge.results("kernel", o, lse)
+    judge.gradients("kernel", x, _pull(case, o, lse, x, names))
+    notes = " ".join(n for r in built.result.reports for n in r.notes) if hasattr(built.result, "reports") else ""
+    COUNTS["reference formula"] += "reference formula" in notes
+    if not stages:
+        return
+    operands = [t.detach() for t in built.operands]
+    for name, module in built.result.stages.items():
+        o, lse = Interpreter(module).call("main", operands)
+        judge.results(f"interpreter after {name}", o, lse)
+
+
+def check_compiled(case: Case, dynamic: bool = False) -> None:
+    """The same through `aatc.compile`, without any fallback."""
+    judge = Judge(case)
+    x = _leaves(case)
+    names = wanted(case, x)
+
+    def model(q, k, v, *rest):
+        y = {**x, "q": q, "k": k, "v": v, **dict(zip(others, rest))}
+        return aatc.attend(q, k, v, return_lse=True, **parts(case, y))
+
+    others = [n for n in x if n not in ("q", "k", "v")]
+    compiled = aatc.compile(model, dynamic=dynamic, fallback=False)
+    o, lse = compiled(x["q"], x["k"], x["v"], *(x[n] for n in others))
+    judge.results("compiled", o, lse)
+    judge.gradients("compiled", x, _pull(case, o, lse, x, names))
+
+
+def described(case: Case) -> str:
+    """The case as text, one part a line."""
+    lines = [f"{k} = {v!r}" for k, v in vars(case).items() if k != "leaves"]
+    return "\n".join(lines + [f"leaf {n}: {x}" for n, x in case.leaves.items()])

@@ -1,0 +1,489 @@
+"""What an attention means, written apart from aatc: broadcast (B, H, N, M, feature) tensors and torch's autograd.
+
+Imports nothing of aatc. A drawn attention (`strategies.Case`) is plain data; `attention` evaluates it by the formulas
+of the manual on whatever dtype it is given: float64 for the truth, float32 for what the untouched formula loses.
+"""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import torch
+
+Tree = tuple[Any, ...]
+AXES = "bhij"
+
+
+def positive_root(x):
+    """sqrt(max(x, 0)), with derivative 0 where x <= 0."""
+    return torch.where(x > 0, x, 1.0).sqrt() * (x > 0)
+
+
+def acosh(x):
+    return torch.where(x > 1, torch.where(x > 1, x, 2.0).acosh(), 0.0)
+
+
+def acos(x):
+    inside = (x > -1) & (x < 1)
+    return torch.where(inside, torch.where(inside, x, 0.0).acos(), torch.where(x >= 1, 0.0, math.pi))
+
+
+def asin_root(x):
+    inside = (x > 0) & (x < 1)
+    return torch.where(inside, torch.where(inside, x, 0.5).sqrt().asin(), torch.where(x >= 1, math.pi / 2, 0.0))
+
+
+def halves(x, style):
+    return x.chunk(2, -1) if style == "half" else (x[..., 0::2], x[..., 1::2])
+
+
+def rotated(x, theta, style):
+    a, b = halves(x, style)
+    c, s = theta.cos(), theta.sin()
+    turned = (a * c - b * s, a * s + b * c)
+    return torch.cat(turned, -1) if style == "half" else torch.stack(turned, -1).flatten(-2)
+
+
+class Rounding:
+    """While it is entered, every product in a contraction is off by up to a unit in the last place: what another order
+    of summation, or a fused multiplication, would make of the same formula."""
+
+    unit: float = 0.0
+    draws: torch.Generator | None = None
+
+    def __init__(self, unit: float):
+        self.new = unit
+
+    def __enter__(self):
+        Rounding.unit, Rounding.draws = self.new, torch.Generator().manual_seed(11)
+
+    def __exit__(self, *_):
+        Rounding.unit = 0.0
+
+
+def rounded(x):
+    if not Rounding.unit:
+        return x
+    noise = torch.rand(x.shape, generator=Rounding.draws, dtype=x.dtype) * 2 - 1
+    return x * (1 + Rounding.unit * noise)
+
+
+def minkowski(x, y):
+    own = torch.ones(x.shape[-1], dtype=x.dtype)
+    own[0] = -1
+    return (rounded(x * y) * own).sum(-1, keepdim=True)
+
+
+def norm(x):
+    return positive_root(rounded(x * x).sum(-1, keepdim=True))
+
+
+def dot(x, y):
+    return rounded(x * y).sum(-1, keepdim=True)
+
+
+# --- random numbers of dropout: the 32-bit mixing that the manual describes, in Python integers -----------------
+_MASK = 0xFFFFFFFF
+
+
+def _mix(x: int) -> int:
+    x ^= x >> 16
+    x = (x * 0x7FEB352D) & _MASK
+    x ^= x >> 15
+    x = (x * 0x846CA68B) & _MASK
+    return x ^ (x >> 16)
+
+
+def uniform(seed: int, sizes: tuple[int, int, int, int]) -> torch.Tensor:
+    """A number in [0, 1) per (b, h, i, j)."""
+    b, h, n, m = sizes
+    seed &= (1 << 64) - 1
+    start = _mix((seed & _MASK) ^ _mix(seed >> 32))
+    columns = [_mix((j * 0x27D4EB2F + 0x165667B1) & _MASK) for j in range(m)]
+    out = []
+    for bi in range(b):
+        kb = _mix((start + bi * 0x9E3779B1) & _MASK)
+        for hi in range(h):
+            kh = _mix((kb + hi * 0x85EBCA77) & _MASK)
+            for i in range(n):
+                row = _mix((kh + i * 0xC2B2AE3D) & _MASK)
+                out.append([(_mix(row ^ c) >> 8) * 2.0**-24 for c in columns])
+    return torch.tensor(out, dtype=torch.float64).reshape(b, h, n, m)
+
+
+class Formula:
+    """Evaluates the trees of one attention. ``x``: its tensors by name; numbers are computed in ``dtype``."""
+
+    def __init__(self, case, x: dict[str, torch.Tensor], dtype: torch.dtype):
+        self.case, self.x, self.dtype = case, x, dtype
+        self.sizes = case.sizes
+        self.done: dict[Tree, torch.Tensor] = {}
+        self.vectors: dict[str, torch.Tensor] = {}
+
+    def placed(self, name: str, axes: str) -> torch.Tensor:
+        """A captured tensor with the layout (B, H, N, M, feature...); size 1 where it does not vary."""
+        t = self.x[name]
+        lead = [c for c in axes if c in AXES]
+        shape = [t.shape[lead.index(c)] if c in lead else 1 for c in AXES]
+        t = t.reshape(*shape, *(t.shape[len(lead) :] or (1,)))
+        return t.to(self.dtype) if t.is_floating_point() else t
+
+    def index(self, axis: str) -> torch.Tensor:
+        shape = [1] * 5
+        at = AXES.index(axis)
+        shape[at] = self.sizes[at]
+        return torch.arange(self.sizes[at]).reshape(shape)
+
+    def heads(self, name: str, axis: str) -> torch.Tensor:
+        """q, k or v as (B, H, N, 1, D) or (B, H, 1, M, D)."""
+        t = self.x[name].to(self.dtype)
+        if t.shape[1] != self.sizes[1]:
+            t = t.repeat_interleave(self.sizes[1] // t.shape[1], 1)
+        return t.unsqueeze(3) if axis == "i" else t.unsqueeze(2)
+
+    def number(self, x: torch.Tensor) -> torch.Tensor:
+        return x if x.is_floating_point() else x.to(self.dtype)
+
+    def value(self, tree: Tree) -> torch.Tensor:
+        if tree not in self.done:
+            self.done[tree] = self._value(tree)
+        return self.done[tree]
+
+    def _value(self, tree: Tree) -> torch.Tensor:
+        word, *rest = tree
+        if word == "const":
+            kind = torch.bool if isinstance(rest[0], bool) else torch.int64 if isinstance(rest[0], int) else self.dtype
+            return torch.tensor(rest[0], dtype=kind).reshape(1, 1, 1, 1, 1)
+        if word in ("q", "k", "v"):
+            return self.vectors[word]
+        if word == "cap":
+            return self.placed(*rest)
+        if word == "index":
+            return self.index(rest[0])
+        if word == "lookup":
+            return self._lookup(rest[0], rest[1], [self.value(p) for p in rest[2:]])
+        if word == "uniform":
+            return uniform(int(self.x[rest[0]]), self.sizes).to(self.dtype).unsqueeze(-1)
+        if word == "item":
+            return self.value(rest[0])[..., rest[1]].unsqueeze(-1)
+        if word == "pow":
+            return self.number(self.value(rest[0])) ** rest[1]
+        if word == "rotate":
+            return rotated(self.value(rest[0]), self.value(rest[1]), rest[2])
+        if word == "embed":
+            s, like = torch.broadcast_tensors(self.value(rest[0]), self.value(rest[1]))
+            unit = torch.zeros(like.shape[-1], dtype=self.dtype)
+            unit[rest[2]] = 1.0
+            return s * unit
+        args = [self.value(a) for a in rest]
+        if word in _EXACT and not any(a.is_floating_point() for a in args if a.dtype != torch.bool):
+            return _WORDS[word](*args)
+        return _WORDS[word](*(a if a.dtype == torch.bool else self.number(a) for a in args))
+
+    def _lookup(self, name: str, axes: str, positions: list[torch.Tensor]) -> torch.Tensor:
+        table = self.x[name]
+        at = [self.index(c) for c in axes if c in AXES]
+        for p in positions:
+            p = p.round() if p.is_floating_point() else p
+            at.append(p.long().clamp(0, table.shape[len(at)] - 1))
+        return table[tuple(at)].to(self.dtype)
+
+
+def _matvec(m, x):
+    return (m * x.unsqueeze(-2)).sum(-1)
+
+
+def _append(x, s):
+    shape = torch.broadcast_shapes(x.shape[:-1], s.shape[:-1])
+    return torch.cat([x.expand(*shape, x.shape[-1]), s.expand(*shape, 1)], -1)
+
+
+_EXACT = frozenset(
+    [
+        "add",
+        "sub",
+        "mul",
+        "neg",
+        "abs",
+        "square",
+        "sign",
+        "floor",
+        "lt",
+        "le",
+        "gt",
+        "ge",
+        "eq",
+        "ne",
+        "and",
+        "or",
+        "not",
+        "maximum",
+        "minimum",
+        "where",
+    ]
+)
+_WORDS = {
+    "add": lambda x, y: x + y,
+    "sub": lambda x, y: x - y,
+    "mul": lambda x, y: x * y,
+    "div": lambda x, y: x / y,
+    "neg": lambda x: -x,
+    "abs": lambda x: x.abs(),
+    "square": lambda x: x * x,
+    "step": lambda x: (x > 0).to(x.dtype),
+    "sign": lambda x: torch.sign(x.detach()),
+    "sqrt": positive_root,
+    "rsqrt": lambda x: 1 / x.sqrt(),
+    "reciprocal": lambda x: 1 / x,
+    "exp": torch.exp,
+    "exp2": lambda x: torch.pow(2.0, x),
+    "log": torch.log,
+    "log2": torch.log2,
+    "log1p": torch.log1p,
+    "sin": torch.sin,
+    "cos": torch.cos,
+    "tanh": torch.tanh,
+    "sigmoid": torch.sigmoid,
+    "softplus": lambda x: torch.logaddexp(x, torch.zeros_like(x)),
+    "relu": lambda x: torch.where(x > 0, x, 0.0),
+    "floor": lambda x: x.detach().floor() if x.is_floating_point() else x,
+    "acosh": acosh,
+    "expacosh": lambda x: (-acosh(x)).exp(),
+    "asinsqrt": asin_root,
+    "acos": acos,
+    "maximum": lambda x, y: torch.where(x >= y, x, y),
+    "minimum": lambda x, y: torch.where(x <= y, x, y),
+    "where": lambda c, x, y: torch.where(c, x, y),
+    "lt": lambda x, y: x < y,
+    "le": lambda x, y: x <= y,
+    "gt": lambda x, y: x > y,
+    "ge": lambda x, y: x >= y,
+    "eq": lambda x, y: x == y,
+    "ne": lambda x, y: x != y,
+    "and": lambda x, y: x & y,
+    "or": lambda x, y: x | y,
+    "not": lambda x: ~x,
+    "dot": dot,
+    "sum": lambda x: rounded(x).sum(-1, keepdim=True),
+    "eta": lambda x: torch.cat([-x[..., :1], x[..., 1:]], -1),
+    "matvec": _matvec,
+    "tmatvec": lambda m, x: _matvec(m.mT, x),
+    "turn": _matvec,
+    "unturn": lambda m, x: _matvec(m.mT, x),
+    "outer": lambda x, y: x.unsqueeze(-1) * y.unsqueeze(-2),
+    "append": _append,
+    "init": lambda x: x[..., :-1],
+    "norm": norm,
+    "mod": lambda x, y: x - y * (x / y).detach().floor() if x.is_floating_point() else x % y,
+    "floordiv": lambda x, y: (x / y).detach().floor() if x.is_floating_point() else x // y,
+}
+
+
+# --- the built-in metrics ---------------------------------------------------------------------------------------
+def _per_head(f: Formula, value: Any) -> Any:
+    """A number, or a captured one: () or (H,)."""
+    if not isinstance(value, str):
+        return value
+    t = f.x[value].to(f.dtype)
+    return t.reshape(()) if t.numel() == 1 else t.reshape(1, -1, 1, 1, 1)
+
+
+def _mahalanobis(f, q, k, form):
+    d, m = q - k, f.x["m"].to(f.dtype)
+    own = 1 if form == "diagonal" else 2
+    m = m.reshape(1, -1, 1, 1, *m.shape[m.dim() - own :])
+    if form == "diagonal":
+        return -(m * d * d).sum(-1, keepdim=True)
+    if form == "matrix":
+        return -dot(d, _matvec(m, d))
+    image = _matvec(m.mT, d)
+    return -dot(image, image)
+
+
+def _lorentz(q, k, lift, c=1.0):
+    if not lift:
+        return minkowski(q, k)
+    tq, tk = ((1 / c + dot(x, x)).sqrt() for x in (q, k))
+    return dot(q, k) - tq * tk
+
+
+def _unit(x, eps):
+    return x / norm(x).clamp(min=eps)
+
+
+def _metric(f: Formula, q, k):
+    name, *options = f.case.metric
+    if name == "user":
+        f.vectors = {"q": q, "k": k}
+        return f.number(f.value(options[0]))
+    if name == "dot":
+        return dot(q, k)
+    if name == "euclidean":
+        square = dot(q - k, q - k)
+        return -square if options[0] else -positive_root(square)
+    if name == "mahalanobis":
+        return _mahalanobis(f, q, k, options[0])
+    if name == "lorentz-inner":
+        return 2 + 2 * _lorentz(q, k, options[0])
+    if name == "cosine":
+        return dot(_unit(q, 1e-12), _unit(k, 1e-12))
+    beta = _per_head(f, options[0])
+    if name == "lorentz":
+        _, squared, c, lift = options
+        distance = acosh(-c * _lorentz(q, k, lift, c)) / math.sqrt(c)
+        return -beta * (distance * distance if squared else distance)
+    if name == "poincare":
+        ratio = dot(q - k, q - k) / ((1 - dot(q, q)) * (1 - dot(k, k)))
+        distance = acosh(1 + 2 * ratio)
+        return -beta * (distance * distance if options[1] else distance)
+    if name == "sphere":
+        return -beta * acos(dot(_unit(q, 1e-12), _unit(k, 1e-12)))
+    assert name == "fisher-rao"
+    chord = positive_root(q) - positive_root(k)
+    return -4 * beta * asin_root(0.25 * dot(chord, chord))
+
+
+ROOT_SCALE = ("dot", "euclidean", "mahalanobis", "lorentz-inner")
+
+
+# --- connections ------------------------------------------------------------------------------------------------
+def _angles(f: Formula, positions: torch.Tensor, axis: str, base: float) -> torch.Tensor:
+    """Angles laid out (B, H, N, M, pairs) from positions (T,), (T, A) or (B, T, A)."""
+    p = positions.to(f.dtype)
+    p = p.unsqueeze(-1) if p.dim() == 1 else p
+    share = f.case.d // 2 // p.shape[-1]
+    steps = torch.arange(share, dtype=f.dtype)
+    theta = (p.unsqueeze(-1) * base ** (-steps / share)).flatten(-2)
+    theta = theta if theta.dim() == 3 else theta.unsqueeze(0)
+    return theta.unsqueeze(1).unsqueeze(3) if axis == "i" else theta.unsqueeze(1).unsqueeze(2)
+
+
+def _frame(f: Formula, name: str, axis: str) -> torch.Tensor:
+    t = f.x[name].to(f.dtype)
+    t = t.unsqueeze(1) if t.dim() == 4 else t
+    t = t.reshape(*(1,) * (5 - t.dim()), *t.shape)  # (B, H, T, D, D)
+    return t.unsqueeze(3) if axis == "i" else t.unsqueeze(2)
+
+
+def _carried(f: Formula, q, k, v):
+    """Key and value as they arrive at the query."""
+    if f.case.connection is None:
+        return k, v
+    name, *options = f.case.connection
+    if name == "rotary":
+        qp, kp, base, style, values = options
+        _b, _h, n, m = f.sizes
+        tq = _angles(f, torch.arange(n) if qp is None else f.x[qp], "i", base)
+        tk = _angles(f, torch.arange(m) if qp is None else f.x[kp or qp], "j", base)
+
+        def carry(x):
+            return rotated(rotated(x, tk, style), -tq, style)
+
+        return carry(k), carry(v) if values else v
+    if name == "frames":
+        fq, fk, values = _frame(f, options[0], "i"), _frame(f, options[1], "j"), options[2]
+
+        def carry(x):
+            return _matvec(fq.mT, _matvec(fk, x))
+
+        return carry(k), carry(v) if values else v
+    if name == "sphere":
+        floor = 4 * torch.finfo(f.case.torch_dtype).eps
+        angle = 1 + dot(q, k)
+        return k, v - dot(q, v) / torch.where(angle >= floor, angle, floor) * (q + k)
+    assert name == "hyperboloid"
+    return k, v + minkowski(q, v) / (1 - minkowski(q, k)) * (q + k)
+
+
+# --- masks and biases ---------------------------------------------------------------------------------------------
+def _pair(f: Formula, name: str) -> torch.Tensor:
+    """A tensor (M,), (N, M), (H, N, M) or (B, H, N, M), any dimension 1, as (B, H, N, M, 1)."""
+    t = f.x[name]
+    return t.reshape(*(1,) * (4 - t.dim()), *t.shape, 1)
+
+
+def _mask(f: Formula, mask: Tree) -> torch.Tensor:
+    word, *rest = mask
+    i, j = f.index("i"), f.index("j")
+    if word == "causal":
+        return j <= i + rest[0]
+    if word == "window":
+        return (i - j).abs() < rest[0]
+    if word == "documents":
+        q, k = (f.x[n].reshape(-1, f.x[n].shape[-1]) for n in rest)
+        return q[:, None, :, None, None] == k[:, None, None, :, None]
+    if word == "padding":
+        t = f.x[rest[0]]
+        return t.reshape(-1, 1, 1, t.shape[-1], 1) if t.dim() == 2 else t.reshape(1, 1, 1, -1, 1)
+    if word == "dense":
+        return _pair(f, rest[0])
+    if word == "predicate":
+        return f.value(rest[0])
+    if word == "not":
+        return ~_mask(f, rest[0])
+    left, right = (_mask(f, m) for m in rest)
+    return left & right if word == "and" else left | right
+
+
+def _bias(f: Formula, bias: Tree):
+    word, *rest = bias
+    i, j = f.index("i"), f.index("j")
+    if word == "alibi":
+        return -_per_head(f, rest[0]) * (i - j).abs()
+    if word == "alibi-heads":
+        h = rest[0]
+        power = 2 ** math.floor(math.log2(h))
+        slopes = [2.0 ** (-8 * x / power) for x in range(1, power + 1)]
+        slopes += [2.0 ** (-8 * x / (2 * power)) for x in range(1, 2 * (h - power), 2)]
+        return -torch.tensor(slopes, dtype=torch.float32).to(f.dtype).reshape(1, -1, 1, 1, 1) * (i - j).abs()
+    if word == "table":
+        table = f.x[rest[0]].to(f.dtype)
+        reach = table.shape[-1] // 2
+        at = (j - i + reach).clamp(0, 2 * reach)[0, 0, :, :, 0]
+        found = table[..., at]
+        return found.reshape(1, -1, *at.shape, 1)
+    if word == "dense":
+        return _pair(f, rest[0]).to(f.dtype)
+    return _bias(f, rest[0]) + _bias(f, rest[1])
+
+
+def scores(case, x: dict[str, torch.Tensor], dtype: torch.dtype):
+    """(scores (B, H, N, M), mask (B, H, N, M) or None, carried values (B, H, N, M, Dv))."""
+    f = Formula(case, x, dtype)
+    q, k, v = f.heads("q", "i"), f.heads("k", "j"), f.heads("v", "j")
+    if case.metric[0] == "fisher-rao" and case.metric[2]:
+        own = (
+            dtype if dtype == torch.float64 else case.torch_dtype
+        )  # torch's softmax keeps the dtype of what it is given
+        q, k = (x.to(own).softmax(-1).to(dtype) for x in (q, k))
+    carried_k, carried_v = _carried(f, q, k, v)
+    s = _metric(f, q, carried_k)
+    scale = case.scale
+    if scale is None:
+        scale = case.d**-0.5 if case.metric[0] in ROOT_SCALE else 1.0
+    s = _per_head(f, scale) * s
+    if case.bias is not None:
+        s = s + _bias(f, case.bias)
+    keep = None if case.mask is None else _mask(f, case.mask).expand(*f.sizes, 1)[..., 0]
+    if case.dropout:
+        u = uniform(int(x["seed"]) if isinstance(case.seed, str) else case.seed, f.sizes).unsqueeze(-1)
+        carried_v = torch.where(u >= case.dropout, carried_v / (1 - case.dropout), 0.0)
+    return s.expand(*f.sizes, 1)[..., 0], keep, carried_v.expand(*f.sizes, carried_v.shape[-1])
+
+
+def attention(case, x: dict[str, torch.Tensor], dtype: torch.dtype):
+    """Output (B, H, N, Dv), log-sum-exp (B, H, N), and scores, weights and carried values for conditioning."""
+    s, keep, carried = scores(case, x, dtype)
+    if keep is not None:
+        s = torch.where(keep, s, float("-inf"))
+    top = s.detach().amax(-1, keepdim=True) if s.shape[-1] else s.new_full((*s.shape[:-1], 1), float("-inf"))
+    open_row = top > float("-inf")
+    e = torch.where(open_row, s - torch.where(open_row, top, 0.0), float("-inf")).exp()
+    total = e.sum(-1, keepdim=True)
+    some = torch.where(open_row, total, 1.0)
+    p = e / some
+    lse = torch.where(open_row, some.log() + torch.where(open_row, top, 0.0), float("-inf"))[..., 0]
+    if keep is not None:  # a weight of 0 carries nothing, not even what is not finite
+        carried = torch.where(keep.unsqueeze(-1), carried, 0.0)
+    return (p.unsqueeze(-1) * carried).sum(3), lse, s, p, carried

@@ -1,0 +1,81 @@
+"""Draws many attentions, collects what fails instead of stopping, and prints it: ``python -m tests.fuzz.survey``.
+
+    python -m tests.fuzz.survey --start 0 --count 5000 --out findings.txt --off fill-inf,empty
+
+Seeds are numbers: ``--start 17 --count 1`` draws the same attention again.
+"""
+
+from __future__ import annotations
+
+import argparse
+import random
+import re
+import time
+import traceback
+from collections import Counter
+
+import torch
+
+from tests.fuzz.check import COUNTS, Wrong, check_attention, described
+from tests.fuzz.smaller import smaller
+from tests.fuzz.strategies import OFF, Case, draw_case
+
+
+def kind_of(error: BaseException) -> str:
+    """A short name of a failure, by which they are counted."""
+    if isinstance(error, Wrong):
+        return f"wrong: {re.sub(r'[0-9]+$', '', str(error).split(':')[0])}"
+    frames = [f for f in traceback.extract_tb(error.__traceback__) if "site-packages" not in f.filename]
+    last = frames[-1]
+    place = "a kernel" if last.filename.startswith("<") else f"{last.filename.rsplit('/', 1)[-1]}:{last.lineno}"
+    return re.sub(r"[0-9]+", "#", f"{type(error).__name__} at {place}: {str(error)[:70]}")
+
+
+def failure(case: Case, stages: bool) -> str | None:
+    try:
+        torch.manual_seed(0)
+        check_attention(case, stages=stages)
+    except Exception as error:
+        return kind_of(error)
+    return None
+
+
+def main() -> None:
+    p = argparse.ArgumentParser()
+    p.add_argument("--start", type=int, default=0)
+    p.add_argument("--count", type=int, default=100)
+    p.add_argument("--out")
+    p.add_argument("--off", default=",".join(sorted(OFF)))
+    p.add_argument("--dtypes", default="float64,float32,bfloat16,float16")
+    p.add_argument("--no-stages", action="store_true")
+    p.add_argument("--smaller", type=int, default=0, help="so many of each kind are made smaller")
+    p.add_argument("--verbose", action="store_true")
+    a = p.parse_args()
+    torch.set_num_threads(1)
+    found: Counter[str] = Counter()
+    first: dict[str, list[int]] = {}
+    began = time.time()
+    for seed in range(a.start, a.start + a.count):
+        case = draw_case(random.Random(seed), frozenset(a.off.split(",")), tuple(a.dtypes.split(",")))
+        try:
+            torch.manual_seed(0)
+            check_attention(case, stages=not a.no_stages)
+        except Exception as error:
+            kind = kind_of(error)
+            found[kind] += 1
+            if a.smaller and found[kind] <= a.smaller:
+                case = smaller(case, lambda c, kind=kind: failure(c, not a.no_stages) == kind)
+            first.setdefault(kind, []).append(seed)
+            text = f"--- seed {seed}: {kind}\n{error}\n{described(case)}\n"
+            if a.verbose:
+                print(text, "".join(traceback.format_exception(error)))
+            if a.out:
+                with open(a.out, "a") as f:
+                    f.write(text + "\n")
+    print(f"{a.count} draws in {time.time() - began:.0f} s, {sum(found.values())} failed; {dict(COUNTS)}")
+    for kind, n in found.most_common():
+        print(f"{n:5d}  {kind}  seeds {first[kind][:6]}")
+
+
+if __name__ == "__main__":
+    main()
