@@ -46,8 +46,10 @@ def attend(
     alone; without a seed, one is drawn from torch's generator.
 
     Returns o (B, H, N, Dv), and with ``return_lse`` the log-sum-exp of the scores (B, H, N), float32, or
-    float64 for float64. A query without any admitted key has o = 0 and lse = -inf. Differentiable once, in
-    q, k, v and every floating tensor in the parts. Raises ShapeError, CaptureError, ScoreError.
+    float64 for float64. A query without any admitted key has o = 0 and lse = -inf. Differentiable in q, k, v
+    and every floating tensor in the parts, in reverse and forward mode, as often as one likes; derivatives
+    beyond the first, and those of `torch.func`, keep several (B, H, N, M) tensors. Raises ShapeError,
+    CaptureError, ScoreError.
     """
     if not isinstance(metric, Metric):
         raise ScoreError(
@@ -135,12 +137,14 @@ def _spec_of(key: Key) -> str:
         carried_v = mul(call("where", keep, const(1 / (1 - p)), const(0.0)), carried_v)
 
     order = [q, k, v, *(p for group in captured for p in group)]
-    attrs: dict[str, Any] = {
-        "names": tuple(names), "score": Program.of(score, order), "carry": Program.of(carried_v, order),
-    }  # fmt: skip
+    programs = {"score": Program.of(score, order), "carry": Program.of(carried_v, order)}
     if mask is not None:
-        attrs["mask"] = Program.of(Part.of_key(mask).truth(mask, iter(of_mask)), order)
-    return write_spec({**attrs, "kind": kind, "aggregate": aggregate})
+        programs["mask"] = Program.of(Part.of_key(mask).truth(mask, iter(of_mask)), order)
+    read = {p for program in programs.values() for p in program.params}
+    # a capture that nothing reads stays an operand: its gradient is zero, not missing
+    declared = [p for p in order if p in programs["score"].params or (p.dtype == "f" and p not in read)]
+    programs["score"] = Program(tuple(declared), score)
+    return write_spec({"names": tuple(names), **programs, "kind": kind, "aggregate": aggregate})
 
 
 def _scaled(key: str, captured: Iterator[Expr], score: Expr) -> Expr:

@@ -3,19 +3,21 @@
 ``aatc::attend(q, k, v, captures, spec) -> (o, lse)``, where ``spec`` is the text of an attribute block of the
 IR, so that an attention in a torch graph is data: ``{names = ["q", "k", "v", "beta"], score = fn(...) => ...,
 carry = fn(...) => ..., mask = fn(...) => ..., kind = "softmax", aggregate = "mean"}``; mask may be missing.
-Run as it is, the op evaluates the plain formula (`aatc.ir.reference`) in O(N M) memory.
+Run as it is, the op evaluates the plain formula (`aatc.ir.reference`) in O(N M) memory. Transforms of torch
+(forward mode, `torch.func`, derivatives of derivatives) see the formula itself (`aatc.ir.differentiable`) in place of
+the op; `torch.vmap` runs it once per sample.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from functools import lru_cache, wraps
 from typing import Any
 
 import torch
+from torch._library import autograd as library_autograd
 
-from aatc.ir import reference
-from aatc.ir.errors import UnsupportedError
+from aatc.ir import differentiable, reference, transforms
 
 _written: dict[str, dict[str, Any]] = {}  # what `write_spec` wrote, so that reading it back needs no parser
 
@@ -110,10 +112,6 @@ def _backward(ctx, grad_o, grad_lse):
     )
 
 
-def _no_second(ctx, *grads):
-    raise UnsupportedError("aatc::attend has no second derivatives", hint="differentiate the plain formula instead")
-
-
 def _without_autocast(f):
     """The function with autocast off: scores are computed in the dtype they are defined in."""
 
@@ -127,6 +125,77 @@ def _without_autocast(f):
     return run
 
 
+# --- transforms ---------------------------------------------------------------------------------------------
+def _attend_formula(q, k, v, captures, spec):
+    att = attention(spec)
+    return differentiable.attend(att, _tensors(att, q, k, v, captures))
+
+
+def _backward_formula(grad_o, grad_lse, q, k, v, captures, o, lse, spec):
+    tensors = (q, k, v, *captures)
+    found = differentiable.attend_backward(attention(spec), tensors, grad_o, grad_lse)
+    gq, gk, gv, *rest = (t.new_empty(0) if g is None else g for g, t in zip(found, tensors, strict=True))
+    return gq, gk, gv, rest
+
+
+def _flat(args: Any) -> list[torch.Tensor]:
+    values = (t for a in args for t in (a if isinstance(a, (list, tuple)) else (a,)))
+    return [t for t in values if isinstance(t, torch.Tensor)]
+
+
+def _transformed(*args: Any) -> bool:
+    return transforms.differentiating(_flat(args))
+
+
+def _differentiated(*args: Any) -> bool:
+    """Whether a derivative of the gradients is going to be asked for."""
+    tensors = _flat(args)
+    recorded = torch.is_grad_enabled() and any(t.requires_grad for t in tensors)
+    return recorded or transforms.differentiating(tensors)
+
+
+def _differentiable(name: str, formula: Callable, wanted: Callable[..., bool], backward: Any, setup: Any) -> None:
+    """Registers how the op ``name`` is differentiated: by ``formula``, made of torch's operators, where ``wanted``
+    says so, and by ``backward`` otherwise."""
+    op = getattr(torch.ops.aatc, name).default
+    closed = library_autograd.make_autograd_impl(op, library_autograd.Info(backward, setup))
+    formula = _without_autocast(formula)
+
+    def run(keyset, *args):
+        return formula(*args) if wanted(*args) else closed(keyset, *args)
+
+    _library.impl(name, run, "Autograd", with_keyset=True)
+
+
+def _by_sample(name: str) -> None:
+    """Registers that `torch.vmap` runs the op ``name`` once per sample. Samples can't be joined to one batch: a
+    capture may lack the axis, and programs may read the batch's index."""
+    op = getattr(torch.ops.aatc, name).default
+
+    def pick(x: Any, dim: Any, n: int | None) -> Any:
+        if isinstance(x, (list, tuple)):
+            return [pick(e, d, n) for e, d in zip(x, dim, strict=True)]
+        if dim is None:
+            return x
+        return x.new_zeros([*x.shape[:dim], *x.shape[dim + 1 :]]) if n is None else x.select(dim, n)
+
+    def rule(info, in_dims, *args):
+        samples = range(info.batch_size) or (None,)
+        results = [tuple(op(*(pick(a, d, n) for a, d in zip(args, in_dims, strict=True)))) for n in samples]
+        joined = transforms.joined(results, lambda parts: torch.stack(parts)[: info.batch_size])
+        return joined, transforms.joined([joined], lambda _: 0)
+
+    def legacy(*args):
+        # of lists, only captures hold tensors: they are handed over flat
+        spread = [t for a in args for t in (a if isinstance(a, (list, tuple)) else (a,))]
+        at = next(n for n, a in enumerate(args) if isinstance(a, (list, tuple)))
+        count = len(args[at])
+        return transforms.by_sample(lambda *t: tuple(op(*t[:at], list(t[at : at + count]), *t[at + count :])), spread)
+
+    torch.library.register_vmap(f"aatc::{name}", rule)
+    _library.impl(name, legacy, "Batched")
+
+
 torch.library.define("aatc::attend", "(Tensor q, Tensor k, Tensor v, Tensor[] captures, str spec) -> (Tensor, Tensor)")
 torch.library.define(
     "aatc::attend_backward",
@@ -137,5 +206,8 @@ torch.library.impl("aatc::attend", "CompositeExplicitAutograd", _without_autocas
 torch.library.impl("aatc::attend_backward", "CompositeExplicitAutograd", _without_autocast(_attend_backward))
 torch.library.register_fake("aatc::attend", _attend_fake)
 torch.library.register_fake("aatc::attend_backward", _attend_backward_fake)
-torch.library.register_autograd("aatc::attend", _backward, setup_context=_setup)
-torch.library.register_autograd("aatc::attend_backward", _no_second)
+_library = torch.library.Library("aatc", "FRAGMENT")
+_differentiable("attend", _attend_formula, _transformed, _backward, _setup)
+_differentiable("attend_backward", _backward_formula, _differentiated, None, None)
+_by_sample("attend")
+_by_sample("attend_backward")

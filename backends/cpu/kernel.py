@@ -6,12 +6,13 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
-from torch.autograd.function import once_differentiable
 
 from aatc.ir.containment import spoiled_rows
 from aatc.ir.core import Func, clone_func
+from aatc.ir.errors import UnsupportedError
 from aatc.ir.score.program import Program
 from aatc.ir.specialize import keep_results
+from aatc.ir.transforms import by_sample, is_batched, transformed
 
 
 class Kernel:
@@ -48,6 +49,11 @@ class Kernel:
         return found
 
     def __call__(self, *operands: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        if transformed():
+            raise UnsupportedError(
+                "a compiled attention within torch.func, torch.vmap or forward mode",
+                hint="transform the model itself, not its compiled form",
+            )
         if torch.is_grad_enabled() and any(t.requires_grad for t in operands):
             return _Attend.apply(self, *operands)
         o, lse, *_ = self.forward(*operands)[1]
@@ -77,16 +83,60 @@ class _Attend(torch.autograd.Function):
         return o, lse
 
     @staticmethod
-    @once_differentiable
     def backward(ctx, grad_o, grad_lse):
+        saved = ctx.saved_tensors  # once: torch.utils.checkpoint recomputes at every look
+        with torch.no_grad():
+            found = _Attend.each(ctx, saved, grad_o, grad_lse)
+        if not torch.is_grad_enabled():
+            return None, *found
+        sources = [t for t in (grad_o, grad_lse, *saved) if t is not None and t.requires_grad]
+        return None, *_once(found, sources)
+
+    @staticmethod
+    def each(ctx, saved, grad_o, grad_lse) -> list[torch.Tensor | None]:
+        """`gradients`, for every sample of a batch of ``grad_o`` and ``grad_lse`` where `torch.vmap` has made one."""
+        if is_batched(grad_o) or is_batched(grad_lse):
+            return by_sample(lambda *grads: _Attend.each(ctx, saved, *grads), (grad_o, grad_lse))
+        return _Attend.gradients(ctx, saved, grad_o, grad_lse)
+
+    @staticmethod
+    def gradients(ctx, saved, grad_o, grad_lse) -> list[torch.Tensor | None]:
+        """Those of the operands that need one, in their order."""
         kernel: Kernel = ctx.kernel
         n = len(kernel.names)
-        *saved, o, lse = ctx.saved_tensors
-        operands, summed = saved[:n], saved[n:]
+        *kept, o, lse = saved
+        operands, summed = kept[:n], kept[n:]
         wanted = dict(zip(kernel.names, ctx.needs_input_grad[1:], strict=True))
         needed = tuple(wanted[name] for name in kernel.grads)
-        grad_o = torch.zeros_like(o) if grad_o is None else grad_o
-        grad_lse = torch.zeros_like(lse) if grad_lse is None else grad_lse
-        found = kernel.backward(needed)(grad_o, grad_lse, summed[0] if summed else o, lse, *operands)
-        named = dict(zip((g for g, keep in zip(kernel.grads, needed, strict=True) if keep), found, strict=True))
-        return None, *(named.get(name) for name in kernel.names)
+        named: dict[str, torch.Tensor] = {}
+        if any(needed):
+            grad_o = torch.zeros_like(o) if grad_o is None else grad_o
+            grad_lse = torch.zeros_like(lse) if grad_lse is None else grad_lse
+            found = kernel.backward(needed)(grad_o, grad_lse, summed[0] if summed else o, lse, *operands)
+            named = dict(zip((g for g, keep in zip(kernel.grads, needed, strict=True) if keep), found, strict=True))
+        for name, t in zip(kernel.names, operands, strict=True):
+            if wanted[name] and name not in named:  # what has no influence on the scores' differences
+                named[name] = torch.zeros_like(t)
+        return [named.get(name) for name in kernel.names]
+
+
+def _once(found: list[torch.Tensor | None], sources: list[torch.Tensor]) -> list[torch.Tensor | None]:
+    """``found``, such that a derivative of them is an error, not zero; they were computed from ``sources``."""
+    given = [g for g in found if g is not None]
+    if not sources or not given:
+        return found
+    marked = iter(_Once.apply(len(given), *given, *sources))
+    return [None if g is None else next(marked) for g in found]
+
+
+class _Once(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx, count: int, *tensors):
+        return tuple(t.view_as(t) for t in tensors[:count])
+
+    @staticmethod
+    def backward(ctx, *grads):
+        raise UnsupportedError(
+            "a compiled attention has no second derivatives",
+            hint="differentiate the model itself, not its compiled form: its attention can be differentiated twice",
+        )

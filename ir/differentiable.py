@@ -1,0 +1,114 @@
+"""Reference attention that every transform of torch goes through: forward mode, vmap, higher derivatives.
+
+The same formula as `aatc.ir.reference`, without decisions on data, writes in place or derivatives in closed form,
+so that torch differentiates it as often and in whatever direction it is asked to. Words whose slope is infinite at
+the edge of their domain have slope 0 there, as their symbolic derivatives do. O(N*M) memory, several times that of
+the reference while gradients are recorded.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+import torch
+
+from aatc.ir.reference import Attention, compute_dtype, expand_heads
+from aatc.ir.score.evaluate import evaluate
+from aatc.ir.score.expr import Expr, postorder
+from aatc.ir.score.functions import FUNCTIONS
+
+#: word -> (where its slope is finite, a number there): elsewhere its value is a constant
+_INSIDE: dict[str, tuple[Callable[[torch.Tensor], torch.Tensor], float]] = {
+    "sqrt": (lambda x: x > 0, 1.0),
+    "acosh": (lambda x: x > 1, 2.0),
+    "expacosh": (lambda x: x > 1, 2.0),
+    "acos": (lambda x: (x > -1) & (x < 1), 0.0),
+    "asinsqrt": (lambda x: (x > 0) & (x < 1), 0.5),
+}
+
+
+def attend(att: Attention, tensors: Mapping[str, torch.Tensor]) -> tuple[torch.Tensor, torch.Tensor]:
+    """Output (B,H,N,E) in v's dtype and log-sum-exp (B,H,N) in the compute dtype."""
+    q, k, v = (tensors[n] for n in att.names[:3])
+    sizes, dtype = (q.shape[0], q.shape[1], q.shape[2], k.shape[2]), compute_dtype(q.dtype)
+    env = dict(tensors)
+    keep, spoiled = None, None
+    if att.mask is not None:
+        shown = {n: expand_heads(t, sizes[1]) if n in att.names[1:3] else t for n, t in env.items()}
+        keep = _value(att.mask.body, shown, sizes, dtype)[..., 0].expand(sizes)
+        bad = ~(torch.isfinite(k).all(-1) & torch.isfinite(v).all(-1))
+        for name in att.names[1:3]:
+            env[name] = torch.where(bad.unsqueeze(-1), torch.zeros_like(env[name]), env[name])
+        spoiled = (keep & expand_heads(bad, sizes[1]).unsqueeze(2)).any(-1)
+    env = {n: expand_heads(t, sizes[1]) if n in att.names[1:3] else t for n, t in env.items()}
+    done: dict[Expr, torch.Tensor] = {}
+    s = _value(att.score.body, env, sizes, dtype, done)[..., 0].expand(sizes)
+    p, lse = _normalize(s, keep)
+    if att.carry.body.fn == "param":
+        o = p @ env[att.names[2]].to(dtype)
+    else:
+        o = (p.unsqueeze(-1) * _value(att.carry.body, env, sizes, dtype, done)).sum(3)
+    if spoiled is not None:
+        factor = torch.where(spoiled, torch.full_like(lse, float("nan")), torch.ones_like(lse))
+        o, lse = o * factor.unsqueeze(-1), lse + (factor - 1)  # a product, so that derivatives are spoiled, too
+    return o.to(v.dtype), lse
+
+
+def attend_backward(
+    att: Attention,
+    tensors: Sequence[torch.Tensor],
+    grad_o: torch.Tensor,
+    grad_lse: torch.Tensor,
+) -> list[torch.Tensor | None]:
+    """Gradients of `attend` for each of ``tensors`` (in the order of ``att.names``), themselves differentiable; None
+    for what is not a floating-point tensor."""
+    with torch.enable_grad():
+        # an alias each: two operands may be one tensor, and their gradients are to stay apart
+        own = [_alias(t) if t.is_floating_point() else t for t in tensors]
+        results = attend(att, dict(zip(att.names, own, strict=True)))
+        floats = [t for t in own if t.is_floating_point()]
+        found = iter(
+            torch.autograd.grad(results, floats, (grad_o, grad_lse), create_graph=True, materialize_grads=True)
+        )
+    return [next(found) if t.is_floating_point() else None for t in own]
+
+
+def _alias(t: torch.Tensor) -> torch.Tensor:
+    return t.view_as(t) if t.requires_grad else t.detach().requires_grad_()
+
+
+def _value(root: Expr, env: Any, sizes: Any, dtype: torch.dtype, done: dict[Expr, torch.Tensor] | None = None) -> Any:
+    """`evaluate`, with the words of `_INSIDE` constant outside."""
+    done = {} if done is None else done
+    device = next(iter(env.values())).device
+    for e in postorder(root):
+        if e.fn in _INSIDE and e not in done:
+            (x,) = (done[a] for a in e.args)
+            done[e] = _guarded(e.fn, x if x.is_floating_point() else x.to(dtype))
+        else:
+            evaluate(e, env, sizes, dtype=dtype, device=device, values=done)
+    return done[root]
+
+
+def _guarded(word: str, x: torch.Tensor) -> torch.Tensor:
+    inside, number = _INSIDE[word]
+    f: Any = FUNCTIONS[word].evaluate
+    good = inside(x)
+    return torch.where(good, f(torch.where(good, x, torch.full_like(x, number))), f(x.detach()))
+
+
+def _normalize(s: torch.Tensor, keep: torch.Tensor | None) -> tuple[torch.Tensor, torch.Tensor]:
+    """Weights and log-sum-exp of scores (B,H,N,M); a row without an open key has weights 0 and -inf."""
+    if not s.shape[-1]:
+        return s, torch.full_like(s.sum(-1), float("-inf"))
+    zero, one = torch.zeros_like(s), torch.ones_like(s)
+    open_ = s != float("-inf") if keep is None else keep & (s != float("-inf"))
+    top = torch.where(open_, s, zero - float("inf")).detach().amax(-1, keepdim=True)
+    top = torch.where(top.isinf(), torch.zeros_like(top), top)
+    e = torch.where(open_, torch.where(open_, s - top, zero).exp(), zero)
+    total = e.sum(-1, keepdim=True)
+    some = total != 0
+    safe = torch.where(some, total, one[..., :1])
+    lse = torch.where(some, safe.log() + top, torch.full_like(top, float("-inf")))
+    return e / safe, lse.squeeze(-1)
