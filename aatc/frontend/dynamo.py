@@ -6,7 +6,10 @@ No other file of the package may import `torch._dynamo`, `torch._guards` or `tor
 from __future__ import annotations
 
 import contextlib
+import functools
+import inspect
 import traceback
+import types
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -59,6 +62,7 @@ def capture(gm: fx.GraphModule) -> Captured:
     from torch._subclasses.fake_tensor import FakeTensor
     from torch.fx.experimental.proxy_tensor import make_fx
 
+    _leave_alone()
     places = [n for n in gm.graph.nodes if n.op == "placeholder"]
     values = [n.meta["example_value"] for n in places]
     modes = {v.fake_mode for v in values if isinstance(v, FakeTensor)}
@@ -269,6 +273,7 @@ def wrap(target: Any, hooks: Hooks, *, dynamic: bool | None, fullgraph: bool) ->
     import torch._dynamo
     from torch._dynamo import config
 
+    _leave_alone()
     context = torch._dynamo.optimize(
         hooks.compile_graph,
         nopython=fullgraph,
@@ -281,6 +286,32 @@ def wrap(target: Any, hooks: Hooks, *, dynamic: bool | None, fullgraph: bool) ->
         context.enter_exit_hooks.append(config._make_closure_patcher(specialize_float=True))
     wrapped: Any = context(target)
     return wrapped.forward if isinstance(target, torch.nn.Module) else wrapped
+
+
+@functools.cache
+def _leave_alone() -> None:
+    """Keeps Dynamo out of our own code where PyTorch runs it for a model: in ops that are left to PyTorch, and in
+    backwards that a model starts itself."""
+    from torch._dynamo.types import FrameAction, FrameExecStrategy
+
+    from aatc import ops
+    from aatc.backends.cpu import kernel, program
+
+    skip = FrameExecStrategy(FrameAction.SKIP, FrameAction.SKIP)
+    for code in (*_codes_of(ops), *_codes_of(kernel), *_codes_of(program)):
+        torch._C._dynamo.eval_frame.set_code_exec_strategy(code, skip)
+
+
+def _codes_of(module: types.ModuleType) -> Iterator[types.CodeType]:
+    """Code of everything a module defines: its functions, its classes' methods and the functions within these."""
+    found: list[Any] = [v for v in vars(module).values() if getattr(v, "__module__", None) == module.__name__]
+    found += [m for c in found if isinstance(c, type) for m in vars(c).values()]
+    codes = [getattr(inspect.unwrap(getattr(f, "__func__", f)), "__code__", None) for f in found]
+    while codes:
+        code = codes.pop()
+        if code is not None:
+            yield code
+            codes += [c for c in code.co_consts if isinstance(c, types.CodeType)]
 
 
 def no_frames(error: BaseException) -> bool:
