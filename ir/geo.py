@@ -48,6 +48,12 @@ def check_binding(op: Op, program: Program, values) -> None:
             raise VerifyError(f"{op.name}: parameter {p.name} is declared {dtype!r}, its value is {v.type}")
 
 
+def _own(result: torch.Tensor, values) -> torch.Tensor:
+    """``result`` in memory of its own: a program may be one of its parameters as it is."""
+    shared = any(isinstance(v, torch.Tensor) and torch._C._is_alias_of(result, v) for v in values)
+    return result.clone() if shared else result
+
+
 # --- the four stages ---------------------------------------------------------------------------------------
 def _metric_types(op: Op):
     q, k = _tensor(op, 0, 4), _tensor(op, 1, 4)
@@ -70,7 +76,7 @@ def _run_metric(op, values, _):
     dtype = reference.compute_dtype(values[0].dtype)
     from aatc.ir.score.evaluate import evaluate
 
-    return [evaluate(op.attrs["score"].body, env, sizes, dtype=dtype)[..., 0].expand(sizes)]
+    return [_own(evaluate(op.attrs["score"].body, env, sizes, dtype=dtype)[..., 0].expand(sizes), values)]
 
 
 define(
@@ -153,7 +159,7 @@ def _run_transport(op, values, _):
         if "h" in p.attrs[1] and "j" in p.attrs[1] and env[p.name].shape[1] not in (1, like.shape[1]):
             env[p.name] = reference.expand_heads(env[p.name], like.shape[1])
     out = evaluate(carry.body, env, tuple(like.shape), dtype=reference.compute_dtype(v.dtype))
-    return [out.expand(*like.shape, v.shape[3])]
+    return [_own(out.expand(*like.shape, v.shape[3]), values)]
 
 
 define(
@@ -376,7 +382,7 @@ def _run_map(op, values, _):
     sizes = (b, h, i, j)
     out = evaluate(program.body, bind(program, values, sizes), sizes, dtype=reference.compute_dtype(values[0].dtype))
     full = [n for c, n in zip(INDEX_AXES, sizes, strict=True) if c in axes]
-    return [out.expand(*sizes, *out.shape[4:]).reshape(full).to(values[0].dtype)]
+    return [_own(out.expand(*sizes, *out.shape[4:]).reshape(full).to(values[0].dtype), values)]
 
 
 define(
@@ -392,19 +398,23 @@ define(
     )
 )
 
+def constant_tensor(op: Op) -> torch.Tensor:
+    """The tensor of a `geo.constant`: a new one on the CPU, whatever torch's default device and mode are."""
+    t = op.attrs["type"]
+    with torch.inference_mode(False):
+        made = torch.tensor(op.attrs["values"], dtype=_torch_dtype(t), device="cpu")
+        return made.reshape([int(d) for d in t.shape])
+
+
 define(
     OpDef(
         "geo.constant",
         "geo",
-        "a small constant tensor, its elements in row-major order",
+        "a small constant tensor, its elements in row-major order; a new one each time it is reached",
         (),
         attrs={"values": Attr.of("list", "numbers"), "type": Attr.of("type", "its type, static shape")},
         infer=lambda op: [op.attrs["type"]],
-        evaluate=lambda op, values, _: [
-            torch.tensor(op.attrs["values"], dtype=_torch_dtype(op.attrs["type"])).reshape(
-                [int(d) for d in op.attrs["type"].shape]
-            )
-        ],
+        evaluate=lambda op, values, _: [constant_tensor(op)],
     )
 )
 

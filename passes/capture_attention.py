@@ -8,6 +8,7 @@ from typing import ClassVar
 from aatc.ir.core import Module, Op
 from aatc.passes.base import Context, Pass, register
 from aatc.passes.fuse_attention import attention_at
+from aatc.passes.snapshots import snapshot_operands
 
 
 @register
@@ -25,10 +26,15 @@ class CaptureAttention(Pass):
     def run(self, module: Module, ctx: Context) -> Module:
         count = 0
         for func in module.funcs.values():
-            for op in [o for o in func.body.ops if o.name == "geo.aggregate"]:
-                operands, attrs, normalize = attention_at(op)
-                seen = Op("geo.observe", operands, {**attrs, "tag": f"attend{count}"}, loc=normalize.loc or op.loc)
-                func.body.ops.insert(func.body.ops.index(op), seen)
-                ctx.count("observed")
-                count += 1
+            snapshot_operands(func, module)
+            ops: list[Op] = []
+            for op in func.body.ops:
+                if op.name == "geo.aggregate":
+                    operands, attrs, normalize = attention_at(op)
+                    given = {**attrs, "tag": f"attend{count}"}
+                    ops.append(Op("geo.observe", operands, given, loc=normalize.loc or op.loc))
+                    ctx.count("observed")
+                    count += 1
+                ops.append(op)
+            func.body.ops = ops
         return module

@@ -1,37 +1,42 @@
-"""Canonicalisation of geo functions: dead code, common subexpressions, constant folding."""
+"""Canonicalisation of geo functions: dead code, common subexpressions, constant folding.
+
+All three ask `ir.effects` what an operation does to memory: what is written later is not folded, two allocations of
+which one is written or seen outside stay two, and a write goes only when nobody reads its target afterwards.
+"""
 
 from __future__ import annotations
 
+from collections import Counter
 from dataclasses import dataclass
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import torch
 
-from aatc.ir.core import Block, Module, Op, Value, replace_uses
+from aatc.ir.core import Func, Module, Op, Value
+from aatc.ir.effects import Memory, has_memory
 from aatc.ir.errors import AatcError
 from aatc.ir.interpreter import Interpreter
 from aatc.ir.printer import attrs_text
-from aatc.ir.registry import lookup_op
+from aatc.ir.registry import Symbol, lookup_op
 from aatc.ir.types import TensorType, dtype_name
 from aatc.passes.base import Context, Pass, register
 
 
-def is_pure(op: Op) -> bool:
-    """Whether the operation may be dropped, merged or moved."""
-    return lookup_op(op.name).pure and not op.attrs.get("effect", False)
+def _geo(module: Module) -> list[Func]:
+    return [f for f in module.funcs.values() if f.level == "geo"]
 
 
 @register
 @dataclass(frozen=True)
 class DeadCode(Pass):
-    """``%unused = pure(...)`` → nothing; functions that nobody calls → nothing."""
+    """``%unused = pure(...)`` → nothing; a write to memory that nobody reads afterwards → nothing; functions that
+    nobody calls → nothing."""
 
     name: ClassVar[str] = "dead-code"
 
     def run(self, module: Module, ctx: Context) -> Module:
-        for func in module.funcs.values():
-            if func.level == "geo":
-                ctx.count("dead-op", _sweep(func.body))
+        for func in _geo(module):
+            ctx.count("dead-op", _sweep(func, Memory(func, module)))
         reachable = _reachable(module)
         for name in [n for n in module.funcs if n not in reachable]:
             del module.funcs[name]
@@ -39,23 +44,26 @@ class DeadCode(Pass):
         return module
 
 
-def _sweep(block: Block) -> int:
+def _sweep(func: Func, memory: Memory) -> int:
     live: set[Value] = set()
+    read: set[Value] = set()  # classes of memory that operations further down look at
     kept = []
-    for op in reversed(block.ops):
-        if not is_pure(op) or not op.results or any(r in live for r in op.results):
-            kept.append(op)
-            live.update(op.operands)
-            for region in op.regions:
-                live.update(v for inner in region.walk() for v in inner.operands)
-    removed = len(block.ops) - len(kept)
-    block.ops = kept[::-1]
+    for op in reversed(func.body.ops):
+        effect = memory.effects[op]
+        written = {memory.root(op.operands[o]) for o in effect.writes}
+        seen = bool(written & read) or any(memory.outside(v) for v in written)
+        idle = (op.results or written) and not any(r in live for r in op.results)
+        if lookup_op(op.name).pure and not effect.ordered and idle and not seen:
+            continue
+        kept.append(op)
+        live.update(op.operands)
+        read.update(memory.root(v) for v in op.operands if has_memory(v))
+    removed = len(func.body.ops) - len(kept)
+    func.body.ops = kept[::-1]
     return removed
 
 
 def _reachable(module: Module) -> set[str]:
-    from aatc.ir.registry import Symbol
-
     todo, seen = [module.entry.name], set()
     while todo:
         name = todo.pop()
@@ -70,87 +78,118 @@ def _reachable(module: Module) -> set[str]:
 @register
 @dataclass(frozen=True)
 class CommonSubexpressions(Pass):
-    """``%a = f(x); %b = f(x)`` → ``%a = f(x)`` with %b replaced by %a, for pure operations."""
+    """``%a = f(x); %b = f(x)`` → ``%a = f(x)`` with %b replaced by %a, when nothing that f reads was written between
+    and nobody can tell one result from two."""
 
     name: ClassVar[str] = "common-subexpressions"
 
     def run(self, module: Module, ctx: Context) -> Module:
-        for func in module.funcs.values():
-            if func.level != "geo" or any(op.attrs.get("effect") for op in func.body.ops):
-                # a mutation may lie between two equal reads: leave such functions alone
-                continue
-            seen: dict[tuple, Op] = {}
-            table: dict[Value, Value] = {}
-            kept = []
-            for op in func.body.ops:
-                op.operands = [table.get(v, v) for v in op.operands]
-                key = (
-                    op.name,
-                    tuple(map(id, op.operands)),
-                    attrs_text(op.attrs),
-                    tuple(str(r.type) for r in op.results),
-                )
-                twin = seen.get(key) if is_pure(op) and not op.regions and op.results else None
-                if twin is None:
-                    seen[key] = op
-                    kept.append(op)
-                else:
-                    table.update(zip(op.results, twin.results, strict=True))
-                    ctx.count("merged")
-            func.body.ops = kept
+        for func in _geo(module):
+            ctx.count("merged", _merge(func, Memory(func, module)))
         return module
+
+
+def _merge(func: Func, memory: Memory) -> int:
+    versions: Counter[Value] = Counter()  # how often each class of memory has been written so far
+    seen: dict[tuple, Op] = {}
+    table: dict[Value, Value] = {}
+    kept = []
+    for op in func.body.ops:
+        effect = memory.effects[op]
+        roots = [memory.root(v) for v in op.operands]
+        op.operands = [table.get(v, v) for v in op.operands]
+        twin = None
+        if _mergeable(op, memory):
+            key = (
+                op.name,
+                tuple(map(id, op.operands)),
+                tuple(versions[r] for r in roots) if versions else (),
+                attrs_text(op.attrs),
+                tuple(str(r.type) for r in op.results),
+            )
+            twin = seen.setdefault(key, op)
+        if twin is None or twin is op:
+            kept.append(op)
+        else:
+            table.update(zip(op.results, twin.results, strict=True))
+        versions.update({memory.root(op.operands[o]) for o in effect.writes})
+    removed = len(func.body.ops) - len(kept)
+    func.body.ops = kept
+    return removed
+
+
+def _mergeable(op: Op, memory: Memory) -> bool:
+    """Whether one result can stand for two: a plain view unless it is itself returned, anything else unless its memory
+    is written or seen outside."""
+    effect = memory.effects[op]
+    if not lookup_op(op.name).pure or effect.ordered or effect.writes or op.regions or not op.results:
+        return False
+    if effect.shares and not effect.copies:
+        return not any(memory.raw(r) or memory.returned(r) for r in op.results)
+    return not any(has_memory(r) and (memory.written(r) or memory.outside(r) or memory.raw(r)) for r in op.results)
 
 
 @register
 @dataclass(frozen=True)
 class FoldConstants(Pass):
-    """``torch.call`` of constants only → ``geo.constant``, when the result has at most ``limit`` elements."""
+    """``torch.call`` of constants that are never written → ``geo.constant``, when it has at most ``limit`` elements."""
 
     limit: int = 256
     name: ClassVar[str] = "fold-constants"
 
     def run(self, module: Module, ctx: Context) -> Module:
-        for func in module.funcs.values():
-            if func.level != "geo":
-                continue
-            constants: set[Value] = set()
-            for n, op in enumerate(func.body.ops):
-                if op.name == "geo.constant":
-                    constants.add(op.result)
-                elif op.name == "torch.call" and is_pure(op) and all(v in constants for v in op.operands):
-                    folded = self._fold(module, func, op)
-                    if folded is not None:
-                        func.body.ops[n] = folded
-                        replace_uses(func.body, {op.result: folded.result})
-                        constants.add(folded.result)
-                        ctx.count("folded")
+        for func in _geo(module):
+            ctx.count("folded", self._fold(module, func, Memory(func, module)))
         return module
 
-    def _fold(self, module: Module, func, op: Op) -> Op | None:
-        if len(op.results) != 1 or not isinstance(op.result.type, TensorType):
+    def _fold(self, module: Module, func: Func, memory: Memory) -> int:
+        interpreter = Interpreter(module)
+        known: dict[Value, Any] = {}
+        folded = 0
+        for n, op in enumerate(func.body.ops):
+            if op.name == "geo.constant":
+                known[op.result] = interpreter.evaluate(op, [])[0]
+                continue
+            if op.name != "torch.call" or not all(v in known for v in op.operands):
+                continue
+            value = self._value(op, [known[v] for v in op.operands], memory, interpreter)
+            if value is not None:
+                known[op.result] = value
+                func.body.ops[n] = _constant(op, value)
+                folded += 1
+        return folded
+
+    def _value(self, op: Op, given: list[Any], memory: Memory, interpreter: Interpreter) -> torch.Tensor | None:
+        """What ``op`` gives on every call, if it may be written down as a constant."""
+        effect = memory.effects[op]
+        if effect.ordered or effect.writes or effect.undefined or len(op.results) != 1:
             return None
-        shape = op.result.type.shape
-        if not all(d.is_static for d in shape) or _elements(shape) > self.limit:
+        if any(memory.written(v) for v in op.operands):
             return None
-        interp = Interpreter(module)
-        known = {o.result: interp.evaluate(o, [])[0] for o in func.body.ops if o.name == "geo.constant"}
+        result = op.result
+        if effect.shares and (memory.outside(result) or memory.raw(result)):
+            return None
+        if not isinstance(result.type, TensorType) or not all(d.is_static for d in result.type.shape):
+            return None
+        if _elements(result.type.shape) > self.limit:
+            return None
         try:
-            (value,) = interp.evaluate(op, [known[v] for v in op.operands])
-        except AatcError:
-            return None  # the interpreter refuses this operator: leave it to run as it is
-        if not isinstance(value, torch.Tensor) or value.is_complex():
+            (value,) = interpreter.evaluate(op, given)
+        except (AatcError, RuntimeError, NotImplementedError):
+            return None  # the interpreter refuses this operator, or torch does: leave it to run as it is
+        plain = isinstance(value, torch.Tensor) and value.device.type == "cpu" and value.layout == torch.strided
+        if not plain or value.is_complex() or not value.is_contiguous() or value.is_neg():
             return None
-        t = TensorType.of(dtype_name(value.dtype), value.shape)
-        if t != op.result.type:
-            return None
-        return Op(
-            "geo.constant",
-            [],
-            {"values": tuple(value.flatten().tolist()), "type": t},
-            [t],
-            loc=op.loc,
-            result_names=[op.result.name],
-        )
+        return value if TensorType.of(dtype_name(value.dtype), value.shape) == result.type else None
+
+
+def _constant(op: Op, value: torch.Tensor) -> Op:
+    """A constant that takes the place of ``op``; the result stays the same value of the IR."""
+    t = op.result.type
+    made = Op("geo.constant", [], {"values": tuple(value.flatten().tolist()), "type": t}, loc=op.loc)
+    made.results = op.results
+    op.result.owner = made
+    return made
 
 
 def _elements(shape) -> int:

@@ -7,11 +7,15 @@ from dataclasses import dataclass
 from typing import Any, ClassVar
 
 from aatc.ir.core import Func, Module, Op, Value, replace_uses
+from aatc.ir.effects import Memory
 from aatc.ir.registry import lookup_op
 from aatc.ir.score.expr import Expr, call, param, params, postorder, substitute
 from aatc.ir.score.functions import FUNCTIONS
 from aatc.ir.score.program import Program
+from aatc.ir.types import PairType
 from aatc.passes.base import Context, Pass, register
+from aatc.passes.plain_sizes import plain_sizes
+from aatc.passes.snapshots import STAGES, snapshot_operands
 
 
 @register
@@ -25,26 +29,69 @@ class FuseAttention(Pass):
 
     def run(self, module: Module, ctx: Context) -> Module:
         for func in module.funcs.values():
-            _aggregate_keys(func)
-            for op in [o for o in func.body.ops if o.name == "geo.aggregate"]:
-                _fuse(func, op)
-                ctx.count("fused")
-            _drop_unused_stages(func)
+            ctx.count("copied-operand", snapshot_operands(func, module))
+            _aggregate_keys(func, module)
+            ctx.count("fused", _fuse(func))
+            ctx.count("plain-size", plain_sizes(func, module))
         return module
 
 
-def _aggregate_keys(func: Func) -> None:
-    """Where only the log-sum-exp is used, what carried the values is gone: the keys are carried in their place."""
-    ended = {op.operands[0].owner for op in func.body.ops if op.name == "geo.aggregate"}
-    used = {v for op in func.body.walk() for v in op.operands}
-    for op in [o for o in func.body.ops if o.name == "geo.normalize" and o not in ended and o.results[1] in used]:
+def _aggregate_keys(func: Func, module: Module) -> None:
+    """Where a log-sum-exp is used and no aggregate is there to give it in time, the keys are carried in the place of
+    values: nothing carries any, or the log-sum-exp is read before the values can be."""
+    order = _Order(func)
+    added: dict[Op, list[Op]] = {}
+    for op in [o for o in func.body.ops if o.name == "geo.normalize" and o.results[1] in order.first_read]:
+        if order.place(op, module) is not None:
+            continue
         metric = op.operands[0].owner
         assert isinstance(metric, Op)
-        key, at = metric.operands[1], func.body.ops.index(op) + 1
         v = param("v", "bhjd")
-        carry = _typed(Op("geo.transport", [key, metric.result], {"carry": Program((v,), v)}, loc=op.loc), "t")
+        given = [metric.operands[1], metric.result]
+        carry = _typed(Op("geo.transport", given, {"carry": Program((v,), v)}, loc=op.loc), "t")
         total = _typed(Op("geo.aggregate", [op.results[0], carry.result], {"kind": "mean"}, loc=op.loc), "o")
-        func.body.ops[at:at] = [carry, total]
+        added[op] = [carry, total]
+    if added:
+        func.body.ops = [x for op in func.body.ops for x in (op, *added.get(op, ()))]
+
+
+class _Order:
+    """Where operations of a function stand, and which aggregates end an attention."""
+
+    def __init__(self, func: Func):
+        self.func = func
+        self.at = {op: n for n, op in enumerate(func.body.ops)}
+        self.first_read: dict[Value, int] = {}
+        self.ends: dict[Op, list[Op]] = {}
+        self._memory: Memory | None = None
+        for n, op in enumerate(func.body.ops):
+            for v in op.operands:
+                self.first_read.setdefault(v, n)
+            if op.name == "geo.aggregate" and isinstance(op.operands[0].owner, Op):
+                self.ends.setdefault(op.operands[0].owner, []).append(op)
+
+    def place(self, normalize: Op, module: Module | None = None) -> int | None:
+        """The position before which the first attention of ``normalize`` can stand: its aggregate's, or the earlier one
+        of whoever reads its log-sum-exp first. None when there is no such place."""
+        ends = self.ends.get(normalize)
+        if not ends:
+            return None
+        end = self.at[ends[0]]
+        read = self.first_read.get(normalize.results[1], end)
+        if read >= end:
+            return end
+        transport = ends[0].operands[1].owner
+        assert isinstance(transport, Op)
+        stages = [normalize.operands[0].owner, normalize, transport]
+        operands = [v for op in stages for v in op.operands if not isinstance(v.type, PairType)]  # type: ignore[union-attr]
+        if any(self.at.get(v.owner, -1) >= read for v in operands):  # type: ignore[arg-type]
+            return None
+        if module is not None and self.at[transport] > read:
+            self._memory = self._memory or Memory(self.func, module)
+            reads = [v for v in transport.operands if not isinstance(v.type, PairType)]
+            if any(self._memory.written_between(v, read - 1, self.at[transport]) for v in reads):
+                return None
+        return read
 
 
 def _typed(op: Op, name: str) -> Op:
@@ -110,43 +157,45 @@ def attention_at(aggregate: Op) -> tuple[list[Value], dict[str, Any], Op]:
     return list(names.values.values()), attrs, normalize
 
 
-def _fuse(func: Func, aggregate: Op) -> None:
-    operands, attrs, normalize = attention_at(aggregate)
-    # the whole attention moves to where its last operand is ready: the aggregate
-    fused = Op(
-        "geo.attend",
-        operands,
-        attrs,
-        [aggregate.result.type, normalize.results[1].type],
-        loc=normalize.loc or aggregate.loc,
-        result_names=[aggregate.result.name or "o", "lse"],
-    )
-    func.body.ops[func.body.ops.index(aggregate)] = fused
-    replace_uses(func.body, {aggregate.result: fused.results[0], normalize.results[1]: fused.results[1]})
-    _after(func, fused)
-
-
-def _after(func: Func, fused: Op) -> None:
-    """Moves readers of the log-sum-exp that stood before the fused operation behind it."""
-    at = func.body.ops.index(fused)
-    moved: list[Op] = []
-    ready = set(fused.results)
-    for op in func.body.ops[:at]:
-        if any(v in ready for v in op.operands):
-            moved.append(op)
-            ready.update(op.results)
-    if moved:
-        rest = [op for op in func.body.ops if op not in moved]
-        at = rest.index(fused) + 1
-        func.body.ops = rest[:at] + moved + rest[at:]
+def _fuse(func: Func) -> int:
+    """Every attention in one operation, where its aggregate stood or where its log-sum-exp is read first."""
+    order = _Order(func)
+    placed: dict[int, list[Op]] = {}
+    table: dict[Value, Value] = {}
+    aggregates = [op for op in func.body.ops if op.name == "geo.aggregate"]
+    for aggregate in aggregates:
+        operands, attrs, normalize = attention_at(aggregate)
+        fused = Op(
+            "geo.attend",
+            operands,
+            attrs,
+            [aggregate.result.type, normalize.results[1].type],
+            loc=normalize.loc or aggregate.loc,
+            result_names=[aggregate.result.name or "o", "lse"],
+        )
+        first = normalize.results[1] not in table
+        at = order.place(normalize) if first else None
+        placed.setdefault(order.at[aggregate] if at is None else at, []).append(fused)
+        table[aggregate.result] = fused.results[0]
+        table.setdefault(normalize.results[1], fused.results[1])
+    if aggregates:
+        gone = set(aggregates)
+        ops = [x for n, op in enumerate(func.body.ops) for x in (*placed.get(n, ()), op) if x not in gone]
+        func.body.ops = ops
+        replace_uses(func.body, table)
+    _drop_unused_stages(func)
+    return len(aggregates)
 
 
 def _drop_unused_stages(func: Func) -> None:
-    used = {v for op in func.body.walk() for v in op.operands}
-    for op in reversed(list(func.body.ops)):
-        if op.name in ("geo.transport", "geo.normalize", "geo.metric") and not any(r in used for r in op.results):
-            func.body.ops.remove(op)
-            used = {v for o in func.body.walk() for v in o.operands}
+    used: set[Value] = set()
+    kept = []
+    for op in reversed(func.body.ops):
+        if op.name in STAGES and not any(r in used for r in op.results):
+            continue
+        kept.append(op)
+        used.update(op.operands)
+    func.body.ops = kept[::-1]
 
 
 # --- the normaliser meets the metric -----------------------------------------------------------------------

@@ -10,6 +10,7 @@ from aatc.ir.score.expr import Expr, add, index, param, params, postorder, subst
 from aatc.ir.score.program import Program
 from aatc.passes.base import Context, Pass, register
 from aatc.passes.score_rules import Normaliser, Terms
+from aatc.passes.snapshots import snapshot_operands
 
 
 @register
@@ -26,6 +27,7 @@ class SimplifyScore(Pass):
 
     def run(self, module: Module, ctx: Context) -> Module:
         for func in module.funcs.values():
+            snapshot_operands(func, module)
             for op in [o for o in func.body.ops if o.name == "geo.metric"]:
                 self._simplify(func, op, ctx)
             for op in [o for o in func.body.ops if o.name == "geo.transport"]:

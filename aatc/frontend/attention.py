@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
+import torch
+
 from aatc.ir import geo as geo  # declares the operations
 from aatc.ir.core import Block, Loc, Op, Value
 from aatc.ir.registry import lookup_op
@@ -44,6 +46,27 @@ def stages(body: Block, operands: Sequence[Value], spec: str, loc: Loc | None) -
     t = add("geo.transport", [bound[v.name], s, *(bound[n] for n in moved.names[1:])], {"carry": moved}, "t").result
     o = add("geo.aggregate", [p, t], {"kind": attrs.get("aggregate", "mean")}, "o").result
     return o, lse
+
+
+def is_attention(target: Any) -> bool:
+    """Whether a node of a graph calls ``aatc::attend``."""
+    return isinstance(target, torch._ops.OpOverload) and target.name() == "aatc::attend"
+
+
+def guard_widths(q: Any, k: Any, v: Any, captures: Sequence[Any], spec: str) -> None:
+    """Makes symbolic feature widths of an attention's operands numbers: kernels are made for one width each.
+
+    Asking a symbolic size for its number adds a guard to the graph, so that another width makes another graph.
+    """
+    attrs = read_spec(spec)
+    programs = [attrs[n] for n in ("score", "carry", "mask") if attrs.get(n) is not None]
+    axes = {p.name: p.attrs[1] for program in programs for p in program.params}
+    first = dict(zip(attrs["names"], ("bhid", "bhjd", "bhjd"), strict=False))
+    for name, node in zip(attrs["names"], (q, k, v, *captures), strict=True):
+        value = node.meta.get("val")
+        for axis, size in zip({**first, **axes}.get(name, ""), getattr(value, "shape", ()), strict=False):
+            if axis not in "bhij":
+                int(size)
 
 
 def leading(program: Program, *first: Expr) -> Program:

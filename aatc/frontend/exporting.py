@@ -53,4 +53,11 @@ def export(
         tensor = program.constants.get(spec.target) if spec.target else None
         if spec.kind.name == "CONSTANT_TENSOR" and isinstance(tensor, torch.Tensor) and tensor.numel() <= SMALL:
             given[spec.arg.name] = tensor
-    return import_graph(program.graph_module, names, given, program.range_constraints).module
+    imported = import_graph(program.graph_module, names, given, program.range_constraints, kernels=False)
+    if imported.constants:
+        shapes = ", ".join(str(tuple(t.shape)) for t in imported.constants)
+        raise UnsupportedError(
+            f"the model holds constant tensors of shapes {shapes} that its IR cannot",
+            hint="register them as buffers: register_buffer(name, tensor)",
+        )
+    return imported.module

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import itertools
 import operator
 import re
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -14,6 +15,7 @@ from torch import fx
 from aatc.frontend import attention, dynamo, location
 from aatc.frontend.shapes import Shapes
 from aatc.ir.core import Block, Func, Loc, Module, Op, Value
+from aatc.ir.effects import Memory, effect_of
 from aatc.ir.errors import UnsupportedError, VerifyError
 from aatc.ir.registry import Operand, Symbol, TorchConst
 from aatc.ir.types import TensorType, Type, dtype_name, torch_dtype
@@ -21,15 +23,6 @@ from aatc.ir.types import TensorType, Type, dtype_name, torch_dtype
 #: Tensors the trace met as constants and that are at most this long are written into the IR.
 SMALL = 256
 _CASTABLE = (torch.float32, torch.bfloat16, torch.float16)
-#: Operators whose schema hides that they change buffers or draw numbers, and the argument that says so.
-_WHEN = {
-    "aten::batch_norm": "training", "aten::instance_norm": "use_input_stats",
-    "aten::native_batch_norm": "training",
-    "aten::cudnn_batch_norm": "training", "aten::dropout": "train", "aten::feature_dropout": "train",
-    "aten::alpha_dropout": "train", "aten::feature_alpha_dropout": "train", "aten::native_dropout": "train",
-    "aten::rrelu": "training", "aten::scaled_dot_product_attention": "dropout_p", "aten::rnn_tanh": "train",
-    "aten::lstm": "train", "aten::gru": "train", "aten::rnn_relu": "train",
-}  # fmt: skip
 
 
 @dataclass
@@ -63,21 +56,39 @@ def import_graph(
     names: Sequence[str] = (),
     given: Mapping[str, torch.Tensor] | None = None,
     ranges: Mapping[Any, Any] | None = None,
+    *,
+    kernels: bool = True,
 ) -> Imported:
     """The verified IR of ``graph``, whose nodes carry fake values in ``meta["val"]``.
 
     ``names`` are better names for its placeholders, in order; ``given`` are values of placeholders, by name,
-    which become constants; ``ranges`` are those of torch's symbols, where they are known better. Raises
+    which become constants unless the graph writes to them or hands them out; ``ranges`` are those of torch's
+    symbols, where they are known better. ``kernels``: attentions will be kernels, so their feature widths become
+    numbers, which the guards of the graph then hold, and their operands must be on the CPU. Raises
     UnsupportedError with the source line for what the IR has no word for.
     """
+    if kernels:
+        for node in _attentions(graph):
+            attention.guard_widths(*_positional(node.target, node))
     module, shapes = Module(), Shapes(ranges)
     constants: list[torch.Tensor] = []
-    top = _Importer(module, shapes, constants, given=given)
+    top = _Importer(module, shapes, constants, given=given, kernels=kernels)
     outputs = top.function("main", graph, names)
+    kept = top.hand_in_changed()
+    if kept:
+        rest = {n: t for n, t in (given or {}).items() if n not in kept}
+        return import_graph(graph, names, rest, ranges, kernels=kernels)
     top.hand_in_constants()
     module.dims.update(sorted(shapes.ranges.items()))
     module.verify()
     return Imported(module, constants, outputs, shapes.hints, dynamo.ambient_autocast() is not None)
+
+
+def _attentions(graph: fx.GraphModule) -> Iterator[Any]:
+    """The calls of ``aatc::attend`` in a graph and those nested in it."""
+    for module in graph.modules():
+        if isinstance(module, fx.GraphModule):
+            yield from (n for n in module.graph.nodes if attention.is_attention(n.target))
 
 
 def _without_autocast(main: Callable[..., Sequence[Any]]) -> Callable[..., Sequence[Any]]:
@@ -95,10 +106,10 @@ class _Importer:
 
     def __init__(
         self, module: Module, shapes: Shapes, constants: list[torch.Tensor], *,
-        parent: _Importer | None = None, given: Mapping[str, torch.Tensor] | None = None,
+        parent: _Importer | None = None, given: Mapping[str, torch.Tensor] | None = None, kernels: bool = True,
     ):  # fmt: skip
         self.module, self.shapes, self.constants, self.parent = module, shapes, constants, parent
-        self.given = given or {}
+        self.given, self.kernels = given or {}, kernels
         self.ambient = torch.is_grad_enabled()
         self.grad: bool = parent.grad if parent is not None else self.ambient
         self.detached: dict[Value, Value] = {}
@@ -107,6 +118,8 @@ class _Importer:
         self.body = Block()
         self.env: dict[fx.Node, Any] = {}
         self.late: list[tuple[torch.Tensor, Value]] = []
+        self.written_down: list[tuple[str | None, torch.Tensor, Op]] = []
+        self.checkpoints: Iterator[int] = parent.checkpoints if parent is not None else itertools.count()
         self.loc: Loc | None = None
 
     # --- functions -----------------------------------------------------------------------------------------
@@ -152,12 +165,32 @@ class _Importer:
         if value is None:
             return None
         if node.name in self.given:
-            return self.constant(self.given[node.name], node.name)
+            return self.constant(self.given[node.name], node.name, node.name)
         if isinstance(value, torch.SymInt):
             name = self.shapes.name_of(value) or name
         made = Value(self.shapes.type(value), _clean(name), self.body)
         self.body.args.append(made)
         return made
+
+    def hand_in_changed(self) -> set[str]:
+        """Tensors written down as constants that the function may write to, or let others write to, become arguments:
+        what is written must stay written. Returns the placeholders among them, which have to stay arguments."""
+        if not self.written_down:
+            return set()
+        memory = Memory(self.module.entry, self.module)
+        places, gone = set(), set()
+        for place, tensor, op in self.written_down:
+            value = op.result
+            if not (memory.written(value) or memory.outside(value) or memory.raw(value)):
+                continue
+            if place is not None:
+                places.add(place)
+            else:
+                gone.add(op)
+                self.late.append((tensor, value))
+        if gone:
+            self.body.ops = [op for op in self.body.ops if op not in gone]
+        return places
 
     def hand_in_constants(self) -> None:
         """Tensors too large for the text become arguments after all others."""
@@ -174,14 +207,18 @@ class _Importer:
             return found
         return self.constant(found, node.name)
 
-    def constant(self, tensor: torch.Tensor, name: str) -> Value:
+    def constant(self, tensor: torch.Tensor, name: str, place: str | None = None) -> Value:
+        """``tensor`` as a constant of the IR, or as an argument after all others. ``place``: its placeholder."""
         if hasattr(tensor, "fake_mode"):
             raise self.unsupported("a constant that exists only while tracing")
         plain = not tensor.requires_grad and not tensor.is_complex() and tensor.device.type == "cpu"
         if plain and tensor.numel() <= SMALL:
             t = TensorType.of(dtype_name(tensor.dtype), tensor.shape)
             attrs = {"values": tuple(tensor.detach().reshape(-1).tolist()), "type": t}
-            return self.add(Op("geo.constant", [], attrs, [t], result_names=[_clean(name)])).result
+            made = self.add(Op("geo.constant", [], attrs, [t], result_names=[_clean(name)]))
+            if self.parent is None:
+                self.written_down.append((place, tensor, made))
+            return made.result
         if self.parent is not None:
             raise self.unsupported("a large tensor constant inside a checkpointed region")
         value = Value(self.shapes.type(tensor), _clean(name))
@@ -206,7 +243,8 @@ class _Importer:
             return self.higher_order(node)
         if target is torch.ops.aten.detach_.default and _is_fresh(args[0]):
             return self.env[args[0]]
-        if isinstance(target, torch._ops.OpOverload) and target.name() == "aatc::attend":
+        if attention.is_attention(target):
+            self.check_device(node)
             q, k, v, captures, spec = _positional(target, node)
             operands = [self.use(self.env[n]) for n in (q, k, v, *captures)]
             results = attention.stages(self.body, operands, spec, self.loc)
@@ -214,27 +252,39 @@ class _Importer:
             return results
         return self.torch_call(node)
 
+    def check_device(self, attend: fx.Node) -> None:
+        devices = {v.device.type for n in attend.all_input_nodes if isinstance(v := n.meta.get("val"), torch.Tensor)}
+        if self.kernels and devices - {"cpu"}:
+            raise UnsupportedError(
+                f"an attention's operands are on {', '.join(sorted(devices))}; its kernels run on the CPU",
+                where=location.where(self.loc),
+                hint="move the model and its inputs to the CPU",
+            )
+
     def torch_call(self, node: fx.Node) -> Any:
-        operands: list[Value] = []
+        operands: dict[Value, int] = {}
         dtype = self.cast_to(node)
         args = tuple(self.literal(a, operands, dtype) for a in (*node.args, *node.kwargs.values()))
         attrs: dict[str, Any] = {"target": self.callable(node.target), "args": args}
         if node.kwargs:
             attrs["kwargs"] = tuple(node.kwargs)
-        if has_effect(node):
-            attrs["effect"] = True
         value: Any = node.meta.get("val")
         several = isinstance(value, (list, tuple))
         returns = value if several else () if value is None and _returns_nothing(node) else (value,)
         types = [self.shapes.type(v) for v in returns]
         name = _clean(node.name)
         names = [name] if len(types) == 1 else [f"{name}_{n}" for n in range(len(types))]
-        op = self.add(Op("torch.call", operands, attrs, types, result_names=names))
+        op = self.add(Op("torch.call", list(operands), attrs, types, result_names=names))
+        effect = effect_of(op)
+        if effect.writes or effect.ordered:
+            op.attrs["effect"] = True
+        if effect.writes and dtype is not None:
+            raise self.unsupported(f"{node.target} inside autocast")  # it would write to a cast copy
         if several:
             return list(op.results)
         return op.results[0] if op.results else None
 
-    def literal(self, value: Any, operands: list[Value], dtype: str | None = None) -> Any:
+    def literal(self, value: Any, operands: dict[Value, int], dtype: str | None = None) -> Any:
         """An argument as an attribute: values become ``#n``, torch's constants words of the IR."""
         if isinstance(value, fx.Node):
             value = self.env[value]
@@ -242,11 +292,7 @@ class _Importer:
             value = self.use(value)
             if dtype is not None:
                 value = self.cast(value, dtype)
-            for n, known in enumerate(operands):
-                if known is value:
-                    return Operand(n)
-            operands.append(value)
-            return Operand(len(operands) - 1)
+            return Operand(operands.setdefault(value, len(operands)))
         if isinstance(value, (list, tuple)):
             return tuple(self.literal(v, operands, dtype) for v in value)
         if value is None or isinstance(value, (bool, int, float, str)):
@@ -272,10 +318,10 @@ class _Importer:
         raise self.unsupported(f"the higher-order operator {name}")
 
     def checkpoint(self, result: str, body: fx.Node, *given: Any) -> list[Value]:
-        name = f"checkpoint_{sum(n.startswith('checkpoint_') for n in self.module.funcs)}"
+        name = f"checkpoint_{next(self.checkpoints)}"
         values = [self.env[g] if isinstance(g, fx.Node) else g for g in given]
         values = [self.use(v) if isinstance(v, Value) else v for v in values]
-        inner = _Importer(self.module, self.shapes, self.constants, parent=self)
+        inner = _Importer(self.module, self.shapes, self.constants, parent=self, kernels=self.kernels)
         template = inner.function(name, self.env[body], [getattr(v, "name", "") or "arg" for v in values])
         if any(not isinstance(v, Value) for v in values) or any(p is None for p, _ in template):
             raise self.unsupported("a checkpointed region with plain numbers among its inputs or outputs")
@@ -392,22 +438,6 @@ def target_name(target: Any) -> str | None:
     if module in ("math", "builtins", "torch") and name:
         return f"{module}.{name}"
     return None
-
-
-def has_effect(node: fx.Node) -> bool:
-    """Whether a call changes state, draws random numbers or checks something, so that it keeps its place."""
-    target = node.target
-    if not isinstance(target, torch._ops.OpOverload):
-        return False
-    schema = target._schema
-    switch = _WHEN.get(schema.name)
-    if switch is not None:
-        for given, argument in zip(_positional(target, node), schema.arguments, strict=True):
-            if argument.name == switch:
-                return bool(given)
-    if schema.is_mutable or torch.Tag.nondeterministic_seeded in target.tags or not schema.returns:
-        return True
-    return schema.name.startswith(("aten::_assert", "aten::sym_constrain"))
 
 
 def _positional(target: torch._ops.OpOverload, node: fx.Node) -> list[Any]:

@@ -17,6 +17,7 @@ from aatc.errors import AatcError, BackendError, PassError, UnsupportedError
 from aatc.frontend import location, log
 from aatc.frontend.dump import Dump
 from aatc.frontend.explain import AttentionInfo, Explanation, Fallback, GraphInfo, PassInfo
+from aatc.ir import effects
 
 if TYPE_CHECKING:
     from torch import fx
@@ -274,12 +275,9 @@ def _typed(error: Exception) -> AatcError:
 
 
 def _changes_state(module: Module) -> bool:
-    """Whether running it twice would differ from running it once, beyond the random numbers it draws."""
-    return any(op.attrs.get("effect") and op.attrs["target"].split(".")[1] not in _RANDOM for op in module.walk())
-
-
-#: Operators with an effect that only draw random numbers.
-_RANDOM = ("dropout", "native_dropout", "rand", "rand_like", "randn", "randn_like", "randint", "bernoulli")
+    """Whether running it twice would differ from running it once, beyond the random numbers it draws: it writes to what
+    it is given. What it makes itself it makes again."""
+    return effects.changes_arguments(module)
 
 
 def _modules(pipeline: Pipeline) -> list[str]:

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import itertools
 import linecache
+import types
+import weakref
 from typing import Any
 
 import torch
@@ -14,23 +17,25 @@ from aatc.backends.cpu.kernel import Kernel
 from aatc.backends.cpu.source import Source, number
 from aatc.ir.core import Func, Module, Op, Value
 from aatc.ir.dims import Dim
+from aatc.ir.effects import Memory
 from aatc.ir.errors import BackendError
+from aatc.ir.geo import constant_tensor
 from aatc.ir.interpreter import target_function
 from aatc.ir.registry import OPS, Operand, TorchConst
 from aatc.ir.score.functions import FUNCTIONS
 from aatc.ir.torch_names import resolve
-from aatc.ir.types import torch_dtype
 
-_counter = 0
+_numbers = itertools.count(1)
 
 
 def compile_source(text: str, namespace: dict[str, Any], title: str) -> dict[str, Any]:
-    """Executes generated source; tracebacks show its lines."""
-    global _counter
-    _counter += 1
-    file = f"<aatc {title} {_counter}>"
-    linecache.cache[file] = (len(text), None, text.splitlines(keepends=True), file)
+    """Executes generated source; tracebacks show its lines for as long as its functions live."""
+    file = f"<aatc {title} {next(_numbers)}>"
     exec(compile(text, file, "exec"), namespace)  # the text was written by this backend, never by a user
+    made = [f for f in namespace.values() if isinstance(f, types.FunctionType) and f.__code__.co_filename == file]
+    linecache.cache[file] = (len(text), None, text.splitlines(keepends=True), file)
+    for function in made:
+        weakref.finalize(function, linecache.cache.pop, file, None).atexit = False
     return namespace
 
 
@@ -57,6 +62,7 @@ class _Main:
 
     def __init__(self, module: Module, func: Func, kernels: dict[str, Kernel]):
         self.module, self.func, self.kernels = module, func, kernels
+        self.memory = Memory(func, module)
         self.src = Source()
         self.namespace: dict[str, Any] = {
             "torch": torch,
@@ -73,15 +79,11 @@ class _Main:
         last = self._last_uses()
         for n, op in enumerate(self.func.body.ops):
             self._op(op)
-            dead = [self.src.name(v) for v in last.get(n, []) if not isinstance(v.owner, type(None))]
+            dead = [self.src.name(v) for v in last.get(n, ())]
             if dead and op.name != "geo.return":
                 self.src.line(f"del {', '.join(dead)}")
-        text = "\n".join([f"def main({', '.join(args)}):", *self._symbols(), *self.src.lines]) + "\n"
+        text = "\n".join([f"def main({', '.join(args)}):", *self.src.lines]) + "\n"
         return compile_source(text, self.namespace, self.func.name)["main"], text
-
-    def _symbols(self) -> list[str]:
-        """Nothing to read: `torch.call` arguments are values; kept for symmetry with tile functions."""
-        return []
 
     def _last_uses(self) -> dict[int, list[Value]]:
         """Values to forget after each operation, so that memory is given back as early as eagerly."""
@@ -146,9 +148,9 @@ class _Main:
         return "None" if a is None else number(a)
 
     def _geo_constant(self, op: Op) -> None:
-        t = op.attrs["type"]
-        value = torch.tensor(op.attrs["values"], dtype=torch_dtype(t.dtype)).reshape([int(d) for d in t.shape])
-        self._results(op, f"({self.constant(value)},)")
+        """One tensor serves all calls unless somebody may write to it, in here or outside."""
+        shared = not (self.memory.written(op.result) or self.memory.outside(op.result) or self.memory.raw(op.result))
+        self._results(op, f"({self.constant(constant_tensor(op))}{'' if shared else '.clone()'},)")
 
     def _geo_kernel(self, op: Op) -> None:
         name = op.attrs["forward"].name

@@ -42,6 +42,7 @@ class Source:
         self.lines: list[str] = []
         self.depth = 1
         self.names: dict[Value, str] = {}
+        self.copies: dict[str, int] = {}
         self.taken: set[str] = set(NAMESPACE) | set(keyword.kwlist) | set(dir(builtins))
 
     def line(self, text: str = "") -> None:
@@ -55,10 +56,10 @@ class Source:
         base = re.sub(r"[^A-Za-z0-9_]", "_", hint)[:40] or "v"
         if not base[0].isalpha():
             base = f"v{base}"
-        name, n = base, 1
+        name = base
         while name in self.taken:
-            n += 1
-            name = f"{base}_{n}"
+            self.copies[base] = self.copies.get(base, 1) + 1
+            name = f"{base}_{self.copies[base]}"
         self.taken.add(name)
         return name
 

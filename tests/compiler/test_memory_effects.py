@@ -1,0 +1,227 @@
+"""Mutation and aliasing: which values share memory, and what folding, merging and dead code make of it."""
+
+import pytest
+import torch
+
+import aatc
+from aatc import passes
+from aatc.ir.core import Module
+from aatc.ir.effects import Memory, changes_arguments, effect_of
+from aatc.ir.parser import parse
+
+#: What stands for what in the planted texts.
+WORDS = {
+    "zeros": 'torch.call() {target = "aten.zeros.default", args = [[4]]}',
+    "ones": 'torch.call() {target = "aten.ones.default", args = [[4]]}',
+    "clone": 'torch.call(%s) {target = "aten.clone.default", args = [#0]}',
+    "view": 'torch.call(%s) {target = "aten.view.default", args = [#0, [4]]}',
+    "reshape": 'torch.call(%s) {target = "aten.reshape.default", args = [#0, [4]]}',
+    "exp": 'torch.call(%s) {target = "aten.exp.default", args = [#0]}',
+    "neg": 'torch.call(%s) {target = "aten.neg.default", args = [#0]}',
+    "type_as": 'torch.call(%s, %s) {target = "aten.type_as.default", args = [#0, #1]}',
+    "add_": 'torch.call(%s, %s) {target = "aten.add_.Tensor", args = [#0, #1]}',
+    "mul_": 'torch.call(%s) {target = "aten.mul_.Scalar", args = [#0, 2.0]}',
+    "normal_": 'torch.call(%s) {target = "aten.normal_.default", args = [#0]}',
+    "set_": 'torch.call(%s, %s) {target = "aten.set_.source_Tensor", args = [#0, #1]}',
+    "add_out": 'torch.call(%s, %s, %s) {target = "aten.add.out", args = [#0, #1, #2], kwargs = ["out"]}',
+    "rand_like": 'torch.call(%s) {target = "aten.rand_like.default", args = [#0]}',
+}
+
+
+def program(text: str, *arguments: str) -> Module:
+    """``y = exp(x); add_(z, y); return y, z`` as a module: one statement per semicolon, no attribute says effect."""
+    lines, count = [], 0
+    for statement in filter(None, map(str.strip, text.split(";"))):
+        if statement.startswith("return"):
+            names = statement.removeprefix("return").replace(",", " ").split()
+            lines.append(f"  geo.return({', '.join('%' + n for n in names)})")
+            continue
+        result, sep, call = statement.partition(" = ")
+        if not sep:
+            result, call, count = f"r{count}", statement, count + 1
+        word, _, given = call.partition("(")
+        operands = ["%" + n for n in given.rstrip(")").replace(",", " ").split()]
+        shown = WORDS[word] % tuple(operands)
+        lines.append(f"  %{result} = {shown} : f32[4]")
+    head = ", ".join(f"%{a}: f32[4]" for a in arguments)
+    return parse("geo.func @main(" + head + ") {\n" + "\n".join(lines) + "\n}\n")
+
+
+def left(module: Module, pipeline: str) -> str:
+    """The operations a pipeline leaves, by the last word of their targets."""
+    result = passes.Pipeline.parse(pipeline).run(module).module
+    ops = result.entry.body.ops[:-1]
+    return " ".join("constant" if o.name == "geo.constant" else o.attrs["target"].split(".")[1] for o in ops)
+
+
+def places(values: list[torch.Tensor]) -> list[list[bool]]:
+    """Which tensors start at the same byte."""
+    return [[x.data_ptr() == y.data_ptr() for x in values] for y in values]
+
+
+def same_after(module: Module, *inputs: torch.Tensor) -> None:
+    """The compiled program against the interpreter of the unchanged text, on two calls: results, what becomes of the
+    inputs, and which of them share memory."""
+    program = aatc.backends.get("cpu").build(passes.default_pipeline().run(module).module)
+    for _ in range(2):
+        mine, theirs = [x.clone() for x in inputs], [x.clone() for x in inputs]
+        got, want = program.main(*mine), aatc.run(module, *theirs)
+        got, want = [*got, *mine], [*(want if isinstance(want, tuple) else (want,)), *theirs]
+        torch.testing.assert_close(got, want, rtol=0, atol=0)
+        assert places(got) == places(want)
+        for result in got:
+            result.add_(1)  # what the caller does with results is nothing to the next call
+
+
+# --- what shares memory with what --------------------------------------------------------------------------
+@pytest.mark.parametrize(
+    "text, arguments, classes",
+    [
+        ("a = exp(x); return a", "x", "x|a"),
+        ("a = view(x); return a", "x", "x a"),
+        ("a = reshape(x); return a", "x", "x a"),
+        ("a = zeros(); b = type_as(a, x); return b", "x", "x a b"),
+        ("a = zeros(); b = mul_(a); return b", "x", "a b|x"),
+        ("a = zeros(); b = set_(a, x); return b", "x", "x a b"),
+        ("a = zeros(); b = add_out(x, x, a); return b", "x", "x|a b"),
+        ("a = exp(x); return a", "x y", "x y|a"),
+    ],
+)
+def test_values_that_may_share_memory_are_one_class(text, arguments, classes):
+    module = program(text, *arguments.split())
+    memory = Memory(module.entry, module)
+    values = {v.name: v for v in [*module.entry.args, *(r for op in module.walk() for r in op.results)]}
+    groups = [group.split() for group in classes.split("|")]
+    roots = [{memory.root(values[n]) for n in group} for group in groups]
+    assert all(len(r) == 1 for r in roots)
+    assert len(set().union(*roots)) == len(groups)
+
+
+def test_operators_that_write_are_known_by_their_schema():
+    module = program("a = zeros(); mul_(a); add_(a, x); normal_(a); add_out(x, x, a); b = exp(a); return b", "x")
+    writes = [effect_of(op).writes for op in module.entry.body.ops[:-1]]
+    assert writes == [(), (0,), (0,), (0,), (2,), ()]
+    ordered = [effect_of(op).ordered for op in module.entry.body.ops[:-1]]
+    assert ordered == [False, False, False, True, False, False]
+
+
+def test_running_twice_matters_only_where_arguments_are_written():
+    assert changes_arguments(program("mul_(x); return x", "x"))
+    assert changes_arguments(program("a = view(x); mul_(a); return x", "x"))
+    assert not changes_arguments(program("a = clone(x); mul_(a); return a", "x"))
+
+
+# --- folding -----------------------------------------------------------------------------------------------
+@pytest.mark.parametrize(
+    "text, expected",
+    [
+        ("a = zeros(); b = exp(a); c = neg(b); return c", "constant constant constant"),
+        ("a = zeros(); b = view(a); mul_(b); c = exp(a); return c", "constant view mul_ exp"),
+        ("a = zeros(); b = view(a); return a, b", "constant view"),
+        ("a = zeros(); b = reshape(a); c = neg(b); return c", "constant constant constant"),
+        ("a = zeros(); b = exp(a); mul_(b); return b", "constant constant mul_"),
+        ("a = zeros(); b = rand_like(a); return b", "constant rand_like"),
+    ],
+)
+def test_only_what_is_never_written_is_folded(text, expected):
+    assert left(program(text), "fold-constants") == expected
+    if "rand" not in text:
+        same_after(program(text))
+
+
+# --- merging -----------------------------------------------------------------------------------------------
+@pytest.mark.parametrize(
+    "text, expected",
+    [
+        ("a = clone(x); b = clone(x); return a, b", "clone clone"),
+        ("a = exp(x); b = exp(x); c = neg(a); d = neg(b); e = add_(c, d); return e", "exp neg neg add_"),
+        (
+            "a = exp(x); b = exp(x); c = view(b); mul_(c); d = neg(a); e = neg(b); return d, e",
+            "exp exp view mul_ neg neg",
+        ),
+        ("a = exp(x); mul_(x); b = exp(x); c = neg(a); d = neg(b); return c, d", "exp mul_ exp neg neg"),
+        ("a = exp(x); mul_(y); b = exp(x); c = neg(a); d = neg(b); return c, d", "exp mul_ exp neg neg"),
+        ("a = view(x); b = view(x); mul_(a); c = exp(b); return c", "view mul_ exp"),
+        ("a = view(x); b = view(x); return a, b", "view view"),
+        ("a = zeros(); b = zeros(); c = exp(a); d = neg(b); e = type_as(c, d); return e", "zeros exp neg type_as"),
+        ("a = zeros(); b = zeros(); mul_(a); c = exp(a); d = exp(b); return c, d", "zeros zeros mul_ exp exp"),
+        ("a = rand_like(x); b = rand_like(x); c = exp(a); d = exp(b); return c, d", "rand_like rand_like exp exp"),
+    ],
+)
+def test_only_what_nobody_can_tell_apart_is_merged(text, expected):
+    module = program(text, "x", "y")
+    assert left(module, "common-subexpressions") == expected
+    if "rand" not in text:
+        same_after(module, torch.randn(4), torch.randn(4))
+
+
+# --- dead code ---------------------------------------------------------------------------------------------
+@pytest.mark.parametrize(
+    "text, expected",
+    [
+        ("a = exp(x); b = neg(x); return b", "neg"),
+        ("mul_(x); b = neg(y); return b", "mul_ neg"),
+        ("a = view(x); mul_(a); b = neg(y); return b", "view mul_ neg"),
+        ("a = clone(x); mul_(a); b = neg(y); return b", "neg"),
+        ("a = clone(x); b = view(a); mul_(b); c = neg(a); return c", "clone view mul_ neg"),
+        ("a = clone(x); b = neg(a); mul_(a); return b", "clone neg"),
+        ("a = clone(x); mul_(a); return a", "clone mul_"),
+        ("a = clone(x); add_out(x, x, a); return a", "clone add"),
+        ("a = clone(x); normal_(a); b = neg(x); return b", "clone normal_ neg"),
+        ("a = rand_like(x); b = neg(x); return b", "rand_like neg"),
+    ],
+)
+def test_a_write_goes_only_when_nobody_reads_its_target_later(text, expected):
+    module = program(text, "x", "y")
+    assert left(module, "dead-code") == expected
+    if "rand" not in text and "normal" not in text:
+        same_after(module, torch.randn(4), torch.randn(4))
+
+
+# --- moving ------------------------------------------------------------------------------------------------
+ATTENTION = """geo.func @main(%q: f64[1,1,3,2], %k: f64[1,1,3,2], %v: f64[1,1,3,2], %w: f64[1,1,3,2]) {
+  %a = torch.call(%q) {target = "aten.clone.default", args = [#0]} : f64[1,1,3,2]
+  AFTER_A
+  %s = geo.metric(%a, %k) {score = fn(q: f[bhid], k: f[bhjd]) => METRIC} : pair<f64[1,1,3,3]>
+  AFTER_SCORE
+  %p, %lse = geo.normalize(%s) {kind = "softmax"} : pair<f64[1,1,3,3]>, f64[1,1,3]
+  AFTER_NORMALIZE
+  %t = geo.transport(%v, %s) {carry = fn(v: f[bhjd]) => v} : pair<f64[1,1,3,3,2]>
+  AFTER_TRANSPORT
+  %o = geo.aggregate(%p, %t) {kind = "mean"} : f64[1,1,3,2]
+  geo.return(%o, RESULTS)
+}
+"""
+WRITE = '%{0}2 = torch.call(%{0}) {{target = "aten.mul_.Scalar", args = [#0, 3.0]}} : f64[1,1,3,2]'
+READ = '%r = torch.call(%lse) {target = "aten.exp.default", args = [#0]} : f64[1,1,3]'
+KEEP = """%u = torch.call(%lse) {target = "aten.unsqueeze.default", args = [#0, -1]} : f64[1,1,3,1]
+  %n = torch.call(%w, %u) {target = "aten.mul_.Tensor", args = [#0, #1]} : f64[1,1,3,2]"""
+
+
+@pytest.mark.parametrize("metric", ["dot(q, k)", "-(dot(q - k, q - k))", "exp(dot(q, k))"])
+@pytest.mark.parametrize(
+    "places_of, results",
+    [
+        ({}, "%lse"),
+        ({"AFTER_SCORE": WRITE.format("a")}, "%a"),
+        ({"AFTER_SCORE": WRITE.format("k")}, "%k"),
+        ({"AFTER_NORMALIZE": WRITE.format("v")}, "%v"),
+        ({"AFTER_TRANSPORT": WRITE.format("v")}, "%v"),
+        ({"AFTER_TRANSPORT": WRITE.format("k")}, "%lse"),
+        ({"AFTER_NORMALIZE": READ}, "%r"),
+        ({"AFTER_NORMALIZE": f"{READ}\n  {WRITE.format('v')}"}, "%r"),
+        ({"AFTER_NORMALIZE": f"{READ}\n  {WRITE.format('a')}"}, "%r"),
+        ({"AFTER_NORMALIZE": KEEP}, "%w"),
+        ({"AFTER_NORMALIZE": KEEP.replace("%w", "%v")}, "%w"),
+    ],
+)
+def test_an_attention_reads_what_its_stages_read(places_of, results, metric):
+    text = ATTENTION.replace("METRIC", metric).replace("RESULTS", results)
+    for place in ("AFTER_A", "AFTER_SCORE", "AFTER_NORMALIZE", "AFTER_TRANSPORT"):
+        text = text.replace(place, places_of.get(place, ""))
+    module = parse(text)
+    inputs = [torch.randn(1, 1, 3, 2, dtype=torch.float64) for _ in range(4)]
+    mine, theirs = [x.clone() for x in inputs], [x.clone() for x in inputs]
+    result = passes.default_pipeline().run(module)
+    got = aatc.backends.get("cpu").build(result.module).main(*mine)
+    torch.testing.assert_close([*got, *mine], [*aatc.run(module, *theirs), *theirs])
