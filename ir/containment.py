@@ -1,7 +1,8 @@
 """Keeps NaN and infinity where they belong: a key that a query may not see must not spoil that query's row.
 
-A masked weight is 0, but 0 times NaN is NaN. Where a mask is present and a key or value is not finite, the
-attention runs on tensors with such keys set to zero, and the rows that do see one are made NaN afterwards.
+A masked weight is 0, but 0 times NaN is NaN. Where a mask is present and a key, a value or a captured number per key
+is not finite, the attention runs on tensors in which such entries are zero, and the rows that do see one are made NaN
+afterwards. A captured -inf stays: it is an additive mask.
 """
 
 from __future__ import annotations
@@ -18,25 +19,50 @@ _ROWS = 256
 
 
 def spoiled_rows(
-    mask: Program | None, names: tuple[str, ...], tensors: Mapping[str, torch.Tensor]
+    mask: Program | None, names: tuple[str, ...], axes: Mapping[str, str], tensors: Mapping[str, torch.Tensor]
 ) -> tuple[dict[str, torch.Tensor], torch.Tensor | None]:
     """Tensors to compute with, and the rows (B,H,N) to make NaN afterwards, or None when all is finite.
 
-    names: those of q, k, v first. Only looks closer when a sum over k and v is not finite.
+    names: those of q, k, v first. axes: those of captures, by name. Only looks closer when a sum is not finite.
     """
-    q, k, v = (tensors[n] for n in names[:3])
-    if mask is None or k.shape[2] == 0 or bool(torch.isfinite(k.detach().sum() + v.detach().sum())):
+    if mask is None or tensors[names[1]].shape[2] == 0:
         return dict(tensors), None
-    bad = ~(torch.isfinite(k).all(-1) & torch.isfinite(v).all(-1))
+    captured = [n for n in names[3:] if _per_key(axes.get(n, "")) and tensors[n].is_floating_point()]
+    suspects = [n for n in (*names[1:3], *captured) if not bool(torch.isfinite(tensors[n].detach().sum()))]
+    if not suspects:
+        return dict(tensors), None
+    q, k = tensors[names[0]], tensors[names[1]]
+    sizes = (q.shape[0], q.shape[1], q.shape[2], k.shape[2])
+    clean = dict(tensors)
+    bad = torch.zeros(1, 1, sizes[3], dtype=torch.bool)
+    if set(names[1:3]) & set(suspects):
+        of_keys = ~(torch.isfinite(k).all(-1) & torch.isfinite(tensors[names[2]]).all(-1))
+        for n in names[1:3]:
+            clean[n] = tensors[n].masked_fill(of_keys.unsqueeze(-1), 0.0)
+        bad = bad | _for_heads(of_keys, sizes[1])
+    for n in set(captured) & set(suspects):
+        own = torch.isnan(tensors[n]) | (tensors[n] == float("inf"))
+        clean[n] = tensors[n].masked_fill(own, 0.0)
+        bad = bad | _for_heads(_placed(own, axes[n]), sizes[1])
     if not bool(bad.any()):
         return dict(tensors), None
-    clean = dict(tensors)
-    for n in names[1:3]:
-        clean[n] = tensors[n].masked_fill(bad.unsqueeze(-1), 0.0)
-    sizes = (q.shape[0], q.shape[1], q.shape[2], k.shape[2])
-    if bad.shape[1] != sizes[1]:
-        bad = bad.repeat_interleave(sizes[1] // bad.shape[1], dim=1)
     return clean, _seen(mask, tensors, bad, sizes)
+
+
+def _per_key(axes: str) -> bool:
+    return "j" in axes and "i" not in axes and not set(axes) & set("tu")
+
+
+def _placed(bad: torch.Tensor, axes: str) -> torch.Tensor:
+    """Entries of a capture as (b, h, j): bad where one of its features is."""
+    lead = [c for c in axes if c in "bhj"]
+    if bad.dim() > len(lead):
+        bad = bad.flatten(len(lead)).any(-1)
+    return bad.reshape([bad.shape[lead.index(c)] if c in lead else 1 for c in "bhj"])
+
+
+def _for_heads(bad: torch.Tensor, heads: int) -> torch.Tensor:
+    return bad if bad.shape[1] in (1, heads) else bad.repeat_interleave(heads // bad.shape[1], dim=1)
 
 
 def _seen(mask: Program, tensors: Mapping[str, torch.Tensor], bad: torch.Tensor, sizes) -> torch.Tensor:
@@ -53,4 +79,4 @@ def _seen(mask: Program, tensors: Mapping[str, torch.Tensor], bad: torch.Tensor,
                 part[p.name] = part[p.name].narrow(axes.index("i"), i, rows)
         keep = evaluate(mask.body, part, (b, h, rows, m), dtype=torch.float64, starts=(0, 0, i, 0))[..., 0]
         out.append((keep & bad.unsqueeze(2)).any(-1).expand(b, h, rows))
-    return torch.cat(out, 2)
+    return torch.cat(out, 2) if out else torch.zeros(b, h, n, dtype=torch.bool)

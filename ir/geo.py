@@ -331,6 +331,9 @@ define(
             "backward": Attr.of("symbol", "tile function (grad_o, grad_lse, o, lse, operands) -> gradients"),
             "names": _ATTEND["names"],
             "mask": _ATTEND["mask"],
+            "axes": Attr.of(
+                "list", "axes of q, k, v and the captures, in order; empty for unread ones", required=False
+            ),
             "grads": Attr.of("list", "names whose gradients the backward returns, in order"),
         },
         infer=_attend_types,
@@ -397,6 +400,7 @@ define(
         evaluate=_run_map,
     )
 )
+
 
 def constant_tensor(op: Op) -> torch.Tensor:
     """The tensor of a `geo.constant`: a new one on the CPU, whatever torch's default device and mode are."""

@@ -32,6 +32,11 @@ class Attention:
     def programs(self) -> list[Program]:
         return [p for p in (self.score, self.carry, self.mask) if p is not None]
 
+    @property
+    def axes(self) -> dict[str, str]:
+        """Axes of each tensor the programs read, by name."""
+        return {n: p.attrs[1] for n, p in self.declared().items()}
+
     def declared(self) -> dict[str, Expr]:
         """Parameter nodes by name; one name has one declaration in all programs."""
         found: dict[str, Expr] = {}
@@ -62,12 +67,19 @@ def _prepare(att: Attention, tensors: Mapping[str, torch.Tensor]):
     return env, sizes, compute_dtype(q.dtype)
 
 
+def admitted(att: Attention, env: Mapping[str, torch.Tensor], sizes) -> torch.Tensor | None:
+    """Which pairs the mask admits, up to broadcasting; None without one. Its numbers are float64, whatever q's are."""
+    if att.mask is None:
+        return None
+    return evaluate(att.mask.body, env, sizes, dtype=torch.float64)[..., 0]
+
+
 def weights(att: Attention, tensors: Mapping[str, torch.Tensor], done: dict | None = None):
     """Attention weights (B,H,N,M) and log-sum-exp (B,H,N); masked rows have weight 0 and lse -inf."""
     env, sizes, dtype = _prepare(att, tensors)
     s = evaluate(att.score.body, env, sizes, dtype=dtype, values=done)[..., 0].expand(sizes)
-    if att.mask is not None:
-        keep = evaluate(att.mask.body, env, sizes, dtype=dtype)[..., 0].expand(sizes)
+    keep = admitted(att, env, sizes)
+    if keep is not None:
         s = s.masked_fill(~keep, float("-inf"))
     lse = torch.logsumexp(s, -1)
     p = torch.exp(s - lse.masked_fill(lse == float("-inf"), 0.0).unsqueeze(-1))
@@ -76,7 +88,7 @@ def weights(att: Attention, tensors: Mapping[str, torch.Tensor], done: dict | No
 
 def attend(att: Attention, tensors: Mapping[str, torch.Tensor]) -> tuple[torch.Tensor, torch.Tensor]:
     """Output (B,H,N,E) in v's dtype and log-sum-exp (B,H,N) in the compute dtype."""
-    tensors, spoiled = spoiled_rows(att.mask, att.names, tensors)
+    tensors, spoiled = spoiled_rows(att.mask, att.names, att.axes, tensors)
     env, sizes, dtype = _prepare(att, tensors)
     p, lse = weights(att, tensors)
     v = env[att.names[2]]
@@ -84,7 +96,7 @@ def attend(att: Attention, tensors: Mapping[str, torch.Tensor]) -> tuple[torch.T
         o = p @ v.to(dtype)
     else:
         carried = evaluate(att.carry.body, env, sizes, dtype=dtype)
-        o = (p.unsqueeze(-1) * carried).sum(3)
+        o = _open(p.unsqueeze(-1) * carried, admitted(att, env, sizes)).sum(3)
     if spoiled is not None:
         o, lse = o.masked_fill(spoiled.unsqueeze(-1), float("nan")), lse.masked_fill(spoiled, float("nan"))
     return o.to(v.dtype), lse
@@ -94,18 +106,20 @@ def attend_backward(
     att: Attention, tensors: Mapping[str, torch.Tensor], o, lse, grad_o, grad_lse
 ) -> dict[str, torch.Tensor]:
     """Gradients of every floating tensor the programs use, by name, from those of output and lse."""
-    tensors, spoiled = spoiled_rows(att.mask, att.names, tensors)
+    tensors, spoiled = spoiled_rows(att.mask, att.names, att.axes, tensors)
     env, sizes, dtype = _prepare(att, tensors)
+    keep = admitted(att, env, sizes)
     done: dict[Expr, torch.Tensor] = {}
     p, _lse = weights(att, tensors, done)
     if spoiled is not None:
-        p = p.masked_fill(spoiled.unsqueeze(-1), float("nan"))
+        p = _open(p.masked_fill(spoiled.unsqueeze(-1), float("nan")), keep)
     carried = evaluate(att.carry.body, env, sizes, dtype=dtype, values=done)
     go = grad_o.to(dtype)
-    d_weight = (go.unsqueeze(3) * carried).sum(-1)
+    d_weight = _open((go.unsqueeze(3) * carried).sum(-1), keep)
     d_score = p * (d_weight - (p * d_weight).sum(-1, keepdim=True))
     if grad_lse is not None:
         d_score = d_score + p * grad_lse.to(dtype).unsqueeze(-1)
+    d_score = _open(d_score, keep)
     extra = {"grad_score": d_score, "grad_carry": p.unsqueeze(-1) * go.unsqueeze(3)}
     gs, gc = param("grad_score", "bhij"), param("grad_carry", "bhijd")
     declared = att.declared()
@@ -114,13 +128,19 @@ def attend_backward(
     grads = gradients([(att.score.body, gs), (att.carry.body, gc)], [*leaves, *lookups])
     result: dict[str, torch.Tensor] = {}
     for leaf, expression in grads.items():
-        value = evaluate(expression, {**env, **extra}, sizes, dtype=dtype, values=done)
+        # a slope at a closed pair need not be finite, and 0 times it need not be 0
+        value = _open(evaluate(expression, {**env, **extra}, sizes, dtype=dtype, values=done), keep)
         if leaf.fn == "lookup":
             _scatter(result, leaf, value, env, sizes, dtype, done)
             continue
         # an expression of lower rank than its leaf stands for equal entries along the missing axes
         result[leaf.name] = sum_to_axes(_broadcast(value, leaf, sizes), leaf, tuple(env[leaf.name].shape))
     return {n: _fold_heads(g, tensors[n]).to(tensors[n].dtype) for n, g in result.items()}
+
+
+def _open(value: torch.Tensor, keep: torch.Tensor | None) -> torch.Tensor:
+    """A value per pair (B,H,N,M,...), 0 where the pair is closed."""
+    return value if keep is None else value.masked_fill(~keep.reshape(*keep.shape, *(1,) * (value.dim() - 4)), 0.0)
 
 
 def _broadcast(value: torch.Tensor, leaf: Expr, sizes: tuple[int, ...]) -> torch.Tensor:

@@ -82,6 +82,21 @@ _def(
     evaluate=ev.gradient,
 )
 _def(
+    "tile.table_gradient",
+    "a number per token added up in a table of the first buffer's shape, at the positions a lookup reads; with add, "
+    "the last buffer is added to it",
+    ("like", "buffers*"),
+    {
+        "program": Attr.of("program", "the cotangent"),
+        "positions": Attr.of("list", "programs of the table positions, over the same parameters"),
+        "axes": Attr.of("str", "axes of the table"),
+        "sizes": _SIZES,
+        "add": Attr.of("bool", "the last buffer is another part of the gradient"),
+    },
+    infer=lambda op: [op.operands[0].type],
+    evaluate=ev.table_gradient,
+)
+_def(
     "tile.finish",
     "an accumulated pair or table gradient in the shape and type of its operand, times a factor",
     ("buffer",),

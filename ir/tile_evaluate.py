@@ -7,7 +7,8 @@ from typing import Any
 import torch
 
 from aatc.ir.dims import Dim
-from aatc.ir.score.evaluate import evaluate, sum_to_axes
+from aatc.ir.score.evaluate import evaluate, sum_to_axes, table_position
+from aatc.ir.score.evaluate import lookup as read_table
 from aatc.ir.score.expr import Expr
 from aatc.ir.tilemap import TileMap
 from aatc.ir.types import torch_dtype
@@ -71,6 +72,23 @@ def gradient(op, values, interp):
     return [out.to(like.dtype) if part is None else part + out.to(like.dtype)]
 
 
+def table_gradient(op, values, interp):
+    sizes = _extents(op, interp)
+    like, *values = values
+    part = values.pop() if op.attrs["add"] else None
+    dtype = torch.float64 if like.dtype == torch.float64 else torch.float32
+    env = bind(op.attrs["program"], values, sizes)
+    value = evaluate(op.attrs["program"].body, env, sizes, dtype=dtype)
+    where = [evaluate(p.body, env, sizes, dtype=dtype) for p in op.attrs["positions"]]
+    numbers = torch.arange(like.numel()).reshape(like.shape)
+    at = read_table(numbers, op.attrs["axes"], where, sizes)
+    shape = torch.broadcast_shapes(at.shape, value.shape, (*sizes[:2], 1, 1, 1))
+    out = torch.zeros(like.numel(), dtype=dtype)
+    out.index_add_(0, at.expand(shape).reshape(-1), value.expand(shape).reshape(-1))
+    out = out.reshape(like.shape).to(like.dtype)
+    return [out if part is None else part + out]
+
+
 def alloc(op, values, interp):
     t = op.results[0].type
     return [torch.full([interp.dim(d) for d in t.shape], op.attrs.get("fill", float("nan")), dtype=_dtype(t))]
@@ -92,6 +110,10 @@ def classify(op, values, interp):
     return [TileMap.of(a["mask"], values, _extents(op, interp), a["rows"], a["cols"], a["heads"])]
 
 
+def _truth(mask, captures, sizes) -> torch.Tensor:
+    return evaluate(mask.body, bind(mask, captures, sizes), sizes, dtype=torch.float64)[..., 0]
+
+
 def library(op, values, interp):
     q, k, v = (x.to(torch.float64) if x.dtype == torch.float64 else x.float() for x in values[:3])
     b, h, n, m = _extents(op, interp)
@@ -106,7 +128,7 @@ def library(op, values, interp):
         keep = keep.tril()
     if "mask" in op.attrs:
         program = op.attrs["mask"]
-        keep = keep & evaluate(program.body, bind(program, rest, (b, h, n, m)), (b, h, n, m), dtype=s.dtype)[..., 0]
+        keep = keep & _truth(program, rest, (b, h, n, m))
     s = s.masked_fill(~keep, float("-inf"))
     lse = torch.logsumexp(s, -1)
     p = torch.exp(s - lse.masked_fill(lse == float("-inf"), 0.0).unsqueeze(-1))
@@ -234,7 +256,7 @@ def mask_tile(op, values, interp):
     tile, partial, *captures = values
     if not partial:
         return [tile]
-    keep = _pairwise(op.attrs["mask"], captures, tile.dtype)
+    keep = _pairwise(op.attrs["mask"], captures, torch.float64)
     return [tile.masked_fill(~keep.expand(tile.shape), op.attrs["value"])]
 
 
@@ -272,7 +294,7 @@ def _table_entries(table, op, g, tiles, sizes):
             n = table.shape[axes.index(c)]
             index.append(((b if c == "b" else h) * (n > 1)).reshape(-1, 1, 1))
     for p in where:
-        index.append(p[..., 0].round().long().clamp(0, table.shape[len(index)] - 1))
+        index.append(table_position(p[..., 0], table.shape[len(index)]))
     return table[tuple(index)]
 
 

@@ -90,6 +90,7 @@ class AdaptiveTile(Pass):
         attrs = {"forward": Symbol(stem), "backward": Symbol(backward.name), "names": a.names, "grads": tuple(grads)}
         if a.programs.mask is not None:
             attrs["mask"] = a.programs.mask
+            attrs["axes"] = tuple(a.programs.axes.get(n, "") for n in a.names)
         return Op(
             "geo.kernel",
             op.operands,

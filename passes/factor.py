@@ -15,16 +15,18 @@ from aatc.passes.score_rules import is_col, is_row
 
 @dataclass(frozen=True)
 class Token:
-    """A per-token buffer: ``expr`` computes it, ``axes`` are bhid, bhjd, bhi, bhj, bh or empty."""
+    """A per-token buffer: ``expr`` computes it, ``axes`` are bhid, bhjd, bhi, bhj, bh or empty. ``exact``: numbers
+    as f64 and positions as integers, for masks."""
 
     name: str
     expr: Expr
     axes: str
+    exact: bool = False
 
     @property
     def dtype(self) -> str:
         """f, i or b. Positions count as numbers; hashes and captured integers stay exact."""
-        if self.expr.dtype != "i":
+        if self.expr.dtype != "i" or self.exact:
             return self.expr.dtype
         exact = any(e.fn in ("row_key", "column_key", "param") for e in postorder(self.expr))
         return "i" if exact else "f"
@@ -48,6 +50,7 @@ class Lookup:
     atom: Expr
     table: Expr
     positions: tuple[Expr, ...]
+    exact: bool = False
 
 
 @dataclass(frozen=True)
@@ -56,6 +59,7 @@ class Stored:
 
     atom: Expr
     source: Expr
+    exact: bool = False
 
 
 @dataclass(frozen=True)
@@ -81,8 +85,8 @@ class CarryTerm:
 class Factored:
     """Atoms in the order they can be computed, and the programs over them."""
 
-    tokens: dict[tuple[Expr, str], Token] = field(default_factory=dict)
-    atoms: dict[Expr, Contraction | Lookup | Stored | ChannelSum] = field(default_factory=dict)
+    tokens: dict[tuple, Token] = field(default_factory=dict)
+    atoms: dict[tuple[Expr, bool], Contraction | Lookup | Stored | ChannelSum] = field(default_factory=dict)
     taken: set[str] = field(default_factory=set)
     _names: int = 0
 
@@ -94,7 +98,7 @@ class Factored:
             if name not in self.taken:
                 return name
 
-    def token(self, e: Expr, axes: str | None = None) -> Token:
+    def token(self, e: Expr, axes: str | None = None, exact: bool = False) -> Token:
         """The buffer of a non-pair expression."""
         if axes is None:
             vector = "d" if e.rank == 1 else ""
@@ -104,33 +108,59 @@ class Factored:
                 axes = "bhj" + vector
             else:
                 axes = "bh" if e.axes else ""
-        found = self.tokens.get((e, axes))
+        found = self.tokens.get((e, axes, exact))
         if found is None:
             stem = {"bhid": "a", "bhjd": "b", "bhi": "r", "bhj": "c", "bh": "p", "": "u"}[axes]
-            found = self.tokens[e, axes] = Token(self.fresh(stem), e, axes)
+            found = self.tokens[e, axes, exact] = Token(self.fresh(stem), e, axes, exact)
         return found
 
-    def number(self, e: Expr) -> Expr:
-        """A number per pair as a function of atoms."""
+    def number(self, e: Expr, exact: bool = False) -> Expr:
+        """A number per pair as a function of atoms. ``exact``, for masks: of tokens that hold numbers as f64 and
+        positions as integers."""
         if e.rank:
             raise UnsupportedError(f"{e} is a vector where a number per pair is needed")
+        done: dict[Expr, Expr] = {}
+        stack = [e]  # formulas may be deeper than Python's stack
+        while stack:
+            x = stack[-1]
+            if x in done:
+                stack.pop()
+                continue
+            arguments = self._arguments(x)
+            missing = [a for a in arguments if a not in done]
+            if missing:
+                stack += reversed(missing)
+            else:
+                done[x] = self._atom(x, [done[a] for a in arguments], exact)
+                stack.pop()
+        return done[e]
+
+    def _arguments(self, e: Expr) -> tuple[Expr, ...]:
+        """The numbers per pair that ``e`` is put together from, when it is no atom itself."""
+        if e.is_const or not e.is_pair or e.fn in ("param", "dot", "sum"):
+            return ()
+        return e.args[1:] if e.fn == "lookup" else e.args
+
+    def _atom(self, e: Expr, args: list[Expr], exact: bool) -> Expr:
         if e.is_const:
             return e
+        if e.rank:
+            raise UnsupportedError(f"{e} is a vector where a number per pair is needed")
         if not e.is_pair:
-            return self.token(e).atom
-        found = self.atoms.get(e)
-        if found is not None:
-            return found.atom
-        if e.fn == "param":
-            self.atoms[e] = Stored(param(self.fresh("s"), "bhij", e.dtype), e)
-        elif e.fn in ("dot", "sum"):
-            self._reduction(e)
-        elif e.fn == "lookup":
-            positions = tuple(self.number(p) for p in e.args[1:])
-            self.atoms[e] = Lookup(param(self.fresh("t"), "bhij"), e.args[0], positions)
-        else:
-            return rebuild(e, tuple(self.number(a) for a in e.args))
-        return self.atoms[e].atom
+            return self.token(e, exact=exact).atom
+        if e.fn in ("dot", "sum"):
+            if (e, False) not in self.atoms:
+                self._reduction(e)
+            return self.atoms[e, False].atom
+        if e.fn not in ("param", "lookup"):
+            return rebuild(e, tuple(args))
+        if (e, exact) not in self.atoms:
+            if e.fn == "param":
+                atom: Stored | Lookup = Stored(param(self.fresh("s"), "bhij", e.dtype), e, exact)
+            else:
+                atom = Lookup(param(self.fresh("t"), "bhij", e.dtype), e.args[0], tuple(args), exact)
+            self.atoms[e, exact] = atom
+        return self.atoms[e, exact].atom
 
     def _reduction(self, e: Expr) -> None:
         if e.fn == "dot":
@@ -138,18 +168,18 @@ class Factored:
             for a, b in ((x, y), (y, x)):
                 if is_row(a) and is_col(b) and not b.is_pair and not a.is_pair:
                     atom = param(self.fresh("x"), "bhij")
-                    self.atoms[e] = Contraction(atom, self.token(a, "bhid"), self.token(b, "bhjd"))
+                    self.atoms[e, False] = Contraction(atom, self.token(a, "bhid"), self.token(b, "bhjd"))
                     return
             body = self._channel(call("mul", x, y))
         else:
             body = self._channel(e.args[0])
         expr, rows, cols = body
-        if any(isinstance(self.atoms.get(x), ChannelSum) for x in postorder(e)):
+        if any(isinstance(self.atoms.get((x, False)), ChannelSum) for x in postorder(e)):
             raise UnsupportedError(
                 f"{e} sums over channels inside a sum over channels, per pair",
                 hint="combine q and k by contractions, or in one sum",
             )
-        self.atoms[e] = ChannelSum(param(self.fresh("z"), "bhij"), expr, rows, cols)
+        self.atoms[e, False] = ChannelSum(param(self.fresh("z"), "bhij"), expr, rows, cols)
 
     def _channel(self, v: Expr):
         """A pair vector as a function of single channels; UnsupportedError when it mixes channels."""

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 
 from aatc.ir.core import Value
 from aatc.ir.score.derivative import gradients
-from aatc.ir.score.expr import Expr
+from aatc.ir.score.expr import Expr, params, postorder
 from aatc.ir.score.program import Program
 from aatc.passes.tile_core import Frame
 
@@ -24,16 +24,43 @@ def operand_gradients(
     """
     a, ready = fr.a, ready or {}
     leaves = [p for p in a.declared.values() if p.dtype == "f" and p.rank < 3]
-    parts = [gradients(outputs, leaves) for outputs in sides.values()]
-    results, grads = [], []
+    lookups = [e for outputs in sides.values() for e in postorder(*(x for x, _ in outputs))]
+    lookups = [e for e in dict.fromkeys(lookups) if e.fn == "lookup" and e.dtype == "f"]
+    parts = [gradients(outputs, [*leaves, *lookups]) for outputs in sides.values()]
+    results: list[Value] = []
+    grads: list[str] = []
     for name in a.names:
         p = a.declared.get(name)
         found = [g[p] for g in parts if p in g]
-        if name not in ready and not found:
+        read = [(e, g[e]) for g in parts for e in lookups if e in g and e.args[0] is p]
+        if name not in ready and not found and not read:
             continue
-        results.append(ready[name] if name in ready else _operand_gradient(fr, name, found, env))
+        total = _operand_gradient(fr, name, found, env) if found else ready.get(name)
+        if read:
+            total = _table_gradient(fr, name, read, env, total)
+        assert total is not None
+        results.append(total)
         grads.append(name)
     return results, grads
+
+
+def _table_gradient(fr: Frame, name: str, read: list[tuple[Expr, Expr]], env, total: Value | None) -> Value:
+    """The gradient of a table that per-token programs read; ``total`` is what pairs have added to it."""
+    for lookup, cotangent in read:
+        used = tuple(params(cotangent, *lookup.args[1:]))
+        total = fr.b.op(
+            "tile.table_gradient",
+            [env[name], *(env[p.name] for p in used), *([] if total is None else [total])],
+            [fr.a.types[name]],
+            names=[f"d_{name}"],
+            program=Program(used, cotangent),
+            positions=tuple(Program(used, p) for p in lookup.args[1:]),
+            axes=fr.a.declared[name].attrs[1],
+            sizes=fr.a.sizes,
+            add=total is not None,
+        )[0]
+    assert total is not None
+    return total
 
 
 def _operand_gradient(fr: Frame, name: str, found: list[Expr], env: dict[str, Value]) -> Value:

@@ -54,6 +54,10 @@ class Attention:
         }
         self.declared = declared
 
+    def element(self, kind: str, exact: bool = False) -> str:
+        """Element type of a number ``f``, an integer ``i`` or a truth value ``b``; exact numbers are f64."""
+        return {"f": "f64" if exact else self.dtype, "i": "i64", "b": "bool"}[kind]
+
     def width(self, e: Expr) -> int:
         return width(e, self.tails)
 
@@ -147,8 +151,7 @@ def token_type(a: Attention, t: Token, flat: bool = True) -> TensorType:
     lead = {"bhi": [a.rows], "bhj": [a.cols], "bh": [], "": []}[t.axes.rstrip("d")]
     head = ([] if t.axes == "" else [a.problems]) if flat else ([] if t.axes == "" else [a.batch, a.heads])
     tail = [a.width(t.expr)] if t.axes.endswith("d") else []
-    dtype = {"f": a.dtype, "i": "i64", "b": "bool"}[t.dtype]
-    return TensorType.of(dtype, [*head, *lead, *tail])
+    return TensorType.of(a.element(t.dtype, t.exact), [*head, *lead, *tail])
 
 
 def compute_tokens(
@@ -184,11 +187,10 @@ def load_token(b: Builder, a: Attention, s: Schedule, t: Token, buffer: Value, a
         extent["i"] if "i" in axes else (extent["j"] if axes == "gjd" else 1),
         w if axes.endswith("d") else (extent["j"] if "j" in axes else 1),
     ]
-    dtype = {"f": a.dtype, "i": "i64", "b": "bool"}[t.dtype]
     return b.op(
         "tile.load",
         [buffer, *(at[c] for c in axes if c != "d")],
-        [TileType.of(dtype, shape)],
+        [TileType.of(a.element(t.dtype, t.exact), shape)],
         names=[f"{t.name}_t"],
         axes=axes,
     )[0]

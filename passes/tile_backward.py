@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 
 from aatc.ir.core import Func, Value
 from aatc.ir.score.derivative import gradients
-from aatc.ir.score.expr import ZERO, Expr, add, call, const, mul, neg, param, params, sub
+from aatc.ir.score.expr import ZERO, Expr, add, call, const, mul, neg, param, params, postorder, sub
 from aatc.ir.types import INDEX, TensorType, TileType
 from aatc.passes.factor import ChannelSum, Contraction, Lookup, Stored, Token
 from aatc.passes.gradients import operand_gradients
@@ -30,6 +30,7 @@ from aatc.passes.tile_core import Frame, atom_env, classify, compute_atoms, loop
 from aatc.passes.tile_forward import Forms, arguments, saved_type, stored_buffers
 
 P, DS = param("p_", "bhij"), param("ds_", "bhij")
+_COTANGENTS = ("p_", "ds_", "dz_")  # 0 at closed pairs
 
 
 @dataclass
@@ -206,6 +207,8 @@ class _Plan:
             [("ds", mul(P, add(param("dw_", "bhij"), self.extra.rho.atom)), pair)],
             {**atom_env(fr, [self.extra.rho.atom]), "p_": p, "dw_": d_weight},
         )
+        if not _plain_sum(self.forms):  # p is 0 at closed pairs; what it was multiplied by may be anything there
+            ds = mask_tile(fr, self.forms.mask, ds, partial, 0.0, "ds_masked")
         fr.tiles["ds_"] = ds
         self._distribute(fr, self.cotangents, sums)
         for x in self.channels:
@@ -237,6 +240,7 @@ class _Plan:
             if not (term.coef.is_const and term.coef.value == 1):
                 env |= atom_env(fr, [term.coef])
                 (scaled,) = b.map([(f"pc{n}", mul(P, term.coef), pair)], {**atom_env(fr, [term.coef]), "p_": p})
+                scaled = mask_tile(fr, self.forms.mask, scaled, fr.partial, 0.0, f"pc{n}_masked")
             if term.col:
                 self._add(
                     fr,
@@ -311,7 +315,13 @@ class _Plan:
         if not g.is_pair:  # constant along the tile: still one number per pair, to be summed over it
             g = add(g, call("mul", ZERO, P))
             env = atom_env(fr, [g])
-        return fr.b.map([(name, g, tile)], env)[0]
+        return self._closed(fr, g, fr.b.map([(name, g, tile)], env)[0])
+
+    def _closed(self, fr: Frame, g: Expr, value: Value) -> Value:
+        """A cotangent, 0 at closed pairs: there the slope it was multiplied by need not be finite."""
+        if all(p.name in _COTANGENTS or not p.axes & {"i", "j"} for p in params(g)) and _is_linear(g):
+            return value
+        return mask_tile(fr, self.forms.mask, value, fr.partial, 0.0, "closed")
 
     def _add_number(self, fr: Frame, t: Token, value: Value) -> None:
         over, axes = {"bhi": ("j", "gi"), "bhj": ("i", "gj")}.get(t.axes, ("ij", "g"))
@@ -339,6 +349,7 @@ class _Plan:
             if p not in grads:
                 continue
             (d,) = b.map([(f"d_{p.name}", _full(grads[p], "dz_"), tile)], env)
+            d = self._closed(fr, grads[p], d)
             row = p.axes >= {"i"}
             summed = b.reduce("sum", "j" if row else "i", d, name=f"d_{p.name}_s")
             axes = "gic" if row else "gjc"
@@ -347,6 +358,7 @@ class _Plan:
         for (e, g), acc in zip(outside.items(), carried, strict=True):
             acc_ = param("acc_", "bhij")
             new += b.map([(f"d_{e.name}_n", call("add", acc_, _full(g, "dz_")), tile)], {**env, "acc_": acc})
+            new[-1] = self._closed(fr, g, new[-1])
         body = b.close(new)
         token = next(iter(inside.values()))
         totals = b.op(
@@ -394,6 +406,15 @@ class _Plan:
         return self.fr.b.op(
             "tile.finish", [self.pairs[name]], [self.fr.a.types[name]], names=[f"d_{name}"], factor=self.factor
         )[0]
+
+
+def _plain_sum(forms: Forms) -> bool:
+    """Whether what is carried are vectors of keys, with constant coefficients."""
+    return all(t.col and t.coef.is_const for t in forms.carry)
+
+
+def _is_linear(g: Expr) -> bool:
+    return all(e.fn in ("add", "sub", "mul", "neg", "param", "const") for e in postorder(g))
 
 
 def _full(g: Expr, pair: str) -> Expr:

@@ -26,6 +26,7 @@ class Frame:
     at: dict[str, Value] = field(default_factory=dict)
     tiles: dict[str, Value] = field(default_factory=dict)
     tile_map: Value | None = None
+    partial: Value | None = None  # whether the mask must be looked at in this tile
 
     def token_named(self, name: str) -> Token:
         return next(t for t in self.f.tokens.values() if t.name == name)
@@ -39,7 +40,16 @@ class Frame:
     def scoped(self) -> Frame:
         """A frame for a nested body: what is loaded there is forgotten outside."""
         return Frame(
-            self.a, self.f, self.s, self.b, self.operands, self.buffers, dict(self.at), dict(self.tiles), self.tile_map
+            self.a,
+            self.f,
+            self.s,
+            self.b,
+            self.operands,
+            self.buffers,
+            dict(self.at),
+            dict(self.tiles),
+            self.tile_map,
+            self.partial,
         )
 
 
@@ -85,7 +95,7 @@ def _atom(fr: Frame, atom) -> Value:
     if isinstance(atom, Contraction):
         return b.dot("nt", fr.tile(atom.row), fr.tile(atom.col), name=name)
     if isinstance(atom, Stored):
-        dtype = "bool" if atom.source.dtype == "b" else fr.a.dtype
+        dtype = fr.a.element(atom.source.dtype, atom.exact)
         axes = atom.source.attrs[1]
         shape = [fr.s.heads, fr.s.rows if "i" in axes else 1, fr.s.cols if "j" in axes else 1]
         return b.op(
@@ -101,7 +111,7 @@ def _atom(fr: Frame, atom) -> Value:
         return b.op(
             "tile.lookup",
             [fr.operands[atom.table.name], fr.at["g"], *tiles],
-            [b.tile(fr.s.heads, fr.s.rows, fr.s.cols)],
+            [TileType.of(fr.a.element(atom.atom.dtype, atom.exact), (fr.s.heads, fr.s.rows, fr.s.cols))],
             names=[name],
             positions=positions,
             axes=atom.table.attrs[1],
@@ -190,7 +200,7 @@ def sweep(
         )
     j, partial, *carried = b.open([INDEX, BOOL, *types], ["j", "partial", *names])
     inner = fr.scoped()
-    inner.at["j"] = j
+    inner.at["j"], inner.partial = j, partial
     body = b.close(emit(inner, partial, carried))
     return b.op(
         "tile.sweep",

@@ -30,7 +30,7 @@ class Forms:
             self.weight, self.score = self.f.number(weight.body), self.f.number(a.programs.score.body)
         inner, self.epilogue, self.place = split_epilogue(a.programs.carry.body)
         self.carry: list[CarryTerm] = carry_terms(self.f, inner)
-        self.mask = self.f.number(a.programs.mask.body) if a.programs.mask is not None else None
+        self.mask = self.f.number(a.programs.mask.body, exact=True) if a.programs.mask is not None else None
 
     @property
     def pair_weight(self) -> Expr:
@@ -141,6 +141,7 @@ def add_carried(fr: Frame, forms: Forms, p: Value, acc: Value) -> Value:
             compute_atoms(fr, [term.coef])
             env = {**atom_env(fr, [term.coef]), "p_": p}
             (scaled,) = b.map([(f"pc{n}", mul(weight, term.coef), p.type)], env)  # type: ignore[list-item]
+            scaled = mask_tile(fr, forms.mask, scaled, fr.partial, 0.0, f"pc{n}_masked")
         if term.col:
             acc = b.dot("nn", scaled, fr.tile(term.vector), acc, name="acc")
         else:

@@ -169,6 +169,21 @@ class BufferEmitter:
         self.src.line(f"{self.name(op.result)} = {part}rt.sum_to({body}, {op.attrs['axes']!r}, {like}, (B, H, N, M))")
         self._delete(used)
 
+    def _table_gradient(self, op: Op) -> None:
+        program, positions, like = op.attrs["program"], op.attrs["positions"], self.name(op.operands[0])
+        self.src.comment(f"{op.result.name}: {program}", op.loc)
+        self._bind_sizes([self.dim(d) for d in op.attrs["sizes"]])
+        compute = "float64" if op.result.type.dtype == "f64" else "float32"  # type: ignore[attr-defined]
+        operands = op.operands[1 : len(program.params) + 1]
+        texts = [self._expression(op, p, compute, operands) for p in (program, *positions)]
+        value, *where = (text for text, _ in texts)
+        part = f"{self.name(op.operands[-1])} + " if op.attrs["add"] else ""
+        self.src.line(
+            f"{self.name(op.result)} = {part}rt.table_gradient({value}, ({', '.join(where)},), {like}, "
+            f"{op.attrs['axes']!r}, B, H)"
+        )
+        self._delete([name for _, names in texts for name in names])
+
     def _view(self, op: Op) -> None:
         t: TensorType = op.result.type  # type: ignore[assignment]
         self.src.line(

@@ -233,34 +233,29 @@ class Emitter(BufferEmitter):
         self.src.comment(
             "; ".join(f"{r.name} = {p.body}" for r, p in zip(op.results, op.attrs["programs"], strict=True)), op.loc
         )
-        self._linear(op, [self.name(v) for v in op.operands], [self.name(r) for r in op.results], op.results[0].type)
+        self._linear(op, [self.name(v) for v in op.operands], [self.name(r) for r in op.results])
 
-    def _linear(self, op: Op, inputs: list[str], results: list[str], t: Any) -> None:
+    def _linear(self, op: Op, inputs: list[str], results: list[str]) -> None:
         code = linearize(op)
         temps = [self._temp(op, k) for k in range(len(code.temps))]
-        for line in emit_linear(code, inputs, results, temps, torch_name(t.dtype)):
+        for line in emit_linear(code, inputs, results, temps):
             self.src.line(line)
 
     def _mask(self, op: Op) -> None:
         tile, partial, *captures = (self.name(v) for v in op.operands)
         out = self.name(op.result)
-        keep = self._temp(op, len(self.places.scratch[op]) - 1)
         if not self.places.same(op.operands[0], op.result):
             self.src.line(f"{out}.copy_({tile})")
         self.src.line(f"if {partial}:")
         self.src.depth += 1
         self.src.comment(f"mask {op.attrs['mask']}", op.loc)
-        diagonal = self._diagonal_mask(op)
+        fill, diagonal = number(op.attrs["value"]), self._diagonal_mask(op)
         if diagonal:
-            self.src.line(f"torch.{'mul' if op.attrs['value'] == 0 else 'add'}({out}, {diagonal}, out={out})")
-            self.src.depth -= 1
-            return
-        self._linear(op, captures, [keep], op.operands[0].type)
-        if op.attrs["value"] == 0:
-            self.src.line(f"torch.mul({out}, {keep}, out={out})")
-        else:  # far below the least maximum a row starts with
-            self.src.line(f"torch.sub({keep}, 1.0, out={keep})")
-            self.src.line(f"torch.add({out}, {keep}, alpha=3e38, out={out})")
+            self.src.line(f"rt.close({out}, *{diagonal})")
+        else:
+            *_, keep, bits = (self._temp(op, k) for k in range(len(self.places.scratch[op])))
+            self._linear(op, captures, [keep])
+            self.src.line(f"rt.close({out}, *rt.selection({keep}, {fill}, {bits}))")
         self.src.depth -= 1
 
     def _diagonal_mask(self, op: Op) -> str | None:
@@ -272,8 +267,8 @@ class Emitter(BufferEmitter):
         at = self.x.at
         dtype = torch_name(op.result.type.dtype)  # type: ignore[attr-defined]
         return (
-            f"rt.diagonal_keep({self.constant(source.attrs['mask'])}, (B, H, N, M), {at['i']} - {at['j']}, {self.x.i}, "
-            f"{self.x.j}, torch.{dtype}, {op.attrs['value'] != 0})"
+            f"rt.diagonal({self.constant(source.attrs['mask'])}, (B, H, N, M), {at['i']} - {at['j']}, {self.x.i}, "
+            f"{self.x.j}, torch.{dtype}, {number(op.attrs['value'])})"
         )
 
     def _reduce(self, op: Op) -> None:

@@ -28,11 +28,13 @@ class Kernel:
         names: Sequence[str],
         grads: Sequence[str],
         mask: Program | None,
+        axes: Sequence[str],
         compile_tile: Callable[[Func], tuple[Any, str]],
     ):
         self.forward_func, self.backward_func = forward, backward
         self.names, self.grads = tuple(names), tuple(grads)
         self.mask, self._compile = mask, compile_tile
+        self.axes = dict(zip(names, axes, strict=False))
         self._forward, self.forward_code = compile_tile(forward)
         self._backwards: dict[tuple[bool, ...], Any] = {}
 
@@ -63,7 +65,7 @@ class Kernel:
         """(operands as computed with, results): keys that are not finite spoil only rows that see them."""
         if self.mask is None:
             return list(operands), self._forward(*operands)
-        clean, spoiled = spoiled_rows(self.mask, self.names, dict(zip(self.names, operands, strict=True)))
+        clean, spoiled = spoiled_rows(self.mask, self.names, self.axes, dict(zip(self.names, operands, strict=True)))
         used = [clean[n] for n in self.names]
         o, lse, *summed = self._forward(*used)
         if spoiled is not None:

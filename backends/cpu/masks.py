@@ -61,19 +61,51 @@ def additive_block(mask: Program, captures, sizes, i: int, ti: int, j: int, tj: 
     Remembered along the diagonal where the mask depends on i - j alone."""
     if not captures and toeplitz(mask):
         return _diagonal_block(mask, sizes, i - j, ti, tj, dtype)
-    return _additive(_keep(mask, captures, sizes, i, ti, j, tj, dtype), dtype)
+    return _additive(_keep(mask, captures, sizes, i, ti, j, tj), dtype)
 
 
 @lru_cache(maxsize=32)
 def _diagonal_block(mask: Program, sizes, offset: int, ti: int, tj: int, dtype: torch.dtype) -> Block:
-    return _additive(_keep(mask, (), sizes, max(offset, 0), ti, max(-offset, 0), tj, dtype), dtype)
+    return _additive(_keep(mask, (), sizes, max(offset, 0), ti, max(-offset, 0), tj), dtype)
 
 
 @lru_cache(maxsize=32)
-def diagonal_keep(mask: Program, sizes, offset: int, ti: int, tj: int, dtype: torch.dtype, far: bool) -> torch.Tensor:
-    """A mask of i - j on a block as 1 and 0 (ti, tj), or as 0 and -3e38 when ``far``."""
-    keep = _keep(mask, (), sizes, max(offset, 0), ti, max(-offset, 0), tj, dtype)[0, 0].to(dtype)
-    return (keep - 1) * 3e38 if far else keep
+def diagonal(
+    mask: Program, sizes, offset: int, ti: int, tj: int, dtype: torch.dtype, fill: float
+) -> tuple[torch.Tensor, torch.Tensor | None]:
+    """What `close` needs for a mask of i - j on a block (ti, tj)."""
+    keep = _keep(mask, (), sizes, max(offset, 0), ti, max(-offset, 0), tj)[0, 0].expand(ti, tj).contiguous()
+    bits = torch.empty(keep.shape, dtype=_WORDS[dtype])
+    kept, filled = selection(keep, fill, bits)
+    return kept, None if filled is None else filled.clone()
+
+
+_WORDS = {torch.float32: torch.int32, torch.float64: torch.int64}
+
+
+@lru_cache(maxsize=64)
+def _pattern(fill: float, word: torch.dtype) -> int:
+    dtype = torch.float32 if word == torch.int32 else torch.float64
+    return int(torch.tensor(fill, dtype=dtype).view(word))
+
+
+def selection(keep: torch.Tensor, fill: float, bits: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor | None]:
+    """(all bits where ``keep``, the bits of ``fill`` where not, None for 0); the first is written to ``bits``.
+
+    A tile is masked by its bits: it is a true choice, whatever stands there, at the price of a product. torch.where
+    costs ten times as much.
+    """
+    torch.neg(bits.copy_(keep), out=bits)
+    pattern = _pattern(fill, bits.dtype)
+    return bits, None if pattern == 0 else torch.bitwise_not(bits).bitwise_and_(pattern)
+
+
+def close(tile: torch.Tensor, kept: torch.Tensor, filled: torch.Tensor | None) -> None:
+    """Replaces entries of ``tile`` where the bits of ``kept`` are 0 by those of ``filled``, or 0."""
+    bits = tile.view(kept.dtype)
+    bits.bitwise_and_(kept)
+    if filled is not None:
+        bits.bitwise_or_(filled)
 
 
 def _additive(keep: torch.Tensor, dtype: torch.dtype) -> Block:
@@ -81,11 +113,11 @@ def _additive(keep: torch.Tensor, dtype: torch.dtype) -> Block:
     return keep.to(dtype).log_(), (closed if bool(closed.any()) else None)
 
 
-def _keep(mask: Program, captures, sizes, i: int, ti: int, j: int, tj: int, dtype: torch.dtype) -> torch.Tensor:
+def _keep(mask: Program, captures, sizes, i: int, ti: int, j: int, tj: int) -> torch.Tensor:
     """The mask on rows i.. and columns j.., (b, h, ti, tj) up to broadcasting."""
     env = bind(mask, captures, sizes)
     for p in mask.params:
         for axis, c in enumerate(p.attrs[1]):
             if c in "ij" and env[p.name].shape[axis] > 1:
                 env[p.name] = env[p.name].narrow(axis, *((i, ti) if c == "i" else (j, tj)))
-    return evaluate(mask.body, env, (*sizes[:2], ti, tj), dtype=dtype, starts=(0, 0, i, j))[..., 0]
+    return evaluate(mask.body, env, (*sizes[:2], ti, tj), dtype=torch.float64, starts=(0, 0, i, j))[..., 0]

@@ -203,7 +203,8 @@ def build(module: Module) -> Program:
     for op in module.walk():
         if op.name == "geo.kernel":
             forward, backward = (module.funcs[op.attrs[k].name] for k in ("forward", "backward"))
-            kernel = Kernel(forward, backward, op.attrs["names"], op.attrs["grads"], op.attrs.get("mask"), compile_tile)
+            a = op.attrs
+            kernel = Kernel(forward, backward, a["names"], a["grads"], a.get("mask"), a.get("axes", ()), compile_tile)
             kernels[forward.name] = kernel
             attentions.append(describe(op, module))
     entry = _Main(module, module.entry, kernels)

@@ -6,13 +6,14 @@ from collections.abc import Sequence
 
 import torch
 
-from aatc.backends.cpu.masks import additive_block, diagonal_keep, tile_map
+from aatc.backends.cpu.masks import additive_block, close, diagonal, selection, tile_map
 from aatc.ir.reference import expand_heads
 from aatc.ir.score import random
+from aatc.ir.score.evaluate import table_position
 from aatc.ir.score.program import Program
 from aatc.ir.tilemap import TileMap
 
-__all__ = ["diagonal_keep", "tile_map"]
+__all__ = ["close", "diagonal", "selection", "tile_map"]
 
 flash = torch.ops.aten._scaled_dot_product_flash_attention_for_cpu.default
 flash_backward = torch.ops.aten._scaled_dot_product_flash_attention_for_cpu_backward.default
@@ -149,9 +150,27 @@ def _entries(table: torch.Tensor, axes: str, g: int, tg: int, h: int, where: Seq
             at = heads // h if c == "b" else heads % h
             index.append((at * (table.shape[axes.index(c)] > 1)).reshape(-1, 1, 1))
     for p in where:
-        p = p if p.dim() == 3 else p.unsqueeze(0)
-        index.append(p.round().long().clamp_(0, table.shape[len(index)] - 1))
+        index.append(table_position(p if p.dim() == 3 else p.unsqueeze(0), table.shape[len(index)]))
     return tuple(index)
+
+
+def token_lookup(table: torch.Tensor, *where: torch.Tensor) -> torch.Tensor:
+    """Entries of a table (b, h, token, t[, u]) at positions (b, h, token, 1), as (b, h, token, 1)."""
+    index = [positions(n, axis, torch.int64)[..., 0] for axis, n in enumerate(table.shape[:3])]
+    index += [table_position(p[..., 0], n) for p, n in zip(where, table.shape[3:], strict=True)]
+    return table[tuple(index)].unsqueeze(-1)
+
+
+def table_gradient(
+    value, where: Sequence[torch.Tensor], table: torch.Tensor, axes: str, batch: int, heads: int
+) -> torch.Tensor:
+    """A cotangent (b, h, token, 1) of what `token_lookup` reads, added up in the shape and dtype of ``table``."""
+    numbers = torch.arange(table.numel()).reshape(table.shape)
+    at = token_lookup(token_view(numbers, axes, batch, heads), *where)
+    shape = torch.broadcast_shapes(at.shape, value.shape, (batch, heads, 1, 1))
+    out = torch.zeros(table.numel(), dtype=value.dtype)
+    out.index_add_(0, at.expand(shape).reshape(-1), value.expand(shape).reshape(-1))
+    return out.reshape(table.shape).to(table.dtype)
 
 
 def lookup(

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 
-from aatc.backends.cpu.source import number
+from aatc.backends.cpu.source import number, torch_name
 from aatc.ir.errors import BackendError
 from aatc.ir.score.linear import Instr, Linear, Ref
 
@@ -48,18 +48,18 @@ _BINARY = {
 }
 
 
-def emit_linear(code: Linear, inputs: list[str], results: list[str], temps: list[str], dtype: str) -> list[str]:
-    """One line of torch per instruction; ``dtype`` is that of constants that must be tensors."""
+def emit_linear(code: Linear, inputs: list[str], results: list[str], temps: list[str]) -> list[str]:
+    """One line of torch per instruction."""
 
     def name(r: Ref) -> str:
         if r.kind == "const":
-            return number(float(r.value))
+            return number(r.value)
         return {"in": inputs, "out": results, "tmp": temps}[r.kind][int(r.value)]
 
-    return [_line(x, name(x.dst), [name(a) for a in x.args], dtype) for x in code.code]
+    return [_line(x, name(x.dst), [name(a) for a in x.args]) for x in code.code]
 
 
-def _line(x: Instr, dst: str, args: list[str], dtype: str) -> str:
+def _line(x: Instr, dst: str, args: list[str]) -> str:
     if x.fn in _UNARY:
         return f"torch.{x.fn}({args[0]}, out={dst})"
     if x.fn in _BINARY:
@@ -70,7 +70,7 @@ def _line(x: Instr, dst: str, args: list[str], dtype: str) -> str:
         return f"torch.clamp({', '.join([args[0], *bounds])}, out={dst})"
     if x.fn == "where":
         chosen = [
-            f"torch.tensor({a}, dtype=torch.{dtype})" if r.kind == "const" else a
+            f"torch.tensor({a}, dtype=torch.{torch_name(x.attrs[0])})" if r.kind == "const" else a
             for a, r in zip(args[1:], x.args[1:], strict=True)
         ]
         return f"torch.where({args[0]}, {', '.join(chosen)}, out={dst})"

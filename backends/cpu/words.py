@@ -9,6 +9,7 @@ from aatc.backends.cpu.source import Source, number
 from aatc.ir.errors import BackendError
 from aatc.ir.score.expr import Expr, postorder
 from aatc.ir.score.functions import FUNCTIONS
+from aatc.ir.score.linear import COMPARISONS
 
 #: Words with an obvious spelling; all others go through the table of the language itself.
 _SPELLED = {
@@ -83,36 +84,37 @@ def _tight(text: str) -> str:
     return text if re.fullmatch(r"[\w.\[\]']+(\([^()]*\))?", text) else f"({text})"
 
 
-def _forget(src: Source, e: Expr, uses: Counter[Expr], assigned: dict[Expr, str]) -> None:
-    """Counts the arguments of ``e`` as read; names read for the last time by an assigned node are given back."""
-    for a in set(e.args):
-        uses[a] -= sum(x is a for x in e.args)
-    if e not in assigned:
-        return
-    dead = [n for x, n in assigned.items() if uses[x] == 0 and x is not e]
-    if dead:
-        src.line(f"del {', '.join(dead)}")
-        for x in [x for x, n in assigned.items() if n in dead]:
-            del assigned[x]
+def _as_number(text: str, e: Expr, dtype: str) -> str:
+    return f"{_tight(text)}.to(torch.{dtype})" if e.dtype == "i" and not e.is_const else text
+
+
+def _as_tensor(text: str, e: Expr, user: Expr, dtype: str) -> str:
+    """A constant as a tensor, for torch functions that take no numbers."""
+    if not e.is_const:
+        return text
+    kind = {"b": "bool", "i": "int64" if user.dtype == "i" or user.fn in COMPARISONS else dtype, "f": dtype}[e.dtype]
+    return f"torch.tensor({text}, dtype=torch.{kind})"
 
 
 def _node(e: Expr, args: list[str], dtype: str, sizes: dict[str, str]) -> str:
     if e.fn == "index":
         axis = {"b": 0, "h": 1, "i": 2, "j": 2}[e.name]
-        return f"rt.positions({sizes[e.name]}, {axis}, torch.{dtype})"
+        return f"rt.positions({sizes[e.name]}, {axis}, torch.int64)"
     if e.fn == "row_key":
         return f"rt.row_keys({args[0]}, B, H, N)"
     if e.fn == "column_key":
         return "rt.column_keys(M)"
     if e.fn == "lookup":
-        raise BackendError("a table is read per token: not in this backend")
+        where = [_as_tensor(a, x, x, dtype) for a, x in zip(args[1:], e.args[1:], strict=True)]
+        where = [f"{w}.reshape(1, 1, 1, 1)" if x.is_const else w for w, x in zip(where, e.args[1:], strict=True)]
+        return f"rt.token_lookup({', '.join([args[0], *where])})"
+    if e.dtype == "f" or (e.dtype == "b" and "f" in {a.dtype for a in e.args}):  # torch has its own idea of 2 * i
+        args = [_as_number(a, x, dtype) for a, x in zip(args, e.args, strict=True)]
     spelled = _SPELLED.get(e.fn)
     if e.fn in ("maximum", "minimum") and e.args[1].is_const:
         return f"{_tight(args[0])}.clamp({'min' if e.fn == 'maximum' else 'max'}={args[1]})"
     if spelled is None or "{0}." in spelled or all(a.is_const for a in e.args):
-        args = [
-            f"torch.tensor({a}, dtype=torch.{dtype})" if x.is_const else a for a, x in zip(args, e.args, strict=True)
-        ]
+        args = [_as_tensor(a, x, e, dtype) for a, x in zip(args, e.args, strict=True)]
     if spelled:
         return spelled.format(*map(_tight, args))
     if e.fn not in FUNCTIONS:

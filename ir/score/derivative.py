@@ -112,6 +112,7 @@ RULES: dict[str, Rule] = {
     "sign": lambda e, g: (None,),
     "step": lambda e, g: (None,),
     "floor": lambda e, g: (None,),
+    "lookup": lambda e, g: (None,) * len(e.args),  # a rounded position has no slope; a table's share is scattered
     "pair_uniform": lambda e, g: (None, None),
     "append": lambda e, g: (call("init", g), call("item", g, attrs=(-1,))),
     "init": lambda e, g: (call("append", g, ZERO),),

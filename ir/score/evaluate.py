@@ -105,8 +105,15 @@ def lookup(table: torch.Tensor, axes: str, positions: list[torch.Tensor], sizes:
     ]
     for p in positions:
         n = table.shape[len(index)]
-        index.append(p.round().long().clamp(0, n - 1) if p.is_floating_point() else p.long().clamp(0, n - 1))
+        index.append(table_position(p, n))
     return table[tuple(index)]
+
+
+def table_position(p: torch.Tensor, n: int) -> torch.Tensor:
+    """Positions along an axis of ``n`` entries: rounded to the nearest even, clamped; NaN reads entry 0."""
+    if p.is_floating_point():  # clamped before it is an integer: what is too large has none
+        p = p.double().round().clamp(0, n - 1).nan_to_num(0.0)
+    return p.long().clamp(0, n - 1)
 
 
 def sum_to_axes(value: torch.Tensor, p: Expr, shape: tuple[int, ...]) -> torch.Tensor:

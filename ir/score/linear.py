@@ -13,15 +13,21 @@ from dataclasses import dataclass
 from functools import lru_cache
 from typing import TYPE_CHECKING
 
+import numpy as np
+
 from aatc.ir.errors import ScoreError
 from aatc.ir.score.expr import Expr, postorder
 from aatc.ir.score.functions import FUNCTIONS
+from aatc.ir.types import itemsize
 
 if TYPE_CHECKING:
     from aatc.ir.core import Op
 
 LOG2E, LN2 = math.log2(math.e), math.log(2.0)
 Shape = tuple[int, ...]
+
+COMPARISONS = frozenset({"lt", "le", "gt", "ge", "eq", "ne"})
+_MIRRORED = {"lt": "gt", "le": "ge", "gt": "lt", "ge": "le", "eq": "eq", "ne": "ne"}
 
 #: Primitives a backend must print; all are element-wise.
 PRIMITIVES = frozenset(
@@ -45,7 +51,7 @@ class Instr:
     fn: str
     dst: Ref
     args: tuple[Ref, ...]
-    attrs: tuple[float, ...] = ()
+    attrs: tuple = ()
 
 
 @dataclass(frozen=True)
@@ -65,26 +71,41 @@ class _Node:
     dtype: str
 
 
-class _Graph:
-    """Primitive nodes, shared by structure."""
+def _constant(fn: str, values: list, attrs: tuple) -> float | int | bool:
+    """A word or primitive of constants, in float64."""
+    import torch
 
-    def __init__(self, operands: Sequence[tuple[str, Shape]], dtype: str, numeric: bool = False):
+    if fn == "copy":
+        return values[0]
+    if fn == "clamp":
+        return min(max(values[0], attrs[0]), attrs[1])
+    if fn == "asin":
+        return math.asin(values[0])
+    kinds = {bool: torch.bool, int: torch.int64}
+    tensors = [torch.tensor(v, dtype=kinds.get(type(v), torch.float64)) for v in values]
+    return FUNCTIONS[fn].evaluate(*tensors, *attrs).item()  # type: ignore[misc]
+
+
+class _Graph:
+    """Primitive nodes, shared by structure. Numbers are of ``dtype``, integers i64, truth values bool."""
+
+    def __init__(self, operands: Sequence[tuple[str, Shape]], dtype: str):
         self.nodes: list[_Node] = []
         self.index: dict[tuple, int] = {}
         self.dtype = dtype
-        self.numeric = numeric  # truth values as the numbers 0 and 1: on a vector machine these are cheaper
         for n, (d, shape) in enumerate(operands):
             self._new("in", (), (n,), shape, d)
 
     def _new(self, fn: str, args: tuple[int, ...], attrs: tuple, shape: Shape, dtype: str) -> int:
-        key = (fn, args, tuple(map(repr, attrs)))
+        key = (fn, args, tuple(map(repr, attrs)), dtype)
         if key not in self.index:
             self.index[key] = len(self.nodes)
             self.nodes.append(_Node(fn, args, attrs, shape, dtype))
         return self.index[key]
 
-    def const(self, value: float) -> int:
-        return self._new("const", (), (float(value),), (1, 1, 1), self.dtype)
+    def const(self, value: float | int | bool) -> int:
+        kind = {bool: "bool", int: "i64"}.get(type(value), self.dtype)
+        return self._new("const", (), (value,), (1, 1, 1), kind)
 
     def is_const(self, n: int) -> bool:
         return self.nodes[n].fn == "const"
@@ -92,17 +113,30 @@ class _Graph:
     def value(self, n: int) -> float:
         return self.nodes[n].attrs[0]
 
-    def __call__(self, fn: str, *args: int, attrs: tuple = ()) -> int:
+    def __call__(self, fn: str, *args: int, attrs: tuple = (), dtype: str | None = None) -> int:
+        dtype = dtype or self.dtype
+        if all(map(self.is_const, args)):
+            value = _constant(fn, [self.value(a) for a in args], attrs)
+            return self.const(value if dtype in ("bool", "i64") else float(value))
         shape = tuple(max(dims) for dims in zip(*(self.nodes[a].shape for a in args), strict=True))
-        logical = fn in ("lt", "le", "gt", "ge", "eq", "ne", "and", "or", "not")
-        return self._new(fn, args, attrs, shape, "bool" if logical else self.dtype)
+        return self._new(fn, args, attrs, shape, dtype)
 
     # --- words in primitives -------------------------------------------------------------------------------
     def lower(self, e: Expr, args: list[int]) -> int:
-        if self.numeric and FUNCTIONS[e.fn].result == "b":
-            return self.truth(e.fn, *(self._number(a) for a in args))
-        if e.fn == "where" and self.is_const(args[1]) and self.is_const(args[2]):
-            return self.choose(e.args[0], *args)
+        if e.args and all(map(self.is_const, args)) and FUNCTIONS[e.fn].kind == "pointwise" and e.fn != "where":
+            values = [self.value(a) for a in args]
+            return self.const(_constant(e.fn, [float(v) for v in values] if e.dtype == "f" else values, e.attrs))
+        if e.fn in COMPARISONS:
+            return self.compare(e.fn, args[0], args[1])
+        if e.fn in ("and", "or", "not"):
+            return self.join(e.fn, *args)
+        if e.fn == "where":
+            return self.where(e.dtype, *args)
+        if e.dtype == "i":
+            return self.integer(e, args)
+        if e.fn == "pair_uniform":
+            return self(e.fn, *args)
+        args = [self.number(a) for a in args]
         word = _WORDS.get(e.fn)
         if word is not None:
             return word(self, *args, *e.attrs)
@@ -110,35 +144,75 @@ class _Graph:
             raise ScoreError(f"{e.fn} is not element-wise: it has no place in a tile")
         return self(e.fn, *args, attrs=e.attrs)
 
-    def _number(self, x: int) -> int:
-        node = self.nodes[x]
-        return self._new("copy", (x,), (), node.shape, self.dtype) if node.dtype == "bool" else x
+    def number(self, n: int) -> int:
+        """``n`` as a number of the graph's dtype."""
+        if self.is_const(n):
+            return self.const(float(self.value(n)))
+        node = self.nodes[n]
+        return n if node.dtype == self.dtype else self._new("copy", (n,), (), node.shape, self.dtype)
 
-    def truth(self, fn: str, *x: int) -> int:
-        """A comparison or connective as 0 or 1, by scaled differences: exact for integers and for numbers that do
-        not differ by less than 1e-18."""
-        if fn == "and":
-            return self("mul", *x)
-        if fn == "or":
-            return self("maximum", *x)
-        if fn == "not":
-            return self("add", self("neg", *x), self.const(1.0))
-        a, b = x if fn in ("gt", "ge", "eq", "ne") else x[::-1]
-        difference = self.sub(a, b)
-        if fn in ("eq", "ne"):
-            apart = self("clamp", self.scale(self("abs", difference), 1e18), attrs=(0.0, 1.0))
-            return apart if fn == "ne" else self("add", self("neg", apart), self.const(1.0))
-        scaled = self.scale(difference, 1e18)
-        return self("clamp", scaled if fn in ("lt", "gt") else self("add", scaled, self.const(1.0)), attrs=(0.0, 1.0))
+    def integer(self, e: Expr, args: list[int]) -> int:
+        """Integer arithmetic stays exact: i64 throughout."""
+        if e.fn == "floor":
+            return args[0]
+        if e.fn == "square":
+            return self("mul", *args, *args, dtype="i64")
+        if e.fn not in ("add", "sub", "mul", "neg", "abs", "sign", "maximum", "minimum"):
+            raise ScoreError(f"{e.fn} is not element-wise: it has no place in a tile")
+        if not self.is_const(args[0]) and (
+            len(args) == 1 or not self.is_const(args[1]) or e.fn in ("add", "sub", "mul")
+        ):
+            return self(e.fn, *args, dtype="i64")
+        if e.fn == "sub":
+            return self("add", self("neg", args[1], dtype="i64"), args[0], dtype="i64")
+        x, y = args if self.is_const(args[1]) else args[::-1]
+        if e.fn in ("add", "mul"):
+            return self(e.fn, x, y, dtype="i64")
+        c = self.value(y)
+        return self("clamp", x, attrs=(c, math.inf) if e.fn == "maximum" else (-math.inf, c), dtype="i64")
 
-    def choose(self, condition: Expr, c: int, x: int, y: int) -> int:
-        """One of two constants, as y + c * (x - y) with c numeric when it is a plain comparison."""
+    def compare(self, fn: str, x: int, y: int, dtype: str = "bool") -> int:
+        """A comparison, exact: of integers as integers. Into numbers 0 and 1 it costs no more than a difference."""
+        if {self.nodes[x].dtype, self.nodes[y].dtype} - {"i64", "bool"}:
+            x, y = self.number(x), self.number(y)
+        if self.is_const(x):
+            fn, x, y = _MIRRORED[fn], y, x
+        return self(fn, x, y, dtype=dtype)
+
+    def join(self, fn: str, *x: int) -> int:
+        known = [self.value(a) for a in x if self.is_const(a)]
+        if fn == "not" or not known:
+            return self(fn, *x, dtype="bool")
+        other = x[1] if self.is_const(x[0]) else x[0]
+        return other if bool(known[0]) == (fn == "and") else self.const(fn == "or")
+
+    def where(self, kind: str, c: int, x: int, y: int) -> int:
+        if self.is_const(c):
+            chosen = x if self.value(c) else y
+            return self.number(chosen) if kind == "f" else chosen
+        dtype = {"f": self.dtype, "i": "i64", "b": "bool"}[kind]
+        if kind == "f":
+            x, y = self.number(x), self.number(y)
+            if self.is_const(x) and self.is_const(y) and self.nodes[c].fn in COMPARISONS:
+                found = self.choose(c, self.value(x), self.value(y))
+                if found is not None:
+                    return found
+        shape = tuple(max(dims) for dims in zip(*(self.nodes[a].shape for a in (c, x, y)), strict=True))
+        return self._new("where", (c, x, y), (dtype,), shape, dtype)
+
+    def choose(self, c: int, x: float, y: float) -> int | None:
+        """One of two constants by a comparison into 0 and 1, as y + c * (x - y) where that is exact: selecting costs
+        ten times as much as arithmetic."""
         node = self.nodes[c]
-        if node.fn not in ("lt", "le", "gt", "ge"):
-            return self("where", c, x, y)
-        chosen = self.truth(node.fn, *(self._number(a) for a in node.args))
-        scaled = self.scale(chosen, self.value(x) - self.value(y))
-        return scaled if self.value(y) == 0 else self("add", scaled, y)
+        if {self.nodes[a].dtype for a in node.args} != {self.dtype} or not math.isfinite(x - y):
+            return None
+        kind = np.float32 if self.dtype == "f32" else np.float64
+        difference = kind(x) - kind(y)
+        if kind(y) + difference != kind(x):
+            return None
+        numeric = self.compare(node.fn, node.args[0], node.args[1], dtype=self.dtype)
+        scaled = self.scale(numeric, float(difference))
+        return scaled if y == 0 else self("add", scaled, self.const(y))
 
     def scale(self, x: int, factor: float) -> int:
         if factor == 1:
@@ -181,9 +255,7 @@ class _Graph:
         return self("asin", self("clamp", self("reciprocal", self("rsqrt", inside)), attrs=(-1.0, 1.0)))
 
     def step(self, x: int) -> int:
-        # no comparison: truth values are slow to make and to use. Differences of floats near 1 are never
-        # between 0 and 1e-18, so this is 0 or 1 where it matters
-        return self("clamp", self.scale(x, 1e18), attrs=(0.0, 1.0))
+        return self.compare("gt", x, self.const(0.0), dtype=self.dtype)
 
     def softplus(self, x: int) -> int:
         tail = self("log1p", self("exp2", self.scale(self("abs", x), -LOG2E)))
@@ -215,8 +287,8 @@ _WORDS: dict[str, Callable[..., int]] = {
 }
 
 
-def _build(programs, operands, dtype, numeric: bool) -> tuple[_Graph, list[int]]:
-    g = _Graph(operands, dtype, numeric)
+def _build(programs, operands, dtype) -> tuple[_Graph, list[int]]:
+    g = _Graph(operands, dtype)
     done: dict[Expr, int] = {}
     roots = []
     for program in programs:
@@ -316,30 +388,30 @@ def _reachable(g: _Graph, roots: list[int]) -> list[int]:
 
 
 @lru_cache(maxsize=4096)
-def _linearize(programs, operands, results, dtype, numeric=False) -> Linear:
-    g, roots = _build(programs, operands, dtype, numeric)
+def _linearize(programs, operands, results, dtype) -> Linear:
+    g, roots = _build(programs, operands, dtype)
     return _Allocator(g, roots, results).run()
 
 
 def linearize(op: Op) -> Linear:
-    """The code of a `tile.map`, or of the predicate of a `tile.mask`, whose one result is a tile of 0 and 1."""
+    """The code of a `tile.map`, or of the predicate of a `tile.mask`, whose one result is a tile of truth values:
+    its numbers are f64, so that positions and captured numbers are compared as they are."""
 
     def kind(v) -> tuple[str, Shape]:
         return v.type.dtype, tuple(int(d) for d in v.type.shape)
 
     if op.name == "tile.mask":
         operands = tuple(kind(v) for v in op.operands[2:])
-        keep = _mask_kind(op)
-        return _linearize((op.attrs["mask"],), operands, (keep,), keep[0], True)
+        return _linearize((op.attrs["mask"],), operands, (("bool", _mask_shape(op)),), "f64")
     operands = tuple(kind(v) for v in op.operands)
     results = tuple(kind(r) for r in op.results)
     return _linearize(op.attrs["programs"], operands, results, results[0][0])
 
 
-def _mask_kind(op: Op) -> tuple[str, Shape]:
-    """dtype and shape of a mask's 0 and 1: those of the tile, broadcast where no operand varies."""
+def _mask_shape(op: Op) -> Shape:
+    """Extents of a mask's truth values: broadcast where no operand varies."""
     shapes = [tuple(int(d) for d in v.type.shape) for v in op.operands[2:]]  # type: ignore[attr-defined]
-    return op.operands[0].type.dtype, tuple(max(d) for d in zip((1, 1, 1), *shapes, strict=True))  # type: ignore[attr-defined]
+    return tuple(max(d) for d in zip((1, 1, 1), *shapes, strict=True))
 
 
 def overwritable(code: Linear, k: int) -> set[int]:
@@ -354,9 +426,11 @@ def overwritable(code: Linear, k: int) -> set[int]:
 
 
 def temporaries(op: Op) -> list[tuple[str, Shape]]:
-    """(dtype, shape) of the scratch an element-wise operation needs; a mask needs its 0 and 1 too."""
+    """(dtype, shape) of the scratch an element-wise operation needs; a mask needs its truth values, and them as
+    integers of the tile's width too."""
     code = linearize(op)
     temps = list(code.temps)
     if op.name == "tile.mask":
-        temps.append(_mask_kind(op))
+        wide = {4: "i32", 8: "i64"}[itemsize(op.operands[0].type.dtype)]  # type: ignore[attr-defined]
+        temps += [("bool", _mask_shape(op)), (wide, _mask_shape(op))]
     return temps

@@ -52,7 +52,7 @@ plan = [2048, 2112, 2176]} (%j: index, %partial: bool, %m1: tile<f64[1,8,1]>, %l
         %s = tile.dot(%at, %bt) {form = "nt", plan = [0]} : tile<f64[1,8,16]>
         %jt = tile.load(%js, %g, %j) {axes = "gj"} : tile<f64[1,1,16]>
         %it = tile.load(%is, %g, %i) {axes = "gi"} : tile<f64[1,8,1]>
-        %masked = tile.mask(%s, %partial, %jt, %it) {mask = fn(c: f[bhj], r: f[bhi]) => c <= r, value = -inf, plan = [0], scratch = [1024]} : tile<f64[1,8,16]>
+        %masked = tile.mask(%s, %partial, %jt, %it) {mask = fn(c: f[bhj], r: f[bhi]) => c <= r, value = -inf, plan = [0], scratch = [2560, 1024]} : tile<f64[1,8,16]>
         %top = tile.reduce(%masked, %m1) {op = "max", over = "j", plan = [2432]} : tile<f64[1,8,1]>
         %p = tile.map(%masked, %top) {programs = [fn(x: f[bhij], n: f[bhi]) => exp(x - n)], plan = [0]} : tile<f64[1,8,16]>
         %shrink = tile.map(%m1, %top) {programs = [fn(m: f[bhi], n: f[bhi]) => exp(m - n)], plan = [2048]} : tile<f64[1,8,1]>
