@@ -11,13 +11,13 @@ import torch
 from aatc.biases import Bias, as_bias
 from aatc.connections import Connection, as_connection
 from aatc.ir.errors import CaptureError, ScoreError, ShapeError, UnsupportedError
-from aatc.ir.score.expr import INDEX_AXES, Expr, call, const, mul, param, uniform
+from aatc.ir.score.expr import INDEX_AXES, ONE, ZERO, Expr, call, div, mul, param, sub, uniform
 from aatc.ir.score.program import Program
 from aatc.masks import Mask, as_mask
 from aatc.metrics import Metric
 from aatc.normalizers import Softmax, kind_of
 from aatc.ops import write_spec
-from aatc.parts import Capture, Key, Part, Sizes, number_text, same, scalar_captures, scalar_expr, scalar_key
+from aatc.parts import Capture, Key, Part, Sizes, same, scalar_captures, scalar_expr, scalar_key
 
 
 def attend(
@@ -74,25 +74,22 @@ def attend(
     if scale is None:
         scale = sizes.d**-0.5 if metric.root_scale else 1.0
     thinned = dropout != 0
-    groups = [
-        metric.captures(sizes),
-        connection.captures(sizes) if connection is not None else [],
-        scalar_captures("scale", scale),
-        bias.captures(sizes) if bias is not None else [],
-        mask.captures(sizes) if mask is not None else [],
-        _seed(dropout, seed, sizes) if thinned else [],
-    ]
+    keys: list[Any] = []
+    groups: list[list[Capture]] = []
+    for part in (metric, connection, bias, mask):
+        key, captures = (None, []) if part is None else part.described(sizes)
+        keys.append(key)
+        groups.append(captures)
+    groups.insert(2, scalar_captures("scale", scale, sizes))
+    groups.append([*_seed(dropout, seed, sizes), *scalar_captures("dropout", dropout, sizes)] if thinned else [])
     for group in groups:
         for capture in group:
             _check(capture, sizes)
     spec = _spec(
         (
-            metric.key(),
-            connection.key() if connection is not None else None,
+            *keys,
             scalar_key(scale),
-            bias.key() if bias is not None else None,
-            mask.key() if mask is not None else None,
-            number_text(dropout) if thinned else None,
+            scalar_key(dropout) if thinned else None,
             kind_of(normalizer),
             aggregate,
             tuple([tuple([(c.name, c.axes, c.dtype) for c in group]) for group in groups]),
@@ -114,7 +111,7 @@ _spec._dynamo_marked_constant = True  # type: ignore[attr-defined]
 @lru_cache(maxsize=4096)
 def _spec_of(key: Key) -> str:
     """The text of an attention's attributes, from its parts' keys and the declarations of their captures."""
-    metric, connection, scale, bias, mask, dropout, kind, aggregate, groups = key
+    metric, connection, bias, mask, scale, dropout, kind, aggregate, groups = key
     q, k, v = param("q", "bhid"), param("k", "bhjd"), param("v", "bhjd")
     names = ["q", "k", "v"]
     captured: list[list[Expr]] = []
@@ -132,9 +129,9 @@ def _spec_of(key: Key) -> str:
     if bias is not None:
         score = score + Part.of_key(bias).value(bias, iter(of_bias))
     if dropout is not None:
-        p = float(dropout)
+        p = scalar_expr(dropout, iter(of_dropout[1:]))
         keep = uniform(of_dropout[0]) >= p
-        carried_v = mul(call("where", keep, const(1 / (1 - p)), const(0.0)), carried_v)
+        carried_v = mul(call("where", keep, div(ONE, sub(ONE, p)), ZERO), carried_v)
 
     order = [q, k, v, *(p for group in captured for p in group)]
     programs = {"score": Program.of(score, order), "carry": Program.of(carried_v, order)}

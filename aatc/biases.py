@@ -9,8 +9,18 @@ from typing import Any
 import torch
 
 from aatc.ir.errors import CaptureError
-from aatc.ir.score.expr import Expr, call, const, index
-from aatc.parts import Capture, Key, Part, integer_text, pair_capture, scalar_captures
+from aatc.ir.score.expr import Expr, call, index
+from aatc.parts import (
+    Capture,
+    Key,
+    Part,
+    integer_captures,
+    integer_expr,
+    integer_key,
+    is_integer,
+    pair_capture,
+    scalar_captures,
+)
 
 
 class Bias(Part):
@@ -29,10 +39,10 @@ class Sum(Bias):
 
     def __init__(self, left: Bias, right: Bias):
         self.left, self.right = left, right
-        self._set_key(self.left.key(), self.right.key())
 
-    def captures(self, sizes):
-        return [*self.left.captures(sizes), *self.right.captures(sizes)]
+    def described(self, sizes):
+        (left, of_left), (right, of_right) = self.left.described(sizes), self.right.described(sizes)
+        return (self.tag, left, right), [*of_left, *of_right]
 
     @classmethod
     def value(cls, key, captured):
@@ -44,7 +54,13 @@ class ALiBi(Bias):
     """-slope_h |i - j| (Press et al. 2022). ``slopes``: (H,), or the number of heads for 2^(-8h/H)."""
 
     def __init__(self, slopes: torch.Tensor | int):
-        self.slopes = slopes if isinstance(slopes, torch.Tensor) else torch.tensor(alibi_slopes(slopes))
+        if not isinstance(slopes, torch.Tensor):
+            if not is_integer(slopes) or slopes < 1:
+                raise CaptureError(
+                    f"ALiBi slopes are {slopes!r}", hint="give a tensor (H,) of slopes, or the number of heads"
+                )
+            slopes = torch.tensor(alibi_slopes(slopes))
+        self.slopes = slopes
 
     def captures(self, sizes):
         if self.slopes.dim() > 1:
@@ -52,7 +68,7 @@ class ALiBi(Bias):
                 f"ALiBi slopes have shape {tuple(self.slopes.shape)}; there is one per head: ({sizes.h},)"
             )
         slopes = self.slopes.to(sizes.device)
-        return [Capture("slope", slopes, "h")] if slopes.dim() else scalar_captures("slope", slopes)
+        return [Capture("slope", slopes, "h")] if slopes.dim() else scalar_captures("slope", slopes, sizes)
 
     @classmethod
     def value(cls, key, captured):
@@ -76,14 +92,18 @@ class RelativeTable(Bias):
                 hint="entry R stands for j = i, so the number of entries is odd",
             )
         self.table = table
-        self._set_key(integer_text(self.table.shape[-1] // 2))
+
+    def key(self):
+        return (self.tag, integer_key(self.table.shape[-1] // 2))
 
     def captures(self, sizes):
-        return [Capture("table", self.table, "ht" if self.table.dim() == 2 else "t")]
+        table = Capture("table", self.table, "ht" if self.table.dim() == 2 else "t")
+        return [table, *integer_captures("reach", self.table.shape[-1] // 2, sizes)]
 
     @classmethod
     def value(cls, key, captured):
-        return call("lookup", next(captured), index("j") - index("i") + const(int(key[1])))
+        table = next(captured)
+        return call("lookup", table, index("j") - index("i") + integer_expr(key[1], captured))
 
 
 class Dense(Bias):

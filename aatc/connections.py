@@ -13,7 +13,7 @@ import torch
 
 from aatc.ir.errors import CaptureError, ScoreError, ShapeError
 from aatc.ir.score.expr import Expr, call
-from aatc.parts import Capture, Key, Part, Sizes, number_text
+from aatc.parts import Capture, Key, Part, Sizes
 
 
 class Connection(Part):
@@ -61,8 +61,9 @@ class Rotary(Connection):
         self.q_positions, self.k_positions, self.base, self.style, self.values = (
             q_positions, k_positions, base, style, values,
         )  # fmt: skip
-        self._base = number_text(base)
-        self._set_key(style, bool(values))
+
+    def key(self):
+        return (self.tag, self.style, bool(self.values))
 
     def captures(self, sizes):
         if sizes.d % 2:
@@ -92,10 +93,12 @@ class Rotary(Connection):
                 f"Rotary shares {pairs} pairs of channels among {count} axes",
                 hint=f"make D a multiple of {2 * count}",
             )
-        dtype = torch.float64 if sizes.dtype == torch.float64 else torch.float32
         share = pairs // count
-        steps = torch.arange(share, dtype=dtype, device=positions.device)
-        angles = positions.to(dtype).unsqueeze(-1) * float(self._base) ** (-steps / share)
+        steps = torch.arange(share, dtype=torch.float64, device=positions.device)
+        angles = positions.to(torch.float64).unsqueeze(-1) * self.base ** (-steps / share)
+        if sizes.dtype != torch.float64:
+            # in float64 up to here: single precision holds a large angle to whole turns only
+            angles = (angles - 2 * math.pi * torch.round(angles / (2 * math.pi))).to(torch.float32)
         return angles.flatten(-2), "b" if angles.dim() == 4 else ""
 
     @classmethod
@@ -126,7 +129,9 @@ class Frames(Connection):
             q_frames if k_frames is None else k_frames,
             values,
         )
-        self._set_key(bool(self.values))
+
+    def key(self):
+        return (self.tag, bool(self.values))
 
     def captures(self, sizes):
         if self.values:

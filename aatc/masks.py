@@ -9,8 +9,17 @@ import torch
 
 from aatc.ir.errors import CaptureError, ScoreError
 from aatc.ir.score.expr import Expr, call, const, index
-from aatc.ir.score.program import Program
-from aatc.parts import Capture, Key, Part, integer_text, pair_capture
+from aatc.parts import (
+    Capture,
+    Key,
+    Part,
+    integer,
+    integer_captures,
+    integer_expr,
+    integer_key,
+    pair_capture,
+)
+from aatc.traced import Recorded, rebuilt, recorded
 
 
 class Mask(Part):
@@ -33,10 +42,10 @@ class Mask(Part):
 class _Both(Mask):
     def __init__(self, word: str, left: Mask, right: Mask):
         self.word, self.left, self.right = word, left, right
-        self._set_key(self.word, self.left.key(), self.right.key())
 
-    def captures(self, sizes):
-        return [*self.left.captures(sizes), *self.right.captures(sizes)]
+    def described(self, sizes):
+        (left, of_left), (right, of_right) = self.left.described(sizes), self.right.described(sizes)
+        return (self.tag, self.word, left, right), [*of_left, *of_right]
 
     @classmethod
     def truth(cls, key, captured):
@@ -47,53 +56,71 @@ class _Both(Mask):
 class _Not(Mask):
     def __init__(self, inner: Mask):
         self.inner = inner
-        self._set_key(self.inner.key())
 
-    def captures(self, sizes):
-        return self.inner.captures(sizes)
+    def described(self, sizes):
+        inner, captures = self.inner.described(sizes)
+        return (self.tag, inner), captures
 
     @classmethod
     def truth(cls, key, captured):
-        return ~Part.of_key(key[1]).truth(key[1], captured)
+        return call("not", Part.of_key(key[1]).truth(key[1], captured))
 
 
 class _Causal(Mask):
-    def __init__(self, offset: int):
-        self.offset = offset
-        self._set_key(integer_text(self.offset))
+    def __init__(self, offset: int | torch.Tensor):
+        self.offset = integer("the offset of a causal mask", offset)
+
+    def key(self):
+        return (self.tag, integer_key(self.offset))
+
+    def captures(self, sizes):
+        return integer_captures("offset", self.offset, sizes)
 
     @classmethod
     def truth(cls, key, captured):
-        return index("j") <= index("i") + const(int(key[1]))
+        return index("j") <= index("i") + integer_expr(key[1], captured)
 
 
 class _Window(Mask):
-    def __init__(self, width: int):
-        if width < 1:
+    def __init__(self, width: int | torch.Tensor):
+        self.width = integer("the width of a sliding window", width)
+        if not isinstance(width, torch.Tensor) and width < 1:
             raise ScoreError(f"a sliding window of {width}", hint="1 admits only j = i")
-        self.width = width
-        self._set_key(integer_text(self.width))
+
+    def key(self):
+        return (self.tag, integer_key(self.width))
+
+    def captures(self, sizes):
+        return integer_captures("width", self.width, sizes)
 
     @classmethod
     def truth(cls, key, captured):
-        return abs(index("i") - index("j")) < const(int(key[1]))
+        return abs(index("i") - index("j")) < integer_expr(key[1], captured)
 
 
 class _Documents(Mask):
     def __init__(self, ids: torch.Tensor, kv_ids: torch.Tensor | None):
         self.ids, self.kv_ids = ids, ids if kv_ids is None else kv_ids
+        if (self.ids.dtype == torch.uint64) != (self.kv_ids.dtype == torch.uint64):
+            raise CaptureError(
+                f"document ids hold {self.ids.dtype} and {self.kv_ids.dtype}", hint="no one dtype holds both exactly"
+            )
 
     def captures(self, sizes):
         return [_per_token("doc_q", self.ids, "i"), _per_token("doc_k", self.kv_ids, "j")]
 
     @classmethod
     def truth(cls, key, captured):
-        return next(captured).eq(next(captured))
+        return call("eq", next(captured), next(captured))
 
 
 def _per_token(name: str, ids: torch.Tensor, axis: str) -> Capture:
     if ids.dim() not in (1, 2):
         raise CaptureError(f"document ids have shape {tuple(ids.shape)}; they are (N,) or (B, N)")
+    if ids.is_floating_point() or ids.is_complex() or ids.dtype == torch.bool:
+        raise CaptureError(f"document ids hold {ids.dtype}, not integers", hint="convert them, say with .long()")
+    if ids.dtype != torch.int64:
+        ids = ids.to(torch.int64)
     return Capture(name, ids, axis if ids.dim() == 1 else "b" + axis, "i")
 
 
@@ -123,44 +150,42 @@ class _Dense(Mask):
         return next(captured)
 
 
-_predicates: dict[str, Expr] = {}
-
-
 class _Predicate(Mask):
-    def __init__(self, text: str):
-        self.text = text
-        self._set_key(self.text)
+    def __init__(self, function: Callable[..., Any]):
+        if not callable(function):
+            raise ScoreError(f"a predicate is a function of b, h, i and j, not a {type(function).__name__}")
+        self.function = function
+        if not torch.compiler.is_compiling():
+            self._program()  # refused where it is made, if it must be
+
+    def _program(self) -> Recorded:
+        return recorded(self.function, ("b", "h", "i", "j"), (), (), _checked)
+
+    def described(self, sizes):
+        program = self._program()
+        return (self.tag, program.key), program.captures(sizes)
 
     @classmethod
     def truth(cls, key, captured):
-        return _predicates[key[1]]
+        return rebuilt(key[1], {}, captured, _checked)
 
 
-def _traced(function: Callable[..., Any]) -> str:
-    body = function(*(index(c) for c in "bhij"))
-    if isinstance(body, bool):
-        body = const(body)
-    if not isinstance(body, Expr) or body.dtype != "b" or body.rank:
+def _checked(body: Expr) -> Expr:
+    if body.dtype != "b" or body.rank:
         raise ScoreError(
             f"the predicate returns {body!r}, not a truth value per pair",
             hint="compare, and combine with & | ~",
         )
-    text = str(Program((), body))
-    _predicates[text] = body
-    return text
+    return body
 
 
-# what torch.compiler.assume_constant_result does, which would import Dynamo
-_traced._dynamo_marked_constant = True  # type: ignore[attr-defined]
-
-
-def causal(offset: int = 0) -> Mask:
+def causal(offset: int | torch.Tensor = 0) -> Mask:
     """j <= i + offset. When N != M, query 0 still stands at key 0 (the top left corner of the scores); give
     ``offset=M - N`` to let the last query see the last key."""
     return _Causal(offset)
 
 
-def sliding_window(width: int) -> Mask:
+def sliding_window(width: int | torch.Tensor) -> Mask:
     """|i - j| < width: a query sees itself and width - 1 keys on either side; with `causal`, width keys."""
     return _Window(width)
 
@@ -181,8 +206,12 @@ def dense(keep: torch.Tensor) -> Mask:
 
 
 def predicate(function: Callable[[Any, Any, Any, Any], Any]) -> Mask:
-    """Pairs for which ``function(b, h, i, j)`` holds, traced once: ``lambda b, h, i, j: i - j <= 4 * h``."""
-    return _Predicate(_traced(function))
+    """Pairs for which ``function(b, h, i, j)`` holds, as ``lambda b, h, i, j: i - j <= 4 * h``.
+
+    The function is called once per attention, not per pair, with the indices as symbols (`aatc.traced`), so what it
+    reads may change between calls.
+    """
+    return _Predicate(function)
 
 
 def as_mask(mask: Any) -> Mask:

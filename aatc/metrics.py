@@ -1,8 +1,8 @@
 """Metrics: how the score of a query q_i and a key k_j is measured.
 
 Every score is multiplied by ``scale`` of `aatc.attend`. Its default is 1/sqrt(D) where the entry below says
-so, and 1 elsewhere. ``beta`` is a number (a constant of the program) or a tensor of shape () or (H,) (a
-parameter, to which gradients flow).
+so, and 1 elsewhere. ``beta``, and other numbers, may be numbers of Python (constants of the program, unless
+torch.compile has seen them vary) or tensors of shape () or (H,) (parameters, to which gradients flow).
 """
 
 # Defaults that are floats are written as integers or None: with dynamic=True, torch.compile takes a float
@@ -18,9 +18,21 @@ from typing import Any
 import torch
 
 from aatc.ir.errors import CaptureError, ScoreError
-from aatc.ir.score.expr import Expr, as_expr, call, const, index, param, substitute
+from aatc.ir.score.expr import Expr, as_expr, call, param
 from aatc.ir.score.program import Program
-from aatc.parts import Capture, Key, Part, Sizes, number_text, scalar_captures, scalar_expr, scalar_key
+from aatc.parts import (
+    Capture,
+    Key,
+    Part,
+    Sizes,
+    as_tensor,
+    captured,
+    number_dtype,
+    scalar_captures,
+    scalar_expr,
+    scalar_key,
+)
+from aatc.traced import KEY, QUERY, Recorded, Traced, placed_at, rebuilt, recorded
 
 Number = float | torch.Tensor
 
@@ -59,7 +71,9 @@ class Euclidean(Metric):
 
     def __init__(self, squared: bool = True):
         self.squared = squared
-        self._set_key(bool(self.squared))
+
+    def key(self):
+        return (self.tag, bool(self.squared))
 
     @classmethod
     def score(cls, key, q, k, captured):
@@ -87,7 +101,9 @@ class Mahalanobis(Metric):
         if len(given) != 1:
             raise CaptureError(f"Mahalanobis takes one of matrix, diagonal and factor, got {given or 'none'}")
         self.matrix, self.diagonal, self.factor = matrix, diagonal, factor
-        self._set_key(self._form()[0])
+
+    def key(self):
+        return (self.tag, self._form()[0])
 
     def _form(self) -> tuple[str, torch.Tensor]:
         if self.matrix is not None:
@@ -126,7 +142,7 @@ class Mahalanobis(Metric):
         return -image.dot(image)
 
 
-def _lorentz(q: Expr, k: Expr, lift: bool, curvature: float = 1.0) -> Expr:
+def _lorentz(q: Expr, k: Expr, lift: bool, curvature: float | Expr = 1.0) -> Expr:
     """<q, k>_L; lifted points have time sqrt(1/c + |x|²)."""
     if not lift:
         return q.dot(call("eta", k))
@@ -148,7 +164,9 @@ class LorentzInner(Metric):
 
     def __init__(self, lift: bool = False):
         self.lift = lift
-        self._set_key(bool(self.lift))
+
+    def key(self):
+        return (self.tag, bool(self.lift))
 
     @classmethod
     def score(cls, key, q, k, captured):
@@ -161,7 +179,7 @@ class _Distance(Metric):
     beta: Number
 
     def captures(self, sizes: Sizes) -> list[Capture]:
-        return scalar_captures("beta", self.beta)
+        return scalar_captures("beta", self.beta, sizes)
 
 
 class LorentzDistance(_Distance):
@@ -171,20 +189,26 @@ class LorentzDistance(_Distance):
     curvature -c); with ``lift`` q and k are spatial, and time is sqrt(1/c + |x|²).
     """
 
-    def __init__(self, beta: Number = 1, squared: bool = False, curvature: float = 1, lift: bool = False):
-        if not curvature > 0:
+    def __init__(self, beta: Number = 1, squared: bool = False, curvature: Number = 1, lift: bool = False):
+        if not isinstance(curvature, torch.Tensor) and not curvature > 0:
             raise ScoreError(
                 f"curvature {curvature} is not positive", hint="the space has sectional curvature -c, c > 0"
             )
         self.beta, self.squared, self.curvature, self.lift = beta, squared, curvature, lift
-        self._set_key(scalar_key(self.beta), bool(self.squared), number_text(self.curvature), bool(self.lift))
+
+    def key(self):
+        return (self.tag, scalar_key(self.beta), bool(self.squared), scalar_key(self.curvature), bool(self.lift))
+
+    def captures(self, sizes):
+        return [*scalar_captures("beta", self.beta, sizes), *scalar_captures("curvature", self.curvature, sizes)]
 
     @classmethod
     def score(cls, key, q, k, captured):
-        _, beta, squared, text, lift = key
-        c = float(text)
-        distance = (-_lorentz(q, k, lift, c) * c).acosh() / c**0.5
-        return -(scalar_expr(beta, captured) * _powered(distance, squared))
+        _, beta, squared, curvature, lift = key
+        factor, c = scalar_expr(beta, captured), scalar_expr(curvature, captured)
+        value, root = (c.value, c.value**0.5) if c.is_const else (c, c.sqrt())
+        distance = (-_lorentz(q, k, lift, value) * value).acosh() / root
+        return -(factor * _powered(distance, squared))
 
 
 class Poincare(_Distance):
@@ -192,7 +216,9 @@ class Poincare(_Distance):
 
     def __init__(self, beta: Number = 1, squared: bool = False):
         self.beta, self.squared = beta, squared
-        self._set_key(scalar_key(self.beta), bool(self.squared))
+
+    def key(self):
+        return (self.tag, scalar_key(self.beta), bool(self.squared))
 
     @classmethod
     def score(cls, key, q, k, captured):
@@ -202,34 +228,44 @@ class Poincare(_Distance):
         return -(scalar_expr(key[1], captured) * _powered(distance, key[2]))
 
 
-def _unit(x: Expr, eps: float) -> Expr:
-    return x / x.dot(x).sqrt().clamp(min=eps)
+def _unit(x: Expr, eps: Expr) -> Expr:
+    return x / call("maximum", x.dot(x).sqrt(), eps)
 
 
 class Cosine(Metric):
     """s = q·k/(|q||k|), norms at least ``eps`` (1e-12)."""
 
-    def __init__(self, eps: float | None = None):
+    def __init__(self, eps: Number | None = None):
         self.eps = 1e-12 if eps is None else eps
-        self._set_key(number_text(self.eps))
+
+    def key(self):
+        return (self.tag, scalar_key(self.eps))
+
+    def captures(self, sizes):
+        return scalar_captures("eps", self.eps, sizes)
 
     @classmethod
     def score(cls, key, q, k, captured):
-        eps = float(key[1])
+        eps = scalar_expr(key[1], captured)
         return _unit(q, eps).dot(_unit(k, eps))
 
 
 class SphereGeodesic(_Distance):
     """s = -beta acos(q·k/(|q||k|)), the angle on the unit sphere."""
 
-    def __init__(self, beta: Number = 1, eps: float | None = None):
+    def __init__(self, beta: Number = 1, eps: Number | None = None):
         self.beta, self.eps = beta, 1e-12 if eps is None else eps
-        self._set_key(scalar_key(self.beta), number_text(self.eps))
+
+    def key(self):
+        return (self.tag, scalar_key(self.beta), scalar_key(self.eps))
+
+    def captures(self, sizes):
+        return [*scalar_captures("beta", self.beta, sizes), *scalar_captures("eps", self.eps, sizes)]
 
     @classmethod
     def score(cls, key, q, k, captured):
-        eps = float(key[2])
-        return -(scalar_expr(key[1], captured) * _unit(q, eps).dot(_unit(k, eps)).acos())
+        beta, eps = scalar_expr(key[1], captured), scalar_expr(key[2], captured)
+        return -(beta * _unit(q, eps).dot(_unit(k, eps)).acos())
 
 
 class FisherRao(_Distance):
@@ -241,7 +277,9 @@ class FisherRao(_Distance):
 
     def __init__(self, beta: Number = 1, logits: bool = False):
         self.beta, self.logits = beta, logits
-        self._set_key(scalar_key(self.beta))
+
+    def key(self):
+        return (self.tag, scalar_key(self.beta))
 
     def prepare(self, q, k):
         return (q.softmax(-1), k.softmax(-1)) if self.logits else (q, k)
@@ -253,30 +291,44 @@ class FisherRao(_Distance):
 
 
 # --- a user's own ------------------------------------------------------------------------------------------
-_programs: dict[str, tuple[Expr, tuple[Expr, ...]]] = {}
 _DECLARED = re.compile(r"(?:([fib])\[([a-z]*)\]|([a-z]*))$")
+_Declared = tuple[tuple[str, str, str], ...]  # name, axes and element type of each capture
 
 
 class UserMetric(Metric):
-    """A metric from a Python function; call it with tensors for the captures it declares."""
+    """A metric from a Python function; call it with tensors for the captures it declares.
+
+    The function is called with symbols once per attention, so what it reads may change between calls.
+    """
 
     def __init__(
-        self, name: str, text: str, declared: tuple[tuple[str, str, str], ...], bound: dict[str, torch.Tensor]
+        self, function: Callable[..., Any], names: tuple[str, ...], declared: _Declared, bound: dict[str, torch.Tensor]
     ):
-        self.name, self._text, self._declared, self._bound = name, text, declared, bound
-        self._set_key(self._text)
+        self.function, self._names, self._declared, self._bound = function, names, declared, bound
+
+    @property
+    def name(self) -> str:
+        return getattr(self.function, "__name__", "metric")
 
     def __call__(self, **tensors: torch.Tensor) -> UserMetric:
         names = [n for n, _, _ in self._declared]
         for n in tensors:
             if n not in names:
                 raise CaptureError(f"metric {self.name} has no capture {n!r}", hint=f"it declares {names or 'none'}")
-        return UserMetric(self.name, self._text, self._declared, {**self._bound, **tensors})
+        return UserMetric(self.function, self._names, self._declared, {**self._bound, **tensors})
 
     def __repr__(self) -> str:
-        return f"{self.name}: {self._text}"
+        return f"{self.name}: {self.program().body!r}"
 
-    def captures(self, sizes):
+    def program(self) -> Recorded:
+        """What the function does now."""
+        return recorded(self.function, (QUERY, KEY), self._names, self._declared, _checked)
+
+    def described(self, sizes):
+        program = self.program()
+        return (self.tag, self._declared, program.key), [*self._tensors(sizes), *program.captures(sizes)]
+
+    def _tensors(self, sizes: Sizes) -> list[Capture]:
         found = []
         for name, axes, dtype in self._declared:
             if name not in self._bound:
@@ -286,41 +338,52 @@ class UserMetric(Metric):
                 )
             t = self._bound[name]
             if not isinstance(t, torch.Tensor):
-                t = torch.tensor(
-                    t, dtype={"f": sizes.dtype, "i": torch.int64, "b": torch.bool}[dtype], device=sizes.device
-                )
+                kind = {"f": number_dtype(sizes), "i": torch.int64, "b": torch.bool}[dtype]
+                if captured(t):
+                    t = as_tensor(t, kind, sizes.device)
+                else:
+                    t = torch.tensor(t, dtype=kind, device=sizes.device)
             found.append(Capture(name, t, axes, dtype))
         return found
 
     @classmethod
     def score(cls, key, q, k, captured):
-        body, declared = _programs[key[1]]
-        return substitute(body, {_Q: q, _K: k, **dict(zip(declared, captured, strict=True))})
+        _, declared, program = key
+        leaves = {QUERY: q, KEY: k}
+        for name, _axes, _dtype in declared:
+            leaves[name] = next(captured)
+        return rebuilt(program, leaves, captured, _checked)
 
 
 def metric(function: Callable[..., Any] | None = None, /, **captures: str) -> Any:
-    """Makes a metric of a function of the feature vectors q and k, traced once.
+    """Makes a metric of a function of the feature vectors q and k.
 
     ``@aatc.metric`` above ``def l1(q, k): return -(q - k).abs().sum()`` gives a metric. Captured tensors are
     declared by their axes, as ``@aatc.metric(beta="h", table="ht", ids="i[bj]")``, are further parameters of
     the function, and are given by calling the metric: ``score(beta=t)``. Parameters named b, h, i, j are
-    the indices. ScoreError when the function leaves the score language.
+    the indices. ScoreError, with the function's line, when it leaves the score language.
     """
     if function is None:
         return lambda f: metric(f, **captures)
     if not callable(function):
         raise ScoreError(f"aatc.metric decorates a function, not a {type(function).__name__}")
-    name = getattr(function, "__name__", "metric")
-    declared = tuple((n, *_declaration(n, text)) for n, text in captures.items())
-    body, params = _traced(name, function, declared)
-    text = str(Program((_Q, _K, *params), body))
-    _programs[text] = (body, params)
-    return UserMetric(name, text, declared, {})
+    declared = tuple([(n, *_declaration(n, text)) for n, text in captures.items()])
+    try:
+        names = _names(function, tuple(captures))
+    except ScoreError as error:
+        raise placed_at(error, function) from None
+    made = UserMetric(function, names, declared, {})
+    if not torch.compiler.is_compiling():
+        made.program()  # refused where it is made, if it must be
+    return made
 
 
-def lookup(table: Expr, *positions: Any) -> Expr:
+def lookup(table: Any, *positions: Any) -> Any:
     """Inside a metric: the entry of a table, declared with axes t or tu, at rounded and clamped positions."""
-    return call("lookup", table, *map(as_expr, positions))
+    for x in (table, *positions):
+        if isinstance(x, Traced):
+            return x._call("lookup", table, *positions)
+    return call("lookup", as_expr(table), *map(as_expr, positions))
 
 
 def _declaration(name: str, text: str) -> tuple[str, str]:
@@ -333,26 +396,32 @@ def _declaration(name: str, text: str) -> tuple[str, str]:
     return (axes, dtype) if dtype else (plain, "f")
 
 
-def _traced(name: str, function: Callable[..., Any], declared: Sequence[tuple[str, str, str]]):
-    params = tuple(param(*d) for d in declared)
-    known = {p.name: p for p in params}
-    names = list(inspect.signature(function).parameters)
-    if len(names) < 2:
-        raise ScoreError(f"metric {name} takes {names}; its first two parameters are the features of q and of k")
-    arguments = []
-    for n in names[2:]:
-        if n not in known and n not in ("b", "h", "i", "j"):
+def _names(function: Callable[..., Any], declared: Sequence[str]) -> tuple[str, ...]:
+    """The parameters of ``function`` after the first two: captures and indices. Others keep their defaults."""
+    name = getattr(function, "__name__", "metric")
+    try:
+        parameters = list(inspect.signature(function).parameters.values())
+    except ValueError:
+        raise ScoreError(f"metric {name} has no signature", hint="wrap it in a function of Python") from None
+    if len(parameters) < 2:
+        taken = [p.name for p in parameters]
+        raise ScoreError(f"metric {name} takes {taken}; its first two parameters are the features of q and of k")
+    names = []
+    for p in parameters[2:]:
+        if p.name in declared or p.name in ("b", "h", "i", "j"):
+            names.append(p.name)
+        elif p.default is p.empty:
             raise ScoreError(
-                f"metric {name} has a parameter {n!r} without axes", hint=f'declare it: @aatc.metric({n}="h")'
+                f"metric {name} has a parameter {p.name!r} without axes", hint=f'declare it: @aatc.metric({p.name}="h")'
             )
-        arguments.append(known[n] if n in known else index(n))
-    unused = [n for n in known if n not in names[2:]]
+    unused = [n for n in declared if n not in names]
     if unused:
         raise ScoreError(f"metric {name} declares {unused[0]!r}, which is not a parameter of the function")
-    body = function(_Q, _K, *arguments)
-    if isinstance(body, (int, float)) and not isinstance(body, bool):
-        body = const(float(body))
-    if not isinstance(body, Expr) or body.rank or body.dtype == "b":
-        what = "a feature vector" if isinstance(body, Expr) and body.rank == 1 else f"{body!r}"
-        raise ScoreError(f"metric {name} returns {what}; a score is a number per pair", hint="end with .sum() or q @ k")
-    return body, params
+    return tuple(names)
+
+
+def _checked(body: Expr) -> Expr:
+    if body.rank or body.dtype == "b":
+        what = "a feature vector" if body.rank == 1 else f"{body!r}"
+        raise ScoreError(f"the metric returns {what}; a score is a number per pair", hint="end with .sum() or q @ k")
+    return body

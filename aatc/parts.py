@@ -1,8 +1,11 @@
 """What metrics, connections, biases and masks have in common: a key of plain constants, and captured tensors.
 
 The key alone decides which expressions a part stands for, so their text is made once per key, and
-torch.compile may take it for a constant; tensors travel beside it. Nothing in an `__init__`, `key` or
-`captures` builds expressions: they are traced by Dynamo when a part is made inside a model's forward.
+torch.compile may take it for a constant; tensors travel beside it. Nothing in an `__init__`, `key`,
+`captures` or `described` builds expressions while Dynamo traces it.
+
+Numbers in parts (offset, width, beta, ...) are read when an attention is described, not when the part is made.
+One that is known stands in the key; one that torch.compile has seen to vary is a captured tensor like any other.
 """
 
 from __future__ import annotations
@@ -12,7 +15,7 @@ from typing import Any, ClassVar, NamedTuple
 
 import torch
 
-from aatc.ir.errors import CaptureError
+from aatc.ir.errors import CaptureError, ScoreError
 from aatc.ir.score.expr import Expr, const
 
 Key = tuple[Any, ...]
@@ -50,22 +53,20 @@ class Part:
     def __init_subclass__(cls, **kwargs: Any) -> None:
         super().__init_subclass__(**kwargs)
         cls.tag = f"{cls.__module__}.{cls.__qualname__}"
-        cls._key = (cls.tag,)
         Part._classes[cls.tag] = cls
 
-    _key: Key = ("part",)
-
-    def _set_key(self, *constants: Any) -> None:
-        # made once, of texts: torch.compile would take a number it finds in an object for a variable
-        self._key = (self.tag, *constants)
-
     def key(self) -> Key:
-        """Plain constants (texts, truth values, nested keys) that decide the expressions, after `tag`."""
-        return self._key
+        """Plain constants (texts, truth values, nested keys) that decide the expressions, after `tag`. Numbers are
+        texts: 1, 1.0 and True are equal as parts of a key, and not as parts of a program."""
+        return (self.tag,)
 
     def captures(self, sizes: Sizes) -> list[Capture]:
         """The captured tensors, in the order the builder takes them."""
         return []
+
+    def described(self, sizes: Sizes) -> tuple[Key, list[Capture]]:
+        """Key and captures, read together: a part of a user's function runs it once for both."""
+        return self.key(), self.captures(sizes)
 
     @staticmethod
     def of_key(key: Key) -> type[Any]:
@@ -80,21 +81,22 @@ def _shown(x: Any) -> str:
     return f"<{str(x.dtype).removeprefix('torch.')} {tuple(x.shape)}>" if isinstance(x, torch.Tensor) else repr(x)
 
 
-def number_text(x: Any) -> str:
-    """A number as text. While a graph is traced this fixes a symbolic number to the value at hand."""
-    if torch.compiler.is_compiling():
-        from torch.fx.experimental.symbolic_shapes import guard_scalar
+def varies(x: Any) -> bool:
+    """Whether a number is unknown while a graph is traced: one of a size, or one that has changed between calls."""
+    if not torch.compiler.is_compiling():
+        return False
+    from torch.fx.experimental.symbolic_shapes import has_static_value
 
-        x = guard_scalar(x)
-    return repr(float(x))
+    return not has_static_value(x)
 
 
-def integer_text(x: Any) -> str:
-    if torch.compiler.is_compiling():
-        from torch.fx.experimental.symbolic_shapes import guard_scalar
+def is_integer(x: Any) -> bool:
+    return isinstance(x, (int, torch.SymInt)) and not isinstance(x, bool)
 
-        x = guard_scalar(x)
-    return repr(int(x))
+
+def captured(x: Any) -> bool:
+    """Whether a parameter, a number or a tensor, is handed to the program as a tensor."""
+    return isinstance(x, torch.Tensor) or varies(x)
 
 
 def same(found: Any, wanted: Any) -> bool:
@@ -108,13 +110,15 @@ def same(found: Any, wanted: Any) -> bool:
 
 def scalar_key(x: Any) -> str:
     """Key of a parameter that is a number or a tensor."""
-    return _TENSOR if isinstance(x, torch.Tensor) else number_text(x)
+    return _TENSOR if captured(x) else repr(float(x))
 
 
-def scalar_captures(name: str, x: Any) -> list[Capture]:
-    """A tensor of shape () or (H,) as a capture; a plain number needs none."""
-    if not isinstance(x, torch.Tensor):
+def scalar_captures(name: str, x: Any, sizes: Sizes) -> list[Capture]:
+    """A tensor of shape () or (H,) as a capture, and a number that varies; one that is known needs none."""
+    if not captured(x):
         return []
+    if not isinstance(x, torch.Tensor):
+        return [Capture(name, as_tensor(x, number_dtype(sizes), sizes.device), "")]
     if x.dim() == 0:
         return [Capture(name, x, "")]
     if x.dim() == 1:
@@ -124,6 +128,48 @@ def scalar_captures(name: str, x: Any) -> list[Capture]:
 
 def scalar_expr(key: str, captured: Iterator[Expr]) -> Expr:
     return next(captured) if key == _TENSOR else const(float(key))
+
+
+def number_dtype(sizes: Sizes) -> torch.dtype:
+    """The dtype of numbers that become tensors: that of scores."""
+    return torch.float64 if sizes.dtype == torch.float64 else torch.float32
+
+
+def as_tensor(x: Any, dtype: torch.dtype, device: torch.device | str | None = None) -> torch.Tensor:
+    """A number, which may vary, as a tensor without dimensions."""
+    if dtype.is_floating_point:  # by a product: AOTAutograd turns a number in `full` into a constant
+        return torch.ones((), dtype=dtype, device=device) * x
+    return torch.full((), x, dtype=dtype, device=device)
+
+
+def integer(what: str, x: Any) -> Any:
+    """``x``, if it is an integer or an integer tensor of one entry; ScoreError otherwise."""
+    if isinstance(x, torch.Tensor):
+        if x.dim() or x.is_floating_point() or x.is_complex() or x.dtype == torch.bool:
+            raise ScoreError(f"{what} is a tensor of {x.dtype} of shape {tuple(x.shape)}; it is one integer")
+        return x
+    if is_integer(x):
+        return x
+    if not hasattr(x, "__index__"):
+        raise ScoreError(f"{what} is {x!r}; it is an integer")
+    return int(x)
+
+
+def integer_key(x: Any) -> str:
+    """Key of an integer, which may be a tensor."""
+    return _TENSOR if captured(x) else repr(int(x))
+
+
+def integer_captures(name: str, x: Any, sizes: Sizes) -> list[Capture]:
+    if not captured(x):
+        return []
+    if not isinstance(x, torch.Tensor):
+        x = as_tensor(x, torch.int64, sizes.device)
+    return [Capture(name, x, "", "i")]
+
+
+def integer_expr(key: str, captured: Iterator[Expr]) -> Expr:
+    return next(captured) if key == _TENSOR else const(int(key))
 
 
 def pair_capture(name: str, tensor: torch.Tensor, sizes: Sizes, dtype: str) -> Capture:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import linecache
 import os
 import re
 from collections.abc import Iterable
@@ -56,6 +57,13 @@ def from_trace(trace: str | None) -> Loc | None:
 def from_stack(stack: Iterable) -> Loc | None:
     """The location of a `traceback.StackSummary`."""
     return innermost((f.filename, f.lineno or 0, (f.line or "").strip()) for f in stack or ())
+
+
+def source_line(loc: Loc | None) -> str | None:
+    """`where` of a place whose text is still to be read from its file."""
+    if loc is not None and not loc.text:
+        loc = Loc(loc.file, loc.line, linecache.getline(loc.file, loc.line).strip())
+    return where(loc)
 
 
 def where(loc: Loc | None) -> str | None:

@@ -26,14 +26,16 @@ class FubiniStudy(Metric):
 
     def __init__(self, beta: Number = 1):
         self.beta = beta
-        self._set_key(scalar_key(self.beta))
+
+    def key(self):
+        return (self.tag, scalar_key(self.beta))
 
     def captures(self, sizes):
         if sizes.d % 2:
             raise ShapeError(f"states have {sizes.d} channels", hint="give real parts, then as many imaginary ones")
         # i k as a rotation of channel c with c + D/2: constants of the language are numbers, so the angle is a tensor
         quarter = torch.full((sizes.d // 2,), math.pi / 2, dtype=sizes.dtype, device=sizes.device)
-        return [*scalar_captures("beta", self.beta), Capture("quarter", quarter, "d")]
+        return [*scalar_captures("beta", self.beta, sizes), Capture("quarter", quarter, "d")]
 
     @classmethod
     def score(cls, key, q, k, captured):

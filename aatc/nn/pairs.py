@@ -35,13 +35,15 @@ def pair_scores(q: Tensor, k: Tensor, metric: Metric, connection: Connection | N
     """
     sizes = _sizes(q, k, k)
     q, k = metric.prepare(q, k)
-    of_metric, env = _declared(metric.captures(sizes), "metric")
+    key, captures = metric.described(sizes)
+    of_metric, env = _declared(captures, "metric")
     carried: Expr = _K
     if connection is not None:
-        of_connection, more = _declared(connection.captures(sizes), "connection")
+        of_key, captures = connection.described(sizes)
+        of_connection, more = _declared(captures, "connection")
         env |= more
-        carried = type(connection).carried_key(connection.key(), _Q, _K, of_connection)
-    body = type(metric).score(metric.key(), _Q, carried, iter(of_metric))
+        carried = type(connection).carried_key(of_key, _Q, _K, of_connection)
+    body = type(metric).score(key, _Q, carried, iter(of_metric))
     shape = sizes[:4]
     value = evaluate(body, {"q": q, "k": k, **env}, shape, dtype=compute_dtype(q.dtype), device=q.device)
     return value[..., 0].expand(shape)
@@ -50,8 +52,9 @@ def pair_scores(q: Tensor, k: Tensor, metric: Metric, connection: Connection | N
 def carried_values(q: Tensor, k: Tensor, v: Tensor, connection: Connection) -> Tensor:
     """v_j as ``connection`` carries it to query i, (B, H, N, M, Dv)."""
     sizes = _sizes(q, k, v)
-    params, env = _declared(connection.captures(sizes), "connection")
-    body = type(connection).carried_value(connection.key(), _Q, _K, _V, params)
+    key, captures = connection.described(sizes)
+    params, env = _declared(captures, "connection")
+    body = type(connection).carried_value(key, _Q, _K, _V, params)
     env |= {"q": q, "k": k, "v": v}
     value = evaluate(body, env, sizes[:4], dtype=compute_dtype(q.dtype), device=q.device)
     return value.expand(*sizes[:4], sizes.dv)
@@ -61,12 +64,12 @@ def admitted_pairs(mask: Mask, q: Tensor, k: Tensor, start: int = 0, stop: int |
     """Where queries start ≤ i < stop may attend: bool (B, H, stop - start, M)."""
     sizes = _sizes(q, k, k)
     rows = (sizes.i if stop is None else stop) - start
+    key, whole = mask.described(sizes)
     captures = [
-        c._replace(tensor=c.tensor.narrow(c.axes.index("i"), start, rows)) if "i" in c.axes else c
-        for c in mask.captures(sizes)
+        c._replace(tensor=c.tensor.narrow(c.axes.index("i"), start, rows)) if "i" in c.axes else c for c in whole
     ]
     params, env = _declared(captures, "mask")
-    body = type(mask).truth(mask.key(), iter(params))
+    body = type(mask).truth(key, iter(params))
     shape = (sizes.b, sizes.h, rows, sizes.j)
     starts = (0, 0, start, 0)
     value = evaluate(body, env, shape, dtype=compute_dtype(q.dtype), device=q.device, starts=starts)

@@ -34,6 +34,30 @@ def quotient(a: Interval, b: Interval) -> Interval:
     return np.where(crosses, -INF, low), np.where(crosses, INF, high)
 
 
+def floored_quotient(a: Interval, b: Interval) -> Interval:
+    """floor(a / b) as numbers divide: numpy's floor division is exact, and monotone where b keeps its sign."""
+    low, high = corners(np.floor_divide)(a, b)
+    unknown = _may_lose(a, b)
+    return np.where(unknown, -INF, low), np.where(unknown, INF, high)
+
+
+def remainder(a: Interval, b: Interval) -> Interval:
+    """a - b*floor(a/b): between 0 and b; exact where one multiple of a single b lies below all of a."""
+    unknown = _may_lose(a, b)
+    low, high = np.minimum(b[0], 0.0), np.maximum(b[1], 0.0)
+    with np.errstate(all="ignore"):
+        one = (b[0] == b[1]) & (np.floor_divide(a[0], b[0]) == np.floor_divide(a[1], b[0])) & ~unknown
+        first, last = np.remainder(a[0], b[0]), np.remainder(a[1], b[0])
+    low, high = np.where(one, np.minimum(first, last), low), np.where(one, np.maximum(first, last), high)
+    return np.where(unknown, -INF, low), np.where(unknown, INF, high)
+
+
+def _may_lose(a: Interval, b: Interval) -> Any:
+    """Where a division with remainder may be NaN, or jump: divisors of either sign, and infinities."""
+    finite = np.isfinite(a[0]) & np.isfinite(a[1]) & np.isfinite(b[0]) & np.isfinite(b[1])
+    return ~finite | ((b[0] <= 0) & (b[1] >= 0))
+
+
 def magnitude(a: Interval) -> Interval:
     low, high = np.abs(a[0]), np.abs(a[1])
     crosses = (a[0] <= 0) & (a[1] >= 0)
@@ -77,6 +101,14 @@ def power(a: Interval, p: float) -> Interval:
     elif p <= 0 or np.any(np.asarray(a[0]) < 0):
         return -INF, INF
     return np.power(a[0], p), np.power(a[1], p)
+
+
+def any_power(a: Interval, p: Interval) -> Interval:
+    """x**y for x > 0 is monotone in x and in y, each way round; elsewhere nothing is known."""
+    low, high = corners(np.power)(a, p)
+    unknown = ~(np.asarray(a[0]) > 0) | ~np.isfinite(a[1]) | ~np.isfinite(p[0]) | ~np.isfinite(p[1])
+    # between bases below and above 1 the extremes still lie at corners: y log(x) is bilinear in y and log(x)
+    return np.where(unknown, -INF, low), np.where(unknown, INF, high)
 
 
 def selection(c: Interval, a: Interval, b: Interval) -> Interval:

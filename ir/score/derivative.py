@@ -50,9 +50,26 @@ def _asinsqrt(e: Expr, g: Expr) -> tuple[Expr]:
     return (mul(g, mul(const(0.5), _root_slope(mul(x, sub(ONE, x))))),)
 
 
-def _pow(e: Expr, g: Expr) -> tuple[Expr]:
+def _pow(e: Expr, g: Expr) -> tuple[Expr | None]:
     p = e.attrs[0]
+    if p == 0:
+        return (None,)
     return (mul(g, mul(const(p), power(e.args[0], p - 1))),)
+
+
+def _power(e: Expr, g: Expr) -> tuple[Expr, Expr]:
+    """As torch's: nothing for the base where the power is 0, nor for the power where x is 0 (there x**y log(x) is 0 in
+    the limit)."""
+    x, y = e.args
+    of_x = mul(g, mul(y, call("power", x, sub(y, ONE))))
+    of_y = mul(g, mul(e, call("log", _where(call("eq", x, ZERO), ONE, x))))
+    return _where(call("eq", y, ZERO), ZERO, of_x), of_y
+
+
+def _extreme(e: Expr, g: Expr) -> tuple[Expr]:
+    """Entries that tie share the gradient."""
+    chosen = _where(call("eq", e.args[0], e), ONE, ZERO)
+    return (mul(chosen, div(g, call("sum", chosen))),)
 
 
 def _pick(e: Expr, g: Expr, first: str) -> tuple[Expr, Expr]:
@@ -93,6 +110,12 @@ RULES: dict[str, Rule] = {
     "maximum": lambda e, g: _pick(e, g, "ge"),
     "minimum": lambda e, g: _pick(e, g, "le"),
     "pow": _pow,
+    "power": _power,
+    "floordiv": lambda e, g: (None, None),
+    "remainder": lambda e, g: (g, neg(mul(g, call("floordiv", e.args[0], e.args[1])))),
+    "amax": _extreme,
+    "amin": _extreme,
+    "width": lambda e, g: (None,),
     "where": lambda e, g: (None, _where(e.args[0], g, ZERO), _where(e.args[0], ZERO, g)),
     "dot": lambda e, g: (mul(g, e.args[1]), mul(g, e.args[0])),
     "sum": lambda e, g: (g,),

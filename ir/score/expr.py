@@ -8,6 +8,8 @@ feature axis, 2 for a matrix. A query's expression has axes "bhi", a contraction
 from __future__ import annotations
 
 import math
+import threading
+import weakref
 from collections.abc import Callable, Iterable, Iterator
 from typing import Any
 
@@ -18,14 +20,15 @@ from aatc.ir.score.functions import FUNCTIONS
 INDEX_AXES = "bhij"
 RESERVED = frozenset({"b", "h", "i", "j", "inf", "nan", "let", "in", "true", "false"}) | frozenset(FUNCTIONS)
 
-_interned: dict[tuple, Expr] = {}
-_METHODS: dict[str, str] = {t: f.name for f in FUNCTIONS.values() for t in f.torch_names}
+#: Every expression that is alive, by structure; one that nobody holds is forgotten.
+_interned: weakref.WeakValueDictionary[tuple, Expr] = weakref.WeakValueDictionary()
+_interning = threading.Lock()
 
 
 class Expr:
     """One node. Build with the operators, `call`, `param`, `const`, `index`; equal nodes are identical."""
 
-    __slots__ = ("args", "attrs", "axes", "dtype", "fn", "rank")
+    __slots__ = ("__weakref__", "args", "attrs", "axes", "dtype", "fn", "rank")
     fn: str
     args: tuple[Expr, ...]
     attrs: tuple
@@ -53,8 +56,10 @@ class Expr:
             self.axes |= frozenset("bhi")
         elif fn == "column_key":
             self.axes = frozenset("j")
-        _interned[key] = self
-        return self
+        elif fn == "width":
+            self.axes = frozenset()
+        with _interning:  # of two threads that make one node, the second takes that of the first
+            return _interned.setdefault(key, self)
 
     def __reduce__(self):
         return Expr, (self.fn, self.args, self.attrs)
@@ -87,7 +92,7 @@ class Expr:
 
         return expr_text(self)
 
-    # --- Python operators, so that metrics are written as ordinary formulas -------------------------------
+    # --- Python operators, so that our own metrics are written as formulas; == stays identity --------------
     def __add__(self, o):
         return add(self, as_expr(o))
 
@@ -145,59 +150,32 @@ class Expr:
     def __invert__(self):
         return call("not", self)
 
-    def eq(self, o):
-        return call("eq", self, as_expr(o))
-
-    def ne(self, o):
-        return call("ne", self, as_expr(o))
-
-    def __getitem__(self, channel: int) -> Expr:
-        if not isinstance(channel, int):
-            raise ScoreError(f"channel {channel!r} is not an integer; only x[c] with a constant c is in the language")
-        return call("item", self, attrs=(channel,))
+    def __bool__(self) -> bool:
+        raise ScoreError("a score expression has no truth value: compare with `is`, or build a comparison by call")
 
     def __iter__(self) -> Iterator[Expr]:
         raise ScoreError("a feature vector cannot be iterated: write the formula over whole vectors")
 
-    def __bool__(self) -> bool:
-        raise ScoreError("a score expression has no truth value while it is traced: use torch.where, & and |")
-
-    def sum(self, dim: int = -1, keepdim: bool = False) -> Expr:
-        if dim != -1:
-            raise ScoreError(f"sum over dim {dim}: only the feature axis (-1) can be reduced")
+    def sum(self) -> Expr:
         return call("sum", self)
 
     def dot(self, other: Expr) -> Expr:
         return call("dot", self, as_expr(other))
 
-    def clamp(self, min: float | None = None, max: float | None = None) -> Expr:
-        x = self if min is None else call("maximum", self, const(float(min)))
-        return x if max is None else call("minimum", x, const(float(max)))
+    def sqrt(self) -> Expr:
+        return call("sqrt", self)
 
-    def __getattr__(self, name: str):
-        if name in _METHODS and not name.startswith("_"):
-            return lambda *args: call(_METHODS[name], self, *map(as_expr, args))
-        raise AttributeError(
-            f"score expressions have no {name!r}; words of the language: {', '.join(sorted(FUNCTIONS))}"
-        )
+    def acosh(self) -> Expr:
+        return call("acosh", self)
 
-    @classmethod
-    def __torch_function__(cls, func, types, args=(), kwargs=None):
-        kwargs = dict(kwargs or {})
-        name = getattr(func, "__name__", str(func))
-        if name in ("sum", "clamp"):
-            return getattr(args[0], name)(*args[1:], **kwargs)
-        if name in ("matmul", "inner", "vdot"):
-            return args[0] @ args[1]
-        if name in ("norm", "vector_norm", "linalg_vector_norm"):
-            return call("sqrt", call("dot", args[0], args[0]))
-        if name == "pow":
-            return power(*args)
-        if name not in _METHODS or kwargs:
-            raise ScoreError(
-                f"torch.{name} is not in the score language", hint=f"words: {', '.join(sorted(FUNCTIONS))}"
-            )
-        return call(_METHODS[name], *map(as_expr, args))
+    def acos(self) -> Expr:
+        return call("acos", self)
+
+
+#: Words whose value is an integer where all arguments are.
+_WHOLE = frozenset(
+    ("add", "sub", "mul", "neg", "abs", "maximum", "minimum", "floor", "sign", "square", "floordiv", "remainder")
+)
 
 
 def _infer(e: Expr) -> tuple[int, str]:
@@ -248,7 +226,7 @@ def _infer(e: Expr) -> tuple[int, str]:
         raise ScoreError("the first argument of where must be a truth value")
     if f.result == "b":
         return max(ranks), "b"
-    if e.fn in ("add", "sub", "mul", "neg", "abs", "maximum", "minimum", "floor", "sign", "square"):
+    if e.fn in _WHOLE:
         return max(ranks), "f" if "f" in dtypes else "i"
     if e.fn == "where":
         return max(ranks), "f" if "f" in {a.dtype for a in e.args[1:]} else e.args[1].dtype
@@ -315,12 +293,7 @@ def as_expr(value: Any) -> Expr:
         return value
     if isinstance(value, (bool, int, float)):
         return const(value)
-    if hasattr(value, "dim") and getattr(value, "ndim", 1) == 0 and not getattr(value, "requires_grad", False):
-        return const(float(value))
-    raise ScoreError(
-        f"a {type(value).__name__} cannot stand in a score",
-        hint="declare captured tensors: @aatc.metric(beta='h') def score(q, k, beta)",
-    )
+    raise ScoreError(f"a {type(value).__name__} cannot stand in a score")
 
 
 def _fold(fn: str, *args: Expr) -> Expr | None:
@@ -387,11 +360,18 @@ def mul(x: Expr, y: Expr) -> Expr:
 
 
 def div(x: Expr, y: Expr) -> Expr:
-    if y.is_const and y.value != 0 and not isinstance(y.value, bool):
+    """Quotient. Only a power of two is divided by as a product: i / 49 is 1 at i = 49, i * (1/49) is less."""
+    if y.is_const and _exact_reciprocal(y.value):
         return mul(const(1 / y.value), x)
+    if x.is_const and y.is_const and y.value != 0:
+        return _folded("div", x, y)
     if x.fn == "neg":
         return neg(div(x.args[0], y))
     return call("div", x, y)
+
+
+def _exact_reciprocal(x: float) -> bool:
+    return not isinstance(x, bool) and math.isfinite(x) and abs(math.frexp(x)[0]) == 0.5 and abs(x) < 2.0**1000
 
 
 def neg(x: Expr) -> Expr:
@@ -405,11 +385,50 @@ def neg(x: Expr) -> Expr:
 
 
 def power(x: Expr, p: Any) -> Expr:
-    if isinstance(p, Expr) and p.is_const:
-        p = p.value
-    if not isinstance(p, (int, float)):
-        raise ScoreError("only constant powers are in the language: write exp(p * log(x))")
-    return call("square", x) if p == 2 else x if p == 1 else call("pow", x, attrs=(float(p),))
+    p = as_expr(p)
+    if p.is_const:
+        return call("square", x) if p.value == 2 else x if p.value == 1 else call("pow", x, attrs=(float(p.value),))
+    return call("exp2", p) if x.is_const and x.value == 2 else call("power", x, p)
+
+
+def width(x: Expr) -> Expr:
+    """The number of channels of a vector, from one that it is made of: the pair itself is not needed for it."""
+    return call("width", _of_one_token(x))
+
+
+def _of_one_token(x: Expr) -> Expr:
+    """A vector as wide as ``x`` that depends on one token, where there is one."""
+    made: dict[Expr, Expr] = {}
+    for e in postorder(x):
+        kind = FUNCTIONS[e.fn].kind if e.args else ""
+        if kind == "pointwise" and e.rank == 1:
+            made[e] = next(made[a] for a in e.args if a.rank == 1)
+        elif e.fn in ("matvec", "tmatvec", "turn", "unturn"):
+            made[e] = call(e.fn, e.args[0], made[e.args[1]])
+        elif e.fn == "append":
+            made[e] = call("append", made[e.args[0]], ZERO)
+        elif e.fn == "init":
+            made[e] = call("init", made[e.args[0]])
+        elif e.fn in ("eta", "rotate", "centre"):
+            made[e] = made[e.args[0]]
+        elif e.fn == "embed":
+            made[e] = made[e.args[1]]
+        else:
+            made[e] = e
+    return made[x]
+
+
+def channel(x: Expr, c: int) -> Expr:
+    """One entry of a vector, of its element-wise parts where it has some: (q - k)[c] is q[c] - k[c]."""
+    made: dict[Expr, Expr] = {}
+    for e in postorder(x):
+        if e.rank != 1:
+            made[e] = e
+        elif e.args and FUNCTIONS[e.fn].kind == "pointwise":
+            made[e] = rebuild(e, tuple(made[a] for a in e.args))
+        else:
+            made[e] = call("item", e, attrs=(c,))
+    return made[x]
 
 
 def uniform(seed: Expr) -> Expr:

@@ -12,6 +12,7 @@ from typing import Any
 
 import numpy as np
 
+from aatc.ir.errors import ScoreError
 from aatc.ir.score import bounds
 from aatc.ir.score.bounds import INF, Interval
 
@@ -73,7 +74,7 @@ def _compare(name: str, symbol: str, doc: str) -> None:
         bound=rules[name],
         result="b",
         infix=(symbol, 4),
-        torch_names=(name, f"__{name}__"),
+        torch_names=(name,),
     )
 
 
@@ -84,7 +85,7 @@ _declare(
     lambda x, y: x + y,
     bound=lambda a, b: (a[0] + b[0], a[1] + b[1]),
     infix=("+", 5),
-    torch_names=("add", "__add__", "__radd__"),
+    torch_names=("add",),
 )
 _declare(
     "sub",
@@ -93,7 +94,7 @@ _declare(
     lambda x, y: x - y,
     bound=lambda a, b: (a[0] - b[1], a[1] - b[0]),
     infix=("-", 5),
-    torch_names=("sub", "subtract", "__sub__"),
+    torch_names=("sub", "subtract"),
 )
 _declare(
     "mul",
@@ -102,7 +103,7 @@ _declare(
     lambda x, y: x * y,
     bound=bounds.corners(bounds.product),
     infix=("*", 6),
-    torch_names=("mul", "multiply", "__mul__", "__rmul__"),
+    torch_names=("mul", "multiply"),
 )
 _declare(
     "div",
@@ -111,10 +112,26 @@ _declare(
     lambda x, y: x / y,
     bound=bounds.quotient,
     infix=("/", 6),
-    torch_names=("div", "true_divide", "__truediv__"),
+    torch_names=("div", "true_divide"),
 )
-_declare("neg", 1, "negation", lambda x: -x, bound=lambda a: (-a[1], -a[0]), torch_names=("neg", "__neg__"))
-_declare("abs", 1, "absolute value", lambda x: x.abs(), bound=bounds.magnitude, torch_names=("abs", "__abs__"))
+_declare(
+    "floordiv",
+    2,
+    "quotient rounded down; derivative 0; NaN where the divisor is 0",
+    lambda x, y: _divided_down(x, y, "floor_divide"),
+    bound=bounds.floored_quotient,
+    cost=8,
+)
+_declare(
+    "remainder",
+    2,
+    "x - y*floordiv(x, y), of y's sign; NaN where y is 0",
+    lambda x, y: _divided_down(x, y, "remainder"),
+    bound=bounds.remainder,
+    cost=8,
+)
+_declare("neg", 1, "negation", lambda x: -x, bound=lambda a: (-a[1], -a[0]), torch_names=("neg",))
+_declare("abs", 1, "absolute value", lambda x: x.abs(), bound=bounds.magnitude, torch_names=("abs",))
 _declare(
     "square",
     1,
@@ -295,6 +312,14 @@ _declare(
     cost=10,
 )
 _declare(
+    "power",
+    2,
+    "x to the power y, x > 0 unless y is a whole number",
+    lambda x, y: x**y,
+    bound=bounds.any_power,
+    cost=12,
+)
+_declare(
     "where",
     3,
     "second argument where the first holds, else the third",
@@ -319,7 +344,7 @@ _declare(
     bound=lambda a, b: (np.minimum(a[0], b[0]), np.minimum(a[1], b[1])),
     result="b",
     infix=("&", 2),
-    torch_names=("logical_and", "bitwise_and", "__and__", "__rand__"),
+    torch_names=("logical_and", "bitwise_and"),
 )
 _declare(
     "or",
@@ -329,7 +354,7 @@ _declare(
     bound=lambda a, b: (np.maximum(a[0], b[0]), np.maximum(a[1], b[1])),
     result="b",
     infix=("|", 1),
-    torch_names=("logical_or", "bitwise_or", "__or__", "__ror__"),
+    torch_names=("logical_or", "bitwise_or"),
 )
 _declare(
     "not",
@@ -338,11 +363,20 @@ _declare(
     lambda x: ~x,
     bound=lambda a: (1 - a[1], 1 - a[0]),
     result="b",
-    torch_names=("logical_not", "bitwise_not", "__invert__"),
+    torch_names=("logical_not", "bitwise_not"),
 )
 
 _declare("dot", 2, "contraction over the feature axis", lambda x, y: (x * y).sum(-1, keepdim=True), kind="reduce")
 _declare("sum", 1, "sum over the feature axis", lambda x: x.sum(-1, keepdim=True), kind="reduce")
+_declare("amax", 1, "largest entry along the feature axis", lambda x: x.amax(-1, keepdim=True), kind="reduce")
+_declare("amin", 1, "smallest entry along the feature axis", lambda x: x.amin(-1, keepdim=True), kind="reduce")
+_declare(
+    "width",
+    1,
+    "number of channels of a vector",
+    lambda x: x.new_full((1,) * x.dim(), x.shape[-1]),
+    kind="reduce",
+)
 _declare("eta", 1, "Minkowski metric diag(-1, 1, ..., 1) applied to a vector", lambda x: _eta(x), kind="vector")
 _declare(
     "rotate",
@@ -384,7 +418,7 @@ _declare(
 _declare(
     "outer", 2, "outer product of two vectors, a matrix", lambda x, y: x.unsqueeze(-1) * y.unsqueeze(-2), kind="vector"
 )
-_declare("item", 1, "one channel of a vector", lambda x, c: x[..., c].unsqueeze(-1), kind="reduce", attributes=(int,))
+_declare("item", 1, "one channel of a vector", lambda x, c: _item(x, c), kind="reduce", attributes=(int,))
 _declare(
     "embed",
     2,
@@ -408,9 +442,26 @@ _declare(
 )
 
 
+def _divided_down(x, y, name: str):
+    """torch.floor_divide or torch.remainder, which refuse an integer 0 as divisor, where numbers give NaN."""
+    torch = _torch()
+    if not x.is_floating_point() and not y.is_floating_point() and bool((y == 0).any()):
+        x, y = x.to(torch.float64), y.to(torch.float64)
+    value = getattr(torch, name)(x, y)
+    if name == "floor_divide" and value.is_floating_point():
+        value = value.where(y != 0, float("nan"))
+    return value
+
+
 def _expacosh(x):
     x = x.clamp(min=1)
     return (x + (x * x - 1).sqrt()).reciprocal()
+
+
+def _item(x, c: int):
+    if not -x.shape[-1] <= c < x.shape[-1]:
+        raise ScoreError(f"channel {c} of a vector of {x.shape[-1]}", hint=f"channels are 0 to {x.shape[-1] - 1}")
+    return x[..., c].unsqueeze(-1)
 
 
 def _eta(x):
