@@ -11,7 +11,7 @@ import torch
 from aatc.biases import Bias, as_bias
 from aatc.connections import Connection, as_connection
 from aatc.ir.errors import CaptureError, ScoreError, ShapeError, UnsupportedError
-from aatc.ir.score.expr import INDEX_AXES, ONE, ZERO, Expr, call, div, mul, param, sub, uniform
+from aatc.ir.score.expr import INDEX_AXES, ONE, ZERO, Expr, call, div, free_name, mul, param, sub, uniform
 from aatc.ir.score.program import Program
 from aatc.masks import Mask, as_mask
 from aatc.metrics import Metric
@@ -150,7 +150,7 @@ def _scaled(key: str, captured: Iterator[Expr], score: Expr) -> Expr:
 
 def _fresh(name: str, names: list[str]) -> str:
     """``name``, numbered if it is taken; entered into ``names``."""
-    found, n = name, 1
+    found, n = free_name(name), 1
     while found in names:
         n += 1
         found = f"{name}{n}"

@@ -21,7 +21,7 @@ from typing import Any, NoReturn
 import torch
 
 from aatc.ir.errors import ScoreError
-from aatc.ir.score.expr import Expr, param
+from aatc.ir.score.expr import Expr, free_name, param
 from aatc.parts import Capture, Key, Sizes, as_tensor, number_dtype, varies
 from aatc.traced_words import METHODS, build, result_of, unknown
 
@@ -44,11 +44,22 @@ Declared = tuple[tuple[str, str, str], ...]  # name, axes and element type of ea
 
 @lru_cache(maxsize=1024)
 def _leaves(declared: Declared) -> dict[str, Expr]:
-    return {QUERY: param("q", "bhid"), KEY: param("k", "bhjd"), **{d[0]: param(*d) for d in declared}}
+    captures = {name: param(free_name(name), axes, dtype) for name, axes, dtype in declared}
+    return {QUERY: param("q", "bhid"), KEY: param("k", "bhjd"), **captures}
 
 
 class UnknownWordError(ScoreError, AttributeError):
     """A method or attribute that the score language does not have."""
+
+
+def _prepare_dynamo() -> None:
+    from aatc.frontend.dynamo import teach_operators
+
+    teach_operators()
+
+
+# what torch.compiler.assume_constant_result does, which would import Dynamo
+_prepare_dynamo._dynamo_marked_constant = True  # type: ignore[attr-defined]
 
 
 class Tape:
@@ -59,7 +70,9 @@ class Tape:
         self.nodes: list[Node] = []
         self.tensors: list[torch.Tensor] = []
         self.values: list[Expr] | None = None
-        if not torch.compiler.is_dynamo_compiling():
+        if torch.compiler.is_dynamo_compiling():
+            _prepare_dynamo()
+        else:
             self.values = []
             self.leaves = _leaves(declared)
 
@@ -242,7 +255,7 @@ class Traced:
     def __torch_function__(cls, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         kwargs = {} if kwargs is None else kwargs
         tape = _tape_among([*args, *kwargs.values()])
-        return tape.node(func.__name__.strip("_"), tuple(args), kwargs)
+        return tape.node(func.__name__, tuple(args), kwargs)
 
     def __array_ufunc__(self, ufunc: Any, method: str, *args: Any, **kwargs: Any) -> Any:
         if method != "__call__":

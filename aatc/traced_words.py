@@ -37,6 +37,7 @@ def build(node: tuple, values: Sequence[Expr], numbers: Sequence[Expr], leaves: 
     if word == "leaf":
         name = args[0][1]
         return leaves[name] if name in leaves else e.index(name)
+    word = word.strip("_")  # of an operator of tensors, as __add__
     function = WORDS.get(word)
     if function is None:
         raise unknown(word)

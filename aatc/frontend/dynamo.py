@@ -8,6 +8,8 @@ from __future__ import annotations
 import contextlib
 import functools
 import inspect
+import operator
+import re
 import traceback
 import types
 from collections.abc import Callable, Iterator, Sequence
@@ -31,9 +33,44 @@ def backend(gm: fx.GraphModule, example_inputs: Sequence[Any], **options: Any) -
     """
     from aatc.frontend.session import Options, Session
 
+    teach_operators()
     given = {**(options.pop("options", None) or {}), **options}
     known = {n: given[n] for n in ("backend", "tune", "passes", "fallback") if n in given}
     return Session(Options(**known), "torch.compile").compile_graph(gm, example_inputs)
+
+
+# --- operators of traced scores ----------------------------------------------------------------------------
+@functools.cache
+def teach_operators() -> None:
+    """Makes Dynamo run ``~x`` of objects by their ``__invert__``, and compare objects with numbers that vary by their
+    own methods, as it does for all other operators; users' predicates are full of both."""
+    from torch._dynamo.variables.builtin import BuiltinVariable
+    from torch._dynamo.variables.object_protocol import generic_richcompare
+    from torch._dynamo.variables.tensor import SymNodeVariable
+    from torch._dynamo.variables.user_defined import UserDefinedObjectVariable
+
+    handlers: Any = BuiltinVariable
+    if not hasattr(handlers, "call_invert"):
+
+        def call_invert(self: Any, tx: Any, x: Any) -> Any:
+            x = x.realize()
+            return x.call_method(tx, "__invert__", [], {}) if isinstance(x, UserDefinedObjectVariable) else None
+
+        def call_matmul(self: Any, tx: Any, x: Any, y: Any) -> Any:
+            x, y = x.realize(), y.realize()
+            return x.call_method(tx, "__matmul__", [y], {}) if isinstance(x, UserDefinedObjectVariable) else None
+
+        handlers.call_invert, handlers.call_matmul = call_invert, call_matmul
+
+    def compare(dunder: str) -> Callable[..., Any]:
+        return lambda tx, a, b: generic_richcompare(tx, a, b, dunder)
+
+    table = BuiltinVariable._binop_handlers()
+    for op in (operator.lt, operator.le, operator.gt, operator.ge, operator.eq, operator.ne):
+        own = compare(f"__{op.__name__}__")
+        table[op].insert(0, ((SymNodeVariable, UserDefinedObjectVariable), own))
+        table[op].insert(0, ((UserDefinedObjectVariable, SymNodeVariable), own))
+    BuiltinVariable.call_function_handler_cache.clear()
 
 
 @dataclass(frozen=True)
@@ -271,19 +308,24 @@ def wrap(target: Any, hooks: Hooks, *, dynamic: bool | None, fullgraph: bool) ->
     Every wrap has a cache of its own: recompiling another copy of the same code never counts against it.
     """
     import torch._dynamo
-    from torch._dynamo import config
+
+    teach_operators()
+    varying = _Varying(dynamic)
+
+    def failed(failure: Any) -> None:
+        varying.note(failure.reason)
+        hooks.guard_failed(failure.reason)
 
     _leave_alone()
     context = torch._dynamo.optimize(
         hooks.compile_graph,
         nopython=fullgraph,
         dynamic=dynamic,
-        guard_fail_fn=lambda failure: hooks.guard_failed(failure.reason),
+        guard_fail_fn=failed,
         isolate_recompiles=True,
     )
     if hasattr(context, "enter_exit_hooks"):  # absent when TORCHDYNAMO_DISABLE=1
-        # with dynamic=True Dynamo would turn every eps and momentum into a tensor input
-        context.enter_exit_hooks.append(config._make_closure_patcher(specialize_float=True))
+        context.enter_exit_hooks.append(varying.enter)
     wrapped: Any = context(target)
     return wrapped.forward if isinstance(target, torch.nn.Module) else wrapped
 
@@ -312,6 +354,57 @@ def _codes_of(module: types.ModuleType) -> Iterator[types.CodeType]:
         if code is not None:
             yield code
             codes += [c for c in code.co_consts if isinstance(c, types.CodeType)]
+
+
+class _Varying:
+    """Numbers of Python that were seen to differ between calls, from guards that failed: they become inputs of the next
+    graph. Dynamo does so by itself for arguments, but takes integers of modules, closures and globals for constants;
+    and with ``dynamic=True`` it would turn every eps and momentum into an input at once."""
+
+    _NUMBER = re.compile(r"(?:\d+/\d+: )?(?P<source>\S+) == (?P<value>-?[0-9.]+(?:e[+-]?[0-9]+)?)\s*(?:#|$)", re.M)
+
+    def __init__(self, dynamic: bool | None):
+        self._dynamic = dynamic
+        self._sources: list[str] = []
+        self._floats = dynamic is None
+        self._settings()
+
+    def note(self, reason: str) -> None:
+        """Remembers the number whose guard failed, if it was one."""
+        if self._dynamic is False:
+            return
+        m = self._NUMBER.match(reason)
+        if m is None:
+            return
+        if not m["value"].lstrip("-").isdecimal():
+            self._floats = True
+        elif (name := _source_name(m["source"])) not in self._sources:
+            self._sources.append(name)
+        self._settings()
+
+    def _settings(self) -> None:
+        import torch.compiler.config
+        from torch._dynamo import config
+
+        entries = ",".join(re.escape(n) + r"\Z" for n in self._sources if "," not in n)
+        self._enter = [config._make_closure_patcher(specialize_float=not self._floats)]
+        if entries:
+            self._enter.append(torch.compiler.config._make_closure_patcher(dynamic_sources=entries))
+
+    def enter(self) -> Callable[[], None]:
+        """Sets Dynamo's options for one call; returns what sets them back."""
+        back = [change() for change in self._enter]
+
+        def revert() -> None:
+            for f in back:
+                f()
+
+        return revert
+
+
+def _source_name(shown: str) -> str:
+    """Dynamo's name of a source from how its messages show it: ``self.window`` is ``L['self'].window``."""
+    return shown if shown.startswith("G[") else re.sub(r"^(\w+)", r"L['\1']", shown)
 
 
 def no_frames(error: BaseException) -> bool:

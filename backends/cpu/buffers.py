@@ -116,7 +116,7 @@ class BufferEmitter:
         self._bind_sizes(sizes)
         if program.body.fn == "param" and program.params[0].attrs[1] == axes and self._plain(op, t):
             source = self.name(op.operands[0])
-            view = f"{source}.reshape({', '.join(self.dim(d) for d in t.shape)})"
+            view = f"{source}.reshape([{', '.join(self.dim(d) for d in t.shape)}])"
             src.line(f"{out} = {self._laid_out(view, op.attrs.get('layout'))}")
             return
         compute = "float64" if t.dtype in ("f64", "i64") else "float32"
@@ -187,7 +187,7 @@ class BufferEmitter:
     def _view(self, op: Op) -> None:
         t: TensorType = op.result.type  # type: ignore[assignment]
         self.src.line(
-            f"{self.name(op.result)} = {self.name(op.operands[0])}.reshape({', '.join(self.dim(d) for d in t.shape)})"
+            f"{self.name(op.result)} = {self.name(op.operands[0])}.reshape([{', '.join(self.dim(d) for d in t.shape)}])"
         )
 
     def _alloc(self, op: Op) -> None:

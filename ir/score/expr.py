@@ -268,6 +268,11 @@ def param(name: str, axes: str, dtype: str = "f") -> Expr:
     return Expr("param", (), (name, axes, dtype))
 
 
+def free_name(name: str) -> str:
+    """A name for a parameter that is called ``name`` elsewhere, which may be a word of the language."""
+    return f"{name}_" if name in RESERVED else name
+
+
 def call(fn: str, *args: Expr, attrs: tuple = ()) -> Expr:
     """A node without any rewriting; ScoreError when the word is unknown or ill-typed."""
     f = FUNCTIONS.get(fn)
