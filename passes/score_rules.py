@@ -112,7 +112,10 @@ class Normaliser:
         if not e.is_pair or e.rank:
             return e
         if e not in self._done:
-            self._done[e] = self.assemble(self.terms(e))
+            if e.dtype == "b":  # a condition within a score: no sum, but its sides are
+                self._done[e] = rebuild(e, tuple(self.number(a) for a in e.args))
+            else:
+                self._done[e] = self.assemble(self.terms(e))
         return self._done[e]
 
     def terms(self, e: Expr) -> Terms:

@@ -35,6 +35,9 @@ _BINARY = {
     "sub": "sub",
     "mul": "mul",
     "div": "div",
+    "floordiv": "floor_divide",
+    "remainder": "remainder",
+    "power": "pow",
     "maximum": "maximum",
     "minimum": "minimum",
     "lt": "lt",
@@ -63,6 +66,8 @@ def _line(x: Instr, dst: str, args: list[str]) -> str:
     if x.fn in _UNARY:
         return f"torch.{x.fn}({args[0]}, out={dst})"
     if x.fn in _BINARY:
+        if x.fn in ("floordiv", "remainder") and x.args[0].kind == "const":
+            args[0] = f"torch.tensor({args[0]}, dtype=torch.{dtype})"
         return f"torch.{_BINARY[x.fn]}({args[0]}, {args[1]}, out={dst})"
     if x.fn == "clamp":
         low, high = x.attrs

@@ -57,10 +57,12 @@ def _pow(e: Expr, g: Expr) -> tuple[Expr | None]:
     return (mul(g, mul(const(p), power(e.args[0], p - 1))),)
 
 
-def _power(e: Expr, g: Expr) -> tuple[Expr, Expr]:
+def _power(e: Expr, g: Expr) -> tuple[Expr | None, Expr | None]:
     """As torch's: nothing for the base where the power is 0, nor for the power where x is 0 (there x**y log(x) is 0 in
     the limit)."""
     x, y = e.args
+    if x.is_const:
+        return None, mul(g, mul(const(math.log(x.value) if x.value > 0 else math.nan), e)) if x.value else None
     of_x = mul(g, mul(y, call("power", x, sub(y, ONE))))
     of_y = mul(g, mul(e, call("log", _where(call("eq", x, ZERO), ONE, x))))
     return _where(call("eq", y, ZERO), ZERO, of_x), of_y

@@ -117,7 +117,7 @@ _declare(
 _declare(
     "floordiv",
     2,
-    "quotient rounded down; derivative 0; NaN where the divisor is 0",
+    "quotient rounded down; derivative 0",
     lambda x, y: _divided_down(x, y, "floor_divide"),
     bound=bounds.floored_quotient,
     cost=8,
@@ -443,14 +443,11 @@ _declare(
 
 
 def _divided_down(x, y, name: str):
-    """torch.floor_divide or torch.remainder, which refuse an integer 0 as divisor, where numbers give NaN."""
+    """torch.floor_divide or torch.remainder, which refuse an integer 0 as divisor; numbers give infinities and NaN."""
     torch = _torch()
     if not x.is_floating_point() and not y.is_floating_point() and bool((y == 0).any()):
         x, y = x.to(torch.float64), y.to(torch.float64)
-    value = getattr(torch, name)(x, y)
-    if name == "floor_divide" and value.is_floating_point():
-        value = value.where(y != 0, float("nan"))
-    return value
+    return getattr(torch, name)(x, y)
 
 
 def _expacosh(x):
