@@ -380,10 +380,16 @@ def metric(function: Callable[..., Any] | None = None, /, **captures: str) -> An
 
 def lookup(table: Any, *positions: Any) -> Any:
     """Inside a metric: the entry of a table, declared with axes t or tu, at rounded and clamped positions."""
-    for x in (table, *positions):
+    return table.call("lookup", table, *positions) if isinstance(table, Traced) else word("lookup", table, *positions)
+
+
+def word(name: str, *args: Any, attrs: tuple = ()) -> Any:
+    """Inside a metric: a word of the score language that has no operator and no function of torch, as
+    ``word("rotate", x, angles, attrs=("half",))``."""
+    for x in args:
         if isinstance(x, Traced):
-            return x._call("lookup", table, *positions)
-    return call("lookup", as_expr(table), *map(as_expr, positions))
+            return x.call("call", name, *args, attrs=attrs)
+    return call(name, *map(as_expr, args), attrs=attrs)
 
 
 def _declaration(name: str, text: str) -> tuple[str, str]:

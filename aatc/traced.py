@@ -185,9 +185,7 @@ def recorded(
     return Recorded((tuple(tape.nodes), result, len(tape.tensors)), tuple(tape.tensors), body)
 
 
-def rebuilt(
-    key: Key, leaves: Mapping[str, Expr], captured: Iterator[Expr], check: Callable[[Expr], Expr]
-) -> Expr:
+def rebuilt(key: Key, leaves: Mapping[str, Expr], captured: Iterator[Expr], check: Callable[[Expr], Expr]) -> Expr:
     """The expression of a recorded function; its numbers are taken from ``captured``."""
     nodes, result, count = key
     numbers = [next(captured) for _ in range(count)]
@@ -248,8 +246,9 @@ class Traced:
     def __repr__(self) -> str:
         return "a score that is being traced" if self._tape.values is None else repr(self.expr)
 
-    def _call(self, word: str, *args: Any) -> Traced:
-        return self._tape.node(word, args, {})
+    def call(self, word: str, *args: Any, **kwargs: Any) -> Traced:
+        """A recorded operation by its name in `aatc.traced_words`."""
+        return self._tape.node(word, args, kwargs)
 
     @classmethod
     def __torch_function__(cls, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
@@ -282,11 +281,14 @@ class Traced:
         raise self._refused("`in` has no meaning for a score", "compare with == and combine with |")
 
     def __len__(self) -> NoReturn:
-        raise self._refused("the length of a feature vector is unknown while it is traced", "use x.mean() for an average")
+        raise self._refused(
+            "the length of a feature vector is unknown while it is traced", "use x.mean() for an average"
+        )
 
     def _as_number(self, *_: Any) -> NoReturn:
         raise self._refused(
-            "a score is one number per pair, not a number of Python", "use torch's functions in place of math's and int()"
+            "a score is one number per pair, not a number of Python",
+            "use torch's functions in place of math's and int()",
         )
 
     __float__ = __int__ = __index__ = __complex__ = __round__ = __trunc__ = _as_number

@@ -124,9 +124,7 @@ def unknown(word: str) -> ScoreError:
     for names, hint in _INSTEAD.items():
         if word in names.split():
             return ScoreError(f"{word} is not in the score language", hint=hint)
-    return ScoreError(
-        f"torch.{word} is not in the score language", hint=f"words: {', '.join(sorted(FUNCTIONS))}"
-    )
+    return ScoreError(f"torch.{word} is not in the score language", hint=f"words: {', '.join(sorted(FUNCTIONS))}")
 
 
 _INSTEAD = {
@@ -182,7 +180,9 @@ def _div(input: Any, other: Any, *, rounding_mode: Any = None) -> Expr:
     if rounding_mode == "floor":
         return _floordiv(input, other)
     if rounding_mode is not None:
-        raise ScoreError(f"rounding_mode={rounding_mode!r} is not in the score language", hint='there is "floor", or //')
+        raise ScoreError(
+            f"rounding_mode={rounding_mode!r} is not in the score language", hint='there is "floor", or //'
+        )
     return e.div(*_two(input, other))
 
 
@@ -439,7 +439,9 @@ _word("min")(_extreme(_amin, _minimum, "min"))
 
 
 @_word("norm", "linalg_norm")
-def _norm(input: Any, p: Any = 2, dim: Any = -1, keepdim: Any = False, out: Any = None, dtype: Any = None, *, ord: Any = 2) -> Expr:
+def _norm(
+    input: Any, p: Any = 2, dim: Any = -1, keepdim: Any = False, out: Any = None, dtype: Any = None, *, ord: Any = 2
+) -> Expr:
     _none(out=out)
     return _vector_norm(input, ord if p in (2, "fro") else p, dim, keepdim, dtype=dtype)
 
@@ -491,8 +493,13 @@ def _lookup(table: Any, *positions: Any) -> Expr:
     return call("lookup", _expr(table), *(_number(p, const(0)) for p in positions))
 
 
+@_word("call")
+def _call(word: str, *args: Any, attrs: Any = ()) -> Expr:
+    return call(word, *(_expr(a) for a in args), attrs=attrs)
+
+
 #: Methods a traced value has; its operators are in `aatc.traced`.
 METHODS = tuple(
     n for n in WORDS
-    if n not in ("where_method", "and", "or", "xor", "invert", "truediv", "floordiv", "mod", "pos", "getitem", "lookup")
+    if n not in ("where_method", "and", "or", "xor", "invert", "truediv", "floordiv", "mod", "pos", "getitem", "lookup", "call")
 )  # fmt: skip

@@ -149,7 +149,7 @@ def test_only_frames_are_certified_as_isometries():
 def test_angles_are_known_by_their_use_not_by_their_name():
     @aatc.metric(phi="id", psi="jd")
     def turned(q, k, phi, psi):
-        d = call("rotate", q, phi, attrs=("half",)) - call("rotate", k, psi, attrs=("half",))
+        d = metrics.word("rotate", q, phi, attrs=("half",)) - metrics.word("rotate", k, psi, attrs=("half",))
         return -d.dot(d)
 
     q, k, v = (torch.randn(1, 2, 6, 4, dtype=torch.float64) for _ in range(3))
@@ -222,7 +222,7 @@ def test_tile_maps_never_call_an_open_tile_empty(drawn):
 def test_what_cannot_be_tiled_runs_by_its_formula_and_says_so():
     @aatc.metric(w="de")
     def mixed(q, k, w):
-        return -call("matvec", w, torch.tanh(q - k)).abs().sum()
+        return -(w @ torch.tanh(q - k)).abs().sum()
 
     q, k, v = (torch.randn(1, 1, 5, 4, dtype=torch.float64) for _ in range(3))
     built = build(q, k, v, metric=mixed(w=torch.randn(4, 4, dtype=torch.float64)))

@@ -177,7 +177,7 @@ def test_function_transforms_are_refused_with_their_line_and_run_eagerly():
 @aatc.metric(w="de")
 def mixed(q, k, w):
     """Mixes channels per pair by a matrix, which no tile program does."""
-    return -aatc.ir.score.call("matvec", w, torch.tanh(q - k)).abs().sum()
+    return -(w @ torch.tanh(q - k)).abs().sum()
 
 
 def test_an_attention_without_a_tile_program_runs_by_its_formula_and_is_reported():
