@@ -8,7 +8,7 @@ from typing import Any
 import torch
 
 from aatc.ir.errors import CaptureError, ScoreError
-from aatc.ir.score.expr import Expr, call, const, index
+from aatc.ir.score.expr import Expr, call, index
 from aatc.parts import (
     Capture,
     Key,

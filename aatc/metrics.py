@@ -19,7 +19,6 @@ import torch
 
 from aatc.ir.errors import CaptureError, ScoreError
 from aatc.ir.score.expr import Expr, as_expr, call, param
-from aatc.ir.score.program import Program
 from aatc.parts import (
     Capture,
     Key,

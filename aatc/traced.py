@@ -216,7 +216,7 @@ def placed_at(error: ScoreError, function: Any) -> ScoreError:
     from aatc.frontend import location
 
     function = getattr(function, "func", function)  # of a partial
-    code = getattr(function, "__code__", None) or getattr(getattr(function, "__call__", None), "__code__", None)
+    code = getattr(function, "__code__", None) or getattr(type(function).__call__, "__code__", None)
     if code is None:
         return error
     return _placed(error, location.source_line(location.innermost([(code.co_filename, code.co_firstlineno, "")])))

@@ -67,7 +67,9 @@ def _read(entry: tuple, values: Sequence[Expr], numbers: Sequence[Expr]) -> Any:
         return numbers[value]
     if kind == "list":
         return tuple(_read(x, values, numbers) for x in value)
-    return {"f": float, "i": int, "b": lambda text: text == "True", "word": lambda x: x}[kind](value)
+    if kind == "word":
+        return value
+    return value == "True" if kind == "b" else int(value) if kind == "i" else float(value)
 
 
 @lru_cache(maxsize=256)
@@ -128,12 +130,12 @@ def unknown(word: str) -> ScoreError:
 
 
 _INSTEAD = {
-    "softmax log_softmax logsumexp layer_norm rms_norm softmin cumsum sort topk argsort argmax argmin gather roll flip": (
+    "softmax log_softmax softmin logsumexp layer_norm rms_norm cumsum sort topk argsort argmax argmin roll flip": (
         "apply it to q and k before the attention: a metric sees one pair of vectors and nothing beside them"
     ),
     "std var median quantile prod": "write it by sum and mean: ((x - x.mean()) ** 2).mean()",
-    "shape size numel ndim dim": "the width is known outside: x.mean() divides by it, and a number may be read from there",
-    "round round_ trunc fix frac": "torch.floor(x + 0.5) rounds, torch.where(x < 0, -torch.floor(-x), torch.floor(x)) cuts",
+    "shape size numel ndim dim": "x.mean() divides by the width, and the function may read numbers from outside",
+    "round round_ trunc fix frac": "torch.floor(x + 0.5) rounds, torch.sign(x) * torch.floor(x.abs()) cuts",
     "fmod": "torch.remainder(x, y), or %, takes the sign of y",
     "item tolist numpy cpu cuda detach clone requires_grad_ backward grad": (
         "a score is a formula, not a tensor: what must not learn is captured as tensor.detach()"
@@ -425,7 +427,7 @@ def _minimum(input: Any, other: Any) -> Expr:
 
 def _extreme(whole: Callable[..., Expr], pairwise: Callable[..., Expr], name: str) -> Callable[..., Expr]:
     def apply(input: Any, other: Any = None, keepdim: Any = False, *, dim: Any = None) -> Expr:
-        if isinstance(other, Expr) or isinstance(other, float):
+        if isinstance(other, (Expr, float)):
             return pairwise(input, other)
         if dim is not None or other is not None:
             raise ScoreError(f"{name} over a dim gives values and places", hint=f"x.a{name}(-1) gives the values alone")
@@ -499,7 +501,6 @@ def _call(word: str, *args: Any, attrs: Any = ()) -> Expr:
 
 
 #: Methods a traced value has; its operators are in `aatc.traced`.
-METHODS = tuple(
-    n for n in WORDS
-    if n not in ("where_method", "and", "or", "xor", "invert", "truediv", "floordiv", "mod", "pos", "getitem", "lookup", "call")
-)  # fmt: skip
+METHODS = frozenset(WORDS) - set(
+    ("where_method", "and", "or", "xor", "invert", "truediv", "floordiv", "mod", "pos", "getitem", "lookup", "call")
+)

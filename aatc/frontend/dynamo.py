@@ -383,13 +383,14 @@ class _Varying:
         self._settings()
 
     def _settings(self) -> None:
-        import torch.compiler.config
         from torch._dynamo import config
+        from torch.compiler import config as sources
 
         entries = ",".join(re.escape(n) + r"\Z" for n in self._sources if "," not in n)
         self._enter = [config._make_closure_patcher(specialize_float=not self._floats)]
         if entries:
-            self._enter.append(torch.compiler.config._make_closure_patcher(dynamic_sources=entries))
+            make: Any = getattr(sources, "_make_closure_patcher")  # noqa: B009  # torch does not declare it
+            self._enter.append(make(dynamic_sources=entries))
 
     def enter(self) -> Callable[[], None]:
         """Sets Dynamo's options for one call; returns what sets them back."""

@@ -32,7 +32,8 @@ _MIRRORED = {"lt": "gt", "le": "ge", "gt": "lt", "ge": "le", "eq": "eq", "ne": "
 #: Primitives a backend must print; all are element-wise.
 PRIMITIVES = frozenset(
     "add sub mul div neg abs sign sqrt rsqrt reciprocal exp2 log2 log log1p sin cos tanh sigmoid floor "  # noqa: SIM905
-    "acos asin square floordiv remainder power maximum minimum clamp where lt le gt ge eq ne and or not pow pair_uniform copy".split()
+    "acos asin square floordiv remainder power maximum minimum clamp where lt le gt ge eq ne and or not pow "
+    "pair_uniform copy".split()
 )
 
 
