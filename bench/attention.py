@@ -26,7 +26,7 @@ from rich.progress import Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
 if not __package__:  # run as a file: the checkout takes the place of this folder on the path
     sys.path[0] = str(Path(__file__).resolve().parent.parent)
 
-from bench import memory, startup
+from bench import large_graphs, memory, startup
 from bench.kinds import Kind, kinds, plain
 from bench.report import Figure, Report, Row
 from bench.timing import alternate, forward, training
@@ -120,6 +120,16 @@ def compile_rows(runs: int) -> list[Row]:
     ]
 
 
+def growth_rows(name: str, runs: int, quick: bool) -> list[Row]:
+    operations = 2_000 if quick else 20_000
+    taken, factor = large_graphs.compile_growth(name, operations, runs)
+    judged = not quick
+    return [
+        Row("compile", f"{operations:,} operations, {name}", taken, at_most=6, judged=judged),
+        Row("compile", f"{2 * operations:,} operations, {name}, times as long", factor, at_most=2.3, judged=judged),
+    ]
+
+
 def overhead_rows(runs: int) -> list[Row]:
     compiled, eager = startup.call_overhead(runs)
     added = Figure((compiled.least - eager.least,), "µs")
@@ -156,6 +166,10 @@ def plans(runs: int, quick: bool) -> Iterator[Plan]:
     for k in kinds():
         yield Plan("memory", k.name, lambda k=k: peak_memory(k, long, not quick), (200, 500))
     yield Plan("compile", "four layers", lambda: compile_rows(1 if quick else 3), (5, 3))
+    for name in large_graphs.GRAPHS:
+        yield Plan(
+            "compile", f"graph of {name}", lambda name=name: growth_rows(name, 1 if quick else 3, quick), (6, 2.3)
+        )
     yield Plan(
         "import",
         "aatc",

@@ -9,6 +9,7 @@ from __future__ import annotations
 import operator
 import re
 from collections.abc import Callable, Sequence
+from functools import lru_cache
 from typing import Any, NoReturn
 
 import torch
@@ -135,24 +136,29 @@ def target_function(target: str, op: Op | None = None) -> Callable[..., Any]:
 
     VerifyError for anything else.
     """
-    text = op_line(op) if op is not None else None
     kind, _, name = target.partition(".")
     if kind == "operator" and name in ARITHMETIC:
+        text = op_line(op) if op is not None else None
         return lambda *args: _arithmetic(name, args, text)
+    overload, message, hint = _overload(target)
+    if overload is None:
+        raise VerifyError(message, op=op_line(op) if op is not None else None, hint=hint)
+    return overload
+
+
+@lru_cache(maxsize=4096)
+def _overload(target: str) -> tuple[Any, str, str | None]:
+    """The overload, or what is wrong with its name and what would be right."""
     m = _ATEN.fullmatch(target)
     if m is None:
-        raise VerifyError(
-            f"{target!r} cannot be called",
-            op=text,
-            hint=f"aten.name.overload, or operator. with {', '.join(ARITHMETIC)}",
-        )
+        return None, f"{target!r} cannot be called", f"aten.name.overload, or operator. with {', '.join(ARITHMETIC)}"
     packet = getattr(torch.ops.aten, m[1], None)
     overload = getattr(packet, m[2], None) if isinstance(packet, torch._ops.OpOverloadPacket) else None
     if not isinstance(overload, torch._ops.OpOverload):
-        raise VerifyError(f"torch has no operator {target}", op=text)
+        return None, f"torch has no operator {target}", None
     if not _is_data_flow(overload):
-        raise VerifyError(f"{target} is no function of tensors and is not called", op=text)
-    return overload
+        return None, f"{target} is no function of tensors and is not called", None
+    return overload, "", None
 
 
 def _is_data_flow(overload: torch._ops.OpOverload) -> bool:

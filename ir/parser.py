@@ -6,16 +6,15 @@ Text from outside is data: nothing in it is evaluated. Whatever is wrong with it
 
 from __future__ import annotations
 
-import gc
 import json
 import re
-from collections.abc import Iterable, Iterator
-from contextlib import contextmanager
+from collections.abc import Iterable
 from functools import lru_cache
 from importlib import resources
 from threading import Lock
 from typing import TYPE_CHECKING, Any, NoReturn
 
+from aatc.ir import collector
 from aatc.ir.core import Block, Func, Loc, Module, Op, Value
 from aatc.ir.errors import ParseError, VerifyError
 from aatc.ir.reader import HEAD, VALUES, RawFunc, RawOp, Reader, similar
@@ -33,7 +32,7 @@ LEVELS = ("geo", "tile")
 def parse(text: str, *, verify: bool = True) -> Module:
     """The module that ``text`` describes; checked by `Module.verify` unless ``verify`` is off."""
     builder = _Builder(text)
-    with _no_collector():
+    with collector.paused():
         module = builder.module(*_run(text, "module"))
     if verify:
         try:
@@ -127,7 +126,7 @@ def _run(text: str, start: str) -> Any:
     from lark.exceptions import LarkError, UnexpectedCharacters, UnexpectedToken
 
     _check_nesting(text)
-    with _lock, _no_collector():
+    with _lock, collector.paused():
         lark, reader = _lark()
         reader.begin(text)
         try:
@@ -139,19 +138,6 @@ def _run(text: str, start: str) -> Any:
             raise ParseError(message, line=e.line, column=e.column, source=text) from None
         except (LarkError, RecursionError) as e:
             raise ParseError(f"the text cannot be read: {e}", line=1, column=1, source=text) from None
-
-
-@contextmanager
-def _no_collector() -> Iterator[None]:
-    """Pauses the cycle collector: everything read is kept, and looking through it again and again takes a
-    third of the time."""
-    paused = gc.isenabled()
-    gc.disable()
-    try:
-        yield
-    finally:
-        if paused:
-            gc.enable()
 
 
 def _unexpected(e, text: str) -> ParseError:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
+from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
 from aatc.ir.dims import Dim
@@ -94,6 +95,20 @@ class OpDef:
     pure: bool = True
     terminator: bool = False
 
+    @cached_property
+    def fixed(self) -> int:
+        """How many operands it takes at least."""
+        return sum(not n.endswith("*") for n in self.operands)
+
+    @cached_property
+    def variadic(self) -> bool:
+        return self.fixed != len(self.operands)
+
+    @cached_property
+    def required(self) -> tuple[str, ...]:
+        """The attributes it must have."""
+        return tuple(n for n, a in self.attrs.items() if a.required)
+
 
 OPS: dict[str, OpDef] = {}
 
@@ -115,9 +130,7 @@ def lookup_op(name: str) -> OpDef:
 def check_against_declaration(op: Op) -> None:
     """Operand count, attributes, regions and inferred types of one operation against its declaration."""
     d = lookup_op(op.name)
-    fixed = [n for n in d.operands if not n.endswith("*")]
-    variadic = len(fixed) != len(d.operands)
-    if len(op.operands) < len(fixed) or (len(op.operands) > len(fixed) and not variadic):
+    if len(op.operands) < d.fixed or (len(op.operands) > d.fixed and not d.variadic):
         raise VerifyError(f"{op.name} takes operands ({', '.join(d.operands)}), got {len(op.operands)}")
     if d.results >= 0 and len(op.results) != d.results:
         raise VerifyError(f"{op.name} has {d.results} results, got {len(op.results)}")
@@ -135,9 +148,9 @@ def check_against_declaration(op: Op) -> None:
             raise VerifyError(
                 f"attribute {name} of {op.name} is {value!r}", hint=f"one of {', '.join(map(str, attr.choices))}"
             )
-    for name, attr in d.attrs.items():
-        if attr.required and name not in op.attrs:
-            raise VerifyError(f"{op.name} lacks attribute {name} ({attr.doc})")
+    for name in d.required:
+        if name not in op.attrs:
+            raise VerifyError(f"{op.name} lacks attribute {name} ({d.attrs[name].doc})")
     if d.infer is not None:
         inferred = list(d.infer(op))
         if inferred != [r.type for r in op.results]:

@@ -10,7 +10,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from typing import Any, NoReturn
 
 from aatc.ir.core import Block, Func, Module, Op, Value
@@ -25,6 +24,8 @@ from aatc.ir.types import SHAPED, ListType, PairType, TileType, Type
 LEVELS = ("geo", "tile")
 _INTEGERS = range(-(2**63), 2**64)
 _ATTRIBUTES = (str, bool, int, float, Symbol, Operand, TorchConst, Type, Dim, Program)
+#: What needs no look beyond its type.
+_PLAIN = frozenset({type(None), bool, str, float, Operand, Program})
 
 
 def verify(module: Module) -> None:
@@ -33,12 +34,15 @@ def verify(module: Module) -> None:
 
     _check_module(module)
     seen: set[Op] = set()
+    leaves: dict[Op, list[Any]] = {}
     for func in module.funcs.values():
         _check_block(func.body, func, f"{func.level}.return", set(), seen)
         for op in func.body.walk():
-            _check_op(op)
-        _check_level(func, module)
-    _check_calls(module)
+            found = _check_op(op)
+            if found:
+                leaves[op] = found
+        _check_level(func, module, leaves)
+    _check_calls(module, leaves)
     for func in module.funcs.values():
         if func.level == "tile":
             verify_tiles.check_accesses(func, module.dims)
@@ -113,11 +117,13 @@ def _check_terminator(block: Block, func: Func, terminator: str) -> None:
 
 
 # --- single operations -------------------------------------------------------------------------------------
-def _check_op(op: Op) -> None:
+def _check_op(op: Op) -> list[Any]:
+    """Returns the types, dimensions and names of functions among the attributes."""
+    found: list[Any] = []
     for name, value in op.attrs.items():
         if not NAME.match(name):
             fail(op, f"{name!r} is no name of an attribute")
-        if why := _unprintable(value):
+        if why := _unprintable(value, found):
             fail(op, f"attribute {name}: {why}")
     try:
         check_against_declaration(op)
@@ -125,37 +131,37 @@ def _check_op(op: Op) -> None:
         fail(op, getattr(e, "reason", e.message), e.hint)
     except Exception as e:  # rules read attributes and operands as if they were sound; text need not be
         fail(op, f"{op.name} is malformed: {type(e).__name__}: {e}")
+    return found
 
 
-def _unprintable(value: Any) -> str | None:
-    """Why an attribute's value has no text form that reads back, or None."""
-    for v in _flat(value):
-        if v is None or isinstance(v, (bool, str)):
-            continue
-        if not isinstance(v, _ATTRIBUTES):
-            return f"a {type(v).__name__} cannot stand in an attribute"
-        if isinstance(v, int) and v not in _INTEGERS:
-            return f"the integer {v:#x} does not fit into 64 bits"
-        if isinstance(v, TorchConst) and (why := problem(v)):
-            return why
-        if isinstance(v, Symbol) and not NAME.match(v.name):
-            return f"{v.name!r} is no name of a function"
-    return None
-
-
-def _flat(value: Any) -> Iterator[Any]:
-    """The leaves of nested lists."""
+def _unprintable(value: Any, found: list[Any]) -> str | None:
+    """Why an attribute's value has no text form that reads back, or None. Its types, dimensions and names of functions
+    are added to ``found``."""
     stack = [value]
     while stack:
         v = stack.pop()
+        kind = type(v)
+        if kind in _PLAIN:
+            continue
         if isinstance(v, (tuple, list)):
             stack.extend(v)
+        elif isinstance(v, int):
+            if v not in _INTEGERS:
+                return f"the integer {v:#x} does not fit into 64 bits"
+        elif not isinstance(v, _ATTRIBUTES):
+            return f"a {kind.__name__} cannot stand in an attribute"
+        elif isinstance(v, TorchConst):
+            if why := problem(v):
+                return why
+        elif isinstance(v, Symbol) and not NAME.match(v.name):
+            return f"{v.name!r} is no name of a function"
         else:
-            yield v
+            found.append(v)
+    return None
 
 
 # --- levels ------------------------------------------------------------------------------------------------
-def _check_level(func: Func, module: Module) -> None:
+def _check_level(func: Func, module: Module, leaves: dict[Op, list[Any]]) -> None:
     sound: set[Type] = set()
 
     def check(t: Type) -> str | None:
@@ -170,34 +176,21 @@ def _check_level(func: Func, module: Module) -> None:
         if why := check(v.type):
             raise VerifyError(f"argument %{v.name or '?'} of @{func.name}: {why}", at=func)
     for value in func.attrs.values():
-        if why := _unprintable(value):
+        if why := _unprintable(value, []):
             raise VerifyError(f"an attribute of @{func.name}: {why}", at=func)
     for op in func.body.walk():
         if OPS[op.name].level != func.level:
             fail(op, f"{op.name} belongs to level {OPS[op.name].level}, @{func.name} is of level {func.level}")
-        values = [*op.results, *(a for r in op.regions for a in r.args)]
-        for t in (*(v.type for v in values), *_attribute_types(op)):
+        found = leaves.get(op, ())
+        for v in op.results:
+            if why := check(v.type):
+                fail(op, why)
+        for t in (*(a.type for r in op.regions for a in r.args), *(v for v in found if isinstance(v, Type))):
             if why := check(t):
                 fail(op, why)
-        for d in _attribute_dims(op):
-            if missing := sorted(d.symbols - module.dims.keys()):
+        for d in found:
+            if isinstance(d, Dim) and (missing := sorted(d.symbols - module.dims.keys())):
                 fail(op, f"dimension {missing[0]} is not declared in the module's dims")
-
-
-def _attribute_types(op: Op) -> list[Type]:
-    return [
-        v
-        for value in op.attrs.values()
-        if isinstance(value, (Type, tuple))
-        for v in _flat(value)
-        if isinstance(v, Type)
-    ]
-
-
-def _attribute_dims(op: Op) -> list[Dim]:
-    return [
-        v for value in op.attrs.values() if isinstance(value, (Dim, tuple)) for v in _flat(value) if isinstance(v, Dim)
-    ]
 
 
 def _type_problem(t: Type, level: str, module: Module) -> str | None:
@@ -217,21 +210,16 @@ def _type_problem(t: Type, level: str, module: Module) -> str | None:
 
 
 # --- calls -------------------------------------------------------------------------------------------------
-def _check_calls(module: Module) -> None:
+def _check_calls(module: Module, leaves: dict[Op, list[Any]]) -> None:
     calls: dict[str, list[tuple[str, Op]]] = {name: [] for name in module.funcs}
     for func in module.funcs.values():
         for op in func.body.walk():
-            for value in op.attrs.values():
-                for v in _flat(value) if isinstance(value, (Symbol, tuple)) else ():
-                    if not isinstance(v, Symbol):
-                        continue
-                    if v.name not in module.funcs:
-                        fail(
-                            op,
-                            f"there is no function {v}",
-                            f"functions: {', '.join(f'@{n}' for n in module.funcs)}",
-                        )
-                    calls[func.name].append((v.name, op))
+            for v in leaves.get(op, ()):
+                if not isinstance(v, Symbol):
+                    continue
+                if v.name not in module.funcs:
+                    fail(op, f"there is no function {v}", f"functions: {', '.join(f'@{n}' for n in module.funcs)}")
+                calls[func.name].append((v.name, op))
             _check_signature(op, module)
     state: dict[str, int] = {}  # 1 while on the path, 2 when done
     for root in calls:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import ClassVar
 
-from aatc.ir.core import Module, Op
+from aatc.ir.core import Module, Op, Value, replace_uses
 from aatc.ir.errors import PassError, UnsupportedError
 from aatc.ir.registry import Symbol
 from aatc.ir.score.expr import postorder
@@ -50,6 +50,7 @@ class AdaptiveTile(Pass):
     def run(self, module: Module, ctx: Context) -> Module:
         taken = set(module.funcs)
         for func in list(module.funcs.values()):
+            tiled: dict[Value, Value] = {}
             for n, op in enumerate(func.body.ops):
                 if op.name != "geo.attend":
                     continue
@@ -61,11 +62,10 @@ class AdaptiveTile(Pass):
                     taken.discard(stem)
                     continue
                 func.body.ops[n] = kernel
-                for user in func.body.walk():
-                    user.operands = [
-                        kernel.results[op.results.index(v)] if v in op.results else v for v in user.operands
-                    ]
+                tiled.update(zip(op.results, kernel.results, strict=True))
                 ctx.count("tiled")
+            if tiled:
+                replace_uses(func.body, tiled)
         return module
 
     def _lower(self, module: Module, op: Op, stem: str, ctx: Context) -> Op:

@@ -10,6 +10,7 @@ from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from typing import Any, ClassVar
 
+from aatc.ir import collector
 from aatc.ir.core import Module, Op
 from aatc.ir.errors import PassError
 from aatc.ir.target import Target
@@ -151,6 +152,12 @@ class Pipeline:
         study: Any = None,
     ) -> PipelineResult:
         """Runs the passes on a copy of ``module``. PassError names the pass whose condition fails."""
+        with collector.paused():
+            return self._run(module, target or Target(), verify_each, on_stage, study)
+
+    def _run(
+        self, module: Module, target: Target, verify_each: bool, on_stage: Callable[..., None] | None, study: Any
+    ) -> PipelineResult:
         module = module.clone()
         stages = {"import": module.clone()}
         report = []
@@ -158,7 +165,7 @@ class Pipeline:
             on_stage(0, "import", module)
         for n, p in enumerate(self.passes, 1):
             _check(p, p.requires, module, "requires")
-            ctx = Context(target or Target(), study)
+            ctx = Context(target, study)
             start = time.perf_counter()
             module = p.run(module, ctx)
             seconds = time.perf_counter() - start

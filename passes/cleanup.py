@@ -13,7 +13,7 @@ from typing import Any, ClassVar
 import torch
 
 from aatc.ir.core import Func, Module, Op, Value
-from aatc.ir.effects import Memory, has_memory
+from aatc.ir.effects import NOTHING, Memory, has_memory
 from aatc.ir.errors import AatcError
 from aatc.ir.interpreter import Interpreter
 from aatc.ir.printer import attrs_text
@@ -37,10 +37,7 @@ class DeadCode(Pass):
     def run(self, module: Module, ctx: Context) -> Module:
         for func in _geo(module):
             ctx.count("dead-op", _sweep(func, Memory(func, module)))
-        reachable = _reachable(module)
-        for name in [n for n in module.funcs if n not in reachable]:
-            del module.funcs[name]
-            ctx.count("dead-func")
+        ctx.count("dead-func", _drop_unreachable(module))
         return module
 
 
@@ -61,6 +58,14 @@ def _sweep(func: Func, memory: Memory) -> int:
     removed = len(func.body.ops) - len(kept)
     func.body.ops = kept[::-1]
     return removed
+
+
+def _drop_unreachable(module: Module) -> int:
+    reachable = _reachable(module)
+    gone = [n for n in module.funcs if n not in reachable]
+    for name in gone:
+        del module.funcs[name]
+    return len(gone)
 
 
 def _reachable(module: Module) -> set[str]:
@@ -139,48 +144,54 @@ class FoldConstants(Pass):
 
     def run(self, module: Module, ctx: Context) -> Module:
         for func in _geo(module):
-            ctx.count("folded", self._fold(module, func, Memory(func, module)))
+            ctx.count("folded", fold(module, func, Memory(func, module), self.limit))
         return module
 
-    def _fold(self, module: Module, func: Func, memory: Memory) -> int:
-        interpreter = Interpreter(module)
-        known: dict[Value, Any] = {}
-        folded = 0
-        for n, op in enumerate(func.body.ops):
-            if op.name == "geo.constant":
-                known[op.result] = interpreter.evaluate(op, [])[0]
-                continue
-            if op.name != "torch.call" or not all(v in known for v in op.operands):
-                continue
-            value = self._value(op, [known[v] for v in op.operands], memory, interpreter)
-            if value is not None:
-                known[op.result] = value
-                func.body.ops[n] = _constant(op, value)
-                folded += 1
-        return folded
 
-    def _value(self, op: Op, given: list[Any], memory: Memory, interpreter: Interpreter) -> torch.Tensor | None:
-        """What ``op`` gives on every call, if it may be written down as a constant."""
-        effect = memory.effects[op]
-        if effect.ordered or effect.writes or effect.undefined or len(op.results) != 1:
-            return None
-        if any(memory.written(v) for v in op.operands):
-            return None
-        result = op.result
-        if effect.shares and (memory.outside(result) or memory.raw(result)):
-            return None
-        if not isinstance(result.type, TensorType) or not all(d.is_static for d in result.type.shape):
-            return None
-        if _elements(result.type.shape) > self.limit:
-            return None
-        try:
-            (value,) = interpreter.evaluate(op, given)
-        except (AatcError, RuntimeError, NotImplementedError):
-            return None  # the interpreter refuses this operator, or torch does: leave it to run as it is
-        plain = isinstance(value, torch.Tensor) and value.device.type == "cpu" and value.layout == torch.strided
-        if not plain or value.is_complex() or not value.is_contiguous() or value.is_neg():
-            return None
-        return value if TensorType.of(dtype_name(value.dtype), value.shape) == result.type else None
+def fold(module: Module, func: Func, memory: Memory, limit: int = 256) -> int:
+    """Replaces calls of constants in ``func``; returns how many."""
+    interpreter = Interpreter(module)
+    known: dict[Value, Any] = {}
+    folded = 0
+    for n, op in enumerate(func.body.ops):
+        if op.name == "geo.constant":
+            known[op.result] = interpreter.evaluate(op, [])[0]
+            continue
+        if op.name != "torch.call" or not all(v in known for v in op.operands) or not _foldable(op, memory, limit):
+            continue
+        value = _value(op, [known[v] for v in op.operands], interpreter)
+        if value is not None:
+            known[op.result] = value
+            func.body.ops[n] = _constant(op, value)
+            memory.effects[func.body.ops[n]] = NOTHING
+            folded += 1
+    return folded
+
+
+def _foldable(op: Op, memory: Memory, limit: int) -> bool:
+    """Whether ``op`` gives the same on every call, and nobody can tell it from a constant."""
+    effect = memory.effects[op]
+    if effect.ordered or effect.writes or effect.undefined or len(op.results) != 1:
+        return False
+    if any(memory.written(v) for v in op.operands):
+        return False
+    result = op.result
+    if effect.shares and (memory.outside(result) or memory.raw(result)):
+        return False
+    t = result.type
+    return isinstance(t, TensorType) and all(d.is_static for d in t.shape) and _elements(t.shape) <= limit
+
+
+def _value(op: Op, given: list[Any], interpreter: Interpreter) -> torch.Tensor | None:
+    """What ``op`` gives, if that can be written down."""
+    try:
+        (value,) = interpreter.evaluate(op, given)
+    except (AatcError, RuntimeError, NotImplementedError):
+        return None  # the interpreter refuses this operator, or torch does: leave it to run as it is
+    plain = isinstance(value, torch.Tensor) and value.device.type == "cpu" and value.layout == torch.strided
+    if not plain or value.is_complex() or not value.is_contiguous() or value.is_neg():
+        return None
+    return value if TensorType.of(dtype_name(value.dtype), value.shape) == op.result.type else None
 
 
 def _constant(op: Op, value: torch.Tensor) -> Op:
@@ -207,6 +218,10 @@ class Canonicalize(Pass):
     name: ClassVar[str] = "canonicalize"
 
     def run(self, module: Module, ctx: Context) -> Module:
-        for p in (FoldConstants(), CommonSubexpressions(), DeadCode()):
-            module = p.run(module, ctx)
+        for func in _geo(module):
+            memory = Memory(func, module)  # what folding takes apart may count as one: that forbids, it allows nothing
+            ctx.count("folded", fold(module, func, memory))
+            ctx.count("merged", _merge(func, memory))
+            ctx.count("dead-op", _sweep(func, memory))
+        ctx.count("dead-func", _drop_unreachable(module))
         return module

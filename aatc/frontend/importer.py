@@ -14,6 +14,7 @@ from torch import fx
 
 from aatc.frontend import attention, dynamo, location
 from aatc.frontend.shapes import Shapes
+from aatc.ir import collector
 from aatc.ir.core import Block, Func, Loc, Module, Op, Value
 from aatc.ir.effects import Memory, effect_of
 from aatc.ir.errors import UnsupportedError, VerifyError
@@ -70,14 +71,24 @@ def import_graph(
     if kernels:
         for node in _attentions(graph):
             attention.guard_widths(*_positional(node.target, node))
+    with collector.paused():
+        return _imported(graph, names, given or {}, ranges, kernels)
+
+
+def _imported(
+    graph: fx.GraphModule,
+    names: Sequence[str],
+    given: Mapping[str, torch.Tensor],
+    ranges: Mapping[Any, Any] | None,
+    kernels: bool,
+) -> Imported:
     module, shapes = Module(), Shapes(ranges)
     constants: list[torch.Tensor] = []
     top = _Importer(module, shapes, constants, given=given, kernels=kernels)
     outputs = top.function("main", graph, names)
     kept = top.hand_in_changed()
     if kept:
-        rest = {n: t for n, t in (given or {}).items() if n not in kept}
-        return import_graph(graph, names, rest, ranges, kernels=kernels)
+        return _imported(graph, names, {n: t for n, t in given.items() if n not in kept}, ranges, kernels)
     top.hand_in_constants()
     module.dims.update(sorted(shapes.ranges.items()))
     module.verify()

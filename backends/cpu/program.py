@@ -15,6 +15,7 @@ from aatc.backends.cpu import runtime
 from aatc.backends.cpu.emit import Emitter
 from aatc.backends.cpu.kernel import Kernel
 from aatc.backends.cpu.source import Source, number
+from aatc.ir import collector
 from aatc.ir.core import Func, Module, Op, Value
 from aatc.ir.dims import Dim
 from aatc.ir.effects import Memory
@@ -198,6 +199,11 @@ def _checkpoint(region: Any, *args: Any) -> Any:
 
 def build(module: Module) -> Program:
     """Compiles every function of a tiled and planned module."""
+    with collector.paused():
+        return _build(module)
+
+
+def _build(module: Module) -> Program:
     kernels: dict[str, Kernel] = {}
     attentions = []
     for op in module.walk():

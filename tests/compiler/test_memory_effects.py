@@ -8,6 +8,7 @@ from aatc import passes
 from aatc.ir.core import Module
 from aatc.ir.effects import Memory, changes_arguments, effect_of
 from aatc.ir.parser import parse
+from bench import large_graphs
 
 #: What stands for what in the planted texts.
 WORDS = {
@@ -225,3 +226,12 @@ def test_an_attention_reads_what_its_stages_read(places_of, results, metric):
     result = passes.default_pipeline().run(module)
     got = aatc.backends.get("cpu").build(result.module).main(*mine)
     torch.testing.assert_close([*got, *mine], [*aatc.run(module, *theirs), *theirs])
+
+
+# --- how long it takes -------------------------------------------------------------------------------------
+@pytest.mark.parametrize("name", sorted(large_graphs.GRAPHS))
+def test_four_times_the_operations_take_about_four_times_as_long(name):
+    small, large = (large_graphs.graph(name, n) for n in (600, 2400))
+    large_graphs.compile_seconds(small)
+    times = [[large_graphs.compile_seconds(g) for g in (small, large)] for _ in range(2)]
+    assert min(t[1] for t in times) < 8 * min(t[0] for t in times)  # the square would be 16
