@@ -20,7 +20,7 @@ COUNTS: Counter[str] = Counter()
 
 #: relative to the largest entry: what is always allowed, and the unit of rounding
 UNITS = {
-    torch.float64: (1e-10, 2.0**-52),
+    torch.float64: (1e-9, 2.0**-52),
     torch.float32: (2e-5, 2.0**-23),
     torch.bfloat16: (2.0**-7, 2.0**-7),
     torch.float16: (2.0**-10, 2.0**-10),
@@ -34,12 +34,14 @@ class Wrong(AssertionError):
 
 @dataclass
 class Truth:
-    """Results of the oracle: o, lse, gradients by name, and how large what was added up was."""
+    """Results of the oracle: o, lse, gradients by name, how large what was added up was, and what rounding the output
+    takes from gradients."""
 
     o: torch.Tensor
     lse: torch.Tensor
     grads: dict[str, torch.Tensor]
     scale: dict[str, float]
+    rounding: dict[str, float]
 
 
 def _leaves(case: Case, dtype: torch.dtype | None = None, nudge: bool = False) -> dict[str, torch.Tensor]:
@@ -98,6 +100,7 @@ def truth(case: Case, dtype: torch.dtype, nudge: bool = False, sizes: bool = Fal
     names = wanted(case, x)
     o, lse, s, p, carried = oracle.attention(case, x, dtype)
     scale: dict[str, float] = {}
+    rounding: dict[str, float] = {}
     if sizes and names:
         # how large the summands of a gradient are, which may cancel: those of scores, with signs drawn at random
         po, pl = _probes(case)
@@ -112,8 +115,14 @@ def truth(case: Case, dtype: torch.dtype, nudge: bool = False, sizes: bool = Fal
             cot = torch.where(torch.isfinite(s), size * sign, 0.0)
             got = torch.autograd.grad(s, [x[n] for n in names], cot.to(dtype), retain_graph=True, allow_unused=True)
             scale = {n: _largest(g) for n, g in zip(names, got) if g is not None}
+        if s.requires_grad and "16" in case.dtype:
+            # backwards take Σ_j p_ij dw_ij from the output, which is held in the dtype of q
+            size = p.detach() * (po.to(dtype) * o.detach()).abs().sum(-1, keepdim=True) * 4 * UNITS[case.torch_dtype][1]
+            cot = torch.where(torch.isfinite(s), size * sign, 0.0)
+            got = torch.autograd.grad(s, [x[n] for n in names], cot.to(dtype), retain_graph=True, allow_unused=True)
+            rounding = {n: _largest(g) for n, g in zip(names, got) if g is not None}
     grads = _pull(case, o, lse, x, names)
-    return Truth(o.detach(), lse.detach(), grads, scale)
+    return Truth(o.detach(), lse.detach(), grads, scale, rounding)
 
 
 def _largest(t: torch.Tensor) -> float:
@@ -145,16 +154,18 @@ class Judge:
     def tolerance(self, want: torch.Tensor, rough: list[torch.Tensor], dtype: torch.dtype, size: float = 0.0) -> float:
         """Absolute: the allowed part of the largest entry, or what the untouched formula loses, or what summands of
         that size lose by rounding."""
-        allowed, unit = (max(x) for x in zip(UNITS[dtype], UNITS[self.compute]))
+        allowed = max(UNITS[dtype][0], UNITS[self.compute][0])
         compute_unit = UNITS[self.compute][1]
         return max(
             allowed * _largest(want),
             *(self.slack * _distance(r if dtype == torch.float64 else r.to(dtype), want) for r in rough),
             16 * compute_unit * size,
-            16 * unit * 1e-30,
+            1e-20,
         )
 
-    def compare(self, where: str, got: torch.Tensor, want, rough, size: float = 0.0, unit=None) -> None:
+    def compare(
+        self, where: str, got: torch.Tensor, want, rough, size: float = 0.0, unit=None, more: float = 0.0
+    ) -> None:
         if tuple(got.shape) != tuple(want.shape):
             raise Wrong(f"{where}: shape {tuple(got.shape)}, want {tuple(want.shape)}")
         got = got.detach()
@@ -165,7 +176,7 @@ class Judge:
         if not torch.equal(finite, want_finite):
             bad = (finite != want_finite).nonzero()[0].tolist()
             raise Wrong(f"{where}: {float(got[tuple(bad)])} at {bad}, want {float(want[tuple(bad)])}")
-        tolerance = self.tolerance(want, rough, unit or got.dtype, size)
+        tolerance = self.tolerance(want, rough, unit or got.dtype, size) + more
         error = _distance(got, want)
         COUNTS["compared"] += 1
         if error > tolerance:
@@ -191,7 +202,15 @@ class Judge:
                 g = g.to(x[n].dtype)
             # every gradient goes through o and grad_o, which are held in the dtype of q
             coarser = max(g.dtype, self.low, key=lambda t: UNITS[t][1])
-            self.compare(f"{engine} grad {n}", g, want, rough, self.want.scale.get(n, 0.0), coarser)
+            self.compare(
+                f"{engine} grad {n}",
+                g,
+                want,
+                rough,
+                self.want.scale.get(n, 0.0),
+                coarser,
+                self.want.rounding.get(n, 0.0),
+            )
 
 
 def _tangent(frame, gradient):

@@ -286,13 +286,13 @@ def _per_head(f: Formula, value: Any) -> Any:
     if not isinstance(value, str):
         return value
     t = f.x[value].to(f.dtype)
-    return t.reshape(()) if t.numel() == 1 else t.reshape(1, -1, 1, 1, 1)
+    return t.reshape(()) if t.numel() == 1 else t.reshape(1, t.numel(), 1, 1, 1)
 
 
 def _mahalanobis(f, q, k, form):
     d, m = q - k, f.x["m"].to(f.dtype)
     own = 1 if form == "diagonal" else 2
-    m = m.reshape(1, -1, 1, 1, *m.shape[m.dim() - own :])
+    m = m.reshape(1, m.shape[0] if m.dim() > own else 1, 1, 1, *m.shape[m.dim() - own :])
     if form == "diagonal":
         return -(m * d * d).sum(-1, keepdim=True)
     if form == "matrix":
@@ -411,11 +411,11 @@ def _mask(f: Formula, mask: Tree) -> torch.Tensor:
     if word == "window":
         return (i - j).abs() < rest[0]
     if word == "documents":
-        q, k = (f.x[n].reshape(-1, f.x[n].shape[-1]) for n in rest)
+        q, k = (f.x[n] if f.x[n].dim() == 2 else f.x[n].unsqueeze(0) for n in rest)
         return q[:, None, :, None, None] == k[:, None, None, :, None]
     if word == "padding":
         t = f.x[rest[0]]
-        return t.reshape(-1, 1, 1, t.shape[-1], 1) if t.dim() == 2 else t.reshape(1, 1, 1, -1, 1)
+        return (t if t.dim() == 2 else t.unsqueeze(0))[:, None, None, :, None]
     if word == "dense":
         return _pair(f, rest[0])
     if word == "predicate":
@@ -436,13 +436,13 @@ def _bias(f: Formula, bias: Tree):
         power = 2 ** math.floor(math.log2(h))
         slopes = [2.0 ** (-8 * x / power) for x in range(1, power + 1)]
         slopes += [2.0 ** (-8 * x / (2 * power)) for x in range(1, 2 * (h - power), 2)]
-        return -torch.tensor(slopes, dtype=torch.float32).to(f.dtype).reshape(1, -1, 1, 1, 1) * (i - j).abs()
+        return -torch.tensor(slopes, dtype=torch.float32).to(f.dtype).reshape(1, h, 1, 1, 1) * (i - j).abs()
     if word == "table":
         table = f.x[rest[0]].to(f.dtype)
         reach = table.shape[-1] // 2
         at = (j - i + reach).clamp(0, 2 * reach)[0, 0, :, :, 0]
         found = table[..., at]
-        return found.reshape(1, -1, *at.shape, 1)
+        return (found if table.dim() == 2 else found.unsqueeze(0))[None, ..., None]
     if word == "dense":
         return _pair(f, rest[0]).to(f.dtype)
     return _bias(f, rest[0]) + _bias(f, rest[1])

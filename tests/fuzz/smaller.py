@@ -29,7 +29,7 @@ def _shrunk(tree: tuple) -> Iterator[tuple]:
 def _smaller(case: Case) -> Iterator[Case]:
     for name, plain in (
         ("connection", None), ("mask", None), ("bias", None), ("scale", None), ("dropout", 0.0), ("ties", ()),
-        ("grad_lse", False), ("grad_layout", "contiguous"), ("tiles", ""), ("library", True), ("domain", None),
+        ("grad_lse", False), ("grad_layout", "contiguous"), ("tiles", ""), ("library", True),
         ("metric", ("dot",)),
     ):  # fmt: skip
         if getattr(case, name) != plain:

@@ -13,7 +13,7 @@ from typing import Any
 import torch
 from hypothesis import strategies as st
 
-from tests.fuzz.tensors import LAYOUTS, VALUES, Leaf, dtype_of
+from tests.fuzz.tensors import CHANGING, LAYOUTS, VALUES, Leaf, dtype_of
 from tests.fuzz.trees import Trees
 
 #: Classes of draws that are switched off.
@@ -100,14 +100,17 @@ class _Draw:
         d = pick.choice(WIDTHS)
         sizes = (b, h, n, m)
         metric, domain = self.metric(sizes, d)
+        if metric[0] in ("cosine", "sphere") and d == 1:  # constant along rays: every gradient is rounding
+            d = 2
         connection, domain, dv = self.connection(sizes, d, domain)
         kinds = VALUES if self.on("values") else ("normal",)
         if domain and "fuse" not in self.off:
             kinds = ("normal", "normal", "zero-tokens", "equal-tokens", "sparse", "tiny", "negative")
         kq = pick.choice(kinds)
         kk = kq if self.chance(2) else pick.choice(kinds)
-        self.leaf("q", (b, h, n, d), kq, self.dtype)
-        self.leaf("k", (b, hk, m, d), kk, self.dtype)
+        faithful = [x for x in self.layouts if not (domain and x in CHANGING)]
+        self.leaf("q", (b, h, n, d), kq, self.dtype, layout=pick.choice(faithful))
+        self.leaf("k", (b, hk, m, d), kk, self.dtype, layout=pick.choice(faithful))
         self.leaf("v", (b, hk, m, dv), pick.choice(VALUES if self.on("values") else ("normal",)), self.dtype)
         ties: tuple[tuple[str, str], ...] = ()
         if self.on("tied") and h == hk and n == m and self.chance(3):

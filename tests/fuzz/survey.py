@@ -21,8 +21,10 @@ from tests.fuzz.smaller import smaller
 from tests.fuzz.strategies import OFF, Case, draw_case
 
 
-def kind_of(error: BaseException) -> str:
+def kind_of(error: BaseException | None) -> str:
     """A short name of a failure, by which they are counted."""
+    if error is None:
+        return "right"
     if isinstance(error, Wrong):
         return f"wrong: {re.sub(r'[0-9]+$', '', str(error).split(':')[0])}"
     frames = [f for f in traceback.extract_tb(error.__traceback__) if "site-packages" not in f.filename]
@@ -31,12 +33,12 @@ def kind_of(error: BaseException) -> str:
     return re.sub(r"[0-9]+", "#", f"{type(error).__name__} at {place}: {str(error)[:70]}")
 
 
-def failure(case: Case, stages: bool) -> str | None:
+def failure(case: Case, stages: bool) -> Exception | None:
     try:
         torch.manual_seed(0)
         check_attention(case, stages=stages)
     except Exception as error:
-        return kind_of(error)
+        return error
     return None
 
 
@@ -60,15 +62,17 @@ def main() -> None:
         try:
             torch.manual_seed(0)
             check_attention(case, stages=not a.no_stages)
-        except Exception as error:
+        except Exception as raised:
+            error: Exception | None = raised
             kind = kind_of(error)
             found[kind] += 1
             if a.smaller and found[kind] <= a.smaller:
-                case = smaller(case, lambda c, kind=kind: failure(c, not a.no_stages) == kind)
+                case = smaller(case, lambda c, kind=kind: kind_of(failure(c, not a.no_stages)) == kind)
+                error = failure(case, not a.no_stages)
             first.setdefault(kind, []).append(seed)
             text = f"--- seed {seed}: {kind}\n{error}\n{described(case)}\n"
             if a.verbose:
-                print(text, "".join(traceback.format_exception(error)))
+                print(text, "".join(traceback.format_exception(raised)))
             if a.out:
                 with open(a.out, "a") as f:
                     f.write(text + "\n")

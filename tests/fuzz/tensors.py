@@ -22,6 +22,8 @@ LAYOUTS = (
     "contiguous", "contiguous", "mT", "swap-12", "channel-last", "sliced", "sliced-rows", "stepped", "offset",
     "flipped", "stride-0-last", "stride-0-row", "stride-0-head", "overlapping", "permuted",
 )  # fmt: skip
+#: Those that change values, which takes points off a manifold.
+CHANGING = ("stride-0-last", "stride-0-row", "stride-0-head", "overlapping")
 
 
 @dataclass(frozen=True)
@@ -192,6 +194,8 @@ def make(leaves: dict[str, Leaf], seed: int, domain: str | None, ties: Sequence[
                 x = DOMAINS[domain](x)
         else:
             x = numbers(leaf.kind, leaf.shape, g)
+        if leaf.dtype == "float16" and x.is_floating_point():  # whose range ends at 65504
+            x = torch.where(x.isfinite(), x.clamp(-2e4, 2e4), x) * (1e3 if leaf.kind == "tiny" else 1)
         x = x.to(dtype_of(leaf.dtype))
         source = dict(ties).get(name)
         if source is not None:

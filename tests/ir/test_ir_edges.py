@@ -1,0 +1,268 @@
+"""Edges of the IR where a small slip changes a number or lets an unsound module through."""
+# ruff: noqa: E501  (IR texts keep their lines)
+
+import itertools
+
+import numpy as np
+import pytest
+import torch
+
+import aatc
+from aatc import passes
+from aatc.ir import Dim
+from aatc.ir.core import Func
+from aatc.ir.errors import ScoreError, ShapeError, VerifyError
+from aatc.ir.interpreter import run
+from aatc.ir.parser import parse
+from aatc.ir.score.derivative import gradients
+from aatc.ir.score.evaluate import evaluate, lookup
+from aatc.ir.score.expr import add, call, const, div, index, mul, neg, param, sub
+from aatc.ir.score.functions import FUNCTIONS
+from aatc.ir.score.program import Program
+from aatc.ir.score.random import row_keys
+from aatc.ir.specialize import hoist_loads, keep_results
+from aatc.ir.tilemap import EMPTY, FULL, PARTIAL, TileMap
+from tests.ir.samples import TILE
+
+F64 = torch.float64
+X, Y = param("x", "bhi"), param("y", "bhi")
+
+
+def slopes(word: str, x: float, y: float | None = None) -> list[float]:
+    """Derivatives of a word at a point, by its arguments."""
+    leaves = [X] if y is None else [X, Y]
+    found = gradients([(call(word, *leaves), const(1.0))], leaves)
+    env = {"x": torch.full((1, 1, 1), x, dtype=F64), "y": torch.full((1, 1, 1), y or 0.0, dtype=F64)}
+    return [float(evaluate(found[e], env, (1, 1, 1, 1), dtype=F64)) for e in leaves]
+
+
+# --- derivatives -------------------------------------------------------------------------------------------------
+@pytest.mark.parametrize("word", ["maximum", "minimum"])
+@pytest.mark.parametrize("tie", [0.0, -3.0, 2.5])
+def test_at_a_tie_the_first_argument_takes_the_whole_gradient(word, tie):
+    assert slopes(word, tie, tie) == [1.0, 0.0]
+
+
+@pytest.mark.parametrize(
+    ("word", "at"),
+    [
+        ("acosh", 1.0),
+        ("expacosh", 1.0),
+        ("acos", 1.0),
+        ("acos", -1.0),
+        ("asinsqrt", 0.0),
+        ("asinsqrt", 1.0),
+        ("sqrt", 0.0),
+        ("relu", 0.0),
+        ("abs", 0.0),
+    ],
+)
+def test_where_a_word_is_clamped_or_kinks_its_derivative_is_zero(word, at):
+    assert slopes(word, at) == [0.0]
+
+
+# --- random numbers ------------------------------------------------------------------------------------------------
+def test_every_bit_of_a_seed_counts():
+    zero = torch.zeros((), dtype=torch.int64)
+    at = torch.arange(8)
+
+    def keys(seed: int):
+        return row_keys(torch.tensor(seed, dtype=torch.int64), zero, zero, at).tolist()
+
+    seeds = [0, *(1 << bit for bit in range(63)), -(2**63)]
+    assert len({tuple(keys(s)) for s in seeds}) == 65
+
+
+# --- tables ----------------------------------------------------------------------------------------------------------
+def test_positions_are_rounded_to_the_nearest_entry_halves_to_the_even_one_and_clamped():
+    table = torch.arange(5.0, dtype=F64)
+    at = torch.tensor([-3.0, -0.4, 0.49, 0.5, 0.51, 1.5, 2.5, 3.7, 99.0], dtype=F64).reshape(1, 1, 1, -1, 1)
+    assert lookup(table, "t", [at], (1, 1, 1, 9)).flatten().tolist() == [0, 0, 0, 0, 1, 2, 2, 4, 4]
+
+
+# --- bounds --------------------------------------------------------------------------------------------------------
+INTERVALS = [(a, b) for a, b in itertools.product((-1.0, 0.0, 1.0, 2.0), repeat=2) if a <= b]
+
+
+@pytest.mark.parametrize("word", ["lt", "le", "gt", "ge", "eq", "ne", "add", "sub", "mul", "div", "maximum", "minimum"])
+def test_bounds_hold_where_intervals_touch(word):
+    f = FUNCTIONS[word]
+    grid = torch.tensor([-1.0, -0.5, 0.0, 0.5, 1.0, 1.5, 2.0], dtype=F64)
+    for a, b in itertools.product(INTERVALS, repeat=2):
+        x, y = (grid[(grid >= low) & (grid <= high)] for low, high in (a, b))
+        got = f.evaluate(x.reshape(-1, 1), y.reshape(1, -1)).double().numpy()
+        low, high = (np.asarray(v, dtype=float) for v in f.bound(tuple(map(np.asarray, a)), tuple(map(np.asarray, b))))
+        inside = np.isnan(got) if np.isinf(low) and np.isinf(high) else np.zeros_like(got, dtype=bool)
+        assert (inside | ((got >= low) & (got <= high))).all(), (word, a, b, low, high)
+        if f.result == "b" and len(x) > 1 and len(y) > 1:  # a truth that is decided is decided by its bounds
+            assert (low == high) == (got.min() == got.max()) or word in ("eq", "ne")
+
+
+@pytest.mark.parametrize("word", ["abs", "square", "sqrt", "reciprocal", "relu", "neg"])
+def test_bounds_of_one_argument_hold_around_zero(word):
+    f = FUNCTIONS[word]
+    grid = torch.linspace(-1, 2, 13, dtype=F64)
+    for a in INTERVALS:
+        got = f.evaluate(grid[(grid >= a[0]) & (grid <= a[1])]).numpy()
+        low, high = (np.asarray(v, dtype=float) for v in f.bound(tuple(map(np.asarray, a))))
+        assert ((got >= low) & (got <= high)).all(), (word, a, low, high)
+
+
+def test_a_dimension_with_a_negative_coefficient_is_largest_where_its_symbol_is_smallest():
+    assert (Dim(10) - Dim.of("n") * 2).bounds({"n": (1, 3)}) == (4, 8)
+    assert (Dim.of("m") - Dim.of("n")).bounds({"n": (1, 3), "m": (0, None)}) == (-3, None)
+
+
+# --- folding and text ----------------------------------------------------------------------------------------------
+def test_folding_constructors_mean_what_plain_calls_mean():
+    x, y = param("x", "bhi"), param("y", "bhj")
+    terms = [x, y, neg(x), neg(y), const(0.0), const(-2.0), mul(const(3.0), x), sub(x, y), neg(sub(y, x))]
+    env = {"x": torch.tensor([[[1.5]]], dtype=F64), "y": torch.tensor([[[-0.7]]], dtype=F64)}
+
+    def value(e):
+        return float(evaluate(e, env, (1, 1, 1, 1), dtype=F64))
+
+    for a, b in itertools.product(terms, repeat=2):
+        for smart, word in ((add, "add"), (sub, "sub"), (mul, "mul")):
+            assert value(smart(a, b)) == pytest.approx(value(call(word, a, b)), abs=1e-14), (word, a, b)
+        if value(b):
+            assert value(div(a, b)) == pytest.approx(value(call("div", a, b)), rel=1e-14), (a, b)
+        assert value(neg(a)) == -value(a)
+
+
+# --- tile maps -----------------------------------------------------------------------------------------------------
+def test_a_run_of_full_tiles_with_a_hole_is_partial():
+    for row, partial in (
+        ([FULL, EMPTY, FULL], True), ([FULL, PARTIAL, FULL], True), ([EMPTY, FULL, FULL], False),
+        ([FULL, FULL, FULL], False), ([FULL, FULL, PARTIAL], True), ([PARTIAL, FULL, EMPTY], True),
+    ):  # fmt: skip
+        tiles = TileMap(np.array([[row]], dtype=np.int8), 2, 4, 1, (2, 12))
+        assert tiles.hull(0, 0)[2] is partial, row
+        covered = np.zeros(12, dtype=int)
+        for start, extent, kind in tiles.runs(0, 0, 8):
+            covered[start : start + extent] = PARTIAL if kind else FULL
+        assert covered.reshape(3, 4).tolist() == [[k] * 4 for k in row]
+
+
+@pytest.mark.parametrize("body", [
+    lambda b, h, i, j: j <= i, lambda b, h, i, j: j < i, lambda b, h, i, j: j >= i + 1, lambda b, h, i, j: j > i - 3,
+    lambda b, h, i, j: (i + j).eq(5), lambda b, h, i, j: (i - j).ne(2), lambda b, h, i, j: (j <= 2) | (j >= 6),
+])  # fmt: skip
+def test_tiles_are_called_what_they_are_at_every_edge(body):
+    mask = Program.of(body(*map(index, "bhij")))
+    for n, m, rows, cols in itertools.product((5, 8), (7, 8), (1, 3, 4), (1, 2, 4)):
+        keep = evaluate(mask.body, {}, (1, 1, n, m), dtype=F64)[0, 0, ..., 0].expand(n, m)
+        kinds = TileMap.of(mask, [], (1, 1, n, m), rows, cols, 1).kinds[0]
+        for r, c in itertools.product(range(kinds.shape[0]), range(kinds.shape[1])):
+            tile = keep[r * rows : (r + 1) * rows, c * cols : (c + 1) * cols]
+            assert kinds[r, c] != FULL or bool(tile.all())
+            assert kinds[r, c] != EMPTY or not bool(tile.any())
+            if mask.body.fn not in ("eq", "ne", "or"):  # one comparison of a sum is decided exactly
+                assert kinds[r, c] == (FULL if tile.all() else PARTIAL if tile.any() else EMPTY)
+
+
+# --- tile functions --------------------------------------------------------------------------------------------------
+LOOP = """\
+tile.func @main(%x: f64[2,4]) {
+  %a = tile.token(%x) {program = fn(x: f[bi]) => x, axes = "bhi", sizes = [2, 1, 4, 1], flat = true} : f64[2,4]
+  %out = tile.alloc() {fill = 0.0} : f64[2,4]
+  tile.for() {axis = "g", upper = 2, step = 1, kind = "seq"} (%g: index) {
+    tile.for() {axis = "i", upper = 4, step = 4, kind = "seq"} (%i: index) {
+      tile.for() {axis = "c", upper = 3, step = 1, kind = "seq"} (%c: index) {
+        %same = tile.load(%a, %g, %i) {axes = "gi"} : tile<f64[1,4,1]>
+        %sum = tile.load(%out, %g, %i) {axes = "gi"} : tile<f64[1,4,1]>
+        %new = tile.map(%sum, %same) {programs = [fn(s: f[bhi], x: f[bhi]) => s * 2.0 + x]} : tile<f64[1,4,1]>
+        tile.store(%new, %out, %g, %i) {axes = "gi", add = false}
+        tile.yield()
+      }
+      tile.yield()
+    }
+    tile.yield()
+  }
+  %o = tile.token(%out) {program = fn(o: f[bhi]) => o, axes = "bhi", sizes = [2, 1, 4, 1], flat = true} : f64[2,4]
+  tile.return(%o)
+}
+"""
+
+
+def test_loads_leave_a_loop_only_where_nothing_in_it_stores():
+    module = parse(LOOP)
+    x = torch.randn(2, 4, dtype=F64)
+    torch.testing.assert_close(run(module, x), 7 * x)
+    assert hoist_loads(module.entry) == 1
+    torch.testing.assert_close(run(module.verify(), x), 7 * x)
+    inner = [op for op in module.entry.body.walk() if op.name == "tile.for" and op.attrs["axis"] == "c"]
+    assert [op.operands[0].name for op in inner[0].regions[0].ops if op.name == "tile.load"] == ["out"]
+
+
+TWO = LOOP.replace("  %o = tile.token", "  %w = tile.alloc() {fill = 1.0} : f64[9,9]\n  %o = tile.token").replace(
+    "tile.return(%o)", "tile.return(%w, %o)"
+)
+
+
+def test_what_only_a_dropped_result_needs_is_dropped_with_it():
+    def kept(keep) -> Func:
+        return keep_results(parse(TWO).entry, keep)
+
+    names = [op.name for op in kept([True, False]).body.walk()]
+    assert names == ["tile.alloc", "tile.return"]
+    assert "tile.map" in [op.name for op in kept([False, True]).body.walk()]
+    assert [op.attrs.get("fill") for op in kept([False, True]).body.walk() if op.name == "tile.alloc"] == [0.0]
+
+
+@pytest.mark.parametrize(("old", "new", "message"), [
+    ("%m1: tile<f64[1,8,1]>, %l1", "%m1: tile<f64[1,8,4]>, %l1", "takes"),
+    ("(%j: index, %partial: bool", "(%j: bool, %partial: bool", "takes"),
+    # a tile of the loop's body in the bytes of one that is read in it, but made outside
+    ('%s = tile.dot(%at, %bt) {form = "nt", plan = [0]}', '%s = tile.dot(%at, %bt) {form = "nt", plan = [1152]}', "arena"),
+    ("scratch = [1024]", "scratch = [0]", "arena"),
+    ("scratch = [1024]", "scratch = [2176]", "arena"),
+])  # fmt: skip
+def test_regions_take_what_is_handed_in_and_keep_off_what_lives_outside(old, new, message):
+    assert TILE.count(old) == 1
+    with pytest.raises(VerifyError, match=message):
+        parse(TILE.replace(old, new))
+
+
+OUTER = TILE.replace(
+    "      %m, %l, %acc = tile.sweep", '      %w = tile.fill(%g, %i) {value = 2.0, axes = "gi", plan = [2496]} : tile<f64[1,8,1]>\n      %m, %l, %acc = tile.sweep'
+).replace("fn(l: f[bhi], m: f[bhi]) => m + log(l)]", "fn(l: f[bhi], m: f[bhi], w: f[bhi]) => m + log(l) + w]").replace("tile.map(%l, %m) {", "tile.map(%l, %m, %w) {")  # fmt: skip
+
+
+def test_a_body_may_not_write_where_a_tile_waits_for_the_end_of_the_loop():
+    assert OUTER.count("%w") == 2
+    parse(OUTER)
+    with pytest.raises(VerifyError, match="arena"):
+        parse(OUTER.replace("plan = [2432]", "plan = [2496]"))
+
+
+# --- modules ---------------------------------------------------------------------------------------------------------
+@pytest.mark.parametrize("size", [1, 9])
+def test_a_dimension_outside_its_range_is_refused_when_a_module_runs(size):
+    module = parse("dims {N in [2, 8]}\n\ngeo.func @main(%x: f32[N]) {\n  geo.return(%x)\n}\n")
+    assert run(module, torch.ones(8)).shape == (8,)
+    with pytest.raises(ShapeError, match="outside"):
+        run(module, torch.ones(size))
+
+
+def test_a_constant_is_not_folded_into_another_dtype():
+    text = """
+geo.func @main() {
+  %a = geo.constant() {values = [1, 2], type = type(i64[2])} : i64[2]
+  %b = torch.call(%a) {target = "aten.mul.Tensor", args = [#0, 2]} : f32[2]
+  geo.return(%b)
+}
+"""
+    module = parse(text)
+    after = passes.Pipeline.parse("canonicalize").run(module).module
+    constants = [o for o in after.walk() if o.name == "geo.constant"]
+    assert all(str(o.result.type) == str(o.attrs["type"]) for o in constants)
+    assert aatc.run(after).dtype == aatc.run(module).dtype == torch.int64
+
+
+def test_a_rewrite_that_is_nan_gets_no_certificate():
+    from aatc.passes.certificate import certify
+
+    x = param("x", "bhi")
+    with pytest.raises(ScoreError, match="does not hold"):
+        certify("r", "s", ("equal", x, call("log", neg(call("add", call("square", x), const(1.0))))))
