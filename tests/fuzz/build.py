@@ -8,7 +8,6 @@ import torch
 
 import aatc
 from aatc import biases, connections, masks, metrics
-from aatc.ir.score.expr import call, const, uniform
 
 _OPERATORS = {
     "add": lambda x, y: x + y,
@@ -31,6 +30,10 @@ _OPERATORS = {
     "abs": abs,
     "mod": lambda x, y: x % y,
     "floordiv": lambda x, y: x // y,
+    "power": lambda x, y: x**y,
+    "mean": lambda x: x.mean(-1),
+    "amax": lambda x: x.amax(-1),
+    "amin": lambda x: torch.amin(x, -1),
 }
 _TORCH = frozenset(
     [
@@ -77,29 +80,23 @@ def rendered(tree: tuple, env: dict[str, Any]) -> Any:
         if word == "lookup":
             return metrics.lookup(env[rest[0]], *map(visit, rest[2:]))
         if word == "uniform":
-            return uniform(env[rest[0]])
+            return metrics.word(
+                "pair_uniform", metrics.word("row_key", env[rest[0]]), env[rest[0]].call("call", "column_key", attrs=())
+            )
         if word == "item":
             return visit(rest[0])[rest[1]]
         if word == "pow":
             return visit(rest[0]) ** rest[1]
         if word in ("rotate", "embed"):
-            return call(word, *map(visit, rest[:2]), attrs=(rest[2],))
+            return metrics.word(word, *map(visit, rest[:2]), attrs=(rest[2],))
         args = [visit(a) for a in rest]
-        if word == "eq" and not env.get("operators", True):
-            return call("eq", *map(_expr, args))
-        if word == "ne" and not env.get("operators", True):
-            return call("ne", *map(_expr, args))
         if word in _OPERATORS:
             return _OPERATORS[word](*args)
         if word in _TORCH and not isinstance(args[0], (int, float)):
             return getattr(torch, word)(*args)
-        return call(word, *map(_expr, args))
+        return metrics.word(word, *args)
 
     return visit(tree)
-
-
-def _expr(x: Any) -> Any:
-    return const(x) if isinstance(x, (bool, int, float)) else x
 
 
 def captures_of(tree: tuple) -> dict[str, str]:
@@ -119,16 +116,16 @@ def captures_of(tree: tuple) -> dict[str, str]:
     return found
 
 
-def user_metric(tree: tuple, x: dict[str, torch.Tensor], operators: bool = True) -> Any:
+def user_metric(tree: tuple, x: dict[str, torch.Tensor]) -> Any:
     """The tree as a function decorated by aatc.metric, with its captures bound."""
     declared = {}
     for name, axes in captures_of(tree).items():
         kind = "b" if x[name].dtype == torch.bool else "f" if x[name].is_floating_point() else "i"
         declared[name] = f"{kind}[{axes}]"
     names = ["q", "k", *declared, "b", "h", "i", "j"]
-    space: dict[str, Any] = {"rendered": rendered, "tree": tree, "operators": operators}
+    space: dict[str, Any] = {"rendered": rendered, "tree": tree}
     pairs = ", ".join(f"{n!r}: {n}" for n in names)
-    code = f"def drawn({', '.join(names)}):\n    return rendered(tree, {{{pairs}, 'operators': operators}})\n"
+    code = f"def drawn({', '.join(names)}):\n    return rendered(tree, {{{pairs}}})\n"
     exec(code, space)
     made = aatc.metric(**declared)(space["drawn"])
     return made(**{n: x[n] for n in declared})
@@ -141,7 +138,7 @@ def _value(v: Any, x: dict[str, torch.Tensor]) -> Any:
 def metric(case: Any, x: dict[str, torch.Tensor]) -> Any:
     name, *o = case.metric
     if name == "user":
-        return user_metric(o[0], x, case.operators)
+        return user_metric(o[0], x)
     if name == "dot":
         return metrics.DotProduct()
     if name == "euclidean":
@@ -173,7 +170,7 @@ def connection(case: Any, x: dict[str, torch.Tensor]) -> Any:
     return connections.SphereTransport() if name == "sphere" else connections.HyperboloidTransport()
 
 
-def mask(tree: tuple, x: dict[str, torch.Tensor], operators: bool) -> Any:
+def mask(tree: tuple, x: dict[str, torch.Tensor]) -> Any:
     word, *o = tree
     if word == "causal":
         return masks.causal(offset=o[0])
@@ -186,12 +183,10 @@ def mask(tree: tuple, x: dict[str, torch.Tensor], operators: bool) -> Any:
     if word == "dense":
         return masks.dense(x[o[0]])
     if word == "predicate":
-        return masks.predicate(
-            lambda b, h, i, j: rendered(o[0], {"b": b, "h": h, "i": i, "j": j, "operators": operators})
-        )
+        return masks.predicate(lambda b, h, i, j: rendered(o[0], {"b": b, "h": h, "i": i, "j": j}))
     if word == "not":
-        return ~mask(o[0], x, operators)
-    left, right = (mask(m, x, operators) for m in o)
+        return ~mask(o[0], x)
+    left, right = (mask(m, x) for m in o)
     return left & right if word == "and" else left | right
 
 
@@ -210,7 +205,7 @@ def parts(case: Any, x: dict[str, torch.Tensor]) -> dict[str, Any]:
     """Keyword arguments of `aatc.attend` for a drawn attention on the tensors ``x``."""
     found: dict[str, Any] = {"metric": metric(case, x), "connection": connection(case, x)}
     found["bias"] = None if case.bias is None else bias(case.bias, x)
-    found["mask"] = None if case.mask is None else mask(case.mask, x, case.operators)
+    found["mask"] = None if case.mask is None else mask(case.mask, x)
     found["scale"] = _value(case.scale, x)
     if case.dropout:
         found |= {"dropout": case.dropout, "seed": _value(case.seed, x)}

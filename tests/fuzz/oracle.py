@@ -275,6 +275,10 @@ _WORDS = {
     "append": _append,
     "init": lambda x: x[..., :-1],
     "norm": norm,
+    "power": lambda x, y: torch.exp(y * torch.log(x)),
+    "mean": lambda x: rounded(x).sum(-1, keepdim=True) / x.shape[-1],
+    "amax": lambda x: x.amax(-1, keepdim=True),
+    "amin": lambda x: x.amin(-1, keepdim=True),
     "mod": lambda x, y: x - y * (x / y).detach().floor() if x.is_floating_point() else x % y,
     "floordiv": lambda x, y: (x / y).detach().floor() if x.is_floating_point() else x // y,
 }

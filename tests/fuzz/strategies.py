@@ -51,7 +51,6 @@ class Case:
     grad_layout: str = "contiguous"
     tiles: str = ""
     library: bool = True
-    operators: bool = True
     tags: frozenset[str] = field(default_factory=frozenset)
 
     @property
@@ -138,7 +137,7 @@ class _Draw:
         return Case(
             pick.randrange(2**20), sizes, d, dv, self.dtype, self.leaves, metric, connection, mask, bias, scale,
             dropout, seed, domain, ties, self.chance(2), pick.choice(self.layouts), tiles, not self.chance(3),
-            self.on("operators"), frozenset(self.tags),
+            frozenset(self.tags),
         )  # fmt: skip
 
     def beta(self, h: int) -> Any:

@@ -58,6 +58,13 @@ BINARY: dict[str, Callable[[Tree, Tree], Tree]] = {
     "rdiv": lambda x, y: ("div", ("const", 2.0), ("add", ("const", 1.0), ("square", y))),
     "maximum": lambda x, y: ("maximum", x, ("sub", y, ("const", 0.1377))),
     "minimum": lambda x, y: ("minimum", x, ("add", y, ("const", 0.1753))),
+    "power": lambda x, y: ("power", ("add", ("abs", x), ("const", 0.5)), ("tanh", y)),
+    "power-of-constant": lambda x, y: ("power", ("const", 1.7), ("tanh", y)),
+    "remainder": lambda x, y: (
+        "mul",
+        ("mod", ("add", ("mul", ("const", 0.01), ("tanh", x)), ("const", 5.3)), ("const", 2.0)),
+        ("tanh", y),
+    ),
     "clamp": lambda x, y: ("minimum", ("maximum", x, ("const", -0.71)), ("const", 1.31)),
 }
 COMPARE = ("lt", "le", "gt", "ge", "eq", "ne")
@@ -153,7 +160,7 @@ class Trees:
         return tree
 
     def _number(self, depth: int) -> Tree:
-        n = self.pick.randrange(13 if depth else 7)
+        n = self.pick.randrange(14 if depth else 7)
         if n in (0, 1):
             return ("mul", ("const", self.d**-0.5), ("dot", self.vector(depth), self.vector(depth)))
         if n == 2:
@@ -177,9 +184,19 @@ class Trees:
             if name == ("norm",):
                 return ("mul", ("const", self.d**-0.5), ("norm", v))
             return ("sqrt", ("add", ("const", 0.01), ("mul", ("const", 1 / self.d), ("sum", ("square", v)))))
+        if n == 13:
+            return self._extreme(depth)
         if n == 10:
             return self._unary(self.number(depth - 1))
         return self._binary(self.number(depth - 1), self.number(depth - 1))
+
+    def _extreme(self, depth: int) -> Tree:
+        """The mean, largest or smallest entry of a vector whose entries differ."""
+        word = self.pick.choice(("mean", "amax", "amin"))
+        if word == "mean":
+            return ("mean", self.vector(depth - 1))
+        spread = self.captured(self.pick.choice(("", "h", "j")), (self.d,))
+        return (word, ("add", spread, ("tanh", self.vector(depth - 1))))
 
     def _read(self) -> Tree:
         """An entry of a table, at a whole position or one that rounds without doubt."""

@@ -146,7 +146,7 @@ def test_a_run_of_full_tiles_with_a_hole_is_partial():
 
 @pytest.mark.parametrize("body", [
     lambda b, h, i, j: j <= i, lambda b, h, i, j: j < i, lambda b, h, i, j: j >= i + 1, lambda b, h, i, j: j > i - 3,
-    lambda b, h, i, j: (i + j).eq(5), lambda b, h, i, j: (i - j).ne(2), lambda b, h, i, j: (j <= 2) | (j >= 6),
+    lambda b, h, i, j: call("eq", i + j, const(5)), lambda b, h, i, j: call("ne", i - j, const(2)), lambda b, h, i, j: (j <= 2) | (j >= 6),
 ])  # fmt: skip
 def test_tiles_are_called_what_they_are_at_every_edge(body):
     mask = Program.of(body(*map(index, "bhij")))
@@ -215,8 +215,9 @@ def test_what_only_a_dropped_result_needs_is_dropped_with_it():
     ("(%j: index, %partial: bool", "(%j: bool, %partial: bool", "takes"),
     # a tile of the loop's body in the bytes of one that is read in it, but made outside
     ('%s = tile.dot(%at, %bt) {form = "nt", plan = [0]}', '%s = tile.dot(%at, %bt) {form = "nt", plan = [1152]}', "arena"),
-    ("scratch = [1024]", "scratch = [0]", "arena"),
-    ("scratch = [1024]", "scratch = [2176]", "arena"),
+    ("scratch = [2560, 1024]", "scratch = [2560, 0]", "arena"),
+    ("scratch = [2560, 1024]", "scratch = [2560, 2176]", "arena"),
+    ("scratch = [2560, 1024]", "scratch = [1088, 1024]", "arena"),
 ])  # fmt: skip
 def test_regions_take_what_is_handed_in_and_keep_off_what_lives_outside(old, new, message):
     assert TILE.count(old) == 1
