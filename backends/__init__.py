@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
+from functools import cached_property
 from typing import Any, Protocol
 
 from aatc.ir.core import Module
@@ -14,11 +15,15 @@ from aatc.ir.target import Target
 @dataclass
 class Program:
     """A built module. ``main`` takes the entry's arguments and returns a list of results, differentiably;
-    ``code`` is all generated source; ``attentions`` describes each attention for `explain`."""
+    ``source`` makes the text of all generated code, ``code``; ``attentions`` describes each attention for `explain`."""
 
     main: Callable[..., list[Any]]
-    code: str
+    source: Callable[[], str]
     attentions: list[dict[str, Any]] = field(default_factory=list)
+
+    @cached_property
+    def code(self) -> str:
+        return self.source()
 
 
 class Backend(Protocol):

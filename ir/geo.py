@@ -11,7 +11,8 @@ from aatc.ir.errors import VerifyError
 from aatc.ir.registry import Attr, OpDef, Operand, define
 from aatc.ir.score.expr import ZERO, param
 from aatc.ir.score.program import Program
-from aatc.ir.tile_evaluate import bind
+from aatc.ir.softmax import softmax
+from aatc.ir.tile_evaluate import Refused, bind
 from aatc.ir.types import PairType, TensorType
 
 
@@ -54,6 +55,17 @@ def _own(result: torch.Tensor, values) -> torch.Tensor:
     return result.clone() if shared else result
 
 
+_DIGITS = {
+    "checks": Attr.of(
+        "list",
+        "kind, linear form of the score, bound of the slope in it: conditions under which single precision keeps the "
+        "score's digits (`passes.rounding`)",
+        required=False,
+    ),
+    "double": Attr.of("bool", "single precision never keeps them", required=False),
+}
+
+
 # --- the four stages ---------------------------------------------------------------------------------------
 def _metric_types(op: Op):
     q, k = _tensor(op, 0, 4), _tensor(op, 1, 4)
@@ -85,7 +97,7 @@ define(
         "geo",
         "score of every (query, key) pair by a score program; its first parameters are q and k",
         ("q", "k", "captures*"),
-        attrs={"score": Attr.of("program", "the score, a number per pair")},
+        attrs={"score": Attr.of("program", "the score, a number per pair"), **_DIGITS},
         infer=_metric_types,
         verify=_metric_verify,
         evaluate=_run_metric,
@@ -115,8 +127,7 @@ def _run_normalize(op, values, _):
         s = s.masked_fill(
             ~evaluate(mask.body, env, tuple(s.shape), dtype=s.dtype)[..., 0].expand(s.shape), float("-inf")
         )
-    lse = torch.logsumexp(s, -1)
-    return [torch.exp(s - lse.masked_fill(lse == float("-inf"), 0.0).unsqueeze(-1)), lse]
+    return list(softmax(s))
 
 
 define(
@@ -208,7 +219,8 @@ def _torch_dtype(t):
 def attention_of(op: Op) -> reference.Attention:
     """The programs a fused attention operation carries."""
     a = op.attrs
-    return reference.Attention(a["names"], a["score"], a.get("carry", _carry_of(a["names"][2])), a.get("mask"))
+    carry = a.get("carry", _carry_of(a["names"][2]))
+    return reference.Attention(a["names"], a["score"], carry, a.get("mask"), a.get("row"))
 
 
 def _carry_of(name: str) -> Program:
@@ -265,7 +277,9 @@ _ATTEND = {
     "weight": Attr.of(
         "program", "exp(score) in closed form, bounded, so that no running maximum is needed", required=False
     ),
+    "row": Attr.of("program", "a number per query that the log-sum-exp gets added", required=False),
     "floor": Attr.of("float", "static lower bound of the score when there is a weight", required=False),
+    **_DIGITS,
     "kind": Attr.of("str", "normaliser", choices=("softmax",)),
     "aggregate": Attr.of("str", "how values are combined", choices=("mean",)),
 }
@@ -313,8 +327,19 @@ define(
 
 def _kernel_verify(op: Op) -> None:
     _check_names(op, op.operands)
-    if not _are_names(op.attrs["grads"]) or not set(op.attrs["grads"]) <= set(op.attrs["names"]):
-        raise VerifyError(f"{op.name}: grads {op.attrs['grads']} are not among its names {op.attrs['names']}")
+    for grads in (op.attrs["grads"], op.attrs.get("exact_grads", ())):
+        if not _are_names(grads) or not set(grads) <= set(op.attrs["names"]):
+            raise VerifyError(f"{op.name}: grads {grads} are not among its names {op.attrs['names']}")
+    given = [n for n in ("exact", "exact_backward", "exact_grads") if n in op.attrs]
+    if len(given) not in (0, 3):
+        raise VerifyError(f"{op.name}: exact, exact_backward and exact_grads go together; there is {given[0]} only")
+
+
+def _run_kernel(op, values, interp):
+    try:
+        return interp.call(op.attrs["forward"].name, values)[:2]
+    except Refused:
+        return interp.call(op.attrs["exact"].name, values)[:2]
 
 
 define(
@@ -326,19 +351,24 @@ define(
         results=2,
         attrs={
             "forward": Attr.of(
-                "symbol", "tile function (operands) -> (o, lse, what the backward takes for o if not o)"
+                "symbol", "tile function (operands) -> (o, lse, o for the backward, its row statistics)"
             ),
-            "backward": Attr.of("symbol", "tile function (grad_o, grad_lse, o, lse, operands) -> gradients"),
+            "backward": Attr.of("symbol", "tile function (grad_o, grad_lse, o, statistics, operands) -> gradients"),
             "names": _ATTEND["names"],
             "mask": _ATTEND["mask"],
             "axes": Attr.of(
                 "list", "axes of q, k, v and the captures, in order; empty for unread ones", required=False
             ),
             "grads": Attr.of("list", "names whose gradients the backward returns, in order"),
+            "exact": Attr.of(
+                "symbol", "the forward in double precision, for when a condition of the first fails", required=False
+            ),
+            "exact_backward": Attr.of("symbol", "its backward", required=False),
+            "exact_grads": Attr.of("list", "names whose gradients that returns", required=False),
         },
         infer=_attend_types,
         verify=_kernel_verify,
-        evaluate=lambda op, values, interp: interp.call(op.attrs["forward"].name, values)[:2],
+        evaluate=_run_kernel,
     )
 )
 

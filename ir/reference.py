@@ -17,20 +17,23 @@ from aatc.ir.score.derivative import gradients
 from aatc.ir.score.evaluate import evaluate, lookup, sum_to_axes
 from aatc.ir.score.expr import Expr, param, params, postorder
 from aatc.ir.score.program import Program
+from aatc.ir.softmax import softmax
 
 
 @dataclass(frozen=True)
 class Attention:
-    """The programs of one attention. ``names`` are those of q, k, v and the captures, in operand order."""
+    """The programs of one attention. ``names`` are those of q, k, v and the captures, in operand order; ``row`` is a
+    number per query that the log-sum-exp gets added."""
 
     names: tuple[str, ...]
     score: Program
     carry: Program
     mask: Program | None = None
+    row: Program | None = None
 
     @property
     def programs(self) -> list[Program]:
-        return [p for p in (self.score, self.carry, self.mask) if p is not None]
+        return [p for p in (self.score, self.carry, self.mask, self.row) if p is not None]
 
     @property
     def axes(self) -> dict[str, str]:
@@ -81,9 +84,7 @@ def weights(att: Attention, tensors: Mapping[str, torch.Tensor], done: dict | No
     keep = admitted(att, env, sizes)
     if keep is not None:
         s = s.masked_fill(~keep, float("-inf"))
-    lse = torch.logsumexp(s, -1)
-    p = torch.exp(s - lse.masked_fill(lse == float("-inf"), 0.0).unsqueeze(-1))
-    return p, lse
+    return softmax(s)
 
 
 def attend(att: Attention, tensors: Mapping[str, torch.Tensor]) -> tuple[torch.Tensor, torch.Tensor]:
@@ -99,6 +100,8 @@ def attend(att: Attention, tensors: Mapping[str, torch.Tensor]) -> tuple[torch.T
         o = _open(p.unsqueeze(-1) * carried, admitted(att, env, sizes)).sum(3)
     if spoiled is not None:
         o, lse = o.masked_fill(spoiled.unsqueeze(-1), float("nan")), lse.masked_fill(spoiled, float("nan"))
+    if att.row is not None:
+        lse = lse + evaluate(att.row.body, env, sizes, dtype=dtype)[..., 0, 0].expand(lse.shape)
     return o.to(v.dtype), lse
 
 
@@ -124,8 +127,12 @@ def attend_backward(
     gs, gc = param("grad_score", "bhij"), param("grad_carry", "bhijd")
     declared = att.declared()
     leaves = [e for n, e in declared.items() if e.dtype == "f"]
+    outputs = [(att.score.body, gs), (att.carry.body, gc)]
+    if att.row is not None and grad_lse is not None:
+        outputs.append((att.row.body, param("grad_row", "bhi")))
+        extra["grad_row"] = grad_lse.to(dtype)
     lookups = [e for e in postorder(att.score.body, att.carry.body) if e.fn == "lookup" and e.dtype == "f"]
-    grads = gradients([(att.score.body, gs), (att.carry.body, gc)], [*leaves, *lookups])
+    grads = gradients(outputs, [*leaves, *lookups])
     result: dict[str, torch.Tensor] = {}
     for leaf, expression in grads.items():
         # a slope at a closed pair need not be finite, and 0 times it need not be 0

@@ -38,10 +38,12 @@ def prune(func: Func) -> int:
 def _needed(op: Op, live: set[Value]) -> bool:
     if op.name in _WRITES:
         return op.operands[_WRITES[op.name]] in live
+    if op.name == "tile.require":
+        return True
     if lookup_op(op.name).terminator:
         return True
     return any(r in live for r in op.results) or any(
-        _needed(inner, live) and inner.name in _WRITES for r in op.regions for inner in r.walk()
+        _needed(inner, live) and (inner.name in _WRITES or inner.name == "tile.require") for r in op.regions for inner in r.walk()
     )
 
 

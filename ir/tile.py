@@ -118,6 +118,26 @@ _def(
     evaluate=ev.view,
 )
 _def(
+    "tile.peak",
+    "the largest length of a vector along the last axis of a buffer, or the largest magnitude of an entry; 0 of an "
+    "empty buffer",
+    ("buffer",),
+    {"rows": Attr.of("bool", "lengths of vectors, not entries")},
+    infer=lambda op: [TensorType.of(op.operands[0].type.dtype, ())],  # type: ignore[attr-defined]
+    evaluate=ev.peak,
+)
+_def(
+    "tile.require",
+    "ends the function without results unless every entry is at least a limit: its caller then takes the version of the "
+    "kernel that needs no such condition",
+    ("value",),
+    {"least": Attr.of("float", "the limit")},
+    results=0,
+    verify=lambda op: _require_verify(op),
+    evaluate=ev.require,
+    pure=False,
+)
+_def(
     "tile.classify",
     "sorts the tiles of a mask into empty, full and partial by interval bounds over its captures",
     ("captures*",),
@@ -139,6 +159,10 @@ _def(
     {
         "causal": Attr.of("bool", "key j is open to query i iff j <= i"),
         "bias": Attr.of("bool", "the fourth operand is the bias"),
+        "shift": Attr.of(
+            "bool", "the fifth operand is a number per query to be added to the bias; both are in double precision, and "
+            "the function ends without results where blocks of rows cannot keep the digits of their sum"
+        ),
         "map": Attr.of("bool", "the next operand is the tile map"),
         "mask": Attr.of("program", "mask of partial tiles, over the remaining operands", required=False),
         "rows": Attr.of("int", "rows of a block"),
@@ -265,10 +289,10 @@ _def(
 )
 _def(
     "tile.reduce",
-    "largest entry or sum along i, j or both, with the second operand added or compared in",
+    "largest or smallest entry or sum along i, j or both, with the second operand added or compared in",
     ("tile", "into*"),
     {
-        "op": Attr.of("str", "what is kept", choices=("max", "sum")),
+        "op": Attr.of("str", "what is kept", choices=("max", "min", "sum")),
         "over": Attr.of("str", "axes", choices=("i", "j", "ij")),
     },
     infer=lambda op: [_reduce_type(op)],
@@ -318,6 +342,12 @@ def _token_verify(op: Op) -> None:
         raise VerifyError(
             f"{op.name}: program takes ({', '.join(op.attrs['program'].names)}), {len(op.operands)} values are bound"
         )
+
+
+def _require_verify(op: Op) -> None:
+    t = op.operands[0].type
+    if not isinstance(t, (TensorType, TileType)) or t.dtype not in ("f32", "f64"):
+        raise VerifyError(f"tile.require compares numbers, not {t}")
 
 
 def _for_verify(op: Op, skip: int, lead) -> None:

@@ -10,6 +10,7 @@ from aatc.ir.dims import Dim
 from aatc.ir.score.evaluate import evaluate, sum_to_axes, table_position
 from aatc.ir.score.evaluate import lookup as read_table
 from aatc.ir.score.expr import Expr
+from aatc.ir.softmax import softmax
 from aatc.ir.tilemap import TileMap
 from aatc.ir.types import torch_dtype
 
@@ -57,7 +58,7 @@ def gradient(op, values, interp):
     sizes, program = _extents(op, interp), op.attrs["program"]
     like, *values = values
     part = values.pop() if op.attrs["add"] else None
-    dtype = torch.float64 if like.dtype == torch.float64 else torch.float32
+    dtype = torch.float64 if any(x.dtype == torch.float64 for x in (like, *values)) else torch.float32
     value = evaluate(program.body, bind(program, values, sizes), sizes, dtype=dtype)
     axes = op.attrs["axes"]
     shape = list(like.shape)
@@ -105,6 +106,23 @@ def view(op, values, interp):
     return [buffer.reshape([next(sizes) if c in op.attrs["axes"] else 1 for c in "bhij"])]
 
 
+class Refused(Exception):
+    """A condition of a tile function does not hold: another version of the kernel has to run."""
+
+
+def peak(op, values, interp):
+    (x,) = values
+    if not x.numel():
+        return [torch.zeros((), dtype=x.dtype)]
+    return [(x.square().sum(-1).sqrt() if op.attrs["rows"] else x.abs()).max()]
+
+
+def require(op, values, interp):
+    if not bool((values[0] >= op.attrs["least"]).all()):  # NaN fulfils no condition
+        raise Refused
+    return []
+
+
 def classify(op, values, interp):
     a = op.attrs
     return [TileMap.of(a["mask"], values, _extents(op, interp), a["rows"], a["cols"], a["heads"])]
@@ -120,7 +138,8 @@ def library(op, values, interp):
     rest = list(values[3:])
     s = q @ k.mT
     if op.attrs["bias"]:
-        s = s + rest.pop(0).reshape(b, h, 1, m)
+        bias = rest.pop(0).reshape(b, h, 1, m)
+        s = s + (bias + rest.pop(0).reshape(b, h, n, 1) if op.attrs["shift"] else bias).to(s.dtype)
     if op.attrs["map"]:
         rest.pop(0)
     keep = torch.ones(n, m, dtype=torch.bool).expand(b, h, n, m)
@@ -130,8 +149,7 @@ def library(op, values, interp):
         program = op.attrs["mask"]
         keep = keep & _truth(program, rest, (b, h, n, m))
     s = s.masked_fill(~keep, float("-inf"))
-    lse = torch.logsumexp(s, -1)
-    p = torch.exp(s - lse.masked_fill(lse == float("-inf"), 0.0).unsqueeze(-1))
+    p, lse = softmax(s)
     return [(p @ v).to(_dtype(op.results[0].type)), lse.to(_dtype(op.results[1].type))]
 
 
@@ -171,7 +189,7 @@ def sweep(op, values, interp):
 
 
 def guard(op, values, interp):
-    if bool((values[0] < op.attrs["least"]).any()):
+    if not bool((values[0] >= op.attrs["least"]).all()):
         return interp.block(op.regions[0], [])
     return values
 
@@ -263,10 +281,13 @@ def mask_tile(op, values, interp):
 def reduce(op, values, interp):
     tile, *into = values
     dims = [{"i": 1, "j": 2}[c] for c in op.attrs["over"]]
-    out = tile.amax(dims, keepdim=True) if op.attrs["op"] == "max" else tile.sum(dims, keepdim=True)
-    if into:
-        out = torch.maximum(out, into[0]) if op.attrs["op"] == "max" else out + into[0]
-    return [out]
+    whole, both = {
+        "max": (torch.amax, torch.maximum),
+        "min": (torch.amin, torch.minimum),
+        "sum": (torch.sum, torch.add),
+    }[op.attrs["op"]]
+    out = whole(tile, dims, keepdim=True)
+    return [both(out, into[0]) if into else out]
 
 
 def fill(op, values, interp):

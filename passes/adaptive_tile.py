@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import ClassVar
+from typing import Any, ClassVar
 
 from aatc.ir.core import Module, Op, Value, replace_uses
 from aatc.ir.errors import PassError, UnsupportedError
@@ -69,25 +69,14 @@ class AdaptiveTile(Pass):
         return module
 
     def _lower(self, module: Module, op: Op, stem: str, ctx: Context) -> Op:
-        a = Attention(op, module.dims)
-        forms = Forms(a)
-        schedule = self._schedule(a, ctx.target)
-        plain = self._library_form(a, ctx.target)
-        forward = lower_library(a, forms, plain, schedule, stem) if plain else lower_forward(a, forms, schedule, stem)
-        if plain and (a.programs.mask is None or plain.causal):
-            backward, grads = lower_library_backward(a, forms, plain, schedule, f"{stem}_backward")
-        else:
-            backward, grads = lower_backward(a, Forms(a), schedule, f"{stem}_backward")
-        forward.attrs |= {
-            "kind": kind_of(a),
-            "lowering": lowering_class(a, forms),
-            "engine": "library" if plain else "stream",
-        }
-        for f in (forward, backward):
-            prune(f)
-            ctx.count("hoisted-load", hoist_loads(f))
-            module.add(f)
-        attrs = {"forward": Symbol(stem), "backward": Symbol(backward.name), "names": a.names, "grads": tuple(grads)}
+        """The kernel of one attention. Where single precision keeps its digits under conditions only, a second version
+        in double precision stands ready; where it never does, that is the only one."""
+        a = Attention(op, module.dims, double=bool(op.attrs.get("double")))
+        attrs = {"names": a.names, **self._version(module, a, stem, ctx)}
+        if any(x.name == "tile.require" for x in module.funcs[stem].body.walk()):
+            exact = self._version(module, Attention(op, module.dims, double=True), f"{stem}_exact", ctx)
+            attrs |= {"exact": exact["forward"], "exact_backward": exact["backward"], "exact_grads": exact["grads"]}
+            ctx.count("double-precision-version")
         if a.programs.mask is not None:
             attrs["mask"] = a.programs.mask
             attrs["axes"] = tuple(a.programs.axes.get(n, "") for n in a.names)
@@ -99,6 +88,28 @@ class AdaptiveTile(Pass):
             loc=op.loc,
             result_names=[r.name for r in op.results],
         )
+
+    def _version(self, module: Module, a: Attention, stem: str, ctx: Context) -> dict[str, Any]:
+        """Adds a forward and a backward tile function; returns the attributes that name them."""
+        forms = Forms(a)
+        schedule = self._schedule(a, ctx.target)
+        plain = self._library_form(a, ctx.target)
+        forward = lower_library(a, forms, plain, schedule, stem) if plain else lower_forward(a, forms, schedule, stem)
+        if plain and plain.shift is None and (a.programs.mask is None or plain.causal):
+            backward, grads = lower_library_backward(a, forms, plain, schedule, f"{stem}_backward")
+        else:
+            summed = plain is not None
+            backward, grads = lower_backward(a, Forms(a), schedule, f"{stem}_backward", summed=summed)
+        forward.attrs |= {
+            "kind": kind_of(a),
+            "lowering": lowering_class(a, forms),
+            "engine": "library" if plain else "stream",
+        }
+        for f in (forward, backward):
+            prune(f)
+            ctx.count("hoisted-load", hoist_loads(f))
+            module.add(f)
+        return {"forward": Symbol(stem), "backward": Symbol(backward.name), "grads": tuple(grads)}
 
     def _schedule(self, a: Attention, target: Target) -> Schedule:
         chosen = cost_model(

@@ -12,6 +12,8 @@ from aatc.ir.errors import ScoreError
 from aatc.ir.score.evaluate import evaluate
 from aatc.ir.score.expr import Expr, params, postorder
 
+#: (parameter, extents of its feature axes), 0 for those not known.
+Widths = tuple[tuple[str, tuple[int, ...]], ...]
 LEVELS = ("P0", "P1", "P2", "P3")  # bit-exact; exact in real arithmetic; within epsilon; diagnostic only
 
 
@@ -43,8 +45,14 @@ def certify(
     level: str = "P1",
     tolerance: float = 1e-9,
     subject: str = "",
+    widths: Widths = (),
 ) -> Certificate:
-    """A certificate whose witness has just been checked; ScoreError when the check fails (a compiler bug)."""
+    """A certificate whose witness has just been checked; ScoreError when the check fails (a compiler bug).
+
+    ``widths``: (parameter, extents of its feature axes) of the program at hand, 0 for those not known; what holds for
+    four channels need not hold for five."""
+    if widths:
+        witness = (*witness, widths)
     residual = verify(witness)
     if not residual <= tolerance:
         raise ScoreError(
@@ -60,19 +68,84 @@ def verify(witness: tuple) -> float:
 
     Witnesses: ("equal", before, after) for equal expressions; ("row-constant", before, after) for ones whose
     difference must not depend on the key; ("equal-where", mask, before, after) for equality on open pairs;
-    ("bound", expression, low, high) for a static range. Shares no code with the rules: it only evaluates.
+    ("bound", expression, low, high) for a static range; the widths of vectors may follow. Parameters are drawn from all
+    of `DOMAINS`. Shares no code with the rules: it only evaluates.
     """
     kind, *items = witness
-    generator = torch.Generator().manual_seed(20240 + len(items))
+    widths = dict(items.pop()) if isinstance(items[-1], tuple) else {}
     roots = [e for e in items if isinstance(e, Expr)]
-    sizes = (2, 2, 5, 6)
-    angles, frames = _read_by(roots, ("rotate",), 1), _read_by(roots, ("turn", "unturn"), 0)
+    draw = _Draw(roots, widths)
     worst = 0.0
-    for _ in range(3):
-        env = {p.name: _sample(p, sizes, generator, angles, frames) for p in params(*roots)}
-        values = [evaluate(e, env, sizes, dtype=torch.float64).expand(*sizes, -1) for e in roots]
-        worst = max(worst, _deviation(kind, items, values))
+    for domain in DOMAINS:
+        for sizes in _SIZES:
+            values: dict[Expr, torch.Tensor] = {}
+            env = draw.tensors(domain, sizes)
+            found = [evaluate(e, env, sizes, dtype=torch.float64, values=values).expand(*sizes, -1) for e in roots]
+            defined = _defined(items[-2] if kind != "bound" else items[0], values, sizes)
+            deviation = _deviation(kind, items, found, defined)
+            worst = max(worst, deviation / _scale(values) * (1e-3 if domain in _SINGULAR else 1.0))
     return worst
+
+
+#: What parameters are drawn from: both signs, the positive cone, large and tiny, zeros among them, all tokens equal or
+#: nearly so, unit vectors, small integers.
+DOMAINS = ("signed", "positive", "large", "tiny", "zeros", "equal", "near", "unit", "integers")
+#: Where formulas divide by little or take roots of what cancels: either side has half of its digits.
+_SINGULAR = ("tiny", "zeros", "equal", "near", "unit", "integers")
+_SIZES = ((2, 2, 5, 6), (1, 3, 6, 2))
+
+
+class _Draw:
+    """Random data for the parameters of some expressions."""
+
+    def __init__(self, roots: list[Expr], widths: dict[str, tuple[int, ...]]):
+        self.generator = torch.Generator().manual_seed(20240 + len(roots))
+        self.params = params(*roots)
+        self.angles, self.frames = _read_by(roots, ("rotate",), 1), _read_by(roots, ("turn", "unturn"), 0)
+        items = [e.attrs[0] for e in postorder(*roots) if e.fn in ("item", "embed")]
+        least = max([4, *(c + 1 for c in items), *(-c for c in items)])
+        self.widths = widths
+        self.default = least + least % 2
+
+    def tensors(self, domain: str, sizes: tuple[int, int, int, int]) -> dict[str, torch.Tensor]:
+        extents = dict(zip("bhij", sizes, strict=True))
+        common: dict[tuple[int, ...], torch.Tensor] = {}
+        out = {}
+        for p in self.params:
+            name, axes, dtype = p.attrs
+            lead = [extents[c] for c in axes if c in extents]
+            out[name] = self._tensor(p, domain, lead, self._tail(p), dtype, common)
+        return out
+
+    def _tail(self, p: Expr) -> list[int]:
+        letters = p.attrs[1][len(p.attrs[1].rstrip("detu")) :]
+        known = self.widths.get(p.name, (0,) * len(letters))
+        default = {"d": self.default // 2 if p in self.angles else self.default, "e": self.default, "t": 32, "u": 8}
+        return [w or default[c] for c, w in zip(letters, known, strict=True)]
+
+    def _tensor(self, p: Expr, domain: str, lead: list[int], tail: list[int], dtype: str, common) -> torch.Tensor:
+        shape = [*lead, *tail]
+        if dtype == "i":
+            most = 2**40 if domain == "large" else 4
+            return torch.randint(-most, most, shape, generator=self.generator)
+        if dtype == "b":
+            return torch.rand(shape, generator=self.generator) < 0.6
+        x = torch.randn(shape, generator=self.generator, dtype=torch.float64)
+        if p in self.frames:
+            return torch.linalg.qr(x)[0]
+        if domain in ("equal", "near") and len(tail) == 1 and p not in self.angles:
+            one = common.setdefault(tuple(tail), torch.rand(tail, generator=self.generator, dtype=torch.float64) * 0.3)
+            return one.expand(shape) + (1e-6 * x if domain == "near" else 0.0 * x)
+        if domain == "positive":
+            return torch.rand(shape, generator=self.generator, dtype=torch.float64) * 0.3 + 0.05
+        if domain == "unit" and tail:
+            return torch.nn.functional.normalize(x, dim=-1)
+        if domain == "zeros":
+            whole = torch.rand([*lead, *[1] * len(tail)], generator=self.generator) < 0.3
+            return x.masked_fill(whole | (torch.rand(shape, generator=self.generator) < 0.2), 0.0)
+        if domain == "integers":
+            return x.round()
+        return x * {"large": 1e3, "tiny": 1e-6}.get(domain, 1.0)
 
 
 def _read_by(roots: list[Expr], words: tuple[str, ...], at: int) -> set[Expr]:
@@ -80,34 +153,35 @@ def _read_by(roots: list[Expr], words: tuple[str, ...], at: int) -> set[Expr]:
     return {p for e in postorder(*roots) if e.fn in words for p in params(e.args[at])}
 
 
-def _sample(p: Expr, sizes, generator, angles: set[Expr], frames: set[Expr]) -> torch.Tensor:
-    """Random data a parameter may hold: half as many angles as channels, orthogonal frames, and any other matrix far
-    from orthogonal, so that what holds for frames alone is refused for it. Feature vectors are kept small and
-    positive: points of the open ball and of the positive cone alike, where the formulas of all geometries hold."""
-    _name, axes, dtype = p.attrs
-    shape = [dict(zip("bhij", sizes, strict=True)).get(c, 4 if c in "de" else 32) for c in axes]
-    if p in angles and axes.endswith("d"):
-        shape[-1] = 2
-    if dtype == "i":
-        return torch.randint(0, 3, shape, generator=generator)
-    if dtype == "b":
-        return torch.rand(shape, generator=generator) < 0.6
-    x = torch.rand(shape, generator=generator, dtype=torch.float64) * 0.3 + 0.05
-    return torch.linalg.qr(x)[0] if p in frames else x
+def _scale(values: dict[Expr, torch.Tensor]) -> float:
+    """The largest finite number any part of the expressions takes: rounding is relative to it."""
+    largest = 1.0
+    for e, v in values.items():
+        if e.dtype == "f" and v.numel():
+            largest = max(largest, float(v.abs().nan_to_num(0.0, 0.0, 0.0).max()))
+    return largest
 
 
-def _deviation(kind: str, items, values) -> float:
+def _defined(e: Expr, values: dict[Expr, torch.Tensor], sizes) -> torch.Tensor:
+    """Pairs for which no part of ``e`` is infinite or NaN: elsewhere real arithmetic gives it no value."""
+    defined = torch.ones(*sizes, 1, dtype=torch.bool)
+    for x in postorder(e):
+        if x.dtype == "f" and x.rank < 3:
+            finite = torch.isfinite(values[x])
+            defined = defined & finite.flatten(4).all(-1, keepdim=True)
+    return defined
+
+
+def _deviation(kind: str, items, values, defined: torch.Tensor) -> float:
+    """The largest difference where the side before the rewrite is defined; infinite where only the other one is not."""
     if kind == "bound":
         _, low, high = items
-        v = values[0]
+        v = torch.where(defined, values[0], max(low, min(high, 0.0)))
         return max(float((low - v).max()), float((v - high).max()), 0.0)
-    if kind == "equal-where":
-        mask, before, after = values
-        before, after = before * mask, after * mask
-    else:
-        before, after = values
-    scale = before.abs().max().clamp(min=1.0)
-    difference = before - after
+    mask, before, after = values if kind == "equal-where" else (None, *values)
+    counts = defined if mask is None else defined & mask
     if kind == "row-constant":
-        difference = difference - difference[:, :, :, :1]
-    return float(difference.abs().max() / scale) if not torch.isnan(difference).any() else float("inf")
+        counts = counts & counts[:, :, :, :1]
+        before, after = before - before[:, :, :, :1], after - after[:, :, :, :1]
+    difference = (before - after).abs().masked_fill(~counts, 0.0)
+    return float(difference.max()) if not torch.isnan(difference).any() else float("inf")

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
@@ -10,12 +9,12 @@ from aatc.ir.core import Func, Module, Op, Value, replace_uses
 from aatc.ir.effects import Memory
 from aatc.ir.registry import lookup_op
 from aatc.ir.score.expr import Expr, call, param, params, postorder, substitute
-from aatc.ir.score.functions import FUNCTIONS
 from aatc.ir.score.program import Program
 from aatc.ir.types import PairType
 from aatc.passes.base import Context, Pass, register
 from aatc.passes.plain_sizes import plain_sizes
 from aatc.passes.snapshots import STAGES, snapshot_operands
+from aatc.passes.score_bounds import EVERYTHING, static_bound
 
 
 @register
@@ -136,17 +135,23 @@ def attention_at(aggregate: Op) -> tuple[list[Value], dict[str, Any], Op]:
     assert isinstance(normalize, Op) and isinstance(transport, Op) and isinstance(metric, Op)
     names = _Names()
     q, k, v = metric.operands[0], metric.operands[1], transport.operands[0]
+    checks = metric.attrs.get("checks", ())
     score, carry, mask = metric.attrs["score"], transport.attrs["carry"], normalize.attrs.get("mask")
     names.values = {"q": q, "k": k, "v": v}
     first = dict(zip(score.names[:2], "qk", strict=True))
-    score = _rename(
-        score, first | {p.name: names.bind(p, x) for p, x in zip(score.params[2:], metric.operands[2:], strict=True)}
-    )
+    names_of_score = first | {
+        p.name: names.bind(p, x) for p, x in zip(score.params[2:], metric.operands[2:], strict=True)
+    }
+    score = _rename(score, names_of_score)
     carry_names = {carry.names[0]: "v"}
     for p, x in zip(carry.params[1:], transport.operands[2:], strict=True):
         carry_names[p.name] = "q" if x is q else "k" if x is k else names.bind(p, x)
     carry = _used(_rename(carry, carry_names))
     attrs = {"score": _used(score), "kind": normalize.attrs["kind"], "aggregate": aggregate.attrs["kind"]}
+    if checks:
+        attrs["checks"] = tuple(x if isinstance(x, str) else _used(_rename(x, names_of_score)) for x in checks)
+    if metric.attrs.get("double"):
+        attrs["double"] = True
     if carry.body.fn != "param":
         attrs["carry"] = carry
     if mask is not None:
@@ -157,14 +162,55 @@ def attention_at(aggregate: Op) -> tuple[list[Value], dict[str, Any], Op]:
     return list(names.values.values()), attrs, normalize
 
 
+def _returned_row(users: dict[Value, list[Op]], normalize: Op) -> Op | None:
+    """The `geo.map` that gives the log-sum-exp back what softmax does not see, when nothing else reads that."""
+    lse = normalize.results[1]
+    readers = users.get(lse, [])
+    if len(readers) != 1 or readers[0].name != "geo.map" or readers[0].operands.count(lse) != 1:
+        return None
+    program: Program = readers[0].attrs["program"]
+    body, first = program.body, program.params[0]
+    alone = body.fn == "add" and body.args[0] is first and first not in params(body.args[1])
+    return readers[0] if alone and readers[0].operands[0] is lse else None
+
+
+def _with_row(operands: list[Value], attrs: dict[str, Any], row: Op) -> None:
+    """Adds the number per query of ``row``, and what it reads, to an attention."""
+    program: Program = row.attrs["program"]
+    names, known = list(attrs["names"]), dict(zip(operands, attrs["names"], strict=True))
+    declared = {p.name: p for g in (attrs["score"], attrs.get("mask"), attrs.get("carry")) if g for p in g.params}
+    mapping = {}
+    for p, value in zip(program.params[1:], row.operands[1:], strict=True):
+        name = known.get(value)
+        if name is None or (name in declared and declared[name].attrs[1:] != p.attrs[1:]):
+            name = p.name
+            while name in names:
+                name += "_"
+            names.append(name)
+            operands.append(value)
+        mapping[p.name] = name
+    attrs["names"] = tuple(names)
+    attrs["row"] = _rename(Program(program.params[1:], program.body.args[1]), mapping)
+
+
 def _fuse(func: Func) -> int:
     """Every attention in one operation, where its aggregate stood or where its log-sum-exp is read first."""
     order = _Order(func)
     placed: dict[int, list[Op]] = {}
     table: dict[Value, Value] = {}
+    users: dict[Value, list[Op]] = {}
+    for op in func.body.ops:
+        for v in dict.fromkeys(op.operands):
+            users.setdefault(v, []).append(op)
     aggregates = [op for op in func.body.ops if op.name == "geo.aggregate"]
+    gone = set(aggregates)
     for aggregate in aggregates:
         operands, attrs, normalize = attention_at(aggregate)
+        first = normalize.results[1] not in table
+        row = _returned_row(users, normalize) if first else None
+        if row is not None:
+            _with_row(operands, attrs, row)
+            gone.add(row)
         fused = Op(
             "geo.attend",
             operands,
@@ -173,13 +219,13 @@ def _fuse(func: Func) -> int:
             loc=normalize.loc or aggregate.loc,
             result_names=[aggregate.result.name or "o", "lse"],
         )
-        first = normalize.results[1] not in table
         at = order.place(normalize) if first else None
         placed.setdefault(order.at[aggregate] if at is None else at, []).append(fused)
         table[aggregate.result] = fused.results[0]
         table.setdefault(normalize.results[1], fused.results[1])
+        if row is not None:
+            table[row.result] = fused.results[1]
     if aggregates:
-        gone = set(aggregates)
         ops = [x for n, op in enumerate(func.body.ops) for x in (*placed.get(n, ()), op) if x not in gone]
         func.body.ops = ops
         replace_uses(func.body, table)
@@ -215,7 +261,9 @@ class FuseNormalizer(Pass):
     def run(self, module: Module, ctx: Context) -> Module:
         for op in [o for o in module.walk() if o.name == "geo.attend" and "weight" not in o.attrs]:
             score: Program = op.attrs["score"]
-            low, high = static_bound(score.body)
+            # a sum over channels grows with their number: its weights underflow at ordinary distances
+            sums = {e: EVERYTHING for e in postorder(score.body) if e.fn == "sum" and e.is_pair}
+            low, high = static_bound(score.body, sums)
             if not high <= self.limit:
                 continue
             weight, rule = exp_of(score.body)
@@ -243,69 +291,3 @@ def exp_of(score: Expr) -> tuple[Expr, str]:
         weight = {-0.5: call("sqrt", base), -1.0: base, -2.0: call("square", base)}[factor]
         return weight, "exp-acosh"
     return call("exp", score), "bounded-score"
-
-
-def static_bound(e: Expr) -> tuple[float, float]:
-    """Bounds that hold whatever the inputs are: interval arithmetic, with unit vectors recognised."""
-    done: dict[Expr, tuple] = {}
-    for x in postorder(e):
-        if x.is_const:
-            done[x] = (float(x.value), float(x.value))
-        elif x.fn == "dot":
-            done[x] = _dot_bound(x)
-        else:
-            f = FUNCTIONS.get(x.fn)
-            known = f is not None and f.bound is not None and all(a.rank == 0 for a in x.args)
-            done[x] = f.bound(*(done[a] for a in x.args), *x.attrs) if known else (-math.inf, math.inf)  # type: ignore[union-attr,misc]
-    low, high = (float(v) for v in done[e])
-    return (-math.inf if math.isnan(low) else low), (math.inf if math.isnan(high) else high)
-
-
-def _dot_bound(e: Expr) -> tuple[float, float]:
-    x, y = e.args
-    if x is y:
-        return 0.0, math.inf
-    sizes = [_unit_length(v) for v in (x, y)]
-    if None in sizes:
-        return -math.inf, math.inf
-    bound = sizes[0] * sizes[1] * (1 + 1e-5)  # type: ignore[operator]  # rounding of the normalisation
-    return -bound, bound
-
-
-def _unit_length(v: Expr) -> float | None:
-    """c for a vector c * x * rsqrt(dot(x, x)) or x / sqrt(dot(x, x)), also with a positive constant under the root."""
-    if v.fn == "neg":
-        return _unit_length(v.args[0])
-    if v.fn in ("rotate",):
-        return _unit_length(v.args[0])
-    if v.fn in ("turn", "unturn"):
-        return _unit_length(v.args[1])
-    if v.fn == "mul" and v.args[0].is_const:
-        inner = _unit_length(v.args[1])
-        return None if inner is None else abs(float(v.args[0].value)) * inner
-    for x, n in ((0, 1), (1, 0)):
-        if v.fn == "mul" and _is_inverse_norm(v.args[n], v.args[x]):
-            return 1.0
-    if v.fn == "div" and _is_norm(v.args[1], v.args[0]):
-        return 1.0
-    return None
-
-
-def _is_norm(e: Expr, x: Expr) -> bool:
-    if e.fn == "maximum":  # a floor under the length only makes the quotient shorter
-        return any(c.is_const and c.value >= 0 and _is_norm(o, x) for c, o in (e.args, e.args[::-1]))
-    return e.fn == "sqrt" and _is_square_length(e.args[0], x)
-
-
-def _is_inverse_norm(e: Expr, x: Expr) -> bool:
-    if e.fn == "div" and e.args[0].is_const and e.args[0].value == 1:
-        return _is_norm(e.args[1], x)
-    return (e.fn == "rsqrt" and _is_square_length(e.args[0], x)) or (e.fn == "reciprocal" and _is_norm(e.args[0], x))
-
-
-def _is_square_length(e: Expr, x: Expr) -> bool:
-    if e.fn == "add":
-        return any(c.is_const and c.value >= 0 and _is_square_length(o, x) for c, o in (e.args, e.args[::-1]))
-    if e.fn == "maximum":
-        return any(c.is_const and _is_square_length(o, x) for c, o in (e.args, e.args[::-1]))
-    return e.fn == "dot" and e.args == (x, x)

@@ -32,9 +32,10 @@ class Schedule:
 
 
 class Attention:
-    """A `geo.attend` operation being lowered: its programs, operand types, extents."""
+    """A `geo.attend` operation being lowered: its programs, operand types, extents, and the dtype of its scores:
+    ``double`` makes that double precision whatever the operands are."""
 
-    def __init__(self, op: Op, dims: dict[str, tuple[int, int | None]]):
+    def __init__(self, op: Op, dims: dict[str, tuple[int, int | None]], *, double: bool = False):
         self.op = op
         self.programs = attention_of(op)
         self.names: tuple[str, ...] = op.attrs["names"]
@@ -44,7 +45,7 @@ class Attention:
         self.cols = k.shape[2]
         self.sizes = (self.batch, self.heads, self.rows, self.cols)
         self.problems = _product(self.batch, self.heads, dims)
-        self.dtype = compute_name(q.dtype)
+        self.dtype = "f64" if double else compute_name(q.dtype)
         self.value_width = int(v.shape[3])
         declared = self.programs.declared()
         self.tails = {

@@ -24,6 +24,7 @@ from aatc.ir.score.expr import (
     sub,
     total,
 )
+from aatc.passes.score_bounds import is_nonnegative, static_bound
 
 RULES = {
     "adjoint": "dot(x, T y) → dot(Tᵗ x, y) for a map T that depends on the query only",
@@ -31,13 +32,15 @@ RULES = {
     "expand": "dot(x - y, z) → dot(x, z) - dot(y, z), and likewise through linear maps",
     "square": "sum(v * w) → dot(v, w); sum(square(v)) → dot(v, v)",
     "centre": "x - y → (x - m) - (y - m) with m the mean key: the same difference, without cancellation",
-    "root-of-product": "sqrt(x * y) → sqrt(x) * sqrt(y) for entries >= 0",
+    "root-of-product": "sqrt(x * y) → sqrt(x) * sqrt(y) where the forms of x and y show that no entry is below 0",
+    "square-of-root": "square(sqrt(x)) → x where the form of x shows that it is not below 0",
     "pull-scale": "dot(c * v, w) → c * dot(v, w) for a number c and a vector v of the pair",
     "absorb-scale": "c * dot(x, y) → dot(c * x, y)",
     "merge": "dot(x, z) + dot(y, z) → dot(x + y, z)",
     "absorb-separable": "dot(x, y) + r * s → dot([x, r], [y, s]) for a query number r and a key number s",
     "drop-row-constant": "s + f(query) → s: softmax does not see it; the log-sum-exp gets it back",
     "causal-distance": "abs(i - j) → i - j where the mask admits only j <= i",
+    "split": "f(query) - g(key) → two terms; only where their difference is formed again with its digits",
 }
 
 _LINEAR = {"rotate": 0, "matvec": 1, "tmatvec": 1, "turn": 1, "unturn": 1, "eta": 0}  # position of the vector
@@ -59,7 +62,8 @@ class Terms:
     """``sum(coefficient * atom)`` over pair atoms, plus numbers per query, per key, and neither.
 
     contractions: (query vector, key vector). separable: (query number, key number). others: (coefficient
-    without pair dependence, pair expression).
+    without pair dependence, pair expression). expanded: a contraction stems from a difference that was multiplied out,
+    so that what the user wrote as a small number is now one of large ones.
     """
 
     contractions: list[tuple[Expr, Expr]] = field(default_factory=list)
@@ -68,10 +72,12 @@ class Terms:
     row: Expr = ZERO
     col: Expr = ZERO
     flat: Expr = ZERO
+    expanded: bool = False
 
     def absorb(self, other: Terms, factor: Expr) -> int:
         """Adds ``factor * other``; factor must not be a pair expression. Returns scales absorbed."""
         absorbed = 0
+        self.expanded |= other.expanded
         for x, y in other.contractions:
             absorbed += factor is not ONE
             self.contractions.append((mul(factor, x), y) if is_row(factor) else (x, mul(factor, y)))
@@ -101,10 +107,14 @@ class Terms:
 
 @dataclass
 class Normaliser:
-    """Rewrites pair expressions; ``count`` tells how often each rule was used."""
+    """Rewrites pair expressions; ``count`` tells how often each rule was used, ``forms`` what each assembled
+    expression was assembled from."""
 
     causal: bool = False  # the mask admits only j <= i
+    split: bool = False  # a number per query minus one per key becomes two terms
     count: Counter[str] = field(default_factory=Counter)
+    forms: dict[Expr, Terms] = field(default_factory=dict)
+    nonnegative: set[Expr] = field(default_factory=set)  # normal forms of what cannot be below 0
     _done: dict[Expr, Expr] = field(default_factory=dict)
 
     def number(self, e: Expr) -> Expr:
@@ -116,6 +126,8 @@ class Normaliser:
                 self._done[e] = rebuild(e, tuple(self.number(a) for a in e.args))
             else:
                 self._done[e] = self.assemble(self.terms(e))
+                if is_nonnegative(e):
+                    self.nonnegative.add(self._done[e])
         return self._done[e]
 
     def terms(self, e: Expr) -> Terms:
@@ -123,7 +135,11 @@ class Normaliser:
         if not e.is_pair:
             out.add_number(ONE, e)
             return out
-        if e.fn in ("add", "sub"):
+        if e.fn in ("add", "sub") and not self.split and _may_cancel(e):
+            # f(query) - g(key): either may be large where their difference is small, and softmax would drop one
+            out.others.append((ONE, e))
+        elif e.fn in ("add", "sub"):
+            self.count["split"] += _may_cancel(e)
             out.absorb(self.terms(e.args[0]), ONE)
             out.absorb(self.terms(e.args[1]), ONE if e.fn == "add" else const(-1.0))
         elif e.fn == "neg":
@@ -134,7 +150,8 @@ class Normaliser:
             self._quotient(out, *e.args)
         elif e.fn in ("dot", "sum"):
             self._contraction(out, e)
-        elif e.fn == "square" and e.args[0].fn == "sqrt" and e.args[0].args[0].is_pair:
+        elif e.fn == "square" and e.args[0].fn == "sqrt" and is_nonnegative(e.args[0].args[0]):
+            self.count["square-of-root"] += 1
             out.absorb(self.terms(e.args[0].args[0]), ONE)
         elif e.fn == "abs" and self.causal and _is_distance(e.args[0]):
             self.count["causal-distance"] += 1
@@ -179,6 +196,7 @@ class Normaliser:
     def _contraction(self, out: Terms, e: Expr) -> None:
         x, y = self._factors(e)
         (fx, x), (fy, y) = _scalar_factor(x), _scalar_factor(y)
+        expansions = self.count["expand"]
         if fx is not ONE or fy is not ONE:
             self.count["pull-scale"] += 1
             factor, inner = self.number(mul(fx, fy)), call("dot", x, y)
@@ -191,6 +209,7 @@ class Normaliser:
         if found is None:
             out.others.append((ONE, e))
             return
+        out.expanded |= self.count["expand"] > expansions
         for sign, x, y in found:
             d = const(float(sign))
             if is_row(x) and is_col(y) and "j" in y.axes:
@@ -211,7 +230,7 @@ class Normaliser:
         if v.fn == "mul" and v.args[0].rank == 1 and v.args[1].rank == 1:
             self.count["square"] += 1
             return v.args  # type: ignore[return-value]
-        if v.fn == "sqrt" and v.args[0].fn == "mul" and not any(a.is_pair for a in v.args[0].args):
+        if v.fn == "sqrt" and v.args[0].fn == "mul" and _is_product_of_positives(v.args[0]):
             self.count["root-of-product"] += 1
             x, y = v.args[0].args
             return call("sqrt", x), call("sqrt", y)
@@ -299,7 +318,23 @@ class Normaliser:
         parts = [call("dot", x, y) for x, y in dots]
         parts += [mul(r, c) for r, c in separable]
         parts += [mul(c, e) for c, e in t.others]
-        return total([*parts, t.col, t.row, t.flat])
+        assembled = total([*parts, t.col, t.row, t.flat])
+        if assembled.is_pair:
+            self.forms[assembled] = Terms(dots, separable, list(t.others), t.row, t.col, t.flat, t.expanded)
+        return assembled
+
+
+def _may_cancel(e: Expr) -> bool:
+    """Whether a sum or difference is one of a query number and a key number that are not known to have one sign."""
+    x, y = e.args
+    if x.is_pair or y.is_pair:
+        return False
+    low, high = zip(static_bound(x), static_bound(y if e.fn == "add" else neg(y)), strict=True)
+    return not (min(low) >= 0 or max(high) <= 0)
+
+
+def _is_product_of_positives(e: Expr) -> bool:
+    return all(a.rank == 1 and not a.is_pair and is_nonnegative(a) for a in e.args)
 
 
 def _scalar_factor(v: Expr) -> tuple[Expr, Expr]:

@@ -5,10 +5,11 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import ClassVar
 
-from aatc.ir.core import Func, Module, Op
+from aatc.ir.core import Func, Module, Op, Value
 from aatc.ir.score.expr import Expr, add, index, param, params, postorder, substitute
 from aatc.ir.score.program import Program
 from aatc.passes.base import Context, Pass, register
+from aatc.passes.rounding import checks_of
 from aatc.passes.score_rules import Normaliser, Terms
 from aatc.passes.snapshots import snapshot_operands
 
@@ -28,58 +29,121 @@ class SimplifyScore(Pass):
     def run(self, module: Module, ctx: Context) -> Module:
         for func in module.funcs.values():
             snapshot_operands(func, module)
-            for op in [o for o in func.body.ops if o.name == "geo.metric"]:
-                self._simplify(func, op, ctx)
-            for op in [o for o in func.body.ops if o.name == "geo.transport"]:
-                _simplify_carry(op, ctx)
+            if not any(op.name in ("geo.metric", "geo.transport") for op in func.body.ops):
+                continue
+            edit = _Edit(func)
+            for op in list(func.body.ops):
+                if op.name == "geo.metric":
+                    self._simplify(edit, op, ctx)
+                elif op.name == "geo.transport":
+                    _simplify_carry(op, ctx)
+            edit.finish()
         return module
 
-    def _simplify(self, func: Func, op: Op, ctx: Context) -> None:
+    def _simplify(self, edit: _Edit, op: Op, ctx: Context) -> None:
         program: Program = op.attrs["score"]
         # a transport takes the scores only for the shape of the pairs
-        users = [u for u in func.body.ops if op.result in u.operands and u.name != "geo.transport"]
+        users = [u for u in edit.users.get(op.result, ()) if u.name != "geo.transport"]
         softmax = bool(users) and all(u.name == "geo.normalize" for u in users)
         masks = [u.attrs.get("mask") for u in users if u.name == "geo.normalize"]
         causal = softmax and all(m is not None and implies_causal(m.body) for m in masks)
         rules = Normaliser(causal=causal)
         terms = rules.terms(program.body)
         full = rules.assemble(terms)
-        if full is program.body:
-            return
-        witness: tuple = ("equal", program.body, full)
-        assumptions: tuple[str, ...] = ()
-        if rules.count["causal-distance"]:
-            witness = ("equal-where", masks[0].body, program.body, full)  # type: ignore[union-attr]
-            assumptions = ("the mask admits only keys j <= i",)
-        if rules.count["root-of-product"]:
-            assumptions = (*assumptions, "entries under the root are >= 0")
-        ctx.certify(op, "normal-form", f"the score equals {full}", witness, assumptions=assumptions)
+        widths = tuple((p.name, _tail(p, v)) for p, v in zip(program.params, op.operands, strict=True) if p.rank)
+        if full is not program.body:
+            witness: tuple = ("equal", program.body, full)
+            assumptions: tuple[str, ...] = ()
+            if rules.count["causal-distance"]:
+                mask = _renamed(masks[0].body, program)  # type: ignore[union-attr]
+                witness = ("equal-where", mask, program.body, full)
+                assumptions = ("the mask admits only keys j <= i",)
+            if rules.count["isometry"]:
+                assumptions = (*assumptions, "frames are orthogonal")
+            ctx.certify(
+                op, "normal-form", f"the score equals {full}", witness, assumptions=assumptions, widths=widths
+            )
         body = full
-        if softmax:
-            body = self._drop_row_terms(func, op, users, rules, terms, full, ctx)
+        if softmax and full is not program.body:
+            body = self._drop_row_terms(edit, op, users, rules, terms, full, ctx, widths)
         op.attrs["score"] = Program(program.params, body)
+        if op.result.type.dtype == "f32":  # type: ignore[attr-defined]  # double precision has digits to spare
+            _add_checks(op, program, body, rules)
         for rule, n in rules.count.items():
             if n:
                 ctx.count(rule, n)
 
-    def _drop_row_terms(self, func, op, users, rules: Normaliser, terms: Terms, full: Expr, ctx: Context) -> Expr:
+    def _drop_row_terms(
+        self, edit: _Edit, op: Op, users: list[Op], rules: Normaliser, terms: Terms, full: Expr, ctx: Context, widths
+    ) -> Expr:
         row = add(terms.row, terms.flat)
         if not params(row) and not postorder(row)[0].axes and (row.is_const and row.value == 0):
             return full
-        kept = rules.assemble(Terms(terms.contractions, terms.separable, terms.others, col=terms.col))
+        rest = Terms(terms.contractions, terms.separable, terms.others, col=terms.col, expanded=terms.expanded)
+        kept = rules.assemble(rest)
         if not kept.is_pair:
             return full  # nothing but numbers per query or key: leave it whole
         rules.count["drop-row-constant"] += 1
-        ctx.certify(op, "drop-row-constant", f"softmax does not see {row}", ("row-constant", full, kept))
+        ctx.certify(
+            op, "drop-row-constant", f"softmax does not see {row}", ("row-constant", full, kept), widths=widths
+        )
         for user in users:
-            _restore_lse(func, user, op, row)
+            _restore_lse(edit, user, op, row)
         return kept
 
 
-def _restore_lse(func: Func, normalize: Op, metric: Op, row: Expr) -> None:
+class _Edit:
+    """A function being changed: who uses a value, and operations to be put behind others when all is done."""
+
+    def __init__(self, func: Func):
+        self.func = func
+        self.users: dict[Value, list[Op]] = {}
+        self.behind: dict[Op, Op] = {}
+        for op in func.body.ops:
+            for v in dict.fromkeys(op.operands):
+                self.users.setdefault(v, []).append(op)
+
+    def finish(self) -> None:
+        ops = self.func.body.ops
+        self.func.body.ops = [x for op in ops for x in (op, self.behind.get(op)) if x is not None]
+
+
+def _tail(p: Expr, value: Value) -> tuple[int, ...]:
+    """Extents of a parameter's feature or table axes, 0 for those known at run time only."""
+    shape = value.type.shape  # type: ignore[attr-defined]
+    axes = p.attrs[1]
+    tail = shape[len(axes.rstrip("detu")) :]
+    return tuple(int(d) if d.is_static else 0 for d in tail)
+
+
+def _renamed(mask: Expr, program: Program) -> Expr:
+    """``mask`` with parameters that do not share a name with those of ``program``: it has operands of its own."""
+    taken = set(program.names)
+    table = {}
+    for p in params(mask):
+        name = p.name
+        while name in taken:
+            name += "_"
+        taken.add(name)
+        table[p] = param(name, *p.attrs[1:])
+    return substitute(mask, table, smart=False)
+
+
+def _add_checks(op: Op, program: Program, body: Expr, rules: Normaliser) -> None:
+    """What must hold at run time so that single precision is enough, as attributes."""
+    checks = checks_of(body, rules)
+    if checks is None:
+        op.attrs["double"] = True
+    elif checks:
+        op.attrs["checks"] = tuple(
+            x for c in checks for x in (c.kind, Program(program.params, c.argument), Program(program.params, c.gain))
+        )
+
+
+def _restore_lse(edit: _Edit, normalize: Op, metric: Op, row: Expr) -> None:
     """Adds the dropped term to the log-sum-exp where that is read."""
     lse = normalize.results[1]
-    if not any(lse in u.operands for u in func.body.ops):
+    if lse not in edit.users:
         return
     bound = dict(zip(metric.attrs["score"].params, metric.operands, strict=True))
     name = "lse"
@@ -95,9 +159,9 @@ def _restore_lse(func: Func, normalize: Op, metric: Op, row: Expr) -> None:
         loc=normalize.loc,
         result_names=["lse"],
     )
-    for u in func.body.ops:
+    for u in edit.users[lse]:
         u.operands = [fixed.result if v is lse else v for v in u.operands]
-    func.body.ops.insert(func.body.ops.index(normalize) + 1, fixed)
+    edit.behind[normalize] = fixed
 
 
 def _simplify_carry(op: Op, ctx: Context) -> None:
@@ -111,7 +175,12 @@ def _simplify_carry(op: Op, ctx: Context) -> None:
     if not table:
         return
     body = substitute(program.body, table)
-    ctx.certify(op, "normal-form", f"the carried value equals {body}", ("equal", program.body, body))
+    widths = tuple(
+        (p.name, _tail(p, v))
+        for p, v in zip(program.params, (op.operands[0], *op.operands[2:]), strict=True)
+        if p.rank
+    )
+    ctx.certify(op, "normal-form", f"the carried value equals {body}", ("equal", program.body, body), widths=widths)
     op.attrs["carry"] = Program(program.params, body)
     ctx.count("normalised-carry")
 

@@ -1,8 +1,10 @@
 """The backward tile function: weights are recomputed tile by tile from the log-sum-exp, nothing is N*M.
 
 With P the weights, g_m = <grad_o, w_m> for each term c_m * w_m of the carried value:
-dP = sum c_m g_m, dS = P (dP - <grad_o, o> + grad_lse). Score and coefficients are then differentiated
-symbolically with respect to their atoms, and each atom's cotangent goes where the atom came from.
+dP = sum c_m g_m, dS = P (dP - <grad_o, o> + grad_lse). P = exp(s - m) / l, m and l the row's largest score and sum as
+the forward found them; 1/l is taken into the gradients of the row, so that it costs nothing per pair. Score and
+coefficients are then differentiated symbolically with respect to their atoms, and each atom's cotangent goes where the
+atom came from.
 """
 
 from __future__ import annotations
@@ -10,14 +12,13 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 
 from aatc.ir.core import Func, Value
+from aatc.ir.geo import compute_name
 from aatc.ir.score.derivative import gradients
 from aatc.ir.score.expr import ZERO, Expr, add, call, const, mul, neg, param, params, postorder, sub
 from aatc.ir.types import INDEX, TensorType, TileType
 from aatc.passes.factor import ChannelSum, Contraction, Lookup, Stored, Token
 from aatc.passes.gradients import operand_gradients
 from aatc.passes.lowering import (
-    LN2,
-    LOG2E,
     Attention,
     Builder,
     Schedule,
@@ -27,7 +28,7 @@ from aatc.passes.lowering import (
     token_type,
 )
 from aatc.passes.tile_core import Frame, atom_env, classify, compute_atoms, loops, mask_tile, position_programs, sweep
-from aatc.passes.tile_forward import Forms, arguments, saved_type, stored_buffers
+from aatc.passes.tile_forward import Forms, arguments, saved_type, statistic_type, stored_buffers
 
 P, DS = param("p_", "bhij"), param("ds_", "bhij")
 _COTANGENTS = ("p_", "ds_", "dz_")  # 0 at closed pairs
@@ -35,59 +36,80 @@ _COTANGENTS = ("p_", "ds_", "dz_")  # 0 at closed pairs
 
 @dataclass
 class Extra:
-    """Tokens only the backward has, and gradient buffers by token name: ``buffers`` for what comes through scores
-    and coefficients, which carries a factor until the end, ``values`` for carried vectors."""
+    """Tokens only the backward has (the output's gradient over l, that of the row's sum, and m), and gradient buffers
+    by token name: ``buffers`` for what comes through scores and coefficients, which carries a factor until the end,
+    ``values`` for carried vectors."""
 
     grad: Token
     rho: Token
-    lse: Token
+    top: Token
     row_dots: dict[str, Token] = field(default_factory=dict)
     buffers: dict[str, Value] = field(default_factory=dict)
     values: dict[str, Value] = field(default_factory=dict)
 
 
-def lower_backward(a: Attention, forms: Forms, s: Schedule, name: str) -> tuple[Func, list[str]]:
-    """``(grad_o, grad_lse, o, lse, q, k, v, captures) -> gradients``, o before the query's map; also their names."""
-    inputs = arguments(a)
-    o_type = TensorType(a.types[a.names[2]].dtype, (a.batch, a.heads, a.rows, a.types[a.names[2]].shape[3]))
-    l_type = TensorType(a.dtype, (a.batch, a.heads, a.rows))
-    lead = [Value(o_type, "grad_o"), Value(l_type, "grad_lse"), Value(saved_type(a, forms), "o"), Value(l_type, "lse")]
-    args = [*lead, *inputs]
+def backward_arguments(a: Attention, summed: bool) -> tuple[dict[str, Value], list[Value]]:
+    """What a backward takes, by the names its programs know it under: gradients of output and log-sum-exp, the output
+    before the query's map, and of each row m and l, or with ``summed`` its log-sum-exp; then the operands."""
+    v = a.types[a.names[2]]
+    rows = (a.batch, a.heads, a.rows)
+    kinds = {
+        "grad_o": TensorType(v.dtype, (*rows, v.shape[3])),
+        "grad_lse": TensorType(compute_name(a.types[a.names[0]].dtype), rows),
+        "o": saved_type(a),
+        **{n: statistic_type(a) for n in (("log_sum",) if summed else ("top", "mass"))},
+    }
+    return {f"{n}__": Value(t, n) for n, t in kinds.items()}, arguments(a)
+
+
+def lower_backward(a: Attention, forms: Forms, s: Schedule, name: str, *, summed: bool) -> tuple[Func, list[str]]:
+    """``(grad_o, grad_lse, o, statistics, q, k, v, captures) -> gradients``; also their names. ``summed``: the
+    statistics are the log-sum-exp, all that the library's kernel tells of a row."""
+    lead, inputs = backward_arguments(a, summed)
     b = Builder(a.op.loc, a.dtype)
     fr = Frame(a, forms.f, s, b, dict(zip(a.names, inputs, strict=True)))
-    fr.operands |= {n: v for n, v in zip(("grad_o__", "grad_lse__", "o__", "lse__"), lead, strict=True)}
+    fr.operands |= lead
     a.tails |= {"grad_o__": (a.value_width,), "o__": (a.value_width,), "summed": (a.value_width,)}
     fr.buffers = compute_tokens(b, a, fr.f, fr.operands, fr.f.tokens.values())
     stored_buffers(fr)
-    extra = _extra_tokens(fr, forms)
+    extra = _extra_tokens(fr, forms, summed)
     fr.tile_map = classify(fr, s.rows, s.heads)
     plan = _Plan(fr, forms, extra)
     plan.allocate()
     loops(fr, plan.block, "seq")  # rows add into the gradients of shared keys
     results, grads = plan.finish()
-    return new_func(name, b, args, results, {"schedule": str(s)}), grads
+    return new_func(name, b, [*lead.values(), *inputs], results, {"schedule": str(s)}), grads
 
 
-def _extra_tokens(fr: Frame, forms: Forms) -> Extra:
+def _row_statistics(forms: Forms, summed: bool) -> tuple[Expr, Expr]:
+    """(m, 1/l) of a row, such that exp(score - m) / l is the weight; rows without open keys weigh nothing."""
+    nothing = const(float("-inf"))
+    if summed:
+        lse = param("log_sum__", "bhi")
+        closed = call("eq", lse, nothing)
+        return call("where", closed, const(float("inf")), mul(const(forms.unit), lse)), const(1.0)
+    top, mass = param("top__", "bhi"), param("mass__", "bhi")
+    closed = call("eq", mass, const(0.0))
+    inverse = call("where", closed, const(0.0), call("reciprocal", mass))
+    if forms.weight is not None:  # the closed form of exp(score) knows nothing of m
+        inverse = mul(forms.exp(neg(top)), inverse)
+    return call("where", closed, const(float("inf")), top), inverse
+
+
+def _extra_tokens(fr: Frame, forms: Forms, summed: bool) -> Extra:
     a = fr.a
-    go, o = param("grad_o__", "bhid"), param("o__", "bhid")
-    gl, lse = param("grad_lse__", "bhi"), param("lse__", "bhi")
+    go, o, gl = param("grad_o__", "bhid"), param("o__", "bhid"), param("grad_lse__", "bhi")
     pulled = go
     if forms.epilogue is not None:
         pulled = gradients([(forms.epilogue, go)], [forms.place])[forms.place]
-    grad = Token("grad_t", pulled, "bhid")
-    rho = Token("rho_t", sub(gl, call("dot", pulled, o)), "bhi")
-    closed = forms.weight is not None
-    # a row without open keys has lse -inf: +inf makes all its weights 0
-    safe = call(
-        "where", call("eq", lse, const(float("-inf"))), const(float("inf")), mul(const(1.0 if closed else LOG2E), lse)
-    )
-    scale = Token("lse_t", call("exp", neg(safe)) if closed else safe, "bhi")
-    extra = Extra(grad, rho, scale)
-    extra_tokens = [grad, rho, scale]
+    top, inverse = _row_statistics(forms, summed)
+    grad = Token("grad_t", mul(inverse, pulled), "bhid")
+    rho = Token("rho_t", mul(inverse, sub(gl, call("dot", pulled, o))), "bhi")
+    extra = Extra(grad, rho, Token("top_t", top, "bhi"))
+    extra_tokens = [grad, rho, extra.top]
     for term in forms.carry:
         if not term.col:
-            t = Token(f"rd_{term.vector.name}", call("dot", pulled, term.vector.expr), "bhi")
+            t = Token(f"rd_{term.vector.name}", mul(inverse, call("dot", pulled, term.vector.expr)), "bhi")
             extra.row_dots[term.vector.name] = t
             extra_tokens.append(t)
     fr.buffers |= compute_tokens(fr.b, a, fr.f, fr.operands, extra_tokens)
@@ -103,10 +125,10 @@ class _Plan:
         self.fr, self.forms, self.extra = fr, forms, extra
         self.outputs: list[tuple[Expr, Expr]] = []
         if forms.weight is not None:
-            assert forms.score is not None
-            self.score, self.factor = forms.score, 1.0
+            assert forms.plain_score is not None
+            self.score, self.factor = forms.plain_score, 1.0
         else:
-            self.score, self.factor = forms.score2, LN2
+            self.score, self.factor = forms.score, 1 / forms.unit
         self.outputs.append((self.score, DS))
         self.coefs = [t for t in forms.carry if not (t.coef.is_const)]
         for n, t in enumerate(self.coefs):
@@ -215,10 +237,8 @@ class _Plan:
             self._channels(fr, x, sums)
 
     def _weights(self, fr: Frame, partial: Value | None, pair: TileType) -> Value:
-        lse = self.extra.lse.atom
-        body = (
-            mul(self.forms.weight, lse) if self.forms.weight is not None else call("exp2", sub(self.forms.score2, lse))
-        )
+        forms = self.forms
+        body = forms.weight if forms.weight is not None else forms.exp(sub(forms.score, self.extra.top.atom))
         (p,) = fr.b.map([("p", body, pair)], atom_env(fr, [body]))
         return mask_tile(fr, self.forms.mask, p, partial, 0.0, "p_masked")
 
@@ -386,6 +406,8 @@ class _Plan:
         if self.forms.epilogue is not None:
             sides.setdefault("i", []).append((self.forms.epilogue, param("grad_o__", "bhid")))
             env[self.forms.place.name] = fr.operands["o__"]
+        if self.forms.row is not None:
+            sides.setdefault("i", []).append((self.forms.row, param("grad_lse__", "bhi")))
         ready = {name: self._pair_gradient(name) for name in self.pairs}
         return operand_gradients(fr, sides, env, ready)
 

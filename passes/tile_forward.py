@@ -2,40 +2,70 @@
 
 from __future__ import annotations
 
+import torch
+
 from aatc.ir.core import Func, Value
-from aatc.ir.score.expr import Expr, call, const, mul, param
+from aatc.ir.geo import compute_name
+from aatc.ir.score.expr import ZERO, Expr, call, const, mul, param, postorder
 from aatc.ir.score.program import Program
-from aatc.ir.types import TensorType
+from aatc.ir.types import TensorType, torch_dtype
 from aatc.passes.factor import CarryTerm, Factored, Stored, carry_terms, split_epilogue
-from aatc.passes.lowering import LN2, LOG2E, Attention, Builder, Schedule, compute_tokens, new_func
+from aatc.passes.lowering import LOG2E, Attention, Builder, Schedule, compute_tokens, new_func
 from aatc.passes.score_rules import Normaliser
+from aatc.passes.tile_checks import Watch, checks_of, tokens_of
 from aatc.passes.tile_core import Frame, atom_env, classify, compute_atoms, loops, mask_tile, sweep
 
-MOST_NEGATIVE = -1.0e38  # finite, so that a row without open keys makes no inf - inf
-
-
 class Forms:
-    """The factored programs of an attention: ``score2`` is the score times log2(e) over atoms, ``weight`` the
-    closed form of exp(score) if there is one, ``carry`` the carried value's terms, ``epilogue`` the query's map."""
+    """The factored programs of an attention: ``score`` is the score over atoms times ``unit``, ``weight`` the closed
+    form of exp(score) if there is one, ``carry`` the carried value's terms, ``epilogue`` the query's map, ``row`` what
+    the log-sum-exp gets added, ``checks`` the conditions for single precision.
+
+    Scores are kept in units of log 2, whose exponential is the cheapest, unless numbers near the end of the range may
+    be added to them, such as a bias of the least finite number: these would overflow.
+    """
 
     def __init__(self, a: Attention):
         self.f = Factored(taken=set(a.names) | {"lse", "summed"})
-        self.score2 = self.f.number(Normaliser().number(mul(const(LOG2E), a.programs.score.body)))
+        body = a.programs.score.body
+        self.unit = 1.0 if _adds_what_is_given(body) else LOG2E
+        self.score = self.f.number(Normaliser().number(mul(const(self.unit), body)))
         weight = a.op.attrs.get("weight")
         self.bounded = weight is not None
         self.floor = float(a.op.attrs.get("floor", float("-inf")))
         self.weight: Expr | None = None
-        self.score: Expr | None = None
+        self.plain_score: Expr | None = None
         if weight is not None and weight.body.fn != "exp":
-            self.weight, self.score = self.f.number(weight.body), self.f.number(a.programs.score.body)
+            self.weight, self.plain_score = self.f.number(weight.body), self.f.number(body)
         inner, self.epilogue, self.place = split_epilogue(a.programs.carry.body)
         self.carry: list[CarryTerm] = carry_terms(self.f, inner)
         self.mask = self.f.number(a.programs.mask.body, exact=True) if a.programs.mask is not None else None
+        self.row: Expr | None = a.op.attrs["row"].body if "row" in a.op.attrs else None
+        found = checks_of(a.op.attrs) if a.dtype == "f32" else []
+        self.checks = [(c, tokens_of(c, self.f, self.unit, body)) for c in found]
+
+    def exp(self, e: Expr) -> Expr:
+        """exp of a score in these units."""
+        return call("exp2" if self.unit != 1 else "exp", e)
+
+    def log(self, e: Expr) -> Expr:
+        return call("log2" if self.unit != 1 else "log", e)
 
     @property
     def pair_weight(self) -> Expr:
         """The weight without a running maximum."""
-        return self.weight if self.weight is not None else call("exp2", self.score2)
+        return self.weight if self.weight is not None else self.exp(self.score)
+
+
+def _adds_what_is_given(body: Expr) -> bool:
+    """Whether the score adds captured numbers per key or per pair, which may be of any size."""
+    if any(e.fn == "lookup" or (e.fn == "param" and e.is_pair) for e in postorder(body)):
+        return True
+    return Normaliser().terms(body).col is not ZERO
+
+
+def most_negative(dtype: str) -> float:
+    """Where a running maximum starts: finite, so that a row without open keys makes no inf - inf."""
+    return float(torch.finfo(torch_dtype(dtype)).min)
 
 
 def arguments(a: Attention) -> list[Value]:
@@ -71,20 +101,25 @@ def lower_forward(a: Attention, forms: Forms, s: Schedule, name: str) -> Func:
     b = fr.b
     fr.buffers = compute_tokens(b, a, fr.f, fr.operands, fr.f.tokens.values())
     stored_buffers(fr)
+    watch = Watch(fr, forms.checks, forms.unit, a.programs.score.body)
     fr.tile_map = classify(fr, s.rows, s.heads)
     out = b.op("tile.alloc", [], [TensorType.of(a.dtype, [a.problems, a.rows, a.value_width])], names=["acc_all"])[0]
-    lse = b.op("tile.alloc", [], [TensorType.of(a.dtype, [a.problems, a.rows])], names=["lse_all"])[0]
+    lse, top, mass = (
+        b.op("tile.alloc", [], [TensorType.of(a.dtype, [a.problems, a.rows])], names=[f"{n}_all"])[0]
+        for n in ("lse", "top", "mass")
+    )
 
     def block(inner: Frame) -> None:
-        results = _bounded(inner, forms) if forms.bounded else _online(inner, forms)
-        _finish(inner, forms, results, out, lse)
+        results = _bounded(inner, forms, watch) if forms.bounded else _online(inner, forms, watch)
+        _finish(inner, forms, results, out, (lse, top, mass))
 
     loops(fr, block)
-    return new_func(name, b, args, finish_output(fr, forms, out, lse), {"schedule": str(s)})
+    return new_func(name, b, args, finish_output(fr, forms, out, lse, [top, mass]), {"schedule": str(s)})
 
 
-def finish_output(fr: Frame, forms: Forms, out: Value, lse: Value) -> list[Value]:
-    """The query's map, the output's dtype and the log-sum-exp's shape, per token."""
+def finish_output(fr: Frame, forms: Forms, out: Value, lse: Value, statistics: list[Value]) -> list[Value]:
+    """(o, lse, what the backward takes for o, and the statistics of rows it takes): the query's map, the output's
+    dtype and the log-sum-exp with what was dropped of the score, per token."""
     a = fr.a
     o_type = TensorType(a.types[a.names[2]].dtype, (a.batch, a.heads, a.rows, a.types[a.names[2]].shape[3]))
     body = forms.epilogue if forms.epilogue is not None else forms.place
@@ -92,11 +127,16 @@ def finish_output(fr: Frame, forms: Forms, out: Value, lse: Value) -> list[Value
     operands = [out, *(fr.operands[n] for n in program.names[1:])]
     o = _result(fr, program, operands, o_type, "o")
     inner = param("lse", "bhi")
-    lse_type = TensorType(a.dtype, (a.batch, a.heads, a.rows))
-    l = _result(fr, Program((inner,), inner), [lse], lse_type, "lse")
-    if forms.epilogue is None:
-        return [o, l]
-    return [o, l, _result(fr, Program((forms.place,), forms.place), [out], saved_type(a, forms), "summed")]
+    total = inner if forms.row is None else call("add", inner, forms.row)
+    program = Program.of(total, [inner])
+    lse_type = TensorType(compute_name(a.types[a.names[0]].dtype), (a.batch, a.heads, a.rows))
+    l = _result(fr, program, [lse, *(fr.operands[n] for n in program.names[1:])], lse_type, "lse")
+    plain = forms.epilogue is None and a.dtype == o_type.dtype
+    saved = o if plain else _result(fr, Program((forms.place,), forms.place), [out], saved_type(a), "summed")
+    names = ("top", "mass") if len(statistics) == 2 else ("log_sum",)
+    itself = Program((inner,), inner)
+    kept = [_result(fr, itself, [x], statistic_type(a), n) for n, x in zip(names, statistics, strict=True)]
+    return [o, l, saved, *kept]
 
 
 def _result(fr: Frame, program: Program, operands: list[Value], t: TensorType, name: str) -> Value:
@@ -115,10 +155,13 @@ def _result(fr: Frame, program: Program, operands: list[Value], t: TensorType, n
     )[0]
 
 
-def saved_type(a: Attention, forms: Forms) -> TensorType:
-    """Type of what the backward is given as the output: the sum before the query's map, else the output."""
-    v = a.types[a.names[2]]
-    return TensorType(v.dtype if forms.epilogue is None else a.dtype, (a.batch, a.heads, a.rows, v.shape[3]))
+def saved_type(a: Attention) -> TensorType:
+    """Type of what the backward is given as the output: the sum before the query's map, in the scores' own dtype."""
+    return TensorType(a.dtype, (a.batch, a.heads, a.rows, a.types[a.names[2]].shape[3]))
+
+
+def statistic_type(a: Attention) -> TensorType:
+    return TensorType(a.dtype, (a.batch, a.heads, a.rows))
 
 
 def _zeros(fr: Frame, first: float | None) -> list[Value]:
@@ -154,8 +197,8 @@ def add_carried(fr: Frame, forms: Forms, p: Value, acc: Value) -> Value:
     return acc
 
 
-def _online(fr: Frame, forms: Forms) -> list[Value]:
-    """Softmax with a running maximum m, in base 2: returns m, l, acc."""
+def _online(fr: Frame, forms: Forms, watch: Watch | None) -> list[Value]:
+    """Softmax with a running maximum m: returns m, l, acc."""
     b, s = fr.b, fr.s
     pair, row = b.tile(s.heads, s.rows, s.cols), b.tile(s.heads, s.rows, 1)
     x, m_, n_, l_, w_ = (
@@ -164,21 +207,27 @@ def _online(fr: Frame, forms: Forms) -> list[Value]:
     acc_ = param("acc_", "bhid")
 
     def body(inner: Frame, partial: Value | None, carried: list[Value]) -> list[Value]:
-        m, l, acc = carried
-        compute_atoms(inner, [forms.score2])
-        score = scores(inner, forms.score2)
+        m, l, acc, *near = carried
+        compute_atoms(inner, [forms.score])
+        score = scores(inner, forms.score)
         score = mask_tile(inner, forms.mask, score, partial, float("-inf"), "masked")
         top = b.reduce("max", "j", score, m, name="top")
-        (p,) = b.map([("p", call("exp2", call("sub", x, n_)), pair)], {"x_": score, "n_": top})
-        (shrink,) = b.map([("shrink", call("exp2", call("sub", m_, n_)), row)], {"m_": m, "n_": top})
+        (p,) = b.map([("p", forms.exp(call("sub", x, n_)), pair)], {"x_": score, "n_": top})
+        (shrink,) = b.map([("shrink", forms.exp(call("sub", m_, n_)), row)], {"m_": m, "n_": top})
         (l,) = b.map([("l_s", call("mul", l_, w_), row)], {"l_": l, "w_": shrink})
         l = b.reduce("sum", "j", p, l, name="l")
         (acc,) = b.map(
             [("acc_s", call("mul", acc_, w_), b.tile(s.heads, s.rows, fr.a.value_width))], {"acc_": acc, "w_": shrink}
         )
-        return [top, l, add_carried(inner, forms, p, acc)]
+        acc = add_carried(inner, forms, p, acc)
+        return [top, l, acc, *(watch.update(inner, forms, partial, near) if watch else [])]
 
-    return sweep(fr, _zeros(fr, MOST_NEGATIVE), ["m", "l", "acc"], "seq", body)
+    names = ["m", "l", "acc", *(watch.names() if watch else [])]
+    inits = [*_zeros(fr, most_negative(fr.a.dtype)), *(watch.inits(fr) if watch else [])]
+    m, l, acc, *near = sweep(fr, inits, names, "seq", body)
+    if watch:
+        watch.require(fr, near)
+    return [m, l, acc]
 
 
 def scores(fr: Frame, score: Expr) -> Value:
@@ -190,7 +239,7 @@ def scores(fr: Frame, score: Expr) -> Value:
     return fr.b.map([("score", score, fr.b.tile(s.heads, s.rows, s.cols))], env)[0]
 
 
-def _bounded(fr: Frame, forms: Forms) -> list[Value]:
+def _bounded(fr: Frame, forms: Forms, watch: Watch) -> list[Value]:
     """Weights with a static bound need no maximum: returns l, acc, or after a guard m, l, acc.
 
     Where the bound is one-sided, a row of far keys may underflow; the guard then repeats it with a maximum.
@@ -199,20 +248,23 @@ def _bounded(fr: Frame, forms: Forms) -> list[Value]:
     pair = b.tile(s.heads, s.rows, s.cols)
 
     def body(inner: Frame, partial: Value | None, carried: list[Value]) -> list[Value]:
-        l, acc = carried
+        l, acc, *near = carried
         compute_atoms(inner, [forms.pair_weight])
         (p,) = b.map([("p", forms.pair_weight, pair)], atom_env(inner, [forms.pair_weight]))
         p = mask_tile(inner, forms.mask, p, partial, 0.0, "masked")
-        return [b.reduce("sum", "j", p, l, name="l"), add_carried(inner, forms, p, acc)]
+        l, acc = b.reduce("sum", "j", p, l, name="l"), add_carried(inner, forms, p, acc)
+        return [l, acc, *watch.update(inner, forms, partial, near)]
 
-    l, acc = sweep(fr, _zeros(fr, None), ["l", "acc"], "red", body)
+    inits, names = [*_zeros(fr, None), *watch.inits(fr)], ["l", "acc", *watch.names()]
+    l, acc, *near = sweep(fr, inits, names, "red", body)
+    watch.require(fr, near)
     m = b.fill(0.0, "gi", fr.at, s.heads, s.rows, 1, name="m")
     if forms.floor > -80:
         return [m, l, acc]
     least = 1e-18 if fr.a.dtype == "f32" else 1e-150
     b.open([], [])
     fallback = fr.scoped()
-    m2, l2, acc2 = _online(fallback, forms)
+    m2, l2, acc2 = _online(fallback, forms, None)
     region = b.close([l2, m2, acc2])
     l, m, acc = b.op(
         "tile.guard",
@@ -225,8 +277,9 @@ def _bounded(fr: Frame, forms: Forms) -> list[Value]:
     return [m, l, acc]
 
 
-def _finish(fr: Frame, forms: Forms, results: list[Value], out: Value, lse: Value) -> None:
-    """o = acc / l and lse = ln 2 * (m + log2 l); rows without open keys give 0 and -inf."""
+def _finish(fr: Frame, forms: Forms, results: list[Value], out: Value, rows: tuple[Value, Value, Value]) -> None:
+    """o = acc / l and lse = (m + log l) / unit; rows without open keys give 0 and -inf. The backward takes m and l
+    rather than the log-sum-exp, which has lost log l where m is large."""
     b, s = fr.b, fr.s
     m, l, acc = results
     m_, l_, acc_ = param("m_", "bhi"), param("l_", "bhi"), param("acc_", "bhid")
@@ -235,10 +288,11 @@ def _finish(fr: Frame, forms: Forms, results: list[Value], out: Value, lse: Valu
     inverse, log = b.map(
         [
             ("inverse", call("reciprocal", safe), row),
-            ("lse_t", mul(const(LN2), call("add", m_, call("log2", l_))), row),
+            ("lse_t", mul(const(1 / forms.unit), call("add", m_, forms.log(l_))), row),
         ],
         {"m_": m, "l_": l},
     )
     (o,) = b.map([("o_t", call("mul", acc_, param("inv_", "bhi")), acc.type)], {"acc_": acc, "inv_": inverse})  # type: ignore[list-item]
     b.op("tile.store", [o, out, fr.at["g"], fr.at["i"]], axes="gid", add=False)
-    b.op("tile.store", [log, lse, fr.at["g"], fr.at["i"]], axes="gi", add=False)
+    for value, buffer in zip((log, m, l), rows, strict=True):
+        b.op("tile.store", [value, buffer, fr.at["g"], fr.at["i"]], axes="gi", add=False)

@@ -7,20 +7,32 @@ from dataclasses import dataclass
 from aatc.ir.core import Func, Value
 from aatc.ir.dims import Dim
 from aatc.ir.score.derivative import gradients
-from aatc.ir.score.expr import ONE, ZERO, Expr, call, neg, param
+from aatc.ir.score.expr import ONE, ZERO, Expr, add, call, const, mul, neg, param, sub
 from aatc.ir.score.program import Program
 from aatc.ir.types import TensorType
+from aatc.passes.factor import split_epilogue
 from aatc.passes.gradients import operand_gradients
 from aatc.passes.lowering import Attention, Builder, Schedule, new_func
-from aatc.passes.score_rules import Normaliser
+from aatc.passes.rounding import TOLERANCE, UNIT
+from aatc.passes.score_rules import Normaliser, is_col
 from aatc.passes.simplify_score import is_causal
+from aatc.passes.tile_backward import backward_arguments
+from aatc.passes.tile_checks import Peaks
 from aatc.passes.tile_core import Frame, classify
-from aatc.passes.tile_forward import Forms, arguments, finish_output, saved_type
+from aatc.passes.tile_forward import Forms, arguments, finish_output
+
+
+#: A log-sum-exp beyond this has lost the sum in its rounding, and the backward would take wrong weights from it.
+_MOST = 1e4
 
 
 @dataclass(frozen=True)
 class Library:
-    """A score that plain attention computes: query and key vectors of one width, a number per key, values."""
+    """A score that plain attention computes: query and key vectors of one width, a number per key, values.
+
+    ``shift``: a number per query that goes with ``bias``; the two are large where their sum is small (the difference of
+    two positions), and are added in double precision for each block of rows before the library sees them.
+    """
 
     row: Expr
     col: Expr
@@ -28,6 +40,7 @@ class Library:
     causal: bool
     pad_qk: int
     pad_v: int
+    shift: Expr | None = None
 
 
 def library_form(a: Attention) -> Library | None:
@@ -35,28 +48,28 @@ def library_form(a: Attention) -> Library | None:
     carried is one vector per key. Widths that differ by up to 16 channels are padded, the library wants them equal."""
     rules = Normaliser()
     terms = rules.terms(a.programs.score.body)
+    shift: Expr | None = None
+    if terms.others and a.dtype == "f32":
+        rules = Normaliser(split=True)
+        terms = rules.terms(a.programs.score.body)
+        shift, terms.row = (terms.row if rules.count["split"] else None), ZERO
     dots = rules.merged(terms)
     number_free = terms.row is ZERO and terms.flat is ZERO
-    if len(dots) != 1 or terms.separable or terms.others or not number_free:
+    if len(dots) != 1 or terms.separable or terms.others or not number_free or (shift is not None and terms.col is ZERO):
         return None
-    forms = Forms(a)
-    if (
-        len(forms.carry) != 1
-        or not forms.carry[0].col
-        or forms.carry[0].coef.fn != "const"
-        or forms.carry[0].coef.value != 1
-    ):
+    inner, _, _ = split_epilogue(a.programs.carry.body)
+    if inner.is_pair or not is_col(inner) or "j" not in inner.axes:
         return None
     (row, col), bias = dots[0], None if terms.col is ZERO else terms.col
     mask = a.programs.mask
     causal = mask is not None and is_causal(mask.body)
-    if mask is not None and not causal and bias is not None:
+    if mask is not None and not causal and bias is not None and shift is None:
         # mask and bias would have to be added up for every head: one more channel is cheaper
         row, col, bias = call("append", row, ONE), call("append", col, bias), None
     d, e = a.width(row), a.value_width
     if abs(d - e) > 16:
         return None
-    return Library(row, col, bias, causal, max(0, e - d), max(0, d - e))
+    return Library(row, col, bias, causal, max(0, e - d), max(0, d - e), shift)
 
 
 def _padded(e: Expr, channels: int) -> Expr:
@@ -68,8 +81,10 @@ def _padded(e: Expr, channels: int) -> Expr:
 def _token(fr: Frame, e: Expr, axes: str, t: TensorType, hint: str) -> Value:
     """The buffer (b, h, token[, feature]) of a per-token expression."""
     program = Program.of(e)
-    operands = [fr.operands[n] for n in program.names]
-    layout = "rows" if axes.endswith("d") else None
+    return _token_of(fr, [fr.operands[n] for n in program.names], program, axes, t, hint)
+
+
+def _token_of(fr: Frame, operands: list[Value], program: Program, axes: str, t: TensorType, hint: str) -> Value:
     return fr.b.op(
         "tile.token",
         operands,
@@ -79,7 +94,7 @@ def _token(fr: Frame, e: Expr, axes: str, t: TensorType, hint: str) -> Value:
         axes=axes,
         sizes=fr.a.sizes,
         flat=False,
-        layout=layout,
+        layout="rows" if axes.endswith("d") else None,
     )[0]
 
 
@@ -98,7 +113,12 @@ def lower_library(a: Attention, forms: Forms, plain: Library, s: Schedule, name:
         _token(fr, _padded(forms.carry[0].vector.expr, plain.pad_v), "bhjd", col_type, "values"),
     ]
     if plain.bias is not None:
-        operands.append(_token(fr, plain.bias, "bhj", TensorType(a.dtype, (a.batch, a.heads, a.cols)), "bias"))
+        # positions are whole numbers: their difference is exact only if they are
+        dtype = "f64" if plain.shift is not None else a.dtype
+        operands.append(_token(fr, plain.bias, "bhj", TensorType(dtype, (a.batch, a.heads, a.cols)), "bias"))
+    if plain.shift is not None:
+        operands.append(_token(fr, plain.shift, "bhi", TensorType("f64", (a.batch, a.heads, a.rows)), "shift"))
+    _require_room(fr, forms, operands[:4] if plain.shift is None else operands[:2], plain.bias is not None)
     mask = a.programs.mask if not plain.causal else None
     if mask is not None:
         tiles = classify(fr, s.rows, int(a.problems) if a.problems.is_static else 1 << 30)
@@ -111,6 +131,7 @@ def lower_library(a: Attention, forms: Forms, plain: Library, s: Schedule, name:
         names=["out", "lse"],
         causal=plain.causal,
         bias=plain.bias is not None,
+        shift=plain.shift is not None,
         map=mask is not None,
         mask=mask,
         rows=s.rows,
@@ -118,7 +139,32 @@ def lower_library(a: Attention, forms: Forms, plain: Library, s: Schedule, name:
     )
     if plain.pad_v:
         out = _cut(b, a, out)
-    return new_func(name, b, args, finish_output(fr, forms, out, lse), {"schedule": str(s)})
+    if a.dtype == "f32":
+        _require_sums(fr, lse)
+    return new_func(name, b, args, finish_output(fr, forms, out, lse, [lse]), {"schedule": str(s)})
+
+
+def _require_room(fr: Frame, forms: Forms, operands: list[Value], biased: bool) -> None:
+    """Single precision must do for the contraction and the number per key, if differences were multiplied out."""
+    spread = [c for c, _ in forms.checks if c.kind == "spread"]
+    if not spread:
+        return
+    peaks = Peaks(fr)
+    error = mul(peaks.of_buffer(operands[0], True), peaks.of_buffer(operands[1], True))
+    if biased and len(operands) == 4:
+        error = add(error, peaks.of_buffer(operands[3], False))
+    room = sub(const(TOLERANCE), mul(const(UNIT), error))
+    fr.b.op("tile.require", [peaks.scalar(room, "room")], [], least=0.0)
+
+
+def _require_sums(fr: Frame, lse: Value) -> None:
+    inner = param("lse", "bhi")
+    closed = call("eq", inner, const(float("-inf")))
+    open_ = Program((inner,), call("where", closed, const(0.0), inner))
+    finite = _token_of(fr, [lse], open_, "bhi", lse.type, "open")  # type: ignore[arg-type]
+    peaks = Peaks(fr)
+    room = sub(const(_MOST), peaks.of_buffer(finite, False))
+    fr.b.op("tile.require", [peaks.scalar(room, "sums")], [], least=0.0)
 
 
 def _cut(b: Builder, a: Attention, out):
@@ -142,15 +188,11 @@ def lower_library_backward(
     does not give; 0 to the value; and (1, -grad_lse) to the output's gradient and the output. The library subtracts
     <grad_o, o> from the weights' gradient, so that last product lets the log-sum-exp's gradient in.
     """
-    inputs = arguments(a)
-    rows = TensorType(a.dtype, (a.batch, a.heads, a.rows))
-    o_type = TensorType(a.types[a.names[2]].dtype, (a.batch, a.heads, a.rows, a.types[a.names[2]].shape[3]))
-    lead = [Value(o_type, "grad_o"), Value(rows, "grad_lse"), Value(saved_type(a, forms), "o"), Value(rows, "lse")]
+    lead, inputs = backward_arguments(a, True)
     b = Builder(a.op.loc, a.dtype)
     fr = Frame(a, forms.f, s, b, dict(zip(a.names, inputs, strict=True)))
-    names = ("grad_o__", "grad_lse__", "o__", "lse__")
-    fr.operands |= dict(zip(names, lead, strict=True))
-    go, gl, o = param(names[0], "bhid"), param(names[1], "bhi"), param(names[2], "bhid")
+    fr.operands |= lead
+    go, gl, o = param("grad_o__", "bhid"), param("grad_lse__", "bhi"), param("o__", "bhid")
     pulled = go if forms.epilogue is None else gradients([(forms.epilogue, go)], [forms.place])[forms.place]
     value = forms.carry[0].vector.expr
     bias = ZERO if plain.bias is None else plain.bias
@@ -171,7 +213,7 @@ def lower_library_backward(
         token(col, "bhjd", "keys"),
         token(val, "bhjd", "values"),
         token(call("append", _padded(o, plain.pad_v), neg(gl)), "bhid", "out"),
-        fr.operands["lse__"],
+        fr.operands["log_sum__"],
     ]
     found = b.op(
         "tile.library_backward",
@@ -188,5 +230,7 @@ def lower_library_backward(
     if forms.epilogue is not None:
         sides["i"].append((forms.epilogue, go))
         env[forms.place.name] = fr.operands["o__"]
+    if forms.row is not None:
+        sides["i"].append((forms.row, gl))
     results, grads = operand_gradients(fr, sides, env)
-    return new_func(name, b, [*lead, *inputs], results, {"schedule": str(s)}), grads
+    return new_func(name, b, [*lead.values(), *inputs], results, {"schedule": str(s)}), grads

@@ -163,7 +163,8 @@ class BufferEmitter:
         program, like = op.attrs["program"], self.name(op.operands[0])
         self.src.comment(f"{op.result.name}: {program}", op.loc)
         self._bind_sizes([self.dim(d) for d in op.attrs["sizes"]])
-        compute = "float64" if op.result.type.dtype == "f64" else "float32"  # type: ignore[attr-defined]
+        double = any(v.type.dtype == "f64" for v in op.operands)  # type: ignore[attr-defined]
+        compute = "float64" if double else "float32"
         part = f"{self.name(op.operands[-1])} + " if op.attrs["add"] else ""
         body, used = self._expression(op, program, compute, op.operands[1 : len(program.params) + 1])
         self.src.line(f"{self.name(op.result)} = {part}rt.sum_to({body}, {op.attrs['axes']!r}, {like}, (B, H, N, M))")
@@ -207,6 +208,14 @@ class BufferEmitter:
             f".reshape({shape}).to(torch.{torch_name(t.dtype)})"
         )
 
+    def _peak(self, op: Op) -> None:
+        self.src.line(f"{self.name(op.result)} = rt.peak({self.name(op.operands[0])}, {op.attrs['rows']})")
+
+    def _require(self, op: Op) -> None:
+        """Leaves the function: the kernel has another version for this case."""
+        self.src.line(f"if not rt.at_least({self.name(op.operands[0])}, {number(op.attrs['least'])}):")
+        self.src.line("    return None")
+
     def _classify(self, op: Op) -> None:
         mask = op.attrs["mask"]
         self.src.comment(f"tiles of the mask {mask}", op.loc)
@@ -221,15 +230,19 @@ class BufferEmitter:
         rest = [self.name(v) for v in op.operands[3:]]
         q, k, v = (self.name(x) for x in op.operands[:3])
         bias = rest.pop(0) if a["bias"] else "None"
+        shift = rest.pop(0) if a["shift"] else "None"
         tiles = rest.pop(0) if a["map"] else "None"
         mask = self.constant(a["mask"]) if "mask" in a else "None"
         captures = "".join(f"{c}, " for c in rest)
         out, lse = (self.name(r) for r in op.results)
         self.src.comment("the library's fused attention", op.loc)
         self.src.line(
-            f"{out}, {lse} = rt.library({q}, {k}, {v}, {bias}, {tiles}, {mask}, ({captures}), {a['causal']}, "
+            f"{out}, {lse} = rt.library({q}, {k}, {v}, {bias}, {shift}, {tiles}, {mask}, ({captures}), {a['causal']}, "
             f"{a['rows']}, {self.sizes(op)})"
         )
+        if a["shift"]:
+            self.src.line(f"if {out} is None:")
+            self.src.line("    return None")
 
     def _library_backward(self, op: Op) -> None:
         self.src.comment("the library's fused attention, backward", op.loc)

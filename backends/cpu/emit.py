@@ -83,7 +83,7 @@ class Emitter(BufferEmitter):
         for operand, result in zip(op.operands, op.results, strict=True):
             self.src.names[result] = self.name(operand)
         self.src.comment("far keys underflow: such rows are done again with a running maximum", op.loc)
-        self.src.line(f"if bool(({self.name(op.operands[0])} < {number(op.attrs['least'])}).any()):")
+        self.src.line(f"if not rt.at_least({self.name(op.operands[0])}, {number(op.attrs['least'])}):")
         self.src.depth += 1
         self._bind_tiles(op.regions[0])
         self.block(op.regions[0])
@@ -274,13 +274,12 @@ class Emitter(BufferEmitter):
     def _reduce(self, op: Op) -> None:
         x, out = self.name(op.operands[0]), self.name(op.result)
         dims = {"j": "-1", "i": "-2", "ij": "(-2, -1)"}[op.attrs["over"]]
-        largest = op.attrs["op"] == "max"
-        call = f"torch.{'amax' if largest else 'sum'}({x}, {dims}, keepdim=True"
+        whole, both = {"max": ("amax", "maximum"), "min": ("amin", "minimum"), "sum": ("sum", "add")}[op.attrs["op"]]
+        call = f"torch.{whole}({x}, {dims}, keepdim=True"
         if len(op.operands) == 1:
             self.src.line(f"{call}, out={out})")
         else:
-            into = self.name(op.operands[1])
-            self.src.line(f"torch.{'maximum' if largest else 'add'}({into}, {call}), out={out})")
+            self.src.line(f"torch.{both}({self.name(op.operands[1])}, {call}), out={out})")
 
     def _fill(self, op: Op) -> None:
         self.src.line(f"{self.name(op.result)}.fill_({number(op.attrs['value'])})")

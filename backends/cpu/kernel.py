@@ -9,38 +9,33 @@ import torch
 
 from aatc.ir.containment import spoiled_rows
 from aatc.ir.core import Func, clone_func
-from aatc.ir.errors import UnsupportedError
+from aatc.ir.errors import BackendError, UnsupportedError
 from aatc.ir.score.program import Program
 from aatc.ir.specialize import keep_results
 from aatc.ir.transforms import by_sample, is_batched, transformed
 
 
-class Kernel:
-    """Forward and backward of one attention.
+Compile = Callable[[Func], tuple[Any, str]]
+
+
+class Version:
+    """A forward and its backward.
 
     The backward is compiled on first use for each set of operands that need gradients, without the rest.
     """
 
-    def __init__(
-        self,
-        forward: Func,
-        backward: Func,
-        names: Sequence[str],
-        grads: Sequence[str],
-        mask: Program | None,
-        axes: Sequence[str],
-        compile_tile: Callable[[Func], tuple[Any, str]],
-    ):
-        self.forward_func, self.backward_func = forward, backward
-        self.names, self.grads = tuple(names), tuple(grads)
-        self.mask, self._compile = mask, compile_tile
-        self.axes = dict(zip(names, axes, strict=False))
-        self._forward, self.forward_code = compile_tile(forward)
+    def __init__(self, forward: Func, backward: Func, grads: Sequence[str], compile_tile: Compile):
+        self.forward_func, self.backward_func, self.grads = forward, backward, tuple(grads)
+        self._compile = compile_tile
+        self._forward: Any = None
         self._backwards: dict[tuple[bool, ...], Any] = {}
 
-    def backward_code(self) -> str:
-        """Source of the backward with all gradients."""
-        return self._compile(self.backward_func)[1]
+    @property
+    def forward(self) -> Any:
+        """The compiled forward. None among its results' places means that a condition does not hold."""
+        if self._forward is None:
+            self._forward = self._compile(self.forward_func)[0]
+        return self._forward
 
     def backward(self, needed: tuple[bool, ...]) -> Any:
         """The backward that returns the gradients ``needed`` (by position in ``grads``) and computes no others."""
@@ -50,6 +45,29 @@ class Kernel:
             found = self._backwards[needed] = self._compile(func)[0]
         return found
 
+    def code(self) -> str:
+        """Source of both, the backward with all gradients."""
+        texts = [
+            f"# {what} of @{self.forward_func.name}\n{self._compile(func)[1]}"
+            for what, func in (("forward", self.forward_func), ("backward", self.backward_func))
+        ]
+        return "\n\n".join(texts)
+
+
+class Kernel:
+    """Forward and backward of one attention, in the precision its conditions allow: where the first version finds that
+    one of them does not hold, ``exact`` runs."""
+
+    def __init__(
+        self, names: Sequence[str], mask: Program | None, axes: Sequence[str], first: Version, exact: Version | None
+    ):
+        self.names, self.mask, self.axes = tuple(names), mask, dict(zip(names, axes, strict=False))
+        self.first, self.exact = first, exact
+        self.exact_calls = 0
+
+    def code(self) -> str:
+        return "\n\n".join(v.code() for v in (self.first, self.exact) if v is not None)
+
     def __call__(self, *operands: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         if transformed():
             raise UnsupportedError(
@@ -58,30 +76,38 @@ class Kernel:
             )
         if torch.is_grad_enabled() and any(t.requires_grad for t in operands):
             return _Attend.apply(self, *operands)
-        o, lse, *_ = self.forward(*operands)[1]
+        _, _, (o, lse, *_) = self.forward(*operands)
         return o, lse
 
-    def forward(self, *operands: torch.Tensor) -> tuple[list[torch.Tensor], tuple[torch.Tensor, ...]]:
-        """(operands as computed with, results): keys that are not finite spoil only rows that see them."""
+    def forward(self, *operands: torch.Tensor) -> tuple[Version, list[torch.Tensor], tuple[torch.Tensor, ...]]:
+        """(version that ran, operands as computed with, results): keys that are not finite spoil only rows that see
+        them."""
         if self.mask is None:
-            return list(operands), self._forward(*operands)
+            return self._run(list(operands))
         clean, spoiled = spoiled_rows(self.mask, self.names, self.axes, dict(zip(self.names, operands, strict=True)))
-        used = [clean[n] for n in self.names]
-        o, lse, *summed = self._forward(*used)
+        version, used, results = self._run([clean[n] for n in self.names])
         if spoiled is not None:
-            nan, rows = float("nan"), spoiled.unsqueeze(-1)
-            o, lse = o.masked_fill(rows, nan), lse.masked_fill(spoiled, nan)
-            summed = [x.masked_fill(rows, nan) for x in summed]
-        return used, (o, lse, *summed)
+            rows = spoiled.unsqueeze(-1)
+            results = tuple(x.masked_fill(rows if x.dim() == 4 else spoiled, float("nan")) for x in results)
+        return version, used, results
+
+    def _run(self, operands: list[torch.Tensor]) -> tuple[Version, list[torch.Tensor], tuple[torch.Tensor, ...]]:
+        results = self.first.forward(*operands)
+        if results is not None:
+            return self.first, operands, results
+        if self.exact is None:
+            raise BackendError("a kernel refused its operands and has no other version")
+        self.exact_calls += 1
+        return self.exact, operands, self.exact.forward(*operands)
 
 
 class _Attend(torch.autograd.Function):
     @staticmethod
     def forward(ctx, kernel: Kernel, *operands):
-        used, (o, lse, *summed) = kernel.forward(*operands)
+        ctx.version, used, (o, lse, *saved) = kernel.forward(*operands)
         ctx.kernel = kernel
         ctx.set_materialize_grads(False)
-        ctx.save_for_backward(*used, *summed, o, lse)
+        ctx.save_for_backward(*used, o, lse, *saved)
         return o, lse
 
     @staticmethod
@@ -105,17 +131,17 @@ class _Attend(torch.autograd.Function):
     def gradients(ctx, saved, grad_o, grad_lse) -> list[torch.Tensor | None]:
         """Those of the operands that need one, in their order."""
         kernel: Kernel = ctx.kernel
+        version: Version = ctx.version
         n = len(kernel.names)
-        *kept, o, lse = saved
-        operands, summed = kept[:n], kept[n:]
+        operands, (o, lse, *rest) = saved[:n], saved[n:]
         wanted = dict(zip(kernel.names, ctx.needs_input_grad[1:], strict=True))
-        needed = tuple(wanted[name] for name in kernel.grads)
+        needed = tuple(wanted[name] for name in version.grads)
         named: dict[str, torch.Tensor] = {}
         if any(needed):
             grad_o = torch.zeros_like(o) if grad_o is None else grad_o
             grad_lse = torch.zeros_like(lse) if grad_lse is None else grad_lse
-            found = kernel.backward(needed)(grad_o, grad_lse, summed[0] if summed else o, lse, *operands)
-            named = dict(zip((g for g, keep in zip(kernel.grads, needed, strict=True) if keep), found, strict=True))
+            found = version.backward(needed)(grad_o, grad_lse, *rest, *operands)
+            named = dict(zip((g for g, keep in zip(version.grads, needed, strict=True) if keep), found, strict=True))
         for name, t in zip(kernel.names, operands, strict=True):
             if wanted[name] and name not in named:  # what has no influence on the scores' differences
                 named[name] = torch.zeros_like(t)

@@ -13,7 +13,7 @@ import torch
 from aatc.backends import Program
 from aatc.backends.cpu import runtime
 from aatc.backends.cpu.emit import Emitter
-from aatc.backends.cpu.kernel import Kernel
+from aatc.backends.cpu.kernel import Kernel, Version
 from aatc.backends.cpu.source import Source, number
 from aatc.ir import collector
 from aatc.ir.core import Func, Module, Op, Value
@@ -208,20 +208,25 @@ def _build(module: Module) -> Program:
     attentions = []
     for op in module.walk():
         if op.name == "geo.kernel":
-            forward, backward = (module.funcs[op.attrs[k].name] for k in ("forward", "backward"))
-            a = op.attrs
-            kernel = Kernel(forward, backward, a["names"], a["grads"], a.get("mask"), a.get("axes", ()), compile_tile)
-            kernels[forward.name] = kernel
-            attentions.append(describe(op, module))
+            kernel = kernels[op.attrs["forward"].name] = _kernel(op, module)
+            attentions.append(describe(op, module, kernel))
     entry = _Main(module, module.entry, kernels)
     main, text = entry.build()
     parts = [text, *entry.namespace.get("texts", [])]
-    for name, kernel in kernels.items():
-        parts += [f"# forward of @{name}\n{kernel.forward_code}", f"# backward of @{name}\n{kernel.backward_code()}"]
-    return Program(main, "\n\n".join(parts), attentions)
+    return Program(main, lambda: "\n\n".join([*parts, *(k.code() for k in kernels.values())]), attentions)
 
 
-def describe(op: Op, module: Module) -> dict[str, Any]:
+def _kernel(op: Op, module: Module) -> Kernel:
+    a = op.attrs
+
+    def version(forward: str, backward: str, grads: str) -> Version:
+        return Version(module.funcs[a[forward].name], module.funcs[a[backward].name], a[grads], compile_tile)
+
+    exact = version("exact", "exact_backward", "exact_grads") if "exact" in a else None
+    return Kernel(a["names"], a.get("mask"), a.get("axes", ()), version("forward", "backward", "grads"), exact)
+
+
+def describe(op: Op, module: Module, kernel: Kernel) -> dict[str, Any]:
     """What `explain` shows of one attention."""
     forward = module.funcs[op.attrs["forward"].name]
     certificates = [c for c in module.certificates if c.subject == str(op.loc)]
@@ -233,5 +238,6 @@ def describe(op: Op, module: Module) -> dict[str, Any]:
         "schedule": forward.attrs.get("schedule", ""),
         "arena_bytes": forward.attrs.get("arena", 0),
         "loc": op.loc,
+        "kernel": kernel,
         "certificates": list({str(c): c for c in certificates}.values()),
     }

@@ -106,6 +106,19 @@ def sum_to(value: torch.Tensor, axes: str, like: torch.Tensor, sizes: tuple[int,
     return value.expand(want).reshape(like.shape).to(like.dtype)
 
 
+# --- conditions on the data ---------------------------------------------------------------------------------
+def peak(x: torch.Tensor, rows: bool) -> torch.Tensor:
+    """The largest length of a vector along the last axis, or the largest magnitude of an entry; 0 when there is none."""
+    if not x.numel():
+        return x.new_zeros(())
+    return torch.linalg.vector_norm(x, dim=-1).amax() if rows else torch.linalg.vector_norm(x, float("inf"))
+
+
+def at_least(x: torch.Tensor, least: float) -> bool:
+    """Whether no entry lies below ``least``; a NaN does."""
+    return not x.numel() or bool(x.amin() >= least)
+
+
 # --- arena -------------------------------------------------------------------------------------------------
 def block(arena: torch.Tensor, offset: int, *shape: int) -> torch.Tensor:
     """The tile of ``shape`` at element ``offset`` of an arena viewed in its dtype."""
@@ -191,35 +204,91 @@ def scatter(
 
 
 # --- the library -------------------------------------------------------------------------------------------
-def library(q, k, v, bias, tiles: TileMap | None, mask: Program | None, captures, causal: bool, rows: int, sizes):
+#: Largest rounding error of a bias that blocks of rows are made short for, down to `_FEWEST` rows.
+_BIAS_ERROR, _FEWEST = 8e-6, 64
+
+
+def library(q, k, v, bias, shift, tiles: TileMap | None, mask: Program | None, captures, causal: bool, rows: int, sizes):
     """Fused attention of the library, scale 1, over blocks of rows where a tile map tells what to skip.
 
-    q, k, v (B,H,N,D), (B,H,M,D), (B,H,M,D); bias (B,H,M) or None. Rows without open keys give 0 and -inf.
+    q, k, v (B,H,N,D), (B,H,M,D), (B,H,M,D); bias (B,H,M) or None; shift (B,H,N) or None, in double precision as bias
+    then is, a number per query to be added to it. Rows without open keys give 0 and -inf. (None, None) where no block of
+    rows keeps the digits of bias and shift.
     """
-    column = None if bias is None else bias.unsqueeze(2)
     if not q.numel() or not k.numel():  # the library's kernel divides by the length
         return q.new_zeros(*q.shape[:3], v.shape[3]), q.new_full(q.shape[:3], float("-inf"))
-    if tiles is None:
+    if shift is None and tiles is None:
+        column = None if bias is None else bias.unsqueeze(2)
         return flash(q, k, v, 0.0, causal, attn_mask=column, scale=1.0)
-    b, h, n, _ = sizes
-    out, lse = torch.zeros_like(q), q.new_full((b, h, n), float("-inf"))
+    n, m = q.shape[2], k.shape[2]
+    if shift is not None:
+        rows = _rows_of_shift(shift, n if tiles is None else rows, q.dtype)
+        if not rows:
+            return None, None
+    out, lse = torch.zeros_like(q), q.new_full(q.shape[:3], float("-inf"))
     for i in range(0, n, rows):
         ti = min(rows, n - i)
-        j, tj, partial = tiles.hull(0, i)
-        if tj == 0:
-            continue
-        added, closed = None if column is None else column[..., j : j + tj], None
-        if partial:
-            assert mask is not None
-            masked, closed = additive_block(mask, captures, sizes, i, ti, j, tj, q.dtype)
-            added = masked if added is None else masked + added
-        o, l = flash(
-            q[:, :, i : i + ti], k[:, :, j : j + tj], v[:, :, j : j + tj], 0.0, False, attn_mask=added, scale=1.0
-        )
-        if closed is not None:  # the library's log-sum-exp of a row without keys is not -inf
-            o, l = o.masked_fill(closed.unsqueeze(-1), 0.0), l.masked_fill(closed, float("-inf"))
-        out[:, :, i : i + ti], lse[:, :, i : i + ti] = o, l
+        column, rest = _block_bias(bias, shift, i, ti, q.dtype)
+        if causal:
+            parts = [(0, min(i, m), False, None, None)] + [(i, min(i + ti, m) - i, True, None, None)] * (i < m)
+        elif tiles is None:
+            parts = [(0, m, False, None, None)]
+        else:
+            parts = [_masked_part(tiles, mask, captures, sizes, i, ti, rows, q.dtype)]
+        found = None
+        for j, tj, triangle, added, closed in parts:
+            if tj <= 0:
+                continue
+            here = None if column is None else column[..., j : j + tj]
+            added = here if added is None else added if here is None else added + here
+            o, l = flash(
+                q[:, :, i : i + ti], k[:, :, j : j + tj], v[:, :, j : j + tj], 0.0, triangle, attn_mask=added, scale=1.0
+            )
+            if closed is not None:  # the library's log-sum-exp of a row without keys is not -inf
+                o, l = o.masked_fill(closed.unsqueeze(-1), 0.0), l.masked_fill(closed, float("-inf"))
+            found = (o, l) if found is None else _joined(*found, o, l)
+        if found is not None:
+            out[:, :, i : i + ti] = found[0]
+            lse[:, :, i : i + ti] = found[1] if rest is None else found[1] + rest
     return out, lse
+
+
+def _masked_part(tiles, mask, captures, sizes, i: int, ti: int, rows: int, dtype):
+    j, tj, partial = tiles.hull(0, i)
+    if tj == 0 or not partial:
+        return j, tj, False, None, None
+    masked, closed = additive_block(mask, captures, sizes, i, ti, j, tj, dtype)
+    return j, tj, False, masked, closed
+
+
+def _rows_of_shift(shift: torch.Tensor, most: int, dtype: torch.dtype) -> int:
+    """Rows over which ``shift`` varies so little that a bias relative to their middle keeps its digits; 0 if none."""
+    rows = min(most, 512)
+    unit = torch.finfo(dtype).eps / 2
+    while rows:
+        parts = torch.nn.functional.pad(shift, (0, -shift.shape[2] % rows), mode="replicate").unflatten(2, (-1, rows))
+        if float((parts.amax(3) - parts.amin(3)).amax()) * unit / 2 <= _BIAS_ERROR:
+            return rows
+        rows = rows // 2 if rows > _FEWEST else 0
+    return 0
+
+
+def _block_bias(bias, shift, i: int, ti: int, dtype: torch.dtype):
+    """The bias of a block of rows relative to their middle, and what its log-sum-exp lacks then."""
+    if bias is None:
+        return None, None
+    if shift is None:
+        return bias.unsqueeze(2), None
+    part = shift[:, :, i : i + ti]
+    base = (part.amax(2, keepdim=True) + part.amin(2, keepdim=True)) / 2
+    return (bias + base).to(dtype).unsqueeze(2), (part - base).to(dtype)
+
+
+def _joined(o1, l1, o2, l2):
+    """Attention over two disjoint sets of keys from that over each."""
+    both = torch.logaddexp(l1, l2)
+    weights = (torch.exp(l - both).nan_to_num(0.0).unsqueeze(-1) for l in (l1, l2))
+    return torch.addcmul(o1 * next(weights), o2, next(weights)), both
 
 
 def library_backward(grad, q, k, v, out, lse, causal: bool):

@@ -29,7 +29,8 @@ def _root_slope(y: Expr) -> Expr:
 
 
 def _beyond_one(x: Expr) -> Expr:
-    """x*x - 1 as a product: near 1 the square would round away half of what is left."""
+    """x*x - 1 of x at least 1, as a product: near 1 the square would round away half of what is left."""
+    x = call("maximum", x, ONE)
     return mul(sub(x, ONE), add(x, ONE))
 
 

@@ -239,16 +239,17 @@ class _Graph:
             return self("clamp", x, attrs=(c, math.inf) if fn == "maximum" else (-math.inf, c))
         return self(fn, x, y)
 
-    def root(self, x: int) -> int:
-        """sqrt(x*x - 1), and 0 where that is negative by rounding: by the reciprocal root, which is cheaper."""
-        y = self("clamp", self("add", self("mul", x, x), self.const(-1.0)), attrs=(1e-30, math.inf))
-        return self("reciprocal", self("rsqrt", y))
+    def beyond_one(self, x: int) -> tuple[int, int]:
+        """(x, sqrt(x*x - 1)) of x at least 1: by the reciprocal root, which is cheaper, and whose infinity at 0 goes
+        back to 0."""
+        x = self("clamp", x, attrs=(1.0, math.inf))
+        return x, self("reciprocal", self("rsqrt", self("add", self("mul", x, x), self.const(-1.0))))
 
     def expacosh(self, x: int) -> int:
-        return self("clamp", self("reciprocal", self("add", x, self.root(x))), attrs=(-math.inf, 1.0))
+        return self("reciprocal", self("add", *self.beyond_one(x)))
 
     def acosh(self, x: int) -> int:
-        return self("clamp", self("log", self("add", x, self.root(x))), attrs=(0.0, math.inf))
+        return self("log", self("add", *self.beyond_one(x)))
 
     def asinsqrt(self, x: int) -> int:
         # the root as the reciprocal of the reciprocal root, which is cheaper; 1e-15 stands for the root of 0

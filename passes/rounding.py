@@ -1,0 +1,106 @@
+"""What a rewritten score loses to rounding, and what must hold so that it loses no more than the formula it came from.
+
+Two things cost digits. A difference that was multiplied out is a small number made of large ones: its error is that of
+the large ones. And acosh, acos, sqrt and their like have infinite slope where tokens coincide: an error of ε in their
+argument becomes one of sqrt(ε), and more in the gradient. How large the numbers are and how near tokens come is known at
+run time only, so both are conditions that the tile program checks (`tile.require`). Where one fails, the same attention
+runs in double precision.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+from aatc.ir.errors import ScoreError
+from aatc.ir.score.derivative import gradients
+from aatc.ir.score.expr import ONE, Expr, call, const, mul, postorder
+from aatc.passes.score_bounds import static_bound
+from aatc.passes.score_rules import Normaliser
+
+#: Error of a score, and relative error of a distance from a singular point, that leave single precision its digits.
+TOLERANCE = 5e-6
+#: Half the distance from 1 to the next number of single precision: the relative error of one rounding.
+UNIT = 2.0**-24
+
+#: Words whose slope is infinite at an end of their argument's range. Each end is (sign, offset): sign * x + offset is
+#: the distance from it.
+SINGULAR: dict[str, tuple[tuple[float, float], ...]] = {
+    "acosh": ((1.0, -1.0),),
+    "expacosh": ((1.0, -1.0),),
+    "acos": ((-1.0, 1.0), (1.0, 1.0)),
+    "asinsqrt": ((1.0, 0.0), (-1.0, 1.0)),
+    "sqrt": ((1.0, 0.0),),
+}
+#: Those that lose digits even where nothing was multiplied out: contractions near ±1 are their ordinary arguments.
+_ALWAYS = ("acosh", "expacosh", "acos")
+
+
+@dataclass(frozen=True)
+class Check:
+    """A condition on the linear form ``argument`` of a score.
+
+    kind "spread": the rounding error of its contractions, times ``gain``, is small. kind a word of `SINGULAR`: it stays
+    away from where that word is singular. ``gain`` bounds the slope of the score in the form or in the word, and is no
+    pair expression.
+    """
+
+    kind: str
+    argument: Expr
+    gain: Expr
+
+
+def checks_of(body: Expr, rules: Normaliser) -> list[Check] | None:
+    """The conditions under which a score in normal form, assembled by ``rules``, keeps its digits; None when there are
+    none."""
+    parents: dict[Expr, list[Expr]] = {}
+    order = postorder(body)
+    for e in order:
+        for a in dict.fromkeys(e.args):
+            parents.setdefault(a, []).append(e)
+    found: list[Check] = []
+    whole = rules.forms.get(body)
+    if whole is not None and whole.expanded:
+        found.append(Check("spread", body, ONE))
+    for e in order:
+        form = rules.forms.get(e)
+        if e is body or form is None or not form.contractions:
+            continue
+        for parent in parents[e]:
+            singular = parent.fn in SINGULAR and (form.expanded or parent.fn in _ALWAYS)
+            if not singular and not form.expanded:
+                continue
+            gain = _word_gain(body, parent, parents, rules) if singular else _slope(body, e, rules)
+            if gain is None or (singular and form.others):
+                return None
+            found.append(Check(parent.fn if singular else "spread", e, gain))
+    return list(dict.fromkeys(found))
+
+
+def _word_gain(body: Expr, word: Expr, parents: dict[Expr, list[Expr]], rules: Normaliser) -> Expr | None:
+    """A bound of the score's slope in a singular word. One that is squared, d(x)², counts twice its coefficient:
+    the slope is 2 d d', and d d' is bounded."""
+    users = parents.get(word, [])
+    if len(users) == 1 and users[0].fn == "square":
+        inner = _slope(body, users[0], rules)
+        return None if inner is None else mul(const(2.0), inner)
+    return _slope(body, word, rules)
+
+
+def _slope(body: Expr, e: Expr, rules: Normaliser) -> Expr | None:
+    """A bound of |d body / d e| that is no pair expression, or None."""
+    if body is e:
+        return ONE
+    try:
+        found = gradients([(body, ONE)], [e]).get(e)
+    except ScoreError:
+        return None
+    if found is None or found.rank:
+        return None
+    if found.is_const:
+        return const(abs(float(found.value)))
+    if not found.is_pair:
+        return call("abs", found)
+    known = {x: (0.0, math.inf) for x in rules.nonnegative}
+    largest = max(map(abs, static_bound(found, known)))
+    return const(largest) if math.isfinite(largest) else None

@@ -1,0 +1,156 @@
+"""Conditions for single precision in tile code: how far tokens spread, and how near they come to each other.
+
+See `passes.rounding` for what is at stake. A contraction of vectors a_i, b_j is off by at most about
+ε max|a| max|b|; the largest lengths are found once per call, the nearest pair as the tiles go by.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from aatc.ir.core import Value
+from aatc.ir.score.expr import ONE, ZERO, Expr, add, call, const, mul, param, params, sub, total
+from aatc.ir.score.program import Program
+from aatc.ir.types import TensorType
+from aatc.passes.factor import Token
+from aatc.passes.rounding import SINGULAR, TOLERANCE, UNIT, Check
+from aatc.passes.score_rules import Normaliser, Terms
+from aatc.passes.tile_core import Frame, atom_env, compute_atoms, mask_tile
+
+_INF = float("inf")
+
+
+def checks_of(attrs) -> list[Check]:
+    """The conditions an attention carries in its attributes."""
+    flat = attrs.get("checks", ())
+    return [
+        Check(kind, argument.body, gain.body)
+        for kind, argument, gain in zip(flat[::3], flat[1::3], flat[2::3], strict=True)
+    ]
+
+
+class Peaks:
+    """Scalars over buffers: largest lengths and magnitudes, and what is computed of them."""
+
+    def __init__(self, fr: Frame):
+        self.fr = fr
+        self.values: dict[str, Value] = {}
+
+    def of_buffer(self, buffer: Value, rows: bool) -> Expr:
+        """The largest length of a vector, or the largest entry, as a parameter of scalar programs."""
+        name = f"peak_{buffer.name}"
+        if name not in self.values:
+            t = TensorType.of(buffer.type.dtype, ())  # type: ignore[attr-defined]
+            self.values[name] = self.fr.b.op("tile.peak", [buffer], [t], names=[name], rows=rows)[0]
+        return param(name, "")
+
+    def of_token(self, t: Token) -> Expr:
+        return self.of_buffer(self.fr.buffers[t.name], t.axes.endswith("d"))
+
+    def of_number(self, e: Expr) -> Expr:
+        """The largest magnitude of a number per token, per head, or a constant."""
+        if e.is_const:
+            return const(abs(float(e.value)))
+        return self.of_token(self.fr.f.token(e))
+
+    def scalar(self, e: Expr, name: str) -> Value:
+        """The value of an expression over peaks."""
+        program = Program.of(e)
+        t = TensorType.of(self.fr.a.dtype, ())
+        operands = [self.values[n] for n in program.names]
+        return self.fr.b.op(
+            "tile.token", operands, [t], names=[name], program=program, axes="", sizes=self.fr.a.sizes, flat=False
+        )[0]
+
+
+def rounding_error(peaks: Peaks, t: Terms) -> Expr:
+    """A bound of a linear form's rounding error, of peaks."""
+    f = peaks.fr.f
+    parts = [mul(peaks.of_token(f.token(x, "bhid")), peaks.of_token(f.token(y, "bhjd"))) for x, y in t.contractions]
+    parts += [mul(peaks.of_number(r), peaks.of_number(c)) for r, c in t.separable]
+    parts += [peaks.of_number(e) for e in (t.row, t.col, t.flat) if e is not ZERO]
+    return mul(const(UNIT), total(parts))
+
+
+def tokens_of(check: Check, f, unit: float, body: Expr) -> Terms:
+    """The linear form of a condition, its tokens entered among those of ``f``."""
+    rules = Normaliser()
+    scaled = unit if check.argument is body else 1.0
+    t = rules.forms[rules.number(mul(const(scaled), check.argument))]
+    for x, y in t.contractions:
+        f.token(x, "bhid"), f.token(y, "bhjd")
+    for e in (t.row, t.col, check.gain, *(x for pair in t.separable for x in pair)):
+        if not e.is_const:
+            f.token(e)
+    return t
+
+
+@dataclass
+class _End:
+    """One end of a singular word's range: distance = sign * argument + offset, which must exceed ``limit``."""
+
+    argument: Expr
+    sign: float
+    offset: float
+    limit: Value
+
+
+class Watch:
+    """The conditions of one forward function: those on sizes are emitted at once, those on distances as tiles go by."""
+
+    def __init__(self, fr: Frame, checks: Sequence[tuple[Check, Terms]], unit: float, body: Expr):
+        self.ends: list[_End] = []
+        peaks = Peaks(fr)
+        for n, (check, terms) in enumerate(checks):
+            error = rounding_error(peaks, terms)
+            gain = peaks.of_number(check.gain)
+            if check.kind == "spread":
+                if check.argument is body:
+                    error = mul(const(1 / unit), error)
+                room = sub(const(TOLERANCE), mul(gain, error))
+                if params(room):
+                    fr.b.op("tile.require", [peaks.scalar(room, f"room{n}")], [], least=0.0)
+                continue
+            steep = const(max(1.0, gain.value)) if gain.is_const else call("maximum", ONE, gain)
+            ratio = mul(mul(const(1 / TOLERANCE), error), steep)
+            limit = peaks.scalar(add(ratio, call("square", ratio)), f"limit{n}")
+            argument = fr.f.number(check.argument)
+            self.ends += [_End(argument, sign, offset, limit) for sign, offset in SINGULAR[check.kind]]
+
+    def names(self) -> list[str]:
+        return [f"near{n}" for n in range(len(self.ends))]
+
+    def inits(self, fr: Frame) -> list[Value]:
+        s = fr.s
+        return [
+            fr.b.fill(e.sign * _INF, "gi", fr.at, s.heads, s.rows, 1, name=f"near{n}_0")
+            for n, e in enumerate(self.ends)
+        ]
+
+    def update(self, fr: Frame, forms, partial: Value | None, carried: Sequence[Value]) -> list[Value]:
+        """The nearest pair of each row so far; masked pairs do not count."""
+        b, s, out = fr.b, fr.s, []
+        for n, (e, nearest) in enumerate(zip(self.ends, carried, strict=True)):
+            compute_atoms(fr, [e.argument])
+            env = atom_env(fr, [e.argument])
+            tile = (
+                env[e.argument.name]
+                if e.argument.fn == "param"
+                else b.map([(f"arg{n}", e.argument, b.tile(s.heads, s.rows, s.cols))], env)[0]
+            )
+            tile = mask_tile(fr, forms.mask, tile, partial, e.sign * _INF, f"open{n}")
+            out.append(b.reduce("min" if e.sign > 0 else "max", "j", tile, nearest, name=f"near{n}"))
+        return out
+
+    def require(self, fr: Frame, found: Sequence[Value]) -> None:
+        """Ends the function unless all pairs of the rows are far enough from every end."""
+        b, s = fr.b, fr.s
+        x, limit_ = param("x_", "bhi"), param("limit_", "")
+        for n, (e, nearest) in enumerate(zip(self.ends, found, strict=True)):
+            limit = b.op("tile.load", [e.limit], [b.tile(1, 1, 1)], names=[f"limit{n}_t"], axes="")[0]
+            distance = add(mul(const(e.sign), x), const(e.offset))
+            (room,) = b.map(
+                [(f"room_t{n}", sub(distance, limit_), b.tile(s.heads, s.rows, 1))], {"x_": nearest, "limit_": limit}
+            )
+            b.op("tile.require", [room], [], least=0.0)

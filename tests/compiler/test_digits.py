@@ -1,0 +1,261 @@
+"""Digits of single precision: compiled attention loses no more of them than the formula as it was written.
+
+The oracles are plain PyTorch: the formula in float64 is the truth, the same in float32 says what is lost anyway.
+"""
+
+import math
+
+import pytest
+import torch
+import torch.nn.functional as F
+
+import aatc
+from aatc import biases, masks, metrics
+from tests.compiler.harness import build
+
+N, D = 96, 8
+
+
+def squared(q, k):
+    return (q.unsqueeze(3) - k.unsqueeze(2)).square().sum(-1)
+
+
+def minkowski(q, k):
+    return q[..., 1:] @ k[..., 1:].mT - q[..., :1] @ k[..., :1].mT
+
+
+def fisher_rao(q, k):
+    chord = (q.sqrt().unsqueeze(3) - k.sqrt().unsqueeze(2)).square().sum(-1)
+    return -4 * torch.asin((chord / 4).clamp(0, 1).sqrt())
+
+
+def poincare(q, k):
+    low = (1 - q.square().sum(-1)).unsqueeze(3) * (1 - k.square().sum(-1)).unsqueeze(2)
+    return -torch.acosh(1 + 2 * squared(q, k) / low)
+
+
+def lift(x):
+    return torch.cat([(1 + x.square().sum(-1, keepdim=True)).sqrt(), x], -1)
+
+
+def euclidean(q, k):
+    s = squared(q, k)
+    return -(s + (s == 0)).sqrt() * (s > 0) / math.sqrt(D)
+
+
+def sphere(q, k):
+    return -torch.acos((F.normalize(q, dim=-1) @ F.normalize(k, dim=-1).mT).clamp(-1, 1))
+
+
+#: name -> (metric, scores in plain PyTorch, what makes points of it)
+METRICS = {
+    "squared": (metrics.Euclidean(), lambda q, k: -squared(q, k) / math.sqrt(D), lambda x: x),
+    "euclidean": (metrics.Euclidean(squared=False), euclidean, lambda x: x),
+    "lorentz": (
+        metrics.LorentzDistance(lift=True),
+        lambda q, k: -torch.acosh((-minkowski(lift(q), lift(k))).clamp(min=1)),
+        lambda x: 0.7 * x,
+    ),
+    "lorentz-3": (
+        metrics.LorentzDistance(beta=3.0, lift=True),
+        lambda q, k: -3 * torch.acosh((-minkowski(lift(q), lift(k))).clamp(min=1)),
+        lambda x: 0.7 * x,
+    ),
+    "poincare": (metrics.Poincare(), poincare, lambda x: 0.7 * x / (1 + x.norm(dim=-1, keepdim=True))),
+    "poincare-squared": (
+        metrics.Poincare(squared=True),
+        lambda q, k: -poincare(q, k).square(),
+        lambda x: 0.7 * x / (1 + x.norm(dim=-1, keepdim=True)),
+    ),
+    "sphere": (metrics.SphereGeodesic(), sphere, lambda x: x),
+    "fisher-rao": (metrics.FisherRao(), fisher_rao, lambda x: F.softmax(x, -1)),
+}
+
+
+def attention(scores, v, keep=None):
+    if keep is not None:
+        scores = scores.masked_fill(~keep, float("-inf"))
+    return scores.softmax(-1) @ v
+
+
+def deviation(got, want):
+    """The largest difference, relative to the largest entry."""
+    return float((got.double() - want).abs().max() / want.abs().max().clamp(min=1e-12))
+
+
+def allowed(plain, want):
+    return max(2e-5, 4 * deviation(plain, want))
+
+
+def hold(q, k, v, scores, keep=None, gradients=True, **parts):
+    """Output and gradients of the compiled attention against the formula in float64, with the digits of float32."""
+    inputs = [x.clone().requires_grad_() for x in (q, k, v)]
+    built = build(*inputs, **parts)
+    got = built.program.main(*[*inputs, *built.operands[3:]])[0]
+    found = []
+    probe = torch.randn(got.shape, dtype=torch.float64)
+    for dtype in (torch.float64, torch.float32):
+        x = [t.detach().to(dtype).requires_grad_() for t in (q, k, v)]
+        o = attention(scores(x[0], x[1]), x[2], keep)
+        found.append((o.detach(), torch.autograd.grad(o, x, probe.to(dtype))))
+    (want, want_grads), (plain, plain_grads) = found
+    assert deviation(got, want) <= allowed(plain, want)
+    if gradients:
+        for g, w, p in zip(torch.autograd.grad(got, inputs, probe.float()), want_grads, plain_grads, strict=True):
+            assert deviation(g, w) <= allowed(p, w)
+    return built
+
+
+def points(name, n=N, seed=0):
+    make = METRICS[name][2]
+    generator = torch.Generator().manual_seed(seed)
+    return make(torch.randn(1, 2, n, D, generator=generator))
+
+
+@pytest.mark.parametrize("library", [True, False])
+@pytest.mark.parametrize("name", METRICS)
+def test_tied_queries_and_keys_keep_their_digits(name, library):
+    """q and k are one tensor: the nearest key of every query is itself, at distance 0."""
+    x = points(name)
+    metric, scores, _ = METRICS[name]
+    # gradients of a formula at its own kink are rounding, in any precision: only outputs are compared there
+    hold(x, x, torch.randn(1, 2, N, D), scores, metric=metric, library=library, gradients=name == "squared")
+
+
+@pytest.mark.parametrize("apart", [1e-2, 1e-3, 1e-4])
+@pytest.mark.parametrize("name", METRICS)
+def test_keys_close_to_their_queries_keep_their_digits(name, apart):
+    x, y = points(name), points(name, seed=1)
+    metric, scores, _ = METRICS[name]
+    hold(x, x + apart * (y - x), torch.randn(1, 2, N, D), scores, metric=metric)
+
+
+@pytest.mark.parametrize("name", ["squared", "euclidean"])
+@pytest.mark.parametrize("spread", [30.0, 1e3, 1e5])
+def test_clusters_far_apart_keep_their_digits(name, spread):
+    q, k = points(name), points(name, seed=1)
+    far = torch.where(torch.arange(N) % 2 == 0, spread, -spread).reshape(1, 1, N, 1)
+    metric, scores, _ = METRICS[name]
+    hold(q + far, k + far, torch.randn(1, 2, N, D), scores, metric=metric)
+
+
+@pytest.mark.parametrize("offset", [1e3, 1e5])
+def test_heads_with_offsets_of_their_own_keep_their_digits(offset):
+    q, k = points("squared"), points("squared", seed=1)
+    shift = torch.tensor([offset, -offset]).reshape(1, 2, 1, 1)
+    metric, scores, _ = METRICS["squared"]
+    hold(q + shift, k + shift, torch.randn(1, 2, N, D), scores, metric=metric)
+
+
+def test_documents_far_apart_under_a_mask_keep_their_digits():
+    q, k = points("squared"), points("squared", seed=1)
+    ids = torch.arange(N) // 24
+    far = 1e3 * ids.reshape(1, 1, N, 1)
+    metric, scores, _ = METRICS["squared"]
+    keep = ids.unsqueeze(1) == ids
+    hold(q + far, k + far, torch.randn(1, 2, N, D), scores, keep, metric=metric, mask=masks.documents(ids))
+
+
+@aatc.metric
+def student(q, k):
+    return -torch.log1p((q - k).square().sum())
+
+
+@aatc.metric
+def gaussian(q, k):
+    return 5.0 * torch.exp(-0.5 * (q - k).square().sum())
+
+
+@pytest.mark.parametrize("metric, scores", [
+    (student, lambda q, k: -torch.log1p(squared(q, k))),
+    (gaussian, lambda q, k: 5 * torch.exp(-0.5 * squared(q, k))),
+])  # fmt: skip
+@pytest.mark.parametrize("spread", [0.0, 1e3])
+def test_functions_of_distances_keep_their_digits(metric, scores, spread):
+    q, k = points("squared"), points("squared", seed=1)
+    far = torch.where(torch.arange(N) % 2 == 0, spread, -spread).reshape(1, 1, N, 1)
+    hold(q + far, k + far, torch.randn(1, 2, N, D), scores, metric=metric)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+@pytest.mark.parametrize("n, largest", [(512, 0.5), (512, 8.0), (2048, 1.0)])
+def test_trained_slopes_keep_the_digits_of_their_gradients(dtype, n, largest):
+    q, k, v = (torch.randn(1, 2, n, D, generator=torch.Generator().manual_seed(s)).to(dtype) for s in range(3))
+    slopes = torch.tensor([largest, largest / 7])
+    i = torch.arange(n)
+    keep = i.unsqueeze(1) >= i
+
+    def scores(q, k, slopes):
+        return q @ k.mT / math.sqrt(D) - slopes.reshape(2, 1, 1) * (i.unsqueeze(1) - i).abs()
+
+    tensors = [q, k, v, slopes]
+    leaves = [t.clone().requires_grad_() for t in tensors]
+    built = build(*leaves[:3], metric=metrics.DotProduct(), bias=biases.ALiBi(leaves[3]), mask=masks.causal())
+    got = built.program.main(*leaves)[0]
+    probe = torch.randn(got.shape, dtype=torch.float64)
+    results = []
+    for kind in (torch.float64, torch.float32):
+        x = [t.detach().to(kind).requires_grad_() for t in tensors]
+        o = attention(scores(x[0], x[1], x[3]), x[2], keep).to(kind if dtype == torch.float32 else dtype)
+        results.append((o.detach().double(), torch.autograd.grad(o, x, probe.to(o.dtype))))
+    (want, want_grads), (plain, plain_grads) = results
+    unit = 2e-5 if dtype == torch.float32 else 2e-2
+    assert deviation(got, want) <= max(unit, 4 * deviation(plain, want))
+    for g, w, p in zip(torch.autograd.grad(got, leaves, probe.to(dtype)), want_grads, plain_grads, strict=True):
+        assert deviation(g, w.double()) <= max(unit, 4 * deviation(p, w.double()))
+
+
+@pytest.mark.parametrize("start", [0.0, 1e6, 1e9])
+def test_differences_of_captured_positions_keep_their_digits(start):
+    @aatc.metric(at="i[i]", to="i[j]")
+    def near(q, k, at, to):
+        return q @ k - 0.3 * (at - to).abs()
+
+    q, k = points("squared"), points("squared", seed=1)
+    i = torch.arange(N) * 3
+    positions = i + int(start)
+    hold(
+        q, k, torch.randn(1, 2, N, D),
+        lambda q, k: q @ k.mT - (0.3 * (i.unsqueeze(1) - i).abs()).to(q.dtype),
+        metric=near(at=positions, to=positions),
+    )  # fmt: skip
+
+
+# --- very large scores ---------------------------------------------------------------------------------------
+@pytest.mark.parametrize("library", [True, False])
+@pytest.mark.parametrize("least", [-1e9, torch.finfo(torch.float32).min])
+@pytest.mark.parametrize("shape", ["keys", "pairs"])
+def test_rows_of_very_negative_biases_are_means_as_in_pytorch(library, least, shape):
+    """The additive masks of padded batches: where all keys of a row are far below, softmax sees no difference."""
+    q, k, v = (torch.randn(2, 2, 24, D, generator=torch.Generator().manual_seed(s)) for s in range(3))
+    bias = torch.zeros(2, 1, 24, 24)
+    bias[0, :, :, 15:] = least
+    if shape == "pairs":
+        bias[1, :, 7] = least
+    else:
+        bias = bias[:, :, :1].clone()
+        bias[1] = least
+    inputs = [x.clone().requires_grad_() for x in (q, k, v)]
+    built = build(*inputs, metric=metrics.DotProduct(), bias=bias, library=library)
+    got, lse = built.program.main(*[*inputs, *built.operands[3:]])
+    leaves = [x.clone().requires_grad_() for x in (q, k, v)]
+    want = F.scaled_dot_product_attention(*leaves, attn_mask=bias.expand(2, 2, 24, 24))
+    eager = aatc.attend(*(x.detach() for x in leaves), metric=metrics.DotProduct(), bias=bias)
+    probe = torch.randn_like(want)
+    # not the library's own gradients: it takes weights from a log-sum-exp that has lost the number of keys
+    written = attention(leaves[0] @ leaves[1].mT / math.sqrt(D) + bias, leaves[2])
+    grads = torch.autograd.grad(got, inputs, probe), torch.autograd.grad(written, leaves, probe)
+    closed = slice(7, 8) if shape == "pairs" else slice(None)
+    # what a score of -1e9 still knows of q and k depends on where it is rounded: such rows are compared loosely
+    rows = torch.zeros(2, 24, dtype=torch.bool)
+    rows[1, closed] = least == -1e9
+    open_ = ~rows.reshape(2, 1, 24, 1)
+    for x in (got, eager):
+        torch.testing.assert_close(x * open_, want * open_, rtol=2e-5, atol=2e-5)
+    mean = v[1].mean(-2, keepdim=True)
+    if least < -1e9:
+        torch.testing.assert_close(got[1, :, closed], mean.expand_as(got[1, :, closed]), rtol=1e-5, atol=1e-5)
+        for g, w in zip(*grads, strict=True):
+            torch.testing.assert_close(g, w, rtol=2e-5, atol=2e-5)
+    assert torch.isfinite(got).all() and all(torch.isfinite(g).all() for g in grads[0])
+    assert (lse[1, :, closed] < -1e8).all()
