@@ -74,7 +74,7 @@ class AdaptiveTile(Pass):
         a = Attention(op, module.dims, double=bool(op.attrs.get("double")))
         attrs = {"names": a.names, **self._version(module, a, stem, ctx)}
         if any(x.name == "tile.require" for x in module.funcs[stem].body.walk()):
-            exact = self._version(module, Attention(op, module.dims, double=True), f"{stem}_exact", ctx)
+            exact = self._version(module, Attention(op, module.dims, double=True), f"{stem}_exact", ctx, library=False)
             attrs |= {"exact": exact["forward"], "exact_backward": exact["backward"], "exact_grads": exact["grads"]}
             ctx.count("double-precision-version")
         if a.programs.mask is not None:
@@ -89,11 +89,13 @@ class AdaptiveTile(Pass):
             result_names=[r.name for r in op.results],
         )
 
-    def _version(self, module: Module, a: Attention, stem: str, ctx: Context) -> dict[str, Any]:
+    def _version(
+        self, module: Module, a: Attention, stem: str, ctx: Context, *, library: bool = True
+    ) -> dict[str, Any]:
         """Adds a forward and a backward tile function; returns the attributes that name them."""
         forms = Forms(a)
         schedule = self._schedule(a, ctx.target)
-        plain = self._library_form(a, ctx.target)
+        plain = self._library_form(a, ctx.target) if library else None
         forward = lower_library(a, forms, plain, schedule, stem) if plain else lower_forward(a, forms, schedule, stem)
         if plain and plain.shift is None and (a.programs.mask is None or plain.causal):
             backward, grads = lower_library_backward(a, forms, plain, schedule, f"{stem}_backward")

@@ -23,7 +23,7 @@ from aatc.passes.tile_forward import Forms, arguments, finish_output
 
 
 #: A log-sum-exp beyond this has lost the sum in its rounding, and the backward would take wrong weights from it.
-_MOST = 1e4
+_MOST = {"f32": 1e4, "f64": 1e8}
 
 
 @dataclass(frozen=True)
@@ -139,8 +139,7 @@ def lower_library(a: Attention, forms: Forms, plain: Library, s: Schedule, name:
     )
     if plain.pad_v:
         out = _cut(b, a, out)
-    if a.dtype == "f32":
-        _require_sums(fr, lse)
+    _require_sums(fr, lse)
     return new_func(name, b, args, finish_output(fr, forms, out, lse, [lse]), {"schedule": str(s)})
 
 
@@ -163,7 +162,7 @@ def _require_sums(fr: Frame, lse: Value) -> None:
     open_ = Program((inner,), call("where", closed, const(0.0), inner))
     finite = _token_of(fr, [lse], open_, "bhi", lse.type, "open")  # type: ignore[arg-type]
     peaks = Peaks(fr)
-    room = sub(const(_MOST), peaks.of_buffer(finite, False))
+    room = sub(const(_MOST[fr.a.dtype]), peaks.of_buffer(finite, False))
     fr.b.op("tile.require", [peaks.scalar(room, "sums")], [], least=0.0)
 
 
