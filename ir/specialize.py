@@ -43,7 +43,9 @@ def _needed(op: Op, live: set[Value]) -> bool:
     if lookup_op(op.name).terminator:
         return True
     return any(r in live for r in op.results) or any(
-        _needed(inner, live) and (inner.name in _WRITES or inner.name == "tile.require") for r in op.regions for inner in r.walk()
+        _needed(inner, live) and (inner.name in _WRITES or inner.name == "tile.require")
+        for r in op.regions
+        for inner in r.walk()
     )
 
 

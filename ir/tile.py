@@ -160,8 +160,9 @@ _def(
         "causal": Attr.of("bool", "key j is open to query i iff j <= i"),
         "bias": Attr.of("bool", "the fourth operand is the bias"),
         "shift": Attr.of(
-            "bool", "the fifth operand is a number per query to be added to the bias; both are in double precision, and "
-            "the function ends without results where blocks of rows cannot keep the digits of their sum"
+            "bool",
+            "the fifth operand is a number per query to be added to the bias; both are in double precision, and "
+            "the function ends without results where blocks of rows cannot keep the digits of their sum",
         ),
         "map": Attr.of("bool", "the next operand is the tile map"),
         "mask": Attr.of("program", "mask of partial tiles, over the remaining operands", required=False),

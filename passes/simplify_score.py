@@ -60,9 +60,7 @@ class SimplifyScore(Pass):
                 assumptions = ("the mask admits only keys j <= i",)
             if rules.count["isometry"]:
                 assumptions = (*assumptions, "frames are orthogonal")
-            ctx.certify(
-                op, "normal-form", f"the score equals {full}", witness, assumptions=assumptions, widths=widths
-            )
+            ctx.certify(op, "normal-form", f"the score equals {full}", witness, assumptions=assumptions, widths=widths)
         body = full
         if softmax and full is not program.body:
             body = self._drop_row_terms(edit, op, users, rules, terms, full, ctx, widths)
@@ -84,9 +82,7 @@ class SimplifyScore(Pass):
         if not kept.is_pair:
             return full  # nothing but numbers per query or key: leave it whole
         rules.count["drop-row-constant"] += 1
-        ctx.certify(
-            op, "drop-row-constant", f"softmax does not see {row}", ("row-constant", full, kept), widths=widths
-        )
+        ctx.certify(op, "drop-row-constant", f"softmax does not see {row}", ("row-constant", full, kept), widths=widths)
         for user in users:
             _restore_lse(edit, user, op, row)
         return kept
@@ -176,9 +172,7 @@ def _simplify_carry(op: Op, ctx: Context) -> None:
         return
     body = substitute(program.body, table)
     widths = tuple(
-        (p.name, _tail(p, v))
-        for p, v in zip(program.params, (op.operands[0], *op.operands[2:]), strict=True)
-        if p.rank
+        (p.name, _tail(p, v)) for p, v in zip(program.params, (op.operands[0], *op.operands[2:]), strict=True) if p.rank
     )
     ctx.certify(op, "normal-form", f"the carried value equals {body}", ("equal", program.body, body), widths=widths)
     op.attrs["carry"] = Program(program.params, body)

@@ -15,6 +15,7 @@ from aatc.passes.score_rules import Normaliser
 from aatc.passes.tile_checks import Watch, checks_of, tokens_of
 from aatc.passes.tile_core import Frame, atom_env, classify, compute_atoms, loops, mask_tile, sweep
 
+
 class Forms:
     """The factored programs of an attention: ``score`` is the score over atoms times ``unit``, ``weight`` the closed
     form of exp(score) if there is one, ``carry`` the carried value's terms, ``epilogue`` the query's map, ``row`` what

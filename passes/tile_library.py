@@ -55,7 +55,13 @@ def library_form(a: Attention) -> Library | None:
         shift, terms.row = (terms.row if rules.count["split"] else None), ZERO
     dots = rules.merged(terms)
     number_free = terms.row is ZERO and terms.flat is ZERO
-    if len(dots) != 1 or terms.separable or terms.others or not number_free or (shift is not None and terms.col is ZERO):
+    if (
+        len(dots) != 1
+        or terms.separable
+        or terms.others
+        or not number_free
+        or (shift is not None and terms.col is ZERO)
+    ):
         return None
     inner, _, _ = split_epilogue(a.programs.carry.body)
     if inner.is_pair or not is_col(inner) or "j" not in inner.axes:

@@ -208,7 +208,9 @@ def scatter(
 _BIAS_ERROR, _FEWEST = 8e-6, 64
 
 
-def library(q, k, v, bias, shift, tiles: TileMap | None, mask: Program | None, captures, causal: bool, rows: int, sizes):
+def library(
+    q, k, v, bias, shift, tiles: TileMap | None, mask: Program | None, captures, causal: bool, rows: int, sizes
+):
     """Fused attention of the library, scale 1, over blocks of rows where a tile map tells what to skip.
 
     q, k, v (B,H,N,D), (B,H,M,D), (B,H,M,D); bias (B,H,M) or None; shift (B,H,N) or None, in double precision as bias
