@@ -1,9 +1,12 @@
-"""The typed errors of aatc: each says what happened, where, and what to do about it."""
+"""The typed errors and warnings of aatc: each says what happened, where, and what to do about it."""
 
 from aatc.ir.errors import (
     AatcError,
+    AatcWarning,
     BackendError,
     CaptureError,
+    CompilerBugWarning,
+    FallbackWarning,
     ParseError,
     PassError,
     ScheduleError,
@@ -15,6 +18,6 @@ from aatc.ir.errors import (
 )
 
 __all__ = [
-    "AatcError", "BackendError", "CaptureError", "ParseError", "PassError", "ScheduleError", "ScoreError",
-    "ShapeError", "TextError", "UnsupportedError", "VerifyError",
+    "AatcError", "AatcWarning", "BackendError", "CaptureError", "CompilerBugWarning", "FallbackWarning", "ParseError",
+    "PassError", "ScheduleError", "ScoreError", "ShapeError", "TextError", "UnsupportedError", "VerifyError",
 ]  # fmt: skip

@@ -113,7 +113,9 @@ def _backward(ctx, grad_o, grad_lse):
 
 
 def _without_autocast(f):
-    """The function with autocast off: scores are computed in the dtype they are defined in."""
+    """The function with autocast off, since scores are computed in the dtype they are defined in, and without a default
+    device."""
+    f = transforms.undisturbed(f)
 
     @wraps(f)
     def run(first, *rest):

@@ -13,7 +13,7 @@ from typing import Any
 
 import torch
 
-from aatc.ir.reference import Attention, compute_dtype, expand_heads
+from aatc.ir.reference import Attention, compute_dtype, expand_heads, tell
 from aatc.ir.score.evaluate import evaluate
 from aatc.ir.score.expr import Expr, postorder
 from aatc.ir.score.functions import FUNCTIONS
@@ -31,16 +31,13 @@ _INSIDE: dict[str, tuple[Callable[[torch.Tensor], torch.Tensor], float]] = {
 def attend(att: Attention, tensors: Mapping[str, torch.Tensor]) -> tuple[torch.Tensor, torch.Tensor]:
     """Output (B,H,N,E) in v's dtype and log-sum-exp (B,H,N) in the compute dtype."""
     q, k, v = (tensors[n] for n in att.names[:3])
+    tell(q, k)
     sizes, dtype = (q.shape[0], q.shape[1], q.shape[2], k.shape[2]), compute_dtype(q.dtype)
-    env = dict(tensors)
-    keep, spoiled = None, None
+    env, keep, spoiled = dict(tensors), None, None
     if att.mask is not None:
         shown = {n: expand_heads(t, sizes[1]) if n in att.names[1:3] else t for n, t in env.items()}
-        keep = _value(att.mask.body, shown, sizes, dtype)[..., 0].expand(sizes)
-        bad = ~(torch.isfinite(k).all(-1) & torch.isfinite(v).all(-1))
-        for name in att.names[1:3]:
-            env[name] = torch.where(bad.unsqueeze(-1), torch.zeros_like(env[name]), env[name])
-        spoiled = (keep & expand_heads(bad, sizes[1]).unsqueeze(2)).any(-1)
+        keep = _value(att.mask.body, shown, sizes, torch.float64)[..., 0].expand(sizes)
+        env, spoiled = _contained(att, env, keep)
     env = {n: expand_heads(t, sizes[1]) if n in att.names[1:3] else t for n, t in env.items()}
     done: dict[Expr, torch.Tensor] = {}
     s = _value(att.score.body, env, sizes, dtype, done)[..., 0].expand(sizes)
@@ -72,6 +69,41 @@ def attend_backward(
             torch.autograd.grad(results, floats, (grad_o, grad_lse), create_graph=True, materialize_grads=True)
         )
     return [next(found) if t.is_floating_point() else None for t in own]
+
+
+def _contained(
+    att: Attention, env: dict[str, torch.Tensor], keep: torch.Tensor
+) -> tuple[dict[str, torch.Tensor], torch.Tensor]:
+    """Tensors in which entries that are not finite are zero (`aatc.ir.containment`), and the rows (B,H,N) that see
+    one; entries of captures per pair are zero where the mask is closed."""
+    heads, axes = keep.shape[1], att.axes
+    k, v = (env[n] for n in att.names[1:3])
+    bad = ~(torch.isfinite(k).all(-1) & torch.isfinite(v).all(-1))
+    for name in att.names[1:3]:
+        env[name] = torch.where(bad.unsqueeze(-1), torch.zeros_like(env[name]), env[name])
+    bad = expand_heads(bad, heads)
+    for name in att.names[3:]:
+        own, t = axes.get(name, ""), env[name]
+        if not t.is_floating_point() or "j" not in own or set(own) & set("tu"):
+            continue
+        if "i" in own:
+            closed = ~_along(keep, own)
+            env[name] = torch.where(closed.reshape(*closed.shape, *(1,) * (t.dim() - closed.dim())), 0.0, t)
+            continue
+        entries = torch.isnan(t) | (t == float("inf"))
+        env[name] = torch.where(entries, 0.0, t)
+        lead = [c for c in own if c in "bhj"]
+        entries = entries.flatten(len(lead)).any(-1) if t.dim() > len(lead) else entries
+        bad = bad | entries.reshape([entries.shape[lead.index(c)] if c in lead else 1 for c in "bhj"])
+    return env, (keep & bad.unsqueeze(2)).any(-1)
+
+
+def _along(keep: torch.Tensor, axes: str) -> torch.Tensor:
+    """Where any pair is open, along those of b, h, i and j that ``axes`` names."""
+    for d in reversed(range(4)):
+        if "bhij"[d] not in axes:
+            keep = keep.any(d)
+    return keep
 
 
 def _alias(t: torch.Tensor) -> torch.Tensor:

@@ -75,7 +75,12 @@ class ShapeError(AatcError, ValueError):
 
 
 class PassError(AatcError):
-    """A pass pipeline is malformed, or a pass broke a condition it had declared."""
+    """A pass pipeline is malformed, or a pass failed or broke a condition it had declared.
+
+    ``users`` is set when a pass from outside aatc is at fault: such errors are never swallowed.
+    """
+
+    users: bool = False
 
 
 class CaptureError(AatcError):
@@ -88,3 +93,17 @@ class BackendError(AatcError):
 
 class ScheduleError(AatcError):
     """A schedule does not fit the program it is applied to."""
+
+
+class AatcWarning(UserWarning):
+    """Base class of the warnings aatc gives."""
+
+
+class CompilerBugWarning(AatcWarning):
+    """A part of the compiler failed. The numbers are PyTorch's own, but the model runs slower than it should: the
+    message names the model's line and how to report it."""
+
+
+class FallbackWarning(AatcWarning):
+    """PyTorch runs something that costs much more than it would compiled: attention in n*m memory, or inputs beyond
+    the limit of graphs."""

@@ -11,6 +11,7 @@ from dataclasses import dataclass
 
 import torch
 
+from aatc.ir import observe
 from aatc.ir.containment import spoiled_rows
 from aatc.ir.errors import ShapeError
 from aatc.ir.score.derivative import gradients
@@ -87,8 +88,16 @@ def weights(att: Attention, tensors: Mapping[str, torch.Tensor], done: dict | No
     return softmax(s)
 
 
+def tell(q: torch.Tensor, k: torch.Tensor) -> None:
+    """Tells whoever watches (`observe.formula`) that scores of these queries and keys are about to be stored."""
+    if observe.formula.report is not None:
+        pairs = q.shape[0] * q.shape[1] * q.shape[2] * k.shape[2]
+        observe.formula.report(pairs * compute_dtype(q.dtype).itemsize)
+
+
 def attend(att: Attention, tensors: Mapping[str, torch.Tensor]) -> tuple[torch.Tensor, torch.Tensor]:
     """Output (B,H,N,E) in v's dtype and log-sum-exp (B,H,N) in the compute dtype."""
+    tell(tensors[att.names[0]], tensors[att.names[1]])
     tensors, spoiled = spoiled_rows(att.mask, att.names, att.axes, tensors)
     env, sizes, dtype = _prepare(att, tensors)
     p, lse = weights(att, tensors)

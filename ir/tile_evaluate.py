@@ -48,7 +48,7 @@ def token(op, values, interp):
     lead = [n for c, n in zip("bhij", sizes, strict=True) if c in axes]
     full = [n if c in axes else 1 for c, n in zip("bhij", sizes, strict=True)]
     tail = list(out.shape[4:]) if "d" in axes else []
-    out = out.expand(*full, out.shape[4]).reshape(*lead, *tail)
+    out = out.expand(*full, out.shape[4]).reshape([*lead, *tail])
     if op.attrs["flat"] and axes.startswith("bh"):
         out = out.flatten(0, 1)
     return [out.to(_dtype(t)).contiguous()]

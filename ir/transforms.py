@@ -1,11 +1,12 @@
-"""Which of torch's transforms (forward mode, `torch.func`, `torch.vmap`) a computation is part of.
+"""What of torch's state surrounds a computation: transforms (forward mode, `torch.func`, `torch.vmap`), modes.
 
-For code that torch can't see through, and so must ask. Leans on torch's C bindings of these transforms.
+For code that torch can't see through, and so must ask. Leans on torch's C bindings.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from functools import wraps
 from typing import Any
 
 import torch
@@ -74,3 +75,17 @@ def _legacy_level() -> int:
     level = torch._C._vmapmode_increment_nesting() - 1
     torch._C._vmapmode_decrement_nesting()
     return level
+
+
+def undisturbed(function: Callable[..., Any]) -> Callable[..., Any]:
+    """``function`` without the torch function modes around a call of it, such as a default device: what it makes inside
+    is not the caller's."""
+
+    @wraps(function)
+    def run(*args: Any, **kwargs: Any) -> Any:
+        if not torch._C._len_torch_function_stack():
+            return function(*args, **kwargs)
+        with torch._C.DisableTorchFunction():
+            return function(*args, **kwargs)
+
+    return run

@@ -4,8 +4,20 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 
+from aatc.ir.errors import PassError
 from aatc.passes.adaptive_tile import AdaptiveTile
-from aatc.passes.base import REGISTRY, Context, Pass, PassReport, Pipeline, PipelineResult, register, run_passes
+from aatc.passes.base import (
+    REGISTRY,
+    Context,
+    Pass,
+    PassReport,
+    Pipeline,
+    PipelineResult,
+    Placed,
+    checked,
+    register,
+    run_passes,
+)
 from aatc.passes.capture_attention import CaptureAttention
 from aatc.passes.certificate import Certificate, verify
 from aatc.passes.cleanup import Canonicalize, CommonSubexpressions, DeadCode, FoldConstants
@@ -16,11 +28,37 @@ from aatc.passes.simplify_score import SimplifyScore
 DEFAULT = "canonicalize,simplify-score,fuse-attention,fuse-normalizer,adaptive-tile,plan-memory"
 
 
-def default_pipeline(extra: Iterable[Pass] = ()) -> Pipeline:
-    """The built-in pipeline with ``extra`` passes after `fuse-attention`, where a model is shortest to read."""
+def default_pipeline(extra: Iterable[Pass | Placed] = ()) -> Pipeline:
+    """The built-in pipeline with ``extra`` passes where they, or their classes, say: ``before`` or ``after`` a stage
+    ("import", or a pass that is there already); by default after `fuse-attention`, where a model is shortest to read.
+    Passes for one place keep their order."""
     passes = list(Pipeline.parse(DEFAULT).passes)
-    at = next(n for n, p in enumerate(passes) if p.name == "fuse-attention") + 1
-    return Pipeline((*passes[:at], *extra, *passes[at:]))
+    followers: dict[str, Pass] = {}  # the last pass put after a stage
+    for given in extra:
+        p = checked(given.item if isinstance(given, Placed) else given)
+        before, after = (given.before, given.after) if isinstance(given, Placed) else (p.before, p.after)
+        if before and after:
+            raise PassError(f"pass {p.name} is to run both before {before} and after {after}", hint="give one of them")
+        after = after or ("" if before else "fuse-attention")
+        names = [q.name for q in passes]
+        if before:
+            at = _place(p, before, names)
+        elif after == "import":
+            at = passes.index(followers["import"]) + 1 if "import" in followers else 0
+        else:
+            at = _place(p, after, ["import", *names])
+            at = passes.index(followers[after]) + 1 if after in followers else at
+        passes.insert(at, p)
+        followers[after] = p
+    return Pipeline(tuple(passes))
+
+
+def _place(p: Pass, stage: str, names: list[str]) -> int:
+    if stage not in names:
+        raise PassError(
+            f"pass {p.name} is to run beside {stage!r}, which is no stage", hint=f"stages: {', '.join(names)}"
+        )
+    return names.index(stage)
 
 
 __all__ = [
@@ -40,6 +78,7 @@ __all__ = [
     "PassReport",
     "Pipeline",
     "PipelineResult",
+    "Placed",
     "PlanMemory",
     "SimplifyScore",
     "default_pipeline",

@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import dataclasses
+import hashlib
+import marshal
 import re
 import time
+import types
 from collections import Counter
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
@@ -15,6 +18,8 @@ from aatc.ir.core import Module, Op
 from aatc.ir.errors import PassError
 from aatc.ir.target import Target
 from aatc.passes.certificate import Certificate, certify
+from aatc.passes.numerics import Numerics
+from aatc.passes.options import option_text, options_of, read_pipeline
 
 
 @dataclass
@@ -43,12 +48,15 @@ class Pass:
     """Base of passes. Subclass as a frozen dataclass whose fields are the pass's options.
 
     ``name`` is its name in a pipeline; ``requires`` and ``ensures`` name conditions of `CONDITIONS`, checked
-    before and after. ``run`` may change the module in place and returns the module to go on with.
+    before and after. ``before`` or ``after`` names the stage beside which it runs when it is added to the built-in
+    pipeline. ``run`` may change the module in place and returns the module to go on with.
     """
 
     name: ClassVar[str] = ""
     requires: ClassVar[tuple[str, ...]] = ()
     ensures: ClassVar[tuple[str, ...]] = ()
+    before: ClassVar[str] = ""
+    after: ClassVar[str] = ""
 
     def run(self, module: Module, ctx: Context) -> Module:
         raise PassError(f"pass {self.name or type(self).__name__} defines no run(module, ctx)")
@@ -57,9 +65,55 @@ class Pass:
         options = []
         for f in dataclasses.fields(self):
             value = getattr(self, f.name)
-            if value != f.default:
-                options.append(f"{f.name.replace('_', '-')}={_option_text(value)}")
+            if f.init and value != default_of(f):
+                options.append(f"{f.name.replace('_', '-')}={option_text(value)}")
         return f"{self.name}{{{' '.join(options)}}}" if options else self.name
+
+    @classmethod
+    def identity(cls) -> str:
+        """Where the pass is defined and a digest of its code: two passes of one name differ."""
+        code = hashlib.sha256()
+        for base in cls.__mro__[:-1]:
+            for member in vars(base).values():
+                function = getattr(member, "__func__", member)
+                if isinstance(function, types.FunctionType):
+                    code.update(marshal.dumps(function.__code__))
+        return f"{cls.__module__}.{cls.__qualname__}:{code.hexdigest()[:16]}"
+
+
+def default_of(f: dataclasses.Field) -> Any:
+    """A field's default, MISSING if it has none."""
+    return f.default if f.default_factory is dataclasses.MISSING else f.default_factory()
+
+
+@dataclass(frozen=True)
+class Placed:
+    """A pass and the stage it runs before or after, whatever its class says: ``Placed(MyPass(), after="import")``."""
+
+    item: Pass
+    before: str = ""
+    after: str = ""
+
+
+def checked(p: Any) -> Pass:
+    """``p``, if it is a pass: an object of a frozen dataclass derived from `Pass`. PassError otherwise."""
+    if not isinstance(p, Pass):
+        raise PassError(f"{p!r} is not a pass", hint="objects of classes derived from aatc.passes.Pass")
+    _check_class(type(p))
+    return p
+
+
+def _check_class(cls: Any) -> None:
+    if not (isinstance(cls, type) and issubclass(cls, Pass)):
+        raise PassError(f"{cls!r} is not derived from aatc.passes.Pass")
+    params = vars(cls).get("__dataclass_params__")  # its own: a class that lacks the decorator inherits its base's
+    if params is None or not params.frozen:
+        raise PassError(
+            f"{cls.__name__} is not a frozen dataclass, so its options would be unknown",
+            hint="decorate it with @dataclass(frozen=True)",
+        )
+    if not re.fullmatch(r"[a-z][a-z0-9-]*", cls.name):
+        raise PassError(f"{cls.__name__}.name is {cls.name!r}", hint="lower-case words joined by hyphens")
 
 
 REGISTRY: dict[str, type[Pass]] = {}
@@ -67,10 +121,7 @@ REGISTRY: dict[str, type[Pass]] = {}
 
 def register(cls: type[Pass]) -> type[Pass]:
     """Makes a pass known by name to pipelines' text and the command line. Usable as a decorator."""
-    if not (isinstance(cls, type) and issubclass(cls, Pass) and dataclasses.is_dataclass(cls)):
-        raise PassError(f"{cls!r} is not a frozen dataclass derived from aatc.passes.Pass")
-    if not re.fullmatch(r"[a-z][a-z0-9-]*", cls.name):
-        raise PassError(f"{cls.__name__}.name is {cls.name!r}", hint="lower-case words joined by hyphens")
+    _check_class(cls)
     known = REGISTRY.get(cls.name)
     if known is not None and (known.__module__, known.__qualname__) != (cls.__module__, cls.__qualname__):
         raise PassError(f"a pass named {cls.name} exists already: {known.__qualname__}")
@@ -126,18 +177,7 @@ class Pipeline:
     @staticmethod
     def parse(text: str) -> Pipeline:
         """Reads ``canonicalize,adaptive-tile{rows=64}``; PassError names what is wrong and what there is."""
-        passes: list[Pass] = []
-        position = 0
-        for m in re.finditer(r"\s*([A-Za-z0-9_-]+)\s*(?:\{([^{}]*)\})?\s*(,|$)", text):
-            if m.start() != position:
-                break
-            passes.append(_make(m[1], m[2] or ""))
-            position = m.end()
-        if position != len(text) or not passes:
-            raise PassError(
-                f"pipeline {text!r} cannot be read from column {position + 1} on", hint="write name,name{option=value}"
-            )
-        return Pipeline(tuple(passes))
+        return Pipeline(tuple(_make(name, options) for name, options in read_pipeline(text)))
 
     def __str__(self) -> str:
         return ",".join(map(str, self.passes))
@@ -150,32 +190,45 @@ class Pipeline:
         verify_each: bool = True,
         on_stage: Callable[[int, str, Module], None] | None = None,
         study: Any = None,
+        verify: str = "ir",
     ) -> PipelineResult:
-        """Runs the passes on a copy of ``module``. PassError names the pass whose condition fails."""
+        """Runs the passes on a copy of ``module``.
+
+        verify: "ir" checks the IR's rules after every pass (unless ``verify_each`` is off), "numerics" also compares
+        the interpreter's results before and after. PassError names the pass whose condition fails, which changes
+        numbers, or, if it is not aatc's, which raises anything.
+        """
+        if verify not in ("ir", "numerics"):
+            raise PassError(f"verify={verify!r} is not known", hint="there are: ir, numerics")
         with collector.paused():
-            return self._run(module, target or Target(), verify_each, on_stage, study)
+            return self._run(module, target or Target(), verify_each, on_stage, study, verify)
 
     def _run(
-        self, module: Module, target: Target, verify_each: bool, on_stage: Callable[..., None] | None, study: Any
+        self,
+        module: Module,
+        target: Target,
+        verify_each: bool,
+        on_stage: Callable[..., None] | None,
+        study: Any,
+        verify: str,
     ) -> PipelineResult:
         module = module.clone()
         stages = {"import": module.clone()}
+        numerics = Numerics(module) if verify == "numerics" else None
         report = []
         if on_stage:
             on_stage(0, "import", module)
         for n, p in enumerate(self.passes, 1):
-            _check(p, p.requires, module, "requires")
             ctx = Context(target, study)
             start = time.perf_counter()
-            module = p.run(module, ctx)
+            module = _run(p, module, ctx, verify_each)
             seconds = time.perf_counter() - start
-            if not isinstance(module, Module):
-                raise PassError(
-                    f"pass {p.name} returned {type(module).__name__}, not a Module", hint="end run with `return module`"
-                )
-            if verify_each:
-                module.verify()
-            _check(p, p.ensures, module, "ensures")
+            if numerics is not None:
+                try:
+                    numerics.check(p.name, module, ctx.notes.append)
+                except PassError as error:
+                    error.users = True  # who asks for the check is told
+                    raise
             module.certificates += ctx.certificates
             report.append(PassReport(str(p), seconds, dict(ctx.rewrites), tuple(ctx.notes), tuple(ctx.certificates)))
             stages[_stage_name(p.name, stages)] = module.clone()
@@ -183,6 +236,30 @@ class Pipeline:
                 on_stage(n, p.name, module)
         stages["final"] = module
         return PipelineResult(module, stages, tuple(report))
+
+
+def _run(p: Pass, module: Module, ctx: Context, verify: bool) -> Module:
+    """The module after ``p``. What a pass from outside aatc does wrong is a PassError of the user's."""
+    try:
+        _check(p, p.requires, module, "requires")
+        module = p.run(module, ctx)
+        if not isinstance(module, Module):
+            raise PassError(
+                f"pass {p.name} returned {type(module).__name__}, not a Module", hint="end run with `return module`"
+            )
+        if verify:
+            module.verify()
+        _check(p, p.ensures, module, "ensures")
+    except Exception as error:
+        if type(p).__module__.startswith("aatc."):
+            raise
+        if isinstance(error, PassError):
+            error.users = True
+            raise
+        failed = PassError(f"pass {p.name} failed: {type(error).__name__}: {error}", hint="see the error it came from")
+        failed.users = True
+        raise failed from error
+    return module
 
 
 def run_passes(module: Module, passes: Iterable[Pass], target: Target | None = None) -> Module:
@@ -209,30 +286,11 @@ def _check(p: Pass, conditions: tuple[str, ...], module: Module, word: str) -> N
             )
 
 
-def _make(name: str, options: str) -> Pass:
+def _make(name: str, options: dict[str, Any]) -> Pass:
     cls = REGISTRY.get(name)
     if cls is None:
         raise PassError(f"there is no pass named {name!r}", hint=f"there are: {', '.join(sorted(REGISTRY))}")
-    fields = {f.name.replace("_", "-"): f for f in dataclasses.fields(cls)}
-    given: dict[str, Any] = {}
-    for item in options.replace(",", " ").split():
-        key, sep, text = item.partition("=")
-        if key not in fields or not sep:
-            raise PassError(f"pass {name} has no option {key!r}", hint=f"it has: {', '.join(fields) or 'none'}")
-        given[fields[key].name] = _option_value(name, key, text, fields[key].default)
-    return cls(**given)
-
-
-def _option_text(value: Any) -> str:
-    return str(value).lower() if isinstance(value, bool) else str(value)
-
-
-def _option_value(name: str, key: str, text: str, default: Any) -> Any:
-    """Reads an option as the type of its default: bool, int, float or str."""
     try:
-        if isinstance(default, bool):
-            return {"true": True, "false": False}[text]
-        return type(default)(text) if isinstance(default, (int, float)) else text
-    except (KeyError, ValueError):
-        kind = type(default).__name__
-        raise PassError(f"option {key} of pass {name} takes a value of type {kind}, not {text!r}") from None
+        return cls(**options_of(cls, options))
+    except TypeError as error:  # an option without a default is missing
+        raise PassError(f"pass {name}: {error}") from None

@@ -2,19 +2,23 @@
 
 from __future__ import annotations
 
+import contextlib
 import copy
 import functools
+import threading
 import types
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, TypeVar, overload
 
 import torch
 from torch import nn
 from torch._guards import TracingContext
 
-from aatc.errors import AatcError, UnsupportedError
+from aatc.errors import AatcError, CompilerBugWarning, UnsupportedError
+from aatc.frontend import calls, failures
 from aatc.frontend.explain import Explanation, Fallback
 from aatc.frontend.session import Graph, Options, Session
+from aatc.ir import transforms
 
 if TYPE_CHECKING:
     from aatc.ir.core import Module
@@ -35,6 +39,7 @@ def compile(  # type: ignore[overload-overlap]  # a module is a callable, too
     tune: str = ...,
     passes: Any = ...,
     fallback: bool = ...,
+    verify: str = ...,
 ) -> M: ...
 @overload
 def compile(
@@ -45,6 +50,7 @@ def compile(
     tune: str = ...,
     passes: Any = ...,
     fallback: bool = ...,
+    verify: str = ...,
 ) -> CompiledFunction: ...
 def compile(
     model_or_fn: Any,
@@ -54,6 +60,7 @@ def compile(
     tune: str = "none",
     passes: Any = None,
     fallback: bool = True,
+    verify: str = "ir",
 ) -> Any:
     """Compiles a model's geometric attentions; everything else runs as PyTorch runs it.
 
@@ -63,12 +70,15 @@ def compile(
 
     backend: "auto" or a name of `aatc.devices`. dynamic: True makes sizes symbols from the first call on,
     None those that are seen to vary, False none. passes: a pipeline text, a `Pipeline`, or `Pass` objects to
-    run among the built-in ones. fallback: with False, what cannot be compiled raises UnsupportedError naming
-    the model's source line; with True it runs eagerly and ``explain()`` says so.
+    run among the built-in ones; what they raise is raised as PassError. fallback: with False, what cannot be
+    compiled raises UnsupportedError naming the model's source line; with True it runs eagerly and ``explain()``
+    says so and counts it. Failures of the compiler itself give a CompilerBugWarning, attention in much n*m
+    memory and more graphs than the limit a FallbackWarning. verify: "numerics" compares every pass's result
+    with what went in, on small random inputs.
 
     The result also has ``ir(stage, graph)``, ``stages``, ``code``, ``graphs`` and ``explain()``.
     """
-    options = Options(backend, dynamic, tune, passes, fallback)
+    options = Options(backend, dynamic, tune, passes, fallback, verify)
     target = _original(model_or_fn)
     if isinstance(target, nn.Module):
         return _twin(target, options)
@@ -96,59 +106,122 @@ class _Runner:
         name = type(original).__name__ if isinstance(original, nn.Module) else getattr(original, "__name__", "function")
         self.session = Session(options, name)
         self._run: Callable[..., Any] | None = None
-        self._breaks: list[Any] = []
+        self._preparing = threading.Lock()
 
-    def _prepare(self) -> None:
+    def _prepare(self) -> Callable[..., Any]:
         from aatc.frontend import dynamo
 
         session = self.session
-        hooks = dynamo.Hooks(session.compile_graph, session.guard_failed)
-        self._breaks = dynamo.graph_breaks()
-        self._run = dynamo.wrap(
-            _traceable(self.original),
-            hooks,
-            dynamic=self.options.dynamic,
-            fullgraph=not self.options.fallback,
-        )
+        with self._preparing:
+            if self._run is not None:
+                return self._run
+            hooks = dynamo.Hooks(session.compile_graph, session.guard_failed)
+            try:
+                run = dynamo.wrap(
+                    _traceable(self.original),
+                    hooks,
+                    dynamic=self.options.dynamic,
+                    fullgraph=not self.options.fallback,
+                )
+            except UnsupportedError as error:
+                if not self.options.fallback:
+                    raise
+                session.add_fallback(Fallback(session.name, "", error.message, error.hint or ""))
+                run = self.original
+            self._run = run
+        return run
 
     def call(self, *args: Any, **kwargs: Any) -> Any:
-        run = self._run
-        if run is None:
-            with self.session.unhurried():
-                self._prepare()
-                return self.call(*args, **kwargs)
-        seen = len(self._breaks)
+        if self._run is None:
+            return self._first(args, kwargs)
+        if transforms.transformed():
+            return self._untransformed(args, kwargs)
+        call = calls.Call(self.session)
         try:
-            return run(*args, **kwargs)
-        except Exception as error:
-            return self._failed(error, args, kwargs)
-        finally:
-            if len(self._breaks) != seen:
-                self._broke(self._breaks[seen:])
+            with calls.calling(call):
+                result = self._within(call, args, kwargs)
+        except BaseException:
+            # the limit of graphs and what could not be recorded are told of calls that succeed: when the model raises,
+            # Dynamo sees breaks that are none
+            call.breaks.clear()
+            self.session.called(call)
+            raise
+        self.session.called(call)
+        for category, text in call.warnings:
+            failures.warn(text, category)
+        return result
 
-    def _failed(self, error: Exception, args: tuple, kwargs: dict[str, Any]) -> Any:
+    def _first(self, args: tuple, kwargs: dict[str, Any]) -> Any:
+        """A call, the first of this model or at the same time as the first."""
+        hurry = self.session.hurry = calls.Hurry()
+        try:
+            self._prepare()
+            return self.call(*args, **kwargs)
+        finally:
+            hurry.end()
+
+    def _within(self, call: calls.Call, args: tuple, kwargs: dict[str, Any]) -> Any:
         from aatc.frontend import dynamo
 
-        if dynamo.no_frames(error):
-            return self.original(*args, **kwargs)
-        if dynamo.models_own(error):
-            self.original(*args, **kwargs)  # raises what the model raises
-        typed = dynamo.as_error(error)
-        if typed is None:
-            raise error
+        assert self._run is not None
         if not self.options.fallback:
-            raise typed from error
-        self.session.add_fallback(Fallback(self.session.name, typed.where or "", typed.message, typed.hint or ""))
+            off = dynamo.switched_off()
+            if off is not None:
+                raise UnsupportedError(f"nothing can be compiled: {off}", hint="switch Dynamo on, or allow fallback")
+        try:
+            with contextlib.nullcontext() if self.options.fallback else dynamo.counted_frames():
+                return self._run(*args, **kwargs)
+        except Exception as error:
+            failed = error
+        return self._failed(call, failed, args, kwargs)
+
+    def _untransformed(self, args: tuple, kwargs: dict[str, Any]) -> Any:
+        """A call within `torch.func`, `torch.vmap` or forward mode: the model's own operators are transformed."""
+        what = "the call is part of a transform (torch.func, torch.vmap, dual numbers)"
+        if not self.options.fallback:
+            raise UnsupportedError(what, hint="transform the model itself, not its compiled form")
+        session = self.session
+        session.add_fallback(Fallback(session.name, "", f"{what}, which the model's own operators go through"), calls=1)
+        call = calls.Call(session)
+        with calls.calling(call):
+            result = self.original(*args, **kwargs)
+        session.called(call)
+        for category, text in call.warnings:
+            failures.warn(text, category)
+        return result
+
+    def _failed(self, call: calls.Call, error: Exception, args: tuple, kwargs: dict[str, Any]) -> Any:
+        """The original's results after Dynamo gave up, or what is to be raised."""
+        from aatc.frontend import dynamo
+
+        typed = dynamo.as_error(error)
+        if typed is None or failures.users(typed):
+            raise typed or error
+        started = call.ran or call.left or call.breaks
+        if dynamo.models_own(error) and not started:
+            result = self.original(*args, **kwargs)  # raises what the model raises
+            if self.options.fallback:
+                return result
+        if not self.options.fallback:
+            raise self._limited(typed, call) from error
+        if started:  # running the model again would repeat what it did up to here
+            self._run = self.original
+            if dynamo.from_operator(error):
+                raise error
+            again = "the model was run up to there; called again, it runs in PyTorch from the start"
+            raise UnsupportedError(typed.message, where=typed.where, hint=again) from error
+        session, bug = self.session, dynamo.is_bug(error)
+        session.add_fallback(Fallback(session.name, typed.where or "", typed.message, typed.hint or ""), calls=1)
+        if bug:
+            text = failures.bug(session.name, "recording the model", typed, typed.where)
+            session.warn(CompilerBugWarning, text, ("record", typed.where, typed.message))
         return self.original(*args, **kwargs)
 
-    def _broke(self, reasons: Sequence[Any]) -> None:
-        from aatc.frontend import dynamo, location
-
-        for reason in reasons:
-            broke = dynamo.break_from(reason)
-            self.session.add_fallback(
-                Fallback("graph break", location.where(broke.loc) or "", broke.reason, broke.hint or "")
-            )
+    def _limited(self, typed: AatcError, call: calls.Call) -> AatcError:
+        if not typed.message.startswith("the limit of graphs") or not call.guards:
+            return typed
+        reasons = "; ".join(dict.fromkeys(call.guards))
+        return UnsupportedError(f"{typed.message}; last reason: {reasons}", where=typed.where, hint=typed.hint)
 
     # --- questions -----------------------------------------------------------------------------------------
     def graph(self, index: int) -> Graph:

@@ -9,6 +9,7 @@ import contextlib
 import functools
 import inspect
 import operator
+import os
 import re
 import traceback
 import types
@@ -19,23 +20,27 @@ from typing import Any
 import torch
 from torch import fx
 
-from aatc.frontend import location
+from aatc.frontend import calls, location
 from aatc.ir.core import Loc
 from aatc.ir.errors import AatcError, UnsupportedError
 
 _CHECKPOINT = "tag_activation_checkpoint"
+_LIMIT = "Dynamo recompile limit exceeded"
+#: Graphs one function may have before the rest of its inputs runs in PyTorch. Dynamo's own default, 8, is passed by
+#: training and evaluating with and without gradients in two dtypes.
+GRAPHS = 32
 
 
 def backend(gm: fx.GraphModule, example_inputs: Sequence[Any], **options: Any) -> Callable[..., Any]:
     """The Dynamo backend behind ``torch.compile(model, backend="aatc", options={...})``.
 
-    ``options`` are the keywords of `aatc.compile` (backend, tune, passes, fallback).
+    ``options`` are the keywords of `aatc.compile` (backend, tune, passes, fallback, verify).
     """
     from aatc.frontend.session import Options, Session
 
     teach_operators()
     given = {**(options.pop("options", None) or {}), **options}
-    known = {n: given[n] for n in ("backend", "tune", "passes", "fallback") if n in given}
+    known = {n: given[n] for n in ("backend", "tune", "passes", "fallback", "verify") if n in given}
     return Session(Options(**known), "torch.compile").compile_graph(gm, example_inputs)
 
 
@@ -73,6 +78,9 @@ def teach_operators() -> None:
     BuiltinVariable.call_function_handler_cache.clear()
 
 
+MORE_GRAPHS = "hand varying numbers in as tensors, or raise torch._dynamo.config.recompile_limit"
+
+
 @dataclass(frozen=True)
 class Captured:
     """An ATen-level graph with symbolic fake values, and the names of its inputs as the user knows them."""
@@ -88,6 +96,15 @@ class Break:
     reason: str
     loc: Loc | None
     hint: str | None = None
+
+
+@dataclass(frozen=True)
+class Limit:
+    """A function that has as many graphs as it may have, and where it is."""
+
+    graphs: int
+    loc: Loc
+    reason: str
 
 
 # --- capture -----------------------------------------------------------------------------------------------
@@ -216,17 +233,65 @@ def break_of(gm: fx.GraphModule) -> Break | None:
     return break_from(reason) if reason is not None and reason.graph_break else None
 
 
+def line_of(gm: fx.GraphModule) -> Loc | None:
+    """The model's line a graph stands for: its first attention's, or else its first operation's."""
+    nodes = [n for n in gm.graph.nodes if n.meta.get("stack_trace")]
+    first = next((n for n in nodes if "aatc" in str(n.target)), nodes[0] if nodes else None)
+    return location.from_trace(first.meta["stack_trace"]) if first is not None else None
+
+
 def break_from(reason: Any) -> Break:
     """One of Dynamo's reasons in our words."""
     message, hint = _readable(reason.reason)
     return Break(message, location.from_stack(reason.user_stack), hint)
 
 
-def graph_breaks() -> list[Any]:
-    """Dynamo's list of the graph breaks of this process, which it appends to."""
-    from torch._dynamo.output_graph import graph_break_reasons
+@functools.cache
+def _watch_breaks() -> None:
+    """Tells the call of this thread every graph break: Dynamo's own list of them is one for all threads, and may be
+    cleared at any time."""
+    from torch._dynamo import output_graph
 
-    return graph_break_reasons
+    class Told(list):
+        def append(self, reason: Any) -> None:
+            kept.append(reason)
+            call = calls.current()
+            if call is not None:
+                call.breaks.append(break_from(reason))
+
+    kept = output_graph.graph_break_reasons
+    output_graph.graph_break_reasons = Told()
+
+
+class _Convert:
+    """Dynamo's compilation of one frame, which keeps why it gave up: it would only be logged."""
+
+    def __init__(self, inner: Any, limit: int):
+        self._inner, self._limit = inner, limit
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._inner, name)
+
+    def __call__(self, frame: Any, *args: Any, skip: int = 0, **kwargs: Any) -> Any:
+        call = calls.current()
+        if call is not None:
+            call.guards.clear()
+        try:
+            return self._inner(frame, *args, skip=skip + 1, **kwargs)
+        except Exception as error:
+            if call is not None:
+                self._note(call, error, frame.f_code)
+            raise
+
+    def _note(self, call: calls.Call, error: Exception, code: types.CodeType) -> None:
+        from torch._dynamo import exc
+
+        start = location.of_line(code.co_filename, code.co_firstlineno)
+        if getattr(error, "gb_type", None) == _LIMIT:
+            call.limits.append(Limit(self._limit, start, "; ".join(call.guards)))
+        elif isinstance(error, (exc.Unsupported, exc.UserError)) and not models_own(error):
+            message, hint = _readable(getattr(error, "msg", None) or str(error))
+            call.breaks.append(Break(message, location.from_stack(getattr(error, "real_stack", ())) or start, hint))
 
 
 def _readable(message: str) -> tuple[str, str | None]:
@@ -247,6 +312,8 @@ def as_error(error: BaseException) -> AatcError | None:
     """The typed error for one of Dynamo's, naming the model's source line; None when it is not Dynamo's."""
     from torch._dynamo import exc
 
+    if isinstance(error, AatcError):
+        return None  # it passed through the model, and so is the model's
     inner: BaseException = error
     if isinstance(inner, exc.BackendCompilerFailed):
         inner = inner.inner_exception
@@ -254,10 +321,27 @@ def as_error(error: BaseException) -> AatcError | None:
         return inner
     if not isinstance(error, (exc.TorchDynamoException, exc.FailOnRecompileLimitHit)):
         return None
+    if isinstance(error, exc.FailOnRecompileLimitHit):
+        return UnsupportedError("the limit of graphs is reached", hint=MORE_GRAPHS)
     stack = getattr(inner, "real_stack", None)
     loc = location.from_stack(stack) if stack else location.from_trace(str(inner))
     message, hint = _readable(getattr(inner, "msg", None) or str(inner))
     return UnsupportedError(message, where=location.where(loc), hint=hint)
+
+
+def is_bug(error: BaseException) -> bool:
+    """Whether one of Dynamo's errors says that Dynamo or we failed, not that something cannot be recorded."""
+    from torch._dynamo import exc
+
+    return not isinstance(error, (exc.Unsupported, exc.UserError, exc.FailOnRecompileLimitHit, exc.TorchRuntimeError))
+
+
+def from_operator(error: BaseException) -> bool:
+    """Whether one of torch's operators raised while its sizes were being worked out, most likely by the model's
+    fault."""
+    from torch._dynamo import exc
+
+    return isinstance(error, exc.TorchRuntimeError)
 
 
 def export_error(error: BaseException) -> AatcError | None:
@@ -308,6 +392,7 @@ def wrap(target: Any, hooks: Hooks, *, dynamic: bool | None, fullgraph: bool) ->
     Every wrap has a cache of its own: recompiling another copy of the same code never counts against it.
     """
     import torch._dynamo
+    from torch._dynamo import config
 
     teach_operators()
     varying = _Varying(dynamic)
@@ -317,17 +402,51 @@ def wrap(target: Any, hooks: Hooks, *, dynamic: bool | None, fullgraph: bool) ->
         hooks.guard_failed(failure.reason)
 
     _leave_alone()
+    _watch_breaks()
+    own = config.recompile_limit
+    limit = GRAPHS if own == 8 else own  # 8 is Dynamo's default; whoever sets it means it
     context = torch._dynamo.optimize(
         hooks.compile_graph,
         nopython=fullgraph,
         dynamic=dynamic,
         guard_fail_fn=failed,
+        recompile_limit=limit,
         isolate_recompiles=True,
     )
     if hasattr(context, "enter_exit_hooks"):  # absent when TORCHDYNAMO_DISABLE=1
         context.enter_exit_hooks.append(varying.enter)
-    wrapped: Any = context(target)
+        # graphs of all callables that share this code count against the accumulated limit
+        total = max(config.accumulated_recompile_limit, 128 * limit)
+        context.enter_exit_hooks.append(config._make_closure_patcher(accumulated_recompile_limit=total))
+        convert = getattr(context.callback, "_torchdynamo_orig_backend", None)
+        if hasattr(convert, "_inner_convert"):
+            convert._inner_convert = _Convert(convert._inner_convert, limit)
+    try:
+        wrapped: Any = context(target)
+    except RuntimeError as error:  # script modules
+        raise UnsupportedError(str(error).splitlines()[0], hint="compile what it was made from") from error
     return wrapped.forward if isinstance(target, torch.nn.Module) else wrapped
+
+
+def switched_off() -> str | None:
+    """Why Dynamo records nothing at all in this process at this moment, if so."""
+    if os.environ.get("TORCHDYNAMO_DISABLE", "") == "1":
+        return "TORCHDYNAMO_DISABLE=1 is set"
+    from torch._dynamo import eval_frame
+
+    stance = eval_frame._stance.stance
+    return None if stance in ("default", "aot_eager_then_compile") else f"torch.compiler's stance is {stance!r}"
+
+
+@contextlib.contextmanager
+def counted_frames() -> Iterator[None]:
+    """Without Dynamo's complaint that nothing was compiled: it would come after the model has run."""
+    count = torch._C._dynamo.eval_frame.set_fullgraph_compiled_frame_count
+    before = count(0)
+    try:
+        yield
+    finally:
+        count(before)
 
 
 @functools.cache
@@ -406,8 +525,3 @@ class _Varying:
 def _source_name(shown: str) -> str:
     """Dynamo's name of a source from how its messages show it: ``self.window`` is ``L['self'].window``."""
     return shown if shown.startswith("G[") else re.sub(r"^(\w+)", r"L['\1']", shown)
-
-
-def no_frames(error: BaseException) -> bool:
-    """Whether ``fullgraph`` complains only that there was nothing to compile."""
-    return isinstance(error, RuntimeError) and "found no compiled frames" in str(error)

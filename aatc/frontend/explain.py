@@ -55,12 +55,14 @@ class AttentionInfo:
 
 @dataclass(frozen=True)
 class Fallback:
-    """A part that PyTorch runs as it did before: the operation, the model's source line, and why."""
+    """A part that PyTorch runs as it did before: the operation, the model's source line, why, and in how many calls
+    so far (0 where that is not known)."""
 
     op: str
     loc: str
     reason: str
     hint: str = ""
+    calls: int = 0
 
 
 @dataclass(frozen=True)
@@ -89,7 +91,9 @@ class GraphInfo:
 
 @dataclass(frozen=True)
 class Explanation:
-    """What became of a model. ``str()`` is a report for people; ``html(path)`` writes it as one page."""
+    """What became of a model. ``str()`` is a report for people; ``html(path)`` writes it as one page.
+
+    ``calls`` counts the calls so far, ``elsewhere`` those in which no compiled graph ran."""
 
     model: str
     backend: str
@@ -98,6 +102,8 @@ class Explanation:
     passes: tuple[PassInfo, ...] = ()
     graphs: tuple[GraphInfo, ...] = ()
     notes: tuple[str, ...] = field(default=())
+    calls: int = 0
+    elsewhere: int = 0
 
     def __str__(self) -> str:
         return "\n".join(self._lines())
@@ -105,7 +111,7 @@ class Explanation:
     def _lines(self) -> Iterable[str]:
         yield f"{self.model} compiled by aatc for {self.backend}"
         yield f"  {self.summary}"
-        if not self.graphs and not self.fallbacks:
+        if not self.graphs and not self.fallbacks and not self.calls:
             yield "  Nothing was compiled yet: graphs are made when the model is first called."
         yield from ("  " + n for n in self.notes)
         if self.attentions:
@@ -129,7 +135,7 @@ class Explanation:
             yield "Left to PyTorch"
             for f in self.fallbacks:
                 yield f"  {f.op}  {f.loc}".rstrip()
-                yield from _fields([("why", f.reason), ("try", f.hint)])
+                yield from _fields([("why", f.reason), ("calls", str(f.calls or "")), ("try", f.hint)])
         if self.graphs:
             yield ""
             yield "Graphs"
@@ -154,8 +160,13 @@ class Explanation:
         """One sentence."""
         made = sum(g.compiled for g in self.graphs)
         parts = [_count(made, "graph"), _count(len(self.attentions), "attention")]
-        left = f"{_count(len(self.fallbacks), 'part')} left to PyTorch" if self.fallbacks else "nothing left to PyTorch"
-        return f"{', '.join(parts)}, {left}"
+        if self.fallbacks:
+            parts.append(f"{_count(len(self.fallbacks), 'part')} left to PyTorch")
+        if self.elsewhere:
+            parts.append(f"{self.elsewhere} of {_count(self.calls, 'call')} ran in PyTorch alone")
+        if not self.fallbacks and not self.elsewhere:
+            parts.append("nothing left to PyTorch")
+        return ", ".join(parts)
 
     def html(self, path: str | Path) -> Path:
         """Writes a page that needs no other file; returns its path."""

@@ -59,10 +59,15 @@ def from_stack(stack: Iterable) -> Loc | None:
     return innermost((f.filename, f.lineno or 0, (f.line or "").strip()) for f in stack or ())
 
 
+def of_line(file: str, line: int) -> Loc:
+    """The location of a line, with its text if the file is there."""
+    return Loc(file, line, linecache.getline(file, line).strip())
+
+
 def source_line(loc: Loc | None) -> str | None:
     """`where` of a place whose text is still to be read from its file."""
     if loc is not None and not loc.text:
-        loc = Loc(loc.file, loc.line, linecache.getline(loc.file, loc.line).strip())
+        loc = of_line(loc.file, loc.line)
     return where(loc)
 
 

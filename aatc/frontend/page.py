@@ -32,8 +32,8 @@ def page(e: Explanation) -> str:
     )
     parts += _section(
         "Left to PyTorch",
-        ("operation", "source", "why", "try"),
-        ((f.op, f.loc, f.reason, f.hint) for f in e.fallbacks),
+        ("operation", "source", "why", "try", "calls"),
+        ((f.op, f.loc, f.reason, f.hint, f.calls or "") for f in e.fallbacks),
     )
     parts += _section(
         "Graphs",

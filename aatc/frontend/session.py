@@ -2,30 +2,31 @@
 
 from __future__ import annotations
 
-import contextlib
-import gc
 import hashlib
+import threading
 import time
-from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
 import torch
 
 from aatc import backends
-from aatc.errors import AatcError, BackendError, PassError, UnsupportedError
-from aatc.frontend import location, log
+from aatc.errors import BackendError, CompilerBugWarning, FallbackWarning, PassError, UnsupportedError
+from aatc.frontend import calls, failures, location, log
 from aatc.frontend.dump import Dump
 from aatc.frontend.explain import AttentionInfo, Explanation, Fallback, GraphInfo, PassInfo
-from aatc.ir import effects
+from aatc.ir import effects, transforms
 
 if TYPE_CHECKING:
     from torch import fx
 
+    from aatc.frontend import dynamo
     from aatc.ir.core import Module
-    from aatc.passes import Pipeline, PipelineResult
+    from aatc.passes import Pipeline
 
 TUNE = ("none",)
+VERIFY = ("ir", "numerics")
 
 
 @dataclass(frozen=True)
@@ -37,10 +38,13 @@ class Options:
     tune: str = "none"
     passes: Any = None
     fallback: bool = True
+    verify: str = "ir"
 
     def __post_init__(self) -> None:
         if self.tune not in TUNE:
             raise UnsupportedError(f"tune={self.tune!r} is not known", hint=f"there is: {', '.join(TUNE)}")
+        if self.verify not in VERIFY:
+            raise UnsupportedError(f"verify={self.verify!r} is not known", hint=f"there are: {', '.join(VERIFY)}")
         if self.dynamic not in (None, True, False):
             raise UnsupportedError(f"dynamic={self.dynamic!r} is not known", hint="there are: None, True, False")
         if not isinstance(self.backend, str):
@@ -57,13 +61,12 @@ class Options:
             return chosen
         if isinstance(chosen, str):
             return passes.Pipeline.parse(chosen)
-        extra = tuple(chosen)
-        for p in extra:
-            if not isinstance(p, passes.Pass):
-                raise PassError(
-                    f"passes= holds {p!r}, which is not a pass",
-                    hint="objects of classes derived from aatc.passes.Pass",
-                )
+        try:
+            extra = tuple(chosen)
+        except TypeError:
+            raise PassError(
+                f"passes={chosen!r} is neither passes nor a pipeline", hint="a list of passes, a Pipeline, or its text"
+            ) from None
         return passes.default_pipeline(extra=extra)
 
 
@@ -81,14 +84,9 @@ class Graph:
     pipeline: str = ""
     backend: str = ""
     error: BaseException | None = None
-
-    @property
-    def key(self) -> str:
-        """Identifies the program: the imported IR, the passes and their options, backend and torch."""
-        from aatc.ir.printer import canonical_text
-
-        text = canonical_text(self.stages["import"]) if self.stages else ""
-        return hashlib.sha256("\0".join((text, self.pipeline, self.backend, torch.__version__)).encode()).hexdigest()
+    key: str = ""
+    runs: int = 0
+    eager_runs: int = 0
 
     @property
     def code(self) -> str:
@@ -105,7 +103,7 @@ class Graph:
 
 
 class Session:
-    """Compiles graphs on demand and remembers them."""
+    """Compiles graphs on demand and remembers them. Threads may share one."""
 
     def __init__(self, options: Options, name: str = "function"):
         log.configure()
@@ -113,53 +111,57 @@ class Session:
         self.pipeline = options.pipeline()
         self.backend = backends.get(options.backend)
         self.graphs: list[Graph] = []
-        self.fallbacks: list[Fallback] = []
         self.notes: list[str] = []
-        self._failed_guards: list[str] = []
-        self._resume = False
-
-    @contextlib.contextmanager
-    def unhurried(self) -> Iterator[None]:
-        """Without cyclic garbage collection up to the first graph: importing Dynamo and tracing make many
-        objects that stay, and looking through them again and again takes a sixth of the time."""
-        self._resume = gc.isenabled()
-        gc.disable()
-        try:
-            yield
-        finally:
-            self._collect()
-
-    def _collect(self) -> None:
-        if self._resume:
-            self._resume = False
-            gc.enable()
+        self.calls = self.elsewhere = 0
+        self.hurry: calls.Hurry | None = None
+        self._fallbacks: dict[Fallback, set[int]] = {}  # and the graphs they are part of
+        self._counts: dict[Fallback, int] = {}
+        self._warned: set[Any] = set()
+        self._lock = threading.Lock()
 
     # --- compiling -----------------------------------------------------------------------------------------
     def compile_graph(self, gm: fx.GraphModule, example_inputs: Sequence[Any]) -> Callable[..., Any]:
-        """The Dynamo backend: a callable for ``gm``. With ``fallback`` it never raises."""
+        """The Dynamo backend: a callable for ``gm``. With ``fallback`` it raises only what a user's pass raises."""
         from aatc.frontend import dynamo
 
-        graph = Graph(len(self.graphs), self._take_reason(), pipeline=str(self.pipeline), backend=self.backend.name)
-        self.graphs.append(graph)
+        graph = self._begin(gm)
+        where = location.where(dynamo.line_of(gm))
+        dump = Dump.begin(f"{self.name} graph {graph.index}")
+        try:
+            run = self._compile(graph, gm, dump)
+        except Exception as error:
+            graph.error = error
+            if dump is not None:
+                dump.failed(error, gm)
+            if failures.users(error):
+                raise
+            if not self.options.fallback:
+                raise failures.typed(error, where) from error
+            self._failed(graph, f"compiling graph {graph.index}", error, where)
+            return self._eager(graph, gm.forward, where)
+        finally:
+            if self.hurry is not None:
+                self.hurry.end()
+        return self._watched(graph, run, gm.forward, where)
+
+    def _begin(self, gm: fx.GraphModule) -> Graph:
+        from aatc.frontend import dynamo
+
+        call = calls.current()
+        reasons = [] if call is None else call.guards
+        with self._lock:
+            graph = Graph(len(self.graphs), _reason(reasons), pipeline=str(self.pipeline), backend=self.backend.name)
+            self.graphs.append(graph)
+        if call is not None:
+            call.made += 1
         if graph.recompiled:
             log.write("recompiles", "%s, graph %d: %s", self.name, graph.index, graph.recompiled)
         broke = dynamo.break_of(gm)
         if broke is not None:
             graph.ended = f"{location.where(broke.loc) or 'an unknown line'}: {broke.reason}"
-        dump = Dump.begin(f"{self.name} graph {graph.index}")
-        try:
-            return self._compile(graph, gm, dump)
-        except Exception as error:
-            graph.error = error
-            if dump is not None:
-                dump.failed(error, gm)
-            if not self.options.fallback:
-                raise _typed(error) from error
-            self._fell_back(f"graph {graph.index}", error)
-            return gm.forward
-        finally:
-            self._collect()
+        return graph
 
+    @transforms.undisturbed
     def _compile(self, graph: Graph, gm: fx.GraphModule, dump: Dump | None) -> Callable[..., Any]:
         from aatc.frontend import dynamo
         from aatc.frontend.importer import import_graph
@@ -169,53 +171,39 @@ class Session:
         clock.lap("capture")
         imported = import_graph(captured.graph, captured.names)
         clock.lap("import")
-        backend = self.backend
+        backend, target = self.backend, self.backend.target()
         graph.stages = {"import": imported.module}
+        graph.key = program_key(imported.module, self.pipeline, backend.name, target)
         if dump is not None:
             dump.repro(graph.pipeline, graph.backend, imported.sizes, _modules(self.pipeline))
-        on_stage = (lambda n, name, module: dump.stage(n, name, str(module))) if dump is not None else None
-        result = self.pipeline.run(imported.module, target=backend.target(), on_stage=on_stage)
-        graph.stages, graph.report = dict(result.stages), result.report
-        clock.lap("passes")
-        self._report_untiled(result)
-        graph.program = backend.build(result.module)
-        clock.lap("backend")
+        same = next((g for g in self.graphs if g.key == graph.key and g.program is not None), None)
+        if same is not None and dump is None:  # a guard asked for another graph, but its program is one we have
+            graph.stages, graph.report, graph.program = same.stages, same.report, same.program
+        else:
+            on_stage = (lambda n, name, module: dump.stage(n, name, str(module))) if dump is not None else None
+            verify = self.options.verify
+            result = self.pipeline.run(imported.module, target=target, on_stage=on_stage, verify=verify)
+            graph.stages, graph.report = dict(result.stages), result.report
+            clock.lap("passes")
+            graph.program = backend.build(result.module)
+            clock.lap("backend")
+        self._report_untiled(graph)
         if dump is not None:
             dump.write("code.py", graph.code)
         self._log(graph)
-        run = imported.bind(graph.program.main)
-        if not self.options.fallback or _changes_state(imported.module):
-            return run
-        return self._watched(graph, run, gm.forward)
+        return imported.bind(graph.program.main)
 
-    def _report_untiled(self, result: PipelineResult) -> None:
+    def _report_untiled(self, graph: Graph) -> None:
         """Attentions that have no tile program run by their reference formula: told, or refused."""
         marker = "runs by its reference formula: "
-        reasons = [n.partition(marker)[::2] for r in result.report for n in r.notes if marker in n]
+        reasons = [n.partition(marker)[::2] for r in graph.report for n in r.notes if marker in n]
         for where, reason in reasons:
             where = where.removesuffix(": ")
             if not self.options.fallback:
                 raise UnsupportedError(f"this attention has no tile program: {reason}", where=where)
-            self.add_fallback(Fallback("aatc.attend", where, f"runs by its formula, in n*n memory: {reason}"))
-
-    def _watched(self, graph: Graph, run: Callable[..., Any], eager: Callable[..., Any]) -> Callable[..., Any]:
-        """``run``, whose first call may find that the program does not work; then ``eager`` from there on.
-        Only for graphs that may be run twice."""
-
-        def first(*inputs: Any) -> Any:
-            try:
-                results = run(*inputs)
-            except Exception as error:
-                results = eager(*inputs)  # raises what the model raises, if it was the model's fault
-                graph.error = error
-                self._fell_back(f"graph {graph.index}", error)
-                chosen[0] = eager
-            else:
-                chosen[0] = run
-            return results
-
-        chosen = [first]
-        return lambda *inputs: chosen[0](*inputs)
+            self.add_fallback(
+                Fallback("aatc.attend", where, f"runs by its formula, in n*n memory: {reason}"), graph.index
+            )
 
     def _log(self, graph: Graph) -> None:
         if log.enabled("ir"):
@@ -226,34 +214,159 @@ class Session:
         if log.enabled("code"):
             log.write("code", "%s, graph %d:\n%s", self.name, graph.index, graph.code)
 
+    # --- running -------------------------------------------------------------------------------------------
+    def _watched(
+        self, graph: Graph, run: Callable[..., Any], eager: Callable[..., Any], where: str | None
+    ) -> Callable[..., Any]:
+        """``run``, until it fails where ``eager`` does not: then ``eager`` from there on, or a typed error.
+
+        A graph that changes something besides its results is not run twice: what it raises is raised.
+        """
+        left = self._eager(graph, eager, where)
+        twice = not _changes_state(graph.stages["final"])
+        draws = twice and _draws(graph.stages["final"])
+
+        def running(*inputs: Any) -> Any:
+            call = calls.current()
+            if call is not None:
+                call.ran += 1
+            graph.runs += 1
+            state = torch.get_rng_state() if draws and graph.runs == 1 else None
+            try:
+                return run(*inputs)
+            except Exception as error:
+                if not twice:
+                    raise
+                failed = error
+            if state is not None:
+                torch.set_rng_state(state)
+            return self._instead(graph, failed, left, inputs, where, chosen)
+
+        chosen = [running]
+        return lambda *inputs: chosen[0](*inputs)
+
+    def _instead(
+        self, graph: Graph, error: Exception, left: Callable[..., Any], inputs: tuple, where: str | None, chosen: list
+    ) -> Any:
+        """The results of ``left`` after the program raised ``error``; raises what the model raises, if it does."""
+        call = calls.current()
+        if call is not None:
+            call.ran -= 1
+        results = left(*inputs)
+        if not self.options.fallback:
+            raise failures.typed(error, where) from error
+        if not (failures.expected(error) and transforms.transformed()):  # else it may do in the next call
+            chosen[0] = left
+            graph.error = error
+        self._failed(graph, f"running graph {graph.index}", error, where)
+        return results
+
+    def _eager(self, graph: Graph, forward: Callable[..., Any], where: str | None) -> Callable[..., Any]:
+        """``forward``, counted."""
+
+        def left(*inputs: Any) -> Any:
+            graph.eager_runs += 1
+            call = calls.current()
+            if call is None:
+                return forward(*inputs)
+            call.left, before, call.where = call.left + 1, call.where, where
+            try:
+                return forward(*inputs)
+            finally:
+                call.where = before
+
+        return left
+
+    def _failed(self, graph: Graph, doing: str, error: BaseException, where: str | None) -> None:
+        place = getattr(error, "where", None) or where or ""
+        hint = getattr(error, "hint", None) or ""
+        self.add_fallback(Fallback(f"graph {graph.index}", place, failures.reason(error), hint), graph.index)
+        if not failures.expected(error):
+            self.warn(CompilerBugWarning, failures.bug(self.name, doing, error, where), (type(error), place))
+
     # --- what happens while the model runs -----------------------------------------------------------------
     def guard_failed(self, reason: str) -> None:
-        self._failed_guards.append(reason)
+        call = calls.current()
+        if call is not None:
+            call.guards.append(reason)
 
-    def _take_reason(self) -> str:
-        reasons, self._failed_guards = self._failed_guards, []
-        return "; ".join(dict.fromkeys(_short(r) for r in reasons))
+    def called(self, call: calls.Call) -> None:
+        """Keeps what ``call``, which is over, has shown."""
+        with self._lock:
+            self.calls += 1
+            self.elsewhere += call.ran == 0
+        for b in call.breaks:
+            self.add_fallback(Fallback("graph break", location.where(b.loc) or "", b.reason, b.hint or ""))
+        for limit in call.limits:
+            self._limited(limit)
 
-    def _fell_back(self, op: str, error: BaseException) -> None:
-        reason = error.message if isinstance(error, AatcError) else f"{type(error).__name__}: {error}"
-        loc = getattr(error, "where", None) or ""
-        self.add_fallback(Fallback(op, loc, reason.strip(), getattr(error, "hint", None) or ""))
+    def _limited(self, limit: dynamo.Limit) -> None:
+        from aatc.frontend import dynamo
 
-    def add_fallback(self, fallback: Fallback) -> None:
-        if fallback not in self.fallbacks:
-            self.fallbacks.append(fallback)
+        place, reason = location.where(limit.loc) or "", _reason([limit.reason]) if limit.reason else "unknown"
+        text = f"the limit of {limit.graphs} graphs is reached, other inputs run in PyTorch; last reason: {reason}"
+        self.add_fallback(Fallback("limit of graphs", place, text, dynamo.MORE_GRAPHS))
+        self.warn(FallbackWarning, f"{self.name}: {text}\n  at {place}\n  hint: {dynamo.MORE_GRAPHS}", ("limit", place))
+
+    def formula_ran(self, size: int) -> None:
+        """An attention stores ``size`` bytes of scores while the model is called."""
+        if size <= failures.LARGE:
+            return
+        call = calls.current()
+        place = (call.where if call is not None else None) or failures.users_line() or "an unknown line"
+        why = next((f.reason for f in reversed(self._fallbacks)), "no graph was made for it")
+        text = f"attention runs by its plain formula and stores {size / 2**20:.0f} MiB of scores"
+        self.warn(FallbackWarning, f"{self.name}: {text}\n  at {place}\n  because: {why}", ("formula", place))
+
+    def warn(self, category: type[Warning], text: str, key: Any) -> None:
+        """Warns once per ``key``: after the call, since inside Dynamo a warning turned error would be swallowed."""
+        with self._lock:
+            if key in self._warned:
+                return
+            self._warned.add(key)
+        call = calls.current()
+        if call is not None:
+            call.warnings.append((category, text))
+        else:
+            failures.warn(text, category)
+
+    def add_fallback(self, fallback: Fallback, graph: int | None = None, *, calls: int = 0) -> None:
+        """``graph`` is the graph it is part of; ``calls`` are added to those counted already."""
+        with self._lock:
+            self._fallbacks.setdefault(fallback, set()).update(() if graph is None else (graph,))
+            self._counts[fallback] = self._counts.get(fallback, 0) + calls
 
     # --- what it was ---------------------------------------------------------------------------------------
+    @property
+    def fallbacks(self) -> list[Fallback]:
+        """What was left to PyTorch, with the number of calls."""
+        with self._lock:
+            found = [(f, set(g)) for f, g in self._fallbacks.items()]
+        return [replace(f, calls=self._counts[f] + sum(self._times(f, n) for n in graphs)) for f, graphs in found]
+
+    def _times(self, fallback: Fallback, graph: int) -> int:
+        g = self.graphs[graph]
+        return g.runs if fallback.op == "aatc.attend" else g.eager_runs
+
     def explain(self) -> Explanation:
         notes = list(self.notes)
-        if self._failed_guards:
-            last = _short(self._failed_guards[-1])
-            notes.append(f"Some inputs run in PyTorch: the limit of graphs is reached; last reason: {last}")
+        if self.calls and not any(g.error is None for g in self.graphs):
+            notes.append(f"Nothing was compiled: {self._why_nothing()}.")
         return Explanation(
             self.name, self.backend.name,
             tuple(a for g in self.graphs for a in _attentions(g)), tuple(self.fallbacks),
-            _passes(self.graphs), tuple(g.info() for g in self.graphs), tuple(notes),
+            _passes(self.graphs), tuple(g.info() for g in self.graphs), tuple(notes), self.calls, self.elsewhere,
         )  # fmt: skip
+
+    def _why_nothing(self) -> str:
+        from aatc.frontend import dynamo
+
+        off = dynamo.switched_off()
+        if off is not None:
+            return off
+        if self._fallbacks:
+            return "see what was left to PyTorch"
+        return "no operation of torch was recorded"
 
 
 class _Clock:
@@ -265,19 +378,28 @@ class _Clock:
         self.seconds[name], self.last = now - self.last, now
 
 
-def _typed(error: Exception) -> AatcError:
-    if isinstance(error, AatcError):
-        return error
-    return UnsupportedError(
-        f"compiling failed: {type(error).__name__}: {error}",
-        hint="this is a bug of aatc; AATC_DUMP=dir writes a script that reproduces it",
-    )
+def program_key(module: Module, pipeline: Pipeline, backend: str, target: Any) -> str:
+    """Identifies a program: the imported IR with its source lines, the passes (their code and options), the backend,
+    the device as passes see it, the versions of aatc and torch."""
+    import aatc
+
+    passes = [f"{p.identity()} {p}" for p in pipeline.passes]
+    parts = (str(module), *passes, backend, str(target), aatc.__version__, torch.__version__)
+    return hashlib.sha256("\0".join(parts).encode()).hexdigest()
+
+
+def _reason(reasons: Sequence[str]) -> str:
+    return "; ".join(dict.fromkeys(_short(r) for r in reasons))
 
 
 def _changes_state(module: Module) -> bool:
     """Whether running it twice would differ from running it once, beyond the random numbers it draws: it writes to what
-    it is given. What it makes itself it makes again."""
-    return effects.changes_arguments(module)
+    it is given, or shows somebody its operands. What it makes itself it makes again."""
+    return effects.changes_arguments(module) or any(op.name == "geo.observe" for op in module.walk())
+
+
+def _draws(module: Module) -> bool:
+    return any(op.attrs.get("effect") for op in module.walk())
 
 
 def _modules(pipeline: Pipeline) -> list[str]:

@@ -12,7 +12,7 @@ from aatc.ir.core import Func, clone_func
 from aatc.ir.errors import BackendError, UnsupportedError
 from aatc.ir.score.program import Program
 from aatc.ir.specialize import keep_results
-from aatc.ir.transforms import by_sample, is_batched, transformed
+from aatc.ir.transforms import by_sample, is_batched, transformed, undisturbed
 
 
 Compile = Callable[[Func], tuple[Any, str]]
@@ -79,6 +79,7 @@ class Kernel:
         _, _, (o, lse, *_) = self.forward(*operands)
         return o, lse
 
+    @undisturbed
     def forward(self, *operands: torch.Tensor) -> tuple[Version, list[torch.Tensor], tuple[torch.Tensor, ...]]:
         """(version that ran, operands as computed with, results): keys that are not finite spoil only rows that see
         them."""
@@ -128,6 +129,7 @@ class _Attend(torch.autograd.Function):
         return _Attend.gradients(ctx, saved, grad_o, grad_lse)
 
     @staticmethod
+    @undisturbed
     def gradients(ctx, saved, grad_o, grad_lse) -> list[torch.Tensor | None]:
         """Those of the operands that need one, in their order."""
         kernel: Kernel = ctx.kernel

@@ -318,8 +318,9 @@ def test_a_pass_that_breaks_the_module_is_caught():
             module.entry.body.ops.pop(0)
             return module
 
-    with pytest.raises(aatc.errors.VerifyError):
+    with pytest.raises(aatc.errors.PassError, match="pass break failed: VerifyError") as caught:
         passes.Pipeline((Break(),)).run(module("dot"))
+    assert isinstance(caught.value.__cause__, aatc.errors.VerifyError)
 
 
 def test_constants_fold_and_duplicates_merge():

@@ -7,7 +7,7 @@ import torch
 from torch import nn
 
 import aatc
-from aatc.errors import AatcError, PassError, UnsupportedError
+from aatc.errors import AatcError, CompilerBugWarning, PassError, UnsupportedError
 from aatc.frontend.compiled import NotRunError
 from tests.frontend import frontend_models as models
 
@@ -87,18 +87,6 @@ def test_nothing_to_compile_is_no_error():
     assert not compiled.explain().fallbacks
 
 
-def test_a_failing_pass_falls_back_and_is_reported(broken_pass):
-    model = models.Block().eval()
-    x = torch.randn(2, 4, 16)
-    compiled = aatc.compile(model, passes=[broken_pass()])
-    torch.testing.assert_close(compiled(x), model(x))
-    (fallback,) = compiled.explain().fallbacks
-    assert "broken on purpose" in fallback.reason
-    strict = aatc.compile(model, passes=[broken_pass()], fallback=False)
-    with pytest.raises(AatcError, match="broken on purpose"):
-        strict(x)
-
-
 def test_questions_before_the_first_call_say_to_run_the_model():
     compiled = aatc.compile(models.Block())
     for ask in (compiled.ir, lambda: compiled.code, lambda: compiled.stages):
@@ -156,7 +144,8 @@ def test_a_program_that_fails_when_first_run_is_replaced_by_eager_and_reported()
             return aatc.backends.Program(main, "")
 
     compiled._aatc.session.backend = Failing()
-    torch.testing.assert_close(compiled(x), model(x))
+    with pytest.warns(CompilerBugWarning, match="no such kernel"):
+        torch.testing.assert_close(compiled(x), model(x))
     torch.testing.assert_close(compiled(x), model(x))
     (fallback,) = compiled.explain().fallbacks
     assert "no such kernel" in fallback.reason
