@@ -87,6 +87,9 @@ def opt(
         bool, typer.Option("--print-after-all", help="Print the IR after every pass to standard error.")
     ] = False,
     verify_each: Annotated[bool, typer.Option(help="Check the IR after every pass.")] = True,
+    verify: Annotated[
+        str, typer.Option(help="ir, or numerics: also compare what the interpreter gives before and after every pass.")
+    ] = "ir",
     backend: Annotated[str, typer.Option(help="Backend whose device the passes compile for.")] = "cpu",
     list_: Annotated[bool, typer.Option("--list", help="List the passes and their options.")] = False,
 ) -> None:
@@ -100,7 +103,7 @@ def opt(
     chosen = passes.Pipeline.parse(pipeline) if pipeline.strip() else passes.Pipeline(())
     after = (lambda n, name, m: _say(f"// after {n}, {name}\n{m}")) if print_after_all else None
     target = backends.get(backend).target()
-    result = chosen.run(module, target=target, verify_each=verify_each, on_stage=after)
+    result = chosen.run(module, target=target, verify_each=verify_each, on_stage=after, verify=verify)
     if timing:
         _timing(result.report)
     for report in result.report:
@@ -116,11 +119,22 @@ def _pass_list() -> str:
 
     lines = []
     for name, cls in sorted(REGISTRY.items()):
-        options = [f"{f.name.replace('_', '-')}={f.default}" for f in dataclasses.fields(cls)]
+        options = [_option(f) for f in dataclasses.fields(cls) if f.init]
         doc = (cls.__doc__ or "").strip().splitlines()
         lines.append(f"{name}{{{' '.join(options)}}}" if options else name)
         lines += [f"    {doc[0]}"] if doc and not doc[0].startswith(f"{cls.__name__}(") else []
     return "\n".join(lines)
+
+
+def _option(f: Any) -> str:
+    """``name=default`` of a pass's option, ``name`` if it has none."""
+    import dataclasses
+
+    from aatc.passes.base import default_of
+    from aatc.passes.options import option_text
+
+    name, default = f.name.replace("_", "-"), default_of(f)
+    return name if default is dataclasses.MISSING else f"{name}={option_text(default)}"
 
 
 def _timing(report: Any) -> None:

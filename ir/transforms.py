@@ -26,7 +26,7 @@ def differentiating(tensors: Sequence[Any] = ()) -> bool:
 
 def tangent_of(t: torch.Tensor) -> torch.Tensor | None:
     """The tangent of a dual number. A graph may have entered the level without `forward_ad` knowing."""
-    return torch._VF._unpack_dual(t, level=0).tangent  # type: ignore[attr-defined]
+    return torch._VF._unpack_dual(t, level=0).tangent
 
 
 def transformed() -> bool:
@@ -44,7 +44,8 @@ def by_sample(function: Callable[..., Any], tensors: Sequence[Any]) -> Any:
     results (tensors, None, and lists of them) joined along that axis again."""
     level = max((_functorch.maybe_get_level(t) for t in tensors if _is_new(t)), default=None)
     if level is not None:
-        remove, add = _functorch._remove_batch_dim, _functorch._add_batch_dim
+        remove: Any = _functorch._remove_batch_dim
+        add: Any = _functorch._add_batch_dim
         members = [_is_new(t) and _functorch.maybe_get_level(t) == level for t in tensors]
     else:
         level = _legacy_level()

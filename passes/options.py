@@ -117,7 +117,7 @@ class _Scanner:
         return _Text(self.match(_WORD, "a value"))
 
     def _quoted(self) -> str:
-        out = []
+        out: list[str] = []
         while self.at < len(self.text):
             c = self.text[self.at]
             self.at += 1

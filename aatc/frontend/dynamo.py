@@ -405,7 +405,7 @@ def wrap(target: Any, hooks: Hooks, *, dynamic: bool | None, fullgraph: bool) ->
     _watch_breaks()
     own = config.recompile_limit
     limit = GRAPHS if own == 8 else own  # 8 is Dynamo's default; whoever sets it means it
-    context = torch._dynamo.optimize(
+    context: Any = torch._dynamo.optimize(
         hooks.compile_graph,
         nopython=fullgraph,
         dynamic=dynamic,
@@ -418,7 +418,7 @@ def wrap(target: Any, hooks: Hooks, *, dynamic: bool | None, fullgraph: bool) ->
         # graphs of all callables that share this code count against the accumulated limit
         total = max(config.accumulated_recompile_limit, 128 * limit)
         context.enter_exit_hooks.append(config._make_closure_patcher(accumulated_recompile_limit=total))
-        convert = getattr(context.callback, "_torchdynamo_orig_backend", None)
+        convert: Any = getattr(context.callback, "_torchdynamo_orig_backend", None)
         if hasattr(convert, "_inner_convert"):
             convert._inner_convert = _Convert(convert._inner_convert, limit)
     try:
