@@ -121,6 +121,9 @@ def _bound(e: Expr, args: list[tuple], loose: list[Any], bound, sizes, rows: int
     else:
         low, high = (0.0, 1.0) if e.dtype == "b" else (-np.inf, np.inf)
     lost = (low != low) | (high != high)
+    if e.dtype == "i":
+        low, high, wrapped = _widened(low, high)
+        lost = lost | (wrapped & (e.fn != "param"))
     unknown = lost | ((low == -np.inf) & (high == np.inf))
     for x in loose:
         unknown = unknown | x
@@ -132,6 +135,15 @@ def _bound(e: Expr, args: list[tuple], loose: list[Any], bound, sizes, rows: int
     if e.dtype == "b":
         return (np.where(unknown, 0.0, low), np.where(unknown, 1.0, high)), False
     return (np.where(lost, -np.inf, low), np.where(lost, np.inf, high)), unknown
+
+
+def _widened(low, high) -> tuple[Any, Any, Any]:
+    """Bounds of integers, to the next double outside where doubles have gaps; and whether the integers may wrap."""
+    wrapped = (low < -(2.0**63)) | (high >= 2.0**63)
+    if not np.any((low <= -(2.0**53)) | (high >= 2.0**53)):
+        return low, high, wrapped
+    low = np.where(np.abs(low) >= 2.0**53, np.nextafter(low, -np.inf), low)
+    return low, np.where(np.abs(high) >= 2.0**53, np.nextafter(high, np.inf), high), wrapped
 
 
 def _index(name: str, sizes, rows: int, cols: int):
@@ -149,6 +161,8 @@ def _param(p: Expr, tensor: torch.Tensor, sizes, rows: int, cols: int):
         return -np.inf, np.inf  # a table is read at positions only the pair knows
     axes = p.attrs[1]
     values = tensor.detach()
+    if values.dtype in (torch.uint16, torch.uint32):
+        values = values.long()  # torch has no extremes of these
     low, high = values, values
     for axis in range(len(axes) - 1, -1, -1):
         block = {"i": rows, "j": cols}.get(axes[axis], 1)
