@@ -72,7 +72,7 @@ def attend(
         v = v.to(sizes.dtype)
     q, k = metric.prepare(q, k)
     if scale is None:
-        scale = sizes.d**-0.5 if metric.root_scale else 1.0
+        scale = sizes.d**-0.5 if metric.root_scale and sizes.d else 1.0
     thinned = dropout != 0
     keys: list[Any] = []
     groups: list[list[Capture]] = []

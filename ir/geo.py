@@ -88,7 +88,7 @@ def _run_metric(op, values, _):
     dtype = reference.compute_dtype(values[0].dtype)
     from aatc.ir.score.evaluate import evaluate
 
-    return [_own(evaluate(op.attrs["score"].body, env, sizes, dtype=dtype)[..., 0].expand(sizes), values)]
+    return [_own(evaluate(op.attrs["score"].body, env, sizes, dtype=dtype)[..., 0].to(dtype).expand(sizes), values)]
 
 
 define(

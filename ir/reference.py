@@ -81,7 +81,7 @@ def admitted(att: Attention, env: Mapping[str, torch.Tensor], sizes) -> torch.Te
 def weights(att: Attention, tensors: Mapping[str, torch.Tensor], done: dict | None = None):
     """Attention weights (B,H,N,M) and log-sum-exp (B,H,N); masked rows have weight 0 and lse -inf."""
     env, sizes, dtype = _prepare(att, tensors)
-    s = evaluate(att.score.body, env, sizes, dtype=dtype, values=done)[..., 0].expand(sizes)
+    s = evaluate(att.score.body, env, sizes, dtype=dtype, values=done)[..., 0].to(dtype).expand(sizes)
     keep = admitted(att, env, sizes)
     if keep is not None:
         s = s.masked_fill(~keep, float("-inf"))

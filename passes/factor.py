@@ -9,7 +9,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 
 from aatc.ir.errors import UnsupportedError
-from aatc.ir.score.expr import ONE, Expr, add, call, div, mul, neg, param, postorder, rebuild, substitute
+from aatc.ir.score.expr import ONE, ZERO, Expr, add, call, div, index, mul, neg, param, postorder, rebuild, substitute
 from aatc.passes.score_rules import is_col, is_row
 
 
@@ -113,6 +113,13 @@ class Factored:
             stem = {"bhid": "a", "bhjd": "b", "bhi": "r", "bhj": "c", "bh": "p", "": "u"}[axes]
             found = self.tokens[e, axes, exact] = Token(self.fresh(stem), e, axes, exact)
         return found
+
+    def pair(self, e: Expr) -> Expr:
+        """`number`, of a tile's full extents even where ``e`` depends on the query or the key alone, or on neither."""
+        for c in "ij":
+            if c not in e.axes:
+                e = add(e, mul(ZERO, index(c)))
+        return self.number(e)
 
     def number(self, e: Expr, exact: bool = False) -> Expr:
         """A number per pair as a function of atoms. ``exact``, for masks: of tokens that hold numbers as f64 and

@@ -29,14 +29,14 @@ class Forms:
         self.f = Factored(taken=set(a.names) | {"lse", "summed"})
         body = a.programs.score.body
         self.unit = 1.0 if _adds_what_is_given(body) else LOG2E
-        self.score = self.f.number(Normaliser().number(mul(const(self.unit), body)))
+        self.score = self.f.pair(Normaliser().number(mul(const(self.unit), body)))
         weight = a.op.attrs.get("weight")
         self.bounded = weight is not None
         self.floor = float(a.op.attrs.get("floor", float("-inf")))
         self.weight: Expr | None = None
         self.plain_score: Expr | None = None
         if weight is not None and weight.body.fn != "exp":
-            self.weight, self.plain_score = self.f.number(weight.body), self.f.number(body)
+            self.weight, self.plain_score = self.f.pair(weight.body), self.f.pair(body)
         inner, self.epilogue, self.place = split_epilogue(a.programs.carry.body)
         self.carry: list[CarryTerm] = carry_terms(self.f, inner)
         self.mask = self.f.number(a.programs.mask.body, exact=True) if a.programs.mask is not None else None

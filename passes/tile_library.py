@@ -73,7 +73,7 @@ def library_form(a: Attention) -> Library | None:
         # mask and bias would have to be added up for every head: one more channel is cheaper
         row, col, bias = call("append", row, ONE), call("append", col, bias), None
     d, e = a.width(row), a.value_width
-    if abs(d - e) > 16:
+    if abs(d - e) > 16 or max(d, e) == 0:
         return None
     return Library(row, col, bias, causal, max(0, e - d), max(0, d - e), shift)
 

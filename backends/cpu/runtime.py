@@ -61,6 +61,8 @@ def apart(results: Sequence[torch.Tensor], args: Sequence[torch.Tensor]) -> tupl
 
 def centre(x: torch.Tensor) -> torch.Tensor:
     """Mean over tokens of the finite entries of (b, h, token, feature); no gradient flows through it."""
+    if x.shape[2] == 0:
+        return x.new_zeros(*x.shape[:2], 1, x.shape[3])
     mean = x.detach().mean(2, keepdim=True)
     if bool(torch.isfinite(mean).all()):
         return mean

@@ -67,7 +67,7 @@ def _line(x: Instr, dst: str, args: list[str]) -> str:
         return f"torch.{x.fn}({args[0]}, out={dst})"
     if x.fn in _BINARY:
         if x.fn in ("floordiv", "remainder") and x.args[0].kind == "const":
-            args[0] = f"torch.tensor({args[0]}, dtype=torch.{dtype})"
+            args[0] = f"torch.tensor({args[0]}, dtype=torch.{torch_name(x.attrs[0])})"
         return f"torch.{_BINARY[x.fn]}({args[0]}, {args[1]}, out={dst})"
     if x.fn == "clamp":
         low, high = x.attrs

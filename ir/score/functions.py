@@ -479,7 +479,7 @@ def _rotate(x, t, style: str):
 
 
 def _centre(x):
-    return x.detach().nan_to_num(0.0, 0.0, 0.0).mean((2, 3), keepdim=True)
+    return x.detach().nan_to_num(0.0, 0.0, 0.0).mean((2, 3), keepdim=True).nan_to_num(0.0)  # of no token: 0
 
 
 def _matvec(m, x):

@@ -87,6 +87,11 @@ def _constant(fn: str, values: list, attrs: tuple) -> float | int | bool:
     return FUNCTIONS[fn].evaluate(*tensors, *attrs).item()  # type: ignore[misc]
 
 
+def _broadcast(*shapes: Shape) -> Shape:
+    """Extents of 1 give way to others, 0 included."""
+    return tuple(next((d for d in dims if d != 1), 1) for dims in zip(*shapes, strict=True))
+
+
 class _Graph:
     """Primitive nodes, shared by structure. Numbers are of ``dtype``, integers i64, truth values bool."""
 
@@ -119,8 +124,11 @@ class _Graph:
         if all(map(self.is_const, args)):
             value = _constant(fn, [self.value(a) for a in args], attrs)
             return self.const(value if dtype in ("bool", "i64") else float(value))
-        shape = tuple(max(dims) for dims in zip(*(self.nodes[a].shape for a in args), strict=True))
+        shape = self.shape(args)
         return self._new(fn, args, attrs, shape, dtype)
+
+    def shape(self, args: Sequence[int]) -> Shape:
+        return _broadcast(*(self.nodes[a].shape for a in args))
 
     # --- words in primitives -------------------------------------------------------------------------------
     def lower(self, e: Expr, args: list[int]) -> int:
@@ -133,7 +141,7 @@ class _Graph:
             return self.join(e.fn, *args)
         if e.fn == "where":
             return self.where(e.dtype, *args)
-        if e.dtype == "i":
+        if e.dtype == "i" and all(self.nodes[a].dtype == "i64" for a in args):
             return self.integer(e, args)
         if e.fn == "pair_uniform":
             return self(e.fn, *args)
@@ -158,6 +166,11 @@ class _Graph:
             return args[0]
         if e.fn == "square":
             return self("mul", *args, *args, dtype="i64")
+        if e.fn in ("floordiv", "remainder"):
+            if self.is_const(args[1]) and self.value(args[1]):
+                return self(e.fn, *args, attrs=("i64",), dtype="i64")
+            x, y = map(self.number, args)  # by 0 there is no integer
+            return self(e.fn, x, y, attrs=(self.dtype,))
         if e.fn not in ("add", "sub", "mul", "neg", "abs", "sign", "maximum", "minimum"):
             raise ScoreError(f"{e.fn} is not element-wise: it has no place in a tile")
         if not self.is_const(args[0]) and (
@@ -198,7 +211,7 @@ class _Graph:
                 found = self.choose(c, self.value(x), self.value(y))
                 if found is not None:
                     return found
-        shape = tuple(max(dims) for dims in zip(*(self.nodes[a].shape for a in (c, x, y)), strict=True))
+        shape = self.shape((c, x, y))
         return self._new("where", (c, x, y), (dtype,), shape, dtype)
 
     def choose(self, c: int, x: float, y: float) -> int | None:
@@ -270,6 +283,8 @@ class _Graph:
 
 
 _WORDS: dict[str, Callable[..., int]] = {
+    "floordiv": lambda g, x, y: g("floordiv", x, y, attrs=(g.dtype,)),
+    "remainder": lambda g, x, y: g("remainder", x, y, attrs=(g.dtype,)),
     "add": lambda g, x, y: g.commuted("add", x, y),
     "mul": lambda g, x, y: g.commuted("mul", x, y),
     "sub": lambda g, x, y: g.sub(x, y),
@@ -413,7 +428,7 @@ def linearize(op: Op) -> Linear:
 def _mask_shape(op: Op) -> Shape:
     """Extents of a mask's truth values: broadcast where no operand varies."""
     shapes = [tuple(int(d) for d in v.type.shape) for v in op.operands[2:]]  # type: ignore[attr-defined]
-    return tuple(max(d) for d in zip((1, 1, 1), *shapes, strict=True))
+    return _broadcast((1, 1, 1), *shapes)
 
 
 def overwritable(code: Linear, k: int) -> set[int]:

@@ -7,7 +7,14 @@ from hypothesis import strategies as st
 
 import aatc
 from aatc import biases, masks, metrics
+from aatc.backends.cpu.vector import emit_linear
 from aatc.errors import ScoreError
+from aatc.ir import Op, TileType, Value
+from aatc.ir.score.expr import call, const, index, param
+from aatc.ir.score.linear import linearize
+from aatc.ir.score.program import Program
+from aatc.ir.tilemap import FULL, PARTIAL, TileMap
+from aatc.ir.types import torch_dtype
 from tests.compiler.harness import build
 from tests.compiler.plain import attention, check, close
 
@@ -18,16 +25,19 @@ PREDICATES = {
     "one-head": lambda b, h, i, j: (h > 0) | (j <= i),
     "one-batch": lambda b, h, i, j: (b < 1) | (i <= j),
     "heads-alone": lambda b, h, i, j: h >= 1,
-    "causal-or-diagonal": lambda b, h, i, j: (j <= i) | j.eq(i + 3),
-    "causal-and-not": lambda b, h, i, j: (j <= i) & ~j.eq(i),
+    "causal-or-diagonal": lambda b, h, i, j: (j <= i) | (j == i + 3),
+    "causal-and-not": lambda b, h, i, j: (j <= i) & ~(j == i),
     "not-causal": lambda b, h, i, j: ~(j <= i),
     "strict": lambda b, h, i, j: j < i,
     "halves": lambda b, h, i, j: i * 0.5 > j,
     "sums": lambda b, h, i, j: i + j >= 5,
     "shifted": lambda b, h, i, j: i + 0.1 > j + 0.1,
     "products": lambda b, h, i, j: i * j < 20,
-    "different": lambda b, h, i, j: (i - j).ne(2),
+    "different": lambda b, h, i, j: i - j != 2,
     "always": lambda b, h, i, j: (i >= 0) & (j >= 0),
+    "remainders": lambda b, h, i, j: (i - j) % 3 == 0,
+    "quotients": lambda b, h, i, j: i // 4 == j // 4,
+    "by zero": lambda b, h, i, j: (i + 1) % h != 1,
     "never": lambda b, h, i, j: i < 0,
 }
 
@@ -99,8 +109,8 @@ def test_drawn_masks_over_all_indices(data):
                 "le": lambda: total <= at,
                 "gt": lambda: total > at,
                 "ge": lambda: total >= at,
-                "eq": lambda: total.eq(at),
-                "ne": lambda: total.ne(at),
+                "eq": lambda: total == at,
+                "ne": lambda: total != at,
             }[word]()
 
         return holds
@@ -306,3 +316,81 @@ def test_channels_whose_slopes_are_not_finite_at_closed_pairs():
         return attention(-d.log().sum(-1), v, keep)
 
     eager_and_compiled(plain, q, k, v, metric=logs, mask=masks.predicate(lambda b, h, i, j: j < i))
+
+
+IDS = {
+    "beyond 2^53": torch.tensor([2**53, 2**53, 2**53 + 1, 2**53 + 1, 2**53 + 2, 2**53 + 3]),
+    "extremes": torch.tensor([-(2**63), -(2**63), 2**63 - 1, 2**63 - 1, 0, 1]),
+    "bytes": torch.tensor([0, 255, 255, 1, 1, 0], dtype=torch.uint8),
+    "32 bits": torch.tensor([2**31 - 1, -(2**31), 2**31 - 2, 2**31 - 1, 0, 0], dtype=torch.int32),
+}
+
+
+@pytest.mark.parametrize("library", [True, False])
+@pytest.mark.parametrize("name", IDS)
+def test_documents_of_any_integers(name, library):
+    for ids in (IDS[name], IDS[name].sort()[0]):
+        for tiles in ("rows=2 cols=2 grain=1", "rows=3 cols=2 grain=2", "rows=16 cols=16 heads=2", ""):
+            torch.manual_seed(0)
+            q, k, v = (torch.randn(1, 2, 6, 4, dtype=torch.float64) for _ in range(3))
+            check(
+                formula(ids[:, None] == ids),
+                *(q, k, v),
+                metric=metrics.DotProduct(),
+                mask=masks.documents(ids),
+                compiled={"library": library, "tiles": tiles},
+            )
+
+
+NUMBERS = torch.tensor(
+    [0.0, -0.0, 5e-324, 1e-310, 1e-45, 1e-30, 1e-19, 1.0, 1.0 + 2**-52, -1.0, 3e38, 1e300, INF, -INF, NAN]
+)
+
+
+@pytest.mark.parametrize("word", ["lt", "le", "gt", "ge", "eq", "ne"])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_comparisons_are_exact(word, dtype):
+    """In masks and in scores: at equality, of denormals, of infinities, of NaN, for which all but != are false."""
+    x = NUMBERS.to(dtype)
+    n = len(x)
+    score = Program.of(call("where", call(word, param("r", "i"), param("c", "j")), const(1.0), const(2.0)))
+    truth = getattr(torch, word)(x[:, None], x)
+    ops = [
+        Op("tile.map", [Value(TileType.of(name, s), "x") for s in ((1, n, 1), (1, 1, n))], {"programs": (score,)},
+           [TileType.of(name, (1, n, n))])
+        for name in [{torch.float32: "f32", torch.float64: "f64"}[dtype]]
+    ]  # fmt: skip
+    out, scratch = torch.empty(1, n, n, dtype=dtype), []
+    code = linearize(ops[0])
+    scratch = [torch.empty(s, dtype=torch_dtype(d)) for d, s in code.temps]
+    names = {
+        "x0": x.reshape(1, n, 1),
+        "x1": x.reshape(1, 1, n),
+        "out": out,
+        **{f"t{k}": t for k, t in enumerate(scratch)},
+    }
+    for line in emit_linear(code, ["x0", "x1"], ["out"], [f"t{k}" for k in range(len(scratch))]):
+        exec(line, {"torch": torch, "inf": INF, "nan": NAN, **names})
+    assert torch.equal(out[0] == 1.0, truth) and torch.equal(out[0] == 2.0, ~truth)
+    tile = TileMap.of(Program.of(call(word, param("r", "i"), param("c", "j"))), [x, x], (1, 1, n, n), 1, 1, 1)
+    assert torch.equal(
+        torch.from_numpy(tile.kinds[0] == FULL) | (torch.from_numpy(tile.kinds[0] == PARTIAL) & truth), truth
+    )
+
+
+def test_holes_between_open_tiles_are_no_full_range():
+    """Row 0 sees keys 0, 1, 6 and 7: the range 0 to 8 is not full, though every open tile is."""
+    mask = Program((), call("or", call("lt", index("j"), const(2)), call("ge", index("j"), const(6))))
+    tiles = TileMap.of(mask, [], (1, 1, 4, 8), 4, 2, 1)
+    assert tiles.counts == {"empty": 2, "partial": 0, "full": 2}
+    assert tiles.hull(0, 0) == (0, 8, True)
+    assert list(tiles.runs(0, 0, 8)) == [(0, 2, False), (6, 2, False)]
+
+
+def test_tiles_of_problems_in_groups_that_do_not_divide():
+    """A g tile is full or empty where all of its problems are; the last one is smaller, one straddles two batches."""
+    mask = Program((), call("lt", index("h"), const(2)))
+    tiles = TileMap.of(mask, [], (2, 3, 4, 4), 4, 4, 2)
+    assert tiles.kinds[:, 0, 0].tolist() == [FULL, PARTIAL, PARTIAL]
+    tiles = TileMap.of(mask, [], (2, 3, 4, 4), 4, 4, 4)
+    assert tiles.kinds[:, 0, 0].tolist() == [PARTIAL, PARTIAL]

@@ -1,0 +1,167 @@
+"""Attentions at the edge of what can be written: no tokens, no heads, no features, scores of one side or of none."""
+
+import pytest
+import torch
+
+import aatc
+from aatc import masks, metrics
+from tests.compiler.harness import build
+from tests.compiler.plain import attention, check, close
+
+N = 7
+I, J = torch.arange(N)[:, None].double(), torch.arange(N).double()[None]
+
+
+def pairs(x):
+    """A number per query (..., N, 1) or key (..., 1, N), for every pair."""
+    return x.expand(*x.shape[:-2], N, N)
+
+
+SCORES = {
+    "where of positions": (
+        lambda q, k, i, j: torch.where(i >= j, (q * k).sum(), -3.0),
+        lambda q, k: torch.where(I >= J, q @ k.mT, q.new_tensor(-3.0)),
+    ),
+    "where of scores": (
+        lambda q, k, i, j: torch.where((q * k).sum() > 0, (q * k).sum(), 0.1 * (q * k).sum()),
+        lambda q, k: torch.where(q @ k.mT > 0, q @ k.mT, 0.1 * (q @ k.mT)),
+    ),
+    "where of far constants": (
+        lambda q, k, i, j: (q * k).sum() + torch.where(i >= j, 0.1, 1e6),
+        lambda q, k: q @ k.mT + torch.where(I >= J, 0.1, 1e6).double(),
+    ),
+    "where of both": (
+        lambda q, k, i, j: (q * k).sum() + torch.where((i >= j) & ((q * k).sum() > 0), 0.5, 0.25),
+        lambda q, k: q @ k.mT + torch.where((I >= J) & (q @ k.mT > 0), 0.5, 0.25).double(),
+    ),
+    "a constant": (lambda q, k, i, j: 0.5 + 0 * (q * k).sum(), lambda q, k: 0.5 + 0 * (q @ k.mT)),
+    "the key alone": (lambda q, k, i, j: k.sum(), lambda q, k: pairs(k.sum(-1)[..., None, :])),
+    "the query alone": (lambda q, k, i, j: q.sum(), lambda q, k: pairs(q.sum(-1, keepdim=True))),
+    "a function of the key": (lambda q, k, i, j: torch.exp(k.sum()), lambda q, k: pairs(k.sum(-1).exp()[..., None, :])),
+    "the query's position": (lambda q, k, i, j: i * 1.0, lambda q, k: pairs(I.expand(2, 2, N, 1)) + 0 * (q @ k.mT)),
+    "the key's position": (lambda q, k, i, j: j * 0.5, lambda q, k: pairs(0.5 * J.expand(2, 2, 1, N)) + 0 * (q @ k.mT)),
+    "positions alone": (
+        lambda q, k, i, j: -abs(i - j) * 0.5,
+        lambda q, k: (-(I - J).abs() * 0.5).expand(2, 2, N, N) + 0 * (q @ k.mT),
+    ),
+}
+
+
+@pytest.mark.parametrize("library", [True, False])
+@pytest.mark.parametrize("mask", [None, "causal"])
+@pytest.mark.parametrize("name", SCORES)
+def test_scores_of_one_side_and_conditions_within_scores(name, mask, library):
+    torch.manual_seed(0)
+    written, plain = SCORES[name]
+    q, k, v = (torch.randn(2, 2, N, 4, dtype=torch.float64) for _ in range(3))
+
+    @aatc.metric
+    def metric(q, k, i, j):
+        return written(q, k, i, j)
+
+    keep = J <= I if mask else None
+    check(
+        lambda q, k, v: attention(plain(q, k), v, keep),
+        *(q, k, v),
+        metric=metric,
+        mask=masks.causal() if mask else None,
+        compiled={"library": library, "tiles": "rows=4 cols=4 grain=2"},
+    )
+
+
+SHAPES = [
+    (0, 2, 2, 5, 5, 4, 4),
+    (2, 0, 0, 5, 5, 4, 4),
+    (2, 2, 1, 5, 5, 4, 4),
+    (2, 4, 1, 1, 5, 4, 3),
+    (2, 4, 2, 5, 1, 4, 3),
+    (1, 1, 1, 1, 1, 1, 1),
+    (2, 2, 2, 5, 6, 0, 4),
+    (2, 2, 2, 5, 6, 4, 0),
+    (2, 2, 2, 5, 6, 0, 0),
+    (2, 2, 2, 0, 6, 4, 4),
+    (2, 2, 2, 5, 0, 4, 4),
+    (0, 2, 1, 0, 0, 0, 0),
+]
+
+
+@pytest.mark.filterwarnings("error")
+@pytest.mark.parametrize("shape", SHAPES)
+@pytest.mark.parametrize("mask", ["none", "causal", "heads", "dense", "padding", "documents"])
+def test_sizes_of_zero_and_one(shape, mask):
+    torch.manual_seed(0)
+    b, h, hk, n, m, d, e = shape
+    chosen = {
+        "none": None,
+        "causal": masks.causal(),
+        "heads": masks.predicate(lambda b, h, i, j: i - j <= h),
+        "dense": masks.dense(torch.rand(b, h, n, m) < 0.6),
+        "padding": masks.key_padding(torch.rand(b, m) < 0.6),
+        "documents": masks.documents(torch.arange(n) // 2, torch.arange(m) // 2),
+    }[mask]
+
+    @aatc.metric
+    def l1(q, k):
+        return -(q - k).abs().sum()
+
+    for metric in (metrics.DotProduct(), metrics.Euclidean(), metrics.LorentzDistance(lift=True), l1):
+        for library in (True, False):
+            q, k, v = (torch.randn(b, x, y, z, dtype=torch.float64) for x, y, z in ((h, n, d), (hk, m, d), (hk, m, e)))
+            leaves = [t.requires_grad_() for t in (q, k, v)]
+            built = build(q, k, v, metric=metric, mask=chosen, library=library)
+            got, want = built.run(), built.eager
+            probe = [torch.ones_like(w).masked_fill(~torch.isfinite(w), 0.0) for w in want]
+            for name, g, w in zip(("output", "log-sum-exp"), got, want, strict=True):
+                close(g, w, 1e-10, name)
+            found = [torch.autograd.grad(x, leaves, probe, allow_unused=True) for x in (got, want)]
+            for t, g, w in zip(leaves, *found, strict=True):
+                close(
+                    torch.zeros_like(t) if g is None else g, torch.zeros_like(t) if w is None else w, 1e-9, "gradient"
+                )
+
+
+@pytest.mark.parametrize("library", [True, False])
+def test_tables_are_read_per_token_and_per_pair(library):
+    torch.manual_seed(0)
+    q, k, v = (torch.randn(2, 3, n, 4, dtype=torch.float64) for n in (5, 6, 6))
+    t = torch.randn(3, 4, dtype=torch.float64)
+    at_key, at_query = torch.arange(6).clamp(0, 3), (torch.arange(5) * 0.5).round().long().clamp(0, 3)
+    apart = (torch.arange(6) - torch.arange(5)[:, None] + 3).clamp(0, 3)
+
+    @aatc.metric(t="ht")
+    def keyed(q, k, j, t):
+        return (q * k).sum() + metrics.lookup(t, j)
+
+    @aatc.metric(t="ht")
+    def both(q, k, i, j, t):
+        return (q * k).sum() * metrics.lookup(t, i * 0.5) + metrics.lookup(t, j - i + 3)
+
+    def plain_key(q, k, v, t):
+        return attention(q @ k.mT + t[:, at_key][None, :, None], v)
+
+    def plain_both(q, k, v, t):
+        return attention((q @ k.mT) * t[:, at_query][None, :, :, None] + t[:, apart][None], v)
+
+    for metric, plain in ((keyed(t=t), plain_key), (both(t=t), plain_both)):
+        check(
+            plain,
+            *(q, k, v),
+            tensors=[t],
+            metric=metric,
+            compiled={"library": library, "tiles": "rows=4 cols=4 heads=2"},
+        )
+
+
+def test_table_positions_beyond_every_integer():
+    """They are clamped before they are rounded to integers."""
+    torch.manual_seed(0)
+    q, k, v = (torch.randn(1, 1, 5, 4, dtype=torch.float64) for _ in range(3))
+    t = torch.randn(3, dtype=torch.float64)
+    far = torch.tensor([1e30, -1e30, 1.5, 2.5, 0.5], dtype=torch.float64)
+    entry = torch.tensor([2, 0, 2, 2, 0])
+
+    @aatc.metric(t="t", far="j")
+    def keyed(q, k, i, t, far):
+        return (q * k).sum() + metrics.lookup(t, far + 0 * i)
+
+    check(lambda q, k, v, t: attention(q @ k.mT + t[entry], v), q, k, v, tensors=[t], metric=keyed(t=t, far=far))
