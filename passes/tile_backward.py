@@ -90,10 +90,10 @@ def _row_statistics(forms: Forms, summed: bool) -> tuple[Expr, Expr]:
         return call("where", closed, const(float("inf")), mul(const(forms.unit), lse)), const(1.0)
     top, mass = param("top__", "bhi"), param("mass__", "bhi")
     closed = call("eq", mass, const(0.0))
-    inverse = call("where", closed, const(0.0), call("reciprocal", mass))
+    inverse = call("reciprocal", mass)
     if forms.weight is not None:  # the closed form of exp(score) knows nothing of m
         inverse = mul(forms.exp(neg(top)), inverse)
-    return call("where", closed, const(float("inf")), top), inverse
+    return call("where", closed, const(float("inf")), top), call("where", closed, const(0.0), inverse)
 
 
 def _extra_tokens(fr: Frame, forms: Forms, summed: bool) -> Extra:

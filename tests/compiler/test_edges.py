@@ -34,6 +34,14 @@ SCORES = {
         lambda q, k, i, j: (q * k).sum() + torch.where((i >= j) & ((q * k).sum() > 0), 0.5, 0.25),
         lambda q, k: q @ k.mT + torch.where((I >= J) & (q @ k.mT > 0), 0.5, 0.25).double(),
     ),
+    "where of minus infinity": (
+        lambda q, k, i, j: (q * k).sum() + torch.where(i >= j, 0.0, float("-inf")),
+        lambda q, k: q @ k.mT + torch.where(I >= J, 0.0, float("-inf")).double(),
+    ),
+    "logarithms of distance": (
+        lambda q, k, i, j: (q * k).sum() - torch.log(1 + 0.5 * abs(i - j)),
+        lambda q, k: q @ k.mT - torch.log(1 + 0.5 * (I - J).abs()),
+    ),
     "a constant": (lambda q, k, i, j: 0.5 + 0 * (q * k).sum(), lambda q, k: 0.5 + 0 * (q @ k.mT)),
     "the key alone": (lambda q, k, i, j: k.sum(), lambda q, k: pairs(k.sum(-1)[..., None, :])),
     "the query alone": (lambda q, k, i, j: q.sum(), lambda q, k: pairs(q.sum(-1, keepdim=True))),
