@@ -5,6 +5,7 @@ from __future__ import annotations
 import torch
 
 from aatc.ir import observe, reference
+from aatc.ir.containment import spoiled_rows
 from aatc.ir.core import Op
 from aatc.ir.dims import NAME
 from aatc.ir.errors import VerifyError
@@ -58,8 +59,8 @@ def _own(result: torch.Tensor, values) -> torch.Tensor:
 _DIGITS = {
     "checks": Attr.of(
         "list",
-        "kind, linear form of the score, bound of the slope in it: conditions under which single precision keeps the "
-        "score's digits (`passes.rounding`)",
+        "kind, linear form of the program, bound of the slope in it: conditions under which single precision keeps the "
+        "program's digits (`passes.rounding`)",
         required=False,
     ),
     "double": Attr.of("bool", "single precision never keeps them", required=False),
@@ -180,7 +181,7 @@ define(
         "the value of each key as it arrives at each query, by a carry program; its first "
         "parameter is v; the second operand gives the pairs",
         ("v", "pairs", "captures*"),
-        attrs={"carry": Attr.of("program", "the carried value, a vector per pair")},
+        attrs={"carry": Attr.of("program", "the carried value, a vector per pair"), **_DIGITS},
         infer=_transport_types,
         verify=_transport_verify,
         evaluate=_run_transport,
@@ -336,10 +337,17 @@ def _kernel_verify(op: Op) -> None:
 
 
 def _run_kernel(op, values, interp):
+    a = op.attrs
+    tensors, axes = dict(zip(a["names"], values, strict=True)), dict(zip(a["names"], a.get("axes", ()), strict=False))
+    clean, spoiled = spoiled_rows(a.get("mask"), a["names"], axes, tensors)
+    used = [clean[n] for n in a["names"]]
     try:
-        return interp.call(op.attrs["forward"].name, values)[:2]
+        o, lse = interp.call(a["forward"].name, used)[:2]
     except Refused:
-        return interp.call(op.attrs["exact"].name, values)[:2]
+        o, lse = interp.call(a["exact"].name, used)[:2]
+    if spoiled is None:
+        return [o, lse]
+    return [o.masked_fill(spoiled.unsqueeze(-1), float("nan")), lse.masked_fill(spoiled, float("nan"))]
 
 
 define(

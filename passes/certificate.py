@@ -82,8 +82,9 @@ def verify(witness: tuple) -> float:
             env = draw.tensors(domain, sizes)
             found = [evaluate(e, env, sizes, dtype=torch.float64, values=values).expand(*sizes, -1) for e in roots]
             defined = _defined(items[-2] if kind != "bound" else items[0], values, sizes)
-            deviation = _deviation(kind, items, found, defined)
-            worst = max(worst, deviation / _scale(values) * (1e-3 if domain in _SINGULAR else 1.0))
+            singular = domain in _SINGULAR
+            deviation = _deviation(kind, items, found, defined, singular)
+            worst = max(worst, deviation / _scale(values) * (1e-3 if singular else 1.0))
     return worst
 
 
@@ -172,14 +173,17 @@ def _defined(e: Expr, values: dict[Expr, torch.Tensor], sizes) -> torch.Tensor:
     return defined
 
 
-def _deviation(kind: str, items, values, defined: torch.Tensor) -> float:
-    """The largest difference where the side before the rewrite is defined; infinite where only the other one is not."""
+def _deviation(kind: str, items, values, defined: torch.Tensor, singular: bool) -> float:
+    """The largest difference where the side before the rewrite is defined; infinite where only the other one is not,
+    unless the data are ``singular``: rounding may put either side on a pole there."""
     if kind == "bound":
         _, low, high = items
         v = torch.where(defined, values[0], max(low, min(high, 0.0)))
         return max(float((low - v).max()), float((v - high).max()), 0.0)
     mask, before, after = values if kind == "equal-where" else (None, *values)
     counts = defined if mask is None else defined & mask
+    if singular:
+        counts = counts & torch.isfinite(after)
     if kind == "row-constant":
         counts = counts & counts[:, :, :, :1]
         before, after = before - before[:, :, :, :1], after - after[:, :, :, :1]

@@ -148,8 +148,11 @@ def attention_at(aggregate: Op) -> tuple[list[Value], dict[str, Any], Op]:
         carry_names[p.name] = "q" if x is q else "k" if x is k else names.bind(p, x)
     carry = _used(_rename(carry, carry_names))
     attrs = {"score": _used(score), "kind": normalize.attrs["kind"], "aggregate": aggregate.attrs["kind"]}
+    checks = [x if isinstance(x, str) else _used(_rename(x, names_of_score)) for x in checks]
+    of_carry = transport.attrs.get("checks", ())
+    checks += [x if isinstance(x, str) else _used(_rename(x, carry_names)) for x in of_carry]
     if checks:
-        attrs["checks"] = tuple(x if isinstance(x, str) else _used(_rename(x, names_of_score)) for x in checks)
+        attrs["checks"] = tuple(checks)
     if metric.attrs.get("double"):
         attrs["double"] = True
     if carry.body.fn != "param":

@@ -23,14 +23,15 @@ TOLERANCE = 5e-6
 #: Half the distance from 1 to the next number of single precision: the relative error of one rounding.
 UNIT = 2.0**-24
 
-#: Words whose slope is infinite at an end of their argument's range. Each end is (sign, offset): sign * x + offset is
-#: the distance from it.
+#: Words whose slope is infinite at an end of their argument's range (for "div", that of the denominator). Each end is
+#: (sign, offset): sign * x + offset is the distance from it.
 SINGULAR: dict[str, tuple[tuple[float, float], ...]] = {
     "acosh": ((1.0, -1.0),),
     "expacosh": ((1.0, -1.0),),
     "acos": ((-1.0, 1.0), (1.0, 1.0)),
     "asinsqrt": ((1.0, 0.0), (-1.0, 1.0)),
     "sqrt": ((1.0, 0.0),),
+    "div": ((1.0, 0.0),),
 }
 #: Those that lose digits even where nothing was multiplied out: contractions near ±1 are their ordinary arguments.
 _ALWAYS = ("acosh", "expacosh", "acos")
@@ -67,7 +68,7 @@ def checks_of(body: Expr, rules: Normaliser) -> list[Check] | None:
         if e is body or form is None or not form.contractions:
             continue
         for parent in parents[e]:
-            singular = parent.fn in SINGULAR and (form.expanded or parent.fn in _ALWAYS)
+            singular = parent.fn in SINGULAR and parent.fn != "div" and (form.expanded or parent.fn in _ALWAYS)
             if not singular and not form.expanded:
                 continue
             gain = _word_gain(body, parent, parents, rules) if singular else _slope(body, e, rules)
@@ -104,3 +105,19 @@ def _slope(body: Expr, e: Expr, rules: Normaliser) -> Expr | None:
     known = {x: (0.0, math.inf) for x in rules.nonnegative}
     largest = max(map(abs, static_bound(found, known)))
     return const(largest) if math.isfinite(largest) else None
+
+
+def carry_checks(body: Expr, rules: Normaliser) -> list[Check]:
+    """The conditions under which a carried value keeps its digits: a denominator that is a contraction and nearly
+    vanishes, as 1 + <q, k> does at antipodes, makes a small vector the difference of two large ones."""
+    found: list[Check] = []
+    for e in postorder(body):
+        if e.fn != "div" or e.rank or not e.args[1].is_pair:
+            continue
+        d = e.args[1]
+        if d.fn in ("maximum", "minimum"):  # a floor does not move what is above it
+            d = next((a for a in d.args if a.is_pair), d)
+        form = rules.forms.get(d)
+        if form is not None and form.contractions and not form.others:
+            found.append(Check("div", d, ONE))
+    return list(dict.fromkeys(found))

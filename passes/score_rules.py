@@ -199,7 +199,7 @@ class Normaliser:
         expansions = self.count["expand"]
         if fx is not ONE or fy is not ONE:
             self.count["pull-scale"] += 1
-            factor, inner = self.number(mul(fx, fy)), call("dot", x, y)
+            factor, inner = self.number(mul(fx, fy)), call("dot", x, y) if y.rank else call("sum", x)
             if factor.is_pair:
                 out.others.append((ONE, mul(factor, self.number(inner))))
             else:
@@ -257,7 +257,8 @@ class Normaliser:
                     out += [(sign * s, u, v) for s, u, v in rest]
                 return out
         for a, b in ((x, y), (y, x)):
-            if a.fn in _LINEAR and a.is_pair and a.fn != "eta" and not a.args[_LINEAR[a.fn]].is_pair and is_row(b):
+            movable = a.fn in _LINEAR and a.is_pair and a.fn != "eta" and is_row(b) and _free_of_key(a)
+            if movable and not a.args[_LINEAR[a.fn]].is_pair:
                 self.count["adjoint"] += 1
                 return self._dots(a.args[_LINEAR[a.fn]], _adjoint(a, b))
         return None if x.is_pair or y.is_pair else [(1, x, y)]

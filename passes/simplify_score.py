@@ -9,7 +9,7 @@ from aatc.ir.core import Func, Module, Op, Value
 from aatc.ir.score.expr import Expr, add, index, param, params, postorder, substitute
 from aatc.ir.score.program import Program
 from aatc.passes.base import Context, Pass, register
-from aatc.passes.rounding import checks_of
+from aatc.passes.rounding import Check, carry_checks, checks_of
 from aatc.passes.score_rules import Normaliser, Terms
 from aatc.passes.snapshots import snapshot_operands
 
@@ -130,7 +130,12 @@ def _add_checks(op: Op, program: Program, body: Expr, rules: Normaliser) -> None
     checks = checks_of(body, rules)
     if checks is None:
         op.attrs["double"] = True
-    elif checks:
+    else:
+        _attach(op, program, checks)
+
+
+def _attach(op: Op, program: Program, checks: list[Check]) -> None:
+    if checks:
         op.attrs["checks"] = tuple(
             x for c in checks for x in (c.kind, Program(program.params, c.argument), Program(program.params, c.gain))
         )
@@ -164,19 +169,23 @@ def _simplify_carry(op: Op, ctx: Context) -> None:
     """Numbers inside a carried value are brought to normal form: ``dot(x, y)`` of a transport, say."""
     program: Program = op.attrs["carry"]
     rules = Normaliser()
-    table = {
-        e: rules.number(e) for e in postorder(program.body) if e.rank == 0 and e.is_pair and e.fn in ("dot", "sum")
-    }
-    table = {e: n for e, n in table.items() if n is not e}
-    if not table:
-        return
-    body = substitute(program.body, table)
-    widths = tuple(
-        (p.name, _tail(p, v)) for p, v in zip(program.params, (op.operands[0], *op.operands[2:]), strict=True) if p.rank
-    )
-    ctx.certify(op, "normal-form", f"the carried value equals {body}", ("equal", program.body, body), widths=widths)
-    op.attrs["carry"] = Program(program.params, body)
-    ctx.count("normalised-carry")
+    table = {e: rules.number(e) for e in postorder(program.body) if _is_linear_form(e)}
+    body = substitute(program.body, {e: n for e, n in table.items() if n is not e})
+    if body is not program.body:
+        bound = zip(program.params, (op.operands[0], *op.operands[2:]), strict=True)
+        widths = tuple((p.name, _tail(p, v)) for p, v in bound if p.rank)
+        ctx.certify(op, "normal-form", f"the carried value equals {body}", ("equal", program.body, body), widths=widths)
+        op.attrs["carry"] = Program(program.params, body)
+        ctx.count("normalised-carry")
+    if op.result.type.dtype != "f64":  # type: ignore[attr-defined]
+        _attach(op, program, carry_checks(body, rules))
+
+
+def _is_linear_form(e: Expr) -> bool:
+    """A contraction, or a sum with one."""
+    if e.rank or not e.is_pair:
+        return False
+    return e.fn in ("dot", "sum") or (e.fn in ("add", "sub") and any(a.fn in ("dot", "sum") for a in e.args))
 
 
 def implies_causal(mask: Expr) -> bool:

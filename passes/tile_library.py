@@ -22,8 +22,8 @@ from aatc.passes.tile_core import Frame, classify
 from aatc.passes.tile_forward import Forms, arguments, finish_output
 
 
-#: A log-sum-exp beyond this has lost the sum in its rounding, and the backward would take wrong weights from it.
-_MOST = {"f32": 1e4, "f64": 1e8}
+#: Beyond this the rounding of a log-sum-exp shows in the weights that the backward takes from it.
+_MOST = {"f32": 128.0, "f64": 1e4}
 
 
 @dataclass(frozen=True)
