@@ -43,7 +43,8 @@ def bind(program, tensors, sizes) -> dict[str, torch.Tensor]:
 def token(op, values, interp):
     sizes, program, axes = _extents(op, interp), op.attrs["program"], op.attrs["axes"]
     t = op.results[0].type
-    dtype = torch.float64 if t.dtype.startswith("i") else _dtype(t)
+    double = any(x.dtype == torch.float64 for x in values)
+    dtype = torch.float64 if double or t.dtype.startswith("i") else _dtype(t)
     out = evaluate(program.body, bind(program, values, sizes), sizes, dtype=dtype)
     lead = [n for c, n in zip("bhij", sizes, strict=True) if c in axes]
     full = [n if c in axes else 1 for c, n in zip("bhij", sizes, strict=True)]

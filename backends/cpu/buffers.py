@@ -119,7 +119,7 @@ class BufferEmitter:
             view = f"{source}.reshape([{', '.join(self.dim(d) for d in t.shape)}])"
             src.line(f"{out} = {self._laid_out(view, op.attrs.get('layout'))}")
             return
-        compute = "float64" if t.dtype in ("f64", "i64") else "float32"
+        compute = "float64" if t.dtype == "i64" or _is_double(op) else "float32"
         body, used = self._expression(op, program, compute)
         n = sizes[2] if "i" in axes else sizes[3] if "j" in axes else "1"
         shape = ", ".join(self.dim(d) for d in t.shape)
@@ -163,8 +163,7 @@ class BufferEmitter:
         program, like = op.attrs["program"], self.name(op.operands[0])
         self.src.comment(f"{op.result.name}: {program}", op.loc)
         self._bind_sizes([self.dim(d) for d in op.attrs["sizes"]])
-        double = any(v.type.dtype == "f64" for v in op.operands)  # type: ignore[attr-defined]
-        compute = "float64" if double else "float32"
+        compute = "float64" if _is_double(op) else "float32"
         part = f"{self.name(op.operands[-1])} + " if op.attrs["add"] else ""
         body, used = self._expression(op, program, compute, op.operands[1 : len(program.params) + 1])
         self.src.line(f"{self.name(op.result)} = {part}rt.sum_to({body}, {op.attrs['axes']!r}, {like}, (B, H, N, M))")
@@ -174,7 +173,7 @@ class BufferEmitter:
         program, positions, like = op.attrs["program"], op.attrs["positions"], self.name(op.operands[0])
         self.src.comment(f"{op.result.name}: {program}", op.loc)
         self._bind_sizes([self.dim(d) for d in op.attrs["sizes"]])
-        compute = "float64" if op.result.type.dtype == "f64" else "float32"  # type: ignore[attr-defined]
+        compute = "float64" if _is_double(op) else "float32"
         operands = op.operands[1 : len(program.params) + 1]
         texts = [self._expression(op, p, compute, operands) for p in (program, *positions)]
         value, *where = (text for text, _ in texts)
@@ -249,3 +248,8 @@ class BufferEmitter:
         results = ", ".join(self.name(r) for r in op.results)
         operands = ", ".join(self.name(v) for v in op.operands)
         self.src.line(f"{results} = rt.library_backward({operands}, {op.attrs['causal']})")
+
+
+def _is_double(op: Op) -> bool:
+    """Whether a per-token program computes in double precision: its result or any of what it reads is so."""
+    return any(v.type.dtype == "f64" for v in (*op.operands, *op.results))  # type: ignore[attr-defined]
