@@ -155,7 +155,7 @@ class _Predicate(Mask):
         if not callable(function):
             raise ScoreError(f"a predicate is a function of b, h, i and j, not a {type(function).__name__}")
         self.function = function
-        if not torch.compiler.is_compiling():
+        if not torch.compiler.is_dynamo_compiling():
             self._program()  # refused where it is made, if it must be
 
     def _program(self) -> Recorded:

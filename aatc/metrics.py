@@ -367,12 +367,18 @@ def metric(function: Callable[..., Any] | None = None, /, **captures: str) -> An
     if not callable(function):
         raise ScoreError(f"aatc.metric decorates a function, not a {type(function).__name__}")
     declared = tuple([(n, *_declaration(n, text)) for n, text in captures.items()])
+    if torch.compiler.is_dynamo_compiling() and hasattr(function, "__code__"):
+        # Dynamo has no signatures of functions within functions; what is wrong with one shows when it is called
+        code = function.__code__
+        known = (*captures, "b", "h", "i", "j")
+        parameters = code.co_varnames[2 : code.co_argcount + code.co_kwonlyargcount]
+        return UserMetric(function, tuple([n for n in parameters if n in known]), declared, {})
     try:
         names = _names(function, tuple(captures))
     except ScoreError as error:
         raise placed_at(error, function) from None
     made = UserMetric(function, names, declared, {})
-    if not torch.compiler.is_compiling():
+    if not torch.compiler.is_dynamo_compiling():
         made.program()  # refused where it is made, if it must be
     return made
 
