@@ -226,6 +226,8 @@ def _infer(e: Expr) -> tuple[int, str]:
         raise ScoreError("the first argument of where must be a truth value")
     if f.result == "b":
         return max(ranks), "b"
+    if e.fn in ("floordiv", "remainder") and not (e.args[1].is_const and e.args[1].value):
+        return max(ranks), "f"  # a divisor that may be 0 needs infinities and NaN
     if e.fn in _WHOLE:
         return max(ranks), "f" if "f" in dtypes else "i"
     if e.fn == "where":

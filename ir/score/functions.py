@@ -118,7 +118,7 @@ _declare(
     "floordiv",
     2,
     "quotient rounded down; derivative 0",
-    lambda x, y: _divided_down(x, y, "floor_divide"),
+    lambda x, y: _torch().floor_divide(x, y),
     bound=bounds.floored_quotient,
     cost=8,
 )
@@ -126,7 +126,7 @@ _declare(
     "remainder",
     2,
     "x - y*floordiv(x, y), of y's sign; NaN where y is 0",
-    lambda x, y: _divided_down(x, y, "remainder"),
+    lambda x, y: _torch().remainder(x, y),
     bound=bounds.remainder,
     cost=8,
 )
@@ -440,14 +440,6 @@ _declare(
     bound=bounds.constant(0.0, 1.0),
     cost=20,
 )
-
-
-def _divided_down(x, y, name: str):
-    """torch.floor_divide or torch.remainder, which refuse an integer 0 as divisor; numbers give infinities and NaN."""
-    torch = _torch()
-    if not x.is_floating_point() and not y.is_floating_point() and bool((y == 0).any()):
-        x, y = x.to(torch.float64), y.to(torch.float64)
-    return getattr(torch, name)(x, y)
 
 
 def _expacosh(x):

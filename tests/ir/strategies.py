@@ -76,7 +76,7 @@ _NUMERIC = [
     "expacosh",
     "acos",
 ]
-_BINARY = ["add", "sub", "mul", "div", "maximum", "minimum"]
+_BINARY = ["add", "sub", "mul", "div", "maximum", "minimum", "floordiv", "remainder", "power"]
 _COMPARE = ["lt", "le", "gt", "ge", "eq", "ne"]
 
 
@@ -126,6 +126,8 @@ def expressions(draw, rank: int = 0, dtype: str = "f", depth: int = 4, width: in
                 "abs",
                 "sign",
                 "floor",
+                "floordiv",
+                "remainder",
                 "where",
                 "row_key",
                 "column_key",
@@ -133,6 +135,8 @@ def expressions(draw, rank: int = 0, dtype: str = "f", depth: int = 4, width: in
         )
         if word == "where":
             return call("where", sub(0, "b"), sub(0, "i"), sub(0, "i"))
+        if word in ("floordiv", "remainder"):
+            return call(word, sub(0, "i"), const(pick([-7, -2, -1, 1, 3, 49])))
         if word == "row_key":
             return call("row_key", pick(leaves(0, "i")))
         if word == "column_key":
@@ -153,7 +157,7 @@ def expressions(draw, rank: int = 0, dtype: str = "f", depth: int = 4, width: in
             else ["eta", "rotate", "rotate", "matvec", "tmatvec", "embed", "init"]
         )
     else:
-        choices += ["dot", "dot", "sum", "item", "lookup", "grid", "uniform", "mixed"]
+        choices += ["dot", "dot", "sum", "extreme", "width", "item", "lookup", "grid", "uniform", "mixed"]
     word = pick(choices)
     if word == "numeric":
         return call(pick(_NUMERIC), sub(rank))
@@ -171,6 +175,10 @@ def expressions(draw, rank: int = 0, dtype: str = "f", depth: int = 4, width: in
         return call("dot", sub(1, width=w), sub(1, width=w))
     if word == "sum":
         return call("sum", sub(1, width=WIDTH))
+    if word == "extreme":
+        return call(pick(["amax", "amin"]), sub(1, width=WIDTH))
+    if word == "width":
+        return call("width", sub(1, width=WIDTH))
     if word == "item":
         return call("item", sub(1, width=WIDTH), attrs=(draw(st.integers(-WIDTH, WIDTH - 1)),))
     if word == "lookup":
@@ -209,7 +217,7 @@ class _Smooth:
         pick = lambda items: self.draw(st.sampled_from(items))  # noqa: E731
         if depth == 0:
             return pick([*leaves(0, "f"), const(0.7), const(-1.3)])
-        word = pick(["dot", "dot", "sum", "item", "pointwise", "pointwise", "binary", "binary"])
+        word = pick(["dot", "dot", "sum", "item", "extreme", "width", "pointwise", "pointwise", "binary", "binary"])
         if word == "dot":
             w = pick([WIDTH, HALF])
             return call("mul", const(0.25), call("dot", self.vector(depth - 1, w), self.vector(depth - 1, w)))
@@ -217,6 +225,10 @@ class _Smooth:
             return call("sum", self.vector(depth - 1, WIDTH))
         if word == "item":
             return call("item", self.vector(depth - 1, WIDTH), attrs=(pick([0, 1, -1, 2]),))
+        if word == "extreme":
+            return call(pick(["amax", "amin"]), self.vector(depth - 1, WIDTH))
+        if word == "width":
+            return call("mul", call("width", self.vector(depth - 1, WIDTH)), self.number(depth - 1))
         if word == "pointwise":
             return self.pointwise(self.number(depth - 1), lambda: self.number(depth - 1))
         return self.binary(self.number(depth - 1), self.number(depth - 1))
@@ -248,9 +260,13 @@ class _Smooth:
         return call("mul", const(0.5), call(word, matrix, self.vector(depth - 1, width)))
 
     def binary(self, x: Expr, y: Expr) -> Expr:
-        word = self.draw(st.sampled_from(["add", "sub", "mul", "div", "maximum", "minimum", "where"]))
+        word = self.draw(st.sampled_from(["add", "sub", "mul", "div", "power", "remainder", "maximum", "minimum", "where"]))
         if word == "div":
             return call("div", x, call("add", call("square", y), const(0.8)))
+        if word == "power":
+            return call("power", call("add", call("tanh", x), const(1.7)), call("tanh", y))
+        if word == "remainder":
+            return call("remainder", call("add", x, const(0.0371)), call("add", call("square", y), const(0.8)))
         if word in (
             "maximum",
             "minimum",
