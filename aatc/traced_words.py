@@ -140,7 +140,7 @@ _INSTEAD = {
     "item tolist numpy cpu cuda detach clone requires_grad_ backward grad": (
         "a score is a formula, not a tensor: what must not learn is captured as tensor.detach()"
     ),
-    "T mT t transpose permute reshape view flatten squeeze unsqueeze expand repeat": (
+    "T mT t transpose permute reshape view flatten expand repeat": (
         "a metric sees one pair of vectors, without batch or length: for a matrix m, x @ m is its transpose times x"
     ),
     "sinh cosh expm1 tan asin atan atan2 erf gelu asinh atanh": "write it by exp, log, sin, cos, tanh, acos or sigmoid",
@@ -322,7 +322,7 @@ def _silu(input: Any, inplace: Any = False) -> Expr:
     return e.mul(x, call("sigmoid", x))
 
 
-@_word("logsigmoid")
+@_word("logsigmoid", "log_sigmoid")
 def _logsigmoid(input: Any) -> Expr:
     return e.neg(call("softplus", e.neg(_number(input))))
 
@@ -356,6 +356,15 @@ def _bound(x: Any, like: Expr) -> Expr:
     if isinstance(x, int) and not isinstance(x, bool) and like.dtype == "f":
         x = float(x)
     return _number(x, like)
+
+
+@_word("unsqueeze", "squeeze")
+def _as_it_is(input: Any, dim: Any) -> Expr:
+    """What a sum without ``keepdim`` needs to meet vectors again: here a number per pair meets them anyway."""
+    x = _expr(input)
+    if dim != -1 or x.rank:
+        raise ScoreError(f"a change of dim {dim} of a score", hint="a metric sees one pair of vectors, without batch")
+    return x
 
 
 @_word("float", "double")

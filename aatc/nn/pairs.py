@@ -45,8 +45,9 @@ def pair_scores(q: Tensor, k: Tensor, metric: Metric, connection: Connection | N
         carried = type(connection).carried_key(of_key, _Q, _K, of_connection)
     body = type(metric).score(key, _Q, carried, iter(of_metric))
     shape = sizes[:4]
-    value = evaluate(body, {"q": q, "k": k, **env}, shape, dtype=compute_dtype(q.dtype), device=q.device)
-    return value[..., 0].expand(shape)
+    dtype = compute_dtype(q.dtype)
+    value = evaluate(body, {"q": q, "k": k, **env}, shape, dtype=dtype, device=q.device)
+    return value[..., 0].to(dtype).expand(shape)
 
 
 def carried_values(q: Tensor, k: Tensor, v: Tensor, connection: Connection) -> Tensor:

@@ -324,10 +324,15 @@ def _folded(fn: str, *args: Expr) -> Expr:
     return call(fn, *args) if constant is None else constant
 
 
+def _neutral(c: Expr, x: Expr, value: int) -> bool:
+    """Whether the constant ``c`` is ``value`` and leaves the type of ``x`` as it is: 1.0 makes a number of an integer."""
+    return c.is_const and c.value == value and (c.dtype == x.dtype or (c.dtype, x.dtype) == ("i", "f"))
+
+
 def add(x: Expr, y: Expr) -> Expr:
-    if x.is_const and x.value == 0 and y.dtype != "b":
+    if _neutral(x, y, 0):
         return y
-    if y.is_const and y.value == 0:
+    if _neutral(y, x, 0):
         return x
     if y.fn == "neg":
         return sub(x, y.args[0])
@@ -335,9 +340,9 @@ def add(x: Expr, y: Expr) -> Expr:
 
 
 def sub(x: Expr, y: Expr) -> Expr:
-    if y.is_const and y.value == 0:
+    if _neutral(y, x, 0):
         return x
-    if x.is_const and x.value == 0:
+    if _neutral(x, y, 0):
         return neg(y)
     if y.fn == "neg":
         return add(x, y.args[0])
@@ -349,9 +354,9 @@ def mul(x: Expr, y: Expr) -> Expr:
     if y.is_const and not x.is_const:
         x, y = y, x
     if x.is_const:
-        if x.value == 1:
+        if _neutral(x, y, 1):
             return y
-        if x.value == -1:
+        if _neutral(x, y, -1):
             return neg(y)
         if y.fn == "mul" and y.args[0].is_const:
             return mul(const(x.value * y.args[0].value), y.args[1])
