@@ -3,14 +3,13 @@ tensors of whole pairs by plain broadcasting."""
 
 import math
 
-import pytest
 import torch
 import torch.nn.functional as F
 from hypothesis import given, reject
 from hypothesis import strategies as st
 
 import aatc
-from aatc import masks, metrics
+from aatc import masks
 from aatc.nn.pairs import admitted_pairs, pair_scores
 
 B, H, N, M, D = 2, 2, 5, 6, 6
@@ -63,7 +62,9 @@ def source(draw, rank, kind, depth, captures=True):
         form = pick([form, "abs({x} - {y})", "torch.where({x} > {y}, {x}, {y})"])
         return f"({form.format(x=sub(0, 'i'), y=sub(0, 'i'))})"
     if depth == 0:
-        return pick(["q", "k", "(q - k)", "weight"]) if rank else pick([*(["beta"] * captures), *NUMBERS, "i", "(i - j)"])
+        return (
+            pick(["q", "k", "(q - k)", "weight"]) if rank else pick([*(["beta"] * captures), *NUMBERS, "i", "(i - j)"])
+        )
     reduce = ["reduce"] * 3 if rank == 0 and captures else []
     word = pick(["elementwise", "elementwise", "binary", "binary", "where", "counted", *reduce])
     if word == "elementwise":
@@ -113,7 +114,11 @@ def oracle(f, q, k, beta, weight, ids):
         reject()  # torch itself has no such function of integers
     finally:
         torch.set_default_dtype(torch.float32)
-    return (value if isinstance(value, torch.Tensor) else torch.tensor(value, dtype=F64)).to(F64).expand(B, H, N, M, 1)[..., 0]
+    return (
+        (value if isinstance(value, torch.Tensor) else torch.tensor(value, dtype=F64))
+        .to(F64)
+        .expand(B, H, N, M, 1)[..., 0]
+    )
 
 
 NAMES = ["q", "k", "beta", "weight", "ids", "b", "h", "i", "j"]
@@ -127,6 +132,34 @@ def test_a_metric_is_its_function(text, seed):
     want = oracle(f, q, k, beta, weight, ids)
     got = pair_scores(q, k, metric)
     torch.testing.assert_close(got, want, rtol=1e-9, atol=1e-9, equal_nan=True)
+
+
+@given(text=source(0, "f", 3), seed=st.integers(0, 99))
+def test_attention_by_a_function_has_its_gradients(text, seed):
+    f = compiled_function(text, NAMES)
+    g = torch.Generator().manual_seed(seed)
+    q, k, beta, weight, ids = leaves(seed)
+    with torch.no_grad():  # away from ties, where a derivative is a choice
+        for t in (q, k):
+            t += torch.randn(t.shape, generator=g, dtype=F64)
+    v = torch.randn(B, H, M, D, generator=g, dtype=F64, requires_grad=True)
+    scores = oracle(f, q, k, beta, weight, ids)
+    wanted = [q, k, v, beta, weight]
+    want = torch.softmax(scores, -1) @ v
+    try:
+        grads = torch.autograd.grad(want.sin().sum(), wanted, allow_unused=True)
+    except RuntimeError:
+        reject()  # torch has no derivative of // and of a divisor of %
+    if not want.isfinite().all() or not all(t is None or t.isfinite().all() for t in grads) or scores.abs().max() > 1e4:
+        reject()
+    metric = aatc.metric(beta="h", weight="d", ids="i[bj]")(f)(beta=beta, weight=weight, ids=ids)
+    got = aatc.attend(q, k, v, metric=metric)
+    torch.testing.assert_close(got, want, rtol=1e-8, atol=1e-8)
+    for g, w in zip(torch.autograd.grad(got.sin().sum(), wanted, allow_unused=True), grads, strict=True):
+        g, w = (torch.zeros(()) if x is None else x for x in (g, w))
+        torch.testing.assert_close(
+            g.expand_as(w) if g.dim() == 0 else g, w.expand_as(g), rtol=1e-6, atol=1e-6, check_dtype=False
+        )
 
 
 @given(text=source(0, "b", 3, captures=False), seed=st.integers(0, 99))

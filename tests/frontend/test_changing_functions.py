@@ -73,9 +73,20 @@ class Model(torch.nn.Module):
         within.__defaults__ = (width,)
 
 
-KINDS = (
-    "global attribute cell default settings function partial held held_object held_default held_part inverted"
-).split()
+KINDS = [
+    "global",
+    "attribute",
+    "cell",
+    "default",
+    "settings",
+    "function",
+    "partial",
+    "held",
+    "held_object",
+    "held_default",
+    "held_part",
+    "inverted",
+]
 
 
 def wanted(x, width):
