@@ -325,7 +325,7 @@ def _folded(fn: str, *args: Expr) -> Expr:
 
 
 def _neutral(c: Expr, x: Expr, value: int) -> bool:
-    """Whether the constant ``c`` is ``value`` and leaves the type of ``x`` as it is: 1.0 makes a number of an integer."""
+    """Whether ``c`` is the constant ``value`` and leaves the type of ``x`` alone: 1.0 makes an integer a number."""
     return c.is_const and c.value == value and (c.dtype == x.dtype or (c.dtype, x.dtype) == ("i", "f"))
 
 

@@ -16,7 +16,7 @@ B, H, N, M, D = 2, 2, 5, 6, 6
 F64 = torch.float64
 
 
-# --- what is drawn: pieces of source, each with a rank (0 number, 1 vector) and a kind (f number, i integer, b truth) ---
+# Pieces of source. What is drawn has a rank (0 number, 1 vector) and a kind (f number, i integer, b truth value).
 NUMBERS = ["0.5", "-1.25", "2", "-3", "0.0", "1", "7", "0.125"]
 ELEMENTWISE = [
     "-{x}", "abs({x})", "torch.abs({x})", "{x}.square()", "torch.exp(-abs({x}))", "torch.tanh({x})", "{x}.sin()",
@@ -24,10 +24,13 @@ ELEMENTWISE = [
     "F.logsigmoid({x})", "torch.floor({x})", "{x}.ceil()", "torch.sign({x})", "torch.log1p(abs({x}))",
     "(abs({x}) + 0.5).log()", "torch.log2(abs({x}) + 1)", "torch.log10(abs({x}) + 1)", "(abs({x}) + 0.25).rsqrt()",
     "abs({x}).sqrt()", "{x} ** 2", "{x} ** 3", "(abs({x}) + 0.5) ** -1.5", "2.0 ** torch.tanh({x})",
-    "1.5 ** torch.tanh({x})", "{x} % 3", "{x} % -2.5", "{x} // 2", "{x} // -0.7", "{x} / 49", "torch.remainder({x}, 1.5)",
+    "1.5 ** torch.tanh({x})", "{x} % 3", "{x} % -2.5", "{x} // 2", "{x} // -0.7", "{x} / 49",
+    "torch.remainder({x}, 1.5)",
     "torch.div({x}, 3, rounding_mode='floor')", "torch.clamp({x}, -1, 1)", "{x}.clamp(min=0.25)", "{x}.clip(max=0.5)",
-    "torch.sub({x}, 0.5, alpha=2)", "{x}.to(torch.float64)", "torch.where({x} > 0, {x}, 0.1 * {x})", "torch.exp2(-abs({x}))",
-    "torch.reciprocal(abs({x}) + 1)", "+{x}", "5 - {x}", "7 % (abs({x}) + 1)", "9 // (abs({x}) + 1)", "2 / (abs({x}) + 1)",
+    "torch.sub({x}, 0.5, alpha=2)", "{x}.to(torch.float64)", "torch.where({x} > 0, {x}, 0.1 * {x})",
+    "torch.exp2(-abs({x}))",
+    "torch.reciprocal(abs({x}) + 1)", "+{x}", "5 - {x}", "7 % (abs({x}) + 1)", "9 // (abs({x}) + 1)",
+    "2 / (abs({x}) + 1)",
 ]  # fmt: skip
 BINARY = [
     "{x} + {y}", "{x} - {y}", "{x} * {y}", "{x} / (abs({y}) + 0.5)", "torch.maximum({x}, {y} + 0.013)",

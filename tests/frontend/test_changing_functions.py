@@ -74,19 +74,9 @@ class Model(torch.nn.Module):
 
 
 KINDS = [
-    "global",
-    "attribute",
-    "cell",
-    "default",
-    "settings",
-    "function",
-    "partial",
-    "held",
-    "held_object",
-    "held_default",
-    "held_part",
-    "inverted",
-]
+    "global", "attribute", "cell", "default", "settings", "function", "partial", "held", "held_object", "held_default",
+    "held_part", "inverted",
+]  # fmt: skip
 
 
 def wanted(x, width):

@@ -260,7 +260,8 @@ class _Smooth:
         return call("mul", const(0.5), call(word, matrix, self.vector(depth - 1, width)))
 
     def binary(self, x: Expr, y: Expr) -> Expr:
-        word = self.draw(st.sampled_from(["add", "sub", "mul", "div", "power", "remainder", "maximum", "minimum", "where"]))
+        words = ["add", "sub", "mul", "div", "power", "remainder", "maximum", "minimum", "where"]
+        word = self.draw(st.sampled_from(words))
         if word == "div":
             return call("div", x, call("add", call("square", y), const(0.8)))
         if word == "power":
