@@ -25,7 +25,8 @@ ENGINES = {"library": "PyTorch's fused attention", "stream": "a loop over tiles"
 class AttentionInfo:
     """One attention of the model. ``lowering`` is its class (`LOWERINGS` says what the letters mean),
     ``engine`` what runs it, ``arena_bytes`` the memory it works in besides inputs and outputs;
-    ``certificates`` are the facts its rewrites rest on; ``loc`` is the model's source line."""
+    ``certificates`` are the facts its rewrites rest on; ``loc`` is the model's source line; ``double_calls`` counts
+    the calls that took double precision, because single precision would have lost digits of the score."""
 
     name: str
     kind: str
@@ -36,6 +37,7 @@ class AttentionInfo:
     graph: int
     engine: str = ""
     arena_bytes: int = 0
+    double_calls: int = 0
 
     @property
     def runs_as(self) -> str:
@@ -126,6 +128,7 @@ class Explanation:
                     ("runs as", a.runs_as),
                     ("schedule", a.schedule),
                     ("works in", memory),
+                    ("digits", _digits(sum(x.double_calls for x in group))),
                 ]
                 yield from _fields(shown)
                 for n, c in enumerate(a.certificates):
@@ -198,6 +201,12 @@ def _alike(attentions: Sequence[AttentionInfo]) -> list[list[AttentionInfo]]:
 def _names(group: Sequence[AttentionInfo]) -> str:
     names = [a.name for a in group]
     return ", ".join(names) if len(names) <= 3 else f"{names[0]} to {names[-1]} ({len(names)} alike)"
+
+
+def _digits(calls: int) -> str:
+    if not calls:
+        return ""
+    return f"double precision in {_count(calls, 'call')}: tokens far apart, or close to each other"
 
 
 def _count(n: int, word: str) -> str:

@@ -426,6 +426,7 @@ def _attentions(graph: Graph) -> list[AttentionInfo]:
                 str(a.get("schedule") or ""), tuple(certificates.values()),
                 (location.where(loc) or "") if loc is None or hasattr(loc, "file") else str(loc), graph.index,
                 str(a.get("engine") or ""), int(a.get("arena_bytes") or 0),
+                int(getattr(a.get("kernel"), "exact_calls", 0)),
             )
         )  # fmt: skip
     return found

@@ -12,7 +12,7 @@ from aatc import biases, connections, masks, metrics, passes
 from aatc.ir import Module
 from aatc.ir.errors import PassError, ScoreError
 from aatc.ir.parser import parse
-from aatc.ir.score import Program, call, index, param
+from aatc.ir.score import Program, call, index, param, substitute
 from aatc.passes.certificate import certify, verify
 from aatc.passes.plan_memory import Interval, max_live, place
 from aatc.passes.score_bounds import static_bound
@@ -138,6 +138,49 @@ def test_a_wrong_rewrite_gets_no_certificate():
                 (index("i") - index("j")) * 1.0,
             ),
         )
+
+
+_X, _Y, _S = param("x", "bhid"), param("y", "bhjd"), param("s", "bj")
+_ONE = call("exp", 0.0 * _X)
+
+
+@pytest.mark.parametrize(
+    "before, after",
+    [
+        (call("sqrt", _X * _Y), call("sqrt", _X) * call("sqrt", _Y)),  # entries that are not negative
+        (abs(_X @ _Y), _X @ _Y),
+        (call("square", call("sqrt", _X @ _Y)), _X @ _Y),
+        (call("maximum", _X @ _Y, call("neg", _X @ _Y)), _X @ _Y),
+        (call("sign", _X @ _X), call("exp", 0.0 * (_X @ _X))),  # no token is zero
+        (call("tanh", _X @ _Y), _X @ _Y - (_X @ _Y) ** 3.0 / 3.0),  # small numbers
+        ((_X - _Y) @ (_X - _Y), _X @ _X - _Y @ _Y),  # equal tokens
+        (_X @ _Y, (_X @ _Y) / call("sqrt", _X @ _X)),  # unit vectors
+        ((_ONE @ _ONE) * _S, 4.0 * _S),  # four channels
+        (call("floor", _S), _S),  # integers
+        (call("minimum", _X @ _Y, 100.0 * call("exp", 0.0 * _S)), _X @ _Y),  # numbers below a hundred
+    ],
+)
+def test_what_holds_on_part_of_the_domain_only_gets_no_certificate(before, after):
+    before, after = (e if e.rank == 0 else call("sum", e) for e in (before, after))
+    with pytest.raises(ScoreError, match="does not hold"):
+        certify("planted", "a lie", ("equal", before, after), widths=(("x", (5,)), ("y", (5,))))
+
+
+@pytest.mark.parametrize(
+    "score, rule",
+    [
+        (call("sum", call("sqrt", _X * _Y)), "root-of-product"),
+        (call("square", call("sqrt", _X @ _Y)), "square-of-root"),
+    ],
+)
+def test_rules_that_need_a_sign_do_not_fire_without_one(score, rule):
+    rules = Normaliser()
+    rules.number(score)
+    assert not rules.count[rule]
+    squares = {_X: call("square", _X), _Y: call("square", _Y)}
+    rules = Normaliser()
+    rules.number(substitute(score, squares))
+    assert rules.count[rule]
 
 
 def test_only_frames_are_certified_as_isometries():
