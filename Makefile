@@ -8,6 +8,8 @@ PACKAGING := pyproject.toml setup.py constraints.txt
 
 # More arguments for pytest or the benchmarks: make test ARGS="tests/ir -x"
 ARGS ?=
+# Processes the tests are shared among. Each of them computes with one thread.
+JOBS ?= auto
 
 .PHONY: demo test check accept bench bench-analysis fuzz clean
 .NOTPARALLEL:
@@ -17,7 +19,7 @@ demo: $(VENV)/.examples
 	$(RUN) examples/digits.py $(ARGS)
 
 test: $(VENV)/.test
-	$(RUN) -m pytest $(ARGS)
+	$(RUN) -m pytest -n $(JOBS) --dist worksteal $(ARGS)
 
 # Types are checked on an installed copy; paths in its messages are those of the checkout, through aatc/'s links.
 check: $(VENV)/.dev

@@ -52,7 +52,8 @@ def check_binding(op: Op, program: Program, values) -> None:
 
 def _own(result: torch.Tensor, values) -> torch.Tensor:
     """``result`` in memory of its own: a program may be one of its parameters as it is."""
-    shared = any(isinstance(v, torch.Tensor) and torch._C._is_alias_of(result, v) for v in values)
+    alias = torch._C._is_alias_of  # type: ignore[attr-defined]
+    shared = any(isinstance(v, torch.Tensor) and alias(result, v) for v in values)
     return result.clone() if shared else result
 
 

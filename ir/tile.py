@@ -123,13 +123,13 @@ _def(
     "empty buffer",
     ("buffer",),
     {"rows": Attr.of("bool", "lengths of vectors, not entries")},
-    infer=lambda op: [TensorType.of(op.operands[0].type.dtype, ())],  # type: ignore[attr-defined]
+    infer=lambda op: [TensorType.of(op.operands[0].type.dtype, ())],
     evaluate=ev.peak,
 )
 _def(
     "tile.require",
-    "ends the function without results unless every entry is at least a limit: its caller then takes the version of the "
-    "kernel that needs no such condition",
+    "ends the function without results unless every entry is at least a limit: its caller then takes the version of "
+    "the kernel that needs no such condition",
     ("value",),
     {"least": Attr.of("float", "the limit")},
     results=0,

@@ -282,11 +282,12 @@ def mask_tile(op, values, interp):
 def reduce(op, values, interp):
     tile, *into = values
     dims = [{"i": 1, "j": 2}[c] for c in op.attrs["over"]]
-    whole, both = {
+    folds: dict[str, tuple[Any, Any]] = {
         "max": (torch.amax, torch.maximum),
         "min": (torch.amin, torch.minimum),
         "sum": (torch.sum, torch.add),
-    }[op.attrs["op"]]
+    }
+    whole, both = folds[op.attrs["op"]]
     out = whole(tile, dims, keepdim=True)
     return [both(out, into[0]) if into else out]
 

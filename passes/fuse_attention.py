@@ -13,8 +13,8 @@ from aatc.ir.score.program import Program
 from aatc.ir.types import PairType
 from aatc.passes.base import Context, Pass, register
 from aatc.passes.plain_sizes import plain_sizes
-from aatc.passes.snapshots import STAGES, snapshot_operands
 from aatc.passes.score_bounds import EVERYTHING, static_bound
+from aatc.passes.snapshots import STAGES, snapshot_operands
 
 
 @register

@@ -2,9 +2,9 @@
 
 Two things cost digits. A difference that was multiplied out is a small number made of large ones: its error is that of
 the large ones. And acosh, acos, sqrt and their like have infinite slope where tokens coincide: an error of ε in their
-argument becomes one of sqrt(ε), and more in the gradient. How large the numbers are and how near tokens come is known at
-run time only, so both are conditions that the tile program checks (`tile.require`). Where one fails, the same attention
-runs in double precision.
+argument becomes one of sqrt(ε), and more in the gradient. How large the numbers are and how near tokens come is known
+at run time only, so both are conditions that the tile program checks (`tile.require`). Where one fails, the same
+attention runs in double precision.
 """
 
 from __future__ import annotations

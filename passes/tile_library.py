@@ -21,7 +21,6 @@ from aatc.passes.tile_checks import Peaks
 from aatc.passes.tile_core import Frame, classify
 from aatc.passes.tile_forward import Forms, arguments, finish_output
 
-
 #: Beyond this the rounding of a log-sum-exp shows in the weights that the backward takes from it.
 _MOST = {"f32": 128.0, "f64": 1e4}
 

@@ -18,7 +18,8 @@ settings.register_profile("ci", derandomize=True, max_examples=25, print_blob=Tr
 settings.register_profile("fuzz", max_examples=2000, print_blob=True, **_UNHURRIED)
 settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE", "ci"))
 
-torch.set_num_threads(2)
+# Two threads, but one where several processes share the cores (pytest -n).
+torch.set_num_threads(1 if "PYTEST_XDIST_WORKER" in os.environ else 2)
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:

@@ -14,7 +14,6 @@ from aatc.ir.score.program import Program
 from aatc.ir.specialize import keep_results
 from aatc.ir.transforms import by_sample, is_batched, transformed, undisturbed
 
-
 Compile = Callable[[Func], tuple[Any, str]]
 
 

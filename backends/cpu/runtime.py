@@ -110,7 +110,7 @@ def sum_to(value: torch.Tensor, axes: str, like: torch.Tensor, sizes: tuple[int,
 
 # --- conditions on the data ---------------------------------------------------------------------------------
 def peak(x: torch.Tensor, rows: bool) -> torch.Tensor:
-    """The largest length of a vector along the last axis, or the largest magnitude of an entry; 0 when there is none."""
+    """The largest length of a vector along the last axis, or the largest magnitude of an entry; 0 of nothing."""
     if not x.numel():
         return x.new_zeros(())
     return torch.linalg.vector_norm(x, dim=-1).amax() if rows else x.abs().amax()
@@ -216,8 +216,8 @@ def library(
     """Fused attention of the library, scale 1, over blocks of rows where a tile map tells what to skip.
 
     q, k, v (B,H,N,D), (B,H,M,D), (B,H,M,D); bias (B,H,M) or None; shift (B,H,N) or None, in double precision as bias
-    then is, a number per query to be added to it. Rows without open keys give 0 and -inf. (None, None) where no block of
-    rows keeps the digits of bias and shift.
+    then is, a number per query to be added to it. Rows without open keys give 0 and -inf. (None, None) where no block
+    of rows keeps the digits of bias and shift.
     """
     if not q.numel() or not k.numel():  # the library's kernel divides by the length
         return q.new_zeros(*q.shape[:3], v.shape[3]), q.new_full(q.shape[:3], float("-inf"))
