@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Container, Mapping
 
 import numpy as np
 
@@ -24,9 +24,29 @@ def static_bound(e: Expr, known: Mapping[Expr, tuple[float, float]] = {}) -> tup
     return done[e]
 
 
-def is_nonnegative(e: Expr) -> bool:
-    """Whether no entry of ``e`` can be below 0, judged from its form alone."""
-    return static_bound(e)[0] >= 0
+def is_nonnegative(e: Expr, bounds: dict[Expr, tuple[float, float]] | None = None) -> bool:
+    """Whether no entry of ``e`` can be below 0, judged from its form alone. ``bounds`` remembers those of all nodes
+    for the next question."""
+    bounds = {} if bounds is None else bounds
+    for x in new_nodes(e, bounds):
+        bounds[x] = _bound(x, bounds)
+    return bounds[e][0] >= 0
+
+
+def new_nodes(root: Expr, known: Container[Expr]) -> list[Expr]:
+    """`postorder` of ``root`` without what is ``known``, which is not walked again."""
+    order: dict[Expr, None] = {}
+    stack = [root]
+    while stack:
+        e = stack[-1]
+        missing = [a for a in e.args if a not in known and a not in order]
+        if e in known or e in order or not missing:
+            stack.pop()
+            if e not in known:
+                order.setdefault(e)
+        else:
+            stack += reversed(missing)
+    return list(order)
 
 
 def _bound(x: Expr, done: dict[Expr, tuple[float, float]]) -> tuple[float, float]:

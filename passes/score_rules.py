@@ -24,7 +24,7 @@ from aatc.ir.score.expr import (
     sub,
     total,
 )
-from aatc.passes.score_bounds import is_nonnegative, static_bound
+from aatc.passes.score_bounds import is_nonnegative, new_nodes, static_bound
 
 RULES = {
     "adjoint": "dot(x, T y) → dot(Tᵗ x, y) for a map T that depends on the query only",
@@ -105,6 +105,9 @@ class Terms:
             self.separable.append((e, factor))
 
 
+_STRIDE = 64  # a formula deeper than this is normalised piece by piece
+
+
 @dataclass
 class Normaliser:
     """Rewrites pair expressions; ``count`` tells how often each rule was used, ``forms`` what each assembled
@@ -116,22 +119,39 @@ class Normaliser:
     forms: dict[Expr, Terms] = field(default_factory=dict)
     nonnegative: set[Expr] = field(default_factory=set)  # normal forms of what cannot be below 0
     _done: dict[Expr, Expr] = field(default_factory=dict)
+    _bounds: dict[Expr, tuple[float, float]] = field(default_factory=dict)
+    _depth: dict[Expr, int] = field(default_factory=dict)
 
     def number(self, e: Expr) -> Expr:
         """A pair number in normal form; others are returned as they are."""
         if not e.is_pair or e.rank:
             return e
         if e not in self._done:
+            self._from_below(e)
+        if e not in self._done:
             if e.dtype == "b":  # a condition within a score: no sum, but its sides are
                 self._done[e] = rebuild(e, tuple(self.number(a) for a in e.args))
             else:
                 self._done[e] = self.assemble(self.terms(e))
-                if is_nonnegative(e):
+                if is_nonnegative(e, self._bounds):
                     self.nonnegative.add(self._done[e])
         return self._done[e]
 
+    def _from_below(self, e: Expr) -> None:
+        """Normalises some nodes of a formula that is deeper than Python's stack before those above them."""
+        new = new_nodes(e, self._depth)
+        for x in new:
+            self._depth[x] = 1 + max((self._depth[a] for a in x.args), default=0)
+        for x in new:
+            if self._depth[x] % _STRIDE == 0 and x is not e and x.is_pair and not x.rank:
+                self.number(x)
+
     def terms(self, e: Expr) -> Terms:
+        self._from_below(e)
         out = Terms()
+        if self._depth[e] % _STRIDE == 0 and self._done.get(e) in self.forms:
+            out.absorb(self.forms[self._done[e]], ONE)
+            return out
         if not e.is_pair:
             out.add_number(ONE, e)
             return out

@@ -190,9 +190,14 @@ def _is_linear_form(e: Expr) -> bool:
 
 def implies_causal(mask: Expr) -> bool:
     """Whether the mask holds only for j <= i, judged from its conjuncts."""
-    if mask.fn == "and":
-        return any(implies_causal(a) for a in mask.args)
-    return is_causal(mask) or (mask.fn == "lt" and mask.args == (index("j"), index("i")))
+    conjuncts, i, j = [mask], index("i"), index("j")
+    while conjuncts:
+        x = conjuncts.pop()
+        if is_causal(x) or (x.fn == "lt" and x.args == (j, i)) or (x.fn == "gt" and x.args == (i, j)):
+            return True
+        if x.fn == "and":
+            conjuncts += x.args
+    return False
 
 
 def is_causal(mask: Expr) -> bool:

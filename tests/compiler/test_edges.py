@@ -173,3 +173,38 @@ def test_table_positions_beyond_every_integer():
         return (q * k).sum() + metrics.lookup(t, far + 0 * i)
 
     check(lambda q, k, v, t: attention(q @ k.mT + t[entry], v), q, k, v, tensors=[t], metric=keyed(t=t, far=far))
+
+
+@pytest.mark.parametrize("library", [True, False])
+def test_formulas_deeper_than_the_stack(library):
+    torch.manual_seed(0)
+    q, k, v = (torch.randn(1, 2, 5, 4, dtype=torch.float64) for _ in range(3))
+
+    @aatc.metric
+    def metric(q, k):
+        x = (q * k).sum()
+        for _ in range(350):
+            x = torch.tanh(x) + 0.01
+        for n in range(700):
+            x = x + n * 1e-6
+        return x
+
+    def score(q, k):
+        x = q @ k.mT
+        for _ in range(350):
+            x = torch.tanh(x) + 0.01
+        return x + sum(n * 1e-6 for n in range(700))
+
+    def keep(b, h, i, j):
+        admitted = j <= i
+        for n in range(1200):
+            admitted = admitted & (j < 10 + n)
+        return admitted
+
+    check(
+        lambda q, k, v: attention(score(q, k), v, torch.ones(5, 5, dtype=torch.bool).tril()),
+        *(q, k, v),
+        metric=metric,
+        mask=masks.predicate(keep),
+        compiled={"library": library, "tiles": "rows=4 cols=4 grain=2"},
+    )
