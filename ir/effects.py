@@ -185,6 +185,29 @@ def _sources(schema: Any, returned: Any) -> frozenset[str]:
     return frozenset(found)
 
 
+def may_give_back(overload: Any) -> bool:
+    """Whether an operator that writes nothing may return one of its arguments as it is."""
+    found = _summary(f"{overload.namespace}.{overload._schema.name.split('::')[1]}.{overload._overloadname}")
+    return found is not None and found.copies and not found.written and any(s is None or s for s in found.shares)
+
+
+def sees_more_than_elements(target: Any) -> bool:
+    """Whether an operator looks at, or changes, sizes, strides, storage or history of what it is given."""
+    return isinstance(target, torch._ops.OpOverload) and target._schema.name in _RAW
+
+
+def written_arguments(overload: Any) -> list[str | None]:
+    """For each result of an operator, the argument that it is after having been written to, if it is one."""
+    found: list[str | None] = []
+    for r in overload._schema.returns:
+        own = r.alias_info.before_set if r.alias_info is not None and r.alias_info.is_write else set()
+        names = [
+            a.name for a in overload._schema.arguments if a.alias_info is not None and own & a.alias_info.before_set
+        ]
+        found.append(names[0] if names else None)
+    return found
+
+
 def _effect_of_call(op: Op) -> Effect:
     target = op.attrs.get("target")
     if not isinstance(target, str) or not isinstance(op.attrs.get("args"), tuple):

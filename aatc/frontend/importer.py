@@ -16,7 +16,7 @@ from aatc.frontend import attention, dynamo, location
 from aatc.frontend.shapes import Shapes
 from aatc.ir import collector
 from aatc.ir.core import Block, Func, Loc, Module, Op, Value
-from aatc.ir.effects import Memory, effect_of
+from aatc.ir.effects import Memory, effect_of, may_give_back, sees_more_than_elements, written_arguments
 from aatc.ir.errors import UnsupportedError, VerifyError
 from aatc.ir.registry import Operand, Symbol, TorchConst
 from aatc.ir.types import TensorType, Type, dtype_name, torch_dtype
@@ -273,9 +273,19 @@ class _Importer:
             )
 
     def torch_call(self, node: fx.Node) -> Any:
+        if not self.grad and self.ambient:
+            given = self.given_back(node)
+            if given is not None:
+                return given
         operands: dict[Value, int] = {}
         dtype = self.cast_to(node)
-        args = tuple(self.literal(a, operands, dtype) for a in (*node.args, *node.kwargs.values()))
+        raw = sees_more_than_elements(node.target)
+
+        def read(value: Value) -> Value:
+            value = value if raw else self.use(value)
+            return value if dtype is None else self.cast(value, dtype)
+
+        args = tuple(self.literal(a, operands, read) for a in (*node.args, *node.kwargs.values()))
         attrs: dict[str, Any] = {"target": self.callable(node.target), "args": args}
         if node.kwargs:
             attrs["kwargs"] = tuple(node.kwargs)
@@ -291,21 +301,46 @@ class _Importer:
             op.attrs["effect"] = True
         if effect.writes and dtype is not None:
             raise self.unsupported(f"{node.target} inside autocast")  # it would write to a cast copy
+        results: list[Any] = list(op.results)
+        if raw:  # it has changed the tensor itself, not what a detached alias shows
+            for value in (*op.operands, *op.results):
+                self.detached.pop(value, None)
+        elif not self.grad and self.ambient and effect.writes:
+            results = self.written(node, results)
         if several:
-            return list(op.results)
-        return op.results[0] if op.results else None
+            return results
+        return results[0] if results else None
 
-    def literal(self, value: Any, operands: dict[Value, int], dtype: str | None = None) -> Any:
+    def given_back(self, node: fx.Node) -> Any:
+        """Where gradients are off: the value that ``contiguous()``, ``to()`` and their like hand back as it is, with
+        its gradient; else None."""
+        target = node.target
+        if not isinstance(target, torch._ops.OpOverload) or not may_give_back(target):
+            return None
+        try:
+            args, kwargs = fx.node.map_arg((node.args, node.kwargs), lambda n: n.meta["val"])
+            result = target(*args, **kwargs)
+        except Exception:
+            return None  # fake values may be missing, or not stand for what they did when the graph was traced
+        return next((self.env[n] for n in node.all_input_nodes if n.meta["val"] is result), None)
+
+    def written(self, node: fx.Node, results: list[Any]) -> list[Any]:
+        """Where gradients are off: a call that writes gives back what it wrote to, not the detached alias of it."""
+        target: Any = node.target
+        given = dict(zip((a.name for a in target._schema.arguments), _positional(target, node), strict=True))
+        for n, name in enumerate(written_arguments(target)[: len(results)]):
+            if name is not None and isinstance(given[name], fx.Node):
+                results[n] = self.env[given[name]]
+        return results
+
+    def literal(self, value: Any, operands: dict[Value, int], read: Callable[[Value], Value]) -> Any:
         """An argument as an attribute: values become ``#n``, torch's constants words of the IR."""
         if isinstance(value, fx.Node):
             value = self.env[value]
         if isinstance(value, Value):
-            value = self.use(value)
-            if dtype is not None:
-                value = self.cast(value, dtype)
-            return Operand(operands.setdefault(value, len(operands)))
+            return Operand(operands.setdefault(read(value), len(operands)))
         if isinstance(value, (list, tuple)):
-            return tuple(self.literal(v, operands, dtype) for v in value)
+            return tuple(self.literal(v, operands, read) for v in value)
         if value is None or isinstance(value, (bool, int, float, str)):
             return value
         if isinstance(value, torch.device):
