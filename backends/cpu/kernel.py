@@ -105,6 +105,8 @@ class _Attend(torch.autograd.Function):
     @staticmethod
     def forward(ctx, kernel: Kernel, *operands):
         ctx.version, used, (o, lse, *saved) = kernel.forward(*operands)
+        # no views: autograd lets nobody write in place to views that a function returns
+        o, lse = (x.data if x._is_view() else x for x in (o, lse))
         ctx.kernel = kernel
         ctx.set_materialize_grads(False)
         ctx.save_for_backward(*used, o, lse, *saved)

@@ -21,10 +21,12 @@ SHAPES = ((2, 4), (4,), (2, 2), (4, 4), ())
 
 @dataclass
 class Slot:
-    """A tensor at hand; ``base`` is shared by what may share its memory, and negative for parameters."""
+    """A tensor at hand. ``base`` is shared by what may share its memory, and negative for parameters; ``overlaps``:
+    elements of it share memory, so that nobody writes to it."""
 
     tensor: Tensor
     base: int
+    overlaps: bool = False
 
 
 @dataclass
@@ -40,11 +42,11 @@ class Pool:
             self.bases += 1
             self.slots.append(Slot(t, self.bases))
 
-    def view(self, of: Slot, *tensors: Tensor) -> None:
-        self.slots += [Slot(t, of.base) for t in tensors]
+    def view(self, of: Slot, *tensors: Tensor, overlaps: bool = False) -> None:
+        self.slots += [Slot(t, of.base, of.overlaps or overlaps) for t in tensors]
 
     def pick(self, n: int, fits: Callable[[Tensor], bool] = lambda t: True, *, write: bool = False) -> Slot | None:
-        found = [s for s in self.slots if fits(s.tensor) and not (write and s.base < 0)]
+        found = [s for s in self.slots if fits(s.tensor) and not (write and (s.base < 0 or s.overlaps))]
         return found[n % len(found)] if found else None
 
     def like(self, n: int, shape) -> Tensor | None:
@@ -52,7 +54,7 @@ class Pool:
 
         def fits(t: Tensor) -> bool:
             wide = (1,) * (len(shape) - t.dim()) + tuple(t.shape)
-            return t.dim() <= len(shape) and all(a in (1, b) for a, b in zip(wide, shape, strict=True))
+            return t.dim() <= len(shape) and all(a == 1 or a == b for a, b in zip(wide, shape, strict=True))
 
         slot = self.pick(n, fits)
         return slot.tensor if slot else None
@@ -70,23 +72,29 @@ CONSTANTS: tuple[Callable[[], Tensor], ...] = (
     lambda: torch.linspace(0, 1, 4, dtype=torch.float64),
     lambda: torch.zeros(20, 20, dtype=torch.float64)[:4, :4],
     lambda: torch.empty(2, 4, dtype=torch.float64).fill_(0.125),
-    lambda: torch.zeros(4, dtype=torch.float64).expand(2, 4),
+    lambda: torch.zeros(4, dtype=torch.float64).repeat(2, 1),
 )
 FRESH: tuple[Callable[[Tensor], Tensor], ...] = (
     torch.sin, torch.neg, torch.clone, torch.abs, torch.zeros_like, torch.ones_like, lambda x: x * 0.5,
     lambda x: x + 1, lambda x: x.sum(), lambda x: F.softmax(x.reshape(-1), 0), lambda x: torch.square(x),
 )  # fmt: skip
+
+
+def _expanded(x: Tensor) -> Tensor:
+    return x.expand(2, *x.shape)
+
+
 #: What may be a view, a copy or the tensor itself.
 VIEWS: tuple[Callable[[Tensor], Tensor], ...] = (
     lambda x: x.reshape(-1), lambda x: x.t() if x.dim() == 2 else x[None], lambda x: x[0] if x.dim() else x,
     lambda x: x[1:] if x.dim() else x[None], lambda x: x[..., ::2] if x.dim() else x.view(1),
     lambda x: x.unsqueeze(0), lambda x: x.squeeze(), lambda x: x.detach(), lambda x: x.contiguous(),
     lambda x: x.to(torch.float64), lambda x: F.dropout(x, 0.5, training=False), lambda x: x.type_as(x),
-    lambda x: x.flatten(), lambda x: x.expand(2, *x.shape), lambda x: x.diagonal() if x.dim() == 2 else x.view_as(x),
+    lambda x: x.flatten(), _expanded, lambda x: x.diagonal() if x.dim() == 2 else x.view_as(x),
     lambda x: x.transpose(0, -1) if x.dim() else x.reshape(1), lambda x: torch.atleast_1d(x),
     lambda x: torch.broadcast_tensors(x, x)[1], lambda x: torch.einsum("i->i", x) if x.dim() == 1 else x[...],
     lambda x: x.view(-1) if x.is_contiguous() else x[...], lambda x: x.narrow(0, 0, 1) if x.dim() else x[None],
-    lambda x: x.as_strided(x.shape, x.stride(), x.storage_offset()),
+    lambda x: x.as_strided(x.shape, x.stride()),
 )  # fmt: skip
 PIECES: tuple[Callable[[Tensor], tuple[Tensor, ...]], ...] = (
     lambda x: x.unbind(0), lambda x: x.chunk(2), lambda x: x.split(1), lambda x: x.tensor_split(2),
@@ -175,7 +183,7 @@ def _run(s: Step, pool: Pool) -> None:
         elif s.word == "random":
             pool.new(RANDOM[s.b % len(RANDOM)](t))
         elif s.word == "view":
-            pool.view(x, VIEWS[s.b % len(VIEWS)](t))
+            pool.view(x, VIEWS[s.b % len(VIEWS)](t), overlaps=VIEWS[s.b % len(VIEWS)] is _expanded)
         elif s.word == "pieces" and t.dim() and t.shape[0] > 1:
             pool.view(x, *PIECES[s.b % len(PIECES)](t))
         elif s.word == "binary":
@@ -185,7 +193,7 @@ def _run(s: Step, pool: Pool) -> None:
 
 
 def _write(s: Step, pool: Pool) -> None:
-    x = pool.pick(s.a, lambda t: t.numel() > 0 and 0 not in t.stride(), write=True)
+    x = pool.pick(s.a, lambda t: t.numel() > 0, write=True)
     if x is None:
         return
     y = pool.like(s.b, x.tensor.shape)
