@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import operator
 from collections.abc import Iterator
 from functools import lru_cache
 from typing import Any
@@ -191,7 +192,13 @@ def _sizes(q: torch.Tensor, k: torch.Tensor, v: torch.Tensor) -> Sizes:
     dtype = q.dtype
     if k.dtype != dtype or v.dtype != dtype:
         dtype = torch.promote_types(torch.promote_types(q.dtype, k.dtype), v.dtype)
-    return Sizes(q.shape[0], q.shape[1], q.shape[2], k.shape[2], q.shape[3], v.shape[3], dtype, q.device)
+    widths = _width(q.shape[3]), _width(v.shape[3])
+    return Sizes(q.shape[0], q.shape[1], q.shape[2], k.shape[2], *widths, dtype, q.device)
+
+
+def _width(size: int) -> int:
+    """A number also where Dynamo traces a symbol: kernels are made for one width, and so is the scale 1/sqrt(width)."""
+    return operator.index(size) if torch.compiler.is_dynamo_compiling() else size
 
 
 _WORDS = {"b": "batch", "h": "query heads", "i": "queries", "j": "keys"}
