@@ -127,7 +127,7 @@ def _run_normalize(op, values, _):
     if mask is not None:
         env = dict(zip(mask.names, values[1:], strict=True))
         s = s.masked_fill(
-            ~evaluate(mask.body, env, tuple(s.shape), dtype=s.dtype)[..., 0].expand(s.shape), float("-inf")
+            ~evaluate(mask.body, env, tuple(s.shape), dtype=torch.float64)[..., 0].expand(s.shape), float("-inf")
         )
     return list(softmax(s))
 
