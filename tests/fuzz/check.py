@@ -44,10 +44,12 @@ class Truth:
     rounding: dict[str, float]
 
 
-def _leaves(case: Case, dtype: torch.dtype | None = None, nudge: bool = False) -> dict[str, torch.Tensor]:
+def _leaves(
+    case: Case, dtype: torch.dtype | None = None, nudge: bool = False, instead: dict[str, torch.Tensor] | None = None
+) -> dict[str, torch.Tensor]:
     """The case's tensors; floating ones in ``dtype``, or as they are drawn; ``nudge`` moves each by about one unit
-    in the last place of float64, equal numbers equally."""
-    made = make(case.leaves, case.seed_of_tensors, case.domain, case.ties)
+    in the last place of float64, equal numbers equally. ``instead`` replaces some."""
+    made = make(case.leaves, case.seed_of_tensors, case.domain, case.ties) | (instead or {})
     out = {}
     for name, t in made.items():
         if t.is_floating_point():
@@ -95,8 +97,8 @@ def _pull(case: Case, o, lse, x, names) -> dict[str, torch.Tensor]:
     return {n: torch.zeros_like(x[n]) if g is None else g for n, g in zip(names, got)}
 
 
-def truth(case: Case, dtype: torch.dtype, nudge: bool = False, sizes: bool = False) -> Truth:
-    x = _leaves(case, dtype, nudge)
+def truth(case: Case, dtype: torch.dtype, nudge: bool = False, sizes: bool = False, instead=None) -> Truth:
+    x = _leaves(case, dtype, nudge, instead)
     names = wanted(case, x)
     o, lse, s, p, carried = oracle.attention(case, x, dtype)
     scale: dict[str, float] = {}
@@ -140,16 +142,16 @@ def _distance(a: torch.Tensor, b: torch.Tensor) -> float:
 class Judge:
     """Holds the truth of a case and says whether what an engine gives is within its tolerance."""
 
-    def __init__(self, case: Case):
+    def __init__(self, case: Case, instead: dict[str, torch.Tensor] | None = None):
         self.case = case
         self.low = case.torch_dtype
         self.compute = torch.float64 if self.low == torch.float64 else torch.float32
-        self.want = truth(case, torch.float64, sizes=True)
+        self.want = truth(case, torch.float64, sizes=True, instead=instead)
         double = self.low == torch.float64
         self.slack = 64.0 if double else SLACK
-        plain = truth(case, torch.float64, nudge=True) if double else truth(case, torch.float32)
+        plain = truth(case, self.compute, nudge=double, instead=instead)
         with oracle.Rounding(2.0**-52 if double else 2.0**-23):
-            self.rough = [plain, truth(case, self.compute)]
+            self.rough = [plain, truth(case, self.compute, instead=instead)]
 
     def tolerance(self, want: torch.Tensor, rough: list[torch.Tensor], dtype: torch.dtype, size: float = 0.0) -> float:
         """Absolute: the allowed part of the largest entry, or what the untouched formula loses, or what summands of
@@ -239,6 +241,64 @@ def check_attention(case: Case, stages: bool = True) -> None:
     for name, module in built.result.stages.items():
         o, lse = Interpreter(module).call("main", operands)
         judge.results(f"interpreter after {name}", o, lse)
+
+
+def _spoiled(case: Case, t: torch.Tensor, name: str) -> tuple[torch.Tensor, torch.Tensor]:
+    """``t`` with numbers that are not finite here and there, and the pairs (B, H, N, M) that meet one."""
+    b, h, n, m = case.sizes
+    g = torch.Generator().manual_seed(case.seed_of_tensors + 9)
+    value = (float("nan"), float("inf"), float("-inf"))[case.seed_of_tensors % 3]
+    t = t.detach().clone()
+    if name in ("k", "v"):
+        where = torch.rand(t.shape[:3], generator=g) < 0.3
+        channel = torch.randint(0, t.shape[3], t.shape[:3], generator=g)
+        t = t.masked_fill(torch.nn.functional.one_hot(channel, t.shape[3]).bool() & where.unsqueeze(-1), value)
+        return t, where.repeat_interleave(h // t.shape[1], 1).unsqueeze(2).expand(b, h, n, m)
+    where = torch.rand(t.shape, generator=g) < 0.3
+    return t.masked_fill(where, value), where.reshape(*(1,) * (4 - t.dim()), *t.shape).expand(b, h, n, m)
+
+
+def check_spoiled(case: Case, name: str) -> None:
+    """A key, value or bias that is not finite (``name``) spoils the rows that see it and nothing else; ``case`` has a
+    mask. Where no row sees one, the gradients are right, too."""
+    high = _leaves(case, torch.float64)
+    spoiled, bad = _spoiled(case, high[name], name)
+    keep = oracle.scores(case, high, torch.float64)[1]
+    assert keep is not None
+    sees = (keep & bad).any(-1)
+    clean = torch.where(spoiled.isfinite(), spoiled, 0.0)
+    judge = Judge(case, {name: clean})
+    x = _leaves(case)
+    x[name] = torch.where(spoiled.isfinite(), x[name].detach(), spoiled.to(x[name].dtype))
+    x[name].requires_grad_(case.leaves[name].grad)
+    if "object" in case.tags and name == "k":
+        return
+    names = wanted(case, x)
+    COUNTS["spoiled"] += 1
+    built = build(x["q"], x["k"], x["v"], tiles=case.tiles, library=case.library, **parts(case, x))
+    runs = {"eager": built.eager, "kernel": built.run()}
+    final = Interpreter(built.result.stages["final"])
+    runs["interpreter"] = final.call("main", [t.detach() for t in built.operands])
+    for engine, (o, lse) in runs.items():
+        for what, got, want, rough in (
+            ("o", o, judge.want.o, [r.o for r in judge.rough]),
+            ("lse", lse, judge.want.lse, [r.lse for r in judge.rough]),
+        ):
+            blind = ~sees.unsqueeze(-1) if what == "o" else ~sees
+            blank = [torch.where(blind, y.detach().to(want.dtype), 0.0) for y in (got, want, *rough)]
+            judge.compare(
+                f"{engine} {what} beside {spoiled_word(spoiled)}", blank[0].to(got.dtype), blank[1], blank[2:], 1.0
+            )
+        if bool(spoiled.isnan().any()) and not bool(o.detach().isnan().any(-1)[sees].all()):
+            raise Wrong(f"{engine} o: a row that sees NaN in {name} is finite")
+    if not bool(sees.any()):
+        COUNTS["spoiled unseen"] += 1
+        for engine in ("eager", "kernel"):
+            judge.gradients(f"{engine} beside {spoiled_word(spoiled)}", x, _pull(case, *runs[engine], x, names))
+
+
+def spoiled_word(t: torch.Tensor) -> str:
+    return "NaN" if bool(t.isnan().any()) else "infinity"
 
 
 def check_compiled(case: Case, dynamic: bool = False) -> None:

@@ -114,7 +114,7 @@ class _Draw:
         ties: tuple[tuple[str, str], ...] = ()
         if self.on("tied") and h == hk and n == m and self.chance(3):
             ties = (("k", "q"),)
-            self.tags.add("tied")
+            self.tags |= {"tied", "object"} if self.chance(3) else {"tied"}
         mask = self.mask(sizes, 2) if not self.chance(4) else None
         bias = self.bias(sizes, 1) if self.chance(3) else None
         scale = None
@@ -276,9 +276,16 @@ class _Draw:
             reach = pick.choice((0, 1, 3, 8))
             return (word, self.leaf(name, pick.choice(((h, 2 * reach + 1), (2 * reach + 1,)))))
         if word == "dense":
-            kinds = ["normal"] * 4 + [k for k in ("fill-thousand", "fill-billion", "fill-inf") if self.on(k)]
+            kinds = ["normal"] * 4 + [
+                k for k in ("fill-thousand", "fill-billion", "fill-min", "fill-inf") if self.on(k)
+            ]
             return (word, self.leaf(name, self.broadcast(sizes), pick.choice(kinds)))
         return (word, self.bias(sizes, depth - 1), self.bias(sizes, depth - 1))
+
+
+def spoilable(case: Case) -> list[str]:
+    """Tensors whose entries a mask may hide: `check_spoiled` takes one of them."""
+    return ["k", "v", *([case.bias[1]] if case.bias is not None and case.bias[0] == "dense" else [])]
 
 
 def draw_case(pick: random.Random, off: frozenset[str] = OFF, dtypes=("float64", "float32", "bfloat16", "float16")):

@@ -16,9 +16,9 @@ from collections import Counter
 
 import torch
 
-from tests.fuzz.check import COUNTS, Wrong, check_attention, described
+from tests.fuzz.check import COUNTS, Wrong, check_attention, check_compiled, check_spoiled, described
 from tests.fuzz.smaller import smaller
-from tests.fuzz.strategies import OFF, Case, draw_case
+from tests.fuzz.strategies import OFF, Case, draw_case, spoilable
 
 
 def kind_of(error: BaseException | None) -> str:
@@ -33,10 +33,20 @@ def kind_of(error: BaseException | None) -> str:
     return re.sub(r"[0-9]+", "#", f"{type(error).__name__} at {place}: {str(error)[:70]}")
 
 
-def failure(case: Case, stages: bool) -> Exception | None:
+def check(case: Case, a: argparse.Namespace) -> None:
+    if a.compiled:
+        check_compiled(case, dynamic=bool(case.seed_of_tensors % 2))
+    elif a.spoiled:
+        if case.mask is not None and 0 not in case.sizes:
+            check_spoiled(case, random.Random(case.seed_of_tensors).choice(spoilable(case)))
+    else:
+        check_attention(case, stages=not a.no_stages)
+
+
+def failure(case: Case, a: argparse.Namespace) -> Exception | None:
     try:
         torch.manual_seed(0)
-        check_attention(case, stages=stages)
+        check(case, a)
     except Exception as error:
         return error
     return None
@@ -49,6 +59,8 @@ def main() -> None:
     p.add_argument("--out")
     p.add_argument("--off", default=",".join(sorted(OFF)))
     p.add_argument("--dtypes", default="float64,float32,bfloat16,float16")
+    p.add_argument("--compiled", action="store_true", help="through aatc.compile")
+    p.add_argument("--spoiled", action="store_true", help="with numbers that are not finite under the mask")
     p.add_argument("--no-stages", action="store_true")
     p.add_argument("--smaller", type=int, default=0, help="so many of each kind are made smaller")
     p.add_argument("--verbose", action="store_true")
@@ -61,14 +73,14 @@ def main() -> None:
         case = draw_case(random.Random(seed), frozenset(a.off.split(",")), tuple(a.dtypes.split(",")))
         try:
             torch.manual_seed(0)
-            check_attention(case, stages=not a.no_stages)
+            check(case, a)
         except Exception as raised:
             error: Exception | None = raised
             kind = kind_of(error)
             found[kind] += 1
             if a.smaller and found[kind] <= a.smaller:
-                case = smaller(case, lambda c, kind=kind: kind_of(failure(c, not a.no_stages)) == kind)
-                error = failure(case, not a.no_stages)
+                case = smaller(case, lambda c, kind=kind: kind_of(failure(c, a)) == kind)
+                error = failure(case, a)
             first.setdefault(kind, []).append(seed)
             text = f"--- seed {seed}: {kind}\n{error}\n{described(case)}\n"
             if a.verbose:

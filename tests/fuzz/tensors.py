@@ -92,7 +92,7 @@ def numbers(kind: str, shape: Sequence[int], g: torch.Generator) -> torch.Tensor
     if kind.startswith("fill-"):  # some entries, and now and then a whole row, hold one number far below the others
         x = torch.randn(tuple(shape), generator=g, dtype=torch.float64)
         rows = torch.rand(*shape[:-1], 1, generator=g) < 0.15
-        value = {"fill-billion": -1e9, "fill-inf": float("-inf"), "fill-thousand": -1e3}[kind]
+        value = {"fill-billion": -1e9, "fill-inf": float("-inf"), "fill-min": -3e38, "fill-thousand": -1e3}[kind]
         return x.masked_fill((torch.rand(tuple(shape), generator=g) < 0.3) | rows, value)
     if kind == "documents":
         return torch.randint(0, 3, shape, generator=g).sort(-1).values
@@ -195,7 +195,9 @@ def make(leaves: dict[str, Leaf], seed: int, domain: str | None, ties: Sequence[
         else:
             x = numbers(leaf.kind, leaf.shape, g)
         if leaf.dtype == "float16" and x.is_floating_point():  # whose range ends at 65504
-            x = torch.where(x.isfinite(), x.clamp(-2e4, 2e4), x) * (1e3 if leaf.kind == "tiny" else 1)
+            x = torch.where(x.isfinite(), x.clamp(-6e4 if leaf.kind == "fill-min" else -2e4, 2e4), x) * (
+                1e3 if leaf.kind == "tiny" else 1
+            )
         x = x.to(dtype_of(leaf.dtype))
         source = dict(ties).get(name)
         if source is not None:

@@ -5,7 +5,7 @@
     python -m tests.planted.run --at COMMIT          # code and tests as they stood then
 
 Nothing in this checkout is changed. A fault is *killed* when a test of its list fails, *stale* when its text is no
-longer in its file; a run that does not end in time counts as killed, and is named so. Not part of ``make test``.
+longer in its file, *unfinished* when its tests take too long to say. Not part of ``make test``.
 """
 
 from __future__ import annotations
@@ -38,21 +38,21 @@ def scratch_copy(at: str | None, where: Path) -> Path:
     return copy
 
 
-def verdict(fault: Fault, copy: Path, seconds: float) -> str:
-    """killed, lived, killed (time) or stale."""
+def verdict(fault: Fault, copy: Path, seconds: float, more: list[str]) -> str:
+    """killed, lived, unfinished or stale; ``more`` are arguments for pytest."""
     path = copy / fault.file
     text = path.read_text(encoding="utf-8")
     if text.count(fault.old) != 1:
         return "stale"
     files = [t for t in dict.fromkeys(fault.tests) if (copy / t).exists()]
-    command = [sys.executable, "-m", "pytest", "-x", "-q", "-p", "no:cacheprovider", *files]
+    command = [sys.executable, "-m", "pytest", "-x", "-q", "-p", "no:cacheprovider", *more, *files]
     path.write_text(text.replace(fault.old, fault.new), encoding="utf-8")
     try:
         done = subprocess.run(
             command, cwd=copy, capture_output=True, timeout=seconds, env={**os.environ, "OMP_NUM_THREADS": "1"}
         )
     except subprocess.TimeoutExpired:
-        return "killed (time)"
+        return "unfinished"
     finally:
         path.write_text(text, encoding="utf-8")
     if done.returncode not in (0, 1, 2):
@@ -68,6 +68,7 @@ def main() -> None:
     p.add_argument("names", nargs="*")
     p.add_argument("--at", help="a commit")
     p.add_argument("--seconds", type=float, default=300, help="for one fault")
+    p.add_argument("--pytest", default="", help="more arguments for pytest")
     a = p.parse_args()
     chosen = [f for f in FAULTS if not a.names or f.name in a.names]
     counts: Counter[str] = Counter()
@@ -75,7 +76,7 @@ def main() -> None:
         copy = scratch_copy(a.at, Path(folder))
         for fault in chosen:
             start = time.time()
-            found = verdict(fault, copy, a.seconds)
+            found = verdict(fault, copy, a.seconds, a.pytest.split())
             counts[found.split()[0]] += 1
             print(f"{fault.name:24s} {time.time() - start:5.0f} s  {found}", flush=True)
     print(", ".join(f"{n} {what}" for what, n in counts.items()))
