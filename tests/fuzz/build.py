@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -9,94 +10,64 @@ import torch
 import aatc
 from aatc import biases, connections, masks, metrics
 
-_OPERATORS = {
-    "add": lambda x, y: x + y,
-    "sub": lambda x, y: x - y,
-    "mul": lambda x, y: x * y,
-    "div": lambda x, y: x / y,
-    "neg": lambda x: -x,
-    "lt": lambda x, y: x < y,
-    "le": lambda x, y: x <= y,
-    "gt": lambda x, y: x > y,
-    "ge": lambda x, y: x >= y,
-    "eq": lambda x, y: x == y,
-    "ne": lambda x, y: x != y,
-    "and": lambda x, y: x & y,
-    "or": lambda x, y: x | y,
-    "not": lambda x: ~x,
-    "dot": lambda x, y: x @ y,
-    "sum": lambda x: x.sum(-1),
-    "norm": lambda x: x.norm(),
-    "abs": abs,
-    "mod": lambda x, y: x % y,
-    "floordiv": lambda x, y: x // y,
-    "power": lambda x, y: x**y,
-    "mean": lambda x: x.mean(-1),
-    "amax": lambda x: x.amax(-1),
-    "amin": lambda x: torch.amin(x, -1),
-}
+#: How a word is written by a user, given the texts of its arguments; the others are `metrics.word` or torch's.
+_WRITTEN = {
+    "add": "{} + {}", "sub": "{} - {}", "mul": "{} * {}", "div": "{} / {}", "neg": "-{}", "lt": "{} < {}",
+    "le": "{} <= {}", "gt": "{} > {}", "ge": "{} >= {}", "eq": "{} == {}", "ne": "{} != {}", "and": "{} & {}",
+    "or": "{} | {}", "not": "~{}", "dot": "{} @ {}", "sum": "{}.sum(-1)", "norm": "{}.norm()", "abs": "abs({})",
+    "mod": "{} % {}", "floordiv": "{} // {}", "power": "{} ** {}", "mean": "{}.mean(-1)", "amax": "{}.amax(-1)",
+    "amin": "torch.amin({}, -1)",
+}  # fmt: skip
 _TORCH = frozenset(
-    [
-        "square",
-        "sign",
-        "sqrt",
-        "rsqrt",
-        "reciprocal",
-        "exp",
-        "exp2",
-        "log",
-        "log2",
-        "log1p",
-        "sin",
-        "cos",
-        "tanh",
-        "sigmoid",
-        "relu",
-        "floor",
-        "acosh",
-        "acos",
-        "where",
-    ]
+    "square sign sqrt rsqrt reciprocal exp exp2 log log2 log1p sin cos tanh sigmoid relu floor acosh acos where".split()  # noqa: SIM905
 )
 
 
-def rendered(tree: tuple, env: dict[str, Any]) -> Any:
-    """The value of a tree as user code would write it: Python operators, torch functions, aatc's own words."""
-    done: dict[tuple, Any] = {}
+def source(tree: tuple, parameters: list[str]) -> str:
+    """A function ``drawn`` as user code would write it: Python operators, torch functions, aatc's own words."""
+    names: dict[tuple, str] = {}
+    lines: list[str] = []
 
-    def visit(t: tuple) -> Any:
-        if t not in done:
-            done[t] = node(t)
-        return done[t]
-
-    def node(t: tuple) -> Any:
+    def visit(t: tuple) -> str:
         word, *rest = t
         if word == "const":
-            return rest[0]
+            return repr(rest[0]) if rest[0] >= 0 else f"({rest[0]!r})"
         if word in ("q", "k"):
-            return env[word]
+            return word
         if word in ("cap", "index"):
-            return env[rest[0]]
-        if word == "lookup":
-            return metrics.lookup(env[rest[0]], *map(visit, rest[2:]))
-        if word == "uniform":
-            return metrics.word(
-                "pair_uniform", metrics.word("row_key", env[rest[0]]), env[rest[0]].call("call", "column_key", attrs=())
-            )
-        if word == "item":
-            return visit(rest[0])[rest[1]]
-        if word == "pow":
-            return visit(rest[0]) ** rest[1]
-        if word in ("rotate", "embed"):
-            return metrics.word(word, *map(visit, rest[:2]), attrs=(rest[2],))
-        args = [visit(a) for a in rest]
-        if word in _OPERATORS:
-            return _OPERATORS[word](*args)
-        if word in _TORCH and not isinstance(args[0], (int, float)):
-            return getattr(torch, word)(*args)
-        return metrics.word(word, *args)
+            return rest[0]
+        if t not in names:
+            text = node(word, rest)
+            names[t] = f"t{len(lines)}"
+            lines.append(f"    {names[t]} = {text}")
+        return names[t]
 
-    return visit(tree)
+    def node(word: str, rest: list) -> str:
+        if word == "lookup":
+            return f"metrics.lookup({', '.join([rest[0], *map(visit, rest[2:])])})"
+        if word == "uniform":
+            return f'word("pair_uniform", word("row_key", {rest[0]}), {rest[0]}.call("call", "column_key", attrs=()))'
+        if word == "item":
+            return f"{visit(rest[0])}[{rest[1]}]"
+        if word == "pow":
+            return f"{visit(rest[0])} ** {rest[1]!r}"
+        if word in ("rotate", "embed"):
+            return f"word({word!r}, {visit(rest[0])}, {visit(rest[1])}, attrs=({rest[2]!r},))"
+        args = [visit(a) for a in rest]
+        if word in _WRITTEN:
+            return _WRITTEN[word].format(*args)
+        if word in _TORCH and rest[0][0] != "const":
+            return f"torch.{word}({', '.join(args)})"
+        return f"word({', '.join([repr(word), *args])})"
+
+    result = visit(tree)
+    return "\n".join([f"def drawn({', '.join(parameters)}):", *lines, f"    return {result}"]) + "\n"
+
+
+def function(tree: tuple, parameters: list[str]) -> Any:
+    space: dict[str, Any] = {"torch": torch, "metrics": metrics, "word": metrics.word}
+    exec(source(tree, parameters), space)
+    return space["drawn"]
 
 
 def captures_of(tree: tuple) -> dict[str, str]:
@@ -116,29 +87,41 @@ def captures_of(tree: tuple) -> dict[str, str]:
     return found
 
 
-def user_metric(tree: tuple, x: dict[str, torch.Tensor]) -> Any:
-    """The tree as a function decorated by aatc.metric, with its captures bound."""
-    declared = {}
-    for name, axes in captures_of(tree).items():
-        kind = "b" if x[name].dtype == torch.bool else "f" if x[name].is_floating_point() else "i"
-        declared[name] = f"{kind}[{axes}]"
-    names = ["q", "k", *declared, "b", "h", "i", "j"]
-    space: dict[str, Any] = {"rendered": rendered, "tree": tree}
-    pairs = ", ".join(f"{n!r}: {n}" for n in names)
-    code = f"def drawn({', '.join(names)}):\n    return rendered(tree, {{{pairs}}})\n"
-    exec(code, space)
-    made = aatc.metric(**declared)(space["drawn"])
-    return made(**{n: x[n] for n in declared})
+@dataclass(frozen=True)
+class Functions:
+    """What a user writes outside a model: the metric, not yet bound to tensors, and predicates by their trees."""
+
+    metric: Any
+    predicates: dict[tuple, Any]
+
+    @staticmethod
+    def of(case: Any, x: dict[str, torch.Tensor]) -> Functions:
+        made = None
+        if case.metric[0] == "user":
+            declared = {}
+            for name, axes in captures_of(case.metric[1]).items():
+                kind = "b" if x[name].dtype == torch.bool else "f" if x[name].is_floating_point() else "i"
+                declared[name] = f"{kind}[{axes}]"
+            made = aatc.metric(**declared)(function(case.metric[1], ["q", "k", *declared, *"bhij"]))
+        return Functions(made, {t: function(t, [*"bhij"]) for t in _predicates(case.mask)})
+
+
+def _predicates(mask: tuple | None) -> list[tuple]:
+    if mask is None:
+        return []
+    if mask[0] == "predicate":
+        return [mask[1]]
+    return [t for m in mask[1:] if isinstance(m, tuple) for t in _predicates(m)]
 
 
 def _value(v: Any, x: dict[str, torch.Tensor]) -> Any:
     return x[v] if isinstance(v, str) else v
 
 
-def metric(case: Any, x: dict[str, torch.Tensor]) -> Any:
+def metric(case: Any, x: dict[str, torch.Tensor], made: Functions) -> Any:
     name, *o = case.metric
     if name == "user":
-        return user_metric(o[0], x)
+        return made.metric(**{n: x[n] for n in captures_of(o[0])})
     if name == "dot":
         return metrics.DotProduct()
     if name == "euclidean":
@@ -170,7 +153,7 @@ def connection(case: Any, x: dict[str, torch.Tensor]) -> Any:
     return connections.SphereTransport() if name == "sphere" else connections.HyperboloidTransport()
 
 
-def mask(tree: tuple, x: dict[str, torch.Tensor]) -> Any:
+def mask(tree: tuple, x: dict[str, torch.Tensor], made: Functions) -> Any:
     word, *o = tree
     if word == "causal":
         return masks.causal(offset=o[0])
@@ -183,10 +166,10 @@ def mask(tree: tuple, x: dict[str, torch.Tensor]) -> Any:
     if word == "dense":
         return masks.dense(x[o[0]])
     if word == "predicate":
-        return masks.predicate(lambda b, h, i, j: rendered(o[0], {"b": b, "h": h, "i": i, "j": j}))
+        return masks.predicate(made.predicates[o[0]])
     if word == "not":
-        return ~mask(o[0], x)
-    left, right = (mask(m, x) for m in o)
+        return ~mask(o[0], x, made)
+    left, right = (mask(m, x, made) for m in o)
     return left & right if word == "and" else left | right
 
 
@@ -201,11 +184,12 @@ def bias(tree: tuple, x: dict[str, torch.Tensor]) -> Any:
     return bias(o[0], x) + bias(o[1], x)
 
 
-def parts(case: Any, x: dict[str, torch.Tensor]) -> dict[str, Any]:
+def parts(case: Any, x: dict[str, torch.Tensor], made: Functions | None = None) -> dict[str, Any]:
     """Keyword arguments of `aatc.attend` for a drawn attention on the tensors ``x``."""
-    found: dict[str, Any] = {"metric": metric(case, x), "connection": connection(case, x)}
+    made = Functions.of(case, x) if made is None else made
+    found: dict[str, Any] = {"metric": metric(case, x, made), "connection": connection(case, x)}
     found["bias"] = None if case.bias is None else bias(case.bias, x)
-    found["mask"] = None if case.mask is None else mask(case.mask, x)
+    found["mask"] = None if case.mask is None else mask(case.mask, x, made)
     found["scale"] = _value(case.scale, x)
     if case.dropout:
         found |= {"dropout": case.dropout, "seed": _value(case.seed, x)}
