@@ -26,12 +26,12 @@ def acosh(x):
 
 def acos(x):
     inside = (x > -1) & (x < 1)
-    return torch.where(inside, torch.where(inside, x, 0.0).acos(), torch.where(x >= 1, 0.0, math.pi))
+    return torch.where(inside, torch.where(inside, x, 0.0).acos(), (x < 1).to(x.dtype) * math.pi)
 
 
 def asin_root(x):
     inside = (x > 0) & (x < 1)
-    return torch.where(inside, torch.where(inside, x, 0.5).sqrt().asin(), torch.where(x >= 1, math.pi / 2, 0.0))
+    return torch.where(inside, torch.where(inside, x, 0.5).sqrt().asin(), (x >= 1).to(x.dtype) * (math.pi / 2))
 
 
 def halves(x, style):
@@ -309,7 +309,7 @@ def _lorentz(q, k, lift, c=1.0):
     if not lift:
         return minkowski(q, k)
     tq, tk = ((1 / c + dot(x, x)).sqrt() for x in (q, k))
-    return dot(q, k) - tq * tk
+    return dot(q, k) - rounded(tq * tk)
 
 
 def _unit(x, eps):
