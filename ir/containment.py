@@ -38,7 +38,8 @@ def spoiled_rows(
     if set(names[1:3]) & set(suspects):
         of_keys = ~(torch.isfinite(k).all(-1) & torch.isfinite(tensors[names[2]]).all(-1))
         for n in names[1:3]:
-            clean[n] = tensors[n].masked_fill(of_keys.unsqueeze(-1), 0.0)
+            # entry by entry, so that the mean of the keys (`centre`) is that of the tensors as they are given
+            clean[n] = tensors[n].masked_fill(~torch.isfinite(tensors[n]), 0.0)
         bad = bad | _for_heads(of_keys, sizes[1])
     for n in set(captured) & set(suspects):
         own = torch.isnan(tensors[n]) | (tensors[n] == float("inf"))

@@ -2,11 +2,46 @@
 
 from __future__ import annotations
 
+import re
+import traceback
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 
+import torch
+
 from tests.fuzz.build import captures_of
+from tests.fuzz.check import Wrong, described
 from tests.fuzz.strategies import Case
+
+
+def kind_of(error: BaseException | None) -> str:
+    """A short name of a failure, by which they are counted."""
+    if error is None:
+        return "right"
+    if isinstance(error, Wrong):
+        return f"wrong: {re.sub(r'[0-9]+$', '', str(error).split(':')[0])}"
+    frames = [f for f in traceback.extract_tb(error.__traceback__) if "site-packages" not in f.filename]
+    last = frames[-1]
+    place = "a kernel" if last.filename.startswith("<") else f"{last.filename.rsplit('/', 1)[-1]}:{last.lineno}"
+    return re.sub(r"[0-9]+", "#", f"{type(error).__name__} at {place}: {str(error)[:70]}")
+
+
+def failure(case: Case, check: Callable[[Case], None]) -> Exception | None:
+    """What ``check`` raises."""
+    try:
+        torch.manual_seed(0)
+        check(case)
+    except Exception as error:
+        return error
+    return None
+
+
+def checked(case: Case, check: Callable[[Case], None], most: int = 150) -> None:
+    """``check(case)``; a failure is reported for the smallest case found that fails alike."""
+    error = failure(case, check)
+    if error is not None:
+        small = smaller(case, lambda c: kind_of(failure(c, check)) == kind_of(error), most)
+        raise AssertionError(f"{failure(small, check)}\n{described(small)}") from error
 
 
 def _subtrees(tree: tuple) -> Iterator[tuple]:

@@ -9,28 +9,15 @@ from __future__ import annotations
 
 import argparse
 import random
-import re
 import time
 import traceback
 from collections import Counter
 
 import torch
 
-from tests.fuzz.check import COUNTS, Wrong, check_attention, check_compiled, check_spoiled, described
-from tests.fuzz.smaller import smaller
+from tests.fuzz.check import COUNTS, check_attention, check_compiled, check_spoiled, described
+from tests.fuzz.smaller import failure, kind_of, smaller
 from tests.fuzz.strategies import OFF, Case, draw_case, spoilable
-
-
-def kind_of(error: BaseException | None) -> str:
-    """A short name of a failure, by which they are counted."""
-    if error is None:
-        return "right"
-    if isinstance(error, Wrong):
-        return f"wrong: {re.sub(r'[0-9]+$', '', str(error).split(':')[0])}"
-    frames = [f for f in traceback.extract_tb(error.__traceback__) if "site-packages" not in f.filename]
-    last = frames[-1]
-    place = "a kernel" if last.filename.startswith("<") else f"{last.filename.rsplit('/', 1)[-1]}:{last.lineno}"
-    return re.sub(r"[0-9]+", "#", f"{type(error).__name__} at {place}: {str(error)[:70]}")
 
 
 def check(case: Case, a: argparse.Namespace) -> None:
@@ -41,15 +28,6 @@ def check(case: Case, a: argparse.Namespace) -> None:
             check_spoiled(case, random.Random(case.seed_of_tensors).choice(spoilable(case)))
     else:
         check_attention(case, stages=not a.no_stages)
-
-
-def failure(case: Case, a: argparse.Namespace) -> Exception | None:
-    try:
-        torch.manual_seed(0)
-        check(case, a)
-    except Exception as error:
-        return error
-    return None
 
 
 def main() -> None:
@@ -79,8 +57,8 @@ def main() -> None:
             kind = kind_of(error)
             found[kind] += 1
             if a.smaller and found[kind] <= a.smaller:
-                case = smaller(case, lambda c, kind=kind: kind_of(failure(c, a)) == kind)
-                error = failure(case, a)
+                case = smaller(case, lambda c, kind=kind: kind_of(failure(c, lambda c: check(c, a))) == kind)
+                error = failure(case, lambda c: check(c, a))
             first.setdefault(kind, []).append(seed)
             text = f"--- seed {seed}: {kind}\n{error}\n{described(case)}\n"
             if a.verbose:
