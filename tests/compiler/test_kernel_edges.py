@@ -136,6 +136,21 @@ def test_a_key_that_is_not_finite_spoils_its_rows_however_late_they_are(library)
     assert torch.equal(spoiled, torch.arange(n) >= 280) and torch.equal(lse[0, 0].isnan(), spoiled)
 
 
+@pytest.mark.parametrize("library", [True, False])
+def test_rows_beside_a_key_that_is_not_finite_keep_their_log_sum_exp(library):
+    """What simplification drops from a row and gives back to its log-sum-exp is measured from the same mean key."""
+    q, k, v = inputs(6, 8)
+    k[0, :, 5, 1] = float("nan")
+    k[0, :, 6, 0] = float("inf")
+    got = build(q, k, v, metric=metrics.Euclidean(), mask=masks.causal(), library=library).run()
+    seen = torch.arange(6) < 5
+    clean = k.nan_to_num(0.0, 0.0, 0.0)
+    scores = -(q.unsqueeze(3) - clean.unsqueeze(2)).square().sum(-1) / 2
+    want = plain(q, clean, v, scores, torch.arange(6).reshape(-1, 1) >= torch.arange(8))
+    for g, w in zip(got, want, strict=True):
+        close(g[:, :, seen], w[:, :, seen])
+
+
 def test_positions_in_kernels_are_rounded_to_the_nearest_entry():
     table = torch.randn(7, dtype=F64)
 
