@@ -10,7 +10,9 @@ torch.compile has seen them vary) or tensors of shape () or (H,) (parameters, to
 
 from __future__ import annotations
 
+import importlib
 import inspect
+import operator
 import re
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any
@@ -319,6 +321,14 @@ class UserMetric(Metric):
     def __repr__(self) -> str:
         return f"{self.name}: {self.program().body!r}"
 
+    def __reduce_ex__(self, protocol: Any) -> Any:
+        """A decorated function is pickled by the name it has in its module, which is that of the metric."""
+        place = (getattr(self.function, "__module__", ""), getattr(self.function, "__qualname__", ""))
+        found = _named(*place)
+        if isinstance(found, UserMetric) and found.function is self.function:
+            return _unpickled, (*place, self._bound)
+        return super().__reduce_ex__(protocol)
+
     def program(self) -> Recorded:
         """What the function does now."""
         return recorded(self.function, (QUERY, KEY), self._names, self._declared, _checked)
@@ -352,6 +362,20 @@ class UserMetric(Metric):
         for name, _axes, _dtype in declared:
             leaves[name] = next(captured)
         return rebuilt(program, leaves, captured, _checked)
+
+
+def _named(module: str, name: str) -> Any:
+    try:
+        return operator.attrgetter(name)(importlib.import_module(module))
+    except (ImportError, AttributeError, ValueError):
+        return None
+
+
+def _unpickled(module: str, name: str, bound: dict[str, torch.Tensor]) -> UserMetric:
+    found = _named(module, name)
+    if not isinstance(found, UserMetric):
+        raise ScoreError(f"{module}.{name} is no metric any more", hint="it was one when this was pickled")
+    return found(**bound)
 
 
 def metric(function: Callable[..., Any] | None = None, /, **captures: str) -> Any:

@@ -13,6 +13,7 @@ source line.
 from __future__ import annotations
 
 import sys
+import traceback
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from functools import lru_cache
@@ -98,7 +99,7 @@ class Tape:
         """``x`` as an argument of a recorded operation."""
         if isinstance(x, Traced):
             if x._tape is not self:
-                raise ScoreError("a value of another metric or predicate is used here", hint="return it, don't keep it")
+                raise _error("a value of another metric or predicate is used here", "return it, don't keep it")
             return ("node", x._at)
         if isinstance(x, torch.Tensor):
             return self._tensor(x)
@@ -108,7 +109,7 @@ class Tape:
             if varies(x):
                 return self._tensor(as_tensor(x, torch.int64))
             if not -(2**63) <= x < 2**63:
-                raise ScoreError(f"{x} is no 64-bit integer", hint="write it as a float")
+                raise _error(f"{x} is no 64-bit integer", "write it as a float")
             return ("i", repr(int(x)))
         if isinstance(x, (float, torch.SymFloat)):
             if varies(x):
@@ -120,14 +121,11 @@ class Tape:
             return ("word", x)
         if hasattr(x, "dtype") and hasattr(x, "item") and getattr(x, "ndim", 1) == 0:  # a number of numpy
             return self.enter(x.item())
-        raise ScoreError(f"a {type(x).__name__} cannot stand in a score", hint=_CAPTURE)
+        raise _error(f"a {type(x).__name__} cannot stand in a score", _CAPTURE)
 
     def _tensor(self, t: torch.Tensor) -> Entry:
         if t.dim() or t.is_complex():
-            raise ScoreError(
-                f"a tensor of {str(t.dtype).removeprefix('torch.')} {tuple(t.shape)} is read from outside the function",
-                hint=_CAPTURE,
-            )
+            raise _error(f"a tensor of {t.dtype} {tuple(t.shape)} is read from outside the function", _CAPTURE)
         self.tensors.append(t)
         return ("number", len(self.tensors) - 1)
 
@@ -176,7 +174,11 @@ def recorded(
     if tape.values is None:
         result = tape.enter(function(*[tape.leaf(n) for n in positional], **{n: tape.leaf(n) for n in named}))
         return Recorded((tuple(tape.nodes), result, len(tape.tensors)), tuple(tape.tensors), None)
-    value = function(*[tape.leaf(n) for n in positional], **{n: tape.leaf(n) for n in named})
+    try:
+        value = function(*[tape.leaf(n) for n in positional], **{n: tape.leaf(n) for n in named})
+    except TypeError as error:  # of torch's own check of arguments, say
+        found = ScoreError(f"{error}".partition("\n")[0], hint="in a metric or predicate, numbers are traced scores")
+        raise _of_traceback(found, error) from error
     try:
         result = tape.enter(value)
         body = check(result_of(result, tape.values, tape.numbers))
@@ -195,6 +197,11 @@ def rebuilt(key: Key, leaves: Mapping[str, Expr], captured: Iterator[Expr], chec
     return check(result_of(result, values, numbers))
 
 
+def _error(what: str, hint: str) -> Any:
+    """ScoreError. Dynamo can't make one: it raises another, the model runs without Dynamo and raises this one."""
+    return TypeError(what) if torch.compiler.is_dynamo_compiling() else ScoreError(what, hint=hint)
+
+
 def _at_line(error: ScoreError) -> ScoreError:
     """``error`` with the user's source line that is being run."""
     if error.where is not None:
@@ -207,6 +214,14 @@ def _at_line(error: ScoreError) -> ScoreError:
         frames.append((frame.f_code.co_filename, frame.f_lineno, ""))
         frame = frame.f_back  # type: ignore[assignment]
     return _placed(error, location.source_line(location.innermost(reversed(frames))))
+
+
+def _of_traceback(error: ScoreError, cause: BaseException) -> ScoreError:
+    """``error`` with the user's innermost line in the traceback of ``cause``."""
+    from aatc.frontend import location
+
+    frames = [(f.filename, f.lineno or 0, "") for f in traceback.extract_tb(cause.__traceback__)]
+    return _placed(error, location.source_line(location.innermost(frames)))
 
 
 def placed_at(error: ScoreError, function: Any) -> ScoreError:
@@ -262,11 +277,14 @@ class Traced:
         return self._tape.node(ufunc.__name__, args, kwargs)
 
     def __getattr__(self, name: str) -> Any:
+        if torch.compiler.is_dynamo_compiling():
+            raise AttributeError(name)
         error = unknown(name)
         raise _at_line(UnknownWordError(error.message, hint=error.hint))
 
-    def _refused(self, what: str, hint: str) -> ScoreError:
-        return _at_line(ScoreError(what, hint=hint))
+    def _refused(self, what: str, hint: str) -> Exception:
+        error = _error(what, hint)
+        return error if torch.compiler.is_dynamo_compiling() else _at_line(error)
 
     def __bool__(self) -> NoReturn:
         raise self._refused(_NEEDS_NO_TRUTH, _INSTEAD)
@@ -310,7 +328,7 @@ def _tape_among(values: list) -> Tape:
             for y in x:
                 if isinstance(y, Traced):
                     return y._tape
-    raise ScoreError("a score is handed to torch in a form that cannot be traced", hint="pass it as an argument")
+    raise _error("a score is handed to torch in a form that cannot be traced", "pass it as an argument")
 
 
 def _method(word: str) -> Callable[..., Any]:

@@ -22,7 +22,7 @@ from torch import fx
 
 from aatc.frontend import calls, location
 from aatc.ir.core import Loc
-from aatc.ir.errors import AatcError, UnsupportedError
+from aatc.ir.errors import AatcError, ScoreError, UnsupportedError
 
 _CHECKPOINT = "tag_activation_checkpoint"
 _LIMIT = "Dynamo recompile limit exceeded"
@@ -50,7 +50,7 @@ def teach_operators() -> None:
     """Makes Dynamo run ``~x`` of objects by their ``__invert__``, and compare objects with numbers that vary by their
     own methods, as it does for all other operators; users' predicates are full of both."""
     from torch._dynamo.variables.builtin import BuiltinVariable
-    from torch._dynamo.variables.object_protocol import generic_richcompare
+    from torch._dynamo.variables.constant import ConstantVariable
     from torch._dynamo.variables.tensor import SymNodeVariable
     from torch._dynamo.variables.user_defined import UserDefinedObjectVariable
 
@@ -67,18 +67,58 @@ def teach_operators() -> None:
 
         handlers.call_invert, handlers.call_matmul = call_invert, call_matmul
 
-    def compare(dunder: str) -> Callable[..., Any]:
-        return lambda tx, a, b: generic_richcompare(tx, a, b, dunder)
-
     table = BuiltinVariable._binop_handlers()
     for op in (operator.lt, operator.le, operator.gt, operator.ge, operator.eq, operator.ne):
-        own = compare(f"__{op.__name__}__")
-        table[op].insert(0, ((SymNodeVariable, UserDefinedObjectVariable), own))
-        table[op].insert(0, ((UserDefinedObjectVariable, SymNodeVariable), own))
+        for number in (SymNodeVariable, ConstantVariable):
+            table[op].insert(0, ((number, UserDefinedObjectVariable), _compared(_MIRRORED[op], 1)))
+        table[op].insert(0, ((UserDefinedObjectVariable, SymNodeVariable), _compared(op, 0)))
     BuiltinVariable.call_function_handler_cache.clear()
+    _refuse_membership()
 
 
 MORE_GRAPHS = "hand varying numbers in as tensors, or raise torch._dynamo.config.recompile_limit"
+
+
+def _refuse_membership() -> None:
+    """Lets ``in`` with traced scores raise as Python does; Dynamo would take it for False, or for several `==`."""
+    from torch._dynamo import utils
+    from torch._dynamo.exc import raise_type_error
+    from torch._dynamo.variables import lists
+    from torch._dynamo.variables.user_defined import UserDefinedObjectVariable
+
+    from aatc.traced import Traced
+
+    own = utils.iter_contains
+
+    def contains(items: Any, search: Any, tx: Any, *rest: Any, **more: Any) -> Any:
+        items = list(items)
+        for x in (search, *items):
+            if isinstance(x, UserDefinedObjectVariable) and isinstance(x.value, Traced):
+                raise_type_error(tx, "`in` needs one truth value, and a score is one per pair")
+        return own(items, search, tx, *rest, **more)
+
+    for module in (utils, lists):
+        module.iter_contains = contains  # type: ignore[attr-defined]
+
+
+_MIRRORED = {
+    operator.lt: operator.gt, operator.le: operator.ge, operator.gt: operator.lt, operator.ge: operator.le,
+    operator.eq: operator.eq, operator.ne: operator.ne,
+}  # fmt: skip
+
+
+def _compared(op: Any, at: int) -> Callable[..., Any]:
+    """Dynamo's handler of a comparison with a number: the traced score, argument ``at``, is asked. Dynamo would ask the
+    number, which knows no scores, and take `==` for identity."""
+    from aatc.traced import Traced
+
+    def handler(tx: Any, *sides: Any) -> Any:
+        score, number = sides[at], sides[1 - at]
+        if not isinstance(getattr(score, "value", None), Traced):
+            return None
+        return score.call_method(tx, f"__{op.__name__}__", [number], {})
+
+    return handler
 
 
 @dataclass(frozen=True)
@@ -325,8 +365,19 @@ def as_error(error: BaseException) -> AatcError | None:
         return UnsupportedError("the limit of graphs is reached", hint=MORE_GRAPHS)
     stack = getattr(inner, "real_stack", None)
     loc = location.from_stack(stack) if stack else location.from_trace(str(inner))
+    ours = _cause(error)
+    if ours is not None:
+        return type(ours)(ours.message, where=ours.where or location.where(loc), hint=ours.hint)
     message, hint = _readable(getattr(inner, "msg", None) or str(inner))
     return UnsupportedError(message, where=location.where(loc), hint=hint)
+
+
+def _cause(error: BaseException) -> ScoreError | None:
+    """The ScoreError that made Dynamo give up, if one did: a function outside the language."""
+    seen: BaseException | None = error
+    while seen is not None and not isinstance(seen, ScoreError):
+        seen = seen.__cause__ or seen.__context__
+    return seen
 
 
 def is_bug(error: BaseException) -> bool:
@@ -455,11 +506,11 @@ def _leave_alone() -> None:
     backwards that a model starts itself."""
     from torch._dynamo.types import FrameAction, FrameExecStrategy
 
-    from aatc import ops
+    from aatc import ops, traced, traced_words
     from aatc.backends.cpu import kernel, program
 
     skip = FrameExecStrategy(FrameAction.SKIP, FrameAction.SKIP)
-    for code in (*_codes_of(ops), *_codes_of(kernel), *_codes_of(program)):
+    for code in (c for m in (ops, traced, traced_words, kernel, program) for c in _codes_of(m)):
         torch._C._dynamo.eval_frame.set_code_exec_strategy(code, skip)
 
 

@@ -218,3 +218,24 @@ def test_what_does_not_fit_is_said():
         attend(q, k, v, metric=metrics.DotProduct(), connection=connections.Rotary())
     with pytest.raises(aatc.errors.CaptureError, match=r"aatc.connections"):
         attend(q, k, v, metric=metrics.DotProduct(), connection="rope")
+
+
+@pytest.mark.parametrize("start", [10**5, 10**7, 10**9])
+def test_rotary_angles_of_large_positions_are_those_of_double_precision(start):
+    positions = torch.arange(start, start + 7)
+    x = [torch.randn(1, 2, 7, 8) for _ in range(3)]
+    parts = {"metric": metrics.DotProduct(), "connection": connections.Rotary(positions, positions)}
+    want = aatc.attend(*(t.double() for t in x), **parts)
+    torch.testing.assert_close(aatc.attend(*x, **parts), want.float(), rtol=1e-5, atol=1e-5)
+
+
+def test_rotary_positions_may_learn():
+    p = torch.linspace(0, 3e4, 5, dtype=torch.float64)
+    x = [torch.randn(1, 1, 5, 4) for _ in range(3)]
+    grads = []
+    for dtype in (torch.float32, torch.float64):
+        t = p.clone().requires_grad_()
+        rotary = connections.Rotary(t, torch.zeros(5, dtype=torch.float64))
+        o = aatc.attend(*(y.to(dtype) for y in x), metric=metrics.DotProduct(), connection=rotary)
+        grads += torch.autograd.grad(o.double().sin().sum(), t)
+    torch.testing.assert_close(*grads, rtol=1e-3, atol=1e-5)

@@ -169,3 +169,38 @@ def test_malformed_parts_are_refused_where_they_are_made():
         masks.predicate(lambda b, h, i, j: i - j)
     with pytest.raises(aatc.errors.ScoreError, match="window of 0"):
         masks.sliding_window(0)
+
+
+@pytest.mark.parametrize("dtype", [torch.int64, torch.int32, torch.int16, torch.int8, torch.uint8])
+def test_document_ids_are_compared_exactly_over_the_whole_range(dtype):
+    info = torch.iinfo(dtype)
+    ids = torch.tensor([info.max, info.max - 1, info.min, info.min + 1, 0], dtype=dtype)
+    kv = torch.tensor([info.max, info.min, info.max - 1, 0, 1, info.min + 1, info.max], dtype=dtype)
+    q, k, v = inputs(B, H, N, M, requires_grad=False)
+    want = attention(q, k, v, scores(q, k), mask=ids[:, None] == kv)
+    torch.testing.assert_close(run(q, k, v, mask=masks.documents(ids, kv)), want)
+    other = kv.long() if dtype != torch.int64 else kv
+    torch.testing.assert_close(run(q, k, v, mask=masks.documents(ids, other)), want)
+
+
+def test_document_ids_of_no_common_integer_type_are_refused():
+    with pytest.raises(aatc.errors.CaptureError, match="uint64"):
+        masks.documents(torch.zeros(N, dtype=torch.uint64), torch.zeros(M, dtype=torch.int64))
+    with pytest.raises(aatc.errors.ScoreError, match=r"offset of a causal mask is 1\.5"):
+        masks.causal(1.5)
+    with pytest.raises(aatc.errors.CaptureError, match="number of heads"):
+        biases.ALiBi(0.5)
+
+
+def test_constants_beyond_double_precision_are_compared_exactly():
+    big = 2**53
+    mask = masks.predicate(lambda b, h, i, j: (i + big == big + 1) & (j - big != -big))
+    q, k, v = inputs(B, H, N, M, requires_grad=False)
+    want = attention(q, k, v, scores(q, k), mask=(ROW == 1) & (COL != 0))
+    torch.testing.assert_close(run(q, k, v, mask=mask), want)
+
+
+def test_a_division_that_comes_out_even_is_even():
+    mask = masks.predicate(lambda b, h, i, j: (49 * i / 49 >= j) & (torch.floor(j * 41 / 41) == j))
+    q, k, v = inputs(B, H, N, M, requires_grad=False)
+    torch.testing.assert_close(run(q, k, v, mask=mask), attention(q, k, v, scores(q, k), mask=ROW >= COL))

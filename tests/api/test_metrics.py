@@ -1,6 +1,8 @@
 """Every metric against its formula written by hand, output, lse and all gradients in float64."""
 
+import copy
 import math
+import pickle
 
 import pytest
 import torch
@@ -299,3 +301,37 @@ def test_gradcheck_over_shapes(b, hk, group, n, m, d, dv, which, seed):
         return aatc.attend(q, k, v, metric=make(beta), bias=bias, mask=aatc.masks.causal(1), return_lse=True)[0]
 
     assert torch.autograd.gradcheck(f, (q, k, v, beta, bias), atol=1e-4, rtol=1e-3, fast_mode=True)
+
+
+def test_metrics_of_functions_are_copied_and_pickled_with_their_tensors():
+    q, k, v = inputs(requires_grad=False)
+    weight, table, shift = torch.randn(4, 6), torch.randn(4, 3), torch.randint(0, 3, (2, 7))
+    metric = tabled(weight=weight.double(), table=table.double(), shift=shift)
+    for again in (pickle.loads(pickle.dumps(metric)), copy.deepcopy(metric)):
+        torch.testing.assert_close(aatc.attend(q, k, v, metric=again), aatc.attend(q, k, v, metric=metric))
+    assert pickle.loads(pickle.dumps(l1)).function is l1.function
+
+
+@aatc.metric(width="h", power="i[]")
+def word_names(q, k, width, power, h):
+    return -width * (q - k).abs().sum() * 2.0**power
+
+
+def test_captures_may_be_called_like_words_of_the_language():
+    q, k, v = inputs()
+    width, power = leaf(4, positive=True), torch.tensor(-1)
+    x, y = pairs(q, k)
+    want = attention(q, k, v, -width[:, None, None] * (x - y).abs().sum(-1) * 0.5)[0]
+    agree(aatc.attend(q, k, v, metric=word_names(width=width, power=power)), want, [q, k, v, width])
+
+
+def test_tensors_among_the_numbers_of_a_metric_are_not_frozen():
+    q, k, v = inputs()
+    eps = torch.tensor(3.0, dtype=torch.float64, requires_grad=True)
+    x, y = pairs(q, k)
+    unit = lambda t: t / t.norm(dim=-1, keepdim=True).clamp(min=eps)  # noqa: E731
+    agree(
+        aatc.attend(q, k, v, metric=metrics.Cosine(eps)),
+        attention(q, k, v, (unit(x) * unit(y)).sum(-1))[0],
+        [q, k, v, eps],
+    )

@@ -1,5 +1,7 @@
 """The score language against torch: derivatives, bounds, and its text form."""
 
+import gc
+
 import numpy as np
 import pytest
 import torch
@@ -7,9 +9,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from aatc.ir.parser import parse_program
-from aatc.ir.score import FUNCTIONS, Program, call, const, gradients, param, params
+from aatc.ir.score import FUNCTIONS, Program, call, const, gradients, param, params, substitute
 from aatc.ir.score.derivative import RULES
 from aatc.ir.score.evaluate import evaluate, sum_to_axes
+from aatc.ir.score.expr import _interned
 from aatc.ir.tilemap import bounds
 from tests.ir.strategies import SIZES, environment, expressions, programs, smooth_expressions
 
@@ -204,3 +207,32 @@ def test_deep_nesting_is_split_by_lets_and_reads_back():
 
 def test_numbers_of_numpy_are_ordinary_constants():
     assert const(np.float64(0.5)) is const(0.5)
+
+
+@pytest.mark.parametrize("word", ["add", "and", "exp", "where"])
+def test_a_chain_of_thousands_of_words_prints_parses_and_differentiates(word):
+    x, y = param("x", "bhij"), param("y", "h")
+    e = call("lt", x, y) if word == "and" else x
+    for n in range(4000):
+        c = call("lt", x, const(float(n % 7)))
+        if word == "exp":
+            e = call("exp", call("neg", e))
+        else:
+            e = call("where", c, e, y) if word == "where" else call(word, e, c if word == "and" else call("sin", x))
+    assert parse_program(str(Program((x, y), e))).body is e
+    assert repr(e)
+    assert params(substitute(e, {x: param("z", "bhij")}))[0].name in "zy"
+    if word != "and":
+        assert x in gradients([(e, const(1.0))], [x])
+
+
+def test_expressions_that_nobody_holds_are_forgotten():
+    x = param("x", "bhij")
+    gc.collect()
+    before = len(_interned)
+    for n in range(100_000):
+        call("mul", const(n + 0.5), x)
+    gc.collect()
+    assert len(_interned) <= before + 10
+    kept = call("mul", const(0.5), x)
+    assert call("mul", const(0.5), x) is kept
