@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from typing import ClassVar
 
@@ -81,11 +82,39 @@ class SimplifyScore(Pass):
         kept = rules.assemble(rest)
         if not kept.is_pair:
             return full  # nothing but numbers per query or key: leave it whole
+        if not all(map(_is_always_finite, (terms.row, terms.flat))):
+            return full  # a row of -inf is closed, one of NaN is NaN: softmax does see these
         rules.count["drop-row-constant"] += 1
         ctx.certify(op, "drop-row-constant", f"softmax does not see {row}", ("row-constant", full, kept), widths=widths)
         for user in users:
             _restore_lse(edit, user, op, row)
         return kept
+
+
+#: Words whose value is finite where their arguments are, but for overflow.
+_FINITE = frozenset(
+    "add sub mul neg abs square step sign sqrt sin cos tanh sigmoid softplus relu floor acosh expacosh asinsqrt acos "  # noqa: SIM905
+    "maximum minimum where lt le gt ge eq ne and or not dot sum eta rotate matvec tmatvec turn unturn centre append init "
+    "item embed outer".split()
+)
+
+
+def _is_always_finite(e: Expr) -> bool:
+    """Whether a number per query is finite for finite tokens. Captured numbers per query may well be infinite: an
+    additive mask of queries is."""
+    for x in postorder(e):
+        if x.is_const:
+            if not math.isfinite(x.value):
+                return False
+        elif x.fn == "param":
+            if "i" in x.axes and (x.rank == 0 or x.dtype != "f"):
+                return False
+        elif x.fn == "div":
+            if not (x.args[1].is_const and x.args[1].value):
+                return False
+        elif x.fn != "index" and x.fn not in _FINITE:
+            return False
+    return True
 
 
 class _Edit:

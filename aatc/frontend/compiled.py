@@ -172,6 +172,8 @@ class _Runner:
             with contextlib.nullcontext() if self.options.fallback else dynamo.counted_frames():
                 return self._run(*args, **kwargs)
         except Exception as error:
+            if dynamo.is_signal(error):
+                raise
             failed = error
         return self._failed(call, failed, args, kwargs)
 

@@ -163,7 +163,9 @@ def capture(gm: fx.GraphModule) -> Captured:
     names = tuple(_plain_name(n.target) for n in places)
     _prepare(gm)
     mode = modes.pop() if modes else _fake_mode_of(gm)
-    with _quiet(), fx.traceback.preserve_node_meta(), mode or contextlib.nullcontext():
+    # what is saved while tracing is nobody's: a checkpoint around the call must not count it
+    alone = torch.autograd.graph.saved_tensors_hooks(lambda t: t, lambda t: t)
+    with _quiet(), fx.traceback.preserve_node_meta(), alone, mode or contextlib.nullcontext():
         graph = make_fx(fx.Interpreter(gm).run, pre_dispatch=True, tracing_mode="real")(*values)
     return Captured(graph, names)
 
@@ -421,6 +423,13 @@ def whole_stacks() -> Iterator[None]:
         yield
     finally:
         tracer._filter_traceback_frames = before
+
+
+def is_signal(error: BaseException) -> bool:
+    """Whether an exception is torch's own way to end a computation early (`torch.utils.checkpoint`), no failure."""
+    from torch.utils import checkpoint
+
+    return isinstance(error, checkpoint._StopRecomputationError)
 
 
 def models_own(error: BaseException) -> bool:

@@ -222,6 +222,8 @@ class Session:
 
         A graph that changes something besides its results is not run twice: what it raises is raised.
         """
+        from aatc.frontend import dynamo
+
         left = self._eager(graph, eager, where)
         twice = not _changes_state(graph.stages["final"])
         draws = twice and _draws(graph.stages["final"])
@@ -235,7 +237,7 @@ class Session:
             try:
                 return run(*inputs)
             except Exception as error:
-                if not twice:
+                if not twice or dynamo.is_signal(error):
                     raise
                 failed = error
             if state is not None:
