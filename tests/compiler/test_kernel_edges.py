@@ -126,6 +126,29 @@ def test_comparisons_in_tiles_are_exact_at_equality(word, library):
         close(g, w)
 
 
+@pytest.mark.parametrize("word", ["lt", "le", "gt", "ge", "eq", "ne"])
+def test_comparisons_with_a_constant_are_exact_on_either_side(word):
+    compare = getattr(torch, word)
+
+    @aatc.metric
+    def flagged(q, k, i, j):
+        first = torch.where(metrics.word(word, 2, i - j), 0.75, 0.25)
+        second = torch.where(metrics.word(word, i - j, -1), 1.5, 0.0)
+        vector = torch.where(metrics.word(word, 1.0, i), q, 0.5 * q)
+        return q @ k + first + second + vector @ k
+
+    q, k, v = inputs(9, 9)
+    two, one = torch.tensor(2), torch.tensor(1.0)
+    scores = q @ k.mT + torch.where(compare(two, I - J), 0.75, 0.25).double()
+    scores = scores + torch.where(compare(I - J, torch.tensor(-1)), 1.5, 0.0).double()
+    scores = scores + torch.where(compare(one, I.double()), 1.0, 0.5).double() * (q @ k.mT)
+    mask = masks.predicate(lambda b, h, i, j: metrics.word(word, 3, j) | metrics.word(word, i, 4))
+    keep = compare(torch.tensor(3), J) | compare(I, torch.tensor(4))
+    got = build(q, k, v, metric=flagged, mask=mask, library=False, tiles="rows=4 cols=3 grain=2").run()
+    for g, w in zip(got, plain(q, k, v, scores, keep), strict=True):
+        close(g, w)
+
+
 @pytest.mark.parametrize("library", [True, False])
 def test_a_key_that_is_not_finite_spoils_its_rows_however_late_they_are(library):
     n = 300
