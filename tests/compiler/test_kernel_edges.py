@@ -79,14 +79,15 @@ def test_scores_with_a_static_bound_may_be_scaled_beyond_the_range_of_exp(scale)
 
 
 @pytest.mark.parametrize("far", [1, 5, 9])
-def test_rows_whose_weights_underflow_are_right_beside_rows_whose_do_not(far):
-    q, k, v = inputs(9, 9, dtype=torch.float32)
+@pytest.mark.parametrize(("dtype", "distance", "beta"), [(torch.float32, 1e6, 12.0), (F64, 1e10, 40.0)])
+def test_rows_whose_weights_underflow_are_right_beside_rows_whose_do_not(far, dtype, distance, beta):
+    q, k, v = inputs(9, 9, dtype=dtype)
     q, k = q * 1e-2, k * 1e-2
-    q[:, :, :far, 0] += 1e6
-    got = build(q, k, v, metric=metrics.LorentzDistance(beta=12.0, lift=True), tiles="rows=9 cols=4").run()
+    q[:, :, :far, 0] += distance
+    got = build(q, k, v, metric=metrics.LorentzDistance(beta=beta, lift=True), tiles="rows=9 cols=4").run()
     time = [(1 + x.double().square().sum(-1, keepdim=True)).sqrt() for x in (q, k)]
     inner = time[0] @ time[1].mT - q.double() @ k.double().mT
-    want = plain(q, k, v, -12 * inner.clamp(min=1).acosh(), None)
+    want = plain(q, k, v, -beta * inner.clamp(min=1).acosh(), None)
     close(got[1], want[1], 1e-4)
     assert (got[0].double() - want[0])[:, :, far:].abs().max() < 1e-4 if far < 9 else True
     assert torch.isfinite(got[0]).all() and (got[0][:, :, :far].abs().sum(-1) > 1e-3).all()

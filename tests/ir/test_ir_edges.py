@@ -161,6 +161,23 @@ def test_tiles_are_called_what_they_are_at_every_edge(body):
                 assert kinds[r, c] == (FULL if tile.all() else PARTIAL if tile.any() else EMPTY)
 
 
+@pytest.mark.parametrize("body", [
+    lambda x: call("ge", call("abs", x), const(0.0)), lambda x: call("gt", call("maximum", x, const(2.0)), const(1.0)),
+    lambda x: call("gt", call("square", x), const(-1.0)), lambda x: call("le", call("sin", x), const(2.0)),
+    lambda x: call("or", call("lt", call("relu", x), const(0.0)), call("ge", call("relu", x), const(0.0))),
+])  # fmt: skip
+def test_what_holds_for_every_number_does_not_hold_for_nan(body):
+    """Bounds decide such a comparison whatever the operand is, unless that may be NaN, which compares as false."""
+    x = param("x", "bhij")
+    mask = Program.of(body(x))
+    value = torch.ones(1, 1, 4, 6, dtype=F64)
+    value[0, 0, 1, 2] = torch.nan
+    keep = evaluate(mask.body, {"x": value}, (1, 1, 4, 6), dtype=F64)[0, 0, ..., 0]
+    assert not keep[1, 2] and keep.sum() == 23
+    kinds = TileMap.of(mask, [value], (1, 1, 4, 6), 2, 3, 1).kinds[0]
+    assert kinds[0, 0] == PARTIAL and kinds[1, 1] == FULL
+
+
 # --- tile functions --------------------------------------------------------------------------------------------------
 LOOP = """\
 tile.func @main(%x: f64[2,4]) {

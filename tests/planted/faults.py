@@ -240,8 +240,8 @@ FAULTS = (
     Fault(
         "causal-or",
         "passes/simplify_score.py",
-        'if mask.fn == "and":',
-        'if mask.fn in ("and", "or"):',
+        'if x.fn == "and":',
+        'if x.fn in ("and", "or"):',
         "'causal or another' taken as causal",
         BEHAVIOUR + KERNELS + PASSES,
     ),
@@ -272,8 +272,8 @@ FAULTS = (
     Fault(
         "causal-offset",
         "passes/simplify_score.py",
-        'or (mask.fn == "lt" and mask.args == (index("j"), index("i")))',
-        'or (mask.fn in ("lt", "ne") and mask.args == (index("j"), index("i")))',
+        '(x.fn == "lt" and x.args == (j, i))',
+        '(x.fn in ("lt", "ne") and x.args == (j, i))',
         "j != i taken as causal",
         BEHAVIOUR + KERNELS + PASSES,
     ),
