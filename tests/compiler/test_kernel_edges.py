@@ -42,6 +42,8 @@ MASKS = {
     "causal or window": (masks.causal() | masks.sliding_window(3), (I >= J) | ((I - J).abs() < 3)),
     "causal and far": (masks.causal() & masks.predicate(lambda b, h, i, j: i - j > 2), I - J > 2),
     "not the diagonal": (masks.predicate(lambda b, h, i, j: ~((j <= i) & (j >= i))), I != J),
+    "unequal": (masks.predicate(lambda b, h, i, j: j != i), J != I),
+    "equal": (masks.predicate(lambda b, h, i, j: i == j), J == I),
     "later ones": (masks.predicate(lambda b, h, i, j: j > i), J > I),
     "earlier ones": (masks.predicate(lambda b, h, i, j: j < i), J < I),
 }

@@ -162,7 +162,7 @@ FAULTS = (
         "return (np.where(unknown, 0.0, low), np.where(unknown, 1.0, high)), False",
         "return (low, high), False",
         "NaN bounds",
-        IR + TILES,
+        BEHAVIOUR + IR + TILES,
     ),
     Fault(
         "index-edge",
