@@ -26,6 +26,8 @@ from aatc.ir.errors import AatcError, ScoreError, UnsupportedError
 
 _CHECKPOINT = "tag_activation_checkpoint"
 _LIMIT = "Dynamo recompile limit exceeded"
+#: Functions in a graph that change a state of torch, or of a tensor, which operators in the IR know nothing of.
+_STATE = re.compile(r"_?(set|enter|exit)_\w+|_saved_tensors_hooks_\w+|_lower_version_count\w*")
 #: Graphs one function may have before the rest of its inputs runs in PyTorch. Dynamo's own default, 8, is passed by
 #: training and evaluating with and without gradients in two dtypes.
 GRAPHS = 32
@@ -162,10 +164,13 @@ def capture(gm: fx.GraphModule) -> Captured:
     modes = {v.fake_mode for v in values if isinstance(v, FakeTensor)}
     names = tuple(_plain_name(n.target) for n in places)
     _prepare(gm)
+    _check_gradients(gm, torch.is_grad_enabled())
     mode = modes.pop() if modes else _fake_mode_of(gm)
     # what is saved while tracing is nobody's: a checkpoint around the call must not count it
     alone = torch.autograd.graph.saved_tensors_hooks(lambda t: t, lambda t: t)
-    with _quiet(), fx.traceback.preserve_node_meta(), alone, mode or contextlib.nullcontext():
+    # tracing sets the states the graph sets, and may end early
+    grad = torch.set_grad_enabled(torch.is_grad_enabled())
+    with grad, _quiet(), fx.traceback.preserve_node_meta(), alone, mode or contextlib.nullcontext():
         graph = make_fx(fx.Interpreter(gm).run, pre_dispatch=True, tracing_mode="real")(*values)
     return Captured(graph, names)
 
@@ -196,12 +201,46 @@ def _prepare(gm: fx.GraphModule) -> None:
                 node.target = exit_autocast
             elif (getattr(node.target, "__module__", None) or "").startswith("torch._functorch"):
                 raise _unsupported(node, "a function transform (torch.vmap, torch.func)")
+            elif _sets_state(node.target):
+                raise _unsupported(node, _STATE_NAMES.get(node.target.__name__, f"{node.target.__name__} (a state)"))
             elif isinstance(node.target, torch._ops.HigherOrderOperator):
                 if node.target.name() != _CHECKPOINT:
                     raise _unsupported(node, node.target.name())
                 body = getattr(module, node.args[0].target)
                 if body.meta.get("_checkpoint_context_fn") is None:
                     body.meta["_checkpoint_context_fn"] = torch.utils.checkpoint.noop_context_fn
+
+
+_STATE_NAMES = {
+    "_enter_inference_mode": "torch.inference_mode", "_exit_inference_mode": "torch.inference_mode",
+    "_lower_version_count_by_1": "setting a tensor's .data",
+}  # fmt: skip
+
+
+def _sets_state(target: Any) -> bool:
+    """Whether a function in a graph changes what operators do from then on; gradients on or off are data flow."""
+    if target is torch._C._set_grad_enabled or isinstance(target, (torch._ops.OpOverload, torch._ops.OpOverloadPacket)):
+        return False
+    ours = str(getattr(target, "__module__", None)).startswith("torch")
+    return ours and _STATE.fullmatch(getattr(target, "__name__", "")) is not None
+
+
+def _check_gradients(gm: fx.GraphModule, enabled: bool) -> None:
+    """Raises UnsupportedError unless gradients are as they were, on or off, when ``gm`` ends: with
+    ``torch.set_grad_enabled(...)`` a function may change that for its caller."""
+    now, last = enabled, None
+    for node in gm.graph.nodes:
+        if node.op != "call_function":
+            continue
+        if node.target is torch._C._set_grad_enabled:
+            now, last = node.args[0], node
+        elif isinstance(node.target, torch._ops.HigherOrderOperator):
+            for body in (a for a in node.args if isinstance(a, fx.Node) and a.op == "get_attr"):
+                inner = getattr(gm, str(body.target), None)
+                if isinstance(inner, fx.GraphModule):
+                    _check_gradients(inner, now)
+    if last is not None and now != enabled:
+        raise _unsupported(last, "gradients switched on or off for longer than the call")
 
 
 def _unsupported(node: fx.Node, what: str) -> UnsupportedError:

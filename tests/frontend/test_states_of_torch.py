@@ -1,0 +1,115 @@
+"""States of torch and of tensors that a function sets: as eager, or left to PyTorch and said so."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+
+import aatc
+from aatc.errors import UnsupportedError
+
+
+@pytest.fixture(autouse=True)
+def states():
+    """Sets back what a failing function leaves set."""
+    before = torch.is_grad_enabled(), torch.get_default_dtype()
+    yield
+    torch.set_grad_enabled(before[0])
+    torch.set_default_dtype(before[1])
+
+
+def seen(f, ambient: bool, *shape: int):
+    """What one can see of a call: values, gradients on or off, after it and of the result."""
+    x = torch.ones(*shape, requires_grad=True)
+    with torch.set_grad_enabled(ambient):
+        y = f(x)
+        after = torch.is_grad_enabled()
+    return y.tolist(), y.requires_grad, y.is_leaf, y.is_inference(), after
+
+
+def switches_on(x):
+    torch.set_grad_enabled(True)
+    return x * 2
+
+
+def switches_off(x):
+    torch.set_grad_enabled(False)
+    return x * 2
+
+
+def switches_later(x):
+    y = x * 3
+    with torch.no_grad():
+        z = y + 1
+    torch.set_grad_enabled(False)
+    return y + z
+
+
+def inference(x):
+    with torch.inference_mode():
+        return x * 2
+
+
+def inference_within(x):
+    with torch.inference_mode():
+        y = x * 2
+    return x.sum() + y.sum()
+
+
+@pytest.mark.parametrize("ambient", [True, False])
+@pytest.mark.parametrize("f", [switches_on, switches_off, switches_later, inference, inference_within])
+def test_switching_gradients_is_as_eager(f, ambient):
+    want = seen(f, ambient, 3)
+    c = aatc.compile(f)
+    assert [seen(c, ambient, 3) for _ in range(2)] == [want, want]
+
+
+@pytest.mark.parametrize("f", [switches_on, switches_off])
+def test_switched_gradients_that_stay_are_left_to_pytorch(f):
+    with torch.set_grad_enabled(f is switches_off):
+        c = aatc.compile(f)
+        c(torch.ones(2))
+    assert "gradients switched" in str(c.explain())
+    with torch.set_grad_enabled(f is switches_off), pytest.raises(UnsupportedError, match="gradients switched"):
+        aatc.compile(f, fallback=False)(torch.ones(2))
+
+
+def test_no_grad_stays_compiled():
+    def f(x):
+        with torch.no_grad():
+            y = x * 2
+        with torch.enable_grad():
+            z = x * 3
+        return y + z
+
+    c = aatc.compile(f)
+    assert seen(c, True, 2) == seen(f, True, 2)
+    assert not c.explain().fallbacks
+
+
+def test_the_default_dtype_a_function_sets_is_set_on_every_call():
+    def f(x):
+        torch.set_default_dtype(torch.float64)
+        return x * torch.ones(2)
+
+    c = aatc.compile(f)
+    for _ in range(2):
+        torch.set_default_dtype(torch.float32)
+        assert c(torch.ones(2)).dtype == torch.float64
+        assert torch.get_default_dtype() == torch.float64
+
+
+@pytest.mark.parametrize("learns", [True, False])
+def test_data_of_a_tensor_can_be_set(learns):
+    def f(x, y):
+        x.data = y
+        return x * 2
+
+    def run(g):
+        x, y = torch.ones(2, requires_grad=learns), torch.tensor([5.0, 6.0])
+        out = [g(x, y).tolist() for _ in range(2)]
+        return out, x.tolist(), x.data_ptr() == y.data_ptr(), x.requires_grad
+
+    assert run(aatc.compile(f)) == run(f)
+    with pytest.raises(UnsupportedError, match=r"\.data"):
+        aatc.compile(f, fallback=False)(torch.ones(2), torch.ones(2))
