@@ -130,7 +130,6 @@ class _Summary:
     written: frozenset[str]
     shares: tuple[frozenset[str] | None, ...]
     untold: bool
-    listed: bool
     copies: bool
     raw: bool
     ordered: bool
@@ -163,7 +162,6 @@ def _summary(target: str) -> _Summary | None:
         written,
         shares,
         untold,
-        len(schema.returns) == 1 and str(schema.returns[0].type).endswith("[]"),
         copies=name not in _VIEWS,
         raw=name in _RAW,
         ordered=(drawn and name not in _DRAWS_WHEN) or (check and not written),
@@ -185,29 +183,6 @@ def _sources(schema: Any, returned: Any) -> frozenset[str]:
     return frozenset(found)
 
 
-def may_give_back(overload: Any) -> bool:
-    """Whether an operator that writes nothing may return one of its arguments as it is."""
-    found = _summary(f"{overload.namespace}.{overload._schema.name.split('::')[1]}.{overload._overloadname}")
-    return found is not None and found.copies and not found.written and any(s is None or s for s in found.shares)
-
-
-def sees_more_than_elements(target: Any) -> bool:
-    """Whether an operator looks at, or changes, sizes, strides, storage or history of what it is given."""
-    return isinstance(target, torch._ops.OpOverload) and target._schema.name in _RAW
-
-
-def written_arguments(overload: Any) -> list[str | None]:
-    """For each result of an operator, the argument that it is after having been written to, if it is one."""
-    found: list[str | None] = []
-    for r in overload._schema.returns:
-        own = r.alias_info.before_set if r.alias_info is not None and r.alias_info.is_write else set()
-        names = [
-            a.name for a in overload._schema.arguments if a.alias_info is not None and own & a.alias_info.before_set
-        ]
-        found.append(names[0] if names else None)
-    return found
-
-
 def _effect_of_call(op: Op) -> Effect:
     target = op.attrs.get("target")
     if not isinstance(target, str) or not isinstance(op.attrs.get("args"), tuple):
@@ -227,7 +202,7 @@ def _effect_of_call(op: Op) -> Effect:
     writes = at(found.written) + (at(hidden) if hidden and _on(given, by) else ())
     shares: list[tuple[int, int]] = []
     for r in range(len(op.results)):
-        n = 0 if found.listed or len(found.shares) == 1 else r
+        n = 0 if len(found.shares) == 1 else r  # the elements of a list share alike
         names = found.shares[n] if n < len(found.shares) else None
         of = range(len(op.operands)) if names is None else at(names)
         shares += [(r, o) for o in of]

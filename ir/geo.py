@@ -493,6 +493,7 @@ define(
             "args": Attr.of("list", "arguments, possibly nested"),
             "kwargs": Attr.of("list", "names of the last arguments, which go by keyword", required=False),
             "effect": Attr.of("bool", "it changes state or draws random numbers: keep it, in order", required=False),
+            "no_grad": Attr.of("bool", "it runs as within torch.no_grad()", required=False),
         },
         verify=_call_verify,
         evaluate=lambda op, values, interp: interp.torch_call(op, values),

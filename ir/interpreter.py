@@ -9,6 +9,7 @@ from __future__ import annotations
 import operator
 import re
 from collections.abc import Callable, Sequence
+from contextlib import nullcontext
 from functools import lru_cache
 from typing import Any, NoReturn
 
@@ -20,7 +21,7 @@ from aatc.ir.errors import ShapeError, VerifyError
 from aatc.ir.printer import op_line
 from aatc.ir.registry import OPS, Operand, TorchConst
 from aatc.ir.torch_names import resolve
-from aatc.ir.types import SHAPED, TensorType
+from aatc.ir.types import SHAPED, ListType, TensorType
 
 #: Functions of Python's operator module that a text may call, on numbers only (getitem: on lists).
 ARITHMETIC: dict[str, Callable[..., Any]] = {
@@ -116,10 +117,11 @@ class Interpreter:
         args = [self._argument(a, values) for a in op.attrs["args"]]
         names = op.attrs.get("kwargs", ())
         split = len(args) - len(names)
-        out = function(*args[:split], **dict(zip(names, args[split:], strict=True)))
-        if len(op.results) == 1 and not (isinstance(out, (tuple, list)) and _returns_tuple(function)):
-            return [out]
-        return list(out) if op.results else []
+        with torch.no_grad() if op.attrs.get("no_grad") else nullcontext():
+            out = function(*args[:split], **dict(zip(names, args[split:], strict=True)))
+        if not op.results:
+            return []
+        return list(out) if gives_several(function, op) else [out]
 
     def _argument(self, a: Any, values: Sequence[Any]) -> Any:
         if isinstance(a, Operand):
@@ -171,8 +173,18 @@ def _is_data_flow(overload: torch._ops.OpOverload) -> bool:
     )
 
 
-def _returns_tuple(overload: Any) -> bool:
-    return isinstance(overload, torch._ops.OpOverload) and len(overload._schema.returns) > 1
+def gives_several(function: Any, op: Op) -> bool:
+    """Whether the results of a `torch.call` are the elements of what ``function`` returns, which its schema says: one
+    that returns a list gives each element as a result, however many there are, or the list itself as a value of such a
+    type."""
+    if not isinstance(function, torch._ops.OpOverload):
+        return False
+    returns = function._schema.returns
+    if len(returns) != 1:
+        return True
+    if not isinstance(returns[0].type, torch._C.ListType):
+        return False
+    return len(op.results) != 1 or not isinstance(op.result.type, ListType)
 
 
 def _arithmetic(name: str, args: Sequence[Any], text: str | None) -> Any:

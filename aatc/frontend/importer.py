@@ -16,7 +16,7 @@ from aatc.frontend import attention, dynamo, location
 from aatc.frontend.shapes import Shapes
 from aatc.ir import collector
 from aatc.ir.core import Block, Func, Loc, Module, Op, Value
-from aatc.ir.effects import Memory, effect_of, may_give_back, sees_more_than_elements, written_arguments
+from aatc.ir.effects import Memory, effect_of, has_memory
 from aatc.ir.errors import UnsupportedError, VerifyError
 from aatc.ir.registry import Operand, Symbol, TorchConst
 from aatc.ir.types import TensorType, Type, dtype_name, torch_dtype
@@ -123,7 +123,6 @@ class _Importer:
         self.given, self.kernels = given or {}, kernels
         self.ambient = torch.is_grad_enabled()
         self.grad: bool = parent.grad if parent is not None else self.ambient
-        self.detached: dict[Value, Value] = {}
         self.autocast: torch.dtype | None = parent.autocast if parent is not None else dynamo.ambient_autocast()
         self.outer: list[torch.dtype | None] = []
         self.body = Block()
@@ -257,10 +256,8 @@ class _Importer:
         if attention.is_attention(target):
             self.check_device(node)
             q, k, v, captures, spec = _positional(target, node)
-            operands = [self.use(self.env[n]) for n in (q, k, v, *captures)]
-            results = attention.stages(self.body, operands, spec, self.loc)
-            self.keep(*results)
-            return results
+            operands = [self.detached(self.env[n]) for n in (q, k, v, *captures)]
+            return attention.stages(self.body, operands, spec, self.loc)
         return self.torch_call(node)
 
     def check_device(self, attend: fx.Node) -> None:
@@ -273,16 +270,10 @@ class _Importer:
             )
 
     def torch_call(self, node: fx.Node) -> Any:
-        if not self.grad and self.ambient:
-            given = self.given_back(node)
-            if given is not None:
-                return given
         operands: dict[Value, int] = {}
         dtype = self.cast_to(node)
-        raw = sees_more_than_elements(node.target)
 
         def read(value: Value) -> Value:
-            value = value if raw else self.use(value)
             return value if dtype is None else self.cast(value, dtype)
 
         args = tuple(self.literal(a, operands, read) for a in (*node.args, *node.kwargs.values()))
@@ -301,37 +292,9 @@ class _Importer:
             op.attrs["effect"] = True
         if effect.writes and dtype is not None:
             raise self.unsupported(f"{node.target} inside autocast")  # it would write to a cast copy
-        results: list[Any] = list(op.results)
-        if raw:  # it has changed the tensor itself, not what a detached alias shows
-            for value in (*op.operands, *op.results):
-                self.detached.pop(value, None)
-        elif not self.grad and self.ambient and effect.writes:
-            results = self.written(node, results)
         if several:
-            return results
-        return results[0] if results else None
-
-    def given_back(self, node: fx.Node) -> Any:
-        """Where gradients are off: the value that ``contiguous()``, ``to()`` and their like hand back as it is, with
-        its gradient; else None."""
-        target = node.target
-        if not isinstance(target, torch._ops.OpOverload) or not may_give_back(target):
-            return None
-        try:
-            args, kwargs = fx.node.map_arg((node.args, node.kwargs), lambda n: n.meta["val"])
-            result = target(*args, **kwargs)
-        except Exception:
-            return None  # fake values may be missing, or not stand for what they did when the graph was traced
-        return next((self.env[n] for n in node.all_input_nodes if n.meta["val"] is result), None)
-
-    def written(self, node: fx.Node, results: list[Any]) -> list[Any]:
-        """Where gradients are off: a call that writes gives back what it wrote to, not the detached alias of it."""
-        target: Any = node.target
-        given = dict(zip((a.name for a in target._schema.arguments), _positional(target, node), strict=True))
-        for n, name in enumerate(written_arguments(target)[: len(results)]):
-            if name is not None and isinstance(given[name], fx.Node):
-                results[n] = self.env[given[name]]
-        return results
+            return list(op.results)
+        return op.results[0] if op.results else None
 
     def literal(self, value: Any, operands: dict[Value, int], read: Callable[[Value], Value]) -> Any:
         """An argument as an attribute: values become ``#n``, torch's constants words of the IR."""
@@ -366,7 +329,6 @@ class _Importer:
     def checkpoint(self, result: str, body: fx.Node, *given: Any) -> list[Value]:
         name = f"checkpoint_{next(self.checkpoints)}"
         values = [self.env[g] if isinstance(g, fx.Node) else g for g in given]
-        values = [self.use(v) if isinstance(v, Value) else v for v in values]
         inner = _Importer(self.module, self.shapes, self.constants, parent=self, kernels=self.kernels)
         template = inner.function(name, self.env[body], [getattr(v, "name", "") or "arg" for v in values])
         if any(not isinstance(v, Value) for v in values) or any(p is None for p, _ in template):
@@ -418,30 +380,29 @@ class _Importer:
 
     # --- gradients off -------------------------------------------------------------------------------------
     def set_grad(self, enabled: bool) -> None:
-        """``torch.no_grad()`` becomes data flow: what enters such a region is detached."""
+        """Whether the operations that follow record gradients; those that do not say so one by one."""
         if enabled and not self.ambient:
             raise self.unsupported("enable_grad inside a call without gradients")
-        self.grad, self.detached = enabled, {}
+        self.grad = enabled
 
-    def use(self, value: Value) -> Value:
-        """``value`` as the current operation may read it."""
-        if self.grad or not self.ambient or not isinstance(value.type, TensorType):
+    @property
+    def quiet(self) -> bool:
+        """Whether the model has switched gradients off here. Around the whole call, the caller's mode does it."""
+        return self.ambient and not self.grad
+
+    def detached(self, value: Value) -> Value:
+        """``value`` as an attention reads it, which has no mode of its own but nothing to record, either."""
+        if not self.quiet or not isinstance(value.type, TensorType):
             return value
         if value.type.dtype not in ("f64", "f32", "bf16", "f16", "c64", "c128"):
             return value
-        if value not in self.detached:
-            self.detached[value] = self.unary("aten.detach.default", value, value.type)
-        return self.detached[value]
-
-    def keep(self, *values: Value) -> None:
-        """Values made where gradients are off need no detaching there."""
-        if not self.grad:
-            self.detached.update((v, v) for v in values)
+        return self.unary("aten.detach.default", value, value.type)
 
     # --- small things --------------------------------------------------------------------------------------
     def add(self, op: Op) -> Op:
         op.loc = self.loc
-        self.keep(*op.results)
+        if self.quiet and op.name == "torch.call" and any(has_memory(v) for v in op.operands):
+            op.attrs["no_grad"] = True
         return self.body.add(op)
 
     def cast(self, value: Value, dtype: str) -> Value:

@@ -21,7 +21,7 @@ from aatc.ir.dims import Dim
 from aatc.ir.effects import Memory
 from aatc.ir.errors import BackendError
 from aatc.ir.geo import constant_tensor
-from aatc.ir.interpreter import target_function
+from aatc.ir.interpreter import gives_several, target_function
 from aatc.ir.registry import OPS, Operand, TorchConst
 from aatc.ir.score.functions import FUNCTIONS
 from aatc.ir.torch_names import resolve
@@ -79,12 +79,19 @@ class _Main:
         args = [self.src.name(a) for a in self.func.args]
         last = self._last_uses()
         for n, op in enumerate(self.func.body.ops):
+            self._switch(bool(op.attrs.get("no_grad")))
             self._op(op)
             dead = [self.src.name(v) for v in last.get(n, ())]
             if dead and op.name != "geo.return":
                 self.src.line(f"del {', '.join(dead)}")
         text = "\n".join([f"def main({', '.join(args)}):", *self.src.lines]) + "\n"
         return compile_source(text, self.namespace, self.func.name)["main"], text
+
+    def _switch(self, quiet: bool) -> None:
+        """Opens or closes a block without gradients, which calls that follow each other share."""
+        if quiet and self.src.depth == 1:
+            self.src.line("with torch.no_grad():")
+        self.src.depth = 2 if quiet else 1
 
     def _last_uses(self) -> dict[int, list[Value]]:
         """Values to forget after each operation, so that memory is given back as early as eagerly."""
@@ -106,13 +113,11 @@ class _Main:
         else:
             raise BackendError(f"the CPU backend has no code for {op.name}")
 
-    def _results(self, op: Op, text: str) -> None:
+    def _results(self, op: Op, text: str, *, several: bool = True) -> None:
+        """Assigns what ``text`` returns: a sequence of all results if ``several``, else the only one."""
         names = [self.src.name(r) for r in op.results]
-        self.src.line(
-            f"{', '.join(names)}{',' if len(names) == 1 and op.name != 'torch.call' else ''} = {text}"
-            if names
-            else text
-        )
+        comma = "," if several and len(names) == 1 else ""
+        self.src.line(f"{', '.join(names)}{comma} = {text}" if names else text)
 
     def constant(self, value: Any) -> str:
         self.namespace["constants"].append(value)
@@ -126,14 +131,10 @@ class _Main:
         names = op.attrs.get("kwargs", ())
         split = len(args) - len(names)
         args[split:] = [f"{k}={v}" for k, v in zip(names, args[split:], strict=True)]
-        if target.startswith("aten."):
-            call = f"{target}({', '.join(args)})"
-            several = len(function._schema.returns) > 1  # type: ignore[attr-defined]
-        else:
-            call, several = f"{self.constant(function)}({', '.join(args)})", False
+        called = target if target.startswith("aten.") else self.constant(function)
         if op.loc:
             self.src.comment(op.loc.text or "", op.loc)
-        self._results(op, f"({call})[0]" if several and len(op.results) == 1 else call)
+        self._results(op, f"{called}({', '.join(args)})", several=gives_several(function, op))
 
     def _argument(self, a: Any, op: Op) -> str:
         if isinstance(a, Operand):

@@ -125,6 +125,8 @@ WORDS = (
     "constant", "constant", "fresh", "view", "view", "pieces", "binary", "binary", "write", "write", "write", "quiet",
     "join", "attend", "random", "again",
 )  # fmt: skip
+#: What is also done where gradients are switched off.
+QUIET = ("write", "view", "write", "fresh", "pieces", "binary", "again", "attend")
 
 
 @dataclass(frozen=True)
@@ -168,7 +170,7 @@ def _run(s: Step, pool: Pool) -> None:
         _attend(s, pool)
     elif s.word == "quiet":
         with torch.no_grad():
-            _write(s, pool)
+            _run(Step(QUIET[s.b % len(QUIET)], s.a, s.b // len(QUIET) + s.c, s.c), pool)
     elif s.word == "write":
         _write(s, pool)
     else:
@@ -184,7 +186,7 @@ def _run(s: Step, pool: Pool) -> None:
             pool.new(RANDOM[s.b % len(RANDOM)](t))
         elif s.word == "view":
             pool.view(x, VIEWS[s.b % len(VIEWS)](t), overlaps=VIEWS[s.b % len(VIEWS)] is _expanded)
-        elif s.word == "pieces" and t.dim() and t.shape[0] > 1:
+        elif s.word == "pieces" and t.dim() and t.shape[0] > 0:
             pool.view(x, *PIECES[s.b % len(PIECES)](t))
         elif s.word == "binary":
             y = pool.like(s.b, t.shape)

@@ -408,6 +408,8 @@ def _operations(draw, visible: list[Value], callees: list[Func]) -> Op:
         attrs["kwargs"] = tuple(draw(st.lists(names, max_size=len(args), unique=True)))
     if draw(st.booleans()):
         attrs["effect"] = draw(st.booleans())
+    if draw(st.booleans()):
+        attrs["no_grad"] = draw(st.booleans())
     results = draw(st.lists(types, max_size=2))
     hints = [draw(st.text(max_size=5)) for _ in results]
     return Op("torch.call", operands, attrs, results, loc=loc, result_names=hints)
