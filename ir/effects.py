@@ -26,6 +26,7 @@ _DRAWS_WHEN = {
     "aten::feature_alpha_dropout": "train", "aten::native_dropout": "train", "aten::rrelu": "training",
     "aten::rrelu_with_noise": "training", "aten::scaled_dot_product_attention": "dropout_p",
     "aten::rnn_tanh": "train", "aten::rnn_relu": "train", "aten::lstm": "train", "aten::gru": "train",
+    "aten::quantized_lstm": "train", "aten::quantized_gru": "train",
 }  # fmt: skip
 #: Operators whose schema hides that they write: the arguments written, and the argument that says whether they do.
 _RUNNING = ("running_mean", "running_var")
@@ -88,13 +89,21 @@ class Effect:
 NOTHING = Effect()
 
 
-def effect_of(op: Op, module: Module | None = None) -> Effect:
-    """The effect of a geo operation; that of a `geo.checkpoint` is its body's, which ``module`` holds."""
+def effect_of(op: Op, module: Module | None = None, known: dict[tuple, Effect] | None = None) -> Effect:
+    """The effect of a geo operation; that of a `geo.checkpoint` is its body's, which ``module`` holds. ``known`` keeps
+    effects of bodies from one question to the next."""
     if op.name == "torch.call":
         return _effect_of_call(op)
     if op.name == "geo.checkpoint":
         body = module.funcs.get(op.attrs["body"].name) if module is not None else None
-        return _effect_of_body(op, Memory(body, module)) if body is not None and module is not None else _anything(op)
+        if body is None or module is None:
+            return _anything(op)
+        known = {} if known is None else known
+        key = (body.name, len(op.operands), len(op.results))
+        if key not in known:
+            known[key] = _anything(op)  # what a body that ends up in itself would have
+            known[key] = _effect_of_body(op, Memory(body, module, known))
+        return known[key]
     if op.name in OPS and OPS[op.name].level == "geo":
         return NOTHING
     return _anything(op)
@@ -115,7 +124,7 @@ def _effect_of_body(op: Op, memory: Memory) -> Effect:
     every = tuple(n for n, v in enumerate(op.operands) if has_memory(v))
     changed = any(memory.written(a) for a in memory.func.args)
     raw = any(memory.raw(a) for a in memory.func.args)
-    returned = memory.func.body.ops[-1].operands
+    returned = memory.func.body.ops[-1].operands[: len(op.results)]
     outside = {memory.root(a) for a in memory.func.args if has_memory(a)}
     shared = tuple((r, o) for r, v in enumerate(returned) if memory.root(v) in outside for o in every)
     return Effect(every if changed else (), shared, True, every if raw else (), True, together=True)
@@ -257,6 +266,7 @@ class Memory:
 
     func: Func
     module: Module
+    known: dict[tuple, Effect] = field(default_factory=dict)
     effects: dict[Op, Effect] = field(init=False, default_factory=dict)
 
     def __post_init__(self) -> None:
@@ -268,15 +278,14 @@ class Memory:
         tensors = [a for a in self.func.args if has_memory(a)]
         for a in tensors[1:]:
             self._join(self._share, a, tensors[0])
-        bodies: dict[str, Effect] = {}
         for op in self.func.body.ops:
-            self._add(op, bodies)
+            self._add(op)
         last = self.func.body.ops[-1].operands if self.func.body.ops else []
         self._returned = {self._find(self._same, v) for v in last}
         self._settle(tensors)
 
-    def _add(self, op: Op, bodies: dict[str, Effect]) -> None:
-        effect = self.effects[op] = self._effect(op, bodies)
+    def _add(self, op: Op) -> None:
+        effect = self.effects[op] = effect_of(op, self.module, self.known)
         for r, o in effect.shares:
             result, operand = op.results[r], op.operands[o]
             if has_memory(result) and has_memory(operand):
@@ -286,14 +295,6 @@ class Memory:
         for result in op.results[1:] if effect.together else ():
             self._join(self._share, result, op.results[0])
             self._join(self._same, result, op.results[0])
-
-    def _effect(self, op: Op, bodies: dict[str, Effect]) -> Effect:
-        if op.name != "geo.checkpoint":
-            return effect_of(op, self.module)
-        key = f"{op.attrs['body'].name} {len(op.operands)}"
-        if key not in bodies:
-            bodies[key] = effect_of(op, self.module)
-        return bodies[key]
 
     def _settle(self, arguments: list[Value]) -> None:
         """Where classes are written, and which of them are seen outside, once it is known what the classes are."""

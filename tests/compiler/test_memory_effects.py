@@ -112,6 +112,39 @@ def test_running_twice_matters_only_where_arguments_are_written():
     assert not changes_arguments(program("a = clone(x); mul_(a); return a", "x"))
 
 
+def body(call: str, name: str = "body") -> str:
+    return f"""geo.func @{name}(%a: f32[4], %b: f32[4]) {{
+  %c = {call} : f32[4]
+  geo.return(%c)
+}}
+"""
+
+
+@pytest.mark.parametrize(
+    "call, writes, shares",
+    [
+        ('torch.call(%a) {target = "aten.exp.default", args = [#0]}', False, False),
+        ('torch.call(%a) {target = "aten.view.default", args = [#0, [4]]}', False, True),
+        ('torch.call(%a) {target = "aten.mul_.Scalar", args = [#0, 2.0]}', True, True),
+        ("geo.checkpoint(%b, %a) {body = @inner}", True, True),
+    ],
+)
+def test_checkpointed_bodies_have_the_effects_of_what_they_hold(call, writes, shares):
+    inner = body('torch.call(%b) {target = "aten.mul_.Scalar", args = [#0, 2.0]}', "inner")
+    text = """geo.func @main(%x: f32[4], %y: f32[4]) {
+  %p = torch.call(%x) {target = "aten.clone.default", args = [#0]} : f32[4]
+  %r = geo.checkpoint(%p, %y) {body = @body} : f32[4]
+  geo.return(%r)
+}
+"""
+    module = parse(text + body(call) + (inner if "@inner" in call else ""))
+    op = module.entry.body.ops[1]
+    effect = effect_of(op, module)
+    assert (bool(effect.writes), bool(effect.shares)) == (writes, shares)
+    assert changes_arguments(module) is writes
+    same_after(module, torch.randn(4), torch.randn(4))
+
+
 # --- folding -----------------------------------------------------------------------------------------------
 @pytest.mark.parametrize(
     "text, expected",
