@@ -13,6 +13,7 @@ import torch
 from torch import fx
 
 from aatc.frontend import attention, dynamo, location
+from aatc.frontend.nodes import is_fresh, positional, returns_nothing, target_name
 from aatc.frontend.shapes import Shapes
 from aatc.ir import collector
 from aatc.ir.core import Block, Func, Loc, Module, Op, Value
@@ -70,7 +71,7 @@ def import_graph(
     """
     if kernels:
         for node in _attentions(graph):
-            attention.guard_widths(*_positional(node.target, node))
+            attention.guard_widths(*positional(node.target, node))
     with collector.paused():
         return _imported(graph, names, given or {}, ranges, kernels)
 
@@ -251,11 +252,11 @@ class _Importer:
             return None
         if isinstance(target, torch._ops.HigherOrderOperator):
             return self.higher_order(node)
-        if target is torch.ops.aten.detach_.default and _is_fresh(args[0]):
+        if target is torch.ops.aten.detach_.default and is_fresh(args[0]):
             return self.env[args[0]]
         if attention.is_attention(target):
             self.check_device(node)
-            q, k, v, captures, spec = _positional(target, node)
+            q, k, v, captures, spec = positional(target, node)
             operands = [self.detached(self.env[n]) for n in (q, k, v, *captures)]
             return attention.stages(self.body, operands, spec, self.loc)
         return self.torch_call(node)
@@ -282,7 +283,7 @@ class _Importer:
             attrs["kwargs"] = tuple(node.kwargs)
         value: Any = node.meta.get("val")
         several = isinstance(value, (list, tuple))
-        returns = value if several else () if value is None and _returns_nothing(node) else (value,)
+        returns = value if several else () if value is None and returns_nothing(node) else (value,)
         types = [self.shapes.type(v) for v in returns]
         name = _clean(node.name)
         names = [name] if len(types) == 1 else [f"{name}_{n}" for n in range(len(types))]
@@ -433,35 +434,6 @@ class _Importer:
             where=location.where(self.loc),
             hint="this graph can only run eagerly",
         )
-
-
-def target_name(target: Any) -> str | None:
-    """How `torch.call` names an operator or a Python callable on sizes; None when it must not appear."""
-    if isinstance(target, torch._ops.OpOverload):
-        return f"{target.namespace}.{target._schema.name.split('::')[1]}.{target._overloadname}"
-    module, name = getattr(target, "__module__", None), getattr(target, "__name__", "")
-    if module in ("_operator", "operator"):
-        return f"operator.{name}"
-    if module in ("math", "builtins", "torch") and name:
-        return f"{module}.{name}"
-    return None
-
-
-def _positional(target: torch._ops.OpOverload, node: fx.Node) -> list[Any]:
-    """Arguments in the order of the schema, defaults filled in."""
-    values = list(node.args)
-    for argument in target._schema.arguments[len(values) :]:
-        values.append(node.kwargs.get(argument.name, argument.default_value))
-    return values
-
-
-def _returns_nothing(node: fx.Node) -> bool:
-    return isinstance(node.target, torch._ops.OpOverload) and not node.target._schema.returns
-
-
-def _is_fresh(node: Any) -> bool:
-    """Whether ``node`` is a copy of a constant (what ``torch.tensor(...)`` leaves in a graph)."""
-    return isinstance(node, fx.Node) and node.target is torch.ops.aten.lift_fresh_copy.default
 
 
 def _clean(name: str) -> str:
