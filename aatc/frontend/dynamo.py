@@ -21,6 +21,7 @@ import torch
 from torch import fx
 
 from aatc.frontend import calls, location
+from aatc.frontend.held import Tracer, held_tensors, tensor_at
 from aatc.ir.core import Loc
 from aatc.ir.errors import AatcError, ScoreError, UnsupportedError
 
@@ -125,10 +126,12 @@ def _compared(op: Any, at: int) -> Callable[..., Any]:
 
 @dataclass(frozen=True)
 class Captured:
-    """An ATen-level graph with symbolic fake values, and the names of its inputs as the user knows them."""
+    """An ATen-level graph with symbolic fake values, the names of its inputs as the user knows them, and the values of
+    its last inputs: tensors that Dynamo's graph held itself."""
 
     graph: fx.GraphModule
     names: tuple[str, ...]
+    held: tuple[torch.Tensor, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -162,7 +165,8 @@ def capture(gm: fx.GraphModule) -> Captured:
     places = [n for n in gm.graph.nodes if n.op == "placeholder"]
     values = [n.meta["example_value"] for n in places]
     modes = {v.fake_mode for v in values if isinstance(v, FakeTensor)}
-    names = tuple(_plain_name(n.target) for n in places)
+    held = _held(gm)
+    names = tuple(_plain_name(n.target) for n in (*places, *held.values()))
     _prepare(gm)
     _check_gradients(gm, torch.is_grad_enabled())
     mode = modes.pop() if modes else _fake_mode_of(gm)
@@ -170,9 +174,21 @@ def capture(gm: fx.GraphModule) -> Captured:
     alone = torch.autograd.graph.saved_tensors_hooks(lambda t: t, lambda t: t)
     # tracing sets the states the graph sets, and may end early
     grad = torch.set_grad_enabled(torch.is_grad_enabled())
+
+    def run(*given: Any) -> Any:
+        return Tracer(gm, dict(zip(held, given[len(values) :], strict=True))).run(*given[: len(values)])
+
     with grad, _quiet(), fx.traceback.preserve_node_meta(), alone, mode or contextlib.nullcontext():
-        graph = make_fx(fx.Interpreter(gm).run, pre_dispatch=True, tracing_mode="real")(*values)
-    return Captured(graph, names)
+        fakes = [n.meta["example_value"] for n in held.values()]
+        graph = make_fx(run, pre_dispatch=True, tracing_mode="real")(*values, *fakes)
+    return Captured(graph, names, tuple(tensor_at(gm, n) for n in held.values()))
+
+
+def _held(gm: fx.GraphModule) -> dict[str, fx.Node]:
+    try:
+        return held_tensors(gm)
+    except ValueError as error:
+        raise _unsupported(error.args[0], "a tensor held by a checkpointed region") from None
 
 
 def _fake_mode_of(gm: fx.GraphModule) -> Any:

@@ -59,13 +59,15 @@ def import_graph(
     given: Mapping[str, torch.Tensor] | None = None,
     ranges: Mapping[Any, Any] | None = None,
     *,
+    held: Sequence[torch.Tensor] = (),
     kernels: bool = True,
 ) -> Imported:
     """The verified IR of ``graph``, whose nodes carry fake values in ``meta["val"]``.
 
     ``names`` are better names for its placeholders, in order; ``given`` are values of placeholders, by name,
     which become constants unless the graph writes to them or hands them out; ``ranges`` are those of torch's
-    symbols, where they are known better. ``kernels``: attentions will be kernels, so their feature widths become
+    symbols, where they are known better; ``held`` are the tensors that the last placeholders always are, which anybody
+    may write to between calls. ``kernels``: attentions will be kernels, so their feature widths become
     numbers, which the guards of the graph then hold, and their operands must be on the CPU. Raises
     UnsupportedError with the source line for what the IR has no word for.
     """
@@ -73,7 +75,7 @@ def import_graph(
         for node in _attentions(graph):
             attention.guard_widths(*positional(node.target, node))
     with collector.paused():
-        return _imported(graph, names, given or {}, ranges, kernels)
+        return _imported(graph, names, given or {}, ranges, held, kernels)
 
 
 def _imported(
@@ -81,15 +83,16 @@ def _imported(
     names: Sequence[str],
     given: Mapping[str, torch.Tensor],
     ranges: Mapping[Any, Any] | None,
+    held: Sequence[torch.Tensor],
     kernels: bool,
 ) -> Imported:
     module, shapes = Module(), Shapes(ranges)
-    constants: list[torch.Tensor] = []
+    constants = list(held)
     top = _Importer(module, shapes, constants, given=given, kernels=kernels)
     outputs = top.function("main", graph, names)
     kept = top.hand_in_changed()
     if kept:
-        return _imported(graph, names, {n: t for n, t in given.items() if n not in kept}, ranges, kernels)
+        return _imported(graph, names, {n: t for n, t in given.items() if n not in kept}, ranges, held, kernels)
     top.hand_in_constants()
     module.dims.update(sorted(shapes.ranges.items()))
     module.verify()

@@ -169,7 +169,7 @@ class Session:
         clock = _Clock(graph.seconds)
         captured = dynamo.capture(gm)
         clock.lap("capture")
-        imported = import_graph(captured.graph, captured.names)
+        imported = import_graph(captured.graph, captured.names, held=captured.held)
         clock.lap("import")
         backend, target = self.backend, self.backend.target()
         graph.stages = {"import": imported.module}
