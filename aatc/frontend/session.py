@@ -233,7 +233,7 @@ class Session:
             if call is not None:
                 call.ran += 1
             graph.runs += 1
-            state = torch.get_rng_state() if draws and graph.runs == 1 else None
+            state = torch.get_rng_state() if draws else None  # what is run again draws the same again
             try:
                 return run(*inputs)
             except Exception as error:

@@ -113,3 +113,19 @@ def test_data_of_a_tensor_can_be_set(learns):
     assert run(aatc.compile(f)) == run(f)
     with pytest.raises(UnsupportedError, match=r"\.data"):
         aatc.compile(f, fallback=False)(torch.ones(2), torch.ones(2))
+
+
+def test_random_numbers_after_an_exception_on_a_later_call_are_eagers():
+    def f(table, at):
+        y = torch.rand(3)
+        return table[at] + y[0]
+
+    def run(g):
+        g(torch.zeros(4), torch.tensor([1]))
+        torch.manual_seed(0)
+        with pytest.raises(IndexError):
+            g(torch.zeros(4), torch.tensor([9]))
+        after = torch.rand(2).tolist()
+        return after, g(torch.zeros(4), torch.tensor([2])).tolist()
+
+    assert run(aatc.compile(f)) == run(f)
