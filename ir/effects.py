@@ -15,10 +15,11 @@ from typing import Any
 
 import torch
 
+from aatc.ir import checks
 from aatc.ir.core import Func, Module, Op, Value
 from aatc.ir.errors import VerifyError
 from aatc.ir.registry import OPS, Operand
-from aatc.ir.types import ScalarType
+from aatc.ir.types import ScalarType, TensorType
 
 #: Operators that draw random numbers only if an argument says so. (Others are known by a tag.)
 _DRAWS_WHEN = {
@@ -37,6 +38,10 @@ _WRITES_UNTOLD: dict[str, tuple[tuple[str, ...], str | None]] = {
     "aten::_native_batch_norm_legit": (_RUNNING, "training"), "aten::_batch_norm_with_update": (_RUNNING, None),
     "aten::_copy_from": (("dst",), None), "aten::_copy_from_and_resize": (("dst",), None),
 }  # fmt: skip
+
+
+#: Dtypes whose division by zero gives infinity.
+_REAL = ("f64", "f32", "bf16", "f16", "c64", "c128")
 
 
 def _aten(words: str) -> frozenset[str]:
@@ -73,8 +78,9 @@ class Effect:
 
     writes: operands whose memory it may change. shares: (result, operand) that may share memory. copies: whether such
     a result may also be a copy, or the operand itself (a plain view is neither). raw: operands of which it sees or
-    changes more than the elements. ordered: it draws random numbers, checks something or is not known, so that it
-    stays in its place. together: results may share memory with each other. undefined: it defines no contents.
+    changes more than the elements. ordered: it draws random numbers, is there to check something or is not known, so
+    that it stays in its place. together: results may share memory with each other. undefined: it defines no contents.
+    checks: it may raise because of the elements it is given, so that it runs even if nobody wants its results.
     """
 
     writes: tuple[int, ...] = ()
@@ -84,6 +90,7 @@ class Effect:
     ordered: bool = False
     together: bool = False
     undefined: bool = False
+    checks: bool = False
 
 
 NOTHING = Effect()
@@ -143,6 +150,8 @@ class _Summary:
     raw: bool
     ordered: bool
     undefined: bool
+    checks: bool
+    divides: bool
     switch: str | None
     switch_writes: tuple[frozenset[str], str | None]
 
@@ -175,6 +184,8 @@ def _summary(target: str) -> _Summary | None:
         raw=name in _RAW,
         ordered=(drawn and name not in _DRAWS_WHEN) or (check and not written),
         undefined=name.startswith(("aten::empty", "aten::new_empty")),
+        checks=not checks.total(overload),
+        divides=checks.divides(overload),
         switch=_DRAWS_WHEN.get(name),
         switch_writes=(frozenset(hidden), by),
     )
@@ -219,7 +230,12 @@ def _effect_of_call(op: Op) -> Effect:
     ordered = ordered or (bool(op.attrs.get("effect")) and not writes)
     raw = tuple(range(len(op.operands))) if found.raw else ()
     together = found.untold and len(op.results) > 1
-    return Effect(writes, tuple(shares), found.copies, raw, ordered, together, found.undefined)
+    checked = found.checks or (found.divides and not all(_is_real(r) for r in op.results))
+    return Effect(writes, tuple(shares), found.copies, raw, ordered, together, found.undefined, checked)
+
+
+def _is_real(value: Value) -> bool:
+    return isinstance(value.type, TensorType) and value.type.dtype in _REAL
 
 
 def _arguments(op: Op, found: _Summary) -> dict[str, Any] | None:

@@ -29,8 +29,8 @@ def _geo(module: Module) -> list[Func]:
 @register
 @dataclass(frozen=True)
 class DeadCode(Pass):
-    """``%unused = pure(...)`` → nothing; a write to memory that nobody reads afterwards → nothing; functions that
-    nobody calls → nothing."""
+    """``%unused = pure(...)`` → nothing, unless it may raise; a write to memory that nobody reads afterwards → nothing;
+    functions that nobody calls → nothing."""
 
     name: ClassVar[str] = "dead-code"
 
@@ -50,7 +50,7 @@ def _sweep(func: Func, memory: Memory) -> int:
         written = {memory.root(op.operands[o]) for o in effect.writes}
         seen = bool(written & read) or any(memory.outside(v) for v in written)
         idle = (op.results or written) and not any(r in live for r in op.results)
-        if lookup_op(op.name).pure and not effect.ordered and idle and not seen:
+        if lookup_op(op.name).pure and not (effect.ordered or effect.checks) and idle and not seen:
             continue
         kept.append(op)
         live.update(op.operands)
