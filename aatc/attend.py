@@ -166,6 +166,9 @@ def _shapes(q: torch.Tensor, k: torch.Tensor, v: torch.Tensor) -> str:
 
 def _sizes(q: torch.Tensor, k: torch.Tensor, v: torch.Tensor) -> Sizes:
     for name, t in (("q", q), ("k", k), ("v", v)):
+        if not isinstance(t, torch.Tensor) or t.layout != torch.strided or t.is_nested:
+            what = f"a {t.layout} tensor" if isinstance(t, torch.Tensor) else f"a {type(t).__name__}"
+            raise ShapeError(f"{name} is {what}", hint=f"{name} is a dense tensor (batch, heads, length, features)")
         if t.dim() != 4:
             raise ShapeError(
                 f"{name} has shape {tuple(t.shape)}",

@@ -18,6 +18,7 @@ import torch
 from torch._library import autograd as library_autograd
 
 from aatc.ir import differentiable, reference, transforms
+from aatc.ir.score.widths import extents
 
 _written: dict[str, dict[str, Any]] = {}  # what `write_spec` wrote, so that reading it back needs no parser
 
@@ -54,13 +55,34 @@ def _tensors(att: reference.Attention, q, k, v, captures) -> dict[str, torch.Ten
     return dict(zip(att.names, (q, k, v, *captures), strict=True))
 
 
+@lru_cache(maxsize=4096)
+def _check_widths(spec: str, tails: tuple[tuple[str, tuple[int, ...]], ...]) -> None:
+    extents([p.body for p in attention(spec).programs], dict(tails))
+
+
+def _fitting(q, k, v, captures, spec) -> None:
+    """Raises ScoreError unless all vectors have as many channels as they are combined with."""
+    att = attention(spec)
+    tails = []
+    for name, t in _tensors(att, q, k, v, captures).items():
+        p = att.declared().get(name)
+        if p is not None and p.rank in (1, 2):
+            tail = t.shape[t.dim() - p.rank :]
+            if not all(isinstance(n, int) for n in tail):
+                return  # known when the model runs
+            tails.append((name, tuple(tail)))
+    _check_widths(spec, tuple(tails))
+
+
 def _attend(q, k, v, captures, spec):
+    _fitting(q, k, v, captures, spec)
     att = attention(spec)
     o, lse = reference.attend(att, _tensors(att, q, k, v, captures))
     return o.contiguous(), lse.contiguous()
 
 
 def _attend_fake(q, k, v, captures, spec):
+    _fitting(q, k, v, captures, spec)
     rows = (q.shape[0], q.shape[1], q.shape[2])
     return v.new_empty((*rows, v.shape[3])), q.new_empty(rows, dtype=reference.compute_dtype(q.dtype))
 

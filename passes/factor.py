@@ -165,6 +165,11 @@ class Factored:
             if e.fn == "param":
                 atom: Stored | Lookup = Stored(param(self.fresh("s"), "bhij", e.dtype), e, exact)
             else:
+                if e.args[0].axes & {"i", "j"}:
+                    raise UnsupportedError(
+                        f"table {e.args[0].name} has an axis of tokens and is read at positions of the pair",
+                        hint="give the numbers as a capture per pair, axes ij",
+                    )
                 atom = Lookup(param(self.fresh("t"), "bhij", e.dtype), e.args[0], tuple(args), exact)
             self.atoms[e, exact] = atom
         return self.atoms[e, exact].atom
@@ -204,6 +209,10 @@ class Factored:
                 token = self.token(e, "bhid" if row else "bhjd")
                 out = param(f"{token.name}_ch", "bhi" if row else "bhj")
                 (rows if row else cols)[out] = token
+            elif e.fn == "param":
+                raise UnsupportedError(
+                    f"{e.name} is a vector per pair, n*m*d numbers", hint="give vectors per token, or a number per pair"
+                )
             elif e.fn in _MIXING:
                 raise UnsupportedError(
                     f"{e.fn} of a vector that depends on query and key mixes channels per pair",
@@ -279,30 +288,3 @@ def _peeled(v: Expr) -> tuple[Expr | None, Expr]:
             if s.rank == 0:
                 return s, x
     return None, v
-
-
-def width(e: Expr, tails: dict[str, tuple[int, ...]]) -> int:
-    """Channels of a vector expression; ``tails`` gives the feature extents of parameters by name."""
-    known: dict[Expr, tuple[int, ...]] = {}
-    for x in postorder(e):
-        if x.fn == "param":
-            known[x] = tails.get(x.name, ())
-        elif x.rank == 0:
-            known[x] = ()
-        elif x.fn == "append":
-            known[x] = (known[x.args[0]][0] + 1,)
-        elif x.fn == "init":
-            known[x] = (known[x.args[0]][0] - 1,)
-        elif x.fn in ("matvec", "turn"):
-            known[x] = known[x.args[0]][:1]
-        elif x.fn in ("tmatvec", "unturn"):
-            known[x] = known[x.args[0]][1:]
-        elif x.fn == "embed":
-            known[x] = known[x.args[1]]
-        elif x.fn == "rotate_angle":
-            known[x] = (known[x.args[0]][0] // 2,)
-        elif x.fn == "outer":
-            known[x] = known[x.args[0]] + known[x.args[1]]
-        else:
-            known[x] = max((known[a] for a in x.args), key=len)
-    return known[e][0]

@@ -11,8 +11,9 @@ from aatc.ir.dims import Dim
 from aatc.ir.geo import attention_of, compute_name
 from aatc.ir.score.expr import Expr, params
 from aatc.ir.score.program import Program
+from aatc.ir.score.widths import extents
 from aatc.ir.types import TensorType, TileType, Type
-from aatc.passes.factor import Factored, Token, width
+from aatc.passes.factor import Factored, Token
 
 LOG2E, LN2 = math.log2(math.e), math.log(2.0)
 
@@ -60,7 +61,7 @@ class Attention:
         return {"f": "f64" if exact else self.dtype, "i": "i64", "b": "bool"}[kind]
 
     def width(self, e: Expr) -> int:
-        return width(e, self.tails)
+        return extents([e], self.tails)[e][0]
 
 
 def _product(a: Dim, b: Dim, dims: dict[str, tuple[int, int | None]]) -> Dim:

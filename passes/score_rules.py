@@ -129,8 +129,8 @@ class Normaliser:
         if e not in self._done:
             self._from_below(e)
         if e not in self._done:
-            if e.dtype == "b":  # a condition within a score: no sum, but its sides are
-                self._done[e] = rebuild(e, tuple(self.number(a) for a in e.args))
+            if e.dtype == "b":  # a condition is decided by the last digit: its sides stay as they are written
+                self._done[e] = e
             else:
                 self._done[e] = self.assemble(self.terms(e))
                 if is_nonnegative(e, self._bounds):
@@ -338,7 +338,10 @@ class Normaliser:
             separable = []
         parts = [call("dot", x, y) for x, y in dots]
         parts += [mul(r, c) for r, c in separable]
-        parts += [mul(c, e) for c, e in t.others]
+        others: dict[Expr, Expr] = {}
+        for c, e in t.others:  # what is added and taken away again must not leave its rounding
+            others[e] = add(others[e], c) if e in others else c
+        parts += [mul(c, e) for e, c in others.items()]
         assembled = total([*parts, t.col, t.row, t.flat])
         if assembled.is_pair:
             self.forms[assembled] = Terms(dots, separable, list(t.others), t.row, t.col, t.flat, t.expanded)

@@ -138,6 +138,7 @@ class _Plan:
         leaves += [t.atom for t in fr.f.tokens.values() if t.dtype == "f"]
         self.cotangents = gradients(self.outputs, leaves)
         self._through_channels()
+        self.reached = {*self.cotangents, *(e for grads in self.channel_grads.values() for e in grads)}
         self.rows: list[str] = []  # row buffers carried in the sweep, by token name
 
     def _through_channels(self) -> None:
@@ -161,13 +162,13 @@ class _Plan:
             self.extra.values[name] = self._zeros(term.vector, f"d_{name}_v")
         self.pairs: dict[str, Value] = {}
         for x in self.fr.f.atoms.values():
-            if isinstance(x, Stored) and x.atom in self.cotangents:
+            if isinstance(x, Stored) and x.atom in self.reached:
                 buffer: TensorType = self.fr.buffers[f"pair_{x.source.name}"].type  # type: ignore[assignment]
                 kind = TensorType(self.fr.a.dtype, buffer.shape)
                 self.pairs[x.source.name] = self.fr.b.op(
                     "tile.alloc", [], [kind], names=[f"d_{x.source.name}"], fill=0.0
                 )[0]
-            elif isinstance(x, Lookup) and x.atom in self.cotangents:
+            elif isinstance(x, Lookup) and x.atom in self.reached:
                 kind = TensorType(self.fr.a.dtype, self.fr.a.types[x.table.name].shape)
                 if x.table.name not in self.pairs:
                     self.pairs[x.table.name] = self.fr.b.op(
@@ -186,7 +187,7 @@ class _Plan:
             if leaf in by_atom:
                 names[by_atom[leaf].name] = by_atom[leaf]
         for x in self.fr.f.atoms.values():
-            if isinstance(x, Contraction) and x.atom in self.cotangents:
+            if isinstance(x, Contraction) and x.atom in self.reached:
                 names |= {x.row.name: x.row, x.col.name: x.col}
         for x in self.channels:
             names |= {t.name: t for _, t in (*x.rows, *x.cols)}
@@ -197,9 +198,7 @@ class _Plan:
     def block(self, fr: Frame) -> None:
         b, s = fr.b, fr.s
         row_tokens = {
-            x.row.name: x.row
-            for x in self.fr.f.atoms.values()
-            if isinstance(x, Contraction) and x.atom in self.cotangents
+            x.row.name: x.row for x in self.fr.f.atoms.values() if isinstance(x, Contraction) and x.atom in self.reached
         }
         self.rows = list(row_tokens)
         inits = [

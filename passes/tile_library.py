@@ -4,12 +4,14 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+import torch
+
 from aatc.ir.core import Func, Value
 from aatc.ir.dims import Dim
 from aatc.ir.score.derivative import gradients
 from aatc.ir.score.expr import ONE, ZERO, Expr, add, call, const, mul, neg, param, sub
 from aatc.ir.score.program import Program
-from aatc.ir.types import TensorType
+from aatc.ir.types import TensorType, torch_dtype
 from aatc.passes.factor import split_epilogue
 from aatc.passes.gradients import operand_gradients
 from aatc.passes.lowering import Attention, Builder, Schedule, new_func
@@ -149,15 +151,15 @@ def lower_library(a: Attention, forms: Forms, plain: Library, s: Schedule, name:
 
 
 def _require_room(fr: Frame, forms: Forms, operands: list[Value], biased: bool) -> None:
-    """Single precision must do for the contraction and the number per key, if differences were multiplied out."""
-    spread = [c for c, _ in forms.checks if c.kind == "spread"]
-    if not spread:
-        return
+    """The library takes rows that are not finite for rows without keys; and single precision must do for the
+    contraction and the number per key, if differences were multiplied out."""
     peaks = Peaks(fr)
-    error = mul(peaks.of_buffer(operands[0], True), peaks.of_buffer(operands[1], True))
-    if biased and len(operands) == 4:
-        error = add(error, peaks.of_buffer(operands[3], False))
-    room = sub(const(TOLERANCE), mul(const(UNIT), error))
+    size = mul(peaks.of_buffer(operands[0], True), peaks.of_buffer(operands[1], True))
+    room = sub(const(torch.finfo(torch_dtype(fr.a.dtype)).max / 4), size)
+    if any(c.kind == "spread" for c, _ in forms.checks):
+        if biased and len(operands) == 4:
+            size = add(size, peaks.of_buffer(operands[3], False))
+        room = sub(const(TOLERANCE), mul(const(UNIT), size))
     fr.b.op("tile.require", [peaks.scalar(room, "room")], [], least=0.0)
 
 

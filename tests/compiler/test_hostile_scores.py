@@ -1,0 +1,141 @@
+"""Scores that rewrites and kernels are easily wrong about: infinite rows, hidden NaNs, conditions, odd captures."""
+
+import pytest
+import torch
+from torch.utils.checkpoint import checkpoint
+
+import aatc
+from aatc import metrics
+from tests.compiler.harness import build
+
+
+@aatc.metric
+def weighed(q, k):
+    return q @ k + torch.log(q[0].abs())
+
+
+@pytest.mark.parametrize("value", [float("-inf"), float("nan"), float("inf")])
+@pytest.mark.parametrize("metric", [metrics.DotProduct(), metrics.Euclidean(), metrics.LorentzDistance(lift=True)])
+def test_a_bias_of_queries_that_is_not_finite_shows(metric, value):
+    q, k, v = (torch.randn(1, 2, n, 4, dtype=torch.float64, requires_grad=True) for n in (5, 7, 7))
+    bias = torch.zeros(5, 1, dtype=torch.float64)
+    bias[1] = value
+    built = build(q, k, v, metric=metric, bias=bias)
+    o, lse = built.program.main(q, k, v, *built.operands[3:])
+    plain = build(q, k, v, metric=metric)
+    want, want_lse = plain.program.main(q, k, v)
+    rest = [0, 2, 3, 4]
+    torch.testing.assert_close(o[:, :, rest], want[:, :, rest])
+    torch.testing.assert_close(lse[:, :, rest], want_lse[:, :, rest])
+    if value == float("-inf"):
+        assert (o[:, :, 1] == 0).all() and (lse[:, :, 1] == value).all()
+        grads = torch.autograd.grad(o.sum(), [q, k, v])
+        assert (grads[0][:, :, 1] == 0).all() and all(torch.isfinite(g).all() for g in grads)
+    else:
+        assert torch.isnan(o[:, :, 1]).all()
+
+
+def test_a_function_of_the_query_that_may_be_infinite_stays():
+    q, k, v = (torch.randn(1, 1, n, 4, dtype=torch.float64) for n in (5, 7, 7))
+    q[0, 0, 2, 0] = 0.0
+    o, lse = build(q, k, v, metric=weighed).run()
+    assert (o[0, 0, 2] == 0).all() and lse[0, 0, 2] == float("-inf")
+    scores = q @ k.mT + q[..., :1].abs().log()
+    torch.testing.assert_close(o[0, 0, 3:], (scores.softmax(-1) @ v)[0, 0, 3:])
+
+
+@pytest.mark.parametrize("warm", [False, True])
+def test_checkpoints_around_a_compiled_attention_recompute_it(warm):
+    compiled = aatc.compile(lambda q, k, v: aatc.attend(q, k, v, metric=metrics.DotProduct()), fallback=False)
+    q, k, v = (torch.randn(1, 2, 9, 4, requires_grad=True) for _ in range(3))
+    want = torch.autograd.grad((q @ k.mT / 2).softmax(-1).matmul(v).sum(), [q, k, v])
+    if warm:
+        compiled(q, k, v)
+    got = torch.autograd.grad(checkpoint(compiled, q, k, v, use_reentrant=False).sum(), [q, k, v])
+    for g, w in zip(got, want, strict=True):
+        torch.testing.assert_close(g, w)
+
+
+# --- what the library's kernel, conditions and channel sums need to be asked for -------------------------------
+@pytest.mark.parametrize("which", ["q", "k"])
+@pytest.mark.parametrize("metric", [metrics.DotProduct(), metrics.LorentzInner(), metrics.Cosine()])
+def test_nan_shows_where_the_library_would_hide_it(metric, which):
+    x = {n: torch.randn(1, 2, m, 6) for n, m in (("q", 7), ("k", 9), ("v", 9))}
+    x[which][0, 0, 3, 1] = float("nan")
+    o, lse = build(**x, metric=metric).run()
+    assert torch.isnan(o[0, 0, 3]).all() and torch.isnan(lse[0, 0, 3])
+    assert torch.isfinite(o[0, 1]).all()
+
+
+@aatc.metric
+def same(q, k):
+    return torch.where((q - k).square().sum() == 0, 3.0, 0.0) + q[0] * k[0]
+
+
+@aatc.metric
+def nested(q, k):
+    return (1.0 + (q @ k) * q).mean()
+
+
+@aatc.metric(a="bi", b="bj")
+def cancelled(q, k, a, b):
+    return (a - b) * 1e4 - (a - b) * 1e4 + q @ k
+
+
+@pytest.mark.parametrize("metric, scores", [
+    (same, lambda q, k: 3.0 * ((q.unsqueeze(3) - k.unsqueeze(2)).square().sum(-1) == 0) + q[..., :1] @ k[..., :1].mT),
+    (nested, lambda q, k: 1 + (q @ k.mT) * q.mean(-1, keepdim=True)),
+])  # fmt: skip
+def test_conditions_and_numbers_within_channel_sums(metric, scores):
+    q, k, v = (torch.randn(1, 2, n, 4, dtype=torch.float64, requires_grad=True) for n in (5, 7, 7))
+    with torch.no_grad():
+        k[:, :, 2:4] = q[:, :, :2]
+    o, _ = build(q, k, v, metric=metric).program.main(q, k, v)
+    want = scores(q, k).softmax(-1) @ v
+    torch.testing.assert_close(o, want)
+    probe = torch.randn_like(o)
+    for g, w in zip(*(torch.autograd.grad(x, [q, k, v], probe) for x in (o, want)), strict=True):
+        torch.testing.assert_close(g, w)
+
+
+def test_what_is_added_and_taken_away_leaves_no_rounding():
+    q, k, v = (torch.randn(1, 2, n, 4, requires_grad=True) for n in (5, 7, 7))
+    a, b = torch.randn(1, 5), torch.randn(1, 7)
+    o, _ = build(q, k, v, metric=cancelled(a=a, b=b)).program.main(q, k, v, a, b)
+    double = [x.detach().double().requires_grad_() for x in (q, k, v)]
+    want = (double[0] @ double[1].mT).softmax(-1) @ double[2]
+    for g, w in zip(torch.autograd.grad(o.sum(), [q, k, v]), torch.autograd.grad(want.sum(), double), strict=True):
+        assert (g - w).abs().max() <= 2e-5 * w.abs().max()
+
+
+@aatc.metric(t="jt")
+def read_by_query(q, k, t, i):
+    return q @ k + metrics.lookup(t, i)
+
+
+@aatc.metric(t="ijd")
+def vector_per_pair(q, k, t):
+    return -(q - k - t).abs().sum()
+
+
+@pytest.mark.parametrize("metric, shape, part", [(read_by_query, (7, 7), "table t"), (vector_per_pair, (5, 7, 4), "t")])
+def test_what_has_no_tile_program_runs_by_its_formula_and_says_why(metric, shape, part):
+    q, k, v = (torch.randn(1, 2, n, 4) for n in (5, 7, 7))
+    built = build(q, k, v, metric=metric(t=torch.randn(shape)))
+    torch.testing.assert_close(built.run()[0], built.eager[0])
+    (note,) = [n for r in built.result.report for n in r.notes if "reference formula" in n]
+    assert part in note
+
+
+@aatc.metric(a="d")
+def scaled(q, k, a):
+    return (a * q) @ k
+
+
+@pytest.mark.parametrize("width", [1, 3])
+@pytest.mark.parametrize("wrap", [lambda f: f, aatc.compile])
+def test_vectors_of_other_widths_are_refused(wrap, width):
+    q, k, v = (torch.randn(1, 2, n, 4) for n in (5, 7, 7))
+    attend = wrap(lambda q, k, v: aatc.attend(q, k, v, metric=scaled(a=torch.ones(width))))
+    with pytest.raises(aatc.errors.ScoreError, match=f"{width} and 4 channels"):
+        attend(q, k, v)
