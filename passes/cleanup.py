@@ -186,7 +186,7 @@ def _value(op: Op, given: list[Any], interpreter: Interpreter) -> torch.Tensor |
     """What ``op`` gives, if that can be written down."""
     try:
         (value,) = interpreter.evaluate(op, given)
-    except (AatcError, RuntimeError, NotImplementedError):
+    except (AatcError, RuntimeError, IndexError, ValueError, TypeError):
         return None  # the interpreter refuses this operator, or torch does: leave it to run as it is
     plain = isinstance(value, torch.Tensor) and value.device.type == "cpu" and value.layout == torch.strided
     if not plain or value.is_complex() or not value.is_contiguous() or value.is_neg():

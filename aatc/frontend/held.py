@@ -26,7 +26,7 @@ def held_tensors(gm: fx.GraphModule) -> dict[str, fx.Node]:
     return found
 
 
-def tensor_at(gm: fx.GraphModule, node: fx.Node) -> Any:
+def tensor_at(gm: torch.nn.Module, node: fx.Node) -> Any:
     """What a ``get_attr`` node fetches."""
     found: Any = gm
     for part in str(node.target).split("."):
