@@ -456,6 +456,9 @@ def export_error(error: BaseException) -> AatcError | None:
     """The typed error for one of torch.export's; None when the model itself raised."""
     from torch.fx.experimental.symbolic_shapes import ConstraintViolationError, GuardOnDataDependentSymNode
 
+    if isinstance(error, RuntimeError) and "constant's list" in str(error):
+        hint = "use x.detach() in the model, not x.data"
+        return UnsupportedError("the model makes a tensor that cannot be traced to what it is given", hint=hint)
     if not isinstance(error, (ConstraintViolationError, GuardOnDataDependentSymNode)):
         return None
     loc = location.from_trace("".join(traceback.format_tb(error.__traceback__)))

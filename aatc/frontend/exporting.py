@@ -27,7 +27,7 @@ def export(
     ``named_buffers``, then ``args``. ``dynamic_shapes`` is that of `torch.export.export`; ``Dim("n", min=1)``
     keeps length one among the lengths. Raises UnsupportedError naming the model's source line.
     """
-    from aatc.frontend import dynamo
+    from aatc.frontend import dynamo, states
     from aatc.frontend.compiled import _original
 
     original = _original(model)
@@ -36,7 +36,7 @@ def export(
     if isinstance(args, torch.Tensor):
         raise UnsupportedError("args is a tensor", hint="hand in a tuple: export(model, (x,))")
     try:
-        with dynamo.whole_stacks():
+        with dynamo.whole_stacks(), states.unchanged(original):
             program = torch.export.export(
                 original, tuple(args), dict(kwargs or {}), dynamic_shapes=dynamic_shapes, strict=False
             )

@@ -129,3 +129,56 @@ def test_random_numbers_after_an_exception_on_a_later_call_are_eagers():
         return after, g(torch.zeros(4), torch.tensor([2])).tolist()
 
     assert run(aatc.compile(f)) == run(f)
+
+
+# --- export ------------------------------------------------------------------------------------------------
+class Sets(torch.nn.Module):
+    """A model that runs ``state`` between two operations."""
+
+    def __init__(self, state):
+        super().__init__()
+        self.state = state
+
+    def forward(self, x):
+        y = x * 2
+        self.state(x)
+        return y + 1
+
+
+def in_inference_mode(x):
+    with torch.inference_mode():
+        return x * 3
+
+
+def sets_data(x):
+    x.data = torch.zeros(2)
+
+
+@pytest.mark.parametrize(
+    "state, message",
+    [
+        (in_inference_mode, "inference_mode"),
+        (sets_data, r"\.data"),
+        (lambda x: torch.set_grad_enabled(False), "gradients on or off"),
+        (lambda x: torch.set_default_dtype(torch.float64), "default dtype"),
+        (lambda x: x.data * 2, "cannot be traced"),
+    ],
+)
+def test_states_that_an_export_cannot_hold_are_refused(state, message):
+    with pytest.raises(UnsupportedError, match=message):
+        aatc.export(Sets(state), (torch.ones(2, requires_grad=True),))
+    assert torch.is_grad_enabled()
+    assert torch.get_default_dtype() == torch.float32
+    assert not torch.is_inference_mode_enabled()
+
+
+def test_no_grad_and_autocast_can_be_exported():
+    class Plain(torch.nn.Module):
+        def forward(self, x):
+            with torch.no_grad():
+                y = x * 2
+            with torch.autocast("cpu", torch.bfloat16):
+                return x @ y
+
+    module = aatc.export(Plain(), (torch.ones(2, 2),))
+    assert "matmul" in str(module)
