@@ -457,8 +457,8 @@ def export_error(error: BaseException) -> AatcError | None:
     from torch.fx.experimental.symbolic_shapes import ConstraintViolationError, GuardOnDataDependentSymNode
 
     if isinstance(error, RuntimeError) and "constant's list" in str(error):
-        hint = "use x.detach() in the model, not x.data"
-        return UnsupportedError("the model makes a tensor that cannot be traced to what it is given", hint=hint)
+        text = "the model makes a tensor that cannot be traced to what it is given"
+        return UnsupportedError(text, hint="use x.detach() in the model, not x.data")
     if not isinstance(error, (ConstraintViolationError, GuardOnDataDependentSymNode)):
         return None
     loc = location.from_trace("".join(traceback.format_tb(error.__traceback__)))
