@@ -242,6 +242,7 @@ def _run(p: Pass, module: Module, ctx: Context, verify: bool) -> Module:
     """The module after ``p``. What a pass from outside aatc does wrong is a PassError of the user's."""
     try:
         _check(p, p.requires, module, "requires")
+        before = _interface(module)
         module = p.run(module, ctx)
         if not isinstance(module, Module):
             raise PassError(
@@ -249,6 +250,7 @@ def _run(p: Pass, module: Module, ctx: Context, verify: bool) -> Module:
             )
         if verify:
             module.verify()
+            _check_interface(p, before, _interface(module))
         _check(p, p.ensures, module, "ensures")
     except Exception as error:
         if type(p).__module__.startswith("aatc."):
@@ -260,6 +262,23 @@ def _run(p: Pass, module: Module, ctx: Context, verify: bool) -> Module:
         failed.users = True
         raise failed from error
     return module
+
+
+def _interface(module: Module) -> tuple[list[str], list[str]]:
+    """The types of what the entry takes and gives: its callers know it by them."""
+    if not module.funcs:
+        return [], []
+    entry = module.entry
+    return [str(a.type) for a in entry.args], [str(t) for t in entry.result_types]
+
+
+def _check_interface(p: Pass, before: tuple[list[str], ...], after: tuple[list[str], ...]) -> None:
+    for what, had, has in zip(("arguments", "results"), before, after, strict=True):
+        if had != has:
+            raise PassError(
+                f"pass {p.name} changed the entry's {what} from ({', '.join(had)}) to ({', '.join(has)})",
+                hint="whoever calls the program hands in and takes out what it did before the pass",
+            )
 
 
 def run_passes(module: Module, passes: Iterable[Pass], target: Target | None = None) -> Module:

@@ -226,8 +226,8 @@ class _Importer:
         if hasattr(tensor, "fake_mode"):
             raise self.unsupported("a constant that exists only while tracing")
         plain = not tensor.requires_grad and not tensor.is_complex() and tensor.device.type == "cpu"
+        t = self.shapes.type(tensor)
         if plain and tensor.numel() <= SMALL:
-            t = TensorType.of(dtype_name(tensor.dtype), tensor.shape)
             attrs = {"values": tuple(tensor.detach().reshape(-1).tolist()), "type": t}
             made = self.add(Op("geo.constant", [], attrs, [t], result_names=[_clean(name)]))
             if self.parent is None:
@@ -235,7 +235,7 @@ class _Importer:
             return made.result
         if self.parent is not None:
             raise self.unsupported("a large tensor constant inside a checkpointed region")
-        value = Value(self.shapes.type(tensor), _clean(name))
+        value = Value(t, _clean(name))
         self.late.append((tensor, value))
         return value
 

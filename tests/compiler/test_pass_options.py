@@ -312,3 +312,25 @@ def test_a_module_that_cannot_be_run_is_noted_not_taken_as_right():
     module = parse(TEXT.replace("add_.Tensor", "linalg_cholesky.default").replace("[#0, #1]", "[#0]"))
     result = Pipeline((DropEffect(which=1),)).run(module, verify="numerics")
     assert "not compared" in result.report[0].notes[0]
+
+
+@dataclass(frozen=True)
+class ChangeInterface(Pass):
+    """Takes the last argument or result of the entry away."""
+
+    name: ClassVar[str] = "change-interface"
+    what: str = "results"
+
+    def run(self, module, ctx):
+        (module.entry.body.args if self.what == "arguments" else module.entry.body.ops[-1].operands).pop()
+        return module
+
+
+def test_a_pass_keeps_what_the_entry_takes_and_gives():
+    text = "geo.func @main(%x: f32[3], %y: f32[2]) {\n  geo.return(%x, %x)\n}\n"
+    for what, shown in (("results", r"\(f32\[3\], f32\[3\]\) to \(f32\[3\]\)"), ("arguments", r"f32\[2\]\) to")):
+        with pytest.raises(PassError, match=f"change-interface changed the entry's {what} from .*{shown}") as caught:
+            Pipeline((ChangeInterface(what),)).run(parse(text))
+        assert caught.value.users
+    with pytest.raises(PassError, match="changed the entry's results"):
+        aatc.compile(lambda x: (x + 1, x + 2), passes=[ChangeInterface()])(torch.ones(2))

@@ -178,3 +178,13 @@ def test_a_graph_with_an_unknown_operator_is_refused_with_its_line():
     graph.output((call,))
     with pytest.raises(UnsupportedError, match=r"test_import_graph\.py:7: `print\(x\)`"):
         import_graph(torch.fx.GraphModule(nn.Module(), graph))
+
+
+@pytest.mark.parametrize("dtype", [torch.uint64, torch.float8_e4m3fn], ids=str)
+def test_constants_of_types_without_a_word_are_left_to_pytorch(dtype):
+    def f(x):
+        return x + torch.tensor([1, 2], dtype=dtype).to(torch.float32)
+
+    with pytest.raises(UnsupportedError, match="for which the IR has no word"):
+        aatc.compile(f, fallback=False)(torch.ones(2))
+    torch.testing.assert_close(aatc.compile(f)(torch.ones(2)), torch.tensor([2.0, 3.0]))
