@@ -132,6 +132,8 @@ class Captured:
     graph: fx.GraphModule
     names: tuple[str, ...]
     held: tuple[torch.Tensor, ...] = ()
+    #: The whole graph is inside ``torch.inference_mode()``, as is what runs it.
+    inference: bool = False
 
 
 @dataclass(frozen=True)
@@ -167,13 +169,14 @@ def capture(gm: fx.GraphModule) -> Captured:
     modes = {v.fake_mode for v in values if isinstance(v, FakeTensor)}
     held = _held(gm)
     names = tuple(_plain_name(n.target) for n in (*places, *held.values()))
+    inference = _only_inference(gm)
     _prepare(gm)
     _check_gradients(gm, torch.is_grad_enabled())
     mode = modes.pop() if modes else _fake_mode_of(gm)
     # what is saved while tracing is nobody's: a checkpoint around the call must not count it
     alone = torch.autograd.graph.saved_tensors_hooks(lambda t: t, lambda t: t)
     # tracing sets the states the graph sets, and may end early
-    grad = torch.set_grad_enabled(torch.is_grad_enabled())
+    grad = torch.set_grad_enabled(torch.is_grad_enabled() and not inference)
 
     def run(*given: Any) -> Any:
         return Tracer(gm, dict(zip(held, given[len(values) :], strict=True))).run(*given[: len(values)])
@@ -181,7 +184,7 @@ def capture(gm: fx.GraphModule) -> Captured:
     with grad, _quiet(), fx.traceback.preserve_node_meta(), alone, mode or contextlib.nullcontext():
         fakes = [n.meta["example_value"] for n in held.values()]
         graph = make_fx(run, pre_dispatch=True, tracing_mode="real")(*values, *fakes)
-    return Captured(graph, names, tuple(tensor_at(gm, n) for n in held.values()))
+    return Captured(graph, names, tuple(tensor_at(gm, n) for n in held.values()), inference)
 
 
 def _held(gm: fx.GraphModule) -> dict[str, fx.Node]:
@@ -189,6 +192,34 @@ def _held(gm: fx.GraphModule) -> dict[str, fx.Node]:
         return held_tensors(gm)
     except ValueError as error:
         raise _unsupported(error.args[0], "a tensor held by a checkpointed region") from None
+
+
+def _only_inference(gm: fx.GraphModule) -> bool:
+    """Whether all of a graph is inside ``torch.inference_mode()``. If so, a trace does not see the mode from then on,
+    and eager runs of the graph enter it as before."""
+    grad_mode = torch.autograd.grad_mode
+    nodes = [n for n in gm.graph.nodes if n.op not in ("placeholder", "output", "get_attr")]
+    ends = (grad_mode._enter_inference_mode, grad_mode._exit_inference_mode)
+    if len(nodes) < 2 or (nodes[0].target, nodes[-1].target) != ends or nodes[0].args != (True,):
+        return False
+    if nodes[-1].args != (nodes[0],) or any(n.target in ends for n in nodes[1:-1]):
+        return False
+    nodes[0].target, nodes[-1].target = enter_inference, exit_inference
+    gm.recompile()
+    return True
+
+
+def enter_inference(mode: bool) -> Any:
+    """Enters inference mode, but not while a graph is traced: fake tensors cannot be made in it."""
+    from torch.fx.experimental.proxy_tensor import get_proxy_mode
+
+    tracing = get_proxy_mode() is not None
+    return None if tracing else torch.autograd.grad_mode._enter_inference_mode(mode)
+
+
+def exit_inference(context: Any) -> None:
+    if context is not None:
+        torch.autograd.grad_mode._exit_inference_mode(context)
 
 
 def _fake_mode_of(gm: fx.GraphModule) -> Any:

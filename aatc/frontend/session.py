@@ -169,11 +169,13 @@ class Session:
         clock = _Clock(graph.seconds)
         captured = dynamo.capture(gm)
         clock.lap("capture")
-        imported = import_graph(captured.graph, captured.names, held=captured.held)
+        with torch.set_grad_enabled(torch.is_grad_enabled() and not captured.inference):
+            imported = import_graph(captured.graph, captured.names, held=captured.held)
         clock.lap("import")
         backend, target = self.backend, self.backend.target()
         graph.stages = {"import": imported.module}
         graph.key = program_key(imported.module, self.pipeline, backend.name, target)
+        graph.key += " in inference mode" if captured.inference else ""  # tensors a program keeps are those of its mode
         if dump is not None:
             dump.repro(graph.pipeline, graph.backend, imported.sizes, _modules(self.pipeline))
         same = next((g for g in self.graphs if g.key == graph.key and g.program is not None), None)
@@ -191,7 +193,8 @@ class Session:
         if dump is not None:
             dump.write("code.py", graph.code)
         self._log(graph)
-        return imported.bind(graph.program.main)
+        run = imported.bind(graph.program.main)
+        return torch.inference_mode()(run) if captured.inference else run
 
     def _report_untiled(self, graph: Graph) -> None:
         """Attentions that have no tile program run by their reference formula: told, or refused."""

@@ -182,3 +182,60 @@ def test_no_grad_and_autocast_can_be_exported():
 
     module = aatc.export(Plain(), (torch.ones(2, 2),))
     assert "matmul" in str(module)
+
+
+# --- functions that run in inference mode ------------------------------------------------------------------
+@torch.inference_mode()
+def attends(q, k):
+    return aatc.attend(q, k, k, metric=aatc.metrics.Euclidean()) * 2
+
+
+@torch.inference_mode()
+def hands_out(q, k):
+    q.add_(1)
+    return q, q[0], k.contiguous(), torch.zeros(2), k.view(-1), k.reshape(-1) * 2, k.detach()
+
+
+@pytest.mark.parametrize("f", [attends, hands_out])
+def test_a_function_in_inference_mode_is_compiled(f):
+    def run(g):
+        torch.manual_seed(0)
+        q, k = torch.randn(2, 1, 2, 6, 4).double().unbind()
+        k.requires_grad_()
+        results = [g(q, k) for _ in range(2)]
+        tensors = [t for r in results for t in (r if isinstance(r, tuple) else (r,))]
+        assert not torch.is_inference_mode_enabled()
+        states = [(t.is_inference(), t.requires_grad, t is q, t is k, t.data_ptr() == q.data_ptr()) for t in tensors]
+        return tensors, states
+
+    c = aatc.compile(f)
+    (got, states), (want, expected) = run(c), run(f)
+    torch.testing.assert_close(got, want)
+    assert states == expected
+    assert not c.explain().fallbacks
+
+
+def test_a_function_with_and_without_inference_mode_shares_no_program():
+    def f(x, inference):
+        with torch.inference_mode(inference) if inference else torch.enable_grad():
+            return x * torch.tensor([2.0, 3.0])
+
+    c, x = aatc.compile(f), torch.ones(2, requires_grad=True)
+    for inference in (True, False, True):
+        y = c(x, inference)
+        assert (y.is_inference(), y.requires_grad) == (inference, not inference)
+    c(x, False).sum().backward()
+    assert x.grad.tolist() == [2, 3]
+
+
+def test_an_exception_leaves_no_inference_mode():
+    @torch.inference_mode()
+    def f(x, i):
+        return x[i] * 2
+
+    c = aatc.compile(f)
+    c(torch.ones(3), torch.tensor([1]))
+    with pytest.raises(IndexError):
+        c(torch.ones(3), torch.tensor([7]))
+    leaked = torch.is_inference_mode_enabled()
+    assert not leaked
