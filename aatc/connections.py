@@ -167,14 +167,16 @@ class SphereTransport(Connection):
     q_i as v - <q, v>/(1 + <q, k>) (q + k). Scores are not changed; q and k are taken to be unit vectors.
 
     Between antipodes every great circle is a shortest geodesic. 1 + <q, k> = |q + k|²/2 counts as at least 4 ε, ε that
-    of the tensors' dtype: nearer to the antipode than sqrt(8 ε), 0.06° in float32, 5° in float16 and 14° in bfloat16,
-    where rounding decides the value, it turns less and less, and at the antipode it arrives unchanged.
+    of the tensors' dtype, but no less than 2⁻²⁶: nearer to the antipode than 0.01° in float64, 0.06° in float32, 5° in
+    float16 and 14° in bfloat16, where rounding decides the value, it turns less and less, and at the antipode it
+    arrives unchanged.
     """
 
     def captures(self, sizes):
         _same_width("SphereTransport", sizes)
         # As an integer, because numbers among the captures get gradients.
-        bits = round(-math.log2(4 * torch.finfo(sizes.dtype).eps))
+        # In float64 the quotient times q and times k, which are summed apart, must still leave half of the digits.
+        bits = min(26, round(-math.log2(4 * torch.finfo(sizes.dtype).eps)))
         return [Capture("bits", torch.full((), bits, dtype=torch.int64, device=sizes.device), "", "i")]
 
     @classmethod

@@ -7,6 +7,7 @@ from typing import Any
 
 import torch
 
+from aatc.ir import reference
 from aatc.ir.containment import spoiled_rows
 from aatc.ir.core import Func, clone_func
 from aatc.ir.errors import BackendError, UnsupportedError
@@ -99,6 +100,28 @@ class Kernel:
             raise BackendError("a kernel refused its operands and has no other version")
         self.exact_calls += 1
         return self.exact, operands, self.exact.forward(*operands)
+
+
+class Formula(Kernel):
+    """An attention without a tile program, by its formula in n*m memory. Its gradients are the closed form, too:
+    torch's own of acosh or sqrt are NaN where points coincide."""
+
+    def __init__(self, att: reference.Attention):
+        self.att, self.names, self.grads = att, att.names, att.names
+
+    def forward(self, *operands: torch.Tensor) -> tuple[Any, list[torch.Tensor], tuple[torch.Tensor, ...]]:
+        return self, list(operands), reference.attend(self.att, dict(zip(self.names, operands, strict=True)))
+
+    def backward(self, needed: tuple[bool, ...]) -> Any:
+        """A function of (grad_o, grad_lse, operands) that returns the gradients ``needed``."""
+
+        def run(grad_o: torch.Tensor, grad_lse: torch.Tensor, *operands: torch.Tensor) -> list[torch.Tensor]:
+            tensors = dict(zip(self.names, operands, strict=True))
+            found = reference.attend_backward(self.att, tensors, None, None, grad_o, grad_lse)
+            wanted = [n for n, keep in zip(self.names, needed, strict=True) if keep]
+            return [found[n] if n in found else torch.zeros_like(tensors[n]) for n in wanted]
+
+        return run
 
 
 class _Attend(torch.autograd.Function):

@@ -13,14 +13,14 @@ import torch
 from aatc.backends import Program
 from aatc.backends.cpu import runtime
 from aatc.backends.cpu.emit import Emitter
-from aatc.backends.cpu.kernel import Kernel, Version
+from aatc.backends.cpu.kernel import Formula, Kernel, Version
 from aatc.backends.cpu.source import Source, number
 from aatc.ir import collector
 from aatc.ir.core import Func, Module, Op, Value
 from aatc.ir.dims import Dim
 from aatc.ir.effects import Memory
 from aatc.ir.errors import BackendError
-from aatc.ir.geo import constant_tensor
+from aatc.ir.geo import attention_of, constant_tensor
 from aatc.ir.interpreter import gives_several, target_function
 from aatc.ir.registry import OPS, Operand, TorchConst
 from aatc.ir.score.functions import FUNCTIONS
@@ -175,9 +175,8 @@ class _Main:
     def _interpreted(self, op: Op) -> None:
         """Operations without code of their own run by their reference evaluation, which is differentiable torch."""
         self.src.comment(f"{op.name} by its reference formula", op.loc)
-        self._results(
-            op, f"{self.constant(_Reference(self.module, op))}({', '.join(self.src.name(v) for v in op.operands)})"
-        )
+        found = Formula(attention_of(op)) if op.name == "geo.attend" else _Reference(self.module, op)
+        self._results(op, f"{self.constant(found)}({', '.join(self.src.name(v) for v in op.operands)})")
 
 
 class _Reference:

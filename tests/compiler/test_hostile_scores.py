@@ -5,7 +5,7 @@ import torch
 from torch.utils.checkpoint import checkpoint
 
 import aatc
-from aatc import metrics
+from aatc import connections, metrics
 from tests.compiler.harness import build
 
 
@@ -139,3 +139,22 @@ def test_vectors_of_other_widths_are_refused(wrap, width):
     attend = wrap(lambda q, k, v: aatc.attend(q, k, v, metric=scaled(a=torch.ones(width))))
     with pytest.raises(aatc.errors.ScoreError, match=f"{width} and 4 channels"):
         attend(q, k, v)
+
+
+def test_the_formula_has_the_gradients_of_its_closed_form():
+    """Points that a rotation takes off the hyperboloid have no tile program; acosh at 1 has no slope."""
+    x = torch.randn(1, 1, 4, 6, dtype=torch.float64)
+    x[..., 0] = (1 + x[..., 1:].square().sum(-1)).sqrt()
+    x[:, :, 1] = 0.0
+    positions = torch.tensor([3.0, 0.0, 5.0, 7.0], dtype=torch.float64)
+    turned = connections.Rotary(positions, torch.arange(4.0, dtype=torch.float64), style="pairs")
+    built = build(x, x, torch.randn_like(x), metric=metrics.LorentzDistance(beta=0.25), connection=turned)
+    assert any("reference formula" in n for r in built.result.report for n in r.notes)
+    leaves, plain = ([t.detach().clone().requires_grad_() for t in built.operands] for _ in range(2))
+    got = built.program.main(*leaves)[0]
+    want = torch.ops.aatc.attend(*plain[:3], plain[3:], built.spec)[0]
+    for g, w in zip(
+        *(torch.autograd.grad(o.square().sum(), x) for o, x in ((got, leaves), (want, plain))), strict=True
+    ):
+        assert torch.isfinite(g).all()
+        torch.testing.assert_close(g, w)
