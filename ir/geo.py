@@ -507,7 +507,10 @@ define(
         "calls a function whose intermediates are recomputed in the backward pass",
         ("operands*",),
         results=-1,
-        attrs={"body": Attr.of("symbol", "a geo function")},
+        attrs={
+            "body": Attr.of("symbol", "a geo function"),
+            "new_random": Attr.of("bool", "the backward pass draws random numbers of its own", required=False),
+        },
         evaluate=lambda op, values, interp: interp.call(op.attrs["body"].name, values),
         pure=False,
     )

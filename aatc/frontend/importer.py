@@ -321,7 +321,7 @@ class _Importer:
         args: Any = node.args
         name = target.name()
         if name == "tag_activation_checkpoint":
-            return self.checkpoint(node.name, *args)
+            return self.checkpoint(node, *args)
         if name == "wrap_with_set_grad_enabled":
             enabled, body, *given = args
             return self.region(body, given, enabled)
@@ -330,7 +330,7 @@ class _Importer:
             return self.region(body, given, (device, dtype, enabled, cache))
         raise self.unsupported(f"the higher-order operator {name}")
 
-    def checkpoint(self, result: str, body: fx.Node, *given: Any) -> list[Value]:
+    def checkpoint(self, node: fx.Node, body: fx.Node, *given: Any) -> list[Value]:
         name = f"checkpoint_{next(self.checkpoints)}"
         values = [self.env[g] if isinstance(g, fx.Node) else g for g in given]
         inner = _Importer(self.module, self.shapes, self.constants, parent=self, kernels=self.kernels)
@@ -338,8 +338,11 @@ class _Importer:
         if any(not isinstance(v, Value) for v in values) or any(p is None for p, _ in template):
             raise self.unsupported("a checkpointed region with plain numbers among its inputs or outputs")
         types = self.module.funcs[name].result_types
-        names = [f"{_clean(result)}_{n}" for n in range(len(types))]
-        op = Op("geo.checkpoint", values, {"body": Symbol(name)}, types, result_names=names)
+        names = [f"{_clean(node.name)}_{n}" for n in range(len(types))]
+        attrs: dict[str, Any] = {"body": Symbol(name)}
+        if not node.kwargs.get("preserve_rng_state", True):
+            attrs["new_random"] = True
+        op = Op("geo.checkpoint", values, attrs, types, result_names=names)
         return list(self.add(op).results)
 
     def region(self, body: Any, given: Sequence[Any], state: bool | tuple) -> list[Any]:

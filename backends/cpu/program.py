@@ -18,7 +18,7 @@ from aatc.backends.cpu.source import Source, number
 from aatc.ir import collector
 from aatc.ir.core import Func, Module, Op, Value
 from aatc.ir.dims import Dim
-from aatc.ir.effects import Memory
+from aatc.ir.effects import Memory, effect_of
 from aatc.ir.errors import BackendError
 from aatc.ir.geo import attention_of, constant_tensor
 from aatc.ir.interpreter import gives_several, target_function
@@ -166,8 +166,10 @@ class _Main:
         self.namespace.setdefault("texts", []).append(text)
         self.namespace["checkpoint"] = _checkpoint
         args = ", ".join(self.src.name(v) for v in op.operands)
+        unread = _unread(self.module.funcs[name], self.module)
+        how = f"{unread}, {not op.attrs.get('new_random')}"
         self.src.comment(f"recomputed in the backward pass: {name}", op.loc)
-        self._results(op, f"checkpoint(regions[{name!r}], {args})")
+        self._results(op, f"checkpoint(regions[{name!r}], {how}, {args})")
 
     def _geo_return(self, op: Op) -> None:
         self.src.line(f"return [{', '.join(self.src.name(v) for v in op.operands)}]")
@@ -191,10 +193,28 @@ class _Reference:
         return list(self.interpreter.evaluate(self.op, list(values)))
 
 
-def _checkpoint(region: Any, *args: Any) -> Any:
+def _unread(func: Func, module: Module) -> list[int]:
+    """Positions of arguments that ``func`` writes to and nothing else, as batch norm counts its batches."""
+    readers: dict[Value, bool] = {}
+    for op in func.body.ops:
+        effect = effect_of(op, module)
+        for n, v in enumerate(op.operands):
+            readers[v] = readers.get(v, False) or n not in effect.writes or len(effect.writes) != 1
+    for op in func.body.ops:
+        if any(r in readers for r in op.results):  # what a write gives back is what it wrote to
+            readers.update((v, True) for v in op.operands)
+    return [n for n, a in enumerate(func.args) if readers.get(a) is False]
+
+
+def _checkpoint(region: Any, unread: list[int], same_random: bool, *args: Any) -> Any:
+    """``unread`` arguments are written again in the backward pass, and nobody minds that they have changed."""
     from torch.utils.checkpoint import checkpoint
 
-    return checkpoint(region, *args, use_reentrant=False)
+    def run(*given: Any) -> Any:
+        return region(*(args[n] if n in unread else g for n, g in enumerate(given)))
+
+    given = [None if n in unread else a for n, a in enumerate(args)]
+    return checkpoint(run if unread else region, *given, use_reentrant=False, preserve_rng_state=same_random)
 
 
 def build(module: Module) -> Program:
