@@ -472,6 +472,8 @@ def is_bug(error: BaseException) -> bool:
     """Whether one of Dynamo's errors says that Dynamo or we failed, not that something cannot be recorded."""
     from torch._dynamo import exc
 
+    if "AsPythonConstantNotImplementedError" in str(error):
+        return False  # Dynamo wants a number it knows, such as one that switches gradients, and was given a size
     return not isinstance(error, (exc.Unsupported, exc.UserError, exc.FailOnRecompileLimitHit, exc.TorchRuntimeError))
 
 

@@ -52,6 +52,8 @@ def unchanged(model: torch.nn.Module) -> Iterator[None]:
         hook.remove()
         torch.set_default_dtype(before["the default dtype"])
         torch.set_float32_matmul_precision(before["the precision of matmul"])
+        if torch.are_deterministic_algorithms_enabled() != before["deterministic algorithms"]:
+            torch.use_deterministic_algorithms(before["deterministic algorithms"])
 
 
 def _states() -> dict[str, Any]:

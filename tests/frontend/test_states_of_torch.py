@@ -131,6 +131,17 @@ def test_random_numbers_after_an_exception_on_a_later_call_are_eagers():
     assert run(aatc.compile(f)) == run(f)
 
 
+def test_gradients_switched_by_a_size_are_as_eager():
+    def f(x):
+        torch.set_grad_enabled(x.shape[0] > 2)
+        return x * 2
+
+    c = aatc.compile(f, dynamic=True)
+    for n in (2, 3, 5, 2):
+        assert seen(c, True, n) == seen(f, True, n)
+    assert c.explain().fallbacks
+
+
 # --- export ------------------------------------------------------------------------------------------------
 class Sets(torch.nn.Module):
     """A model that runs ``state`` between two operations."""
@@ -161,6 +172,7 @@ def sets_data(x):
         (sets_data, r"\.data"),
         (lambda x: torch.set_grad_enabled(False), "gradients on or off"),
         (lambda x: torch.set_default_dtype(torch.float64), "default dtype"),
+        (lambda x: torch.use_deterministic_algorithms(True), "deterministic"),
         (lambda x: x.data * 2, "cannot be traced"),
     ],
 )
@@ -169,6 +181,7 @@ def test_states_that_an_export_cannot_hold_are_refused(state, message):
         aatc.export(Sets(state), (torch.ones(2, requires_grad=True),))
     assert torch.is_grad_enabled()
     assert torch.get_default_dtype() == torch.float32
+    assert not torch.are_deterministic_algorithms_enabled()
     assert not torch.is_inference_mode_enabled()
 
 
