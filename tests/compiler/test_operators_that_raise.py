@@ -5,6 +5,7 @@ import torch
 
 import aatc
 from aatc import passes
+from aatc.ir import checks
 from aatc.ir.parser import parse
 
 
@@ -75,3 +76,58 @@ def test_arithmetic_that_nobody_wants_goes():
     c(torch.ones(2, 2))
     text = str(c.ir("final"))
     assert text.count("torch.call") == 1, text
+
+
+def overloads():
+    """The operators said never to raise because of elements, whose required arguments are tensors and numbers."""
+    for full in sorted(torch._C._dispatch_get_all_op_names()):
+        space, _, name = full.partition("::")
+        word, _, overload = name.partition(".")
+        if space != "aten" or not hasattr(torch.ops.aten, word):
+            continue
+        op = getattr(getattr(torch.ops.aten, word), overload or "default", None)
+        if op is None or not checks.total(op) or any(a.is_out for a in op._schema.arguments):
+            continue
+        needed = [str(a.type) for a in op._schema.arguments if not a.has_default_value()]
+        if set(needed) <= {"Tensor", "Tensor[]", "number", "int", "float"}:
+            yield op, needed
+
+
+def accepts(op, needed, tensors, number) -> bool:
+    """Whether a call with clones of two tensors, in turn, and a number raises nothing."""
+    given, count = [], 0
+    for kind in needed:
+        if kind == "Tensor":
+            given.append(tensors[min(count, 1)].clone())
+            count += 1
+        else:
+            given.append(
+                [t.clone() for t in tensors] if kind == "Tensor[]" else float(number) if kind == "float" else number
+            )
+    try:
+        op(*given)
+    except Exception:
+        return False
+    return True
+
+
+@pytest.mark.filterwarnings("ignore")
+def test_no_operator_said_never_to_raise_raises_because_of_elements():
+    nasty = torch.tensor([[float("nan"), float("inf")], [-1e30, 0.0]])
+    whole = torch.tensor([[-(2**63), 0], [7, -1]])
+    cases = [
+        ([torch.full((2, 2), 0.5)] * 2, [nasty, nasty], False),
+        ([torch.ones(2, 2, dtype=torch.int64)] * 2, [whole, whole * 0], True),
+        ([torch.ones(2, 2, dtype=torch.int64)] * 2, [whole, whole], True),
+    ]
+    tried, wrong = 0, set()
+    for op, needed in overloads():
+        for plain, hard, integers in cases:
+            for number in (1, 2):
+                if not accepts(op, needed, plain, number):
+                    continue
+                tried += 1
+                if not accepts(op, needed, hard, number) and not (integers and checks.divides(op)):
+                    wrong.add(str(op))
+    assert tried > 1000
+    assert not wrong
