@@ -77,6 +77,7 @@ def teach_operators() -> None:
         table[op].insert(0, ((UserDefinedObjectVariable, SymNodeVariable), _compared(op, 0)))
     BuiltinVariable.call_function_handler_cache.clear()
     _refuse_membership()
+    _format_as_written()
 
 
 MORE_GRAPHS = "hand varying numbers in as tensors, or raise torch._dynamo.config.recompile_limit"
@@ -102,6 +103,25 @@ def _refuse_membership() -> None:
 
     for module in (utils, lists):
         module.iter_contains = contains  # type: ignore[attr-defined]
+
+
+def _format_as_written() -> None:
+    """Makes a number that varies a guarded constant where an f-string shows it: Dynamo may give the number itself back
+    in the place of its text, and cannot record what has a format."""
+    from torch._dynamo.symbolic_convert import InstructionTranslatorBase
+    from torch._dynamo.variables.constant import ConstantVariable
+    from torch._dynamo.variables.tensor import SymNodeVariable
+
+    translator: Any = InstructionTranslatorBase
+    own = translator._format_value
+
+    def format_value(self: Any, spec: Any, flags: int) -> None:
+        shown = self.stack[-1].realize()
+        if isinstance(shown, SymNodeVariable):
+            self.stack[-1] = ConstantVariable.create(shown.evaluate_expr(self.output))
+        own(self, spec, flags)
+
+    translator._format_value = format_value
 
 
 _MIRRORED = {

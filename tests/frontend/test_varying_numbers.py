@@ -181,3 +181,24 @@ def test_a_curvature_or_an_epsilon_that_is_a_parameter_learns():
     torch.testing.assert_close(o, want)
     for g, w in zip(torch.autograd.grad(o.sin().sum(), c), torch.autograd.grad(want.sin().sum(), c), strict=True):
         torch.testing.assert_close(g, w)
+
+
+FORMATS = {
+    "one": lambda x, v: f"{v:.1f}",
+    "bare": lambda x, v: f"{v}",
+    "parts": lambda x, v: f"a{v:.2e}b{v!r}",
+    "length": lambda x, v: f"{x.shape[0]:3d}, {x.shape[0]}",
+}
+
+
+@pytest.mark.parametrize("name", FORMATS)
+def test_numbers_that_vary_are_shown_as_text(name):
+    def f(x, v):
+        return FORMATS[name](x, v), x * v
+
+    compiled = aatc.compile(f, fallback=False)
+    for n, v in ((2, 1.5), (3, 2.5), (4, 3.5), (4, 4.25)):
+        x = torch.randn(n)
+        got, want = compiled(x, v), f(x, v)
+        assert got[0] == want[0]
+        torch.testing.assert_close(got[1], want[1])
