@@ -59,7 +59,7 @@ class SimplifyScore(Pass):
                 mask = _renamed(masks[0].body, program)  # type: ignore[union-attr]
                 witness = ("equal-where", mask, program.body, full)
                 assumptions = ("the mask admits only keys j <= i",)
-            if rules.count["isometry"]:
+            if rules.count["isometry"] and any(e.fn in ("turn", "unturn") for e in postorder(program.body)):
                 assumptions = (*assumptions, "frames are orthogonal")
             ctx.certify(op, "normal-form", f"the score equals {full}", witness, assumptions=assumptions, widths=widths)
         body = full
