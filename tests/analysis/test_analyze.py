@@ -266,7 +266,7 @@ def test_patterns_are_studied_where_the_first_graph_is_left_to_pytorch(monkeypat
 
     import_graph = importer.import_graph
 
-    def fails_first(*args: Any) -> Any:
+    def fails_first(*args: Any, **kwargs: Any) -> Any:
         monkeypatch.setattr(importer, "import_graph", import_graph)
         raise UnsupportedError("planted")
 

@@ -257,4 +257,5 @@ def test_what_has_no_influence_has_gradient_zero(f, shape, only):
     w = torch.randn(shape, requires_grad=True)
     q = torch.randn(1, 2, 5, 4, requires_grad=not only)
     aatc.compile(f, fallback=False)(w, q).sin().sum().backward()
-    assert w.grad is not None and torch.equal(w.grad, torch.zeros(shape))
+    # a bias of queries is not dropped, it might be infinite: its gradient is a sum that rounding keeps from 0
+    assert w.grad is not None and w.grad.abs().max() <= (1e-6 if f is biased else 0)
