@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from aatc.ir.core import Value
-from aatc.ir.score.expr import ONE, ZERO, Expr, add, call, const, mul, param, params, sub, total
+from aatc.ir.score.expr import ONE, ZERO, Expr, add, call, const, mul, param, params, sub, substitute, total
 from aatc.ir.score.program import Program
 from aatc.ir.types import TensorType
 from aatc.passes.factor import Token
@@ -101,6 +101,7 @@ class Watch:
 
     def __init__(self, fr: Frame, checks: Sequence[tuple[Check, Terms]], unit: float, body: Expr):
         self.ends: list[_End] = []
+        self.table: dict[Expr, Expr] = {}
         peaks = Peaks(fr)
         for n, (check, terms) in enumerate(checks):
             error = rounding_error(peaks, terms)
@@ -116,6 +117,8 @@ class Watch:
             ratio = mul(mul(const(1 / TOLERANCE), error), steep)
             limit = peaks.scalar(add(ratio, call("square", ratio)), f"limit{n}")
             argument = fr.f.number(check.argument)
+            if argument.fn != "param":
+                argument = self.table.setdefault(argument, param(f"argument{n}_", "bhij"))
             self.ends += [_End(argument, sign, offset, limit) for sign, offset in SINGULAR[check.kind]]
 
     def names(self) -> list[str]:
@@ -128,19 +131,22 @@ class Watch:
             for n, e in enumerate(self.ends)
         ]
 
+    def prepare(self, fr: Frame, e: Expr) -> Expr:
+        """Emits the arguments that are watched, as tiles; ``e`` in terms of them."""
+        for argument, name in self.table.items():
+            compute_atoms(fr, [argument])
+            tile = fr.b.tile(fr.s.heads, fr.s.rows, fr.s.cols)
+            fr.tiles[name.name] = fr.b.map([(name.name.rstrip("_"), argument, tile)], atom_env(fr, [argument]))[0]
+        return substitute(e, self.table, smart=False) if self.table else e
+
     def update(self, fr: Frame, forms, partial: Value | None, carried: Sequence[Value]) -> list[Value]:
         """The nearest pair of each row so far; masked pairs do not count."""
-        b, s, out = fr.b, fr.s, []
+        out = []
         for n, (e, nearest) in enumerate(zip(self.ends, carried, strict=True)):
             compute_atoms(fr, [e.argument])
-            env = atom_env(fr, [e.argument])
-            tile = (
-                env[e.argument.name]
-                if e.argument.fn == "param"
-                else b.map([(f"arg{n}", e.argument, b.tile(s.heads, s.rows, s.cols))], env)[0]
-            )
+            tile = fr.tiles[e.argument.name]
             tile = mask_tile(fr, forms.mask, tile, partial, e.sign * _INF, f"open{n}")
-            out.append(b.reduce("min" if e.sign > 0 else "max", "j", tile, nearest, name=f"near{n}"))
+            out.append(fr.b.reduce("min" if e.sign > 0 else "max", "j", tile, nearest, name=f"near{n}"))
         return out
 
     def require(self, fr: Frame, found: Sequence[Value]) -> None:

@@ -211,7 +211,10 @@ def _online(fr: Frame, forms: Forms, watch: Watch | None) -> list[Value]:
     def body(inner: Frame, partial: Value | None, carried: list[Value]) -> list[Value]:
         m, l, acc, *near = carried
         compute_atoms(inner, [forms.score])
-        score = scores(inner, forms.score)
+        expression = watch.prepare(inner, forms.score) if watch else forms.score
+        if watch and partial is None:  # before the scores, which then take the place of what was watched
+            near = watch.update(inner, forms, None, near)
+        score = scores(inner, expression)
         score = mask_tile(inner, forms.mask, score, partial, float("-inf"), "masked")
         top = b.reduce("max", "j", score, m, name="top")
         (p,) = b.map([("p", forms.exp(call("sub", x, n_)), pair)], {"x_": score, "n_": top})
@@ -222,7 +225,9 @@ def _online(fr: Frame, forms: Forms, watch: Watch | None) -> list[Value]:
             [("acc_s", call("mul", acc_, w_), b.tile(s.heads, s.rows, fr.a.value_width))], {"acc_": acc, "w_": shrink}
         )
         acc = add_carried(inner, forms, p, acc)
-        return [top, l, acc, *(watch.update(inner, forms, partial, near) if watch else [])]
+        if watch and partial is not None:
+            near = watch.update(inner, forms, partial, near)
+        return [top, l, acc, *near]
 
     names = ["m", "l", "acc", *(watch.names() if watch else [])]
     inits = [*_zeros(fr, most_negative(fr.a.dtype)), *(watch.inits(fr) if watch else [])]
@@ -252,10 +257,13 @@ def _bounded(fr: Frame, forms: Forms, watch: Watch) -> list[Value]:
     def body(inner: Frame, partial: Value | None, carried: list[Value]) -> list[Value]:
         l, acc, *near = carried
         compute_atoms(inner, [forms.pair_weight])
-        (p,) = b.map([("p", forms.pair_weight, pair)], atom_env(inner, [forms.pair_weight]))
+        weight = watch.prepare(inner, forms.pair_weight)
+        if partial is None:  # before the weights, which then take the place of what was watched
+            near = watch.update(inner, forms, None, near)
+        (p,) = b.map([("p", weight, pair)], atom_env(inner, [weight]))
         p = mask_tile(inner, forms.mask, p, partial, 0.0, "masked")
         l, acc = b.reduce("sum", "j", p, l, name="l"), add_carried(inner, forms, p, acc)
-        return [l, acc, *watch.update(inner, forms, partial, near)]
+        return [l, acc, *(near if partial is None else watch.update(inner, forms, partial, near))]
 
     inits, names = [*_zeros(fr, None), *watch.inits(fr)], ["l", "acc", *watch.names()]
     l, acc, *near = sweep(fr, inits, names, "red", body)
