@@ -18,7 +18,9 @@ from aatc.ir.score.expr import ONE, Expr, call, const, mul, postorder
 from aatc.passes.score_bounds import static_bound
 from aatc.passes.score_rules import Normaliser
 
-#: Error of a score, and relative error of a distance from a singular point, that leave single precision its digits.
+#: Error of a score that leaves single precision its digits, by the bound ε max|a| max|b|, which is seldom reached.
+SPREAD = 1e-5
+#: Error of a singular word, and relative error of its argument's distance from where it is singular, that do so.
 TOLERANCE = 5e-6
 #: Half the distance from 1 to the next number of single precision: the relative error of one rounding.
 UNIT = 2.0**-24

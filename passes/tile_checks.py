@@ -10,11 +10,11 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from aatc.ir.core import Value
-from aatc.ir.score.expr import ONE, ZERO, Expr, add, call, const, mul, param, params, sub, substitute, total
+from aatc.ir.score.expr import ZERO, Expr, add, call, const, mul, param, params, sub, substitute, total
 from aatc.ir.score.program import Program
 from aatc.ir.types import TensorType
 from aatc.passes.factor import Token
-from aatc.passes.rounding import SINGULAR, TOLERANCE, UNIT, Check
+from aatc.passes.rounding import SINGULAR, SPREAD, TOLERANCE, UNIT, Check
 from aatc.passes.score_rules import Normaliser, Terms
 from aatc.passes.tile_core import Frame, atom_env, compute_atoms, mask_tile
 
@@ -109,13 +109,13 @@ class Watch:
             if check.kind == "spread":
                 if check.argument is body:
                     error = mul(const(1 / unit), error)
-                room = sub(const(TOLERANCE), mul(gain, error))
+                room = sub(const(SPREAD), mul(gain, error))
                 if params(room):
                     fr.b.op("tile.require", [peaks.scalar(room, f"room{n}")], [], least=0.0)
                 continue
-            steep = const(max(1.0, gain.value)) if gain.is_const else call("maximum", ONE, gain)
-            ratio = mul(mul(const(1 / TOLERANCE), error), steep)
-            limit = peaks.scalar(add(ratio, call("square", ratio)), f"limit{n}")
+            # a word like sqrt(x) is off by gain * error / sqrt(x), the gradient by error / x of itself
+            ratio = mul(const(1 / TOLERANCE), error)
+            limit = peaks.scalar(add(ratio, call("square", mul(gain, ratio))), f"limit{n}")
             argument = fr.f.number(check.argument)
             if argument.fn != "param":
                 argument = self.table.setdefault(argument, param(f"argument{n}_", "bhij"))

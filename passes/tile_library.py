@@ -15,7 +15,7 @@ from aatc.ir.types import TensorType, torch_dtype
 from aatc.passes.factor import split_epilogue
 from aatc.passes.gradients import operand_gradients
 from aatc.passes.lowering import Attention, Builder, Schedule, new_func
-from aatc.passes.rounding import TOLERANCE, UNIT
+from aatc.passes.rounding import SPREAD, UNIT
 from aatc.passes.score_rules import Normaliser, is_col
 from aatc.passes.simplify_score import is_causal
 from aatc.passes.tile_backward import backward_arguments
@@ -159,7 +159,7 @@ def _require_room(fr: Frame, forms: Forms, operands: list[Value], biased: bool) 
     if any(c.kind == "spread" for c, _ in forms.checks):
         if biased and len(operands) == 4:
             size = add(size, peaks.of_buffer(operands[3], False))
-        room = sub(const(TOLERANCE), mul(const(UNIT), size))
+        room = sub(const(SPREAD), mul(const(UNIT), size))
     fr.b.op("tile.require", [peaks.scalar(room, "room")], [], least=0.0)
 
 
