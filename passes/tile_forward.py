@@ -143,7 +143,13 @@ def finish_output(fr: Frame, forms: Forms, out: Value, lse: Value, statistics: l
 
 def _result(fr: Frame, program: Program, operands: list[Value], t: TensorType, name: str) -> Value:
     """A result of the function: per query, contiguous."""
-    axes = program.params[0].attrs[1]
+    return whole_token(fr, program, operands, t, name, program.params[0].attrs[1], "contiguous")
+
+
+def whole_token(
+    fr: Frame, program: Program, operands: list[Value], t: TensorType, name: str, axes: str, layout: str | None
+) -> Value:
+    """A per-token program over whole buffers, b and h apart."""
     return fr.b.op(
         "tile.token",
         operands,
@@ -153,7 +159,7 @@ def _result(fr: Frame, program: Program, operands: list[Value], t: TensorType, n
         axes=axes,
         sizes=fr.a.sizes,
         flat=False,
-        layout="contiguous",
+        layout=layout,
     )[0]
 
 

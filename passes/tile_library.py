@@ -21,7 +21,7 @@ from aatc.passes.simplify_score import is_causal
 from aatc.passes.tile_backward import backward_arguments
 from aatc.passes.tile_checks import Peaks
 from aatc.passes.tile_core import Frame, classify
-from aatc.passes.tile_forward import Forms, arguments, finish_output
+from aatc.passes.tile_forward import Forms, arguments, finish_output, whole_token
 
 #: Beyond this the rounding of a log-sum-exp shows in the weights that the backward takes from it.
 _MOST = {"f32": 128.0, "f64": 1e4}
@@ -88,21 +88,8 @@ def _padded(e: Expr, channels: int) -> Expr:
 def _token(fr: Frame, e: Expr, axes: str, t: TensorType, hint: str) -> Value:
     """The buffer (b, h, token[, feature]) of a per-token expression."""
     program = Program.of(e)
-    return _token_of(fr, [fr.operands[n] for n in program.names], program, axes, t, hint)
-
-
-def _token_of(fr: Frame, operands: list[Value], program: Program, axes: str, t: TensorType, hint: str) -> Value:
-    return fr.b.op(
-        "tile.token",
-        operands,
-        [t],
-        names=[hint],
-        program=program,
-        axes=axes,
-        sizes=fr.a.sizes,
-        flat=False,
-        layout="rows" if axes.endswith("d") else None,
-    )[0]
+    operands = [fr.operands[n] for n in program.names]
+    return whole_token(fr, program, operands, t, hint, axes, "rows" if axes.endswith("d") else None)
 
 
 def lower_library(a: Attention, forms: Forms, plain: Library, s: Schedule, name: str) -> Func:
@@ -167,7 +154,7 @@ def _require_sums(fr: Frame, lse: Value) -> None:
     inner = param("lse", "bhi")
     closed = call("eq", inner, const(float("-inf")))
     open_ = Program((inner,), call("where", closed, const(0.0), inner))
-    finite = _token_of(fr, [lse], open_, "bhi", lse.type, "open")  # type: ignore[arg-type]
+    finite = whole_token(fr, open_, [lse], lse.type, "open", "bhi", None)  # type: ignore[arg-type]
     peaks = Peaks(fr)
     room = sub(const(_MOST[fr.a.dtype]), peaks.of_buffer(finite, False))
     fr.b.op("tile.require", [peaks.scalar(room, "sums")], [], least=0.0)
