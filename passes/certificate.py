@@ -43,7 +43,7 @@ def certify(
     *,
     assumptions: tuple[str, ...] = (),
     level: str = "P1",
-    tolerance: float = 1e-12,
+    tolerance: float = 1e-9,
     subject: str = "",
     widths: Widths = (),
 ) -> Certificate:
@@ -95,8 +95,9 @@ def verify(witness: tuple) -> float:
 #: What parameters are drawn from: both signs, the positive cone, large, huge and tiny, zeros among them, all tokens
 #: equal or nearly so, unit vectors, small integers.
 DOMAINS = ("signed", "positive", "large", "huge", "tiny", "zeros", "equal", "near", "unit", "integers")
-#: Where formulas divide by little or take roots of what cancels: either side has half of its digits.
-_SINGULAR = ("tiny", "zeros", "equal", "near", "unit", "integers")
+#: Where formulas divide by little, take roots of what cancels or sines of large angles: either side has half of its
+#: digits.
+_SINGULAR = ("huge", "tiny", "zeros", "equal", "near", "unit", "integers")
 #: (B, H, I, J) and the positions they begin at: the first pairs of two problems, and pairs far along every axis.
 _SIZES = (((2, 2, 5, 6), (0, 0, 0, 0)), ((3, 4, 5, 7), (9, 20, 70_000, 69_998)))
 
