@@ -12,7 +12,7 @@ from aatc import biases, connections, masks, metrics, passes
 from aatc.ir import Module
 from aatc.ir.errors import PassError, ScoreError
 from aatc.ir.parser import parse
-from aatc.ir.score import Program, call, index, param, substitute
+from aatc.ir.score import Program, call, const, index, param, substitute
 from aatc.passes.certificate import certify, verify
 from aatc.passes.plan_memory import Interval, max_live, place
 from aatc.passes.score_bounds import static_bound
@@ -158,6 +158,10 @@ _ONE = call("exp", 0.0 * _X)
         ((_ONE @ _ONE) * _S, 4.0 * _S),  # four channels
         (call("floor", _S), _S),  # integers
         (call("minimum", _X @ _Y, 100.0 * call("exp", 0.0 * _S)), _X @ _Y),  # numbers below a hundred
+        (
+            call("where", call("eq", (_X - _Y) @ (_X - _Y), const(0.0)), const(1e-4), const(0.0)),
+            0.0 * (_X @ _Y),
+        ),  # tokens that differ
     ],
 )
 def test_what_holds_on_part_of_the_domain_only_gets_no_certificate(before, after):
