@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Collection
 from dataclasses import dataclass
 from typing import ClassVar
 
@@ -82,7 +83,7 @@ class SimplifyScore(Pass):
         kept = rules.assemble(rest)
         if not kept.is_pair:
             return full  # nothing but numbers per query or key: leave it whole
-        if not all(map(_is_always_finite, (terms.row, terms.flat))):
+        if not all(_is_always_finite(e, params(kept)) for e in (terms.row, terms.flat)):
             return full  # a row of -inf is closed, one of NaN is NaN: softmax does see these
         rules.count["drop-row-constant"] += 1
         ctx.certify(op, "drop-row-constant", f"softmax does not see {row}", ("row-constant", full, kept), widths=widths)
@@ -99,14 +100,17 @@ _FINITE = frozenset(
 )
 
 
-def _is_always_finite(e: Expr) -> bool:
-    """Whether a number per query is finite for finite tokens. Captured numbers per query may well be infinite: an
-    additive mask of queries is."""
+def _is_always_finite(e: Expr, kept: Collection[Expr]) -> bool:
+    """Whether a number that keys do not enter is finite where what is ``kept`` of the score is. Captured numbers may
+    well be infinite, whatever axes they have: an additive mask of queries, of heads, of everything is. Tensors that
+    both read, such as a scale, spoil both; but numbers per query are taken for a mask there, too."""
     for x in postorder(e):
         if x.is_const:
             if not math.isfinite(x.value):
                 return False
         elif x.fn == "param":
+            if x.dtype == "f" and x not in kept:
+                return False
             if "i" in x.axes and (x.rank == 0 or x.dtype != "f"):
                 return False
         elif x.fn == "div":

@@ -6,7 +6,7 @@ import torch
 
 from aatc.ir.core import Func, Value
 from aatc.ir.geo import compute_name
-from aatc.ir.score.expr import ZERO, Expr, call, const, mul, param, params, postorder
+from aatc.ir.score.expr import ZERO, Expr, add, call, const, mul, param, params, postorder
 from aatc.ir.score.program import Program
 from aatc.ir.types import TensorType, torch_dtype
 from aatc.passes.factor import CarryTerm, Factored, Stored, carry_terms, split_epilogue
@@ -58,11 +58,11 @@ class Forms:
 
 
 def _adds_what_is_given(body: Expr) -> bool:
-    """Whether the score adds captured numbers per key or per pair, which may be of any size."""
+    """Whether the score adds captured numbers, which may be of any size."""
     if any(e.fn == "lookup" or (e.fn == "param" and e.is_pair) for e in postorder(body)):
         return True
     terms = Normaliser().terms(body)
-    return terms.col is not ZERO or any(p.rank == 0 and "i" in p.axes for p in params(terms.row))
+    return terms.col is not ZERO or any(p.rank == 0 for p in params(add(terms.row, terms.flat)))
 
 
 def most_negative(dtype: str) -> float:

@@ -35,6 +35,38 @@ def test_a_bias_of_queries_that_is_not_finite_shows(metric, value):
         assert torch.isnan(o[:, :, 1]).all()
 
 
+@aatc.metric(c="bh")
+def offset(q, k, c):
+    return -(q - k).square().sum() + c
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+@pytest.mark.parametrize("metric", [metrics.DotProduct(), metrics.Euclidean(), "captured"])
+@pytest.mark.parametrize("shape", [(1, 1), (2, 1, 1), (3, 1, 1, 1), (3, 2, 1, 1)])
+def test_numbers_per_head_may_close_all_its_rows(metric, shape, dtype):
+    """Softmax does not see a number that all keys share, unless it is infinite or drowns the scores."""
+    q, k, v = (torch.randn(3, 2, n, 4, dtype=dtype, requires_grad=True) for n in (5, 7, 7))
+    for least in (float("-inf"), torch.finfo(dtype).min):
+        bias = torch.zeros(shape, dtype=dtype)
+        bias.view(-1)[0] = least
+        hit = (bias < 0).expand(3, 2, 1, 1)[..., 0, 0]
+        if metric == "captured":
+            built = build(q, k, v, metric=offset(c=bias.expand(3, 2, 1, 1)[..., 0, 0]))
+        else:
+            built = build(q, k, v, metric=metric, bias=bias)
+        o, lse = built.program.main(q, k, v, *built.operands[3:])
+        mean = v.mean(-2, keepdim=True).expand_as(o)
+        want = torch.zeros_like(o) if least == float("-inf") else mean
+        torch.testing.assert_close(o[hit], want[hit])
+        assert (lse[hit] == least).all() if least == float("-inf") else (lse[hit] < -1e38).all()
+        grads = torch.autograd.grad(o.square().sum(), [q, k, v])
+        assert all(g.isfinite().all() for g in grads)
+        assert (grads[0][hit] == 0).all() if least == float("-inf") else True
+        plain = build(q, k, v, metric=offset(c=torch.zeros(3, 2, dtype=dtype)) if metric == "captured" else metric)
+        for got, other in zip((o, lse), plain.program.main(q, k, v, *plain.operands[3:]), strict=True):
+            torch.testing.assert_close(got[~hit], other[~hit])
+
+
 def test_a_function_of_the_query_that_may_be_infinite_stays():
     q, k, v = (torch.randn(1, 1, n, 4, dtype=torch.float64) for n in (5, 7, 7))
     q[0, 0, 2, 0] = 0.0

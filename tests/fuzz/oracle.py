@@ -393,7 +393,7 @@ def _carried(f: Formula, q, k, v):
 
         return carry(k), carry(v) if values else v
     if name == "sphere":
-        floor = 4 * torch.finfo(f.case.torch_dtype).eps
+        floor = max(4 * torch.finfo(f.case.torch_dtype).eps, 2.0**-26)  # as the connection is documented
         angle = 1 + dot(q, k)
         return k, v - dot(q, v) / torch.where(angle >= floor, angle, floor) * (q + k)
     assert name == "hyperboloid"
