@@ -194,9 +194,9 @@ def kind_of(a: Attention) -> str:
         name = (
             "metric given as a program"
             if plain is None
-            else "contraction"
-            if plain.bias is None
             else "contraction plus key bias"
+            if plain.biased
+            else "contraction"
         )
     if a.programs.carry.body.fn != "param":
         name += ", values carried"
@@ -214,8 +214,8 @@ def lowering_class(a: Attention, forms: Forms) -> str:
     dots = [x for x in atoms if isinstance(x, Contraction)]
     if any(isinstance(x, ChannelSum) for x in atoms):
         kinds.append("P")
-    elif library_form(a):
-        kinds.append("G" if library_form(a).bias is None else "G+1")  # type: ignore[union-attr]
+    elif plain := library_form(a):
+        kinds.append("G+1" if plain.biased else "G")
     elif dots:
         kinds.append("E")
     if any(not t.coef.is_const and t.coef.is_pair for t in forms.carry) and len(forms.carry) > 1:

@@ -8,7 +8,7 @@ from typing import Any, ClassVar
 from aatc.ir.core import Func, Module, Op, Value, replace_uses
 from aatc.ir.effects import Memory
 from aatc.ir.registry import lookup_op
-from aatc.ir.score.expr import Expr, call, param, params, postorder, substitute
+from aatc.ir.score.expr import Expr, call, neg, param, params, postorder, substitute
 from aatc.ir.score.program import Program
 from aatc.ir.types import PairType
 from aatc.passes.base import Context, Pass, register
@@ -173,7 +173,7 @@ def _returned_row(users: dict[Value, list[Op]], normalize: Op) -> Op | None:
         return None
     program: Program = readers[0].attrs["program"]
     body, first = program.body, program.params[0]
-    alone = body.fn == "add" and body.args[0] is first and first not in params(body.args[1])
+    alone = body.fn in ("add", "sub") and body.args[0] is first and first not in params(body.args[1])
     return readers[0] if alone and readers[0].operands[0] is lse else None
 
 
@@ -193,7 +193,8 @@ def _with_row(operands: list[Value], attrs: dict[str, Any], row: Op) -> None:
             operands.append(value)
         mapping[p.name] = name
     attrs["names"] = tuple(names)
-    attrs["row"] = _rename(Program(program.params[1:], program.body.args[1]), mapping)
+    added = program.body.args[1] if program.body.fn == "add" else neg(program.body.args[1])
+    attrs["row"] = _rename(Program(program.params[1:], added), mapping)
 
 
 def _fuse(func: Func) -> int:

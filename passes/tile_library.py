@@ -16,7 +16,7 @@ from aatc.passes.factor import split_epilogue
 from aatc.passes.gradients import operand_gradients
 from aatc.passes.lowering import Attention, Builder, Schedule, new_func
 from aatc.passes.rounding import SPREAD, UNIT
-from aatc.passes.score_rules import Normaliser, is_col
+from aatc.passes.score_rules import Normaliser, Terms, is_col
 from aatc.passes.simplify_score import is_causal
 from aatc.passes.tile_backward import backward_arguments
 from aatc.passes.tile_checks import Peaks
@@ -31,8 +31,8 @@ _MOST = {"f32": 128.0, "f64": 1e4}
 class Library:
     """A score that plain attention computes: query and key vectors of one width, a number per key, values.
 
-    ``shift``: a number per query that goes with ``bias``; the two are large where their sum is small (the difference of
-    two positions), and are added in double precision for each block of rows before the library sees them.
+    ``shift`` and ``far``: numbers per query and per key that are large where their sum is small (the difference of two
+    positions); they are added in double precision for each block of rows before the library sees them.
     """
 
     row: Expr
@@ -42,6 +42,11 @@ class Library:
     pad_qk: int
     pad_v: int
     shift: Expr | None = None
+    far: Expr | None = None
+
+    @property
+    def biased(self) -> bool:
+        return self.bias is not None or self.far is not None
 
 
 def library_form(a: Attention) -> Library | None:
@@ -49,25 +54,17 @@ def library_form(a: Attention) -> Library | None:
     carried is one vector per key. Widths that differ by up to 16 channels are padded, the library wants them equal."""
     rules = Normaliser()
     terms = rules.terms(a.programs.score.body)
-    shift: Expr | None = None
-    if terms.others and a.dtype == "f32":
-        rules = Normaliser(split=True)
-        terms = rules.terms(a.programs.score.body)
-        shift, terms.row = (terms.row if rules.count["split"] else None), ZERO
+    apart = _differences(terms) if a.dtype == "f32" else None
+    if apart is not None:
+        terms.others = []
     dots = rules.merged(terms)
-    number_free = terms.row is ZERO and terms.flat is ZERO
-    if (
-        len(dots) != 1
-        or terms.separable
-        or terms.others
-        or not number_free
-        or (shift is not None and terms.col is ZERO)
-    ):
+    if len(dots) != 1 or terms.separable or terms.others or terms.row is not ZERO or terms.flat is not ZERO:
         return None
     inner, _, _ = split_epilogue(a.programs.carry.body)
     if inner.is_pair or not is_col(inner) or "j" not in inner.axes:
         return None
     (row, col), bias = dots[0], None if terms.col is ZERO else terms.col
+    shift, far = (None, None) if apart is None else (apart.row, apart.col)
     mask = a.programs.mask
     causal = mask is not None and is_causal(mask.body)
     if mask is not None and not causal and bias is not None and shift is None:
@@ -76,7 +73,17 @@ def library_form(a: Attention) -> Library | None:
     d, e = a.width(row), a.value_width
     if abs(d - e) > 16 or max(d, e) == 0:
         return None
-    return Library(row, col, bias, causal, max(0, e - d), max(0, d - e), shift)
+    return Library(row, col, bias, causal, max(0, e - d), max(0, d - e), shift, far)
+
+
+def _differences(terms: Terms) -> Terms | None:
+    """What ``terms`` has besides contractions and numbers, if these are differences of a query's and a key's number: as
+    a number per query and one per key."""
+    rules, apart = Normaliser(split=True), Terms()
+    for factor, e in terms.others:
+        apart.absorb(rules.terms(e), factor)
+    rest = apart.contractions or apart.separable or apart.others or apart.flat is not ZERO
+    return None if rest or apart.col is ZERO or not rules.count["split"] else apart
 
 
 def _padded(e: Expr, channels: int) -> Expr:
@@ -107,12 +114,14 @@ def lower_library(a: Attention, forms: Forms, plain: Library, s: Schedule, name:
         _token(fr, _padded(forms.carry[0].vector.expr, plain.pad_v), "bhjd", col_type, "values"),
     ]
     if plain.bias is not None:
+        # in the precision of rows and keys even where it is added to ``far``: all must mean the same centre of the keys
+        operands.append(_token(fr, plain.bias, "bhj", TensorType(a.dtype, (a.batch, a.heads, a.cols)), "bias"))
+    if plain.far is not None:
+        assert plain.shift is not None
+        operands[3:] = [_with_bias(fr, plain.far, operands[3:])]
         # positions are whole numbers: their difference is exact only if they are
-        dtype = "f64" if plain.shift is not None else a.dtype
-        operands.append(_token(fr, plain.bias, "bhj", TensorType(dtype, (a.batch, a.heads, a.cols)), "bias"))
-    if plain.shift is not None:
         operands.append(_token(fr, plain.shift, "bhi", TensorType("f64", (a.batch, a.heads, a.rows)), "shift"))
-    _require_room(fr, forms, operands[:4] if plain.shift is None else operands[:2], plain.bias is not None)
+    _require_room(fr, forms, operands[:4] if plain.shift is None else operands[:2], plain.biased)
     mask = a.programs.mask if not plain.causal else None
     if mask is not None:
         tiles = classify(fr, s.rows, int(a.problems) if a.problems.is_static else 1 << 30)
@@ -124,7 +133,7 @@ def lower_library(a: Attention, forms: Forms, plain: Library, s: Schedule, name:
         [row_type, TensorType(a.dtype, (a.batch, a.heads, a.rows))],
         names=["out", "lse"],
         causal=plain.causal,
-        bias=plain.bias is not None,
+        bias=plain.biased,
         shift=plain.shift is not None,
         map=mask is not None,
         mask=mask,
@@ -135,6 +144,14 @@ def lower_library(a: Attention, forms: Forms, plain: Library, s: Schedule, name:
         out = _cut(b, a, out)
     _require_sums(fr, lse)
     return new_func(name, b, args, finish_output(fr, forms, out, lse, [lse]), {"schedule": str(s)})
+
+
+def _with_bias(fr: Frame, far: Expr, bias: list[Value]) -> Value:
+    """``far`` plus a number per key that is computed already, if there is one, in double precision."""
+    a, near = fr.a, param("bias__", "bhj")
+    program = Program.of(add(near, far), [near]) if bias else Program.of(far)
+    operands = [*bias, *(fr.operands[n] for n in program.names[len(bias) :])]
+    return whole_token(fr, program, operands, TensorType("f64", (a.batch, a.heads, a.cols)), "far", "bhj", None)
 
 
 def _require_room(fr: Frame, forms: Forms, operands: list[Value], biased: bool) -> None:

@@ -147,6 +147,29 @@ def test_heads_with_offsets_of_their_own_keep_their_digits(offset):
     hold(q + shift, k + shift, torch.randn(1, 2, N, D), scores, metric=metric)
 
 
+@pytest.mark.parametrize("metric", [metrics.Euclidean(), metrics.Mahalanobis(diagonal=torch.ones(2, D))])
+@pytest.mark.parametrize("library", [True, False])
+@pytest.mark.parametrize("bias", [None, "slopes"])
+@pytest.mark.parametrize("spread, offset", [(0.5, 1e3), (30.0, 0.0), (1e3, 1e3)])
+def test_what_is_subtracted_of_keys_is_the_same_everywhere(spread, offset, bias, library, metric):
+    """The log-sum-exp of squared distances is put together from numbers per query, per key and per pair."""
+    q, v = points("squared") * spread + offset, torch.randn(1, 2, N, D)
+    i, slopes = torch.arange(N), torch.tensor([0.3, 0.7])
+    distance = (i.unsqueeze(1) - i).abs()
+    keep = i.unsqueeze(1) >= i
+    parts = {} if bias is None else {"bias": biases.ALiBi(slopes)}
+
+    def scores(x, y):
+        return -squared(x, y) / math.sqrt(D) - (0 if bias is None else slopes.to(x.dtype).reshape(2, 1, 1) * distance)
+
+    parts |= {"metric": metric, "mask": masks.causal(), "library": library}
+    # where tokens are far apart, every query looks at itself alone and gradients are nothing but the rest of that
+    built = hold(q, q.clone(), v, scores, keep, gradients=spread < 1, **parts)
+    x = q.double()
+    lse = scores(x, x).masked_fill(~keep, float("-inf")).logsumexp(-1)
+    assert (built.run()[1] - lse).abs().max() <= 2e-5
+
+
 def test_documents_far_apart_under_a_mask_keep_their_digits():
     q, k = points("squared"), points("squared", seed=1)
     ids = torch.arange(N) // 16
