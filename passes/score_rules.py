@@ -48,6 +48,10 @@ _ADJOINT = {"matvec": "tmatvec", "tmatvec": "matvec", "turn": "unturn", "unturn"
 _ISOMETRIES = ("rotate", "turn", "unturn")
 
 
+#: Numbers per pair that are read, not computed.
+_GIVEN = ("param", "lookup")
+
+
 def is_row(e: Expr) -> bool:
     """May depend on the query, not on the key."""
     return "j" not in e.axes
@@ -341,8 +345,10 @@ class Normaliser:
         others: dict[Expr, Expr] = {}
         for c, e in t.others:  # what is added and taken away again must not leave its rounding
             others[e] = add(others[e], c) if e in others else c
-        parts += [mul(c, e) for e, c in others.items()]
-        assembled = total([*parts, t.col, t.row, t.flat])
+        functions = [mul(c, e) for e, c in others.items() if e.fn not in _GIVEN]
+        # given numbers come last: they may be large, and what is added after them is rounded as they are
+        given = [mul(c, e) for e, c in others.items() if e.fn in _GIVEN]
+        assembled = total([*parts, *functions, t.col, t.row, t.flat, *given])
         if assembled.is_pair:
             self.forms[assembled] = Terms(dots, separable, list(t.others), t.row, t.col, t.flat, t.expanded)
         return assembled

@@ -62,7 +62,16 @@ def _adds_what_is_given(body: Expr) -> bool:
     if any(e.fn == "lookup" or (e.fn == "param" and e.is_pair) for e in postorder(body)):
         return True
     terms = Normaliser().terms(body)
-    return terms.col is not ZERO or any(p.rank == 0 for p in params(add(terms.row, terms.flat)))
+    if terms.col is not ZERO or any(p.rank == 0 for p in params(add(terms.row, terms.flat))):
+        return True
+    todo = [e for _, e in terms.others]  # sums of a query's and a key's number are among these as they are written
+    while todo:
+        e = todo.pop()
+        if e.fn == "param" and e.dtype == "f":
+            return True
+        if e.fn in ("add", "sub", "neg", "where"):
+            todo += e.args
+    return False
 
 
 def most_negative(dtype: str) -> float:

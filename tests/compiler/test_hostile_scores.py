@@ -67,6 +67,23 @@ def test_numbers_per_head_may_close_all_its_rows(metric, shape, dtype):
             torch.testing.assert_close(got[~hit], other[~hit])
 
 
+@aatc.metric(c="bj", r="i")
+def added(q, k, c, r):
+    return c + r
+
+
+def test_given_numbers_at_the_end_of_the_range_do_not_overflow():
+    v, c = torch.randn(2, 1, 7, 4), torch.randn(2, 7)
+    r = torch.zeros(5)
+    r[1] = -3e38
+    built = build(torch.randn(2, 1, 5, 4), torch.randn(2, 1, 7, 4), v, metric=added(c=c, r=r))
+    o, lse = built.run()
+    score = (c[:, None, None] + r[:, None]).double()
+    score[:, :, 1] = -3e38  # softmax sees no difference between the keys there, in single precision
+    torch.testing.assert_close(o.double(), score.softmax(-1) @ v.double(), rtol=1e-5, atol=1e-5)
+    torch.testing.assert_close(lse.double(), score.logsumexp(-1), rtol=1e-5, atol=1e-5)
+
+
 def test_a_function_of_the_query_that_may_be_infinite_stays():
     q, k, v = (torch.randn(1, 1, n, 4, dtype=torch.float64) for n in (5, 7, 7))
     q[0, 0, 2, 0] = 0.0

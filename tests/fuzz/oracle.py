@@ -468,7 +468,7 @@ def scores(case, x: dict[str, torch.Tensor], dtype: torch.dtype):
         scale = case.d**-0.5 if case.metric[0] in ROOT_SCALE else 1.0
     s = _per_head(f, scale) * s
     if case.bias is not None:
-        s = s + _bias(f, case.bias)
+        s = rounded(s + _bias(f, case.bias))  # beside a large bias, this is where the digits of a score go
     keep = None if case.mask is None else _mask(f, case.mask).expand(*f.sizes, 1)[..., 0]
     if case.dropout:
         u = uniform(int(x["seed"]) if isinstance(case.seed, str) else case.seed, f.sizes).unsqueeze(-1)
