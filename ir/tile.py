@@ -60,6 +60,13 @@ _def(
         "axes": Attr.of("str", "axes of the result", choices=("bhid", "bhjd", "bhi", "bhj", "bh", "")),
         "sizes": _SIZES,
         "flat": Attr.of("bool", "one leading axis g in place of b, h"),
+        "numbers": Attr.of(
+            "str",
+            "what numbers are computed in; when absent f64 where a buffer or the result is, or the result is i64, "
+            "else f32",
+            required=False,
+            choices=("f32", "f64"),
+        ),
         "layout": Attr.of(
             "str", "what may be assumed of the result's strides; nothing when absent", required=False, choices=LAYOUTS
         ),
@@ -339,6 +346,11 @@ _def(
 def _token_verify(op: Op) -> None:
     if op.attrs["program"].body.is_pair:
         raise VerifyError(f"{op.name} works per token: its program must not depend on both i and j")
+    if op.results[0].type.dtype == "bool" and "numbers" not in op.attrs:  # type: ignore[attr-defined]
+        raise VerifyError(
+            f"{op.name}: a truth value does not say what the numbers it compares are computed in",
+            hint='add numbers = "f64", or "f32"',
+        )
     if len(op.attrs["program"].params) != len(op.operands):
         raise VerifyError(
             f"{op.name}: program takes ({', '.join(op.attrs['program'].names)}), {len(op.operands)} values are bound"

@@ -12,7 +12,7 @@ from aatc.ir.score.evaluate import lookup as read_table
 from aatc.ir.score.expr import Expr
 from aatc.ir.softmax import softmax
 from aatc.ir.tilemap import TileMap
-from aatc.ir.types import torch_dtype
+from aatc.ir.types import TensorType, torch_dtype
 
 
 def _extents(op, interp) -> tuple[int, int, int, int]:
@@ -40,11 +40,18 @@ def bind(program, tensors, sizes) -> dict[str, torch.Tensor]:
     return env
 
 
+def token_numbers(op) -> str:
+    """Element type, f32 or f64, of the numbers in a per-token program."""
+    if "numbers" in op.attrs:
+        return op.attrs["numbers"]
+    double = any(v.type.dtype == "f64" for v in (*op.operands, *op.results) if isinstance(v.type, TensorType))
+    return "f64" if double or op.results[0].type.dtype == "i64" else "f32"
+
+
 def token(op, values, interp):
     sizes, program, axes = _extents(op, interp), op.attrs["program"], op.attrs["axes"]
     t = op.results[0].type
-    double = any(x.dtype == torch.float64 for x in values)
-    dtype = torch.float64 if double or t.dtype.startswith("i") else _dtype(t)
+    dtype = torch_dtype(token_numbers(op))
     out = evaluate(program.body, bind(program, values, sizes), sizes, dtype=dtype)
     lead = [n for c, n in zip("bhij", sizes, strict=True) if c in axes]
     full = [n if c in axes else 1 for c, n in zip("bhij", sizes, strict=True)]
@@ -301,9 +308,16 @@ def fill(op, values, interp):
     return [torch.full(shape, op.attrs["value"], dtype=_dtype(t))]
 
 
+def position_numbers(tiles) -> str:
+    """Element type, f32 or f64, of the table positions that are computed from ``tiles``, values of the IR: integers
+    and what a mask reads are exact."""
+    return "f64" if any(v.type.dtype in ("f64", "i64") for v in tiles) else "f32"
+
+
 def _table_positions(op, g, tiles, sizes):
     heads = torch.arange(int(g), int(g) + g.extent)
-    where = [_pairwise(p, tiles, torch.float64).unsqueeze(-1) for p in op.attrs["positions"]]
+    dtype = torch_dtype(position_numbers(op.operands[len(op.operands) - len(tiles) :]))
+    where = [_pairwise(p, tiles, dtype).unsqueeze(-1) for p in op.attrs["positions"]]
     return heads // sizes[1], heads % sizes[1], where
 
 

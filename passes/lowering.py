@@ -172,6 +172,7 @@ def compute_tokens(
             axes=t.axes,
             sizes=a.sizes,
             flat=True,
+            numbers=("f64" if t.exact else a.dtype) if t.dtype == "b" else None,
         )[0]
     return out
 

@@ -12,6 +12,7 @@ from aatc.backends.cpu.words import emit_expression
 from aatc.ir.core import Block, Func, Op, Value
 from aatc.ir.dims import Dim
 from aatc.ir.errors import BackendError
+from aatc.ir.tile_evaluate import token_numbers
 from aatc.ir.types import TensorType
 
 
@@ -119,7 +120,7 @@ class BufferEmitter:
             view = f"{source}.reshape([{', '.join(self.dim(d) for d in t.shape)}])"
             src.line(f"{out} = {self._laid_out(view, op.attrs.get('layout'))}")
             return
-        compute = "float64" if t.dtype == "i64" or _is_double(op) else "float32"
+        compute = torch_name(token_numbers(op))
         body, used = self._expression(op, program, compute)
         n = sizes[2] if "i" in axes else sizes[3] if "j" in axes else "1"
         shape = ", ".join(self.dim(d) for d in t.shape)

@@ -18,6 +18,7 @@ from aatc.backends.cpu.words import emit_expression
 from aatc.ir.core import Block, Op, Value
 from aatc.ir.errors import BackendError
 from aatc.ir.score.linear import linearize
+from aatc.ir.tile_evaluate import position_numbers
 from aatc.ir.types import TileType, itemsize
 
 
@@ -289,7 +290,7 @@ class Emitter(BufferEmitter):
         out = []
         for program in op.attrs["positions"]:
             bound = {p: self.name(v) for p, v in zip(program.params, tiles, strict=True)}
-            out.append(emit_expression(self.src, program.body, bound, "float32", {})[0])
+            out.append(emit_expression(self.src, program.body, bound, torch_name(position_numbers(tiles)), {})[0])
         return f"({', '.join(out)},)"
 
     def _lookup(self, op: Op) -> None:
