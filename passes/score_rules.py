@@ -24,6 +24,7 @@ from aatc.ir.score.expr import (
     sub,
     total,
 )
+from aatc.ir.score.functions import FUNCTIONS
 from aatc.passes.score_bounds import is_nonnegative, new_nodes, static_bound
 
 RULES = {
@@ -59,6 +60,12 @@ def is_row(e: Expr) -> bool:
 
 def is_col(e: Expr) -> bool:
     return "i" not in e.axes
+
+
+def jumps(e: Expr) -> bool:
+    """Whether the last digit of what ``e`` reads may decide its value: a condition, a floor, the position of a lookup.
+    What it reads stays as it is written."""
+    return e.dtype == "b" or (e.fn in FUNCTIONS and FUNCTIONS[e.fn].jumps)
 
 
 @dataclass
@@ -133,7 +140,7 @@ class Normaliser:
         if e not in self._done:
             self._from_below(e)
         if e not in self._done:
-            if e.dtype == "b":  # a condition is decided by the last digit: its sides stay as they are written
+            if jumps(e):
                 self._done[e] = e
             else:
                 self._done[e] = self.assemble(self.terms(e))
@@ -181,6 +188,8 @@ class Normaliser:
             self.count["causal-distance"] += 1
             i_minus_j = e.args[0] if e.args[0].args[0].name == "i" else neg(e.args[0])
             out.absorb(self.terms(sub(i_minus_j.args[0], i_minus_j.args[1])), ONE)
+        elif jumps(e):
+            out.others.append((ONE, e))
         else:
             self._function(out, rebuild(e, tuple(self.number(a) if not a.rank else a for a in e.args)))
         return out

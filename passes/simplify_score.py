@@ -12,7 +12,7 @@ from aatc.ir.score.expr import Expr, add, index, param, params, postorder, subst
 from aatc.ir.score.program import Program
 from aatc.passes.base import Context, Pass, register
 from aatc.passes.rounding import Check, carry_checks, checks_of
-from aatc.passes.score_rules import Normaliser, Terms
+from aatc.passes.score_rules import Normaliser, Terms, jumps
 from aatc.passes.snapshots import snapshot_operands
 
 
@@ -58,7 +58,7 @@ class SimplifyScore(Pass):
             assumptions: tuple[str, ...] = ()
             if rules.count["causal-distance"]:
                 mask = _renamed(masks[0].body, program)  # type: ignore[union-attr]
-                witness = ("equal-where", mask, program.body, full)
+                witness = ("equal-where", mask, index("j") <= index("i"), program.body, full)
                 assumptions = ("the mask admits only keys j <= i",)
             if rules.count["isometry"] and any(e.fn in ("turn", "unturn") for e in postorder(program.body)):
                 assumptions = (*assumptions, "frames are orthogonal")
@@ -202,8 +202,9 @@ def _simplify_carry(op: Op, ctx: Context) -> None:
     """Numbers inside a carried value are brought to normal form: ``dot(x, y)`` of a transport, say."""
     program: Program = op.attrs["carry"]
     rules = Normaliser()
+    kept = {e: e for e in postorder(program.body) if jumps(e)}
     table = {e: rules.number(e) for e in postorder(program.body) if _is_linear_form(e)}
-    body = substitute(program.body, {e: n for e, n in table.items() if n is not e})
+    body = substitute(program.body, {e: n for e, n in table.items() if n is not e} | kept)
     if body is not program.body:
         bound = zip(program.params, (op.operands[0], *op.operands[2:]), strict=True)
         widths = tuple((p.name, _tail(p, v)) for p, v in bound if p.rank)

@@ -6,7 +6,7 @@ broadcasting does the rest. O(I*J) memory: this is the oracle, not the fast path
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 
 import torch
 
@@ -37,17 +37,20 @@ def evaluate(
     device: torch.device | str = "cpu",
     values: dict[Expr, torch.Tensor] | None = None,
     starts: tuple[int, int, int, int] = (0, 0, 0, 0),
+    rounded: Callable[[Expr, torch.Tensor], torch.Tensor] | None = None,
 ) -> torch.Tensor:
     """Value of ``root`` in the layout (B, H, I, J, feature...).
 
     ``env`` maps parameter names to tensors laid out as their axes say; numbers are computed in ``dtype``;
     ``sizes`` = (B, H, I, J); ``starts`` are the positions the axes begin at,
-    for a block of a larger problem. ``values`` may hold ready-made nodes and receives every node computed.
+    for a block of a larger problem. ``values`` may hold ready-made nodes and receives every node computed, as
+    ``rounded`` leaves it.
     """
     done = {} if values is None else values
     for e in postorder(root):
         if e not in done:
-            done[e] = _node(e, [done[a] for a in e.args], env, sizes, dtype, device, starts)
+            value = _node(e, [done[a] for a in e.args], env, sizes, dtype, device, starts)
+            done[e] = value if rounded is None else rounded(e, value)
     return done[root]
 
 

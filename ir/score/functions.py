@@ -36,6 +36,7 @@ class Function:
     attributes: tuple[type, ...] = ()  # types of the constants in brackets, as in rotate[half](x, t)
     torch_names: tuple[str, ...] = ()  # torch functions that mean this word when a metric is traced
     cost: float = 1.0  # relative to one vectorised pass over a tile
+    jumps: bool = False  # the last digit of an argument may decide the value: rewrites leave what it reads alone
 
 
 FUNCTIONS: dict[str, Function] = {}
@@ -73,6 +74,7 @@ def _compare(name: str, symbol: str, doc: str) -> None:
         lambda x, y: getattr(_torch(), name)(x, y),
         bound=rules[name],
         result="b",
+        jumps=True,
         infix=(symbol, 4),
         torch_names=(name,),
     )
@@ -120,6 +122,7 @@ _declare(
     "quotient rounded down; derivative 0",
     lambda x, y: _torch().floor_divide(x, y),
     bound=bounds.floored_quotient,
+    jumps=True,
     cost=8,
 )
 _declare(
@@ -128,6 +131,7 @@ _declare(
     "x - y*floordiv(x, y), of y's sign; NaN where y is 0",
     lambda x, y: _torch().remainder(x, y),
     bound=bounds.remainder,
+    jumps=True,
     cost=8,
 )
 _declare("neg", 1, "negation", lambda x: -x, bound=lambda a: (-a[1], -a[0]), torch_names=("neg",))
@@ -147,8 +151,17 @@ _declare(
     lambda x: (x > 0).to(x.dtype),
     bound=bounds.constant(0.0, 1.0),
     cost=2,
+    jumps=True,
 )
-_declare("sign", 1, "-1, 0 or 1", lambda x: _torch().sign(x), bound=bounds.constant(-1.0, 1.0), torch_names=("sign",))
+_declare(
+    "sign",
+    1,
+    "-1, 0 or 1",
+    lambda x: _torch().sign(x),
+    bound=bounds.constant(-1.0, 1.0),
+    torch_names=("sign",),
+    jumps=True,
+)
 _declare(
     "sqrt",
     1,
@@ -250,6 +263,7 @@ _declare(
     lambda x: x.floor() if x.is_floating_point() else x,
     bound=bounds.increasing(np.floor),
     torch_names=("floor",),
+    jumps=True,
 )
 _declare(
     "acosh",
@@ -427,7 +441,7 @@ _declare(
     kind="vector",
     attributes=(int,),
 )
-_declare("lookup", 2, "entry of a captured table at a rounded, clamped position", kind="lookup")
+_declare("lookup", 2, "entry of a captured table at a rounded, clamped position", kind="lookup", jumps=True)
 _declare("append", 2, "a vector with one more channel", lambda x, s: _append(x, s), kind="vector")
 _declare("init", 1, "a vector without its last channel", lambda x: x[..., :-1], kind="vector")
 _declare("row_key", 1, "random state of query i: hash of the seed and b, h, i", kind="random", result="i")

@@ -18,7 +18,9 @@ SIZES = [(2, 3, 5, 4), (4, 4, 1, 4), (1, 1, 4, 1)]
 
 
 def positions(sizes):
-    return [torch.arange(n).double().reshape([-1 if a == axis else 1 for a in range(4)]) for axis, n in enumerate(sizes)]
+    return [
+        torch.arange(n).double().reshape([-1 if a == axis else 1 for a in range(4)]) for axis, n in enumerate(sizes)
+    ]
 
 
 def condition(subset, extra=0.0):

@@ -134,6 +134,7 @@ def test_a_wrong_rewrite_gets_no_certificate():
             (
                 "equal-where",
                 index("j") >= index("i"),
+                index("j") >= index("i"),
                 abs(index("i") - index("j")) * 1.0,
                 (index("i") - index("j")) * 1.0,
             ),
@@ -168,6 +169,52 @@ def test_what_holds_on_part_of_the_domain_only_gets_no_certificate(before, after
     before, after = (e if e.rank == 0 else call("sum", e) for e in (before, after))
     with pytest.raises(ScoreError, match="does not hold"):
         certify("planted", "a lie", ("equal", before, after), widths=(("x", (5,)), ("y", (5,))))
+
+
+@pytest.mark.parametrize("width", [4, 5])
+@pytest.mark.parametrize("learned", ["beta", "scale"])
+def test_rounding_at_roots_of_nothing_refuses_no_rewrite(learned, width):
+    """sqrt and asin take half of the digits of what cancels, wherever the samples happen to have such pairs."""
+    q, k, v = (torch.rand(1, 3, 4, width, dtype=torch.float64) for _ in range(3))
+    beta, scale = torch.tensor(1.5, dtype=torch.float64), torch.full((3,), 0.5, dtype=torch.float64)
+    parts = {"beta": {"metric": metrics.FisherRao(beta), "bias": biases.Dense(scale[:1, None])}}
+    built = build(q, k, v, **parts.get(learned, {"metric": metrics.FisherRao(1.5, logits=True), "scale": scale}))
+    assert any(c.rule == "normal-form" for c in built.result.module.certificates)
+
+
+def test_what_rounding_does_not_explain_is_refused_beside_a_root():
+    distance = call("asinsqrt", 0.25 * ((_X - _Y) @ (_X - _Y)))
+    for lie in (distance * (1 + 1e-7), call("asinsqrt", 0.25 * ((_X - _Y) @ (_X - _Y)) + 1e-8)):
+        with pytest.raises(ScoreError, match="does not hold"):
+            certify("planted", "a lie", ("equal", distance, lie), widths=(("x", (5,)), ("y", (5,))))
+
+
+@pytest.mark.parametrize(
+    "open_at",
+    [
+        lambda b, h, i, j: i == 10,
+        lambda b, h, i, j: i * i == j + 123_456,
+        lambda b, h, i, j: b == 77,
+        lambda b, h, i, j: i < 0,
+    ],
+)
+def test_distances_under_masks_that_open_far_away_or_never(open_at):
+    q, k, v = (torch.randn(1, 2, 12, 4, dtype=torch.float64) for _ in range(3))
+    mask = masks.causal() & masks.predicate(open_at)
+    built = build(q, k, v, metric=metrics.DotProduct(), bias=biases.ALiBi(2), mask=mask)
+    torch.testing.assert_close(built.run()[0], built.eager[0])
+    (c,) = [c for c in built.result.module.certificates if c.rule == "normal-form"]
+    assert c.witness[0] == "equal-where"
+
+
+def test_a_mask_that_does_not_imply_what_is_assumed_is_refused():
+    i, j = index("i"), index("j")
+    distance = ("equal-where", (j <= i) | (j <= 3.0), j <= i, abs(i - j) * 1.0, (i - j) * 1.0)
+    with pytest.raises(ScoreError, match="does not hold"):
+        certify("planted", "a lie", distance)
+    nowhere = ("equal-where", i < j, call("ne", i, i), abs(i - j) * 1.0, (i - j) * 1.0)
+    with pytest.raises(ScoreError, match="does not hold"):
+        certify("planted", "a lie", nowhere)
 
 
 @pytest.mark.parametrize(
