@@ -170,6 +170,23 @@ def test_what_is_subtracted_of_keys_is_the_same_everywhere(spread, offset, bias,
     assert (built.run()[1] - lse).abs().max() <= 2e-5
 
 
+@pytest.mark.parametrize("library", [True, False])
+@pytest.mark.parametrize("length", [1.0, 1e-3])
+def test_lifted_inner_products_of_short_vectors_keep_their_digits(length, library):
+    """2 + 2<q, k>_L is as small as the squared distance, its two parts are not."""
+    tensors = [points("squared") * length, points("squared", seed=1) * length, torch.randn(1, 2, N, D)]
+    scale = torch.tensor([0.3, 0.7])
+    leaves = [t.clone().requires_grad_() for t in (*tensors, scale)]
+    built = build(*leaves[:3], metric=metrics.LorentzInner(lift=True), scale=leaves[3], library=library)
+    high = [t.double().requires_grad_() for t in (*tensors, scale)]
+    score = high[3].reshape(2, 1, 1) * (2 + 2 * minkowski(lift(high[0]), lift(high[1])))
+    probe = torch.randn(1, 2, N, D, dtype=torch.float64)
+    want = torch.autograd.grad(attention(score, high[2]), high, probe)
+    for o in (built.program.main(*leaves)[0], built.eager[0]):
+        for g, w in zip(torch.autograd.grad(o, leaves, probe.float()), want, strict=True):
+            assert deviation(g, w) <= 1e-4
+
+
 def test_documents_far_apart_under_a_mask_keep_their_digits():
     q, k = points("squared"), points("squared", seed=1)
     ids = torch.arange(N) // 16
