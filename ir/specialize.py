@@ -87,6 +87,8 @@ def _drop_carried(block: Block, live: set[Value]) -> None:
         dead = [n for n, r in enumerate(op.results) if r not in live and body.args[lead + n] not in live]
         for n in reversed(dead):
             del op.results[n], body.args[lead + n], op.operands[skip + n], body.ops[-1].operands[n]
+        if dead and "plan" in op.attrs:  # the places of what is left
+            op.attrs["plan"] = tuple(x for n, x in enumerate(op.attrs["plan"]) if n not in dead)
 
 
 def _remove(block: Block, live: set[Value]) -> bool:

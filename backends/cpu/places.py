@@ -10,6 +10,11 @@ from aatc.ir.types import TileType
 Axes = tuple[str, str, str]  # per dimension: "g", "i", "j" for the loop's extent, else a number
 
 
+def _planned(op: Op) -> list[tuple[int, Value]]:
+    """Results and where they lie; none before memory is planned."""
+    return list(zip(op.attrs["plan"], op.results, strict=True)) if "plan" in op.attrs else []
+
+
 class Places:
     """Axes and arena offsets of every tile value of a function."""
 
@@ -27,7 +32,7 @@ class Places:
                 for r in op.results:
                     if isinstance(r.type, TileType):
                         self.axes[r] = self._result(op, r)
-            for offset, r in zip(op.attrs.get("plan", ()), op.results, strict=False):
+            for offset, r in _planned(op):
                 if offset >= 0:
                     self.offsets[r] = (offset, r.type.dtype)  # type: ignore[attr-defined]
             if "scratch" in op.attrs:
@@ -39,7 +44,7 @@ class Places:
     def _region(self, op: Op) -> None:
         body = op.regions[0]
         n = len(op.results)
-        for offset, r in zip(op.attrs.get("plan", ()), op.results, strict=False):
+        for offset, r in _planned(op):
             if offset >= 0:
                 self.offsets[r] = (offset, r.type.dtype)  # type: ignore[attr-defined]
         inits = op.operands[len(op.operands) - n :]

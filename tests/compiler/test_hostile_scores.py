@@ -1,5 +1,7 @@
 """Scores that rewrites and kernels are easily wrong about: infinite rows, hidden NaNs, conditions, odd captures."""
 
+import itertools
+
 import pytest
 import torch
 from torch.utils.checkpoint import checkpoint
@@ -91,6 +93,33 @@ def test_a_function_of_the_query_that_may_be_infinite_stays():
     assert (o[0, 0, 2] == 0).all() and lse[0, 0, 2] == float("-inf")
     scores = q @ k.mT + q[..., :1].abs().log()
     torch.testing.assert_close(o[0, 0, 3:], (scores.softmax(-1) @ v)[0, 0, 3:])
+
+
+@aatc.metric(c="bhid")
+def by_captured_queries(q, k, c):
+    return k @ c
+
+
+@pytest.mark.parametrize("wanted", [w for w in itertools.product([False, True], repeat=4) if any(w)])
+def test_gradients_are_the_same_whichever_are_wanted(wanted):
+    """Sums that nobody wants leave the loops of a backward; the others stay where they lie."""
+    q, k = (torch.randn(1, 2, n, 3, dtype=torch.float64) for n in (4, 6))
+    q, k = (torch.cat([(1 + x.square().sum(-1, keepdim=True)).sqrt(), x], -1) for x in (q, k))
+    tensors = [q, k, torch.randn(1, 2, 6, 4, dtype=torch.float64), torch.randn(1, 2, 4, 4, dtype=torch.float64)]
+    leaves = [t.clone().requires_grad_(w) for t, w in zip(tensors, wanted, strict=True)]
+    parts = {"metric": by_captured_queries(c=leaves[3]), "connection": connections.HyperboloidTransport()}
+    o = build(*leaves[:3], **parts).run()[0]
+    x, y, z, c = high = [t.clone().requires_grad_() for t in tensors]
+    time = torch.tensor([-1.0, 1, 1, 1], dtype=torch.float64)
+    share = ((x * time) @ z.mT) / (1 - (x * time) @ y.mT)
+    p = (c @ y.mT).softmax(-1)
+    want = p @ z + (p * share).sum(-1, keepdim=True) * x + (p * share) @ y
+    torch.testing.assert_close(o, want)
+    probe = torch.randn_like(want)
+    grads = torch.autograd.grad(want, high, probe)
+    found = torch.autograd.grad(o, [t for t in leaves if t.requires_grad], probe)
+    for g, w in zip(found, (g for g, w in zip(grads, wanted, strict=True) if w), strict=True):
+        torch.testing.assert_close(g, w)
 
 
 @pytest.mark.parametrize("warm", [False, True])
