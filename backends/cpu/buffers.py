@@ -33,7 +33,8 @@ class BufferEmitter:
     def __init__(self, func: Func, constants: list[Any]):
         self.func, self.constants = func, constants
         self.src = Source()
-        self.x = Extents()
+        loops = [op for op in func.body.ops if op.name == "tile.for" and op.attrs["axis"] == "g"]
+        self.x = Extents(flat=all(op.attrs["step"] == 1 for op in loops))  # loads before the loops know it, too
         self.places = Places(func)
         self.arenas: set[str] = set()
         self.carriers = {op.regions[0].ops[-1]: op for op in func.body.walk() if op.regions}

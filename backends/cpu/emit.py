@@ -181,10 +181,9 @@ class Emitter(BufferEmitter):
                 "gj": "..., None, :",
                 "gjc": "..., None, :",
                 "g": "..., None, None",
-                "": "",
+                "": "None, None" if self.x.flat else "None, None, None",
             }[axes]
-            text = self._window(buffer, axes)
-            text = f"{text}[{missing}]" if missing and not (axes == "g" and self.x.flat) else text
+            text = f"{self._window(buffer, axes)}[{missing}]"
         source, wanted = (v.type.dtype for v in (op.operands[0], op.result))  # type: ignore[attr-defined]
         cast = "" if source == wanted else f".to(torch.{torch_name(wanted)})"
         self.src.line(f"{self.name(op.result)} = {text}{cast}")

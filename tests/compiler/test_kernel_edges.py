@@ -2,6 +2,7 @@
 
 import itertools
 import operator
+import warnings
 
 import pytest
 import torch
@@ -15,6 +16,7 @@ from aatc.ir.score.linear import _linearize, overwritable
 from aatc.ir.score.program import Program
 from aatc.ir.specialize import keep_results
 from tests.compiler.harness import build
+from tests.compiler.plain import attention, check
 
 F64 = torch.float64
 
@@ -309,3 +311,30 @@ def test_lengths_and_extents_that_differ_are_refused():
     for tensors, parts in refused:
         with pytest.raises(aatc.errors.AatcError):
             aatc.attend(*tensors, metric=metrics.DotProduct(), **parts)
+
+
+@pytest.mark.parametrize("heads", [1, 2, 4])
+@pytest.mark.parametrize("axes", ["", "h", "b", "bh"])
+def test_numbers_per_head_are_tiles_of_full_rank(axes, heads):
+    """torch resizes, with a warning, what it is to write a value of fewer dimensions to."""
+    torch.manual_seed(0)
+    q, k, v = (torch.randn(2, 2, 5, 4, dtype=torch.float64) for _ in range(3))
+    c = torch.rand([2] * len(axes), dtype=torch.float64) + 0.5
+    full = c.reshape([2 if x in axes else 1 for x in "bhij"])
+
+    @aatc.metric(c=axes)
+    def metric(q, k, c):
+        return c ** torch.tanh(q @ k)
+
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        torch.set_warn_always(True)
+        try:
+            check(
+                lambda q, k, v: attention(full ** torch.tanh(q @ k.mT), v),
+                *(q, k, v),
+                metric=metric(c=c),
+                compiled={"tiles": f"heads={heads} rows=2 cols=3 grain=3"},
+            )
+        finally:
+            torch.set_warn_always(False)
