@@ -7,8 +7,9 @@ import torch
 from torch.utils.checkpoint import checkpoint
 
 import aatc
-from aatc import connections, metrics
+from aatc import connections, masks, metrics
 from tests.compiler.harness import build
+from tests.compiler.plain import attention
 
 
 @aatc.metric
@@ -236,3 +237,24 @@ def test_the_formula_has_the_gradients_of_its_closed_form():
     ):
         assert torch.isfinite(g).all()
         torch.testing.assert_close(g, w)
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_parts_of_a_gradient_do_not_overflow_half_precision(seed):
+    """Scores of -1e9: what the log-sum-exp owes to the query alone takes away what its keys give, both above 65504."""
+    torch.manual_seed(seed)
+    n = 5
+    q, k = (torch.randn(1, 3, n, 1).sign() * 2e4 for _ in range(2))
+    k = k * torch.where(torch.rand_like(k) < 0.3, 0.5, 1.0)
+    q, k, v = q.half().requires_grad_(), k.half().requires_grad_(), torch.randn(1, 3, n, 1).half()
+    m, at, probe = torch.tensor([0.98]), torch.arange(n), torch.randn(1, 3, n)
+    high = [t.detach().double().requires_grad_() for t in (q, k)]
+    scores = -(m.double() * (high[0].unsqueeze(3) - high[1].unsqueeze(2)) ** 2).sum(-1)
+    _, lse = attention(scores, v.double(), (at[:, None] - at).abs() < 2)
+    want = torch.autograd.grad(lse, high, probe.double())
+    mask = masks.predicate(lambda b, h, i, j: abs(i - j) < 2)
+    built = build(q, k, v, metric=metrics.Mahalanobis(diagonal=m), mask=mask)
+    for found, w in zip(torch.autograd.grad(built.run()[1], (q, k), probe), want, strict=True):
+        in_range = w.abs() < 6e4
+        assert not torch.isnan(found).any()
+        torch.testing.assert_close(found[in_range].double(), w[in_range], rtol=2e-3, atol=1.0)
