@@ -136,22 +136,30 @@ def attend_backward(
     gs, gc = param("grad_score", "bhij"), param("grad_carry", "bhijd")
     declared = att.declared()
     leaves = [e for n, e in declared.items() if e.dtype == "f"]
-    outputs = [(att.score.body, gs), (att.carry.body, gc)]
-    if att.row is not None and grad_lse is not None:
-        outputs.append((att.row.body, param("grad_row", "bhi")))
-        extra["grad_row"] = grad_lse.to(dtype)
-    lookups = [e for e in postorder(att.score.body, att.carry.body) if e.fn == "lookup" and e.dtype == "f"]
-    grads = gradients(outputs, [*leaves, *lookups])
     result: dict[str, torch.Tensor] = {}
-    for leaf, expression in grads.items():
+    outputs = [(att.score.body, gs), (att.carry.body, gc)]
+    _pull(result, outputs, leaves, {**env, **extra}, sizes, dtype, done, keep)
+    if att.row is not None and grad_lse is not None:
+        # apart from those of pairs, which are summed over the keys
+        extra = {"grad_row": grad_lse.to(dtype)}
+        outputs = [(att.row.body, param("grad_row", "bhi"))]
+        _pull(result, outputs, leaves, {**env, **extra}, (*sizes[:3], 1), dtype, {}, None)
+    return {n: _fold_heads(g, tensors[n]).to(tensors[n].dtype) for n, g in result.items()}
+
+
+def _pull(result, outputs, leaves, env, sizes, dtype, done, keep) -> None:
+    """Adds the gradients of ``outputs``, (expression, its cotangent) with numbers on all axes of ``sizes``, to
+    ``result``, by name."""
+    lookups = [e for e in postorder(*(e for e, _ in outputs)) if e.fn == "lookup" and e.dtype == "f"]
+    for leaf, expression in gradients(outputs, [*leaves, *lookups]).items():
         # a slope at a closed pair need not be finite, and 0 times it need not be 0
-        value = _open(evaluate(expression, {**env, **extra}, sizes, dtype=dtype, values=done), keep)
+        value = _open(evaluate(expression, env, sizes, dtype=dtype, values=done), keep)
         if leaf.fn == "lookup":
             _scatter(result, leaf, value, env, sizes, dtype, done)
             continue
         # an expression of lower rank than its leaf stands for equal entries along the missing axes
-        result[leaf.name] = sum_to_axes(_broadcast(value, leaf, sizes), leaf, tuple(env[leaf.name].shape))
-    return {n: _fold_heads(g, tensors[n]).to(tensors[n].dtype) for n, g in result.items()}
+        part = sum_to_axes(_broadcast(value, leaf, sizes), leaf, tuple(env[leaf.name].shape))
+        result[leaf.name] = result[leaf.name] + part if leaf.name in result else part
 
 
 def _open(value: torch.Tensor, keep: torch.Tensor | None) -> torch.Tensor:

@@ -9,7 +9,7 @@ from torch.utils.checkpoint import checkpoint
 import aatc
 from aatc import connections, masks, metrics
 from tests.compiler.harness import build
-from tests.compiler.plain import attention
+from tests.compiler.plain import attention, check
 
 
 @aatc.metric
@@ -258,3 +258,21 @@ def test_parts_of_a_gradient_do_not_overflow_half_precision(seed):
         in_range = w.abs() < 6e4
         assert not torch.isnan(found).any()
         torch.testing.assert_close(found[in_range].double(), w[in_range], rtol=2e-3, atol=1.0)
+
+
+@aatc.metric(t="ijd", c="")
+def with_row_terms(q, k, t, c):
+    return c * (2.0 - (q - k - t).abs().sum() + q[0])
+
+
+def test_row_terms_of_the_formula_count_once_not_once_per_key():
+    n, m = 5, 7
+    q, k, v = (torch.randn(2, 2, x, 4, dtype=torch.float64) for x in (n, m, m))
+    t, c = torch.randn(n, m, 4).double(), torch.tensor(0.7).double()
+
+    def formula(q, k, v, t, c):
+        return attention(c * (2.0 - (q.unsqueeze(3) - k.unsqueeze(2) - t).abs().sum(-1) + q[..., :1]), v)
+
+    built = check(formula, q, k, v, tensors=(t, c), metric=with_row_terms(t=t, c=c))
+    (op,) = [op for op in built.result.module.walk() if op.name == "geo.attend"]
+    assert "row" in op.attrs
