@@ -44,6 +44,14 @@ def _tile(op: Op, n: int) -> TileType:
     return t
 
 
+def _like(op: Op) -> TensorType:
+    """Shape of the first operand; in a precision of its own, for what others are added to before it is rounded."""
+    like = op.operands[0].type
+    if not isinstance(like, TensorType) or len(op.results) != 1 or not isinstance(op.results[0].type, TensorType):
+        raise VerifyError(f"{op.name} takes buffers and yields one")
+    return TensorType(op.results[0].type.dtype, like.shape)
+
+
 def _def(name: str, doc: str, operands=(), attrs=None, *, planned: bool = False, **more) -> None:
     define(OpDef(name, "tile", doc, tuple(operands), attrs={**(attrs or {}), **(_PLAN if planned else {})}, **more))
 
@@ -85,7 +93,7 @@ _def(
         "sizes": _SIZES,
         "add": Attr.of("bool", "the last buffer is another part of the gradient"),
     },
-    infer=lambda op: [op.operands[0].type],
+    infer=lambda op: [_like(op)],
     evaluate=ev.gradient,
 )
 _def(
@@ -100,7 +108,7 @@ _def(
         "sizes": _SIZES,
         "add": Attr.of("bool", "the last buffer is another part of the gradient"),
     },
-    infer=lambda op: [op.operands[0].type],
+    infer=lambda op: [_like(op)],
     evaluate=ev.table_gradient,
 )
 _def(

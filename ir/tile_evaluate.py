@@ -78,7 +78,7 @@ def gradient(op, values, interp):
     if heads not in (1, sizes[1]):
         at = axes.index("h")
         out = out.unflatten(at, (heads, -1)).sum(at + 1)
-    return [out.to(like.dtype) if part is None else part + out.to(like.dtype)]
+    return [(out if part is None else part + out).to(_dtype(op.results[0].type))]
 
 
 def table_gradient(op, values, interp):
@@ -94,8 +94,8 @@ def table_gradient(op, values, interp):
     shape = torch.broadcast_shapes(at.shape, value.shape, (*sizes[:2], 1, 1, 1))
     out = torch.zeros(like.numel(), dtype=dtype)
     out.index_add_(0, at.expand(shape).reshape(-1), value.expand(shape).reshape(-1))
-    out = out.reshape(like.shape).to(like.dtype)
-    return [out if part is None else part + out]
+    out = out.reshape(like.shape)
+    return [(out if part is None else part + out).to(_dtype(op.results[0].type))]
 
 
 def alloc(op, values, interp):

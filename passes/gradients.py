@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 from aatc.ir.core import Value
+from aatc.ir.geo import compute_name
 from aatc.ir.score.derivative import gradients
 from aatc.ir.score.expr import Expr, params, postorder
 from aatc.ir.score.program import Program
+from aatc.ir.types import TensorType
 from aatc.passes.tile_core import Frame
 
 
@@ -35,23 +37,30 @@ def operand_gradients(
         read = [(e, g[e]) for g in parts for e in lookups if e in g and e.args[0] is p]
         if name not in ready and not found and not read:
             continue
-        total = _operand_gradient(fr, name, found, env) if found else ready.get(name)
+        types = [_part_type(fr, name)] * (len(found) + len(read) - 1) + [a.types[name]]
+        total = _operand_gradient(fr, name, found, env, types) if found else ready.get(name)
         if read:
-            total = _table_gradient(fr, name, read, env, total)
+            total = _table_gradient(fr, name, read, env, total, types[len(found) :])
         assert total is not None
         results.append(total)
         grads.append(name)
     return results, grads
 
 
-def _table_gradient(fr: Frame, name: str, read: list[tuple[Expr, Expr]], env, total: Value | None) -> Value:
+def _part_type(fr: Frame, name: str) -> TensorType:
+    """Type of a part of a gradient that others are added to: half precision would round, or overflow, every part."""
+    t = fr.a.types[name]
+    return TensorType(max(fr.a.dtype, compute_name(t.dtype)), t.shape)  # "f32" < "f64"
+
+
+def _table_gradient(fr: Frame, name: str, read: list[tuple[Expr, Expr]], env, total: Value | None, types) -> Value:
     """The gradient of a table that per-token programs read; ``total`` is what pairs have added to it."""
-    for lookup, cotangent in read:
+    for (lookup, cotangent), t in zip(read, types, strict=True):
         used = tuple(params(cotangent, *lookup.args[1:]))
         total = fr.b.op(
             "tile.table_gradient",
             [env[name], *(env[p.name] for p in used), *([] if total is None else [total])],
-            [fr.a.types[name]],
+            [t],
             names=[f"d_{name}"],
             program=Program(used, cotangent),
             positions=tuple(Program(used, p) for p in lookup.args[1:]),
@@ -63,16 +72,18 @@ def _table_gradient(fr: Frame, name: str, read: list[tuple[Expr, Expr]], env, to
     return total
 
 
-def _operand_gradient(fr: Frame, name: str, found: list[Expr], env: dict[str, Value]) -> Value:
+def _operand_gradient(
+    fr: Frame, name: str, found: list[Expr], env: dict[str, Value], types: Sequence[TensorType]
+) -> Value:
     a = fr.a
     total: Value | None = None
-    for expr in found:
+    for expr, t in zip(found, types, strict=False):
         program = Program.of(expr)
         operands = [env[name], *(env[n] for n in program.names), *([] if total is None else [total])]
         total = fr.b.op(
             "tile.gradient",
             operands,
-            [a.types[name]],
+            [t],
             names=[f"d_{name}"],
             program=program,
             axes=a.declared[name].attrs[1],

@@ -161,6 +161,10 @@ class BufferEmitter:
             bound[p] = view
         return emit_expression(self.src, program.body, bound, compute, {"b": "B", "h": "H", "i": "N", "j": "M"})
 
+    @staticmethod
+    def _dtype(op: Op) -> str:
+        return torch_name(op.result.type.dtype)  # type: ignore[attr-defined]
+
     def _gradient(self, op: Op) -> None:
         program, like = op.attrs["program"], self.name(op.operands[0])
         self.src.comment(f"{op.result.name}: {program}", op.loc)
@@ -168,7 +172,8 @@ class BufferEmitter:
         compute = "float64" if _is_double(op) else "float32"
         part = f"{self.name(op.operands[-1])} + " if op.attrs["add"] else ""
         body, used = self._expression(op, program, compute, op.operands[1 : len(program.params) + 1])
-        self.src.line(f"{self.name(op.result)} = {part}rt.sum_to({body}, {op.attrs['axes']!r}, {like}, (B, H, N, M))")
+        found = f"rt.sum_to({body}, {op.attrs['axes']!r}, {like}, (B, H, N, M))"
+        self.src.line(f"{self.name(op.result)} = ({part}{found}).to(torch.{self._dtype(op)})")
         self._delete(used)
 
     def _table_gradient(self, op: Op) -> None:
@@ -181,8 +186,8 @@ class BufferEmitter:
         value, *where = (text for text, _ in texts)
         part = f"{self.name(op.operands[-1])} + " if op.attrs["add"] else ""
         self.src.line(
-            f"{self.name(op.result)} = {part}rt.table_gradient({value}, ({', '.join(where)},), {like}, "
-            f"{op.attrs['axes']!r}, B, H)"
+            f"{self.name(op.result)} = ({part}rt.table_gradient({value}, ({', '.join(where)},), {like}, "
+            f"{op.attrs['axes']!r}, B, H)).to(torch.{self._dtype(op)})"
         )
         self._delete([name for _, names in texts for name in names])
 

@@ -91,7 +91,7 @@ def sum_to(value: torch.Tensor, axes: str, like: torch.Tensor, sizes: tuple[int,
     """A cotangent (b, h, token, feature...) summed to the shape of ``like``, whose dimensions are ``axes``.
 
     Axes the cotangent is constant along count once per entry only if it was already summed there, so missing
-    token axes are left alone and missing b, h are expanded first.
+    token axes are left alone and missing b, h are expanded first. The dtype stays that of ``value``.
     """
     b, h = sizes[:2]
     lead = [c for c in axes if c in "bhij"]
@@ -105,7 +105,7 @@ def sum_to(value: torch.Tensor, axes: str, like: torch.Tensor, sizes: tuple[int,
     extra = [d for d, (have, w) in enumerate(zip(value.shape, want, strict=True)) if w == 1 and have != 1]
     if extra:
         value = value.sum(extra, keepdim=True)
-    return value.expand(want).reshape(like.shape).to(like.dtype)
+    return value.expand(want).reshape(like.shape)
 
 
 # --- conditions on the data ---------------------------------------------------------------------------------
@@ -179,13 +179,13 @@ def token_lookup(table: torch.Tensor, *where: torch.Tensor) -> torch.Tensor:
 def table_gradient(
     value, where: Sequence[torch.Tensor], table: torch.Tensor, axes: str, batch: int, heads: int
 ) -> torch.Tensor:
-    """A cotangent (b, h, token, 1) of what `token_lookup` reads, added up in the shape and dtype of ``table``."""
+    """A cotangent (b, h, token, 1) of what `token_lookup` reads, added up in the shape of ``table``."""
     numbers = torch.arange(table.numel()).reshape(table.shape)
     at = token_lookup(token_view(numbers, axes, batch, heads), *where)
     shape = torch.broadcast_shapes(at.shape, value.shape, (batch, heads, 1, 1))
     out = torch.zeros(table.numel(), dtype=value.dtype)
     out.index_add_(0, at.expand(shape).reshape(-1), value.expand(shape).reshape(-1))
-    return out.reshape(table.shape).to(table.dtype)
+    return out.reshape(table.shape)
 
 
 def lookup(

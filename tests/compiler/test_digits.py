@@ -187,6 +187,24 @@ def test_lifted_inner_products_of_short_vectors_keep_their_digits(length, librar
             assert deviation(g, w) <= 1e-4
 
 
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
+def test_parts_of_gradients_are_rounded_when_they_are_added_up(dtype):
+    """A factor of a metric gets large gradients through queries, keys and the log-sum-exp, whose sum is small."""
+    far = torch.where(torch.arange(N) % 2 == 0, 16.0, -16.0).reshape(1, 1, N, 1)
+    q, v = (points("squared") + far).to(dtype), (100 * torch.randn(1, 2, N, D)).to(dtype)
+    tensors = [q, q.clone(), v, torch.randn(D, 2).to(dtype)]
+    leaves = [t.clone().requires_grad_() for t in tensors]
+    built = build(*leaves[:3], metric=metrics.Mahalanobis(factor=leaves[3]))
+    o, lse = built.run()
+    x, y, z, m = high = [t.double().requires_grad_() for t in tensors]
+    score = -squared(x @ m, y @ m) / math.sqrt(D)
+    probe = torch.randn(1, 2, N, D).to(dtype)
+    pull = 30 * torch.ones(1, 2, N)
+    want = torch.autograd.grad([attention(score, z), score.logsumexp(-1)], high, [probe.double(), pull.double()])
+    found = torch.autograd.grad([o, lse], leaves, [probe, pull])
+    assert deviation(found[3], want[3]) <= 1e-2
+
+
 def test_documents_far_apart_under_a_mask_keep_their_digits():
     q, k = points("squared"), points("squared", seed=1)
     ids = torch.arange(N) // 16
