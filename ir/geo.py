@@ -337,18 +337,20 @@ def _kernel_verify(op: Op) -> None:
         raise VerifyError(f"{op.name}: exact, exact_backward and exact_grads go together; there is {given[0]} only")
 
 
-def _run_kernel(op, values, interp):
+def run_kernel(op: Op, values, interp) -> tuple[list[torch.Tensor], list[torch.Tensor], bool]:
+    """Operands as computed with, all results of the forward, and whether it was the one in double precision."""
     a = op.attrs
     tensors, axes = dict(zip(a["names"], values, strict=True)), dict(zip(a["names"], a.get("axes", ()), strict=False))
     clean, spoiled = spoiled_rows(a.get("mask"), a["names"], axes, tensors)
-    used = [clean[n] for n in a["names"]]
+    used, exact = [clean[n] for n in a["names"]], False
     try:
-        o, lse = interp.call(a["forward"].name, used)[:2]
+        results = interp.call(a["forward"].name, used)
     except Refused:
-        o, lse = interp.call(a["exact"].name, used)[:2]
-    if spoiled is None:
-        return [o, lse]
-    return [o.masked_fill(spoiled.unsqueeze(-1), float("nan")), lse.masked_fill(spoiled, float("nan"))]
+        results, exact = interp.call(a["exact"].name, used), True
+    if spoiled is not None:
+        rows = spoiled.unsqueeze(-1)
+        results = [x.masked_fill(rows if x.dim() == 4 else spoiled, float("nan")) for x in results]
+    return used, list(results), exact
 
 
 define(
@@ -377,7 +379,7 @@ define(
         },
         infer=_attend_types,
         verify=_kernel_verify,
-        evaluate=_run_kernel,
+        evaluate=lambda op, values, interp: run_kernel(op, values, interp)[1][:2],
     )
 )
 

@@ -1,93 +1,363 @@
-"""Whether a pass kept the numbers: the interpreter before and after it, on small random inputs."""
+"""Whether a pass kept the numbers: the interpreter before and after it, on small inputs of every kind."""
 
 from __future__ import annotations
 
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import torch
 
-from aatc.ir.core import Module
+from aatc.ir import reference
+from aatc.ir.core import Module, Op, Value
+from aatc.ir.effects import Memory, has_memory
 from aatc.ir.errors import AatcError, PassError
-from aatc.ir.interpreter import run
+from aatc.ir.geo import attention_of, run_kernel
+from aatc.ir.interpreter import Interpreter
 from aatc.ir.parser import parse
-from aatc.ir.samples import TOLERANCE, copied, difference, random_inputs
+from aatc.ir.samples import TOLERANCE, difference
+from aatc.ir.types import TensorType, torch_dtype
+from aatc.passes.trial_inputs import Draw, Maker
 
-#: Seeds of the inputs, and what these are multiplied by: signed, and of more than one size.
-_DRAWS = ((0, 1.0), (1, 3.0))
+#: Largest difference of gradients that counts as agreement, relative to the largest number among them: a derivative
+#: has lost more digits than its function.
+GRADIENTS = {torch.float64: 1e-7, torch.float32: 2e-3, torch.bfloat16: 1e-1, torch.float16: 5e-2}
+_HINT = "look at the IR before and after it (aatc opt --print-after-all), or leave the pass out"
+_OTHER = r"\b(bf16|f16|c64)\b|torch\.(float|half|bfloat16|double)"
+#: How far inputs are moved, in units of their last digit, to see what rounding does to results, and how much of that
+#: a pass may add.
+_NUDGE, _ROUNDING = 8.0, 200.0
 
 
 class Numerics:
     """Compares a module with the one that came before it, pass by pass.
 
     Sizes that are symbols are small; others are as they stand. Numbers are float64 where the module's text can be
-    widened to it, and as the module has them otherwise. Both sides draw the same random numbers and get inputs of
-    their own, which are compared afterwards, too.
+    widened to it; a text that asks for another precision is compared as it stands, too. Compared are the results, the
+    inputs as they are left, which of them share memory, the state of random numbers, and the gradients of
+    every floating-point input.
     """
 
     def __init__(self, module: Module):
+        self._maker = Maker(module)
         self._before = module.clone()
 
     def check(self, name: str, module: Module, note: Callable[[str], None]) -> None:
         """PassError if ``module`` computes other numbers than its predecessor; ``note`` is told if that can't be
         known."""
         before, self._before = self._before, module.clone()
-        pairs = [(before, module)]
-        wide = widened(before), widened(module)
-        if wide[0] is not None and wide[1] is not None:
-            pairs.insert(0, (wide[0], wide[1]))
-        for seed, scale in _DRAWS:
-            for first, second in pairs:
-                try:
-                    want = _run(first, seed, scale)
-                except Exception as error:
-                    reason = f"{type(error).__name__}: {error}"
-                    continue
-                self._compare(name, second, want, seed, scale)
-                break
-            else:
-                note(f"its numbers were not compared: the module before it cannot be run: {reason}")
-                return
+        first, second = widened(before), widened(module)
+        failed = "it has no wide form"
+        if first is not None and second is not None:
+            failed = self._check(name, Form(first, before), Form(second, module))
+        if failed:
+            failed = self._check(name, Form(before), Form(module))
+        elif re.search(_OTHER, f"{before}{module}"):
+            failed = self._check(name, Form(before), Form(module), gradients=False)
+        if failed:
+            note(failed)
 
-    def _compare(self, name: str, module: Module, want: list[Any], seed: int, scale: float) -> None:
-        hint = "look at the IR before and after it (aatc opt --print-after-all), or leave the pass out"
-        try:
-            got = _run(module, seed, scale)
-        except Exception as error:
+    def _check(self, name: str, before: Form, after: Form, *, gradients: bool = True) -> str:
+        """Why something could not be compared, if so."""
+        for draw in self._maker.draws():
+            if draw.kind == "large" and self._maker.attention and before.written is None:
+                continue  # single precision need not carry the scores of such numbers
+            try:
+                want = self._outcome(before, draw)
+            except Exception as error:
+                if draw.kind == "plain":
+                    return f"its numbers were not compared: the module before it cannot be run: {_shown(error)}"
+                continue  # not every program takes every input
+            got = _attempt(name, "cannot be run", self._outcome, after, draw)
+            allowed = self._rounding(before, draw, want) if draw.kind == "large" else [0.0] * len(want.values)
+            only_finite = draw.kind == "nan" and self._maker.attention
+            _compare(name, got, want, allowed, only_finite=only_finite, draw=draw)
+        return self._check_gradients(name, before, after) if gradients else ""
+
+    def _outcome(self, form: Form, draw: Draw, nudge: float = 0.0) -> Outcome:
+        inputs = self._inputs(form.module, draw, nudge)
+        with torch.random.fork_rng(devices=()), torch.no_grad():
+            torch.manual_seed(draw.seed)
+            results = form.interpreter().call(form.module.entry.name, inputs)
+            values = list(_flat([*results, *inputs]))
+            return Outcome(values, len(values) - len(inputs), sharing(values), torch.get_rng_state())
+
+    def _inputs(self, module: Module, draw: Draw, nudge: float) -> list[Any]:
+        inputs = self._maker.inputs(module, draw)
+        generator = torch.Generator().manual_seed(draw.seed)
+        if not nudge:
+            return inputs
+        return [_nudged(x, nudge, generator) if _floats(x) else x for x in inputs]
+
+    def _rounding(self, form: Form, draw: Draw, want: Outcome) -> list[float]:
+        """What rounding may do to each value, relative to its largest number: ill-conditioned programs lose digits."""
+        near = self._outcome(form, draw, _NUDGE)
+        return [_ROUNDING * difference(n, w)[0] for n, w in zip(near.values, want.values, strict=True)]
+
+    # --- gradients -----------------------------------------------------------------------------------------
+    def _check_gradients(self, name: str, before: Form, after: Form) -> str:
+        for draw in self._maker.draws():
+            if draw.kind != "plain":
+                continue
+            try:
+                want, recorded = self._gradients(before, draw)
+            except Exception as error:
+                return f"its gradients were not compared: those of the module before it fail: {_shown(error)}"
+            got, records = _attempt(name, "has no gradients", self._gradients, after, draw)
+            for n, (r, w) in enumerate(zip(records, recorded, strict=True)):
+                if r != w:
+                    raise PassError(
+                        f"pass {name} changed the gradients: result {n} {'has' if r else 'lacks'} a history of them",
+                        hint=_HINT,
+                    )
+            _compare_gradients(name, got, want, self._gradients(before, draw, _NUDGE)[0])
+        return ""
+
+    def _gradients(self, form: Form, draw: Draw, nudge: float = 0.0) -> tuple[list[torch.Tensor], list[bool]]:
+        """The gradient of every floating-point input (0 where nothing depends on it), for random ones of all results
+        and written inputs, and which of these record any."""
+        inputs = self._inputs(form.module, draw, nudge)
+        leaves = [x.requires_grad_() for x in inputs if _floats(x)]
+        generator = torch.Generator().manual_seed(draw.seed)
+        with torch.random.fork_rng(devices=()), torch.enable_grad():
+            torch.manual_seed(draw.seed)
+            given = [x.clone() if isinstance(x, torch.Tensor) else x for x in inputs]  # a leaf cannot be written to
+            results = form.interpreter().call(form.module.entry.name, given)
+            tensors = [x for x in _flat([*results, *given]) if isinstance(x, torch.Tensor)]
+            roots = [t for t in tensors if t.requires_grad]
+            cotangents = [torch.randn(t.shape, generator=generator, dtype=t.dtype) for t in roots]
+            found = torch.autograd.grad(roots, leaves, cotangents, allow_unused=True) if roots else [None] * len(leaves)
+        grads = [torch.zeros_like(x) if g is None else g for x, g in zip(leaves, found, strict=True)]
+        return [g.detach() for g in grads], [t.requires_grad for t in tensors]
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What a run left: its ``count`` results followed by the inputs, what of it shares memory (a number per value, the
+    same for those that do), the state of random numbers."""
+
+    values: list[Any]
+    count: int
+    shared: list[int]
+    random: torch.Tensor
+
+    def called(self, n: int) -> str:
+        """What the n-th value is."""
+        return f"result {n}" if n < self.count else f"input {n - self.count}"
+
+
+def sharing(values: Sequence[Any]) -> list[int]:
+    """For each value the first position whose memory is the same."""
+    first: dict[int, int] = {}
+    out = []
+    for n, x in enumerate(values):
+        place = x.untyped_storage().data_ptr() if isinstance(x, torch.Tensor) and x.numel() else 0
+        out.append(first.setdefault(place, n) if place else n)
+    return out
+
+
+@dataclass(frozen=True)
+class Form:
+    """A module as it is compared, and as it was written if it has been widened."""
+
+    module: Module
+    written: Module | None = None
+
+    def interpreter(self) -> Trial:
+        return Trial(self.module, self.written)
+
+
+class Trial(Interpreter):
+    """The interpreter, with two differences. Attentions have the gradients that they have when compiled: in closed form
+    where a whole attention is one operation, by the tile function for them where it is a kernel. And what depends on
+    constants alone has the digits it has in ``written``, whatever precision ``module`` has been widened to: a pass may
+    write its value down."""
+
+    def __init__(self, module: Module, written: Module | None = None):
+        super().__init__(module)
+        self.known: dict[Value, Any] = {}
+        self.twins: dict[Op, Op] = {}
+        self.memory: dict[str, Memory] = {}
+        if written is not None:
+            self.twins = dict(zip(module.walk(), written.walk(), strict=True))
+            self.memory = {f.name: Memory(f, module) for f in module.funcs.values() if f.level == "geo"}
+            self.plain = Interpreter(written)
+
+    def evaluate(self, op: Op, values: list[Any]) -> Sequence[Any]:
+        if op in self.twins and op.name in ("geo.constant", "torch.call") and self._constant(op):
+            return self._as_written(op)
+        if op.name not in ("geo.attend", "geo.kernel") or not any(_records(v) for v in values):
+            return super().evaluate(op, values)
+        whole = op.name == "geo.attend"
+        return _Attention.apply(lambda own: _Formula(op, own) if whole else _Tiles(op, own, self.module), *values)
+
+    def _constant(self, op: Op) -> bool:
+        """Whether ``op`` gives the same on every call, and nobody can tell it from a constant."""
+        memory = next((m for m in self.memory.values() if op in m.effects), None)
+        if memory is None or not all(v in self.known for v in op.operands):
+            return False
+        effect = memory.effects[op]
+        tensors = [v for v in (*op.operands, *op.results) if has_memory(v)]
+        if effect.ordered or effect.writes or effect.undefined or any(memory.written(v) for v in tensors):
+            return False
+        return all(isinstance(r.type, TensorType) for r in op.results) and not (
+            effect.shares and any(memory.outside(r) for r in op.results)
+        )
+
+    def _as_written(self, op: Op) -> Sequence[Any]:
+        found = self.plain.evaluate(self.twins[op], [self.known[v] for v in op.operands])
+        self.known.update(zip(op.results, found, strict=True))
+        types = [r.type for r in op.results]
+        return [x.to(torch_dtype(t.dtype)) for x, t in zip(found, types, strict=True) if isinstance(t, TensorType)]
+
+
+class _Formula:
+    """A `geo.attend`, and its gradients."""
+
+    def __init__(self, op: Op, values: Sequence[torch.Tensor]):
+        self.att, self.names = attention_of(op), tuple(op.attrs["names"])
+        self.operands = dict(zip(self.names, values, strict=True))
+        self.results = reference.attend(self.att, self.operands)
+
+    def gradients(self, grad_o: torch.Tensor, grad_lse: torch.Tensor) -> dict[str, torch.Tensor]:
+        return reference.attend_backward(self.att, self.operands, *self.results, grad_o, grad_lse)
+
+
+class _Tiles:
+    """A `geo.kernel`, and its gradients."""
+
+    def __init__(self, op: Op, values: Sequence[torch.Tensor], module: Module):
+        self.attrs, self.names, self.interpreter = op.attrs, tuple(op.attrs["names"]), Interpreter(module)
+        self.used, self.results, self.exact = run_kernel(op, values, self.interpreter)
+
+    def gradients(self, grad_o: torch.Tensor, grad_lse: torch.Tensor) -> dict[str, torch.Tensor]:
+        backward, grads = ("exact_backward", "exact_grads") if self.exact else ("backward", "grads")
+        given = [grad_o, grad_lse, *self.results[2:], *self.used]
+        found = self.interpreter.call(self.attrs[backward].name, given)
+        return dict(zip(self.attrs[grads], found, strict=True))
+
+
+class _Attention(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx, start: Callable[..., _Formula | _Tiles], *values):
+        ctx.values = [v.detach().clone() for v in values]  # as they are now, whoever writes to them later
+        ctx.attention = start(ctx.values)
+        return tuple(x.clone() for x in ctx.attention.results[:2])
+
+    @staticmethod
+    def backward(ctx, grad_o, grad_lse):
+        with torch.no_grad():
+            found = ctx.attention.gradients(grad_o, grad_lse)
+        named = zip(ctx.attention.names, ctx.values, strict=True)
+        return None, *(found.get(n, torch.zeros_like(v)) if _floats(v) else None for n, v in named)
+
+
+# --- comparing ---------------------------------------------------------------------------------------------
+def _compare(
+    name: str, got: Outcome, want: Outcome, rounding: Sequence[float], *, only_finite: bool, draw: Draw
+) -> None:
+    if got.count != want.count:
+        raise PassError(f"pass {name} changed the number of results from {want.count} to {got.count}", hint=_HINT)
+    for n, (g, w) in enumerate(zip(got.values, want.values, strict=True)):
+        allowed = max(TOLERANCE.get(w.dtype, 0.0) if isinstance(w, torch.Tensor) else 0.0, rounding[n])
+        gap = _gap(g, w, only_finite=only_finite)
+        if not gap <= allowed:
+            among = "" if draw.kind == "plain" else f" for {_KINDS[draw.kind]}"
             raise PassError(
-                f"pass {name} made a module that cannot be run: {type(error).__name__}: {error}", hint=hint
-            ) from error
-        if len(got) != len(want):
-            raise PassError(f"pass {name} changed the number of results from {len(want)} to {len(got)}", hint=hint)
-        for n, (g, w) in enumerate(zip(got, want, strict=True)):
-            gap, good = difference(g, w)
-            if not good:
-                allowed = TOLERANCE.get(w.dtype, 0.0) if isinstance(w, torch.Tensor) else 0.0
-                raise PassError(
-                    f"pass {name} changed the numbers: result {n} differs by {gap:.2e} of its largest number "
-                    f"(allowed {allowed:.0e})",
-                    hint=hint,
-                )
+                f"pass {name} changed the numbers: {want.called(n)} differs by {gap:.2e} of its largest number{among} "
+                f"(allowed {allowed:.0e})",
+                hint=_HINT,
+            )
+    for n, (g, w) in enumerate(zip(got.shared, want.shared, strict=True)):
+        if g != w:
+            other, now = (g, "shares memory") if g != n else (w, "no longer shares memory")
+            raise PassError(
+                f"pass {name} changed what shares memory: {want.called(n)} {now} with {want.called(other)}",
+                hint=f"who writes to one of them later would see it; {_HINT}",
+            )
+    if not torch.equal(got.random, want.random):
+        raise PassError(f"pass {name} changed how many random numbers are drawn", hint=_HINT)
 
 
-def _run(module: Module, seed: int, scale: float) -> list[Any]:
-    """Results, followed by the inputs as the run left them."""
-    inputs = copied(random_inputs(module, seed=seed))
-    inputs = [x * scale if isinstance(x, torch.Tensor) and x.is_floating_point() else x for x in inputs]
-    with torch.random.fork_rng(devices=()), torch.no_grad():
-        torch.manual_seed(seed)
-        results = run(module, *inputs)
-    return [*(results if isinstance(results, (list, tuple)) else [results]), *inputs]
+def _compare_gradients(
+    name: str, got: Sequence[torch.Tensor], want: Sequence[torch.Tensor], near: Sequence[torch.Tensor]
+) -> None:
+    """``near`` are those of inputs moved by rounding. What is small beside other gradients may be sums that cancel."""
+    largest = max((w[w.isfinite()].abs().max().item() for w in want if w.isfinite().any()), default=0.0)
+    for n, (g, w, other) in enumerate(zip(got, want, near, strict=True)):
+        gap, rounding = (_gap(x, w, only_finite=True) for x in (g, other))
+        allowed = max(GRADIENTS.get(w.dtype, 1e-3), _ROUNDING * rounding)
+        if gap <= allowed:
+            continue
+        if g.shape == w.shape and (g - w)[w.isfinite()].abs().max().item() <= TOLERANCE.get(w.dtype, 0.0) * largest:
+            continue
+        raise PassError(
+            f"pass {name} changed the gradients: that of input {n} differs by {gap:.2e} of its largest number "
+            f"(allowed {allowed:.0e})",
+            hint=_HINT,
+        )
+
+
+_KINDS = {
+    "large": "large inputs and such beside the program's constants",
+    "integers": "large integers",
+    "nan": "inputs that are NaN in places",
+    "infinite": "inputs that are infinite in places",
+    "tied": "inputs that are one tensor",
+}
+
+
+def _gap(got: Any, want: Any, *, only_finite: bool) -> float:
+    """The relative difference, infinite where it means something else; ``only_finite``: where ``want`` is."""
+    if only_finite and _floats(want) and _floats(got) and got.shape == want.shape:
+        away = ~want.isfinite()
+        got, want = got.masked_fill(away, 0.0), want.masked_fill(away, 0.0)
+    return difference(got, want)[0]
+
+
+def _attempt(name: str, what: str, run: Callable[..., Any], *args: Any) -> Any:
+    try:
+        return run(*args)
+    except Exception as error:
+        raise PassError(f"pass {name} made a module that {what}: {_shown(error)}", hint=_HINT) from error
+
+
+def _shown(error: Exception) -> str:
+    return f"{type(error).__name__}: {error}"
+
+
+def _nudged(x: torch.Tensor, digits: float, generator: torch.Generator) -> torch.Tensor:
+    moved = 1 + digits * torch.finfo(x.dtype).eps * torch.randn(x.shape, generator=generator, dtype=torch.float64)
+    return (x * moved).to(x.dtype)
+
+
+def _floats(x: Any) -> bool:
+    return isinstance(x, torch.Tensor) and x.is_floating_point()
+
+
+def _records(x: Any) -> bool:
+    return torch.is_grad_enabled() and isinstance(x, torch.Tensor) and x.requires_grad
+
+
+def _flat(values: Sequence[Any]) -> Iterator[Any]:
+    for x in values:
+        if isinstance(x, (list, tuple)):
+            yield from _flat(x)
+        else:
+            yield x
 
 
 def widened(module: Module) -> Module | None:
-    """``module`` in float64, or None if it says somewhere that it wants another precision."""
+    """``module`` with all its numbers in float64, or None if that makes no module."""
     text = str(module)
-    if re.search(r"\b(bf16|f16|c64)\b|torch\.(float|half|bfloat16|double)|\barena\b", text):
+    if re.search(r"\barena\b", text):
         return None
+    text = re.sub(r"\b(f32|bf16|f16)\b", "f64", text)
+    text = re.sub(r"\bc64\b", "c128", text)
+    text = re.sub(r"\btorch\.(float32|float16|bfloat16|float|half)\b", "torch.float64", text)
     try:
-        wide = parse(re.sub(r"\bf32\b", "f64", text))
+        wide = parse(text)
         wide.verify()
     except AatcError:
         return None
