@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import math
 import re
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import torch
@@ -28,6 +30,11 @@ _OTHER = r"\b(bf16|f16|c64)\b|torch\.(float|half|bfloat16|double)"
 #: How far inputs are moved, in units of their last digit, to see what rounding does to results, and how much of that
 #: a pass may add.
 _NUDGE, _ROUNDING = 8.0, 200.0
+#: How much of what single precision does to results double precision may do: where distances vanish, the square root of
+#: a unit of rounding is lost, not the unit. And what it may do to scores of large numbers in any case.
+_DOUBLE, _LARGE = 3e-4, 1e-6
+#: Largest difference of single and double precision of an attention whose numbers are compared at all.
+_AGREE = 0.1
 
 
 class Numerics:
@@ -47,33 +54,45 @@ class Numerics:
         """PassError if ``module`` computes other numbers than its predecessor; ``note`` is told if that can't be
         known."""
         before, self._before = self._before, module.clone()
-        first, second = widened(before), widened(module)
+        first, second = (_retyped(m, "f64") for m in (before, module))
         failed = "it has no wide form"
         if first is not None and second is not None:
-            failed = self._check(name, Form(first, before), Form(second, module))
+            pair = Pair(Form(first, before), Form(second, module), _forms("f32", before, module), _DOUBLE)
+            failed = self._check(name, pair)
+        pair = Pair(Form(before), Form(module), _forms("f64", before, module), 4.0)
         if failed:
-            failed = self._check(name, Form(before), Form(module))
+            failed = self._check(name, pair)
         elif re.search(_OTHER, f"{before}{module}"):
-            failed = self._check(name, Form(before), Form(module), gradients=False)
+            failed = self._check(name, pair, gradients=False)
         if failed:
             note(failed)
 
-    def _check(self, name: str, before: Form, after: Form, *, gradients: bool = True) -> str:
+    def _check(self, name: str, pair: Pair, *, gradients: bool = True) -> str:
         """Why something could not be compared, if so."""
         for draw in self._maker.draws():
-            if draw.kind == "large" and self._maker.attention and before.written is None:
+            if draw.kind == "large" and self._maker.attention and pair.before.written is None:
                 continue  # single precision need not carry the scores of such numbers
             try:
-                want = self._outcome(before, draw)
+                want = self._outcome(pair.before, draw)
             except Exception as error:
                 if draw.kind == "plain":
                     return f"its numbers were not compared: the module before it cannot be run: {_shown(error)}"
                 continue  # not every program takes every input
-            got = _attempt(name, "cannot be run", self._outcome, after, draw)
-            allowed = self._rounding(before, draw, want) if draw.kind == "large" else [0.0] * len(want.values)
-            only_finite = draw.kind == "nan" and self._maker.attention
-            _compare(name, got, want, allowed, only_finite=only_finite, draw=draw)
-        return self._check_gradients(name, before, after) if gradients else ""
+            if draw.kind == "nan" and self._maker.attention and not all(map(_is_finite, want.values[: want.count])):
+                continue  # how far NaN spreads in an attention is for its passes to choose, within bounds
+            got = _attempt(name, "cannot be run", self._outcome, pair.after, draw)
+            _compare(name, got, want, self._rounding(pair, draw, want, got), draw)
+        return self._check_gradients(name, pair) if gradients else ""
+
+    def _rounding(self, pair: Pair, draw: Draw, want: Outcome, got: Outcome) -> list[float]:
+        """What rounding may do to each value, relative to its largest number."""
+        if self._maker.attention:
+            found = _by_precision(pair, want.values, got.values, lambda form: self._outcome(form, draw).values)
+            return [max(x, _LARGE) for x in found] if draw.kind == "large" else found
+        if draw.kind != "large":
+            return [0.0] * len(want.values)
+        near = self._outcome(pair.before, draw, _NUDGE)
+        return [_ROUNDING * difference(n, w)[0] for n, w in zip(near.values, want.values, strict=True)]
 
     def _outcome(self, form: Form, draw: Draw, nudge: float = 0.0) -> Outcome:
         inputs = self._inputs(form.module, draw, nudge)
@@ -90,29 +109,32 @@ class Numerics:
             return inputs
         return [_nudged(x, nudge, generator) if _floats(x) else x for x in inputs]
 
-    def _rounding(self, form: Form, draw: Draw, want: Outcome) -> list[float]:
-        """What rounding may do to each value, relative to its largest number: ill-conditioned programs lose digits."""
-        near = self._outcome(form, draw, _NUDGE)
-        return [_ROUNDING * difference(n, w)[0] for n, w in zip(near.values, want.values, strict=True)]
-
     # --- gradients -----------------------------------------------------------------------------------------
-    def _check_gradients(self, name: str, before: Form, after: Form) -> str:
+    def _check_gradients(self, name: str, pair: Pair) -> str:
         for draw in self._maker.draws():
             if draw.kind != "plain":
                 continue
             try:
-                want, recorded = self._gradients(before, draw)
+                want, recorded = self._gradients(pair.before, draw)
             except Exception as error:
                 return f"its gradients were not compared: those of the module before it fail: {_shown(error)}"
-            got, records = _attempt(name, "has no gradients", self._gradients, after, draw)
+            got, records = _attempt(name, "has no gradients", self._gradients, pair.after, draw)
             for n, (r, w) in enumerate(zip(records, recorded, strict=True)):
-                if r != w:
+                if r != w and not self._maker.attention:  # whose log-sum-exp is said to have gradients in any case
                     raise PassError(
                         f"pass {name} changed the gradients: result {n} {'has' if r else 'lacks'} a history of them",
                         hint=_HINT,
                     )
-            _compare_gradients(name, got, want, self._gradients(before, draw, _NUDGE)[0])
+            if self._maker.attention:
+                rounding = _by_precision(pair, want, got, partial(self._only_gradients, draw))
+            else:
+                near, _ = self._gradients(pair.before, draw, _NUDGE)
+                rounding = [_ROUNDING * _gap(x, w) for x, w in zip(near, want, strict=True)]
+            _compare_gradients(name, got, want, rounding)
         return ""
+
+    def _only_gradients(self, draw: Draw, form: Form) -> list[torch.Tensor]:
+        return self._gradients(form, draw)[0]
 
     def _gradients(self, form: Form, draw: Draw, nudge: float = 0.0) -> tuple[list[torch.Tensor], list[bool]]:
         """The gradient of every floating-point input (0 where nothing depends on it), for random ones of all results
@@ -166,6 +188,17 @@ class Form:
 
     def interpreter(self) -> Trial:
         return Trial(self.module, self.written)
+
+
+@dataclass(frozen=True)
+class Pair:
+    """What went into a pass and what came out. ``others`` are these in another precision: ``factor`` times what that
+    makes of the results is what rounding may do to them."""
+
+    before: Form
+    after: Form
+    others: tuple[Form, ...]
+    factor: float
 
 
 class Trial(Interpreter):
@@ -253,16 +286,32 @@ class _Attention(torch.autograd.Function):
         return None, *(found.get(n, torch.zeros_like(v)) if _floats(v) else None for n, v in named)
 
 
+def _by_precision(
+    pair: Pair, want: Sequence[Any], got: Sequence[Any], run: Callable[[Form], Sequence[Any]]
+) -> list[float]:
+    """What rounding may do to each value, relative to its largest number, from what another precision does to it
+    before and after the pass, which may cost digits. Scores that are no numbers any more in single precision say
+    nothing about a pass that takes them apart: no bound."""
+    allowed = [0.0] * len(want)
+    for form, values in zip(pair.others, (want, got), strict=False):
+        try:
+            found = run(form)
+        except Exception:
+            continue  # it has no such form
+        for n, (f, x) in enumerate(zip(found, values, strict=False)):
+            gap = _gap(f.to(x.dtype) if _floats(x) and _floats(f) else f, x)
+            allowed[n] = max(allowed[n], pair.factor * gap if gap <= _AGREE or values is got else math.inf)
+    return allowed
+
+
 # --- comparing ---------------------------------------------------------------------------------------------
-def _compare(
-    name: str, got: Outcome, want: Outcome, rounding: Sequence[float], *, only_finite: bool, draw: Draw
-) -> None:
+def _compare(name: str, got: Outcome, want: Outcome, rounding: Sequence[float], draw: Draw) -> None:
     if got.count != want.count:
         raise PassError(f"pass {name} changed the number of results from {want.count} to {got.count}", hint=_HINT)
     for n, (g, w) in enumerate(zip(got.values, want.values, strict=True)):
         allowed = max(TOLERANCE.get(w.dtype, 0.0) if isinstance(w, torch.Tensor) else 0.0, rounding[n])
-        gap = _gap(g, w, only_finite=only_finite)
-        if not gap <= allowed:
+        gap = difference(g, w)[0]
+        if not gap <= allowed and allowed != math.inf:
             among = "" if draw.kind == "plain" else f" for {_KINDS[draw.kind]}"
             raise PassError(
                 f"pass {name} changed the numbers: {want.called(n)} differs by {gap:.2e} of its largest number{among} "
@@ -281,14 +330,13 @@ def _compare(
 
 
 def _compare_gradients(
-    name: str, got: Sequence[torch.Tensor], want: Sequence[torch.Tensor], near: Sequence[torch.Tensor]
+    name: str, got: Sequence[torch.Tensor], want: Sequence[torch.Tensor], rounding: Sequence[float]
 ) -> None:
-    """``near`` are those of inputs moved by rounding. What is small beside other gradients may be sums that cancel."""
+    """Where ``want`` is finite. What is small beside other gradients may be sums that cancel."""
     largest = max((w[w.isfinite()].abs().max().item() for w in want if w.isfinite().any()), default=0.0)
-    for n, (g, w, other) in enumerate(zip(got, want, near, strict=True)):
-        gap, rounding = (_gap(x, w, only_finite=True) for x in (g, other))
-        allowed = max(GRADIENTS.get(w.dtype, 1e-3), _ROUNDING * rounding)
-        if gap <= allowed:
+    for n, (g, w) in enumerate(zip(got, want, strict=True)):
+        gap, allowed = _gap(g, w), max(GRADIENTS.get(w.dtype, 1e-3), rounding[n])
+        if gap <= allowed or allowed == math.inf:
             continue
         if g.shape == w.shape and (g - w)[w.isfinite()].abs().max().item() <= TOLERANCE.get(w.dtype, 0.0) * largest:
             continue
@@ -308,12 +356,16 @@ _KINDS = {
 }
 
 
-def _gap(got: Any, want: Any, *, only_finite: bool) -> float:
-    """The relative difference, infinite where it means something else; ``only_finite``: where ``want`` is."""
-    if only_finite and _floats(want) and _floats(got) and got.shape == want.shape:
+def _gap(got: Any, want: Any) -> float:
+    """The relative difference where ``want`` is finite, infinite where it means something else."""
+    if _floats(want) and _floats(got) and got.shape == want.shape:
         away = ~want.isfinite()
         got, want = got.masked_fill(away, 0.0), want.masked_fill(away, 0.0)
     return difference(got, want)[0]
+
+
+def _is_finite(x: Any) -> bool:
+    return not _floats(x) or bool(x.isfinite().all())
 
 
 def _attempt(name: str, what: str, run: Callable[..., Any], *args: Any) -> Any:
@@ -348,17 +400,23 @@ def _flat(values: Sequence[Any]) -> Iterator[Any]:
             yield x
 
 
-def widened(module: Module) -> Module | None:
-    """``module`` with all its numbers in float64, or None if that makes no module."""
+def _forms(dtype: str, *modules: Module) -> tuple[Form, ...]:
+    """``modules`` in another precision, none if one of them has no such form."""
+    made = [_retyped(m, dtype) for m in modules]
+    return tuple(Form(m, w) for m, w in zip(made, modules, strict=True) if m is not None) if all(made) else ()
+
+
+def _retyped(module: Module, dtype: str) -> Module | None:
+    """``module`` with all its numbers in ``dtype``, f64 or f32, or None if that makes no module."""
     text = str(module)
     if re.search(r"\barena\b", text):
         return None
-    text = re.sub(r"\b(f32|bf16|f16)\b", "f64", text)
-    text = re.sub(r"\bc64\b", "c128", text)
-    text = re.sub(r"\btorch\.(float32|float16|bfloat16|float|half)\b", "torch.float64", text)
+    text = re.sub(r"\b(f64|f32|bf16|f16)\b", dtype, text)
+    text = re.sub(r"\b(c64|c128)\b", "c128" if dtype == "f64" else "c64", text)
+    text = re.sub(r"\btorch\.(float64|float32|float16|bfloat16|float|half)\b", f"torch.float{dtype[1:]}", text)
     try:
-        wide = parse(text)
-        wide.verify()
+        made = parse(text)
+        made.verify()
     except AatcError:
         return None
-    return wide
+    return made
