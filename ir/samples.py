@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -45,7 +46,8 @@ def random_inputs(module: Module, *, seed: int = 0, sizes: Mapping[str, int] = {
 def _input(value: Value, sizes: Mapping[str, int], generator: torch.Generator) -> Any:
     t = value.type
     if t == INT:
-        return sizes.get(value.name, 1)
+        # the printer tells arguments of one name apart: %N_1 is a second one for N
+        return sizes.get(value.name, sizes.get(re.sub(r"_\d+$", "", value.name), 1))
     if t == FLOAT:
         return 0.5
     if t == BOOL:

@@ -11,6 +11,7 @@ import aatc
 from aatc.errors import PassError
 from aatc.ir.core import Module
 from aatc.ir.parser import parse
+from aatc.ir.samples import random_inputs
 from aatc.passes import Canonicalize, Pass, Pipeline
 
 
@@ -252,3 +253,10 @@ def test_the_built_in_passes_keep_all_of_it(parts, dtype):
     compiled(*(torch.randn(1, 2, 5, 4, dtype=dtype) for _ in range(3)))
     notes = [n for p in compiled.explain().passes for n in p.notes if "not compared" in n]
     assert not notes, notes
+
+
+def test_two_arguments_for_one_size_agree():
+    text = "dims {N in [2, inf]}\n\ngeo.func @main(%N: int, %x: f32[N], %N_1: int) {\n"
+    text += '  %r = torch.call(%N_1) {target = "aten.arange.default", args = [#0]} : i64[N]\n  geo.return(%r)\n}\n'
+    n, x, again = random_inputs(parse(text))
+    assert n == again == len(x)
