@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 # Loaded here, not on demand: it registers the custom op, and its module has the same name as the function.
 from aatc.attend import attend
+from aatc.ir.registry import on_demand
 
 if TYPE_CHECKING:
     from aatc import (
@@ -58,6 +59,10 @@ _MODULES = (
     "analysis", "backends", "biases", "connections", "errors", "geometry", "ir", "masks", "metrics",
     "nn", "normalizers", "passes", "report", "validation",
 )  # fmt: skip
+
+
+# What backends add to the IR is declared when a text asks for it.
+on_demand(lambda: importlib.import_module("aatc.backends").load())
 
 
 def __getattr__(name: str) -> Any:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any, Protocol
@@ -10,6 +10,7 @@ from typing import Any, Protocol
 from aatc.ir.core import Module
 from aatc.ir.errors import BackendError
 from aatc.ir.target import Target
+from aatc.passes import Pass, Pipeline, Placed, default_pipeline
 
 
 @dataclass
@@ -27,9 +28,11 @@ class Program:
 
 
 class Backend(Protocol):
-    """What a backend provides. ``build`` takes a verified module whose attentions are tiled and planned."""
+    """What a backend provides. ``suffix`` is the text of its own passes, which follow the neutral ones; ``build`` takes
+    a verified module after them."""
 
     name: str
+    suffix: str
 
     def target(self) -> Target: ...
 
@@ -53,6 +56,17 @@ def get(name: str = "auto") -> Backend:
     if maker is None:
         raise BackendError(f"there is no backend {name!r}", hint=f"there are: auto, {', '.join(_MAKERS)}")
     return maker()
+
+
+def pipeline(name: str = "auto", extra: Iterable[Pass | Placed] = ()) -> Pipeline:
+    """The built-in passes, ``extra`` ones where they are to stand, and those of the backend."""
+    return default_pipeline(extra, suffix=get(name).suffix)
+
+
+def load() -> None:
+    """Brings in every backend, and with it what it declares."""
+    for maker in _MAKERS.values():
+        maker()
 
 
 def names() -> list[str]:

@@ -103,13 +103,13 @@ def zeta(runs: int) -> list[Row]:
 
 def capture(runs: int) -> list[Row]:
     import aatc
+    from aatc.backends import pipeline
     from aatc.ir.observe import observing
-    from aatc.passes import Pipeline, default_pipeline
     from aatc.passes.analysis.capture import Recorder
+    from aatc.passes.base import Placed
     from aatc.passes.capture_attention import CaptureAttention
 
-    default = default_pipeline().passes
-    observed = Pipeline((default[0], CaptureAttention(), *default[1:]))
+    observed = pipeline(extra=[Placed(CaptureAttention(), after="canonicalize")])
     rows = []
     for name, metric in (("lorentz", aatc.metrics.LorentzDistance(lift=True)), ("euclidean", aatc.metrics.Euclidean())):
 

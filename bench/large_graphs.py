@@ -53,13 +53,13 @@ def graph(name: str, operations: int) -> fx.GraphModule:
 
 def compile_seconds(captured: fx.GraphModule) -> float:
     """Seconds of this process that import, passes and backend take for a captured graph."""
-    from aatc import backends, passes
+    from aatc import backends
     from aatc.frontend.importer import import_graph
 
     backend = backends.get("cpu")
     start = time.process_time()
     imported = import_graph(captured)
-    backend.build(passes.default_pipeline().run(imported.module, target=backend.target()).module)
+    backend.build(backends.pipeline().run(imported.module, target=backend.target()).module)
     return time.process_time() - start
 
 

@@ -11,6 +11,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_]*\Z")
+#: The name of an attribute: one with a dot belongs to the backend named before it.
+ATTRIBUTE = re.compile(r"(?:[a-z][a-z0-9_]*\.[a-z][a-z0-9_]*|[A-Za-z_][A-Za-z0-9_]*)\Z")
 
 
 @dataclass(frozen=True, slots=True)

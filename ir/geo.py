@@ -328,7 +328,7 @@ define(
 
 
 def _kernel_verify(op: Op) -> None:
-    _check_names(op, op.operands)
+    _attend_verify(op)
     for grads in (op.attrs["grads"], op.attrs.get("exact_grads", ())):
         if not _are_names(grads) or not set(grads) <= set(op.attrs["names"]):
             raise VerifyError(f"{op.name}: grads {grads} are not among its names {op.attrs['names']}")
@@ -357,16 +357,15 @@ define(
     OpDef(
         "geo.kernel",
         "geo",
-        "an attention lowered to tile functions, forward and backward",
+        "an attention as `geo.attend` states it, and the tile functions that compute it, forward and backward",
         ("q", "k", "v", "captures*"),
         results=2,
         attrs={
+            **_ATTEND,
             "forward": Attr.of(
                 "symbol", "tile function (operands) -> (o, lse, o for the backward, its row statistics)"
             ),
             "backward": Attr.of("symbol", "tile function (grad_o, grad_lse, o, statistics, operands) -> gradients"),
-            "names": _ATTEND["names"],
-            "mask": _ATTEND["mask"],
             "axes": Attr.of(
                 "list", "axes of q, k, v and the captures, in order; empty for unread ones", required=False
             ),

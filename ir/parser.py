@@ -72,6 +72,7 @@ _WORDS = {
     "SYMBOL": "a function (@name)",
     "TYPE": "a type",
     "NAME": "a name",
+    "OWNED": "an attribute of a backend (cpu.plan)",
     "STRING": "a string",
     "NUMBER": "a number",
     "NUM": "a number",

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
@@ -13,21 +13,25 @@ from aatc.ir.score.program import Program
 from aatc.ir.types import Type
 
 if TYPE_CHECKING:
-    from aatc.ir.core import Op
+    from aatc.ir.core import Func, Op
 
 
 @dataclass(frozen=True)
 class Attr:
-    """An attribute: the Python types its value may have, whether it must be there, allowed values."""
+    """An attribute: the Python types its value may have, whether it must be there, allowed values, and whether it is a
+    list of one item per result."""
 
     types: tuple[type, ...]
     doc: str
     required: bool = True
     choices: tuple[Any, ...] = ()
+    per_result: bool = False
 
     @staticmethod
-    def of(kind: str, doc: str, *, required: bool = True, choices: tuple[Any, ...] = ()) -> Attr:
-        return Attr(_KINDS[kind], doc, required, choices)
+    def of(
+        kind: str, doc: str, *, required: bool = True, choices: tuple[Any, ...] = (), per_result: bool = False
+    ) -> Attr:
+        return Attr(_KINDS[kind], doc, required, choices, per_result)
 
 
 @dataclass(frozen=True, slots=True)
@@ -74,12 +78,30 @@ _KINDS: dict[str, tuple[type, ...]] = {
 
 
 @dataclass(frozen=True)
+class Traits:
+    """What passes and backends may take for granted of an operation, besides what it computes.
+
+    writes: positions of the operands whose memory it changes. replaces: the operands whose place a result may take,
+    none of them read any more once writing has begun. view: its results lie where an operand lies. region: "loop", run
+    any number of times, or "branch", run or not. carried: position of the first operand that goes through the region
+    to the results, and of the first argument of the region that does. leaves: it may end the function early.
+    """
+
+    writes: tuple[int, ...] = ()
+    replaces: slice | None = None
+    view: bool = False
+    region: str = ""
+    carried: tuple[int, int] = (0, 0)
+    leaves: bool = False
+
+
+@dataclass(frozen=True)
 class OpDef:
     """A declaration.
 
     operands: names in order; one ending in ``*`` takes any number. results: number, or -1 for any number.
     infer: result types from the op, or None when they must be written. verify: raises VerifyError.
-    evaluate: reference evaluation ``(op, values, interpreter) -> sequence of results`` in torch.
+    evaluate: reference evaluation ``(op, values, interpreter) -> sequence of results`` in torch. traits: see `Traits`.
     """
 
     name: str
@@ -94,6 +116,7 @@ class OpDef:
     evaluate: Callable[..., Sequence[Any]] | None = None
     pure: bool = True
     terminator: bool = False
+    traits: Traits = Traits()
 
     @cached_property
     def fixed(self) -> int:
@@ -113,6 +136,49 @@ class OpDef:
 OPS: dict[str, OpDef] = {}
 
 
+@dataclass(frozen=True)
+class Extension:
+    """What a backend's own passes add to the common IR: attributes of operations and of tile functions, written with
+    the backend's name in front (``cpu.plan``), and a rule that a function with such attributes keeps."""
+
+    ops: dict[str, Attr]
+    funcs: dict[str, Attr]
+    check: Callable[[Func, Mapping[str, tuple[int, int | None]]], None]
+
+
+EXTENSIONS: dict[str, Extension] = {}
+
+
+def extend(name: str, extension: Extension) -> None:
+    if name in EXTENSIONS:
+        raise ValueError(f"there is an extension {name} of the IR already")
+    EXTENSIONS[name] = extension
+
+
+#: Called once, when a text names what nobody has declared so far: it brings in what backends declare.
+_loaders: list[Callable[[], None]] = []
+
+
+def on_demand(bring: Callable[[], None]) -> None:
+    """Has ``bring`` called when an operation, an attribute or a pass is not known yet."""
+    _loaders.append(bring)
+
+
+def load() -> None:
+    """Brings in what backends declare, if that has not been done."""
+    while _loaders:
+        _loaders.pop()()
+
+
+def extended(key: str, *, function: bool = False) -> Attr | None:
+    """The declaration of an attribute ``name.attribute`` of operations, or of functions; None if there is none."""
+    name, _, attribute = key.partition(".")
+    if attribute and name not in EXTENSIONS:
+        load()
+    found = EXTENSIONS.get(name)
+    return None if found is None else (found.funcs if function else found.ops).get(attribute)
+
+
 def define(definition: OpDef) -> OpDef:
     if definition.name in OPS:
         raise ValueError(f"operation {definition.name} is declared twice")
@@ -121,6 +187,8 @@ def define(definition: OpDef) -> OpDef:
 
 
 def lookup_op(name: str) -> OpDef:
+    if name not in OPS:
+        load()
     try:
         return OPS[name]
     except KeyError:
@@ -137,7 +205,7 @@ def check_against_declaration(op: Op) -> None:
     if len(op.regions) != len(d.regions):
         raise VerifyError(f"{op.name} has regions ({', '.join(d.regions)}), got {len(op.regions)}")
     for name, value in op.attrs.items():
-        attr = d.attrs.get(name)
+        attr = d.attrs.get(name) or extended(name)
         if attr is None:
             raise VerifyError(f"{op.name} has no attribute {name}", hint=f"it has: {', '.join(d.attrs) or 'none'}")
         if not isinstance(value, attr.types) or (
@@ -161,7 +229,8 @@ def check_against_declaration(op: Op) -> None:
 
 
 def ops_table() -> str:
-    """The operations as a Markdown table (docs/ops.md is this text)."""
+    """The operations, of backends too, as a Markdown table (docs/ops.md is this text)."""
+    load()
     lines = ["| operation | operands | attributes | what it means |", "| --- | --- | --- | --- |"]
     for d in OPS.values():
         attrs = ", ".join(n if a.required else f"{n}?" for n, a in d.attrs.items())

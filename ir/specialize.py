@@ -5,9 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from aatc.ir.core import Block, Func, Op, Value
-from aatc.ir.registry import lookup_op
-
-_WRITES = {"tile.store": 1, "tile.scatter": 1}  # position of the buffer written
+from aatc.ir.registry import extended, lookup_op
 
 
 def keep_results(func: Func, keep: Sequence[bool]) -> Func:
@@ -36,16 +34,16 @@ def prune(func: Func) -> int:
 
 
 def _needed(op: Op, live: set[Value]) -> bool:
-    if op.name in _WRITES:
-        return op.operands[_WRITES[op.name]] in live
-    if op.name == "tile.require":
-        return True
-    if lookup_op(op.name).terminator:
+    definition = lookup_op(op.name)
+    if definition.traits.writes:
+        return any(op.operands[n] in live for n in definition.traits.writes)
+    if definition.traits.leaves or definition.terminator:
         return True
     return any(r in live for r in op.results) or any(
-        _needed(inner, live) and (inner.name in _WRITES or inner.name == "tile.require")
+        _needed(inner, live) and (traits.writes or traits.leaves)
         for r in op.regions
         for inner in r.walk()
+        for traits in (lookup_op(inner.name).traits,)
     )
 
 
@@ -54,12 +52,13 @@ def _mark(block: Block, live: set[Value]) -> None:
         if not _needed(op, live):
             continue
         if op.regions:
-            skip = len(op.operands) - len(op.results) if op.name != "tile.guard" else 0
+            traits = lookup_op(op.name).traits
+            skip, lead = traits.carried
             yields = op.regions[0].ops[-1]
             used = [r in live for r in op.results]
-            args = op.regions[0].args[len(op.regions[0].args) - len(op.results) :] if op.name != "tile.guard" else []
+            args = op.regions[0].args[lead:]
             for n, u in enumerate(used):
-                if u or (args and args[n] in live) or op.name == "tile.guard":
+                if u or (args and args[n] in live) or traits.region == "branch":
                     live.add(yields.operands[n])
                     live.add(op.operands[skip + n])
             live.update(op.operands[:skip])
@@ -69,7 +68,7 @@ def _mark(block: Block, live: set[Value]) -> None:
                 if args[n] in live:
                     live.add(op.operands[skip + n])
                     live.add(yields.operands[n])
-        elif op.name in ("tile.yield",):
+        elif op.name == "tile.yield":
             continue
         else:
             live.update(op.operands)
@@ -80,15 +79,18 @@ def _drop_carried(block: Block, live: set[Value]) -> None:
     for op in block.ops:
         for region in op.regions:
             _drop_carried(region, live)
-        if op.name not in ("tile.for", "tile.sweep") or not op.results:
+        traits = lookup_op(op.name).traits
+        if traits.region != "loop" or not op.results:
             continue
         body = op.regions[0]
-        lead, skip = len(body.args) - len(op.results), len(op.operands) - len(op.results)
+        skip, lead = traits.carried
         dead = [n for n, r in enumerate(op.results) if r not in live and body.args[lead + n] not in live]
         for n in reversed(dead):
             del op.results[n], body.args[lead + n], op.operands[skip + n], body.ops[-1].operands[n]
-        if dead and "plan" in op.attrs:  # the places of what is left
-            op.attrs["plan"] = tuple(x for n, x in enumerate(op.attrs["plan"]) if n not in dead)
+        for name, value in op.attrs.items() if dead else ():
+            attr = lookup_op(op.name).attrs.get(name) or extended(name)
+            if attr is not None and attr.per_result:
+                op.attrs[name] = tuple(x for n, x in enumerate(value) if n not in dead)
 
 
 def _remove(block: Block, live: set[Value]) -> bool:
@@ -104,7 +106,7 @@ def _remove(block: Block, live: set[Value]) -> bool:
 
 def hoist_loads(func: Func) -> int:
     """Moves loads of blocks that a loop does not change to before the loop. Returns loads moved."""
-    written = {op.operands[_WRITES[op.name]] for op in func.body.walk() if op.name in _WRITES}
+    written = {op.operands[n] for op in func.body.walk() for n in lookup_op(op.name).traits.writes}
     return _hoist(func.body, written)
 
 
@@ -119,7 +121,7 @@ def _hoist(block: Block, written: set[Value]) -> int:
                 for x in region.ops
                 if x.name == "tile.load" and x.operands[0] not in written and not any(v in inside for v in x.operands)
             ]
-            if op.name in ("tile.for", "tile.sweep") and free:
+            if lookup_op(op.name).traits.region == "loop" and free:
                 region.ops = [x for x in region.ops if x not in free]
                 at = block.ops.index(op)
                 block.ops[at:at] = free

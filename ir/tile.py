@@ -8,33 +8,16 @@ tensors whose leading "bh" may be flattened to g. Evaluation stands in `ir.tile_
 from __future__ import annotations
 
 from aatc.ir import tile_evaluate as ev
+from aatc.ir.access import AXES, access
 from aatc.ir.core import Op
 from aatc.ir.errors import VerifyError
-from aatc.ir.registry import Attr, OpDef, define
-from aatc.ir.types import BOOL, INDEX, OpaqueType, TensorType, TileType
-
-#: Extents of a tile by the axes of its value; "1" stands for a broadcast axis.
-TILE_AXES = {
-    "gid": "gid",
-    "gjd": "gjd",
-    "gi": "gi1",
-    "gj": "g1j",
-    "g": "g11",
-    "": "111",
-    "gij": "gij",
-    "gic": "gi1",
-    "gjc": "g1j",
-}
+from aatc.ir.registry import Attr, OpDef, Traits, define
+from aatc.ir.types import BOOL, INDEX, RunsType, TensorType, TileType
 
 #: What is known of a buffer's strides. Arguments of a tile function may have any (stride 0, transposed, overlapping):
 #: every operation reads them by stride, but for the library's, which want "rows". "contiguous" is the stronger.
 #: rows: features next to each other, and tokens at least that far apart. contiguous: as a new tensor of that shape.
 LAYOUTS = ("rows", "contiguous")
-
-_PLAN = {
-    "plan": Attr.of("list", "arena offset in bytes of each tile result; -1 for a view", required=False),
-    "scratch": Attr.of("list", "arena offsets in bytes of temporaries", required=False),
-}
 
 
 def _tile(op: Op, n: int) -> TileType:
@@ -52,8 +35,8 @@ def _like(op: Op) -> TensorType:
     return TensorType(op.results[0].type.dtype, like.shape)
 
 
-def _def(name: str, doc: str, operands=(), attrs=None, *, planned: bool = False, **more) -> None:
-    define(OpDef(name, "tile", doc, tuple(operands), attrs={**(attrs or {}), **(_PLAN if planned else {})}, **more))
+def _def(name: str, doc: str, operands=(), attrs=None, **more) -> None:
+    define(OpDef(name, "tile", doc, tuple(operands), attrs=attrs or {}, **more))
 
 
 _SIZES = Attr.of("list", "extents (B, H, N, M) of the attention")
@@ -126,13 +109,6 @@ _def(
     evaluate=ev.alloc,
 )
 _def(
-    "tile.view",
-    "a pair tensor with all of the axes b, h, i, j, of size 1 where it had none",
-    ("buffer",),
-    {"axes": Attr.of("str", "the axes it has")},
-    evaluate=ev.view,
-)
-_def(
     "tile.peak",
     "the largest length of a vector along the last axis of a buffer, or the largest magnitude of an entry; 0 of an "
     "empty buffer",
@@ -151,10 +127,11 @@ _def(
     verify=lambda op: _require_verify(op),
     evaluate=ev.require,
     pure=False,
+    traits=Traits(leaves=True),
 )
 _def(
     "tile.classify",
-    "sorts the tiles of a mask into empty, full and partial by interval bounds over its captures",
+    "the runs of columns that each block of rows of a mask visits, by interval bounds over its captures",
     ("captures*",),
     {
         "mask": Attr.of("program", "which pairs may talk"),
@@ -163,42 +140,9 @@ _def(
         "sizes": _SIZES,
         "heads": Attr.of("int", "problems of a g tile"),
     },
-    infer=lambda op: [OpaqueType()],
+    infer=lambda op: [RunsType(op.attrs["heads"], op.attrs["rows"], op.attrs["cols"])],
     evaluate=ev.classify,
 )
-_def(
-    "tile.library",
-    "the library's fused attention over blocks of rows; (q, k, v) are buffers of equal width in layout "
-    "rows, bias is one number per key; empty tiles are skipped and only partial ones see the mask",
-    ("q", "k", "v", "rest*"),
-    {
-        "causal": Attr.of("bool", "key j is open to query i iff j <= i"),
-        "bias": Attr.of("bool", "the fourth operand is the bias"),
-        "shift": Attr.of(
-            "bool",
-            "the fifth operand is a number per query to be added to the bias; both are in double precision, and "
-            "the function ends without results where blocks of rows cannot keep the digits of their sum",
-        ),
-        "map": Attr.of("bool", "the next operand is the tile map"),
-        "mask": Attr.of("program", "mask of partial tiles, over the remaining operands", required=False),
-        "rows": Attr.of("int", "rows of a block"),
-        "sizes": _SIZES,
-    },
-    results=2,
-    evaluate=ev.library,
-)
-
-_def(
-    "tile.library_backward",
-    "gradients of q, k, v by the library's fused attention, scale 1, from (grad_out, q, k, v, out, lse), all but "
-    "lse in layout rows",
-    ("grad_out", "q", "k", "v", "out", "lse"),
-    {"causal": Attr.of("bool", "key j is open to query i iff j <= i")},
-    results=3,
-    infer=lambda op: [v.type for v in op.operands[1:4]],
-    evaluate=ev.library_backward,
-)
-
 # --- loops -------------------------------------------------------------------------------------------------
 _def(
     "tile.for",
@@ -218,13 +162,13 @@ _def(
     regions=("body",),
     verify=lambda op: _for_verify(op, 0, [INDEX]),
     evaluate=ev.loop,
-    planned=True,
+    traits=Traits(region="loop", replaces=slice(0, None), carried=(0, 1)),
 )
 _def(
     "tile.sweep",
     "loop over the non-empty runs of columns of one row block; the second argument of the body tells "
     "whether the run is partial",
-    ("map", "g", "i", "inits*"),
+    ("runs", "g", "i", "inits*"),
     {
         "upper": Attr.of("dim", "extent of j"),
         "step": Attr.of("int", "largest run"),
@@ -232,9 +176,9 @@ _def(
     },
     results=-1,
     regions=("body",),
-    verify=lambda op: _for_verify(op, 3, [INDEX, BOOL]),
+    verify=lambda op: _sweep_verify(op),
     evaluate=ev.sweep,
-    planned=True,
+    traits=Traits(region="loop", replaces=slice(3, None), carried=(3, 2)),
 )
 _def(
     "tile.guard",
@@ -245,34 +189,39 @@ _def(
     regions=("body",),
     infer=lambda op: [v.type for v in op.operands],
     evaluate=ev.guard,
-    planned=True,
+    traits=Traits(region="branch", replaces=slice(0, None)),
 )
 _def("tile.yield", "ends a loop body with the carried values", ("values*",), results=0, terminator=True, pure=False)
 _def("tile.return", "ends a function with its results", ("values*",), results=0, terminator=True, pure=False)
 
 # --- tiles -------------------------------------------------------------------------------------------------
-_AXES = Attr.of("str", "axes of the tile", choices=tuple(TILE_AXES))
+_AXES = Attr.of("str", "the buffer's axes, see `ir.access`", choices=AXES)
+_PROBLEM_SIZES = Attr.of("list", "extents (B, H, N, M), where the buffer has an axis b or h", required=False)
+_SHARED = Attr.of(
+    "str",
+    "how sums of rounds that run at the same time meet in one place: atomic, in any order; ordered, in a fixed one",
+    required=False,
+    choices=("atomic", "ordered"),
+)
 _def(
     "tile.load",
-    "the block of a buffer at loop positions; a pair buffer (gij) may have size 1 along b, h, i, j",
+    "the block of a buffer at loop positions",
     ("buffer", "positions*"),
-    {"axes": _AXES, "sizes": Attr.of("list", "extents (B, H, N, M)", required=False)},
+    {"axes": _AXES, "sizes": _PROBLEM_SIZES},
     verify=lambda op: _access_verify(op, 0),
     evaluate=ev.load,
+    traits=Traits(view=True),
 )
 _def(
     "tile.store",
-    "writes a tile to a buffer at loop positions, or adds it there",
+    "writes a tile to a buffer at loop positions, or adds it there, summed along axes where the buffer has extent 1",
     ("value", "buffer", "positions*"),
-    {
-        "axes": _AXES,
-        "add": Attr.of("bool", "add instead of write"),
-        "sizes": Attr.of("list", "extents (B, H, N, M)", required=False),
-    },
+    {"axes": _AXES, "add": Attr.of("bool", "add instead of write"), "sizes": _PROBLEM_SIZES, "shared": _SHARED},
     results=0,
     verify=lambda op: _access_verify(op, 1),
     evaluate=ev.store,
     pure=False,
+    traits=Traits(writes=(1,)),
 )
 _def(
     "tile.dot",
@@ -282,7 +231,7 @@ _def(
     {"form": Attr.of("str", "see above", choices=("nt", "nn", "tn"))},
     infer=lambda op: [_dot_type(op)],
     evaluate=ev.dot,
-    planned=True,
+    traits=Traits(replaces=slice(2, None)),
 )
 _def(
     "tile.map",
@@ -292,7 +241,7 @@ _def(
     results=-1,
     verify=lambda op: _map_verify(op),
     evaluate=ev.map_tiles,
-    planned=True,
+    traits=Traits(replaces=slice(0, None)),
 )
 _def(
     "tile.mask",
@@ -301,7 +250,7 @@ _def(
     {"mask": Attr.of("program", "which pairs may talk, over tiles"), "value": Attr.of("float", "the fill")},
     infer=lambda op: [op.operands[0].type],
     evaluate=ev.mask_tile,
-    planned=True,
+    traits=Traits(replaces=slice(0, 1)),
 )
 _def(
     "tile.reduce",
@@ -313,7 +262,7 @@ _def(
     },
     infer=lambda op: [_reduce_type(op)],
     evaluate=ev.reduce,
-    planned=True,
+    traits=Traits(replaces=slice(1, None)),
 )
 _def(
     "tile.fill",
@@ -321,7 +270,6 @@ _def(
     ("positions*",),
     {"value": Attr.of("float", "the constant"), "axes": _AXES},
     evaluate=ev.fill,
-    planned=True,
 )
 _def(
     "tile.scatter",
@@ -331,10 +279,12 @@ _def(
         "positions": Attr.of("list", "programs of the table positions, over tiles"),
         "axes": Attr.of("str", "axes of the table"),
         "sizes": _SIZES,
+        "shared": _SHARED,
     },
     results=0,
     evaluate=ev.scatter,
     pure=False,
+    traits=Traits(writes=(1,)),
 )
 _def(
     "tile.lookup",
@@ -346,7 +296,6 @@ _def(
         "sizes": _SIZES,
     },
     evaluate=ev.lookup_tile,
-    planned=True,
 )
 
 
@@ -387,6 +336,15 @@ def _for_verify(op: Op, skip: int, lead) -> None:
         raise VerifyError(f"{op.name} steps by {op.attrs['step']}")
 
 
+def _sweep_verify(op: Op) -> None:
+    runs = op.operands[0].type
+    if not isinstance(runs, RunsType):
+        raise VerifyError(f"tile.sweep goes over runs, not {runs}")
+    if runs.cols < 1 or op.attrs["step"] % runs.cols:
+        raise VerifyError(f"tile.sweep steps by {op.attrs['step']}, which {runs.cols} columns do not divide")
+    _for_verify(op, 3, [INDEX, BOOL])
+
+
 def _access_verify(op: Op, at: int) -> None:
     buffer = op.operands[at].type
     if not isinstance(buffer, TensorType):
@@ -395,12 +353,15 @@ def _access_verify(op: Op, at: int) -> None:
     axes = op.attrs["axes"]
     if not isinstance(tile, TileType) or len(tile.shape) != 3:
         raise VerifyError(f"{op.name} moves a tile of three extents, not {tile}")
-    positions = op.operands[at + 1 :]
-    wanted = len(axes.replace("d", ""))
-    if len(positions) != wanted or any(p.type != INDEX for p in positions):
-        raise VerifyError(f"{op.name} with axes {axes!r} takes {wanted} positions, got {len(positions)}")
-    ones = [n for n, c in enumerate(TILE_AXES[axes]) if c == "1" and tile.shape[n] != 1]
-    if ones:
+    a, positions = access(axes), op.operands[at + 1 :]
+    if len(positions) != len(a.walks) or any(p.type != INDEX for p in positions):
+        raise VerifyError(f"{op.name} with axes {axes!r} takes {len(a.walks)} positions, got {len(positions)}")
+    if buffer.rank != len(axes):
+        raise VerifyError(f"{op.name} with axes {axes!r} needs a buffer of rank {len(axes)}, not {buffer}")
+    if set(a.lead) & {"b", "h"} and "sizes" not in op.attrs:
+        raise VerifyError(f"{op.name} with axes {axes!r} needs sizes (B, H, N, M)")
+    ones = [n for n, c in enumerate(a.tile) if c == "1" and tile.shape[n] != 1]
+    if ones and not op.attrs.get("add"):
         raise VerifyError(f"{op.name} with axes {axes!r}: extent {ones[0]} of {tile} must be 1")
 
 

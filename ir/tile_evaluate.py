@@ -6,21 +6,21 @@ from typing import Any
 
 import torch
 
+from aatc.ir.access import access
 from aatc.ir.dims import Dim
 from aatc.ir.score.evaluate import evaluate, sum_to_axes, table_position
 from aatc.ir.score.evaluate import lookup as read_table
 from aatc.ir.score.expr import Expr
-from aatc.ir.softmax import softmax
-from aatc.ir.tilemap import TileMap
+from aatc.ir.tilemap import PARTIAL, TileMap
 from aatc.ir.types import TensorType, torch_dtype
 
 
-def _extents(op, interp) -> tuple[int, int, int, int]:
+def extents(op, interp) -> tuple[int, int, int, int]:
     b, h, n, m = (interp.dim(d) for d in op.attrs["sizes"])
     return b, h, n, m
 
 
-def _dtype(value_type) -> torch.dtype:
+def dtype_of(value_type) -> torch.dtype:
     return torch_dtype(value_type.dtype)
 
 
@@ -49,7 +49,7 @@ def token_numbers(op) -> str:
 
 
 def token(op, values, interp):
-    sizes, program, axes = _extents(op, interp), op.attrs["program"], op.attrs["axes"]
+    sizes, program, axes = extents(op, interp), op.attrs["program"], op.attrs["axes"]
     t = op.results[0].type
     dtype = torch_dtype(token_numbers(op))
     out = evaluate(program.body, bind(program, values, sizes), sizes, dtype=dtype)
@@ -59,11 +59,11 @@ def token(op, values, interp):
     out = out.expand(*full, out.shape[4]).reshape([*lead, *tail])
     if op.attrs["flat"] and axes.startswith("bh"):
         out = out.flatten(0, 1)
-    return [out.to(_dtype(t)).contiguous()]
+    return [out.to(dtype_of(t)).contiguous()]
 
 
 def gradient(op, values, interp):
-    sizes, program = _extents(op, interp), op.attrs["program"]
+    sizes, program = extents(op, interp), op.attrs["program"]
     like, *values = values
     part = values.pop() if op.attrs["add"] else None
     dtype = torch.float64 if any(x.dtype == torch.float64 for x in (like, *values)) else torch.float32
@@ -78,11 +78,11 @@ def gradient(op, values, interp):
     if heads not in (1, sizes[1]):
         at = axes.index("h")
         out = out.unflatten(at, (heads, -1)).sum(at + 1)
-    return [(out if part is None else part + out).to(_dtype(op.results[0].type))]
+    return [(out if part is None else part + out).to(dtype_of(op.results[0].type))]
 
 
 def table_gradient(op, values, interp):
-    sizes = _extents(op, interp)
+    sizes = extents(op, interp)
     like, *values = values
     part = values.pop() if op.attrs["add"] else None
     dtype = torch.float64 if like.dtype == torch.float64 else torch.float32
@@ -95,23 +95,17 @@ def table_gradient(op, values, interp):
     out = torch.zeros(like.numel(), dtype=dtype)
     out.index_add_(0, at.expand(shape).reshape(-1), value.expand(shape).reshape(-1))
     out = out.reshape(like.shape)
-    return [(out if part is None else part + out).to(_dtype(op.results[0].type))]
+    return [(out if part is None else part + out).to(dtype_of(op.results[0].type))]
 
 
 def alloc(op, values, interp):
     t = op.results[0].type
-    return [torch.full([interp.dim(d) for d in t.shape], op.attrs.get("fill", float("nan")), dtype=_dtype(t))]
+    return [torch.full([interp.dim(d) for d in t.shape], op.attrs.get("fill", float("nan")), dtype=dtype_of(t))]
 
 
 def finish(op, values, interp):
     t = op.results[0].type
-    return [(values[0] * op.attrs["factor"]).reshape([interp.dim(d) for d in t.shape]).to(_dtype(t))]
-
-
-def view(op, values, interp):
-    (buffer,) = values
-    sizes = iter(buffer.shape)
-    return [buffer.reshape([next(sizes) if c in op.attrs["axes"] else 1 for c in "bhij"])]
+    return [(values[0] * op.attrs["factor"]).reshape([interp.dim(d) for d in t.shape]).to(dtype_of(t))]
 
 
 class Refused(Exception):
@@ -133,42 +127,8 @@ def require(op, values, interp):
 
 def classify(op, values, interp):
     a = op.attrs
-    return [TileMap.of(a["mask"], values, _extents(op, interp), a["rows"], a["cols"], a["heads"])]
-
-
-def _truth(mask, captures, sizes) -> torch.Tensor:
-    return evaluate(mask.body, bind(mask, captures, sizes), sizes, dtype=torch.float64)[..., 0]
-
-
-def library(op, values, interp):
-    q, k, v = (x.to(torch.float64) if x.dtype == torch.float64 else x.float() for x in values[:3])
-    b, h, n, m = _extents(op, interp)
-    rest = list(values[3:])
-    s = q @ k.mT
-    if op.attrs["bias"]:
-        bias = rest.pop(0).reshape(b, h, 1, m)
-        s = s + (bias + rest.pop(0).reshape(b, h, n, 1) if op.attrs["shift"] else bias).to(s.dtype)
-    if op.attrs["map"]:
-        rest.pop(0)
-    keep = torch.ones(n, m, dtype=torch.bool).expand(b, h, n, m)
-    if op.attrs["causal"]:
-        keep = keep.tril()
-    if "mask" in op.attrs:
-        program = op.attrs["mask"]
-        keep = keep & _truth(program, rest, (b, h, n, m))
-    s = s.masked_fill(~keep, float("-inf"))
-    p, lse = softmax(s)
-    return [(p @ v).to(_dtype(op.results[0].type)), lse.to(_dtype(op.results[1].type))]
-
-
-def library_backward(op, values, interp):
-    grad, q, k, v, out, lse = values
-    s = q @ k.mT
-    if op.attrs["causal"]:
-        s = s.masked_fill(~torch.ones(s.shape[-2:], dtype=torch.bool).tril(), float("-inf"))
-    p = torch.exp(s - lse.unsqueeze(-1))
-    ds = p * (grad @ v.mT - (grad * out).sum(-1, keepdim=True))
-    return [ds @ k, ds.mT @ q, p.mT @ grad]
+    found = TileMap.of(a["mask"], values, extents(op, interp), a["rows"], a["cols"], a["heads"])
+    return [torch.from_numpy(found.runs())]
 
 
 class Position(int):
@@ -190,9 +150,12 @@ def loop(op, values, interp):
 
 
 def sweep(op, values, interp):
-    tiles, g, i, *values = values
-    for at, extent, partial in tiles.runs(g, i, op.attrs["step"]):
-        values = interp.block(op.regions[0], [Position(at, extent), partial, *values])
+    runs, g, i, *values = values
+    kind, step = op.operands[0].type, op.attrs["step"]
+    for first, last, what in runs[int(g) // kind.heads % len(runs), int(i) // kind.rows].tolist():
+        for at in range(first, last, step) if what else ():
+            position = Position(at, min(step, last - at))
+            values = interp.block(op.regions[0], [position, what == PARTIAL, *values])
     return values
 
 
@@ -202,54 +165,52 @@ def guard(op, values, interp):
     return values
 
 
-def _window(buffer: torch.Tensor, axes: str, positions, sizes) -> torch.Tensor:
-    """The view of ``buffer`` a load reads or a store writes."""
-    if axes == "gij":
-        return pair_window(buffer, positions, sizes)
-    at = iter(positions)
-    for axis, c in enumerate(axes):
-        if c == "d":
-            continue
-        p = next(at)
-        buffer = buffer.narrow(axis, int(p), p.extent)
-    return buffer
+def _places(buffer: torch.Tensor, axes: str, positions, sizes) -> list[torch.Tensor]:
+    """One view per problem of what a load reads or a store writes, its axes those behind b, h, g."""
+    a = access(axes)
+    at = dict(zip(a.walks, positions, strict=True))
+    g = at.get("g", Position(0, 1))
+    out = []
+    for n in range(g.extent):
+        view = buffer
+        for c in a.lead:
+            view = view[_problem(c, int(g) + n, view.shape[0], sizes)]
+        for axis, c in enumerate(a.inside):
+            if c != "d" and view.shape[axis] != 1:
+                view = view.narrow(axis, int(at[c]), at[c].extent)
+        out.append(view)
+    return out
 
 
-def pair_window(buffer: torch.Tensor, positions, sizes) -> torch.Tensor:
-    """Block (g, i, j) of a (b, h, i, j) buffer whose axes may have size 1."""
-    g, i, j = positions
-    b, h = sizes[:2]
-    rows = buffer if buffer.shape[2] == 1 else buffer.narrow(2, int(i), i.extent)
-    block = rows if buffer.shape[3] == 1 else rows.narrow(3, int(j), j.extent)
-    if g.extent == 1:
-        return block[int(g) // h if buffer.shape[0] > 1 else 0, int(g) % h if buffer.shape[1] > 1 else 0].unsqueeze(0)
-    return block.expand(b, h, *block.shape[2:]).flatten(0, 1).narrow(0, int(g), g.extent)
+def _problem(letter: str, problem: int, extent: int, sizes) -> int:
+    """The index of a problem along axis g, b or h of a buffer."""
+    if letter == "g":
+        return problem
+    heads = sizes[1]
+    if extent == 1:
+        return 0
+    return problem // heads if letter == "b" else problem % heads // (heads // extent)
+
+
+_TILED = {"": (1, 1), "i": (-1, 1), "j": (1, -1), "d": (1, -1), "ic": (-1, 1), "jc": (1, -1)}
 
 
 def load(op, values, interp):
-    sizes = _extents(op, interp) if "sizes" in op.attrs else None
-    axes = op.attrs["axes"]
-    out = _window(values[0], axes, values[1:], sizes)
-    if axes in ("gi", "gic"):
-        out = out.reshape(*out.shape[:2], 1)
-    elif axes in ("gj", "gjc"):
-        out = out.reshape(out.shape[0], 1, out.shape[1])
-    elif axes in ("g", ""):
-        out = out.reshape(-1, 1, 1)
-    return [out.to(_dtype(op.results[0].type))]
+    sizes = extents(op, interp) if "sizes" in op.attrs else None
+    inside = access(op.attrs["axes"]).inside
+    views = _places(values[0], op.attrs["axes"], values[1:], sizes)
+    out = torch.stack([v.reshape(_TILED[inside]) if inside in _TILED else v for v in views])
+    return [out.to(dtype_of(op.results[0].type))]
 
 
 def store(op, values, interp):
-    sizes = _extents(op, interp) if "sizes" in op.attrs else None
-    window = _window(values[1], op.attrs["axes"], values[2:], sizes)
-    value = values[0]
-    if op.attrs["axes"] == "gij" and value.shape != window.shape:
-        value = value.sum([d for d in range(3) if window.shape[d] == 1 and value.shape[d] != 1], keepdim=True)
-    value = value.reshape(window.shape).to(window.dtype)
-    if op.attrs["add"]:
-        window += value
-    else:
-        window.copy_(value)
+    sizes = extents(op, interp) if "sizes" in op.attrs else None
+    value = values[0] if access(op.attrs["axes"]).lead else values[0].sum(0, keepdim=True)
+    for part, view in zip(value, _places(values[1], op.attrs["axes"], values[2:], sizes), strict=True):
+        if access(op.attrs["axes"]).inside == "ij":
+            part = part.sum([d for d in range(2) if view.shape[d] == 1 and part.shape[d] != 1], keepdim=True)
+        part = part.reshape(view.shape).to(view.dtype)
+        view.copy_(view + part if op.attrs["add"] else part)
     return []
 
 
@@ -268,13 +229,13 @@ def _pairwise(program, tiles, dtype) -> torch.Tensor:
 def map_tiles(op, values, interp):
     out = []
     for program, r in zip(op.attrs["programs"], op.results, strict=True):
-        value = _pairwise(program, values, _dtype(r.type))
+        value = _pairwise(program, values, dtype_of(r.type))
         shape = (
             torch.broadcast_shapes(value.shape, *(v.shape for v in values))
             if int(r.type.shape[2]) != 1
             else value.shape
         )
-        out.append(value.expand(shape).to(_dtype(r.type)))
+        out.append(value.expand(shape).to(dtype_of(r.type)))
     return out
 
 
@@ -302,10 +263,9 @@ def reduce(op, values, interp):
 def fill(op, values, interp):
     t = op.results[0].type
     at = iter(values)
-    axes = op.attrs["axes"]
-    order = {"gi": "gi1", "gid": "gid", "gij": "gij", "g": "g11"}[axes]
+    order = access(op.attrs["axes"]).tile
     shape = [next(at).extent if c in "gij" else int(d) for c, d in zip(order, t.shape, strict=True)]
-    return [torch.full(shape, op.attrs["value"], dtype=_dtype(t))]
+    return [torch.full(shape, op.attrs["value"], dtype=dtype_of(t))]
 
 
 def position_numbers(tiles) -> str:
@@ -337,12 +297,12 @@ def _table_entries(table, op, g, tiles, sizes):
 
 def lookup_tile(op, values, interp):
     table, g, *tiles = values
-    return [_table_entries(table, op, g, tiles, _extents(op, interp)).to(_dtype(op.results[0].type))]
+    return [_table_entries(table, op, g, tiles, extents(op, interp)).to(dtype_of(op.results[0].type))]
 
 
 def scatter(op, values, interp):
     value, table, g, *tiles = values
     numbers = torch.arange(table.numel()).reshape(table.shape)
-    where = _table_entries(numbers, op, g, tiles, _extents(op, interp)).expand(value.shape)
+    where = _table_entries(numbers, op, g, tiles, extents(op, interp)).expand(value.shape)
     table.view(-1).index_add_(0, where.reshape(-1), value.reshape(-1).to(table.dtype))
     return []

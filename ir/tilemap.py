@@ -7,7 +7,7 @@ matrix (already stored by the user) over its block's extremes.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -23,9 +23,10 @@ EMPTY, PARTIAL, FULL = 0, 1, 2
 
 @dataclass(frozen=True)
 class TileMap:
-    """``kinds[g, r, c]`` is EMPTY, PARTIAL or FULL for block row r and block column c of g tile ``g``.
+    """``kinds[g, r, c]`` is EMPTY, PARTIAL or FULL for block row r and block column c of problem block ``g``; there is
+    one block when the mask is the same for all problems.
 
-    rows, cols: tile extents. heads: problems in a g tile. size: (rows, columns) of the score matrix.
+    rows, cols: tile extents. heads: problems in a block. size: (rows, columns) of the score matrix.
     """
 
     kinds: np.ndarray
@@ -46,37 +47,32 @@ class TileMap:
         """The map of ``mask`` over captures bound in order; sizes = (B, H, N, M)."""
         low, high = bounds(mask, captures, sizes, rows, cols)
         b, h, n, m = sizes
-        shape = (b, h, -(-n // rows), -(-m // cols))
-        low, high = (np.broadcast_to(x, shape).reshape(b * h, *shape[2:]) for x in (low, high))
-        if b * h:  # a g tile takes consecutive problems, of two batches if need be; the last one may be smaller
+        lead = (b, h) if low.shape[:2] != (1, 1) or high.shape[:2] != (1, 1) else (1, 1)
+        shape = (*lead, -(-n // rows), -(-m // cols))
+        low, high = (np.broadcast_to(x, shape).reshape(lead[0] * lead[1], *shape[2:]) for x in (low, high))
+        if lead == (b, h) and b * h:  # a block takes consecutive problems, of two batches if need be
             groups = np.arange(0, b * h, heads)
             low, high = np.minimum.reduceat(low, groups), np.maximum.reduceat(high, groups)
         kinds = np.where(low == 1, FULL, np.where(high == 0, EMPTY, PARTIAL)).astype(np.int8)
         return TileMap(kinds, rows, cols, heads, (n, m))
 
-    def runs(self, g: int, i: int, step: int) -> Iterator[tuple[int, int, bool]]:
-        """(start, extent, partial) of the column runs of the row block at ``i``: neighbours of one kind
-        are merged up to ``step`` columns, empty ones left out."""
-        row = self.kinds[int(g) // self.heads, int(i) // self.rows]
-        m, c = self.size[1], 0
-        per_run = max(1, step // self.cols)
-        while c < len(row):
-            kind, first = row[c], c
-            while c < len(row) and row[c] == kind and c - first < per_run:
-                c += 1
-            if kind != EMPTY:
-                start = first * self.cols
-                yield start, min(c * self.cols, m) - start, bool(kind == PARTIAL)
-
-    def hull(self, g: int, i: int) -> tuple[int, int, bool]:
-        """(start, extent, partial) of the smallest column range that holds every open tile; extent 0 if none."""
-        row = self.kinds[int(g) // self.heads, int(i) // self.rows]
-        (open_,) = np.nonzero(row)
-        if not len(open_):
-            return 0, 0, False
-        first, last = int(open_[0]), int(open_[-1]) + 1
-        start = first * self.cols
-        return start, min(last * self.cols, self.size[1]) - start, bool((row[first:last] != FULL).any())
+    def runs(self) -> np.ndarray:
+        """Columns to visit, as `aatc.ir.types.RunsType` says: neighbours of one kind are one run, empty ones none."""
+        kinds = self.kinds
+        blocks, rows, cols = kinds.shape
+        edge = np.full((blocks, rows, 1), -1, dtype=kinds.dtype)
+        block, row, first = np.nonzero(np.concatenate([edge, kinds], 2)[..., :-1] != kinds)
+        last = np.append(first[1:], cols)
+        same = np.append((block[1:] == block[:-1]) & (row[1:] == row[:-1]), False) if len(first) else first
+        last = np.where(same, last, cols)
+        kind = kinds[block, row, first]
+        open_ = kind != EMPTY
+        block, row, first, last, kind = (x[open_] for x in (block, row, first, last, kind))
+        line = block * rows + row
+        number = np.arange(len(line)) - np.searchsorted(line, line)
+        out = np.zeros((blocks, rows, int(number.max(initial=-1)) + 2, 3), dtype=np.int32)
+        out[block, row, number] = np.stack([first * self.cols, np.minimum(last * self.cols, self.size[1]), kind], -1)
+        return out
 
     @property
     def counts(self) -> dict[str, int]:

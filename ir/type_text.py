@@ -7,7 +7,7 @@ from collections.abc import Callable
 from functools import lru_cache
 
 from aatc.ir.dims import Dim
-from aatc.ir.types import DTYPES, SCALARS, ListType, OpaqueType, PairType, TensorType, TileType, Type
+from aatc.ir.types import DTYPES, SCALARS, ListType, OpaqueType, PairType, RunsType, TensorType, TileType, Type
 
 #: Brackets may nest this deep in a text; the printer stays far below it.
 MAX_NESTING = 100
@@ -26,6 +26,7 @@ _WRAPPERS: dict[str, Callable[[TensorType], Type]] = {
     "pair": lambda t: PairType(t.dtype, t.shape),
     "tile": lambda t: TileType(t.dtype, t.shape),
 }
+_RUNS = re.compile(r"runs\[\s*([0-9]+)\s*,\s*([0-9]+)\s*,\s*([0-9]+)\s*\]", re.ASCII)
 _NAME = "[A-Za-z_][A-Za-z0-9_]*"
 _TERM = re.compile(rf"\s*([+-])?\s*(?:([0-9]+)\s*\*\s*({_NAME})|([0-9]+)(?![A-Za-z0-9_])|({_NAME}))\s*", re.ASCII)
 
@@ -75,9 +76,11 @@ def read_type(text: str) -> Type:
         return SCALARS[text]
     if text == "opaque":
         return OpaqueType()
+    if m := _RUNS.fullmatch(text):
+        return RunsType(*(read_integer(n) for n in m.groups()))
     dtype, bracket, shape = text.partition("[")
     if dtype not in DTYPES or not bracket:
-        known = [*(f"{d}[...]" for d in DTYPES), *SCALARS, "pair<...>", "tile<...>", "list<...>", "opaque"]
+        known = [*(f"{d}[...]" for d in DTYPES), *SCALARS, "pair<...>", "tile<...>", "list<...>", "runs[...]", "opaque"]
         raise Malformed(f"{text!r} is no type: there are {', '.join(known)}")
     if not shape.endswith("]"):
         raise Malformed(f"unexpected text after the shape in {text!r}", text.rfind("]") + 1)

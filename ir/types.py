@@ -144,6 +144,23 @@ class OpaqueType(Type):
         return "opaque"
 
 
+@dataclass(frozen=True, slots=True)
+class RunsType(Type):
+    """Which key columns each block of query rows visits: ``runs[heads,rows,cols]``.
+
+    An i32 array (problem blocks or 1, row blocks, most runs + 1, 3) of ``heads`` problems and ``rows`` rows per block.
+    A run is (first column, last column + 1, kind), kind `tilemap.PARTIAL` or `tilemap.FULL`; kind 0 ends the runs of a
+    block. Runs begin at multiples of ``cols``; one array of runs for all problems when the mask is the same for all.
+    """
+
+    heads: int
+    rows: int
+    cols: int
+
+    def __str__(self) -> str:
+        return f"runs[{self.heads},{self.rows},{self.cols}]"
+
+
 INT, FLOAT, BOOL, INDEX = ScalarType("int"), ScalarType("float"), ScalarType("bool"), ScalarType("index")
 SCALARS = {t.name: t for t in (INT, FLOAT, BOOL, INDEX)}
 SHAPED = (TensorType, PairType, TileType)

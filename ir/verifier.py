@@ -4,22 +4,24 @@
    functions are named once and call each other without circles.
 2. Every operation against its declaration.
 3. Levels: operations and types stand where they belong; symbolic dimensions are declared.
-4. Tile accesses stay inside their buffers (`ir.verify_tiles`).
-5. Planned tiles that live at the same time do not overlap in the arena (`ir.verify_tiles`).
+4. Tile accesses stay inside their buffers (`ir.verify_tiles`); parallel loops are free of races (`ir.races`).
+5. What backends' own passes have added keeps the backends' rules (`ir.registry.Extension`).
 """
 
 from __future__ import annotations
 
-from typing import Any, NoReturn
+from typing import Any
 
+from aatc.ir.blame import fail
 from aatc.ir.core import Block, Func, Module, Op, Value
-from aatc.ir.dims import NAME, Dim
+from aatc.ir.dims import ATTRIBUTE, NAME, Dim
 from aatc.ir.errors import AatcError, VerifyError
-from aatc.ir.printer import op_line
-from aatc.ir.registry import OPS, Operand, Symbol, TorchConst, check_against_declaration
+from aatc.ir.races import check_races
+from aatc.ir.registry import EXTENSIONS, OPS, Operand, Symbol, TorchConst, check_against_declaration, extended
 from aatc.ir.score.program import Program
 from aatc.ir.torch_names import problem
 from aatc.ir.types import SHAPED, ListType, PairType, TileType, Type
+from aatc.ir.verify_tiles import check_accesses
 
 LEVELS = ("geo", "tile")
 _INTEGERS = range(-(2**63), 2**64)
@@ -30,8 +32,6 @@ _PLAIN = frozenset({type(None), bool, str, float, Operand, Program})
 
 def verify(module: Module) -> None:
     """Raises `VerifyError` at the first rule that ``module`` breaks."""
-    from aatc.ir import verify_tiles
-
     _check_module(module)
     seen: set[Op] = set()
     leaves: dict[Op, list[Any]] = {}
@@ -45,15 +45,10 @@ def verify(module: Module) -> None:
     _check_calls(module, leaves)
     for func in module.funcs.values():
         if func.level == "tile":
-            verify_tiles.check_accesses(func, module.dims)
-            verify_tiles.check_plan(func, module.dims)
-
-
-def fail(op: Op, message: str, hint: str | None = None) -> NoReturn:
-    """Raises `VerifyError` at an operation, with its text and the place in the user's model."""
-    line = op_line(op)
-    shown = line if len(line) <= 400 else f"{line[:400]}..."
-    raise VerifyError(message, where=str(op.loc) if op.loc else None, op=shown, hint=hint, at=op)
+            check_accesses(func, module.dims)
+            check_races(func)
+            for extension in EXTENSIONS.values():
+                extension.check(func, module.dims)
 
 
 # --- module and SSA ----------------------------------------------------------------------------------------
@@ -121,7 +116,7 @@ def _check_op(op: Op) -> list[Any]:
     """Returns the types, dimensions and names of functions among the attributes."""
     found: list[Any] = []
     for name, value in op.attrs.items():
-        if not NAME.match(name):
+        if not ATTRIBUTE.match(name):
             fail(op, f"{name!r} is no name of an attribute")
         if why := _unprintable(value, found):
             fail(op, f"attribute {name}: {why}")
@@ -175,9 +170,11 @@ def _check_level(func: Func, module: Module, leaves: dict[Op, list[Any]]) -> Non
     for v in func.args:
         if why := check(v.type):
             raise VerifyError(f"argument %{v.name or '?'} of @{func.name}: {why}", at=func)
-    for value in func.attrs.values():
+    for name, value in func.attrs.items():
         if why := _unprintable(value, []):
             raise VerifyError(f"an attribute of @{func.name}: {why}", at=func)
+        if "." in name and not isinstance(value, getattr(extended(name, function=True), "types", ())):
+            raise VerifyError(f"@{func.name} has no attribute {name} of such a value", at=func)
     for op in func.body.walk():
         if OPS[op.name].level != func.level:
             fail(op, f"{op.name} belongs to level {OPS[op.name].level}, @{func.name} is of level {func.level}")

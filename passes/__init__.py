@@ -22,17 +22,17 @@ from aatc.passes.capture_attention import CaptureAttention
 from aatc.passes.certificate import Certificate, verify
 from aatc.passes.cleanup import Canonicalize, CommonSubexpressions, DeadCode, FoldConstants
 from aatc.passes.fuse_attention import FuseAttention, FuseNormalizer
-from aatc.passes.plan_memory import PlanMemory
 from aatc.passes.simplify_score import SimplifyScore
 
-DEFAULT = "canonicalize,simplify-score,fuse-attention,fuse-normalizer,adaptive-tile,plan-memory"
+#: The passes every backend starts from; its own suffix follows.
+DEFAULT = "canonicalize,simplify-score,fuse-attention,fuse-normalizer,adaptive-tile"
 
 
-def default_pipeline(extra: Iterable[Pass | Placed] = ()) -> Pipeline:
-    """The built-in pipeline with ``extra`` passes where they, or their classes, say: ``before`` or ``after`` a stage
-    ("import", or a pass that is there already); by default after `fuse-attention`, where a model is shortest to read.
-    Passes for one place keep their order."""
-    passes = list(Pipeline.parse(DEFAULT).passes)
+def default_pipeline(extra: Iterable[Pass | Placed] = (), *, suffix: str = "") -> Pipeline:
+    """The built-in pipeline and a backend's ``suffix``, with ``extra`` passes where they, or their classes, say:
+    ``before`` or ``after`` a stage ("import", or a pass that is there already); by default after `fuse-attention`,
+    where a model is shortest to read. Passes for one place keep their order."""
+    passes = list(Pipeline.parse(f"{DEFAULT},{suffix}" if suffix else DEFAULT).passes)
     followers: dict[str, Pass] = {}  # the last pass put after a stage
     for given in extra:
         p = checked(given.item if isinstance(given, Placed) else given)
@@ -79,7 +79,6 @@ __all__ = [
     "Pipeline",
     "PipelineResult",
     "Placed",
-    "PlanMemory",
     "SimplifyScore",
     "default_pipeline",
     "register",

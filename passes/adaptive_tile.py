@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
-from aatc.ir.core import Module, Op, Value, replace_uses
+import numpy as np
+
+from aatc.ir.core import Func, Module, Op, Value, replace_uses
 from aatc.ir.errors import PassError, UnsupportedError
-from aatc.ir.registry import Symbol
-from aatc.ir.score.expr import postorder
+from aatc.ir.registry import Symbol, lookup_op
+from aatc.ir.score.expr import ZERO, Expr, postorder
 from aatc.ir.score.program import Program
 from aatc.ir.specialize import hoist_loads, prune
 from aatc.ir.target import Target
@@ -17,10 +20,10 @@ from aatc.ir.types import itemsize
 from aatc.passes.base import Context, Pass, register
 from aatc.passes.factor import ChannelSum, Contraction, Factored, Lookup, Stored
 from aatc.passes.lowering import Attention, Schedule
+from aatc.passes.score_rules import Normaliser, Terms
 from aatc.passes.simplify_score import is_causal
 from aatc.passes.tile_backward import lower_backward
 from aatc.passes.tile_forward import Forms, lower_forward
-from aatc.passes.tile_library import Library, library_form, lower_library, lower_library_backward
 
 
 @register
@@ -35,7 +38,6 @@ class AdaptiveTile(Pass):
     cols: int = 0
     heads: int = 0
     grain: int = 0
-    library: bool = True
     name: ClassVar[str] = "adaptive-tile"
     requires: ClassVar[tuple[str, ...]] = ("fused",)
 
@@ -72,13 +74,10 @@ class AdaptiveTile(Pass):
         """The kernel of one attention. Where single precision keeps its digits under conditions only, a second version
         in double precision stands ready; where it never does, that is the only one."""
         a = Attention(op, module.dims, double=bool(op.attrs.get("double")))
-        attrs = {"names": a.names, **self._version(module, a, stem, ctx)}
-        if any(x.name == "tile.require" for x in module.funcs[stem].body.walk()):
-            exact = self._version(module, Attention(op, module.dims, double=True), f"{stem}_exact", ctx, library=False)
-            attrs |= {"exact": exact["forward"], "exact_backward": exact["backward"], "exact_grads": exact["grads"]}
-            ctx.count("double-precision-version")
+        attrs = {**op.attrs, **add_stream(module, a, stem, self._schedule(a, ctx), ctx)}
+        if may_leave(module.funcs[stem]):
+            attrs |= add_exact(module, op, stem, self._schedule, ctx)
         if a.programs.mask is not None:
-            attrs["mask"] = a.programs.mask
             attrs["axes"] = tuple(a.programs.axes.get(n, "") for n in a.names)
         return Op(
             "geo.kernel",
@@ -89,42 +88,60 @@ class AdaptiveTile(Pass):
             result_names=[r.name for r in op.results],
         )
 
-    def _version(
-        self, module: Module, a: Attention, stem: str, ctx: Context, *, library: bool = True
-    ) -> dict[str, Any]:
-        """Adds a forward and a backward tile function; returns the attributes that name them."""
-        forms = Forms(a)
-        schedule = self._schedule(a, ctx.target)
-        plain = self._library_form(a, ctx.target) if library else None
-        forward = lower_library(a, forms, plain, schedule, stem) if plain else lower_forward(a, forms, schedule, stem)
-        if plain and plain.shift is None and (a.programs.mask is None or plain.causal):
-            backward, grads = lower_library_backward(a, forms, plain, schedule, f"{stem}_backward")
-        else:
-            summed = plain is not None
-            backward, grads = lower_backward(a, Forms(a), schedule, f"{stem}_backward", summed=summed)
-        forward.attrs |= {
-            "kind": kind_of(a),
-            "lowering": lowering_class(a, forms),
-            "engine": "library" if plain else "stream",
-        }
-        for f in (forward, backward):
-            prune(f)
-            ctx.count("hoisted-load", hoist_loads(f))
-            module.add(f)
-        return {"forward": Symbol(stem), "backward": Symbol(backward.name), "grads": tuple(grads)}
-
-    def _schedule(self, a: Attention, target: Target) -> Schedule:
-        chosen = cost_model(
-            a, target, library="sdpa" in target.library and self.library and library_form(a) is not None
-        )
+    def _schedule(self, a: Attention, ctx: Context) -> Schedule:
+        chosen = cost_model(a, ctx.target)
         cols = self.cols or chosen.cols
         # A mask is classified in columns no wider than a tile: what is admitted of them is one run.
         return Schedule(
             self.heads or chosen.heads, self.rows or chosen.rows, cols, min(self.grain or chosen.grain, cols)
         )
 
-    def _library_form(self, a: Attention, target: Target) -> Library | None:
-        return library_form(a) if self.library and "sdpa" in target.library else None
+
+def add_stream(module: Module, a: Attention, stem: str, schedule: Schedule, ctx: Context) -> dict[str, Any]:
+    """Adds a forward and a backward tile function that go over the keys in tiles; returns the attributes of
+    ``geo.kernel`` that name them."""
+    forms = Forms(a)
+    forward = lower_forward(a, forms, schedule, stem)
+    backward, grads = lower_backward(a, Forms(a), schedule, f"{stem}_backward", summed=False)
+    plain = plain_terms(a.programs.score.body)
+    linear = "" if plain is None else "G" if plain.col is ZERO else "G+1"
+    return add_version(module, a, forms, (forward, backward), grads, linear, "stream", ctx)
+
+
+def add_version(
+    module: Module,
+    a: Attention,
+    forms: Forms,
+    functions: tuple[Func, Func],
+    grads: Sequence[str],
+    linear: str,
+    engine: str,
+    ctx: Context,
+) -> dict[str, Any]:
+    """Enters a forward and a backward in ``module``, in the place of those of their names if there are any. ``linear``:
+    the class of a score that is one contraction, G, plus a number per key, G+1; else empty."""
+    forward, backward = functions
+    forward.attrs |= {"kind": kind_of(a, linear), "lowering": lowering_class(forms, linear), "engine": engine}
+    for f in functions:
+        prune(f)
+        ctx.count("hoisted-load", hoist_loads(f))
+        module.add(f)
+    return {"forward": Symbol(forward.name), "backward": Symbol(backward.name), "grads": tuple(grads)}
+
+
+def may_leave(forward: Func) -> bool:
+    """Whether a tile function has conditions on its data."""
+    return any(lookup_op(x.name).traits.leaves for x in forward.body.walk())
+
+
+def add_exact(
+    module: Module, op: Op, stem: str, schedule: Callable[[Attention, Context], Schedule], ctx: Context
+) -> dict[str, Any]:
+    """The version in double precision, which no data can make lose digits, and the attributes that name it."""
+    a = Attention(op, module.dims, double=True)
+    exact = add_stream(module, a, f"{stem}_exact", schedule(a, ctx), ctx)
+    ctx.count("double-precision-version")
+    return {"exact": exact["forward"], "exact_backward": exact["backward"], "exact_grads": exact["grads"]}
 
 
 def _fresh(stem: str, taken: set[str]) -> str:
@@ -136,8 +153,8 @@ def _fresh(stem: str, taken: set[str]) -> str:
 
 
 # --- how large ---------------------------------------------------------------------------------------------
-def cost_model(a: Attention, target: Target, *, library: bool = False) -> Schedule:
-    """Tile extents from cache, shapes and mask.
+def cost_model(a: Attention, target: Target, *, masked: bool = True) -> Schedule:
+    """Tile extents from cache, shapes and, unless it is not ``masked``, mask.
 
     All cores work on one score tile, which fills half of their caches together (what flows in and out takes the
     rest): large tiles, since every operation on one is a fork and a join. It is wide, since each row costs an
@@ -145,23 +162,22 @@ def cost_model(a: Attention, target: Target, *, library: bool = False) -> Schedu
     narrow columns.
     """
     budget = max(4096, target.cores * target.cache_bytes // 2 // itemsize(a.dtype))
-    n, m, g = (_extent(d, default) for d, default in ((a.rows, 1 << 20), (a.cols, 1 << 20), (a.problems, 1)))
+    n, m, g = (static_extent(a.rows), static_extent(a.cols), static_extent(a.problems, 1))
     cols = min(m, 512)
     rows = min(n, max(32, budget // max(cols, 1)))
     heads = max(1, min(g, budget // max(1, rows * cols))) if rows >= n and cols >= m else 1
-    if a.programs.mask is not None:
-        rows = masked_rows(a.programs.mask, n, m, rows, library)
+    if masked and a.programs.mask is not None:
+        rows = masked_rows(a.programs.mask, n, m, rows)
     return Schedule(heads, max(rows, 1), max(cols, 1), min(64, max(cols, 1)))
 
 
-def masked_rows(mask: Program, n: int, m: int, most: int, library: bool) -> int:
+def masked_rows(mask: Program, n: int, m: int, most: int, *, runs: bool = True) -> int:
     """Rows of a tile under a mask: short ones follow its edge closely, tall ones cost less per score.
 
-    The cost counts visited scores, partial ones heavier, plus what every call costs. A mask that reads
-    captured tensors shows its shape at run time only; then tiles are of middling height.
+    The cost counts visited scores, partial ones heavier, plus what every call costs: one per run of columns, or with
+    ``runs`` off one per block of rows. A mask that reads captured tensors shows its shape at run time only; then tiles
+    are of middling height.
     """
-    if is_causal(mask.body) and library:
-        return most  # the library skips within its own tiles
     if mask.params or not n or not m or n > 1 << 16 or m > 1 << 16:
         return min(most, 256)
     start = 56_000  # what a call costs, in scores of one head: measured for either engine
@@ -169,8 +185,8 @@ def masked_rows(mask: Program, n: int, m: int, most: int, library: bool) -> int:
     rows = most
     while rows >= min(most, 64):
         tiles = TileMap.of(mask, [], (1, 1, n, m), rows, 64, 1)
-        counts, blocks = tiles.counts, range(0, n, rows)
-        calls = len(blocks) if library else sum(1 for i in blocks for _ in tiles.runs(0, i, 512))
+        counts, lengths = tiles.counts, np.diff(tiles.runs()[..., :2]) if runs else np.full(-(-n // rows), 1)
+        calls = int((-(-lengths // 512)).sum())
         cost = (counts["full"] + 1.2 * counts["partial"]) * rows * 64 + calls * start
         if cost < least:
             best, least = rows, cost
@@ -178,26 +194,34 @@ def masked_rows(mask: Program, n: int, m: int, most: int, library: bool) -> int:
     return best
 
 
-def _extent(d, default: int) -> int:
+def static_extent(d, default: int = 1 << 20) -> int:
     return int(d) if d.is_static else default
+
+
+def plain_terms(score: Expr) -> Terms | None:
+    """The linear form of a score that is one contraction plus a number per key; None of any other."""
+    rules = Normaliser()
+    terms = rules.terms(score)
+    if (
+        len(rules.merged(terms)) != 1
+        or terms.separable
+        or terms.others
+        or terms.row is not ZERO
+        or terms.flat is not ZERO
+    ):
+        return None
+    return terms
 
 
 _GEOMETRY = {"acosh": "hyperbolic distance", "acos": "spherical distance", "asinsqrt": "spherical distance"}
 
 
-def kind_of(a: Attention) -> str:
+def kind_of(a: Attention, linear: str) -> str:
     """A name for people: geometry, mask, connection, read off the programs as they stand."""
     words = {e.fn for e in postorder(a.programs.score.body)}
     name = next((n for w, n in _GEOMETRY.items() if w in words), None)
     if name is None:
-        plain = library_form(a)
-        name = (
-            "metric given as a program"
-            if plain is None
-            else "contraction plus key bias"
-            if plain.biased
-            else "contraction"
-        )
+        name = {"G": "contraction", "G+1": "contraction plus key bias"}.get(linear, "metric given as a program")
     if a.programs.carry.body.fn != "param":
         name += ", values carried"
     if a.programs.mask is not None:
@@ -205,7 +229,7 @@ def kind_of(a: Attention) -> str:
     return name
 
 
-def lowering_class(a: Attention, forms: Forms) -> str:
+def lowering_class(forms: Forms, linear: str) -> str:
     """G one contraction, E a function of contractions, B indices, D a stored n*n bias, T2 transport of rank two,
     P truly pairwise; a plus when several apply."""
     f: Factored = forms.f
@@ -214,8 +238,8 @@ def lowering_class(a: Attention, forms: Forms) -> str:
     dots = [x for x in atoms if isinstance(x, Contraction)]
     if any(isinstance(x, ChannelSum) for x in atoms):
         kinds.append("P")
-    elif plain := library_form(a):
-        kinds.append("G+1" if plain.biased else "G")
+    elif linear:
+        kinds.append(linear)
     elif dots:
         kinds.append("E")
     if any(not t.coef.is_const and t.coef.is_pair for t in forms.carry) and len(forms.carry) > 1:

@@ -16,6 +16,7 @@ from typing import Any, ClassVar
 from aatc.ir import collector
 from aatc.ir.core import Module, Op
 from aatc.ir.errors import PassError
+from aatc.ir.registry import load
 from aatc.ir.target import Target
 from aatc.passes.certificate import Certificate, certify
 from aatc.passes.numerics import Numerics
@@ -140,10 +141,6 @@ CONDITIONS: dict[str, tuple[Callable[[Module], bool], str]] = {
             not any(op.name in ("geo.metric", "geo.normalize", "geo.transport", "geo.aggregate") for op in m.walk())
         ),
         "no attention stage stands alone",
-    ),
-    "planned": (
-        lambda m: all("arena" in f.attrs for f in m.funcs.values() if f.level == "tile"),
-        "every tile function has a memory plan",
     ),
 }
 
@@ -306,6 +303,8 @@ def _check(p: Pass, conditions: tuple[str, ...], module: Module, word: str) -> N
 
 
 def _make(name: str, options: dict[str, Any]) -> Pass:
+    if name not in REGISTRY:
+        load()
     cls = REGISTRY.get(name)
     if cls is None:
         raise PassError(f"there is no pass named {name!r}", hint=f"there are: {', '.join(sorted(REGISTRY))}")

@@ -11,7 +11,9 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 
+from aatc.ir.access import owned_by, owns_problem
 from aatc.ir.core import Func, Value
+from aatc.ir.dims import Dim
 from aatc.ir.geo import compute_name
 from aatc.ir.score.derivative import gradients
 from aatc.ir.score.expr import ZERO, Expr, add, call, const, mul, neg, param, params, postorder, sub
@@ -27,8 +29,18 @@ from aatc.passes.lowering import (
     new_func,
     token_type,
 )
-from aatc.passes.tile_core import Frame, atom_env, classify, compute_atoms, loops, mask_tile, position_programs, sweep
-from aatc.passes.tile_forward import Forms, arguments, saved_type, statistic_type, stored_buffers
+from aatc.passes.tile_core import (
+    Frame,
+    at_positions,
+    atom_env,
+    classify,
+    compute_atoms,
+    loops,
+    mask_tile,
+    position_programs,
+    sweep,
+)
+from aatc.passes.tile_forward import Forms, arguments, saved_type, statistic_type
 
 P, DS = param("p_", "bhij"), param("ds_", "bhij")
 _COTANGENTS = ("p_", "ds_", "dz_")  # 0 at closed pairs
@@ -71,7 +83,6 @@ def lower_backward(a: Attention, forms: Forms, s: Schedule, name: str, *, summed
     fr.operands |= lead
     a.tails |= {"grad_o__": (a.value_width,), "o__": (a.value_width,), "summed": (a.value_width,)}
     fr.buffers = compute_tokens(b, a, fr.f, fr.operands, fr.f.tokens.values())
-    stored_buffers(fr)
     extra = _extra_tokens(fr, forms, summed)
     fr.tile_map = classify(fr, s.rows, s.heads)
     plan = _Plan(fr, forms, extra)
@@ -163,8 +174,7 @@ class _Plan:
         self.pairs: dict[str, Value] = {}
         for x in self.fr.f.atoms.values():
             if isinstance(x, Stored) and x.atom in self.reached:
-                buffer: TensorType = self.fr.buffers[f"pair_{x.source.name}"].type  # type: ignore[assignment]
-                kind = TensorType(self.fr.a.dtype, buffer.shape)
+                kind = TensorType(self.fr.a.dtype, self.fr.a.types[x.source.name].shape)
                 self.pairs[x.source.name] = self.fr.b.op(
                     "tile.alloc", [], [kind], names=[f"d_{x.source.name}"], fill=0.0
                 )[0]
@@ -213,7 +223,7 @@ class _Plan:
 
         results = sweep(fr, inits, [f"d_{n}_sum" for n in self.rows], "seq", body)
         for n, v in zip(self.rows, results, strict=True):
-            b.op("tile.store", [v, self.extra.buffers[n], fr.at["g"], fr.at["i"]], axes="gid", add=True)
+            self._add(fr, self.extra.buffers[n], "gid", v)
 
     def _tile(self, fr: Frame, partial: Value | None, sums: dict[str, Value]) -> None:
         b, s = fr.b, fr.s
@@ -307,22 +317,9 @@ class _Plan:
                     b.dot("tn", value, fr.tile(x.row), name=f"d_{x.col.name}"),
                 )
             elif isinstance(x, Stored):
-                b.op(
-                    "tile.store",
-                    [value, self.pairs[x.source.name], fr.at["g"], fr.at["i"], fr.at["j"]],
-                    axes="gij",
-                    add=True,
-                    sizes=fr.a.sizes,
-                )
+                self._add(fr, self.pairs[x.source.name], x.source.attrs[1], value)
             elif isinstance(x, Lookup):
-                positions, tiles = position_programs(fr, x)
-                b.op(
-                    "tile.scatter",
-                    [value, self.pairs[x.table.name], fr.at["g"], *tiles],
-                    positions=positions,
-                    axes=x.table.attrs[1],
-                    sizes=fr.a.sizes,
-                )
+                self._scatter(fr, x, value)
             else:
                 self._add_number(fr, tokens[leaf], value)
 
@@ -347,7 +344,28 @@ class _Plan:
         self._add(fr, self.extra.buffers[t.name], axes, fr.b.reduce("sum", over, value, name=f"d_{t.name}_s"))
 
     def _add(self, fr: Frame, buffer: Value, axes: str, value: Value) -> None:
-        fr.b.op("tile.store", [value, buffer, *(fr.at[c] for c in axes if c != "d")], axes=axes, add=True)
+        shape: tuple[Dim, ...] = buffer.type.shape  # type: ignore[attr-defined]
+        fr.b.op(
+            "tile.store",
+            [value, buffer, *at_positions(fr, axes)],
+            axes=axes,
+            add=True,
+            sizes=fr.a.sizes if set(axes) & {"b", "h"} else None,
+            shared=fr.shared(lambda loop: owned_by(axes, shape, fr.a.sizes, loop)),
+        )
+
+    def _scatter(self, fr: Frame, x: Lookup, value: Value) -> None:
+        positions, tiles = position_programs(fr, x)
+        table, axes = self.pairs[x.table.name], x.table.attrs[1]
+        lead, shape = axes[: len(axes) - len(axes.lstrip("bh"))], table.type.shape  # type: ignore[attr-defined]
+        fr.b.op(
+            "tile.scatter",
+            [value, table, fr.at["g"], *tiles],
+            positions=positions,
+            axes=axes,
+            sizes=fr.a.sizes,
+            shared=fr.shared(lambda loop: loop == "g" and owns_problem(lead, shape, fr.a.sizes)),
+        )
 
     def _channels(self, fr: Frame, x: ChannelSum, sums: dict[str, Value]) -> None:
         """The channel loop backwards: one channel's cotangents at a time, then those of the numbers inside."""
@@ -361,9 +379,10 @@ class _Plan:
         inits = [b.fill(0.0, "gij", fr.at, s.heads, s.rows, s.cols, name=f"d_{e.name}_0") for e in outside]
         c, *carried = b.open([INDEX, *(v.type for v in inits)], ["c", *(f"d_{e.name}_acc" for e in outside)])
         env = {**fr.tiles, "dz_": dz}
-        at = {**fr.at, "c": c}
+        inner = fr.scoped()
+        inner.at["c"] = c
         for p, t in inside.items():
-            env[p.name] = load_channel(b, fr.a, s, t, fr.buffers[t.name], at)
+            env[p.name] = load_channel(b, fr.a, s, t, fr.buffers[t.name], inner.at)
         for p, t in inside.items():
             if p not in grads:
                 continue
@@ -372,7 +391,7 @@ class _Plan:
             row = p.axes >= {"i"}
             summed = b.reduce("sum", "j" if row else "i", d, name=f"d_{p.name}_s")
             axes = "gic" if row else "gjc"
-            b.op("tile.store", [summed, self.extra.buffers[t.name], *(at[a] for a in axes)], axes=axes, add=True)
+            self._add(inner, self.extra.buffers[t.name], axes, summed)
         new = []
         for (e, g), acc in zip(outside.items(), carried, strict=True):
             acc_ = param("acc_", "bhij")

@@ -5,10 +5,11 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 
+from aatc.ir.access import access
 from aatc.ir.core import Value
 from aatc.ir.score.expr import Expr, call, param, params
 from aatc.ir.score.program import Program
-from aatc.ir.types import BOOL, INDEX, OpaqueType, TileType
+from aatc.ir.types import BOOL, INDEX, RunsType, TileType
 from aatc.passes.factor import ChannelSum, Contraction, Factored, Lookup, Stored, Token
 from aatc.passes.lowering import Attention, Builder, Schedule, load_channel, load_token
 
@@ -27,6 +28,7 @@ class Frame:
     tiles: dict[str, Value] = field(default_factory=dict)
     tile_map: Value | None = None
     partial: Value | None = None  # whether the mask must be looked at in this tile
+    parallel: str = ""  # axes of the loops around that run in parallel
 
     def token_named(self, name: str) -> Token:
         return next(t for t in self.f.tokens.values() if t.name == name)
@@ -50,7 +52,12 @@ class Frame:
             dict(self.tiles),
             self.tile_map,
             self.partial,
+            self.parallel,
         )
+
+    def shared(self, owned: Callable[[str], bool]) -> str | None:
+        """How sums in a buffer meet that is not the parallel loops' own."""
+        return None if all(map(owned, self.parallel)) else "ordered"
 
 
 def token_names(exprs: Sequence[Expr]) -> list[str]:
@@ -97,13 +104,13 @@ def _atom(fr: Frame, atom) -> Value:
     if isinstance(atom, Stored):
         dtype = fr.a.element(atom.source.dtype, atom.exact)
         axes = atom.source.attrs[1]
-        shape = [fr.s.heads, fr.s.rows if "i" in axes else 1, fr.s.cols if "j" in axes else 1]
+        shape = [fr.s.heads if access(axes).lead else 1, fr.s.rows, fr.s.cols]
         return b.op(
             "tile.load",
-            [fr.buffers[f"pair_{atom.source.name}"], fr.at["g"], fr.at["i"], fr.at["j"]],
+            [fr.operands[atom.source.name], *at_positions(fr, axes)],
             [TileType.of(dtype, shape)],
             names=[name],
-            axes="gij",
+            axes=axes,
             sizes=fr.a.sizes,
         )[0]
     if isinstance(atom, Lookup):
@@ -124,6 +131,11 @@ def position_programs(fr: Frame, atom: Lookup) -> tuple[tuple[Program, ...], lis
     env = atom_env(fr, atom.positions)
     used = tuple(params(*atom.positions))
     return tuple(Program(used, p) for p in atom.positions), [env[p.name] for p in used]
+
+
+def at_positions(fr: Frame, axes: str) -> list[Value]:
+    """The loop positions that an access of ``axes`` takes."""
+    return [fr.at[c] for c in access(axes).walks]
 
 
 def _channel_sum(fr: Frame, atom: ChannelSum) -> Value:
@@ -209,7 +221,7 @@ def sweep(
         regions=[body],
         names=names,
         upper=_dim(fr.a.cols),
-        step=fr.s.cols,
+        step=fr.s.cols // fr.s.grain * fr.s.grain,
         kind=kind,
     )
 
@@ -225,6 +237,7 @@ def loops(fr: Frame, emit: Callable[[Frame], None], kind: str = "par") -> None:
     (i,) = b.open([INDEX], ["i"])
     inner = fr.scoped()
     inner.at |= {"g": g, "i": i}
+    inner.parallel = "gi" if kind == "par" else "g"
     emit(inner)
     rows = b.close()
     b.op("tile.for", [], [], regions=[rows], axis="i", upper=_dim(fr.a.rows), step=fr.s.rows, kind=kind)
@@ -240,7 +253,7 @@ def classify(fr: Frame, rows: int, heads: int) -> Value | None:
     return fr.b.op(
         "tile.classify",
         [fr.operands[n] for n in mask.names],
-        [OpaqueType()],
+        [RunsType(heads, rows, fr.s.grain)],
         names=["tiles"],
         mask=mask,
         rows=rows,

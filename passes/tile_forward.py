@@ -9,7 +9,7 @@ from aatc.ir.geo import compute_name
 from aatc.ir.score.expr import ZERO, Expr, add, call, const, mul, param, params, postorder
 from aatc.ir.score.program import Program
 from aatc.ir.types import TensorType, torch_dtype
-from aatc.passes.factor import CarryTerm, Factored, Stored, carry_terms, split_epilogue
+from aatc.passes.factor import CarryTerm, Factored, carry_terms, split_epilogue
 from aatc.passes.lowering import LOG2E, Attention, Builder, Schedule, compute_tokens, new_func
 from aatc.passes.score_rules import Normaliser
 from aatc.passes.tile_checks import Watch, checks_of, tokens_of
@@ -88,30 +88,12 @@ def open_frame(a: Attention, forms: Forms, s: Schedule, args: list[Value]) -> Fr
     return Frame(a, forms.f, s, b, dict(zip(a.names, args[-len(a.names) :], strict=True)))
 
 
-def stored_buffers(fr: Frame) -> None:
-    """Pair tensors as four-axis buffers: missing axes get size 1."""
-    for atom in fr.f.atoms.values():
-        if isinstance(atom, Stored):
-            axes = atom.source.attrs[1]
-            t = fr.a.types[atom.source.name]
-            shape = iter(t.shape)
-            full = [next(shape) if c in axes else 1 for c in "bhij"]
-            fr.buffers[f"pair_{atom.source.name}"] = fr.b.op(
-                "tile.view",
-                [fr.operands[atom.source.name]],
-                [TensorType.of(t.dtype, full)],
-                names=[atom.source.name],
-                axes=axes,
-            )[0]
-
-
 def lower_forward(a: Attention, forms: Forms, s: Schedule, name: str) -> Func:
     """``(q, k, v, captures) -> (o, lse)``, and the sum before the query's map when there is one."""
     args = arguments(a)
     fr = open_frame(a, forms, s, args)
     b = fr.b
     fr.buffers = compute_tokens(b, a, fr.f, fr.operands, fr.f.tokens.values())
-    stored_buffers(fr)
     watch = Watch(fr, forms.checks, forms.unit, a.programs.score.body)
     fr.tile_map = classify(fr, s.rows, s.heads)
     out = b.op("tile.alloc", [], [TensorType.of(a.dtype, [a.problems, a.rows, a.value_width])], names=["acc_all"])[0]

@@ -19,7 +19,7 @@ MAY_IMPORT: dict[str, set[str] | None] = {
     "aatc.geometry": set(),
     "aatc.shaders": set(),
     "aatc.passes": {"aatc.ir", "aatc.geometry"},
-    "aatc.backends": {"aatc.ir", "aatc.shaders"},
+    "aatc.backends": {"aatc.ir", "aatc.passes", "aatc.shaders"},
     "aatc": None,
 }
 
@@ -134,7 +134,7 @@ def test_no_import_of_ours_runs_upwards_or_in_a_circle():
         ("aatc/geometry/sphere.py", "from aatc.ir import ops"),
         ("passes/fuse.py", "import aatc.backends"),
         ("passes/analysis/hodge.py", "from aatc.backends.cpu import emit"),
-        ("backends/cpu/emit.py", "from aatc.passes import fuse"),
+        ("backends/cpu/emit.py", "from aatc import runtime"),
         ("backends/cpu/emit.py", "from aatc.geometry import sphere"),
         ("shaders/__init__.py", "import aatc.ir.ops"),
         ("aatc/api.py", "from bench import peers"),

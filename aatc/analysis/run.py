@@ -14,7 +14,7 @@ from aatc.backends import get as get_backend
 from aatc.frontend.compiled import _original
 from aatc.ir.core import Module
 from aatc.ir.observe import observing
-from aatc.passes import Pipeline, default_pipeline
+from aatc.passes import Pipeline, Placed
 from aatc.passes.analysis.base import AnalysisPass, Finding, Study
 from aatc.passes.analysis.capture import MEMORY, CapturedAttention, Recorder
 from aatc.passes.analysis.result import AnalysisError, Cost, Result
@@ -139,9 +139,7 @@ def _observed(model: Any, backend: str) -> Any:
     """The model compiled afresh, with every attention shown to the observer as the model wrote it."""
     from aatc.frontend.compiled import compile
 
-    default = default_pipeline().passes
-    pipeline = Pipeline((default[0], CaptureAttention(), *default[1:]))
-    return compile(_original(model), backend=backend, passes=pipeline)
+    return compile(_original(model), backend=backend, passes=[Placed(CaptureAttention(), after="canonicalize")])
 
 
 def pass_of(p: str | AnalysisPass) -> AnalysisPass:

@@ -51,12 +51,12 @@ class Options:
             raise BackendError(f"backend={self.backend!r} is not a name", hint="aatc.devices() lists what is there")
 
     def pipeline(self) -> Pipeline:
-        """The passes to run: the default ones, the default ones with the user's, or just the user's."""
+        """The passes to run: those of the backend, these with the user's, or just the user's."""
         from aatc import passes
 
         chosen = self.passes
         if chosen is None:
-            return passes.default_pipeline()
+            return backends.pipeline(self.backend)
         if isinstance(chosen, passes.Pipeline):
             return chosen
         if isinstance(chosen, str):
@@ -67,7 +67,7 @@ class Options:
             raise PassError(
                 f"passes={chosen!r} is neither passes nor a pipeline", hint="a list of passes, a Pipeline, or its text"
             ) from None
-        return passes.default_pipeline(extra=extra)
+        return backends.pipeline(self.backend, extra)
 
 
 @dataclass

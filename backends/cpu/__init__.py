@@ -11,6 +11,7 @@ from typing import Any
 import torch
 
 from aatc.backends import Program
+from aatc.backends.cpu import call_library, declarations, plan_memory  # noqa: F401  (they register what they declare)
 from aatc.ir.core import Module
 from aatc.ir.target import Target
 
@@ -19,6 +20,7 @@ class CpuBackend:
     """Runs on torch's CPU kernels; no n*n tensor, work in one arena per call."""
 
     name = "cpu"
+    suffix = "call-library,plan-memory"
 
     def target(self) -> Target:
         return Target("cpu", cores=torch.get_num_threads(), cache_bytes=_cache_bytes(), library=("sdpa",))

@@ -53,7 +53,7 @@ class BufferEmitter:
         return "\n".join(head + self.src.lines) + "\n"
 
     def _prologue(self) -> list[str]:
-        size = self.func.attrs.get("arena", 0)
+        size = self.func.attrs.get("cpu.arena", 0)
         lines = self._dims()
         if self.arenas:
             lines.append(f"arena = torch.empty({int(size)}, dtype=torch.uint8)")
@@ -191,12 +191,6 @@ class BufferEmitter:
         )
         self._delete([name for _, names in texts for name in names])
 
-    def _view(self, op: Op) -> None:
-        t: TensorType = op.result.type  # type: ignore[assignment]
-        self.src.line(
-            f"{self.name(op.result)} = {self.name(op.operands[0])}.reshape([{', '.join(self.dim(d) for d in t.shape)}])"
-        )
-
     def _alloc(self, op: Op) -> None:
         t: TensorType = op.result.type  # type: ignore[assignment]
         shape = ", ".join(self.dim(d) for d in t.shape)
@@ -227,11 +221,11 @@ class BufferEmitter:
         self.src.comment(f"tiles of the mask {mask}", op.loc)
         captures = "".join(f"{self.name(v)}, " for v in op.operands)
         self.src.line(
-            f"{self.name(op.result)} = rt.tile_map({self.constant(mask)}, ({captures}), {self.sizes(op)}, "
+            f"{self.name(op.result)} = rt.classify({self.constant(mask)}, ({captures}), {self.sizes(op)}, "
             f"{op.attrs['rows']}, {op.attrs['cols']}, {op.attrs['heads']})"
         )
 
-    def _library(self, op: Op) -> None:
+    def _attention(self, op: Op) -> None:
         a = op.attrs
         rest = [self.name(v) for v in op.operands[3:]]
         q, k, v = (self.name(x) for x in op.operands[:3])
@@ -250,7 +244,7 @@ class BufferEmitter:
             self.src.line(f"if {out} is None:")
             self.src.line("    return None")
 
-    def _library_backward(self, op: Op) -> None:
+    def _attention_backward(self, op: Op) -> None:
         self.src.comment("the library's fused attention, backward", op.loc)
         results = ", ".join(self.name(r) for r in op.results)
         operands = ", ".join(self.name(v) for v in op.operands)

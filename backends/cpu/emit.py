@@ -10,16 +10,30 @@ from dataclasses import replace
 from typing import Any
 
 from aatc.backends.cpu.buffers import BufferEmitter
+from aatc.backends.cpu.linear import linearize
 from aatc.backends.cpu.masks import toeplitz
 from aatc.backends.cpu.places import Axes
 from aatc.backends.cpu.source import number, torch_name
 from aatc.backends.cpu.vector import emit_linear
 from aatc.backends.cpu.words import emit_expression
+from aatc.ir.access import access
 from aatc.ir.core import Block, Op, Value
 from aatc.ir.errors import BackendError
-from aatc.ir.score.linear import linearize
+from aatc.ir.registry import lookup_op
 from aatc.ir.tile_evaluate import position_numbers
-from aatc.ir.types import TileType, itemsize
+from aatc.ir.types import RunsType, TileType, itemsize
+
+#: How what an access reads becomes a tile, by the axes behind the problem's: of several problems, and of one.
+_TO_TILE = {
+    "": ("[..., None, None]", "[..., None, None]"),
+    "i": ("[..., None]", "[..., None]"),
+    "j": ("[..., None, :]", "[..., None, :]"),
+    "d": ("[..., None, :]", "[..., None, :]"),
+    "ic": ("[..., None]", "[..., None]"),
+    "jc": ("[..., None, :]", "[..., None, :]"),
+    "id": ("", ""),
+    "jd": ("", ""),
+}
 
 
 class Emitter(BufferEmitter):
@@ -36,11 +50,17 @@ class Emitter(BufferEmitter):
         self._body(op, axis, at, None if axis == "c" else extent)
 
     def _sweep(self, op: Op) -> None:
-        tiles, g, i = (self.name(v) for v in op.operands[:3])
+        runs, g, i = (self.name(v) for v in op.operands[:3])
         at, partial = (self.name(v) for v in op.regions[0].args[:2])
+        kind: RunsType = op.operands[0].type  # type: ignore[assignment]
+        first, last = self.src.fresh("first"), self.src.fresh("last")
         self._enter(op)
-        self.src.line(f"for {at}, tj, {partial} in {tiles}.runs({g}, {i}, {op.attrs['step']}):")
-        self._body(op, "j", at, None)
+        block = f"{runs}[{g} // {kind.heads} % len({runs})][{i} // {kind.rows}]"
+        self.src.line(f"for {first}, {last}, {partial} in {block}:")
+        self.src.depth += 1
+        self.src.line(f"for {at} in range({first}, {last}, {op.attrs['step']}):")
+        self._body(op, "j", at, f"min({op.attrs['step']}, {last} - {at})")
+        self.src.depth -= 1
 
     def _body(self, op: Op, axis: str, at: str, extent: str | None) -> None:
         """Extents and work tiles of one round, then the body."""
@@ -61,9 +81,8 @@ class Emitter(BufferEmitter):
 
     def _enter(self, op: Op) -> None:
         """Carried values start as copies of the initial ones, unless both lie in the same place."""
-        n = len(op.results)
-        inits, args = op.operands[len(op.operands) - n :], op.regions[0].args
-        for init, result, arg in zip(inits, op.results, args[len(args) - n :], strict=True):
+        skip, lead = lookup_op(op.name).traits.carried
+        for init, result, arg in zip(op.operands[skip:], op.results, op.regions[0].args[lead:], strict=True):
             self.src.names[arg] = self.name(result)
             if self.places.same(init, result):
                 self.src.line(f"{self.name(result)} = {self.name(init)}")
@@ -169,28 +188,23 @@ class Emitter(BufferEmitter):
 
     def _load(self, op: Op) -> None:
         axes, buffer = op.attrs["axes"], self.name(op.operands[0])
-        if axes == "gij":
-            block = f"rt.pair_block({buffer}, {self._pair_position()})"
-            text = f"{block}[0]" if self.x.flat else block
-        elif axes in ("gid", "gjd"):
-            text = self._window(buffer, axes)
+        a = access(axes)
+        if a.lead in ("", "g") and "ij" not in axes:
+            text = self._window(buffer, axes) + _TO_TILE[a.inside][self.x.flat or not a.lead]
+            text = f"{text}[None]" if not a.lead and not self.x.flat else text
         else:
-            missing = {
-                "gi": "..., None",
-                "gic": "..., None",
-                "gj": "..., None, :",
-                "gjc": "..., None, :",
-                "g": "..., None, None",
-                "": "None, None" if self.x.flat else "None, None, None",
-            }[axes]
-            text = f"{self._window(buffer, axes)}[{missing}]"
+            problems = self._problems() if a.lead else "0, 1"
+            text = f"rt.window({buffer}, {axes!r}, {problems}, {self._range('i')}, {self._range('j')}, H)"
+            text = f"{text}[0]" if self.x.flat else text
         source, wanted = (v.type.dtype for v in (op.operands[0], op.result))  # type: ignore[attr-defined]
         cast = "" if source == wanted else f".to(torch.{torch_name(wanted)})"
         self.src.line(f"{self.name(op.result)} = {text}{cast}")
 
-    def _pair_position(self) -> str:
-        at = self.x.at
-        return f"{at['g']}, {self.x.g}, {at['i']}, {self.x.i}, {at['j']}, {self.x.j}, B, H"
+    def _problems(self) -> str:
+        return f"{self.x.at['g']}, {self.x.g}"
+
+    def _range(self, axis: str) -> str:
+        return f"{self.x.at.get(axis, '0')}, {getattr(self.x, axis)}"
 
     def _store(self, op: Op) -> None:
         axes, value, buffer = op.attrs["axes"], self.name(op.operands[0]), self.name(op.operands[1])
@@ -200,17 +214,15 @@ class Emitter(BufferEmitter):
             method = "addmm_" if self.x.flat else "baddbmm_"
             self.src.line(f"{self._window(buffer, axes)}.{method}({a}, {b})")
             return
-        if axes == "gij":
+        a = access(axes)
+        if a.lead not in ("", "g") or "ij" in axes:
             value = f"{value}.unsqueeze(0)" if self.x.flat else value
-            self.src.line(f"rt.pair_add({buffer}, {value}, {self._pair_position()})")
+            where = f"{axes!r}, {self._problems()}, {self._range('i')}, {self._range('j')}, H"
+            self.src.line(f"rt.put({buffer}, {value}, {op.attrs['add']}, {where})")
             return
-        squeeze = {
-            "gi": "[..., 0]",
-            "gic": "[..., 0]",
-            "gj": "[..., 0, :]",
-            "gjc": "[..., 0, :]",
-            "g": "[..., 0, 0]",
-        }.get(axes, "")
+        squeeze = {"i": "[..., 0]", "ic": "[..., 0]", "j": "[..., 0, :]", "jc": "[..., 0, :]", "": "[..., 0, 0]"}.get(
+            a.inside, ""
+        )
         self.src.line(f"{self._window(buffer, axes)}.{'add_' if op.attrs['add'] else 'copy_'}({value}{squeeze})")
 
     def _factors(self, op: Op) -> tuple[str, str]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from functools import lru_cache
 
 import torch
@@ -11,22 +12,39 @@ from aatc.ir.score.expr import postorder
 from aatc.ir.score.functions import FUNCTIONS
 from aatc.ir.score.program import Program
 from aatc.ir.tile_evaluate import bind
-from aatc.ir.tilemap import TileMap
+from aatc.ir.tilemap import PARTIAL, TileMap
+
+#: Of each problem block and row block, its runs (first column, last + 1, whether partial).
+Runs = list[list[list[tuple[int, int, bool]]]]
 
 
 @lru_cache(maxsize=256)
-def _static_map(mask: Program, sizes: tuple[int, ...], rows: int, cols: int, heads: int) -> TileMap:
-    return TileMap.of(mask, [], sizes, rows, cols, heads)
+def _static_runs(mask: Program, sizes: tuple[int, ...], rows: int, cols: int, heads: int) -> Runs:
+    return _runs(TileMap.of(mask, [], sizes, rows, cols, heads))
 
 
-def tile_map(
+def _runs(tiles: TileMap) -> Runs:
+    return [
+        [[(first, last, kind == PARTIAL) for first, last, kind in block if kind] for block in problem]
+        for problem in tiles.runs().tolist()
+    ]
+
+
+def classify(
     mask: Program, captures: tuple[torch.Tensor, ...], sizes: tuple[int, ...], rows: int, cols: int, heads: int
-) -> TileMap:
-    """The tile map of a mask; masks of indices alone are classified once per shape."""
-    heads = max(1, min(heads, sizes[0] * sizes[1]))
+) -> Runs:
+    """The runs of a mask; masks of indices alone are classified once per shape."""
     if not captures:
-        return _static_map(mask, sizes, rows, cols, heads)
-    return TileMap.of(mask, captures, sizes, rows, cols, heads)
+        return _static_runs(mask, sizes, rows, cols, heads)
+    return _runs(TileMap.of(mask, captures, sizes, rows, cols, heads))
+
+
+def hull(runs: list[tuple[int, int, bool]]) -> tuple[int, int, bool]:
+    """(start, extent, partial) of the smallest range of columns that holds all runs; extent 0 if there are none."""
+    if not runs:
+        return 0, 0, False
+    holes = any(before[1] != after[0] for before, after in itertools.pairwise(runs))
+    return runs[0][0], runs[-1][1] - runs[0][0], holes or any(partial for *_, partial in runs)
 
 
 @lru_cache(maxsize=64)

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+from aatc.backends.cpu.linear import temporaries
+from aatc.ir.access import access
 from aatc.ir.core import Block, Func, Op, Value
-from aatc.ir.score.linear import temporaries
-from aatc.ir.tile import TILE_AXES
+from aatc.ir.registry import lookup_op
 from aatc.ir.types import TileType
 
 Axes = tuple[str, str, str]  # per dimension: "g", "i", "j" for the loop's extent, else a number
@@ -12,7 +13,7 @@ Axes = tuple[str, str, str]  # per dimension: "g", "i", "j" for the loop's exten
 
 def _planned(op: Op) -> list[tuple[int, Value]]:
     """Results and where they lie; none before memory is planned."""
-    return list(zip(op.attrs["plan"], op.results, strict=True)) if "plan" in op.attrs else []
+    return list(zip(op.attrs["cpu.plan"], op.results, strict=True)) if "cpu.plan" in op.attrs else []
 
 
 class Places:
@@ -35,23 +36,24 @@ class Places:
             for offset, r in _planned(op):
                 if offset >= 0:
                     self.offsets[r] = (offset, r.type.dtype)  # type: ignore[attr-defined]
-            if "scratch" in op.attrs:
+            if "cpu.scratch" in op.attrs:
                 self.scratch[op] = [
                     (offset, dtype, self._axes_of(op, shape))
-                    for offset, (dtype, shape) in zip(op.attrs["scratch"], temporaries(op), strict=True)
+                    for offset, (dtype, shape) in zip(op.attrs["cpu.scratch"], temporaries(op), strict=True)
                 ]
 
     def _region(self, op: Op) -> None:
         body = op.regions[0]
-        n = len(op.results)
+        traits = lookup_op(op.name).traits
+        skip, lead = traits.carried
         for offset, r in _planned(op):
             if offset >= 0:
                 self.offsets[r] = (offset, r.type.dtype)  # type: ignore[attr-defined]
-        inits = op.operands[len(op.operands) - n :]
+        inits = op.operands[skip:]
         for init, r in zip(inits, op.results, strict=True):
             self.axes[r] = self.axes[init]
-        if op.name != "tile.guard":
-            for arg, r in zip(body.args[len(body.args) - n :], op.results, strict=True):
+        if traits.region == "loop":
+            for arg, r in zip(body.args[lead:], op.results, strict=True):
                 self.axes[arg] = self.axes[r]
                 if r in self.offsets:
                     self.offsets[arg] = self.offsets[r]
@@ -61,7 +63,7 @@ class Places:
         t: TileType = r.type  # type: ignore[assignment]
         if op.name in ("tile.load", "tile.fill"):
             return tuple(
-                str(int(d)) if c in "1d" else c for c, d in zip(TILE_AXES[op.attrs["axes"]], t.shape, strict=True)
+                str(int(d)) if c in "1d" else c for c, d in zip(access(op.attrs["axes"]).tile, t.shape, strict=True)
             )  # type: ignore[return-value]
         if op.name == "tile.dot":
             a, b = (self.axes[v] for v in op.operands[:2])

@@ -256,7 +256,7 @@ def describe(op: Op, module: Module, kernel: Kernel) -> dict[str, Any]:
         "lowering": forward.attrs.get("lowering", ""),
         "engine": forward.attrs.get("engine", ""),
         "schedule": forward.attrs.get("schedule", ""),
-        "arena_bytes": forward.attrs.get("arena", 0),
+        "arena_bytes": forward.attrs.get("cpu.arena", 0),
         "loc": op.loc,
         "kernel": kernel,
         "certificates": list({str(c): c for c in certificates}.values()),

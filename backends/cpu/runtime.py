@@ -6,14 +6,14 @@ from collections.abc import Sequence
 
 import torch
 
-from aatc.backends.cpu.masks import additive_block, close, diagonal, selection, tile_map
+from aatc.backends.cpu.masks import Runs, additive_block, classify, close, diagonal, hull, selection
+from aatc.ir.access import access
 from aatc.ir.reference import expand_heads
 from aatc.ir.score import random
 from aatc.ir.score.evaluate import table_position
 from aatc.ir.score.program import Program
-from aatc.ir.tilemap import TileMap
 
-__all__ = ["close", "diagonal", "selection", "tile_map"]
+__all__ = ["classify", "close", "diagonal", "selection"]
 
 flash = torch.ops.aten._scaled_dot_product_flash_attention_for_cpu.default
 flash_backward = torch.ops.aten._scaled_dot_product_flash_attention_for_cpu_backward.default
@@ -133,28 +133,39 @@ def block(arena: torch.Tensor, offset: int, *shape: int) -> torch.Tensor:
 
 
 # --- pairs -------------------------------------------------------------------------------------------------
-def pair_block(t: torch.Tensor, g: int, tg: int, i: int, ti: int, j: int, tj: int, b: int, h: int) -> torch.Tensor:
-    """Block of a (b, h, i, j) tensor whose axes may have size 1, as (g, i, j)."""
-    rows = t if t.shape[2] == 1 else t.narrow(2, i, ti)
-    part = rows if t.shape[3] == 1 else rows.narrow(3, j, tj)
-    if tg == 1:
-        return part[g // h if t.shape[0] > 1 else 0, g % h if t.shape[1] > 1 else 0].unsqueeze(0)
-    return part.expand(b, h, *part.shape[2:]).flatten(0, 1).narrow(0, g, tg)
+def window(t: torch.Tensor, axes: str, g: int, tg: int, i: int, ti: int, j: int, tj: int, h: int) -> torch.Tensor:
+    """Block of a tensor with ``axes`` (see `aatc.ir.access`) as a tile (g, row, column)."""
+    problems = [_place(t, axes, g + n, i, ti, j, tj, h) for n in range(tg)]
+    return problems[0].unsqueeze(0) if tg == 1 else torch.stack(problems)
 
 
-def pair_add(
-    t: torch.Tensor, value: torch.Tensor, g: int, tg: int, i: int, ti: int, j: int, tj: int, b: int, h: int
-) -> None:
-    """Adds a (g, i, j) block into a (b, h, i, j) tensor, summing along the axes where that has size 1."""
-    over = [d for d in (1, 2) if t.shape[d + 1] == 1 and value.shape[d] != 1]
-    if over:
-        value = value.sum(over, keepdim=True)
+def put(
+    t: torch.Tensor, value: torch.Tensor, add: bool, axes: str, g: int, tg: int, i: int, ti: int, j: int, tj: int,
+    h: int,
+) -> None:  # fmt: skip
+    """Writes or adds a tile to its block of ``t``, summing along axes where that has size 1."""
     for n in range(tg):
-        at = g + n
-        target = t[at // h if t.shape[0] > 1 else 0, at % h if t.shape[1] > 1 else 0]
-        target = target if t.shape[2] == 1 else target.narrow(0, i, ti)
-        target = target if t.shape[3] == 1 else target.narrow(1, j, tj)
-        target += value[n]
+        place = _place(t, axes, g + n, i, ti, j, tj, h)
+        part = value[n]
+        over = [d for d in (0, 1) if place.shape[d] == 1 and part.shape[d] != 1]
+        part = part.sum(over, keepdim=True) if over else part
+        place.add_(part) if add else place.copy_(part)
+
+
+def _place(t: torch.Tensor, axes: str, problem: int, i: int, ti: int, j: int, tj: int, h: int) -> torch.Tensor:
+    """The (row, column) view of one problem's block."""
+    a = access(axes)
+    for c in a.lead:
+        n = t.shape[0]
+        at = problem if c == "g" else problem // h if c == "b" else problem % h // (h // n) if n > 1 else 0
+        t = t[at if n > 1 else 0]
+    for axis, c in enumerate(a.inside):
+        if c in "ij" and t.shape[axis] != 1:
+            t = t.narrow(axis, *((i, ti) if c == "i" else (j, tj)))
+    missing = {"": (0, 1), "i": (1,), "j": (0,), "d": (0,)}.get(a.inside, ())
+    for axis in missing:
+        t = t.unsqueeze(axis)
+    return t
 
 
 def _entries(table: torch.Tensor, axes: str, g: int, tg: int, h: int, where: Sequence[torch.Tensor]) -> tuple:
@@ -210,9 +221,7 @@ def scatter(
 _BIAS_ERROR, _FEWEST = 1.6e-5, 64
 
 
-def library(
-    q, k, v, bias, shift, tiles: TileMap | None, mask: Program | None, captures, causal: bool, rows: int, sizes
-):
+def library(q, k, v, bias, shift, tiles: Runs | None, mask: Program | None, captures, causal: bool, rows: int, sizes):
     """Fused attention of the library, scale 1, over blocks of rows where a tile map tells what to skip.
 
     q, k, v (B,H,N,D), (B,H,M,D), (B,H,M,D); bias (B,H,M) or None; shift (B,H,N) or None, in double precision as bias
@@ -258,7 +267,7 @@ def library(
 
 
 def _masked_part(tiles, mask, captures, sizes, i: int, ti: int, rows: int, dtype):
-    j, tj, partial = tiles.hull(0, i)
+    j, tj, partial = hull(tiles[0][i // rows])
     if tj == 0 or not partial:
         return j, tj, False, None, None
     masked, closed = additive_block(mask, captures, sizes, i, ti, j, tj, dtype)

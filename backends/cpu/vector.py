@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import math
 
+from aatc.backends.cpu.linear import Instr, Linear, Ref
 from aatc.backends.cpu.source import number, torch_name
 from aatc.ir.errors import BackendError
-from aatc.ir.score.linear import Instr, Linear, Ref
 
 _UNARY = frozenset(
     [

@@ -5,11 +5,11 @@ from __future__ import annotations
 import re
 from collections import Counter
 
+from aatc.backends.cpu.linear import COMPARISONS
 from aatc.backends.cpu.source import Source, number
 from aatc.ir.errors import BackendError
 from aatc.ir.score.expr import Expr, postorder
 from aatc.ir.score.functions import FUNCTIONS
-from aatc.ir.score.linear import COMPARISONS
 
 #: Words with an obvious spelling; all others go through the table of the language itself.
 _SPELLED = {

@@ -8,9 +8,10 @@ import pytest
 import torch
 
 import aatc
+from aatc import backends
 from aatc.ir import reference
 from aatc.ir.observe import observing
-from aatc.passes import Pipeline, default_pipeline
+from aatc.passes import Pipeline, Placed
 from aatc.passes.analysis import base
 from aatc.passes.analysis.base import AnalysisPass, Study
 from aatc.passes.analysis.capture import CapturedAttention, Recorder
@@ -38,8 +39,7 @@ class Layer(torch.nn.Module):
 
 
 def pipeline() -> Pipeline:
-    default = default_pipeline().passes
-    return Pipeline((default[0], CaptureAttention(), *default[1:]))
+    return backends.pipeline(extra=[Placed(CaptureAttention(), after="canonicalize")])
 
 
 def inputs() -> tuple[torch.Tensor, ...]:

@@ -65,11 +65,13 @@ def record(q, k, v, **parts):
 
 
 def build(q, k, v, *, tiles: str = "", library: bool = True, **parts) -> Built:
-    """Compiles ``aatc.attend(q, k, v, **parts)``; ``tiles`` are options of adaptive-tile."""
+    """Compiles ``aatc.attend(q, k, v, **parts)``; ``tiles`` are options of adaptive-tile, whose rows are the library's
+    too; ``library``: whether that may be called."""
     operands, spec, eager = record(q, k, v, **parts)
     module = module_of(operands, spec)
-    options = f"{tiles}{'' if library else ' library=false'}".strip()
-    text = passes.DEFAULT.replace("adaptive-tile", f"adaptive-tile{{{options}}}" if options else "adaptive-tile")
     backend = backends.get("cpu")
+    text = f"{passes.DEFAULT},{backend.suffix}".replace("adaptive-tile", f"adaptive-tile{{{tiles}}}")
+    rows = "".join(f"{{{word}}}" for word in tiles.split() if word.startswith("rows="))
+    text = text.replace("call-library,", f"call-library{rows}," if library else "")
     result = passes.Pipeline.parse(text).run(module, target=backend.target())
     return Built(module, result, backend.build(result.module), operands, eager, spec)

@@ -9,10 +9,10 @@ import torch
 
 import aatc
 from aatc import biases, masks, metrics
+from aatc.backends.cpu.linear import _linearize, overwritable
 from aatc.backends.cpu.masks import toeplitz
 from aatc.ir.core import clone_func
 from aatc.ir.score.expr import call, const, index, param
-from aatc.ir.score.linear import _linearize, overwritable
 from aatc.ir.score.program import Program
 from aatc.ir.specialize import keep_results
 from tests.compiler.harness import build

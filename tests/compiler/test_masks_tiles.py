@@ -7,10 +7,11 @@ from hypothesis import strategies as st
 
 import aatc
 from aatc import biases, masks, metrics
+from aatc.backends.cpu.linear import linearize
+from aatc.backends.cpu.masks import hull
 from aatc.backends.cpu.vector import emit_linear
 from aatc.ir import Op, TileType, Value
 from aatc.ir.score.expr import call, const, index, param
-from aatc.ir.score.linear import linearize
 from aatc.ir.score.program import Program
 from aatc.ir.tilemap import FULL, PARTIAL, TileMap
 from aatc.ir.types import torch_dtype
@@ -381,8 +382,8 @@ def test_holes_between_open_tiles_are_no_full_range():
     mask = Program((), call("or", call("lt", index("j"), const(2)), call("ge", index("j"), const(6))))
     tiles = TileMap.of(mask, [], (1, 1, 4, 8), 4, 2, 1)
     assert tiles.counts == {"empty": 2, "partial": 0, "full": 2}
-    assert tiles.hull(0, 0) == (0, 8, True)
-    assert list(tiles.runs(0, 0, 8)) == [(0, 2, False), (6, 2, False)]
+    assert tiles.runs().tolist() == [[[[0, 2, FULL], [6, 8, FULL], [0, 0, 0]]]]
+    assert hull([(0, 2, False), (6, 8, False)]) == (0, 8, True)
 
 
 def test_tiles_of_problems_in_groups_that_do_not_divide():

@@ -63,7 +63,7 @@ def places(values: list[torch.Tensor]) -> list[list[bool]]:
 def same_after(module: Module, *inputs: torch.Tensor) -> None:
     """The compiled program against the interpreter of the unchanged text, on two calls: results, what becomes of the
     inputs, and which of them share memory."""
-    program = aatc.backends.get("cpu").build(passes.default_pipeline().run(module).module)
+    program = aatc.backends.get("cpu").build(aatc.backends.pipeline().run(module).module)
     for _ in range(2):
         mine, theirs = [x.clone() for x in inputs], [x.clone() for x in inputs]
         got, want = program.main(*mine), aatc.run(module, *theirs)
@@ -256,7 +256,7 @@ def test_an_attention_reads_what_its_stages_read(places_of, results, metric):
     module = parse(text)
     inputs = [torch.randn(1, 1, 3, 2, dtype=torch.float64) for _ in range(4)]
     mine, theirs = [x.clone() for x in inputs], [x.clone() for x in inputs]
-    result = passes.default_pipeline().run(module)
+    result = aatc.backends.pipeline().run(module)
     got = aatc.backends.get("cpu").build(result.module).main(*mine)
     torch.testing.assert_close([*got, *mine], [*aatc.run(module, *theirs), *theirs])
 

@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 import aatc
-from aatc import passes
+from aatc import backends, passes
 from aatc.errors import PassError
 from aatc.ir.core import Module
 from aatc.ir.parser import parse
@@ -118,7 +118,7 @@ def test_options_that_are_required_or_made_are_handled(registered):
 
 
 def test_the_built_in_pipeline_reads_back():
-    for text in (passes.DEFAULT, "adaptive-tile{rows=64 library=false}"):
+    for text in (passes.DEFAULT, "adaptive-tile{rows=64},call-library{rows=32}"):
         assert str(Pipeline.parse(text)) == text and Pipeline.parse(str(Pipeline.parse(text))) == Pipeline.parse(text)
 
 
@@ -216,11 +216,11 @@ class Free(Idle):
 
 
 def order(*extra):
-    return [str(p).replace("{label=", ":").rstrip("}") for p in passes.default_pipeline(extra).passes]
+    return [str(p).replace("{label=", ":").rstrip("}") for p in backends.pipeline("cpu", extra).passes]
 
 
 def test_passes_go_where_they_say():
-    built_in = passes.DEFAULT.split(",")
+    built_in = f"{passes.DEFAULT},{backends.get('cpu').suffix}".split(",")
     assert order() == built_in
     assert order(Free("a"), Free("b"))[2:5] == ["fuse-attention", "free:a", "free:b"]
     assert order(Late("a"), Late("b"))[-3:] == ["late:a", "late:b", "plan-memory"]

@@ -124,7 +124,7 @@ def compare(drawn: Drawn, compile_with) -> None:
 
 def through_passes(drawn: Drawn, arguments: list[Tensor]):
     imported = import_graph(traced(drawn, arguments))
-    program = backends.get("cpu").build(passes.default_pipeline().run(imported.module).module)
+    program = backends.get("cpu").build(backends.pipeline().run(imported.module).module)
     return imported.bind(program.main)
 
 

@@ -26,45 +26,45 @@ TILE = """\
 dims {N in [1, inf], M in [2, 4096]}
 
 geo.func @main(%q: f64[1,2,N,4], %k: f64[1,2,M,4], %v: f64[1,2,M,4]) {
-  %o, %lse = geo.kernel(%q, %k, %v) {forward = @attend, backward = @attend, names = ["q", "k", "v"], grads = []} : \
+  %o, %lse = geo.kernel(%q, %k, %v) {names = ["q", "k", "v"], score = fn(q: f[bhid], k: f[bhjd]) => dot(q, k), kind = "softmax", aggregate = "mean", forward = @attend, backward = @attend, grads = []} : \
 f64[1,2,N,4], f64[1,2,N]
   geo.return(%o)
 }
 
-tile.func @attend(%q: f64[1,2,N,4], %k: f64[1,2,M,4], %v: f64[1,2,M,4]) {schedule = "split(i, 8) split(j, 16)", arena = 3072} {
+tile.func @attend(%q: f64[1,2,N,4], %k: f64[1,2,M,4], %v: f64[1,2,M,4]) {schedule = "split(i, 8) split(j, 16)", cpu.arena = 3072} {
   %a = tile.token(%q) {program = fn(q: f[bhid]) => q, axes = "bhid", sizes = [1, 2, dim(N), dim(M)], flat = true} : f64[2,N,4]
   %b = tile.token(%k) {program = fn(k: f[bhjd]) => k, axes = "bhjd", sizes = [1, 2, dim(N), dim(M)], flat = true} : f64[2,M,4]
   %c = tile.token(%v) {program = fn(v: f[bhjd]) => v, axes = "bhjd", sizes = [1, 2, dim(N), dim(M)], flat = true} : f64[2,M,4]
   %js = tile.token() {program = fn() => j, axes = "bhj", sizes = [1, 2, dim(N), dim(M)], flat = true} : f64[2,M]
   %is = tile.token() {program = fn() => i, axes = "bhi", sizes = [1, 2, dim(N), dim(M)], flat = true} : f64[2,N]
-  %tiles = tile.classify() {mask = fn() => j <= i, rows = 8, cols = 4, sizes = [1, 2, dim(N), dim(M)], heads = 1} : opaque
+  %tiles = tile.classify() {mask = fn() => j <= i, rows = 8, cols = 4, sizes = [1, 2, dim(N), dim(M)], heads = 1} : runs[1,8,4]
   %acc_all = tile.alloc() : f64[2,N,4]
   %lse_all = tile.alloc() : f64[2,N]
   tile.for() {axis = "g", upper = 2, step = 1, kind = "par"} (%g: index) {
     tile.for() {axis = "i", upper = dim(N), step = 8, kind = "par"} (%i: index) {
-      %m0 = tile.fill(%g, %i) {value = -1e+38, axes = "gi", plan = [2048]} : tile<f64[1,8,1]>
-      %l0 = tile.fill(%g, %i) {value = 0.0, axes = "gi", plan = [2112]} : tile<f64[1,8,1]>
-      %acc0 = tile.fill(%g, %i) {value = 0.0, axes = "gid", plan = [2176]} : tile<f64[1,8,4]>
+      %m0 = tile.fill(%g, %i) {value = -1e+38, axes = "gi", cpu.plan = [2048]} : tile<f64[1,8,1]>
+      %l0 = tile.fill(%g, %i) {value = 0.0, axes = "gi", cpu.plan = [2112]} : tile<f64[1,8,1]>
+      %acc0 = tile.fill(%g, %i) {value = 0.0, axes = "gid", cpu.plan = [2176]} : tile<f64[1,8,4]>
       %m, %l, %acc = tile.sweep(%tiles, %g, %i, %m0, %l0, %acc0) {upper = dim(M), step = 16, kind = "seq", \
-plan = [2048, 2112, 2176]} (%j: index, %partial: bool, %m1: tile<f64[1,8,1]>, %l1: tile<f64[1,8,1]>, %acc1: tile<f64[1,8,4]>) {
+cpu.plan = [2048, 2112, 2176]} (%j: index, %partial: bool, %m1: tile<f64[1,8,1]>, %l1: tile<f64[1,8,1]>, %acc1: tile<f64[1,8,4]>) {
         %at = tile.load(%a, %g, %i) {axes = "gid"} : tile<f64[1,8,4]>
         %bt = tile.load(%b, %g, %j) {axes = "gjd"} : tile<f64[1,16,4]>
-        %s = tile.dot(%at, %bt) {form = "nt", plan = [0]} : tile<f64[1,8,16]>
+        %s = tile.dot(%at, %bt) {form = "nt", cpu.plan = [0]} : tile<f64[1,8,16]>
         %jt = tile.load(%js, %g, %j) {axes = "gj"} : tile<f64[1,1,16]>
         %it = tile.load(%is, %g, %i) {axes = "gi"} : tile<f64[1,8,1]>
-        %masked = tile.mask(%s, %partial, %jt, %it) {mask = fn(c: f[bhj], r: f[bhi]) => c <= r, value = -inf, plan = [0], scratch = [2560, 1024]} : tile<f64[1,8,16]>
-        %top = tile.reduce(%masked, %m1) {op = "max", over = "j", plan = [2432]} : tile<f64[1,8,1]>
-        %p = tile.map(%masked, %top) {programs = [fn(x: f[bhij], n: f[bhi]) => exp(x - n)], plan = [0]} : tile<f64[1,8,16]>
-        %shrink = tile.map(%m1, %top) {programs = [fn(m: f[bhi], n: f[bhi]) => exp(m - n)], plan = [2048]} : tile<f64[1,8,1]>
-        %ls = tile.map(%l1, %shrink) {programs = [fn(l: f[bhi], w: f[bhi]) => l * w], plan = [2112]} : tile<f64[1,8,1]>
-        %l2 = tile.reduce(%p, %ls) {op = "sum", over = "j", plan = [2112]} : tile<f64[1,8,1]>
-        %accs = tile.map(%acc1, %shrink) {programs = [fn(c: f[bhid], w: f[bhi]) => c * w], plan = [2176]} : tile<f64[1,8,4]>
+        %masked = tile.mask(%s, %partial, %jt, %it) {mask = fn(c: f[bhj], r: f[bhi]) => c <= r, value = -inf, cpu.plan = [0], cpu.scratch = [2560, 1024]} : tile<f64[1,8,16]>
+        %top = tile.reduce(%masked, %m1) {op = "max", over = "j", cpu.plan = [2432]} : tile<f64[1,8,1]>
+        %p = tile.map(%masked, %top) {programs = [fn(x: f[bhij], n: f[bhi]) => exp(x - n)], cpu.plan = [0]} : tile<f64[1,8,16]>
+        %shrink = tile.map(%m1, %top) {programs = [fn(m: f[bhi], n: f[bhi]) => exp(m - n)], cpu.plan = [2048]} : tile<f64[1,8,1]>
+        %ls = tile.map(%l1, %shrink) {programs = [fn(l: f[bhi], w: f[bhi]) => l * w], cpu.plan = [2112]} : tile<f64[1,8,1]>
+        %l2 = tile.reduce(%p, %ls) {op = "sum", over = "j", cpu.plan = [2112]} : tile<f64[1,8,1]>
+        %accs = tile.map(%acc1, %shrink) {programs = [fn(c: f[bhid], w: f[bhi]) => c * w], cpu.plan = [2176]} : tile<f64[1,8,4]>
         %ct = tile.load(%c, %g, %j) {axes = "gjd"} : tile<f64[1,16,4]>
-        %acc2 = tile.dot(%p, %ct, %accs) {form = "nn", plan = [2176]} : tile<f64[1,8,4]>
+        %acc2 = tile.dot(%p, %ct, %accs) {form = "nn", cpu.plan = [2176]} : tile<f64[1,8,4]>
         tile.yield(%top, %l2, %acc2)
       } : tile<f64[1,8,1]>, tile<f64[1,8,1]>, tile<f64[1,8,4]>
-      %lt = tile.map(%l, %m) {programs = [fn(l: f[bhi], m: f[bhi]) => m + log(l)], plan = [0]} : tile<f64[1,8,1]>
-      %ot = tile.map(%acc, %l) {programs = [fn(c: f[bhid], l: f[bhi]) => c / l], plan = [2176]} : tile<f64[1,8,4]>
+      %lt = tile.map(%l, %m) {programs = [fn(l: f[bhi], m: f[bhi]) => m + log(l)], cpu.plan = [0]} : tile<f64[1,8,1]>
+      %ot = tile.map(%acc, %l) {programs = [fn(c: f[bhid], l: f[bhi]) => c / l], cpu.plan = [2176]} : tile<f64[1,8,4]>
       tile.store(%ot, %acc_all, %g, %i) {axes = "gid", add = false}
       tile.store(%lt, %lse_all, %g, %i) {axes = "gi", add = false}
       tile.yield()

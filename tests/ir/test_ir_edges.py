@@ -9,6 +9,7 @@ import torch
 
 import aatc
 from aatc import passes
+from aatc.backends.cpu.masks import hull
 from aatc.ir import Dim
 from aatc.ir.core import Func
 from aatc.ir.errors import ScoreError, ShapeError, VerifyError
@@ -137,10 +138,11 @@ def test_a_run_of_full_tiles_with_a_hole_is_partial():
         ([FULL, FULL, FULL], False), ([FULL, FULL, PARTIAL], True), ([PARTIAL, FULL, EMPTY], True),
     ):  # fmt: skip
         tiles = TileMap(np.array([[row]], dtype=np.int8), 2, 4, 1, (2, 12))
-        assert tiles.hull(0, 0)[2] is partial, row
+        runs = [(first, last, kind == PARTIAL) for first, last, kind in tiles.runs()[0, 0].tolist() if kind]
+        assert hull(runs)[2] is partial, row
         covered = np.zeros(12, dtype=int)
-        for start, extent, kind in tiles.runs(0, 0, 8):
-            covered[start : start + extent] = PARTIAL if kind else FULL
+        for first, last, kind in runs:
+            covered[first:last] = PARTIAL if kind else FULL
         assert covered.reshape(3, 4).tolist() == [[k] * 4 for k in row]
 
 
@@ -231,10 +233,10 @@ def test_what_only_a_dropped_result_needs_is_dropped_with_it():
     ("%m1: tile<f64[1,8,1]>, %l1", "%m1: tile<f64[1,8,4]>, %l1", "takes"),
     ("(%j: index, %partial: bool", "(%j: bool, %partial: bool", "takes"),
     # a tile of the loop's body in the bytes of one that is read in it, but made outside
-    ('%s = tile.dot(%at, %bt) {form = "nt", plan = [0]}', '%s = tile.dot(%at, %bt) {form = "nt", plan = [1152]}', "arena"),
-    ("scratch = [2560, 1024]", "scratch = [2560, 0]", "arena"),
-    ("scratch = [2560, 1024]", "scratch = [2560, 2176]", "arena"),
-    ("scratch = [2560, 1024]", "scratch = [1088, 1024]", "arena"),
+    ('%s = tile.dot(%at, %bt) {form = "nt", cpu.plan = [0]}', '%s = tile.dot(%at, %bt) {form = "nt", cpu.plan = [1152]}', "arena"),
+    ("cpu.scratch = [2560, 1024]", "cpu.scratch = [2560, 0]", "arena"),
+    ("cpu.scratch = [2560, 1024]", "cpu.scratch = [2560, 2176]", "arena"),
+    ("cpu.scratch = [2560, 1024]", "cpu.scratch = [1088, 1024]", "arena"),
 ])  # fmt: skip
 def test_regions_take_what_is_handed_in_and_keep_off_what_lives_outside(old, new, message):
     assert TILE.count(old) == 1
@@ -243,7 +245,7 @@ def test_regions_take_what_is_handed_in_and_keep_off_what_lives_outside(old, new
 
 
 OUTER = TILE.replace(
-    "      %m, %l, %acc = tile.sweep", '      %w = tile.fill(%g, %i) {value = 2.0, axes = "gi", plan = [2496]} : tile<f64[1,8,1]>\n      %m, %l, %acc = tile.sweep'
+    "      %m, %l, %acc = tile.sweep", '      %w = tile.fill(%g, %i) {value = 2.0, axes = "gi", cpu.plan = [2496]} : tile<f64[1,8,1]>\n      %m, %l, %acc = tile.sweep'
 ).replace("fn(l: f[bhi], m: f[bhi]) => m + log(l)]", "fn(l: f[bhi], m: f[bhi], w: f[bhi]) => m + log(l) + w]").replace("tile.map(%l, %m) {", "tile.map(%l, %m, %w) {")  # fmt: skip
 
 
@@ -251,7 +253,7 @@ def test_a_body_may_not_write_where_a_tile_waits_for_the_end_of_the_loop():
     assert OUTER.count("%w") == 2
     parse(OUTER)
     with pytest.raises(VerifyError, match="arena"):
-        parse(OUTER.replace("plan = [2432]", "plan = [2496]"))
+        parse(OUTER.replace("cpu.plan = [2432]", "cpu.plan = [2496]"))
 
 
 # --- modules ---------------------------------------------------------------------------------------------------------

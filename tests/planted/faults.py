@@ -150,9 +150,9 @@ FAULTS = (
     # --- ir --------------------------------------------------------------------------------------------------------
     Fault(
         "tile-map-holes",
-        "ir/tilemap.py",
-        "bool((row[first:last] != FULL).any())",
-        "bool(row[first] != FULL or row[last - 1] != FULL)",
+        "backends/cpu/masks.py",
+        "holes or any(partial",
+        "any(partial",
         "holes between full tiles",
         BEHAVIOUR + TILES + KERNELS,
     ),

@@ -128,7 +128,7 @@ def lower_library(a: Attention, forms: Forms, plain: Library, s: Schedule, name:
         assert tiles is not None
         operands += [tiles, *(fr.operands[n] for n in mask.names)]
     out, lse = b.op(
-        "tile.library",
+        "cpu.attention",
         operands,
         [row_type, TensorType(a.dtype, (a.batch, a.heads, a.rows))],
         names=["out", "lse"],
@@ -226,7 +226,7 @@ def lower_library_backward(
         fr.operands["log_sum__"],
     ]
     found = b.op(
-        "tile.library_backward",
+        "cpu.attention_backward",
         operands,
         [types["bhid"], types["bhjd"], types["bhjd"]],
         names=["d_rows", "d_keys", "d_values"],

@@ -10,13 +10,13 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import ClassVar
 
+from aatc.backends.cpu.linear import linearize, overwritable, temporaries
 from aatc.ir.core import Block, Func, Module, Op, Value
-from aatc.ir.score.linear import linearize, overwritable, temporaries
+from aatc.ir.registry import lookup_op
 from aatc.ir.types import TileType, itemsize
 from aatc.passes.base import Context, Pass, register
 
 ALIGN = 64
-_VIEWS = ("tile.load",)
 
 
 @dataclass
@@ -32,10 +32,9 @@ class Interval:
 @register
 @dataclass(frozen=True)
 class PlanMemory(Pass):
-    """Adds ``plan`` and ``scratch`` offsets to tile operations and the arena's size to tile functions."""
+    """Adds ``cpu.plan`` and ``cpu.scratch`` offsets to tile operations and the arena's size to tile functions."""
 
     name: ClassVar[str] = "plan-memory"
-    ensures: ClassVar[tuple[str, ...]] = ("planned",)
 
     def run(self, module: Module, ctx: Context) -> Module:
         for func in module.funcs.values():
@@ -77,7 +76,7 @@ class _Liveness:
             if op.regions:
                 self._loop(op, dying)
                 continue
-            if op.name not in _VIEWS:
+            if not lookup_op(op.name).traits.view:
                 for r in op.results:
                     self._define_or_replace(op, r, dying)
             if op.name in ("tile.map", "tile.mask"):
@@ -102,15 +101,18 @@ class _Liveness:
         start = self.position
         outside = set(self.intervals)
         body = op.regions[0]
-        if op.name == "tile.guard":  # its results are its operands, overwritten if the body has to run
+        skip, lead = lookup_op(op.name).traits.carried
+        if (
+            lookup_op(op.name).traits.region == "branch"
+        ):  # its results are its operands, overwritten if the body has to run
             self.alias.update(zip(op.results, map(self.root, op.operands), strict=True))
         else:
-            for init, r in zip(op.operands[len(op.operands) - len(op.results) :], op.results, strict=True):
+            for init, r in zip(op.operands[skip:], op.results, strict=True):
                 if init in dying and self.root(init) in self.intervals and op.operands.count(init) == 1:
                     self.alias[r] = self.root(init)
                 else:
                     self._define(r)
-            for arg, r in zip(body.args[len(body.args) - len(op.results) :], op.results, strict=True):
+            for arg, r in zip(body.args[lead:], op.results, strict=True):
                 self.alias[arg] = r
         before = {v: self.intervals[v].end for v in outside}
         self.block(body)
@@ -128,12 +130,9 @@ def _reads(op: Op) -> list[Value]:
 
 def replaceable(op: Op, r: Value) -> list[Value]:
     """Operands whose place the result ``r`` may take, as far as the operation itself is concerned."""
-    if op.name in ("tile.dot", "tile.reduce"):
-        return op.operands[2:] if op.name == "tile.dot" else op.operands[1:]
-    if op.name == "tile.mask":
-        return op.operands[:1]
-    if op.name != "tile.map":
-        return []
+    traits = lookup_op(op.name).traits
+    if traits.replaces is None or op.name != "tile.map":
+        return op.operands[traits.replaces] if traits.replaces is not None else []
     free = overwritable(linearize(op), op.results.index(r))
     return [v for n, v in enumerate(op.operands) if n in free]
 
@@ -180,8 +179,8 @@ def plan(func: Func) -> tuple[int, int]:
         places = [live.intervals.get(live.root(r)) for r in op.results]
         offsets = tuple(x.offset if x is not None else -1 for x in places)
         if any(o >= 0 for o in offsets):
-            op.attrs["plan"] = offsets
+            op.attrs["cpu.plan"] = offsets
         if live.scratch.get(op):
-            op.attrs["scratch"] = tuple(x.offset for x in live.scratch[op])
-    func.attrs["arena"] = arena
+            op.attrs["cpu.scratch"] = tuple(x.offset for x in live.scratch[op])
+    func.attrs["cpu.arena"] = arena
     return arena, max_live(every)

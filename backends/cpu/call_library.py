@@ -1,0 +1,70 @@
+"""Lets PyTorch's fused attention do what it can."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import ClassVar
+
+from aatc.backends.cpu.library import Library, library_form, lower_library, lower_library_backward
+from aatc.ir.core import Module, Op
+from aatc.ir.errors import PassError
+from aatc.passes.adaptive_tile import add_exact, add_version, cost_model, masked_rows, may_leave, static_extent
+from aatc.passes.base import Context, Pass, register
+from aatc.passes.lowering import Attention, Schedule
+from aatc.passes.tile_backward import lower_backward
+from aatc.passes.tile_forward import Forms
+
+
+@register
+@dataclass(frozen=True)
+class CallLibrary(Pass):
+    """``geo.kernel`` whose score is one contraction plus a number per key → the same, by the library's fused attention.
+
+    rows: queries of a block where there is a mask; 0 leaves the choice to the cost model. PassError for a negative one.
+    """
+
+    rows: int = 0
+    name: ClassVar[str] = "call-library"
+    requires: ClassVar[tuple[str, ...]] = ("fused",)
+
+    def __post_init__(self) -> None:
+        if self.rows < 0:
+            raise PassError(f"call-library: rows = {self.rows}", hint="an extent is positive, or 0 for a default")
+
+    def run(self, module: Module, ctx: Context) -> Module:
+        if "sdpa" not in ctx.target.library:
+            return module
+        for op in list(module.walk()):
+            if op.name == "geo.kernel":
+                a = Attention(op, module.dims, double=bool(op.attrs.get("double")))
+                plain = library_form(a)
+                if plain is not None:
+                    self._replace(module, op, a, plain, ctx)
+                    ctx.count("called")
+        return module
+
+    def _replace(self, module: Module, op: Op, a: Attention, plain: Library, ctx: Context) -> None:
+        stem, forms, schedule = op.attrs["forward"].name, Forms(a), self._schedule(a, plain, ctx)
+        forward = lower_library(a, forms, plain, schedule, stem)
+        backward_name = op.attrs["backward"].name
+        if plain.shift is None and (a.programs.mask is None or plain.causal):
+            backward, grads = lower_library_backward(a, forms, plain, schedule, backward_name)
+        else:
+            backward, grads = lower_backward(a, Forms(a), schedule, backward_name, summed=True)
+        linear = "G+1" if plain.biased else "G"
+        op.attrs |= add_version(module, a, forms, (forward, backward), grads, linear, "library", ctx)
+        if "exact" not in op.attrs and may_leave(forward):
+            op.attrs |= add_exact(module, op, stem, lambda exact, ctx: cost_model(exact, ctx.target), ctx)
+
+    def _schedule(self, a: Attention, plain: Library, ctx: Context) -> Schedule:
+        s = cost_model(a, ctx.target)
+        return Schedule(s.heads, self.rows or library_rows(a, plain, ctx), s.cols, s.grain)
+
+
+def library_rows(a: Attention, plain: Library, ctx: Context) -> int:
+    """Rows of a block: the library skips what is causal within its own tiles; other masks are cut into blocks."""
+    most = cost_model(a, ctx.target, masked=False).rows
+    mask = a.programs.mask
+    if mask is None or plain.causal:
+        return most
+    return masked_rows(mask, static_extent(a.rows), static_extent(a.cols), most, runs=False)
