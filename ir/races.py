@@ -106,7 +106,8 @@ def _accumulates(op: Op, v: Value) -> bool:
     at = op.operands.index(v)
     if op.name == "tile.map":
         return op.operands.count(v) == 1 and sum(_adds(p, at) for p in op.attrs["programs"]) == 1
-    return op.name in ("tile.dot", "tile.reduce") and v in op.operands[traits.replaces] and op.operands.count(v) == 1
+    into = op.operands[traits.replaces] if traits.replaces is not None else []
+    return op.name in ("tile.dot", "tile.reduce") and v in into and op.operands.count(v) == 1
 
 
 def _result_of(op: Op, v: Value) -> int:

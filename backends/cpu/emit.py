@@ -214,14 +214,14 @@ class Emitter(BufferEmitter):
             method = "addmm_" if self.x.flat else "baddbmm_"
             self.src.line(f"{self._window(buffer, axes)}.{method}({a}, {b})")
             return
-        a = access(axes)
-        if a.lead not in ("", "g") or "ij" in axes:
+        at = access(axes)
+        if at.lead not in ("", "g") or "ij" in axes:
             value = f"{value}.unsqueeze(0)" if self.x.flat else value
             where = f"{axes!r}, {self._problems()}, {self._range('i')}, {self._range('j')}, H"
             self.src.line(f"rt.put({buffer}, {value}, {op.attrs['add']}, {where})")
             return
         squeeze = {"i": "[..., 0]", "ic": "[..., 0]", "j": "[..., 0, :]", "jc": "[..., 0, :]", "": "[..., 0, 0]"}.get(
-            a.inside, ""
+            at.inside, ""
         )
         self.src.line(f"{self._window(buffer, axes)}.{'add_' if op.attrs['add'] else 'copy_'}({value}{squeeze})")
 
