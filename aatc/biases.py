@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Iterator
 from typing import Any
 
@@ -59,7 +58,7 @@ class ALiBi(Bias):
                 raise CaptureError(
                     f"ALiBi slopes are {slopes!r}", hint="give a tensor (H,) of slopes, or the number of heads"
                 )
-            slopes = torch.tensor(alibi_slopes(slopes))
+            slopes = alibi_slopes(slopes).to(torch.get_default_dtype())
         self.slopes = slopes
 
     def captures(self, sizes):
@@ -75,11 +74,14 @@ class ALiBi(Bias):
         return -(next(captured) * abs(index("i") - index("j")))
 
 
-def alibi_slopes(heads: int) -> list[float]:
-    """2^(-8h/H), h = 1..H; a count that is no power of two is filled from the next one, as the authors do."""
-    power = 2 ** math.floor(math.log2(heads))
-    slopes = [2.0 ** (-8 * h / power) for h in range(1, power + 1)]
-    return slopes + [2.0 ** (-8 * h / (2 * power)) for h in range(1, 2 * (heads - power), 2)]
+def alibi_slopes(heads: int) -> torch.Tensor:
+    """(H,) in float64: 2^(-8h/H), h = 1..H; a count that is no power of two is filled from the next one, as the authors
+    do. By operations on tensors, so that a graph can have any number of heads."""
+    h = torch.arange(1, heads + 1, dtype=torch.float64, device="cpu")
+    powers = 2.0 ** torch.arange(63, dtype=torch.float64, device="cpu")
+    power = torch.where(powers <= heads, powers, 1.0).amax()
+    exponent = torch.where(h <= power, h / power, (2 * (h - power) - 1) / (2 * power))
+    return 2.0 ** (-8 * exponent)
 
 
 class RelativeTable(Bias):

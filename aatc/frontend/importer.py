@@ -281,7 +281,10 @@ class _Importer:
             return value if dtype is None else self.cast(value, dtype)
 
         args = tuple(self.literal(a, operands, read) for a in (*node.args, *node.kwargs.values()))
-        attrs: dict[str, Any] = {"target": self.callable(node.target), "args": args}
+        called: Any = node.target
+        if called is torch.sym_float:  # of a size, or of a number that is a float already
+            called, args = operator.mul, (*args, 1.0)
+        attrs: dict[str, Any] = {"target": self.callable(called), "args": args}
         if node.kwargs:
             attrs["kwargs"] = tuple(node.kwargs)
         value: Any = node.meta.get("val")

@@ -202,3 +202,40 @@ def test_numbers_that_vary_are_shown_as_text(name):
         got, want = compiled(x, v), f(x, v)
         assert got[0] == want[0]
         torch.testing.assert_close(got[1], want[1])
+
+
+def alibi_formula(q, heads):
+    """Plain torch, slopes by the authors' rule."""
+    power = 2 ** (heads.bit_length() - 1)
+    slopes = [2.0 ** (-8 * h / power) for h in range(1, power + 1)]
+    slopes += [2.0 ** (-8 * h / (2 * power)) for h in range(1, 2 * (heads - power), 2)]
+    i = torch.arange(q.shape[2])
+    bias = torch.tensor(slopes, dtype=q.dtype).reshape(-1, 1, 1) * (i[:, None] - i).abs()
+    return torch.nn.functional.scaled_dot_product_attention(q, q, q, -bias)
+
+
+def test_the_number_of_heads_of_alibi_may_be_a_symbol():
+    def model(q):
+        return aatc.attend(q, q, q, metric=aatc.metrics.DotProduct(), bias=aatc.biases.ALiBi(q.shape[1]))
+
+    compiled = aatc.compile(model, dynamic=True, fallback=False)
+    for heads in (4, 6, 8, 12, 3, 1):
+        q = torch.randn(2, heads, 5, 4, dtype=torch.float64)
+        slopes = aatc.biases.ALiBi(heads).slopes.double()  # rounded to the default dtype
+        i = torch.arange(5)
+        bias = slopes.reshape(-1, 1, 1) * (i[:, None] - i).abs()
+        want = torch.nn.functional.scaled_dot_product_attention(q, q, q, -bias)
+        torch.testing.assert_close(compiled(q), want, rtol=1e-12, atol=1e-12)
+        torch.testing.assert_close(want, alibi_formula(q, heads), rtol=1e-6, atol=1e-6)
+    assert len(compiled.graphs) <= 3
+
+
+def test_a_size_as_a_float_scales():
+    def model(q, scale):
+        return aatc.attend(q, q, q, metric=aatc.metrics.DotProduct(), scale=float(q.shape[2]) * scale)
+
+    compiled = aatc.compile(model, dynamic=True, fallback=False)
+    for n, scale in ((5, 0.5), (7, 0.7), (9, 0.1), (6, 0.3)):
+        q = torch.randn(1, 2, n, 4, dtype=torch.float64)
+        want = torch.nn.functional.scaled_dot_product_attention(q, q, q, scale=n * scale)
+        torch.testing.assert_close(compiled(q, scale), want, rtol=1e-10, atol=1e-10)
