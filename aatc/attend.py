@@ -18,7 +18,19 @@ from aatc.masks import Mask, as_mask
 from aatc.metrics import Metric
 from aatc.normalizers import Softmax, kind_of
 from aatc.ops import write_spec
-from aatc.parts import Capture, Key, Part, Sizes, same, scalar_captures, scalar_expr, scalar_key
+from aatc.parts import (
+    Capture,
+    Key,
+    Part,
+    Sizes,
+    integer,
+    number,
+    same,
+    scalar_captures,
+    scalar_expr,
+    scalar_key,
+    tensor,
+)
 
 
 def attend(
@@ -208,7 +220,7 @@ _WORDS = {"b": "batch", "h": "query heads", "i": "queries", "j": "keys"}
 
 
 def _check(c: Capture, sizes: Sizes) -> None:
-    t = c.tensor
+    t = tensor(c.name, c.tensor)
     if t.dim() != len(c.axes):
         raise CaptureError(f"{c.name} has shape {tuple(t.shape)}; its axes are {c.axes!r}: {len(c.axes)} dimensions")
     for n, axis in zip(t.shape, c.axes, strict=True):
@@ -235,10 +247,10 @@ def _check(c: Capture, sizes: Sizes) -> None:
 
 
 def _seed(dropout: float, seed: int | torch.Tensor | None, sizes: Sizes) -> list[Capture]:
-    if not 0 <= dropout < 1:
+    if not 0 <= number("dropout", dropout) < 1:
         raise ScoreError(f"dropout {dropout} is not a probability below 1")
     if seed is None:
         seed = torch.randint(0, 2**62, (), dtype=torch.int64, device=sizes.device)
     elif not isinstance(seed, torch.Tensor):
-        seed = torch.tensor(seed, dtype=torch.int64, device=sizes.device)
+        seed = torch.tensor(integer("the seed of dropout", seed, 63), dtype=torch.int64, device=sizes.device)
     return [Capture("seed", seed, "", "i")]

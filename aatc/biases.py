@@ -20,6 +20,7 @@ from aatc.parts import (
     pair_capture,
     scalar_captures,
 )
+from aatc.parts import tensor as checked
 
 
 class Bias(Part):
@@ -88,7 +89,7 @@ class RelativeTable(Bias):
     """table[h, j - i + R] with j - i clipped to [-R, R]. ``table``: (H, 2R+1), or (2R+1,) for all heads."""
 
     def __init__(self, table: torch.Tensor):
-        if table.dim() not in (1, 2) or table.shape[-1] % 2 == 0:
+        if checked("a relative table", table).dim() not in (1, 2) or table.shape[-1] % 2 == 0:
             raise CaptureError(
                 f"a relative table has shape (H, 2R+1), got {tuple(table.shape)}",
                 hint="entry R stands for j = i, so the number of entries is odd",
@@ -112,7 +113,7 @@ class Dense(Bias):
     """A tensor (N, M), (H, N, M) or (B, H, N, M); any dimension may be 1, and (M,) is a bias per key."""
 
     def __init__(self, tensor: torch.Tensor):
-        self.tensor = tensor
+        self.tensor = checked("a dense bias", tensor)
 
     def captures(self, sizes):
         if self.tensor.dtype == torch.bool:

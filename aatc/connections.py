@@ -13,7 +13,7 @@ import torch
 
 from aatc.ir.errors import CaptureError, ScoreError, ShapeError
 from aatc.ir.score.expr import Expr, call
-from aatc.parts import Capture, Key, Part, Sizes
+from aatc.parts import Capture, Key, Part, Sizes, number, tensor
 
 
 class Connection(Part):
@@ -58,6 +58,10 @@ class Rotary(Connection):
             raise ScoreError(f"rotary style {style!r}", hint='there are "half" and "pairs"')
         if q_positions is None and k_positions is not None:
             raise CaptureError("Rotary has k_positions without q_positions")
+        if not isinstance(number("the base of Rotary", base), torch.Tensor) and not base > 0:
+            raise ScoreError(f"the base of Rotary is {base}", hint="angles are p base^(-2c/D): it is positive")
+        q_positions = None if q_positions is None else tensor("q_positions", q_positions)
+        k_positions = None if k_positions is None else tensor("k_positions", k_positions)
         self.q_positions, self.k_positions, self.base, self.style, self.values = (
             q_positions, k_positions, base, style, values,
         )  # fmt: skip
@@ -125,8 +129,8 @@ class Frames(Connection):
 
     def __init__(self, q_frames: torch.Tensor, k_frames: torch.Tensor | None = None, values: bool = True):
         self.q_frames, self.k_frames, self.values = (
-            q_frames,
-            q_frames if k_frames is None else k_frames,
+            tensor("q_frames", q_frames),
+            tensor("k_frames", q_frames if k_frames is None else k_frames),
             values,
         )
 

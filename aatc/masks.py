@@ -18,6 +18,7 @@ from aatc.parts import (
     integer_expr,
     integer_key,
     pair_capture,
+    tensor,
 )
 from aatc.traced import Recorded, rebuilt, recorded
 
@@ -100,7 +101,8 @@ class _Window(Mask):
 
 class _Documents(Mask):
     def __init__(self, ids: torch.Tensor, kv_ids: torch.Tensor | None):
-        self.ids, self.kv_ids = ids, ids if kv_ids is None else kv_ids
+        self.ids = tensor("document ids", ids)
+        self.kv_ids = self.ids if kv_ids is None else tensor("document ids", kv_ids)
         if (self.ids.dtype == torch.uint64) != (self.kv_ids.dtype == torch.uint64):
             raise CaptureError(
                 f"document ids hold {self.ids.dtype} and {self.kv_ids.dtype}", hint="no one dtype holds both exactly"
@@ -126,7 +128,7 @@ def _per_token(name: str, ids: torch.Tensor, axis: str) -> Capture:
 
 class _KeyPadding(Mask):
     def __init__(self, valid: torch.Tensor):
-        self.valid = valid
+        self.valid = tensor("key padding", valid)
 
     def captures(self, sizes):
         if self.valid.dim() not in (1, 2):
@@ -140,7 +142,7 @@ class _KeyPadding(Mask):
 
 class _Dense(Mask):
     def __init__(self, keep: torch.Tensor):
-        self.keep = keep
+        self.keep = tensor("a dense mask", keep)
 
     def captures(self, sizes):
         return [pair_capture("keep", self.keep, sizes, "b")]

@@ -28,10 +28,12 @@ from aatc.parts import (
     Sizes,
     as_tensor,
     captured,
+    number,
     number_dtype,
     scalar_captures,
     scalar_expr,
     scalar_key,
+    tensor,
 )
 from aatc.traced import KEY, QUERY, Recorded, Traced, placed_at, rebuilt, recorded
 
@@ -101,6 +103,7 @@ class Mahalanobis(Metric):
         given = [n for n, t in (("matrix", matrix), ("diagonal", diagonal), ("factor", factor)) if t is not None]
         if len(given) != 1:
             raise CaptureError(f"Mahalanobis takes one of matrix, diagonal and factor, got {given or 'none'}")
+        tensor(f"the {given[0]} of Mahalanobis", next(t for t in (matrix, diagonal, factor) if t is not None))
         self.matrix, self.diagonal, self.factor = matrix, diagonal, factor
 
     def key(self):
@@ -195,7 +198,7 @@ class LorentzDistance(_Distance):
     """
 
     def __init__(self, beta: Number = 1, squared: bool = False, curvature: Number = 1, lift: bool = False):
-        if not isinstance(curvature, torch.Tensor) and not curvature > 0:
+        if not isinstance(number("the curvature", curvature), torch.Tensor) and not curvature > 0:
             raise ScoreError(
                 f"curvature {curvature} is not positive", hint="the space has sectional curvature -c, c > 0"
             )
@@ -355,7 +358,7 @@ class UserMetric(Metric):
                 if captured(t):
                     t = as_tensor(t, kind, sizes.device)
                 else:
-                    t = torch.tensor(t, dtype=kind, device=sizes.device)
+                    t = _as_capture(name, t, kind, sizes)
             found.append(Capture(name, t, axes, dtype))
         return found
 
@@ -366,6 +369,13 @@ class UserMetric(Metric):
         for name, _axes, _dtype in declared:
             leaves[name] = next(captured)
         return rebuilt(program, leaves, captured, _checked)
+
+
+def _as_capture(name: str, x: Any, dtype: torch.dtype, sizes: Sizes) -> torch.Tensor:
+    """A number or lists of them as a tensor."""
+    if x is None or isinstance(x, str):
+        raise CaptureError(f"{name} is {x!r}, not a tensor", hint="torch.tensor(...) makes one of numbers")
+    return torch.tensor(x, dtype=dtype, device=sizes.device)
 
 
 def _named(module: str, name: str) -> Any:

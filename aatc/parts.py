@@ -110,7 +110,7 @@ def same(found: Any, wanted: Any) -> bool:
 
 def scalar_key(x: Any) -> str:
     """Key of a parameter that is a number or a tensor."""
-    return _TENSOR if captured(x) else repr(float(x))
+    return _TENSOR if captured(x) else repr(float(number("a parameter", x)))
 
 
 def scalar_captures(name: str, x: Any, sizes: Sizes) -> list[Capture]:
@@ -142,17 +142,35 @@ def as_tensor(x: Any, dtype: torch.dtype, device: torch.device | str | None = No
     return torch.full((), x, dtype=dtype, device=device)
 
 
-def integer(what: str, x: Any) -> Any:
-    """``x``, if it is an integer or an integer tensor of one entry; ScoreError otherwise."""
+def number(what: str, x: Any) -> Any:
+    """``x``, if it is a real number or a tensor; ScoreError otherwise."""
+    if isinstance(x, (int, float, torch.Tensor, torch.SymInt, torch.SymFloat)) or hasattr(x, "__float__"):
+        return x
+    raise ScoreError(f"{what} is {x!r}; it is a number or a tensor")
+
+
+def tensor(what: str, x: Any) -> torch.Tensor:
+    """``x``, if it is a dense tensor; CaptureError otherwise."""
+    if not isinstance(x, torch.Tensor):
+        raise CaptureError(f"{what} is a {type(x).__name__}, not a tensor", hint="torch.tensor(...) makes one")
+    if x.layout != torch.strided or x.is_nested:
+        raise CaptureError(f"{what} is a tensor of layout {x.layout}", hint="it is a dense tensor: .to_dense()")
+    return x
+
+
+def integer(what: str, x: Any, bits: int = 62) -> Any:
+    """``x``, if it is an integer below 2**bits in size or an integer tensor of one entry; ScoreError otherwise."""
     if isinstance(x, torch.Tensor):
         if x.dim() or x.is_floating_point() or x.is_complex() or x.dtype == torch.bool:
             raise ScoreError(f"{what} is a tensor of {x.dtype} of shape {tuple(x.shape)}; it is one integer")
         return x
-    if is_integer(x):
-        return x
-    if not hasattr(x, "__index__"):
-        raise ScoreError(f"{what} is {x!r}; it is an integer")
-    return int(x)
+    if not is_integer(x):
+        if not hasattr(x, "__index__"):
+            raise ScoreError(f"{what} is {x!r}; it is an integer")
+        x = int(x)
+    if not varies(x) and not -(2**bits) <= x < 2**bits:
+        raise ScoreError(f"{what} is {x}, which leaves {bits} bits")
+    return x
 
 
 def integer_key(x: Any) -> str:

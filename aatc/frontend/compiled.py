@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 M = TypeVar("M", bound=nn.Module)
 
 
-class NotRunError(AatcError):
+class NotRunError(AatcError, AttributeError):
     """Something was asked of a compiled model that is known only after its first call."""
 
 
@@ -310,6 +310,22 @@ class Compiled:
         if _being_traced():  # within a model that is being compiled: one graph, not one in another
             return super().__call__(*args, **kwargs)  # type: ignore[misc]
         return self._aatc.call(*args, **kwargs)
+
+    def __getattr__(self, name: str) -> Any:
+        if isinstance(vars(type(self)).get(name), property):
+            vars(type(self))[name].fget(self)  # a property has raised an AttributeError: that one is to be seen
+        original = self._aatc.original
+        if not isinstance(self, type(original)):  # whose class was changed since: by parametrizations, say
+            return getattr(original, name)
+        return super().__getattr__(name)  # type: ignore[misc]
+
+    def __setattr__(self, name: str, value: Any) -> None:
+        if name == "__class__":
+            raise UnsupportedError(
+                "the class of a compiled model cannot be changed, as parametrizations do",
+                hint="change the model itself, and compile it then",
+            )
+        super().__setattr__(name, value)
 
     def __deepcopy__(self, memo: dict[int, Any]) -> Any:
         return _twin(copy.deepcopy(self._aatc.original, memo), self._aatc.options)

@@ -50,6 +50,13 @@ class Options:
         if not isinstance(self.backend, str):
             raise BackendError(f"backend={self.backend!r} is not a name", hint="aatc.devices() lists what is there")
 
+    @property
+    def own_pipeline(self) -> bool:
+        """Whether the order of all passes is the user's."""
+        from aatc import passes
+
+        return isinstance(self.passes, (str, passes.Pipeline))
+
     def pipeline(self) -> Pipeline:
         """The passes to run: those of the backend, these with the user's, or just the user's."""
         from aatc import passes
@@ -184,7 +191,11 @@ class Session:
         else:
             on_stage = (lambda n, name, module: dump.stage(n, name, str(module))) if dump is not None else None
             verify = self.options.verify
-            result = self.pipeline.run(imported.module, target=target, on_stage=on_stage, verify=verify)
+            try:
+                result = self.pipeline.run(imported.module, target=target, on_stage=on_stage, verify=verify)
+            except PassError as error:
+                error.users = error.users or self.options.own_pipeline  # who orders the passes is told
+                raise
             graph.stages, graph.report = dict(result.stages), result.report
             clock.lap("passes")
             graph.program = backend.build(result.module)
