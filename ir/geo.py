@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import torch
 
-from aatc.ir import observe, reference
+from aatc.ir import observe, reference, stage_evaluate
 from aatc.ir.containment import spoiled_rows
 from aatc.ir.core import Op
 from aatc.ir.dims import NAME
@@ -12,9 +12,8 @@ from aatc.ir.errors import VerifyError
 from aatc.ir.registry import Attr, OpDef, Operand, define
 from aatc.ir.score.expr import ZERO, param
 from aatc.ir.score.program import Program
-from aatc.ir.softmax import softmax
-from aatc.ir.tile_evaluate import Refused, bind
-from aatc.ir.types import PairType, TensorType
+from aatc.ir.tile_evaluate import Refused
+from aatc.ir.types import PairType, TensorType, torch_dtype
 
 
 def compute_name(dtype: str) -> str:
@@ -50,13 +49,6 @@ def check_binding(op: Op, program: Program, values) -> None:
             raise VerifyError(f"{op.name}: parameter {p.name} is declared {dtype!r}, its value is {v.type}")
 
 
-def _own(result: torch.Tensor, values) -> torch.Tensor:
-    """``result`` in memory of its own: a program may be one of its parameters as it is."""
-    alias = torch._C._is_alias_of  # type: ignore[attr-defined]
-    shared = any(isinstance(v, torch.Tensor) and alias(result, v) for v in values)
-    return result.clone() if shared else result
-
-
 _DIGITS = {
     "checks": Attr.of(
         "list",
@@ -81,18 +73,6 @@ def _metric_verify(op: Op) -> None:
     check_binding(op, program, op.operands)
 
 
-def _run_metric(op, values, _):
-    names = op.attrs["score"].names
-    env = dict(zip(names, values, strict=True))
-    heads = values[0].shape[1]
-    env[names[1]] = reference.expand_heads(values[1], heads)
-    sizes = (values[0].shape[0], heads, values[0].shape[2], values[1].shape[2])
-    dtype = reference.compute_dtype(values[0].dtype)
-    from aatc.ir.score.evaluate import evaluate
-
-    return [_own(evaluate(op.attrs["score"].body, env, sizes, dtype=dtype)[..., 0].to(dtype).expand(sizes), values)]
-
-
 define(
     OpDef(
         "geo.metric",
@@ -102,7 +82,7 @@ define(
         attrs={"score": Attr.of("program", "the score, a number per pair"), **_DIGITS},
         infer=_metric_types,
         verify=_metric_verify,
-        evaluate=_run_metric,
+        evaluate=stage_evaluate.metric,
     )
 )
 
@@ -119,19 +99,6 @@ def _normalize_verify(op: Op) -> None:
     check_binding(op, mask or Program((), ZERO), op.operands[1:])
 
 
-def _run_normalize(op, values, _):
-    from aatc.ir.score.evaluate import evaluate
-
-    s = values[0]
-    mask = op.attrs.get("mask")
-    if mask is not None:
-        env = dict(zip(mask.names, values[1:], strict=True))
-        s = s.masked_fill(
-            ~evaluate(mask.body, env, tuple(s.shape), dtype=torch.float64)[..., 0].expand(s.shape), float("-inf")
-        )
-    return list(softmax(s))
-
-
 define(
     OpDef(
         "geo.normalize",
@@ -145,7 +112,7 @@ define(
         },
         infer=_normalize_types,
         verify=_normalize_verify,
-        evaluate=_run_normalize,
+        evaluate=stage_evaluate.normalize,
     )
 )
 
@@ -162,19 +129,6 @@ def _transport_verify(op: Op) -> None:
     check_binding(op, carry, [op.operands[0], *op.operands[2:]])
 
 
-def _run_transport(op, values, _):
-    from aatc.ir.score.evaluate import evaluate
-
-    carry, v, like = op.attrs["carry"], values[0], values[1]
-    env = dict(zip(carry.names, [v, *values[2:]], strict=True))
-    env[carry.names[0]] = reference.expand_heads(v, like.shape[1])
-    for p in carry.params[1:]:
-        if "h" in p.attrs[1] and "j" in p.attrs[1] and env[p.name].shape[1] not in (1, like.shape[1]):
-            env[p.name] = reference.expand_heads(env[p.name], like.shape[1])
-    out = evaluate(carry.body, env, tuple(like.shape), dtype=reference.compute_dtype(v.dtype))
-    return [_own(out.expand(*like.shape, v.shape[3]), values)]
-
-
 define(
     OpDef(
         "geo.transport",
@@ -185,7 +139,7 @@ define(
         attrs={"carry": Attr.of("program", "the carried value, a vector per pair"), **_DIGITS},
         infer=_transport_types,
         verify=_transport_verify,
-        evaluate=_run_transport,
+        evaluate=stage_evaluate.transport,
     )
 )
 
@@ -204,17 +158,9 @@ define(
         ("weights", "carried"),
         attrs={"kind": Attr.of("str", "how values are combined", choices=("mean",))},
         infer=_aggregate_types,
-        evaluate=lambda op, values, _: [
-            (values[0].unsqueeze(-1) * values[1]).sum(3).to(_torch_dtype(op.results[0].type))
-        ],
+        evaluate=stage_evaluate.aggregate,
     )
 )
-
-
-def _torch_dtype(t):
-    from aatc.ir.types import torch_dtype
-
-    return torch_dtype(t.dtype)
 
 
 # --- the fused form ----------------------------------------------------------------------------------------
@@ -415,19 +361,6 @@ def _map_verify(op: Op) -> None:
     check_binding(op, program, op.operands)
 
 
-def _run_map(op, values, _):
-    from aatc.ir.score.evaluate import evaluate
-    from aatc.ir.score.expr import INDEX_AXES
-
-    program, shape = op.attrs["program"], tuple(values[0].shape)
-    axes = program.params[0].attrs[1]
-    b, h, i, j = (int(shape[axes.index(c)]) if c in axes else 1 for c in INDEX_AXES)
-    sizes = (b, h, i, j)
-    out = evaluate(program.body, bind(program, values, sizes), sizes, dtype=reference.compute_dtype(values[0].dtype))
-    full = [n for c, n in zip(INDEX_AXES, sizes, strict=True) if c in axes]
-    return [_own(out.expand(*sizes, *out.shape[4:]).reshape(full).to(values[0].dtype), values)]
-
-
 define(
     OpDef(
         "geo.map",
@@ -437,7 +370,7 @@ define(
         attrs={"program": Attr.of("program", "a number per token")},
         infer=lambda op: [op.operands[0].type],
         verify=_map_verify,
-        evaluate=_run_map,
+        evaluate=stage_evaluate.map_tokens,
     )
 )
 
@@ -446,7 +379,7 @@ def constant_tensor(op: Op) -> torch.Tensor:
     """The tensor of a `geo.constant`: a new one on the CPU, whatever torch's default device and mode are."""
     t = op.attrs["type"]
     with torch.inference_mode(False):
-        made = torch.tensor(op.attrs["values"], dtype=_torch_dtype(t), device="cpu")
+        made = torch.tensor(op.attrs["values"], dtype=torch_dtype(t.dtype), device="cpu")
         return made.reshape([int(d) for d in t.shape])
 
 

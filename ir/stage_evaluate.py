@@ -1,0 +1,65 @@
+"""Reference evaluation of attention's stages, and of programs per token, in torch: whole score matrices."""
+
+from __future__ import annotations
+
+import torch
+
+from aatc.ir import reference
+from aatc.ir.score.evaluate import evaluate
+from aatc.ir.score.expr import INDEX_AXES
+from aatc.ir.softmax import softmax
+from aatc.ir.tile_evaluate import bind
+from aatc.ir.types import torch_dtype
+
+
+def _own(result: torch.Tensor, values) -> torch.Tensor:
+    """``result`` in memory of its own: a program may be one of its parameters as it is."""
+    alias = torch._C._is_alias_of  # type: ignore[attr-defined]
+    shared = any(isinstance(v, torch.Tensor) and alias(result, v) for v in values)
+    return result.clone() if shared else result
+
+
+def metric(op, values, _):
+    names = op.attrs["score"].names
+    env = dict(zip(names, values, strict=True))
+    heads = values[0].shape[1]
+    env[names[1]] = reference.expand_heads(values[1], heads)
+    sizes = (values[0].shape[0], heads, values[0].shape[2], values[1].shape[2])
+    dtype = reference.compute_dtype(values[0].dtype)
+    return [_own(evaluate(op.attrs["score"].body, env, sizes, dtype=dtype)[..., 0].to(dtype).expand(sizes), values)]
+
+
+def normalize(op, values, _):
+    s = values[0]
+    mask = op.attrs.get("mask")
+    if mask is not None:
+        env = dict(zip(mask.names, values[1:], strict=True))
+        s = s.masked_fill(
+            ~evaluate(mask.body, env, tuple(s.shape), dtype=torch.float64)[..., 0].expand(s.shape), float("-inf")
+        )
+    return list(softmax(s))
+
+
+def transport(op, values, _):
+    carry, v, like = op.attrs["carry"], values[0], values[1]
+    env = dict(zip(carry.names, [v, *values[2:]], strict=True))
+    env[carry.names[0]] = reference.expand_heads(v, like.shape[1])
+    for p in carry.params[1:]:
+        if "h" in p.attrs[1] and "j" in p.attrs[1] and env[p.name].shape[1] not in (1, like.shape[1]):
+            env[p.name] = reference.expand_heads(env[p.name], like.shape[1])
+    out = evaluate(carry.body, env, tuple(like.shape), dtype=reference.compute_dtype(v.dtype))
+    return [_own(out.expand(*like.shape, v.shape[3]), values)]
+
+
+def map_tokens(op, values, _):
+    program, shape = op.attrs["program"], tuple(values[0].shape)
+    axes = program.params[0].attrs[1]
+    b, h, i, j = (int(shape[axes.index(c)]) if c in axes else 1 for c in INDEX_AXES)
+    sizes = (b, h, i, j)
+    out = evaluate(program.body, bind(program, values, sizes), sizes, dtype=reference.compute_dtype(values[0].dtype))
+    full = [n for c, n in zip(INDEX_AXES, sizes, strict=True) if c in axes]
+    return [_own(out.expand(*sizes, *out.shape[4:]).reshape(full).to(values[0].dtype), values)]
+
+
+def aggregate(op, values, _):
+    return [(values[0].unsqueeze(-1) * values[1]).sum(3).to(torch_dtype(op.results[0].type.dtype))]
