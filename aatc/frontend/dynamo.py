@@ -627,10 +627,10 @@ def _leave_alone() -> None:
     from torch._dynamo.types import FrameAction, FrameExecStrategy
 
     from aatc import ops, traced, traced_words
-    from aatc.backends.cpu import kernel, program
+    from aatc.backends import entry, host, kernel
 
     skip = FrameExecStrategy(FrameAction.SKIP, FrameAction.SKIP)
-    for code in (c for m in (ops, traced, traced_words, kernel, program) for c in _codes_of(m)):
+    for code in (c for m in (ops, traced, traced_words, kernel, entry, host) for c in _codes_of(m)):
         torch._C._dynamo.eval_frame.set_code_exec_strategy(code, skip)
 
 

@@ -4,31 +4,45 @@ from __future__ import annotations
 
 import os
 import platform
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from dataclasses import replace
 from functools import lru_cache
 from typing import Any
 
 import torch
 
-from aatc.backends import Program
+from aatc.backends.contract import Backend
 from aatc.backends.cpu import call_library, declarations, plan_memory  # noqa: F401  (they register what they declare)
-from aatc.ir.core import Module
+from aatc.backends.cpu.emit import compile_tile
+from aatc.backends.cpu.table import lowering
+from aatc.ir.core import Func
 from aatc.ir.target import Target
+from aatc.passes.adaptive_tile import cost_model
+from aatc.passes.lowering import Attention, Schedule
 
 
-class CpuBackend:
+class CpuBackend(Backend):
     """Runs on torch's CPU kernels; no n*n tensor, work in one arena per call."""
 
     name = "cpu"
     suffix = "call-library,plan-memory"
+    lowerings = lowering
 
     def target(self) -> Target:
         return Target("cpu", cores=torch.get_num_threads(), cache_bytes=_cache_bytes(), library=("sdpa",))
 
-    def build(self, module: Module) -> Program:
-        from aatc.backends.cpu.program import build
+    def compile(self, func: Func) -> tuple[Callable[..., Any], str]:
+        return compile_tile(func)
 
-        return build(module)
+    def schedule_space(self, attention: Attention) -> Sequence[Schedule]:
+        """Around the cost model's choice: tiles half and twice as high, half and twice as wide, single problems."""
+        default = cost_model(attention, self.target())
+        grid = [(rows, cols) for rows in (0, -1, 1) for cols in (0, -1, 1)]
+        found = [
+            replace(default, rows=_scaled(default.rows, rows), cols=_scaled(default.cols, cols)) for rows, cols in grid
+        ]
+        found.append(replace(default, heads=1))
+        return list(dict.fromkeys(replace(s, grain=min(s.grain, s.cols)) for s in found))
 
     def devices(self) -> Sequence[dict[str, Any]]:
         capability = torch.backends.cpu.get_cpu_capability()
@@ -41,6 +55,10 @@ class CpuBackend:
                 "cache_bytes": _cache_bytes(),
             }
         ]
+
+
+def _scaled(extent: int, power: int) -> int:
+    return max(1, extent * 2 if power > 0 else extent // 2 if power < 0 else extent)
 
 
 @lru_cache(maxsize=1)

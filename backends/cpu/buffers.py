@@ -2,16 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
 
 from aatc.backends.cpu.places import Places
-from aatc.backends.cpu.source import Source, number, torch_name
+from aatc.backends.cpu.table import lowering
 from aatc.backends.cpu.words import emit_expression
+from aatc.backends.source import Source, number, torch_name
 from aatc.ir.core import Block, Func, Op, Value
 from aatc.ir.dims import Dim
-from aatc.ir.errors import BackendError
 from aatc.ir.tile_evaluate import token_numbers
 from aatc.ir.types import TensorType
 
@@ -100,15 +99,13 @@ class BufferEmitter:
     # --- blocks --------------------------------------------------------------------------------------------
     def block(self, block: Block) -> None:
         for op in block.ops:
-            handler: Callable[[Op], None] | None = getattr(self, "_" + op.name.split(".", 1)[1], None)
-            if handler is None:
-                raise BackendError(f"the CPU backend has no code for {op.name}")
-            handler(op)
+            lowering[op.name](self, op)
 
     def name(self, v: Value) -> str:
         return self.src.name(v)
 
     # --- buffers -------------------------------------------------------------------------------------------
+    @lowering("tile.token")
     def _token(self, op: Op) -> None:
         program, axes = op.attrs["program"], op.attrs["axes"]
         t: TensorType = op.result.type  # type: ignore[assignment]
@@ -165,6 +162,7 @@ class BufferEmitter:
     def _dtype(op: Op) -> str:
         return torch_name(op.result.type.dtype)  # type: ignore[attr-defined]
 
+    @lowering("tile.gradient")
     def _gradient(self, op: Op) -> None:
         program, like = op.attrs["program"], self.name(op.operands[0])
         self.src.comment(f"{op.result.name}: {program}", op.loc)
@@ -176,6 +174,7 @@ class BufferEmitter:
         self.src.line(f"{self.name(op.result)} = ({part}{found}).to(torch.{self._dtype(op)})")
         self._delete(used)
 
+    @lowering("tile.table_gradient")
     def _table_gradient(self, op: Op) -> None:
         program, positions, like = op.attrs["program"], op.attrs["positions"], self.name(op.operands[0])
         self.src.comment(f"{op.result.name}: {program}", op.loc)
@@ -191,6 +190,7 @@ class BufferEmitter:
         )
         self._delete([name for _, names in texts for name in names])
 
+    @lowering("tile.alloc")
     def _alloc(self, op: Op) -> None:
         t: TensorType = op.result.type  # type: ignore[assignment]
         shape = ", ".join(self.dim(d) for d in t.shape)
@@ -200,6 +200,7 @@ class BufferEmitter:
             make = f"torch.zeros([{shape}]"
         self.src.line(f"{self.name(op.result)} = {make}, dtype=torch.{torch_name(t.dtype)})")
 
+    @lowering("tile.finish")
     def _finish(self, op: Op) -> None:
         t: TensorType = op.result.type  # type: ignore[assignment]
         shape = ", ".join(self.dim(d) for d in t.shape)
@@ -208,14 +209,17 @@ class BufferEmitter:
             f".reshape({shape}).to(torch.{torch_name(t.dtype)})"
         )
 
+    @lowering("tile.peak")
     def _peak(self, op: Op) -> None:
         self.src.line(f"{self.name(op.result)} = rt.peak({self.name(op.operands[0])}, {op.attrs['rows']})")
 
+    @lowering("tile.require")
     def _require(self, op: Op) -> None:
         """Leaves the function: the kernel has another version for this case."""
         self.src.line(f"if not rt.at_least({self.name(op.operands[0])}, {number(op.attrs['least'])}):")
         self.src.line("    return None")
 
+    @lowering("tile.classify")
     def _classify(self, op: Op) -> None:
         mask = op.attrs["mask"]
         self.src.comment(f"tiles of the mask {mask}", op.loc)
@@ -225,6 +229,7 @@ class BufferEmitter:
             f"{op.attrs['rows']}, {op.attrs['cols']}, {op.attrs['heads']})"
         )
 
+    @lowering("cpu.attention")
     def _attention(self, op: Op) -> None:
         a = op.attrs
         rest = [self.name(v) for v in op.operands[3:]]
@@ -244,6 +249,7 @@ class BufferEmitter:
             self.src.line(f"if {out} is None:")
             self.src.line("    return None")
 
+    @lowering("cpu.attention_backward")
     def _attention_backward(self, op: Op) -> None:
         self.src.comment("the library's fused attention, backward", op.loc)
         results = ", ".join(self.name(r) for r in op.results)

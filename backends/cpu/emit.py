@@ -9,17 +9,22 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import Any
 
+import torch
+
+from aatc.backends.cpu import runtime
 from aatc.backends.cpu.buffers import BufferEmitter
 from aatc.backends.cpu.linear import linearize
 from aatc.backends.cpu.masks import toeplitz
 from aatc.backends.cpu.places import Axes
-from aatc.backends.cpu.source import number, torch_name
+from aatc.backends.cpu.table import lowering
 from aatc.backends.cpu.vector import emit_linear
 from aatc.backends.cpu.words import emit_expression
+from aatc.backends.source import compile_source, number, torch_name
 from aatc.ir.access import access
-from aatc.ir.core import Block, Op, Value
+from aatc.ir.core import Block, Func, Op, Value
 from aatc.ir.errors import BackendError
 from aatc.ir.registry import lookup_op
+from aatc.ir.score.functions import FUNCTIONS
 from aatc.ir.tile_evaluate import position_numbers
 from aatc.ir.types import RunsType, TileType, itemsize
 
@@ -40,6 +45,7 @@ class Emitter(BufferEmitter):
     """Turns one tile function into source."""
 
     # --- loops ---------------------------------------------------------------------------------------------
+    @lowering("tile.for")
     def _for(self, op: Op) -> None:
         axis, step, upper = op.attrs["axis"], op.attrs["step"], self.dim(op.attrs["upper"])
         at = self.name(op.regions[0].args[0])
@@ -49,6 +55,7 @@ class Emitter(BufferEmitter):
         extent = str(step) if exact else f"min({step}, {upper} - {at})"
         self._body(op, axis, at, None if axis == "c" else extent)
 
+    @lowering("tile.sweep")
     def _sweep(self, op: Op) -> None:
         runs, g, i = (self.name(v) for v in op.operands[:3])
         at, partial = (self.name(v) for v in op.regions[0].args[:2])
@@ -90,6 +97,7 @@ class Emitter(BufferEmitter):
                 self._bind(result)
                 self.src.line(f"{self.name(result)}.copy_({self.name(init)})")
 
+    @lowering("tile.yield")
     def _yield(self, op: Op) -> None:
         carrier = self.carriers[op]
         before = len(self.src.lines)
@@ -99,6 +107,7 @@ class Emitter(BufferEmitter):
         if len(self.src.lines) == before and self.src.lines[-1].rstrip().endswith(":"):
             self.src.line("pass")
 
+    @lowering("tile.guard")
     def _guard(self, op: Op) -> None:
         for operand, result in zip(op.operands, op.results, strict=True):
             self.src.names[result] = self.name(operand)
@@ -109,6 +118,7 @@ class Emitter(BufferEmitter):
         self.block(op.regions[0])
         self.src.depth -= 1
 
+    @lowering("tile.return")
     def _return(self, op: Op) -> None:
         results, args = ("".join(f"{self.name(v)}, " for v in values) for values in (op.operands, self.func.args))
         self.src.line(f"return rt.apart(({results}), ({args}))")
@@ -186,6 +196,7 @@ class Emitter(BufferEmitter):
     def _window(self, buffer: str, axes: str) -> str:
         return f"{buffer}[{self._slices(axes)}]" if axes else buffer
 
+    @lowering("tile.load")
     def _load(self, op: Op) -> None:
         axes, buffer = op.attrs["axes"], self.name(op.operands[0])
         a = access(axes)
@@ -206,6 +217,7 @@ class Emitter(BufferEmitter):
     def _range(self, axis: str) -> str:
         return f"{self.x.at.get(axis, '0')}, {getattr(self.x, axis)}"
 
+    @lowering("tile.store")
     def _store(self, op: Op) -> None:
         axes, value, buffer = op.attrs["axes"], self.name(op.operands[0]), self.name(op.operands[1])
         producer = op.operands[0].owner
@@ -230,6 +242,7 @@ class Emitter(BufferEmitter):
         form = op.attrs["form"]
         return (f"{a}.mT" if form == "tn" else a), (f"{b}.mT" if form == "nt" else b)
 
+    @lowering("tile.dot")
     def _dot(self, op: Op) -> None:
         if self._goes_to_buffer(op):
             return
@@ -241,6 +254,7 @@ class Emitter(BufferEmitter):
         else:
             self.src.line(f"torch.{'mm' if self.x.flat else 'bmm'}({a}, {b}, out={out})")
 
+    @lowering("tile.map")
     def _map(self, op: Op) -> None:
         self.src.comment(
             "; ".join(f"{r.name} = {p.body}" for r, p in zip(op.results, op.attrs["programs"], strict=True)), op.loc
@@ -253,6 +267,7 @@ class Emitter(BufferEmitter):
         for line in emit_linear(code, inputs, results, temps):
             self.src.line(line)
 
+    @lowering("tile.mask")
     def _mask(self, op: Op) -> None:
         tile, partial, *captures = (self.name(v) for v in op.operands)
         out = self.name(op.result)
@@ -283,6 +298,7 @@ class Emitter(BufferEmitter):
             f"{self.x.j}, torch.{dtype}, {number(op.attrs['value'])})"
         )
 
+    @lowering("tile.reduce")
     def _reduce(self, op: Op) -> None:
         x, out = self.name(op.operands[0]), self.name(op.result)
         dims = {"j": "-1", "i": "-2", "ij": "(-2, -1)"}[op.attrs["over"]]
@@ -293,6 +309,7 @@ class Emitter(BufferEmitter):
         else:
             self.src.line(f"torch.{both}({self.name(op.operands[1])}, {call}), out={out})")
 
+    @lowering("tile.fill")
     def _fill(self, op: Op) -> None:
         self.src.line(f"{self.name(op.result)}.fill_({number(op.attrs['value'])})")
 
@@ -304,14 +321,34 @@ class Emitter(BufferEmitter):
             out.append(emit_expression(self.src, program.body, bound, torch_name(position_numbers(tiles)), {})[0])
         return f"({', '.join(out)},)"
 
+    @lowering("tile.lookup")
     def _lookup(self, op: Op) -> None:
         table, _g, *tiles = op.operands
         where = self._positions(op, tiles)
         at = f"{op.attrs['axes']!r}, {self.x.at['g']}, {self.x.g}, H"
         self.src.line(f"rt.lookup({self.name(table)}, {at}, {where}, {self.name(op.result)})")
 
+    @lowering("tile.scatter")
     def _scatter(self, op: Op) -> None:
         value, table, _g, *tiles = op.operands
         where = self._positions(op, tiles)
         at = f"{op.attrs['axes']!r}, {self.x.at['g']}, {self.x.g}, H"
         self.src.line(f"rt.scatter({self.name(table)}, {at}, {where}, {self.name(value)})")
+
+
+def compile_tile(func: Func) -> tuple[Any, str]:
+    """The callable of a tile function and its source."""
+    constants: list[Any] = []
+    text = Emitter(func, constants).source("kernel")
+    return compile_source(text, _namespace(constants), func.name)["kernel"], text
+
+
+def _namespace(constants: list[Any]) -> dict[str, Any]:
+    return {
+        "torch": torch,
+        "rt": runtime,
+        "words": {n: f.evaluate for n, f in FUNCTIONS.items()},
+        "constants": constants,
+        "inf": float("inf"),
+        "nan": float("nan"),
+    }

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 
 from aatc.backends.cpu.linear import Instr, Linear, Ref
-from aatc.backends.cpu.source import number, torch_name
+from aatc.backends.source import number, torch_name
 from aatc.ir.errors import BackendError
 
 _UNARY = frozenset(

@@ -6,7 +6,7 @@ import re
 from collections import Counter
 
 from aatc.backends.cpu.linear import COMPARISONS
-from aatc.backends.cpu.source import Source, number
+from aatc.backends.source import Source, number
 from aatc.ir.errors import BackendError
 from aatc.ir.score.expr import Expr, postorder
 from aatc.ir.score.functions import FUNCTIONS

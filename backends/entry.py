@@ -1,65 +1,26 @@
-"""A whole module as Python: the entry as calls of ATen operators and of attention kernels."""
+"""The entry of a module as Python: calls of ATen operators and of attention kernels."""
 
 from __future__ import annotations
 
-import itertools
-import linecache
-import types
-import weakref
+from collections.abc import Callable
 from typing import Any
 
 import torch
 
-from aatc.backends import Program
-from aatc.backends.cpu import runtime
-from aatc.backends.cpu.emit import Emitter
-from aatc.backends.cpu.kernel import Formula, Kernel, Version
-from aatc.backends.cpu.source import Source, number
-from aatc.ir import collector
+from aatc.backends.kernel import Formula, Kernel
+from aatc.backends.source import Source, compile_source, number
 from aatc.ir.core import Func, Module, Op, Value
 from aatc.ir.dims import Dim
 from aatc.ir.effects import Memory, effect_of
 from aatc.ir.errors import BackendError
 from aatc.ir.geo import attention_of, constant_tensor
-from aatc.ir.interpreter import gives_several, target_function
+from aatc.ir.interpreter import Interpreter, gives_several, target_function
 from aatc.ir.registry import OPS, Operand, TorchConst
-from aatc.ir.score.functions import FUNCTIONS
 from aatc.ir.torch_names import resolve
 
-_numbers = itertools.count(1)
 
-
-def compile_source(text: str, namespace: dict[str, Any], title: str) -> dict[str, Any]:
-    """Executes generated source; tracebacks show its lines for as long as its functions live."""
-    file = f"<aatc {title} {next(_numbers)}>"
-    exec(compile(text, file, "exec"), namespace)  # the text was written by this backend, never by a user
-    made = [f for f in namespace.values() if isinstance(f, types.FunctionType) and f.__code__.co_filename == file]
-    linecache.cache[file] = (len(text), None, text.splitlines(keepends=True), file)
-    for function in made:
-        weakref.finalize(function, linecache.cache.pop, file, None).atexit = False
-    return namespace
-
-
-def tile_namespace(constants: list[Any]) -> dict[str, Any]:
-    return {
-        "torch": torch,
-        "rt": runtime,
-        "words": {n: f.evaluate for n, f in FUNCTIONS.items()},
-        "constants": constants,
-        "inf": float("inf"),
-        "nan": float("nan"),
-    }
-
-
-def compile_tile(func: Func) -> tuple[Any, str]:
-    """The callable of a tile function and its source."""
-    constants: list[Any] = []
-    text = Emitter(func, constants).source("kernel")
-    return compile_source(text, tile_namespace(constants), func.name)["kernel"], text
-
-
-class _Main:
-    """The source of one geo function."""
+class Entry:
+    """The source of one geo function; ``kernels`` by the names of their forwards."""
 
     def __init__(self, module: Module, func: Func, kernels: dict[str, Kernel]):
         self.module, self.func, self.kernels = module, func, kernels
@@ -105,13 +66,12 @@ class _Main:
         return out
 
     def _op(self, op: Op) -> None:
-        handler = getattr(self, "_" + op.name.replace(".", "_"), None)
-        if handler is not None:
-            handler(op)
+        if op.name in _CODE:
+            _CODE[op.name](self, op)
         elif OPS[op.name].level == "geo" and OPS[op.name].evaluate is not None:
             self._interpreted(op)
         else:
-            raise BackendError(f"the CPU backend has no code for {op.name}")
+            raise BackendError(f"there is no code for {op.name}")
 
     def _results(self, op: Op, text: str, *, several: bool = True) -> None:
         """Assigns what ``text`` returns: a sequence of all results if ``several``, else the only one."""
@@ -161,7 +121,7 @@ class _Main:
 
     def _geo_checkpoint(self, op: Op) -> None:
         name = op.attrs["body"].name
-        main, text = _Main(self.module, self.module.funcs[name], self.kernels).build()
+        main, text = Entry(self.module, self.module.funcs[name], self.kernels).build()
         self.namespace["regions"][name] = main
         self.namespace.setdefault("texts", []).append(text)
         self.namespace["checkpoint"] = _checkpoint
@@ -181,12 +141,20 @@ class _Main:
         self._results(op, f"{self.constant(found)}({', '.join(self.src.name(v) for v in op.operands)})")
 
 
+#: What writes an operation of the geo level; the others run by their reference evaluation.
+_CODE: dict[str, Callable[[Entry, Op], None]] = {
+    "torch.call": Entry._torch_call,
+    "geo.constant": Entry._geo_constant,
+    "geo.kernel": Entry._geo_kernel,
+    "geo.checkpoint": Entry._geo_checkpoint,
+    "geo.return": Entry._geo_return,
+}
+
+
 class _Reference:
     """One operation's reference evaluation as a function of its operands."""
 
     def __init__(self, module: Module, op: Op):
-        from aatc.ir.interpreter import Interpreter
-
         self.interpreter, self.op = Interpreter(module), op
 
     def __call__(self, *values: Any) -> list[Any]:
@@ -215,49 +183,3 @@ def _checkpoint(region: Any, unread: list[int], same_random: bool, *args: Any) -
 
     given = [None if n in unread else a for n, a in enumerate(args)]
     return checkpoint(run if unread else region, *given, use_reentrant=False, preserve_rng_state=same_random)
-
-
-def build(module: Module) -> Program:
-    """Compiles every function of a tiled and planned module."""
-    with collector.paused():
-        return _build(module)
-
-
-def _build(module: Module) -> Program:
-    kernels: dict[str, Kernel] = {}
-    attentions = []
-    for op in module.walk():
-        if op.name == "geo.kernel":
-            kernel = kernels[op.attrs["forward"].name] = _kernel(op, module)
-            attentions.append(describe(op, module, kernel))
-    entry = _Main(module, module.entry, kernels)
-    main, text = entry.build()
-    parts = [text, *entry.namespace.get("texts", [])]
-    return Program(main, lambda: "\n\n".join([*parts, *(k.code() for k in kernels.values())]), attentions)
-
-
-def _kernel(op: Op, module: Module) -> Kernel:
-    a = op.attrs
-
-    def version(forward: str, backward: str, grads: str) -> Version:
-        return Version(module.funcs[a[forward].name], module.funcs[a[backward].name], a[grads], compile_tile)
-
-    exact = version("exact", "exact_backward", "exact_grads") if "exact" in a else None
-    return Kernel(a["names"], a.get("mask"), a.get("axes", ()), version("forward", "backward", "grads"), exact)
-
-
-def describe(op: Op, module: Module, kernel: Kernel) -> dict[str, Any]:
-    """What `explain` shows of one attention."""
-    forward = module.funcs[op.attrs["forward"].name]
-    certificates = [c for c in module.certificates if c.subject == str(op.loc)]
-    return {
-        "name": forward.name,
-        "kind": forward.attrs.get("kind", "attention"),
-        "lowering": forward.attrs.get("lowering", ""),
-        "engine": forward.attrs.get("engine", ""),
-        "schedule": forward.attrs.get("schedule", ""),
-        "arena_bytes": forward.attrs.get("cpu.arena", 0),
-        "loc": op.loc,
-        "kernel": kernel,
-        "certificates": list({str(c): c for c in certificates}.values()),
-    }

@@ -3,8 +3,13 @@
 from __future__ import annotations
 
 import builtins
+import itertools
 import keyword
+import linecache
 import re
+import types
+import weakref
+from typing import Any
 
 from aatc.ir.core import Loc, Value
 from aatc.ir.types import torch_dtype
@@ -88,3 +93,17 @@ def number(value: float | int) -> str:
 def torch_name(dtype: str) -> str:
     """The name under ``torch.`` of an IR dtype."""
     return str(torch_dtype(dtype)).removeprefix("torch.")
+
+
+_numbers = itertools.count(1)
+
+
+def compile_source(text: str, namespace: dict[str, Any], title: str) -> dict[str, Any]:
+    """Executes generated source; tracebacks show its lines for as long as its functions live."""
+    file = f"<aatc {title} {next(_numbers)}>"
+    exec(compile(text, file, "exec"), namespace)  # the text was written by a backend, never by a user
+    made = [f for f in namespace.values() if isinstance(f, types.FunctionType) and f.__code__.co_filename == file]
+    linecache.cache[file] = (len(text), None, text.splitlines(keepends=True), file)
+    for function in made:
+        weakref.finalize(function, linecache.cache.pop, file, None).atexit = False
+    return namespace

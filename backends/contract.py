@@ -1,0 +1,65 @@
+"""What a backend provides, and what a module becomes."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from functools import cached_property
+from typing import Any, ClassVar
+
+from aatc.backends.lowerings import Lowerings
+from aatc.ir.core import Func, Module
+from aatc.ir.target import Target
+from aatc.passes.lowering import Attention, Schedule
+
+
+@dataclass
+class Program:
+    """A built module. ``main`` takes the entry's arguments and returns a list of results, differentiably;
+    ``source`` makes the text of all generated code, ``code``; ``attentions`` describes each attention for `explain`."""
+
+    main: Callable[..., list[Any]]
+    source: Callable[[], str]
+    attentions: list[dict[str, Any]] = field(default_factory=list)
+
+    @cached_property
+    def code(self) -> str:
+        return self.source()
+
+
+class Backend(ABC):
+    """What turns tile functions into something that runs; autograd, containment of numbers that are not finite, the
+    entry program and its constants are the host's.
+
+    name: a word of its own. suffix: the text of its passes, which follow the neutral ones; may be empty. lowerings: its
+    table of tile operations.
+    """
+
+    name: ClassVar[str]
+    suffix: ClassVar[str] = ""
+    lowerings: ClassVar[Lowerings]
+
+    @abstractmethod
+    def target(self) -> Target:
+        """The machine as passes see it."""
+
+    @abstractmethod
+    def compile(self, func: Func) -> tuple[Callable[..., Any], str]:
+        """A tile function as a callable of its tensors that returns a sequence of tensors, and its source. The callable
+        returns None where an operation that may leave the function (`tile.require`) does; results are tensors of their
+        own, not views of arguments or of each other."""
+
+    @abstractmethod
+    def devices(self) -> Sequence[dict[str, Any]]:
+        """What it can run on here; each entry has at least ``backend`` and ``name``."""
+
+    @abstractmethod
+    def schedule_space(self, attention: Attention) -> Sequence[Schedule]:
+        """Schedules worth trying for one attention, the default first, none twice."""
+
+    def build(self, module: Module) -> Program:
+        """The program of a verified module that has been through this backend's passes."""
+        from aatc.backends.host import build
+
+        return build(module, self)

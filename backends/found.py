@@ -1,0 +1,124 @@
+"""Which backends there are: those of this package, those that installed packages declare, those registered by hand."""
+
+from __future__ import annotations
+
+import importlib
+import re
+import warnings
+from collections.abc import Iterable
+from functools import cache
+from importlib.metadata import EntryPoint, entry_points
+from typing import Any
+
+from aatc.backends.contract import Backend
+from aatc.ir.errors import AatcError, AatcWarning, BackendError
+from aatc.passes import Pass, Pipeline, Placed, default_pipeline
+
+#: Packages declare their backends in this group of entry points: a name, and the class as ``module:attribute``.
+GROUP = "aatc.backends"
+#: Ours, which a checkout finds without being installed.
+_OWN = {"cpu": "aatc.backends.cpu:CpuBackend"}
+_NAME = re.compile(r"[a-z][a-z0-9_]*")
+_RESERVED = ("auto", "tile", "geo", "torch")
+
+_backends: dict[str, Backend] = {}
+
+
+def register(backend: Backend, *, replace: bool = False) -> Backend:
+    """Makes ``backend`` known as its ``name``, for ``aatc.compile(backend=...)`` and all else; it is returned.
+
+    Raises: BackendError if it lowers not every tile operation that it does not refuse, if its name is no lower-case
+    word, or is taken and ``replace`` is off; PassError if its suffix is no pipeline.
+    """
+    name = _checked(backend).name
+    if not replace and (name in _backends or name in _declared()):
+        raise BackendError(f"there is a backend {name!r} already", hint="register(..., replace=True) replaces it")
+    _backends[name] = backend
+    return backend
+
+
+def _checked(backend: Any) -> Backend:
+    if not isinstance(backend, Backend):
+        raise BackendError(f"{backend!r} is no backend", hint="hand in an instance of a class derived from Backend")
+    name = getattr(backend, "name", None)
+    if not isinstance(name, str) or not _NAME.fullmatch(name) or name in _RESERVED:
+        raise BackendError(
+            f"a backend cannot be called {name!r}",
+            hint=f"lower-case letters, digits and _, and none of {', '.join(_RESERVED)}",
+        )
+    table = getattr(backend, "lowerings", None)
+    if table is None or table.backend != name:
+        raise BackendError(f"backend {name!r} has no table of lowerings", hint=f'lowerings = Lowerings("{name}")')
+    table.check()
+    if backend.suffix:
+        Pipeline.parse(backend.suffix)
+    return backend
+
+
+@cache
+def _declared() -> dict[str, list[str]]:
+    """Backends by the names of their classes, ``module:attribute``: ours, then those of installed packages."""
+    found = {name: [at] for name, at in _OWN.items()}
+    for point in _points():
+        if point.value not in found.setdefault(point.name, []) and point.name not in _OWN:
+            found[point.name].append(point.value)
+    return found
+
+
+def _points() -> Iterable[EntryPoint]:
+    return entry_points(group=GROUP)
+
+
+def get(name: str = "auto") -> Backend:
+    """The backend called ``name``; "auto" is the best one for tensors on this machine. Raises: BackendError if there is
+    none, or it cannot be loaded."""
+    name = "cpu" if name == "auto" else name
+    found = _backends.get(name)
+    if found is None:
+        at = [_OWN[name]] if name in _OWN else _declared().get(name, [])
+        if not at:
+            raise BackendError(f"there is no backend {name!r}", hint=f"there are: auto, {', '.join(names())}")
+        if len(at) > 1:
+            raise BackendError(
+                f"several packages declare a backend {name!r}: {', '.join(at)}", hint="uninstall all but one"
+            )
+        found = _backends[name] = _load(name, at[0])
+    return found
+
+
+def _load(name: str, at: str) -> Backend:
+    module, _, attribute = at.partition(":")
+    try:
+        made = getattr(importlib.import_module(module), attribute)()
+    except Exception as error:
+        raise BackendError(f"backend {name!r} cannot be loaded from {at}: {type(error).__name__}: {error}") from error
+    if _checked(made).name != name:
+        raise BackendError(f"{at}, declared as backend {name!r}, calls itself {made.name!r}")
+    return made
+
+
+def pipeline(name: str = "auto", extra: Iterable[Pass | Placed] = ()) -> Pipeline:
+    """The built-in passes, ``extra`` ones where they are to stand, and those of the backend."""
+    return default_pipeline(extra, suffix=get(name).suffix)
+
+
+def load() -> list[Backend]:
+    """Every backend, and with it what it declares. One that cannot be loaded gives a warning; ours must not fail."""
+    found = []
+    for name in names():
+        try:
+            found.append(get(name))
+        except AatcError as error:
+            if name in _OWN:
+                raise
+            warnings.warn(f"{error}", AatcWarning, stacklevel=2)
+    return found
+
+
+def names() -> list[str]:
+    return list(dict.fromkeys([*_declared(), *_backends]))
+
+
+def devices() -> list[dict[str, Any]]:
+    """What each backend sees on this machine."""
+    return [d for backend in load() for d in backend.devices()]

@@ -1,0 +1,60 @@
+"""What every backend shares: a verified module and the backend's compiled tile functions become a program.
+
+The entry is torch code (`entry`), an attention a differentiable function (`kernel`); a backend compiles tile functions.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from aatc.backends.contract import Backend, Program
+from aatc.backends.entry import Entry
+from aatc.backends.kernel import Compile, Kernel, Version
+from aatc.ir import collector
+from aatc.ir.core import Module, Op
+
+
+def build(module: Module, backend: Backend) -> Program:
+    """The program of a module that has been through ``backend``'s passes."""
+    with collector.paused():
+        return _build(module, backend)
+
+
+def _build(module: Module, backend: Backend) -> Program:
+    kernels: dict[str, Kernel] = {}
+    attentions = []
+    for op in module.walk():
+        if op.name == "geo.kernel":
+            kernel = kernels[op.attrs["forward"].name] = _kernel(op, module, backend.compile)
+            attentions.append(describe(op, module, kernel, backend.name))
+    entry = Entry(module, module.entry, kernels)
+    main, text = entry.build()
+    parts = [text, *entry.namespace.get("texts", [])]
+    return Program(main, lambda: "\n\n".join([*parts, *(k.code() for k in kernels.values())]), attentions)
+
+
+def _kernel(op: Op, module: Module, compile_tile: Compile) -> Kernel:
+    a = op.attrs
+
+    def version(forward: str, backward: str, grads: str) -> Version:
+        return Version(module.funcs[a[forward].name], module.funcs[a[backward].name], a[grads], compile_tile)
+
+    exact = version("exact", "exact_backward", "exact_grads") if "exact" in a else None
+    return Kernel(a["names"], a.get("mask"), a.get("axes", ()), version("forward", "backward", "grads"), exact)
+
+
+def describe(op: Op, module: Module, kernel: Kernel, backend: str) -> dict[str, Any]:
+    """What `explain` shows of one attention."""
+    forward = module.funcs[op.attrs["forward"].name]
+    certificates = [c for c in module.certificates if c.subject == str(op.loc)]
+    return {
+        "name": forward.name,
+        "kind": forward.attrs.get("kind", "attention"),
+        "lowering": forward.attrs.get("lowering", ""),
+        "engine": forward.attrs.get("engine", ""),
+        "schedule": forward.attrs.get("schedule", ""),
+        "arena_bytes": forward.attrs.get(f"{backend}.arena", 0),
+        "loc": op.loc,
+        "kernel": kernel,
+        "certificates": list({str(c): c for c in certificates}.values()),
+    }

@@ -1,0 +1,191 @@
+"""How backends are found, and what is known of them when they are."""
+
+import sys
+import types
+import warnings
+from importlib.metadata import EntryPoint
+
+import pytest
+import torch
+
+import aatc
+from aatc import backends
+from aatc.backends import Lowerings, found
+from aatc.backends.cpu import CpuBackend
+from aatc.backends.cpu.table import lowering
+from aatc.errors import AatcWarning, BackendError, PassError
+from aatc.ir.registry import OPS
+
+
+def renamed(name: str, **changes) -> Lowerings:
+    """The CPU backend's table under another name, less what ``changes`` take away."""
+    table = Lowerings(name, unsupported={n: "planted" for n in changes.get("refused", ())})
+    left_out = {*changes.get("left_out", ()), *changes.get("refused", ())}
+    for op in (d.name for d in OPS.values() if d.level == "tile" and d.name.startswith("tile.")):
+        if op not in left_out:
+            table(op)(lowering[op])
+    return table
+
+
+def other(name: str = "other", **changes) -> backends.Backend:
+    members = {"name": name, "lowerings": renamed(name, **changes), "suffix": changes.get("suffix", "plan-memory")}
+    return type("Other", (CpuBackend,), members)()
+
+
+@pytest.fixture(autouse=True)
+def forgetful(monkeypatch):
+    """Whatever a test registers is forgotten after it."""
+    monkeypatch.setattr(found, "_backends", dict(found._backends))
+    found._declared.cache_clear()
+    yield
+    found._declared.cache_clear()
+
+
+def declare(monkeypatch, *points: tuple[str, str]) -> None:
+    monkeypatch.setattr(found, "_points", lambda: [EntryPoint(n, at, found.GROUP) for n, at in points])
+    found._declared.cache_clear()
+
+
+def module_with(monkeypatch, name: str, **members) -> None:
+    module = types.ModuleType(name)
+    module.__dict__.update(members)
+    monkeypatch.setitem(sys.modules, name, module)
+
+
+def test_a_registered_backend_compiles_models():
+    backend = backends.register(other())
+    assert backends.get("other") is backend
+    assert "other" in backends.names()
+
+    def f(q, k, v):
+        return aatc.attend(q, k, v, metric=aatc.metrics.Euclidean(), mask=aatc.masks.causal())
+
+    q, k, v = torch.randn(3, 1, 2, 9, 4)
+    compiled = aatc.compile(f, backend="other", fallback=False)
+    torch.testing.assert_close(compiled(q, k, v), f(q, k, v))
+    assert compiled.explain().backend == "other"
+
+
+def test_ours_is_there_without_being_installed(monkeypatch):
+    declare(monkeypatch)
+    assert backends.names() == ["cpu"]
+    assert backends.get("auto").name == "cpu"
+
+
+def test_our_own_entry_point_is_the_one_pyproject_declares():
+    import tomllib
+    from pathlib import Path
+
+    declared = tomllib.loads((Path(__file__).parents[2] / "pyproject.toml").read_text("utf-8"))
+    assert declared["project"]["entry-points"][found.GROUP] == found._OWN
+
+
+def test_entry_points_are_read(monkeypatch):
+    module_with(monkeypatch, "planted_backend", Made=other)
+    declare(monkeypatch, ("cpu", "aatc.backends.cpu:CpuBackend"), ("other", "planted_backend:Made"))
+    assert backends.names() == ["cpu", "other"]
+    assert backends.get("other").suffix == "plan-memory"
+
+
+def test_a_package_does_not_take_our_name(monkeypatch):
+    declare(monkeypatch, ("cpu", "planted_backend:Made"))
+    assert type(backends.get("cpu")) is CpuBackend
+
+
+@pytest.mark.parametrize(
+    ("points", "message"),
+    [
+        ([("other", "not_a_module_of_anyone:Made")], "cannot be loaded from not_a_module_of_anyone:Made: ModuleNot"),
+        ([("other", "planted_backend:Missing")], "cannot be loaded from planted_backend:Missing: AttributeError"),
+        ([("other", "planted_backend:Made"), ("other", "planted_backend:Else")], "several packages declare"),
+        ([("mine", "planted_backend:Made")], "declared as backend 'mine', calls itself 'other'"),
+    ],
+)
+def test_a_broken_entry_point_is_told_and_leaves_the_rest_alone(monkeypatch, points, message):
+    module_with(monkeypatch, "planted_backend", Made=other, Else=other)
+    declare(monkeypatch, *points)
+    name = points[0][0]
+    with pytest.raises(BackendError, match=message):
+        backends.get(name)
+    with pytest.warns(AatcWarning, match=message):
+        assert [d["backend"] for d in backends.devices()] == ["cpu"]
+
+
+def test_nothing_is_searched_for_while_the_cpu_will_do(monkeypatch):
+    monkeypatch.setattr(found, "_points", lambda: pytest.fail("the installed packages were searched"))
+    backends.pipeline("auto")
+    backends.get("cpu")
+
+
+def test_an_unknown_name_says_what_there_is():
+    with pytest.raises(BackendError, match="there is no backend 'gpu'\n  hint: there are: auto, cpu"):
+        aatc.compile(lambda x: x, backend="gpu")
+
+
+def test_a_name_is_taken_once():
+    backends.register(other())
+    with pytest.raises(BackendError, match="there is a backend 'other' already"):
+        backends.register(other())
+    second = other()
+    assert backends.register(second, replace=True) is backends.get("other") is second
+    with pytest.raises(BackendError, match="already"):
+        backends.register(CpuBackend())
+
+
+@pytest.mark.parametrize("name", ["auto", "tile", "", "Upper", "two words", 3, None])
+def test_names_that_cannot_be(name):
+    backend = other()
+    type(backend).name = name
+    with pytest.raises(BackendError, match="cannot be called"):
+        backends.register(backend)
+
+
+def test_what_is_no_backend():
+    with pytest.raises(BackendError, match="is no backend"):
+        backends.register("cpu")  # type: ignore[arg-type]
+
+
+def test_a_suffix_names_passes_there_are():
+    with pytest.raises(PassError, match="paint"):
+        backends.register(other(suffix="paint"))
+
+
+def test_a_missing_lowering_is_known_at_registration():
+    with pytest.raises(BackendError, match=r"has no lowering for tile\.dot, tile\.sweep\n"):
+        backends.register(other(left_out=("tile.sweep", "tile.dot")))
+
+
+def test_a_refused_operation_needs_a_reason_and_gives_it():
+    backend = other(refused=("tile.dot",))
+    backends.register(backend)
+    with pytest.raises(BackendError, match=r"'other' cannot run tile\.dot: planted"):
+        backend.lowerings["tile.dot"]
+    silent = other("silent", left_out=("tile.dot",))
+    silent.lowerings.unsupported["tile.dot"] = ""
+    with pytest.raises(BackendError, match="without a reason"):
+        backends.register(silent)
+
+
+def test_a_table_names_operations_there_are_and_each_once():
+    typo = other("typo")
+    typo.lowerings("tile.dott")(lambda *a: None)
+    with pytest.raises(BackendError, match=r"tile\.dott, which no tile operation is called"):
+        backends.register(typo)
+    both = other("both")
+    both.lowerings.unsupported["tile.dot"] = "why"
+    with pytest.raises(BackendError, match=r"both lowers and refuses tile\.dot"):
+        backends.register(both)
+    with pytest.raises(BackendError, match=r"lowers tile\.dot twice"):
+        both.lowerings("tile.dot")(lambda *a: None)
+
+
+def test_the_table_of_another_backend_will_not_do():
+    with pytest.raises(BackendError, match="has no table of lowerings"):
+        backends.register(type("Other", (CpuBackend,), {"name": "other"})())
+
+
+def test_every_backend_here_is_complete():
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        for backend in backends.load():
+            backend.lowerings.check()
