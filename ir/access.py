@@ -1,8 +1,8 @@
 """Which block of a buffer a tile is: one letter per axis of the buffer, and how they lie in the tile.
 
-Letters: b batch, h heads, g both in one; i queries, j keys, d features, c one feature at a loop's position. A tile has
-three axes: problems, then what the letters after b, h, g say (`_INSIDE`). An axis of extent 1 stands for any position,
-and h may have fewer heads than there are: several of them then share one.
+Letters: b batch, h heads, g both in one; i queries, j keys, d and e features, c one feature at a loop's position. A
+tile has three axes: problems, then what the letters after b, h, g say (`_INSIDE`). An axis of extent 1 stands for any
+position, and h may have fewer heads than there are: several of them then share one.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from aatc.ir.dims import Dim
 
 #: Letters behind those of the problem -> letters of a tile's second and third axis; "1" is a broadcast axis.
 _INSIDE = {
-    "": "11", "i": "i1", "j": "1j", "d": "1d", "id": "id", "jd": "jd", "ij": "ij", "ic": "i1", "jc": "1j",
+    "": "11", "i": "i1", "j": "1j", "d": "1d", "id": "id", "jd": "jd", "ij": "ij", "ic": "i1", "jc": "1j", "de": "de",
 }  # fmt: skip
 _PROBLEMS = ("", "g", "b", "h", "bh")
 
@@ -40,7 +40,7 @@ def access(axes: str) -> Access:
     """The reading of a word of `AXES`; KeyError for others."""
     lead = axes[: len(axes) - len(axes.lstrip("gbh"))]
     inside = axes[len(lead) :]
-    walks = ("g" if lead else "") + inside.replace("d", "")
+    walks = ("g" if lead else "") + inside.translate({ord("d"): None, ord("e"): None})
     return Access(axes, lead, inside, ("g" if lead else "1") + _INSIDE[inside], walks)
 
 

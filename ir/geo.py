@@ -13,12 +13,7 @@ from aatc.ir.registry import Attr, OpDef, Operand, define
 from aatc.ir.score.expr import ZERO, param
 from aatc.ir.score.program import Program
 from aatc.ir.tile_evaluate import Refused
-from aatc.ir.types import PairType, TensorType, torch_dtype
-
-
-def compute_name(dtype: str) -> str:
-    """Scores of half-precision inputs are numbers of f32."""
-    return "f64" if dtype == "f64" else "f32"
+from aatc.ir.types import PairType, TensorType, compute_name, torch_dtype
 
 
 def _tensor(op: Op, n: int, rank: int | None = None) -> TensorType:

@@ -130,6 +130,15 @@ _def(
     traits=Traits(leaves=True),
 )
 _def(
+    "tile.centre",
+    "the mean of a buffer over its tokens, feature by feature; entries that are not finite count as 0, and so does the "
+    "mean of no token",
+    ("buffer",),
+    {"axes": Attr.of("str", "axes of the buffer, one of i and j among them", choices=AXES)},
+    verify=lambda op: _centre_verify(op),
+    evaluate=ev.centre,
+)
+_def(
     "tile.classify",
     "the runs of columns that each block of rows of a mask visits, by interval bounds over its captures",
     ("captures*",),
@@ -272,6 +281,40 @@ _def(
     evaluate=ev.fill,
 )
 _def(
+    "tile.position",
+    "the positions along one axis that a tile at loop positions lies at",
+    ("positions*",),
+    {
+        "axes": Attr.of("str", "the axis: b or h of the problem, or that of the loop", choices=("b", "h", "i", "j")),
+        "sizes": _PROBLEM_SIZES,
+    },
+    verify=lambda op: _position_verify(op),
+    evaluate=ev.position,
+)
+_PART = {
+    "over": Attr.of("str", "the tile's second axis, i, or its third, j", choices=("i", "j")),
+    "start": Attr.of("int", "the first entry along it"),
+    "stride": Attr.of("int", "from one entry to the next"),
+}
+_def(
+    "tile.slice",
+    "every stride-th entry of a tile along one axis, as many as its type says",
+    ("tile",),
+    _PART,
+    verify=lambda op: _part_verify(op, op.operands[0].type, op.results[0].type),
+    evaluate=ev.slice_tile,
+)
+_def(
+    "tile.insert",
+    "a tile with the entries that `tile.slice` would give replaced by those of another",
+    ("part", "tile"),
+    _PART,
+    infer=lambda op: [op.operands[1].type],
+    verify=lambda op: _part_verify(op, op.operands[1].type, op.operands[0].type),
+    evaluate=ev.insert_tile,
+    traits=Traits(replaces=slice(1, 2)),
+)
+_def(
     "tile.scatter",
     "adds a tile into a table at the positions a lookup reads",
     ("value", "table", "g", "tiles*"),
@@ -312,6 +355,37 @@ def _token_verify(op: Op) -> None:
         raise VerifyError(
             f"{op.name}: program takes ({', '.join(op.attrs['program'].names)}), {len(op.operands)} values are bound"
         )
+
+
+def _centre_verify(op: Op) -> None:
+    buffer, made, axes = op.operands[0].type, op.results[0].type, op.attrs["axes"]
+    if not isinstance(buffer, TensorType) or buffer.rank != len(axes) or len(set(axes) & {"i", "j"}) != 1:
+        raise VerifyError(f"tile.centre takes a buffer with an axis of tokens, axes {axes!r} do not say so of {buffer}")
+    shape = tuple(d for c, d in zip(axes, buffer.shape, strict=True) if c not in "ij")
+    if not isinstance(made, TensorType) or made.shape != shape or made.dtype not in ("f32", "f64"):
+        raise VerifyError(f"tile.centre of {buffer} yields f32[{', '.join(map(str, shape))}] or f64, not {made}")
+
+
+def _position_verify(op: Op) -> None:
+    t = op.results[0].type
+    if not isinstance(t, TileType) or t.dtype != "i64" or len(t.shape) != 3:
+        raise VerifyError(f"tile.position makes a tile of i64, not {t}")
+    if len(op.operands) != 1 or op.operands[0].type != INDEX:
+        raise VerifyError("tile.position takes the position of one loop")
+    if op.attrs["axes"] in "bh" and "sizes" not in op.attrs:
+        raise VerifyError("tile.position along b or h needs sizes (B, H, N, M)")
+
+
+def _part_verify(op: Op, whole: object, part: object) -> None:
+    if not isinstance(whole, TileType) or not isinstance(part, TileType) or len(whole.shape) != 3:
+        raise VerifyError(f"{op.name} takes a part of a tile, not {part} of {whole}")
+    at, start, stride = {"i": 1, "j": 2}[op.attrs["over"]], op.attrs["start"], op.attrs["stride"]
+    others = [n for n in range(3) if n != at and whole.shape[n] != part.shape[n]]
+    if len(part.shape) != 3 or others or part.dtype != whole.dtype:
+        raise VerifyError(f"{op.name}: {part} is no part of {whole}")
+    last = start + (int(part.shape[at]) - 1) * stride
+    if start < 0 or stride < 1 or last >= int(whole.shape[at]):
+        raise VerifyError(f"{op.name}: entries {start} to {last} of {whole} along {op.attrs['over']}")
 
 
 def _require_verify(op: Op) -> None:
@@ -370,7 +444,7 @@ def _dot_type(op: Op) -> TileType:
     g = a.shape[0]
     form = op.attrs["form"]
     contracted = {"nt": (a.shape[2], b.shape[2]), "nn": (a.shape[2], b.shape[1]), "tn": (a.shape[1], b.shape[1])}[form]
-    if contracted[0] != contracted[1] or a.shape[0] != b.shape[0]:
+    if contracted[0] != contracted[1] or (a.shape[0] != b.shape[0] and b.shape[0] != 1):
         raise VerifyError(f"tile.dot {form} of {a} and {b}: extents {contracted[0]} and {contracted[1]} differ")
     shape = {"nt": (g, a.shape[1], b.shape[1]), "nn": (g, a.shape[1], b.shape[2]), "tn": (g, a.shape[2], b.shape[2])}
     return TileType(a.dtype, shape[form])

@@ -100,7 +100,9 @@ def table_gradient(op, values, interp):
 
 def alloc(op, values, interp):
     t = op.results[0].type
-    return [torch.full([interp.dim(d) for d in t.shape], op.attrs.get("fill", float("nan")), dtype=dtype_of(t))]
+    dtype = dtype_of(t)
+    nothing = float("nan") if dtype.is_floating_point else 0 if dtype == torch.bool else torch.iinfo(dtype).min
+    return [torch.full([interp.dim(d) for d in t.shape], op.attrs.get("fill", nothing), dtype=dtype)]
 
 
 def finish(op, values, interp):
@@ -123,6 +125,13 @@ def require(op, values, interp):
     if not bool((values[0] >= op.attrs["least"]).all()):  # NaN fulfils no condition
         raise Refused
     return []
+
+
+def centre(op, values, interp):
+    (x,) = values
+    token = next(n for n, c in enumerate(op.attrs["axes"]) if c in "ij")
+    kept = x.to(dtype_of(op.results[0].type)).nan_to_num(0.0, 0.0, 0.0)
+    return [kept.mean(token).nan_to_num(0.0)]
 
 
 def classify(op, values, interp):
@@ -176,7 +185,7 @@ def _places(buffer: torch.Tensor, axes: str, positions, sizes) -> list[torch.Ten
         for c in a.lead:
             view = view[_problem(c, int(g) + n, view.shape[0], sizes)]
         for axis, c in enumerate(a.inside):
-            if c != "d" and view.shape[axis] != 1:
+            if c not in "de" and view.shape[axis] != 1:
                 view = view.narrow(axis, int(at[c]), at[c].extent)
         out.append(view)
     return out
@@ -272,6 +281,35 @@ def position_numbers(tiles) -> str:
     """Element type, f32 or f64, of the table positions that are computed from ``tiles``, values of the IR: integers
     and what a mask reads are exact."""
     return "f64" if any(v.type.dtype in ("f64", "i64") for v in tiles) else "f32"
+
+
+def position(op, values, interp):
+    (at,) = values
+    axis = op.attrs["axes"]
+    numbers = torch.arange(int(at), int(at) + at.extent)
+    if axis in "bh":
+        heads = extents(op, interp)[1]
+        numbers = numbers // heads if axis == "b" else numbers % heads
+    return [numbers.reshape({"i": (1, -1, 1), "j": (1, 1, -1)}.get(axis, (-1, 1, 1)))]
+
+
+def _part(op, part) -> tuple[slice, ...]:
+    at = {"i": 1, "j": 2}[op.attrs["over"]]
+    start, stride, n = op.attrs["start"], op.attrs["stride"], int(part.shape[at])
+    where = [slice(None)] * 3
+    where[at] = slice(start, start + n * stride, stride)
+    return tuple(where)
+
+
+def slice_tile(op, values, interp):
+    return [values[0][_part(op, op.results[0].type)]]
+
+
+def insert_tile(op, values, interp):
+    part, whole = values
+    out = whole.clone()
+    out[_part(op, op.operands[0].type)] = part
+    return [out]
 
 
 def _table_positions(op, g, tiles, sizes):

@@ -59,6 +59,11 @@ def itemsize(name: str) -> int:
     return _SIZE[name]
 
 
+def compute_name(dtype: str) -> str:
+    """Scores of half-precision inputs are numbers of f32."""
+    return "f64" if dtype == "f64" else "f32"
+
+
 class Type:
     """Base of all types."""
 

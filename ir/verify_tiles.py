@@ -58,8 +58,8 @@ def _check_access(
     if "g" in at:
         _check_room(op, tile, 0, at["g"], ranges)
     for letter, extent in zip(a.inside, shape[len(a.lead) :], strict=True):
-        if letter == "d":
-            if not _at_most(extent, tile.shape[2], ranges):
+        if letter in "de":
+            if not _at_most(extent, tile.shape[1 + (a.tile[2] == letter)], ranges):
                 fail(op, f"{tile} has no room for the {extent} features of {buffer.type}")
         elif extent != 1 or (op.name == "tile.store" and not op.attrs["add"]):
             _check_extent(op, extent, at[letter], ranges, f"axis {letter} of {buffer.type}")

@@ -22,6 +22,7 @@ from aatc.passes.capture_attention import CaptureAttention
 from aatc.passes.certificate import Certificate, verify
 from aatc.passes.cleanup import Canonicalize, CommonSubexpressions, DeadCode, FoldConstants
 from aatc.passes.fuse_attention import FuseAttention, FuseNormalizer
+from aatc.passes.lower_tokens import LowerTokens
 from aatc.passes.simplify_score import SimplifyScore
 
 #: The passes every backend starts from; its own suffix follows.
@@ -74,6 +75,7 @@ __all__ = [
     "FoldConstants",
     "FuseAttention",
     "FuseNormalizer",
+    "LowerTokens",
     "Pass",
     "PassReport",
     "Pipeline",

@@ -5,11 +5,10 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 
 from aatc.ir.core import Value
-from aatc.ir.geo import compute_name
 from aatc.ir.score.derivative import gradients
 from aatc.ir.score.expr import Expr, params, postorder
 from aatc.ir.score.program import Program
-from aatc.ir.types import TensorType
+from aatc.ir.types import TensorType, compute_name
 from aatc.passes.tile_core import Frame
 
 

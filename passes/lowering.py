@@ -8,11 +8,11 @@ from dataclasses import dataclass, field
 
 from aatc.ir.core import Block, Func, Loc, Op, Value
 from aatc.ir.dims import Dim
-from aatc.ir.geo import attention_of, compute_name
+from aatc.ir.geo import attention_of
 from aatc.ir.score.expr import Expr, params
 from aatc.ir.score.program import Program
 from aatc.ir.score.widths import extents
-from aatc.ir.types import TensorType, TileType, Type
+from aatc.ir.types import TensorType, TileType, Type, compute_name
 from aatc.passes.factor import Factored, Token
 
 LOG2E, LN2 = math.log2(math.e), math.log(2.0)
@@ -45,7 +45,7 @@ class Attention:
         self.batch, self.heads, self.rows = q.shape[:3]
         self.cols = k.shape[2]
         self.sizes = (self.batch, self.heads, self.rows, self.cols)
-        self.problems = _product(self.batch, self.heads, dims)
+        self.problems = product(self.batch, self.heads, dims)
         self.dtype = "f64" if double else compute_name(q.dtype)
         self.value_width = int(v.shape[3])
         declared = self.programs.declared()
@@ -64,7 +64,7 @@ class Attention:
         return extents([e], self.tails)[e][0]
 
 
-def _product(a: Dim, b: Dim, dims: dict[str, tuple[int, int | None]]) -> Dim:
+def product(a: Dim, b: Dim, dims: dict[str, tuple[int, int | None]]) -> Dim:
     if a.is_static:
         return b * int(a)
     if b.is_static:

@@ -14,10 +14,9 @@ from dataclasses import dataclass, field
 from aatc.ir.access import owned_by, owns_problem
 from aatc.ir.core import Func, Value
 from aatc.ir.dims import Dim
-from aatc.ir.geo import compute_name
 from aatc.ir.score.derivative import gradients
 from aatc.ir.score.expr import ZERO, Expr, add, call, const, mul, neg, param, params, postorder, sub
-from aatc.ir.types import INDEX, TensorType, TileType
+from aatc.ir.types import INDEX, TensorType, TileType, compute_name
 from aatc.passes.factor import ChannelSum, Contraction, Lookup, Stored, Token
 from aatc.passes.gradients import operand_gradients
 from aatc.passes.lowering import (

@@ -5,10 +5,9 @@ from __future__ import annotations
 import torch
 
 from aatc.ir.core import Func, Value
-from aatc.ir.geo import compute_name
 from aatc.ir.score.expr import ZERO, Expr, add, call, const, mul, param, params, postorder
 from aatc.ir.score.program import Program
-from aatc.ir.types import TensorType, torch_dtype
+from aatc.ir.types import TensorType, compute_name, torch_dtype
 from aatc.passes.factor import CarryTerm, Factored, carry_terms, split_epilogue
 from aatc.passes.lowering import LOG2E, Attention, Builder, Schedule, compute_tokens, new_func
 from aatc.passes.score_rules import Normaliser

@@ -61,7 +61,7 @@ FAULTS = (
     ),
     Fault(
         "less-at-equality",
-        "ir/score/linear.py",
+        "backends/cpu/linear.py",
         '_MIRRORED = {"lt": "gt", "le": "ge", "gt": "lt", "ge": "le"',
         '_MIRRORED = {"lt": "gt", "le": "gt", "gt": "lt", "ge": "lt"',
         "`<=` taken as `<` where a constant stands first",
@@ -69,7 +69,7 @@ FAULTS = (
     ),
     Fault(
         "softplus-tail",
-        "ir/score/linear.py",
+        "backends/cpu/linear.py",
         'self.scale(self("abs", x), -LOG2E)',
         "self.scale(x, -LOG2E)",
         "the tail of softplus",
@@ -77,7 +77,7 @@ FAULTS = (
     ),
     Fault(
         "register-needed",
-        "ir/score/linear.py",
+        "backends/cpu/linear.py",
         "return self.last.get(n, -1) <= made and n not in self.root_of",
         "return n not in self.root_of",
         "a register overwritten while needed",
@@ -85,7 +85,7 @@ FAULTS = (
     ),
     Fault(
         "overwritable-always",
-        "ir/score/linear.py",
+        "backends/cpu/linear.py",
         "return every - later",
         "return every",
         "an operand overwritten before it is read",
@@ -214,7 +214,7 @@ FAULTS = (
     ),
     Fault(
         "plan-in-loops",
-        "ir/verify_tiles.py",
+        "backends/cpu/verify_plan.py",
         "self.block(region, [*outside, *kept], slots)",
         "self.block(region, outside, slots)",
         "plan checks inside loops",
@@ -222,7 +222,7 @@ FAULTS = (
     ),
     Fault(
         "plan-of-scratch",
-        "ir/verify_tiles.py",
+        "backends/cpu/verify_plan.py",
         "for other in taken:\n                if place.overlaps(other):",
         "for other in taken[:0]:\n                if place.overlaps(other):",
         "a check that always holds: temporaries over live tiles",
@@ -263,9 +263,9 @@ FAULTS = (
     ),
     Fault(
         "library-factor",
-        "passes/tile_library.py",
-        "        or terms.others\n",
-        "",
+        "backends/cpu/library.py",
+        "or terms.separable or terms.others or terms.row",
+        "or terms.separable or terms.row",
         "a library form of a score that is more than a contraction",
         BEHAVIOUR + KERNELS + PASSES,
     ),
@@ -279,7 +279,7 @@ FAULTS = (
     ),
     Fault(
         "plan-loop-lives",
-        "passes/plan_memory.py",
+        "backends/cpu/plan_memory.py",
         "if self.intervals[v].end > max(before[v], start):",
         "if False:",
         "what a loop reads is given away inside it",

@@ -1,0 +1,332 @@
+"""Per-token programs as loops over tiles, for backends without operators on whole buffers."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import ClassVar
+
+from aatc.ir.access import access
+from aatc.ir.core import Func, Module, Op, Value, replace_uses
+from aatc.ir.dims import Dim
+from aatc.ir.errors import PassError
+from aatc.ir.score.expr import ZERO, Expr, add, call, const, mul, param, params, postorder, rebuild
+from aatc.ir.score.functions import FUNCTIONS
+from aatc.ir.score.widths import extents
+from aatc.ir.tile_evaluate import token_numbers
+from aatc.ir.types import INDEX, TensorType, TileType
+from aatc.passes.base import Context, Pass, register
+from aatc.passes.lowering import Builder, product
+
+
+class _Left(Exception):
+    """A program with a word that has no tile operations yet."""
+
+
+@register
+@dataclass(frozen=True)
+class LowerTokens(Pass):
+    """``tile.token`` → loops over blocks of tokens that load, compute and store tiles.
+
+    rows: tokens of a block. Programs of a matrix per token, tables and random words are left as they are.
+    """
+
+    rows: int = 64
+    name: ClassVar[str] = "lower-tokens"
+
+    def __post_init__(self) -> None:
+        if self.rows < 1:
+            raise PassError(f"lower-tokens: rows = {self.rows}", hint="a block has at least one token")
+
+    def run(self, module: Module, ctx: Context) -> Module:
+        for func in module.funcs.values():
+            if func.level == "tile":
+                self._lower(func, module, ctx)
+        return module
+
+    def _lower(self, func: Func, module: Module, ctx: Context) -> None:
+        ops: list[Op] = []
+        renamed: dict[Value, Value] = {}
+        for op in func.body.ops:
+            op.operands = [renamed.get(v, v) for v in op.operands]
+            if op.name == "tile.token":
+                try:
+                    lowered = _Token(op, self.rows, module)
+                    renamed[op.result] = lowered.run()
+                except _Left as e:
+                    ctx.notes.append(f"@{func.name}: %{op.result.name} is left as a program of whole buffers: {e}")
+                else:
+                    ops += lowered.b.blocks[0].ops
+                    ctx.count("lowered")
+                    continue
+            ops.append(op)
+        func.body.ops = ops
+        replace_uses(func.body, renamed)
+
+
+class _Token:
+    """One `tile.token` being lowered. Be the tokens queries or keys, their loop walks axis i of the tiles."""
+
+    def __init__(self, op: Op, rows: int, module: Module):
+        self.op, self.rows, self.module = op, rows, module
+        self.sizes = tuple(Dim.of(d) for d in op.attrs["sizes"])
+        self.numbers = token_numbers(op)
+        self.b = Builder(op.loc, self.numbers)
+        self.buffers = dict(zip(op.attrs["program"].params, op.operands, strict=True))
+        self.at: dict[str, Value] = {}
+        self.tiles: dict[str, Value] = {}
+        self.done: dict[Expr, Expr] = {}
+        tails = {p.name: tuple(int(d) for d in v.type.shape[v.type.rank - p.rank :]) for p, v in self.buffers.items()}  # type: ignore[attr-defined]
+        body: Expr = op.attrs["program"].body
+        self.widths = extents([body], {n: t for n, t in tails.items() if t})
+
+    def run(self) -> Value:
+        """The buffer that holds the result; its operations stand in ``b``."""
+        op = self.op
+        body: Expr = op.attrs["program"].body
+        for e in postorder(body):
+            if e.fn == "centre" and e not in self.buffers:
+                self.buffers[e] = self._centre(e.args[0])
+        return self._loops(body, op.attrs["axes"], op.result.type, op.result.name, op.attrs["flat"])  # type: ignore[arg-type]
+
+    def _centre(self, vector: Expr) -> Value:
+        """The mean of a vector over the tokens it varies along."""
+        axes = vector.attrs[1] if vector.fn == "param" else "bh" + ("i" if "i" in vector.axes else "j") + "d"
+        buffer = self.buffers.get(vector)
+        if buffer is None:
+            tokens = self.sizes[2 if "i" in axes else 3]
+            t = TensorType.of(self.numbers, [*self.sizes[:2], tokens, self.widths[vector][0]])
+            buffer = self._loops(vector, axes, t, "centred", False)
+        axes = self._word(axes, buffer)
+        shape = [d for c, d in zip(axes, buffer.type.shape, strict=True) if c not in "ij"]  # type: ignore[attr-defined]
+        kind = TensorType.of(self.numbers, shape)
+        return self.b.op("tile.centre", [buffer], [kind], names=["centre"], axes=axes)[0]
+
+    def _word(self, axes: str, buffer: Value) -> str:
+        """Axes of a buffer as an access spells them, b and h flat where the buffer has them so."""
+        rank = buffer.type.rank  # type: ignore[attr-defined]
+        return "g" + axes[2:] if axes.startswith("bh") and rank == len(axes) - 1 else axes
+
+    # --- loops ---------------------------------------------------------------------------------------------
+    def _loops(self, body: Expr, axes: str, t: TensorType, name: str, flat: bool) -> Value:
+        """Stores ``body`` block by block in a new buffer of type ``t``, whose axes are ``axes``."""
+        b = self.b
+        out = b.op("tile.alloc", [], [t], names=[name])[0]
+        store = ("g" + axes[2:] if flat and axes.startswith("bh") else axes).replace("j", "i")
+        self.at, self.tiles, self.done = {}, {}, {}
+        tokens = next((self.sizes["bhij".index(c)] for c in "ij" if c in axes), None)
+        if "b" in axes:
+            (self.at["g"],) = b.open([INDEX], ["g"])
+        if tokens is not None:
+            (self.at["i"],) = b.open([INDEX], ["i"])
+        value = self._filled(self.expr(body), body, t)
+        b.op("tile.store", [value, out, *self._walk(store)], axes=store, add=False, sizes=self._sizes(store))
+        if tokens is not None:
+            self._close("i", tokens, self.rows)
+        if "b" in axes:
+            self._close("g", product(*self.sizes[:2], self.module.dims), 1)
+        return out
+
+    def _close(self, axis: str, upper: Dim, step: int) -> None:
+        region = self.b.close()
+        bound = int(upper) if upper.is_static else upper
+        self.b.op("tile.for", [], [], regions=[region], axis=axis, upper=bound, step=step, kind="par")
+
+    def _walk(self, axes: str) -> list[Value]:
+        return [self.at[c] for c in access(axes).walks]
+
+    def _sizes(self, axes: str) -> tuple[Dim, ...] | None:
+        return self.op.attrs["sizes"] if set(axes) & {"b", "h"} else None
+
+    # --- tiles ---------------------------------------------------------------------------------------------
+    def _atom(self, tile: Value, like: Expr, dtype: str = "f") -> Expr:
+        """A parameter that stands for a tile in programs over tiles."""
+        name = f"v{len(self.tiles)}"
+        self.tiles[name] = tile
+        return param(name, "bhid" if like.rank else "bhi", dtype)
+
+    def _load(self, p: Expr, axes: str) -> Value:
+        buffer = self.buffers[p]
+        word = self._word(axes, buffer).replace("j", "i")
+        if p.rank > 1 and "i" in word:
+            raise _Left(f"{p} is a matrix per token")
+        letters = access(word).tile
+        shape = [1, self.rows if "i" in letters else 1, 1]
+        for n, c in enumerate(letters):
+            if c in "de":
+                shape[n] = int(buffer.type.shape[word.index(c)])  # type: ignore[attr-defined]
+        kind = {"f": self.numbers, "i": "i64", "b": "bool"}[p.dtype]
+        name = p.name if p.fn == "param" else "centre"
+        operands = [buffer, *self._walk(word)]
+        return self.b.op(
+            "tile.load", operands, [TileType.of(kind, shape)], names=[f"{name}_t"], axes=word, sizes=self._sizes(word)
+        )[0]
+
+    def _tile(self, e: Expr) -> Value:
+        """The tile of an expression over atoms."""
+        if e.fn == "param":
+            return self.tiles[e.name]
+        used = params(e)
+        shapes = [self.tiles[p.name].type.shape for p in used]  # type: ignore[attr-defined]
+        shape = [max((int(s[n]) for s in shapes), default=1) for n in range(3)]
+        kind = {"f": self.numbers, "i": "i64", "b": "bool"}[e.dtype]
+        if not used:
+            return self.b.op("tile.fill", [], [TileType.of(kind, shape)], names=["c"], value=float(e.value), axes="")[0]
+        if kind == "bool":
+            raise _Left(f"{e} is a truth value")
+        return self.b.map([("t", e, TileType.of(kind, shape))], self.tiles)[0]
+
+    def _filled(self, value: Expr, e: Expr, t: TensorType) -> Value:
+        """The tile of the result, of full extents even where it depends on fewer axes."""
+        if e.dtype == "b" and value.fn != "param":
+            raise _Left("a truth value")
+        width = self.widths[e][0] if e.rank else 1
+        shape = (1, self.rows if "i" in self.at else 1, width)
+        used = params(value)
+        full = any(tuple(map(int, self.tiles[p.name].type.shape)) == shape for p in used)  # type: ignore[attr-defined]
+        if not full and value.dtype == "f":
+            axes = ("g" if "g" in self.at else "") + ("i" if "i" in self.at else "") + ("d" if width > 1 else "")
+            zero = self.b.fill(0.0, axes, self.at, *shape, name="zero")
+            value = add(value, call("mul", ZERO, self._atom(zero, e)))
+        elif not full:
+            raise _Left(f"{e} is the same integer for all tokens")
+        return self._tile(value)
+
+    # --- words ---------------------------------------------------------------------------------------------
+    def expr(self, root: Expr) -> Expr:
+        """``root`` as an expression over atoms; what is not element by element becomes tiles of its own."""
+        stack = [root]
+        while stack:  # what is in a buffer is read there: its arguments are none of these tokens' business
+            e = stack[-1]
+            missing = [] if e in self.buffers else [a for a in e.args if a not in self.done]
+            if missing:
+                stack += missing
+                continue
+            if e not in self.done:
+                self.done[e] = self._word_of(e)
+            stack.pop()
+        return self.done[root]
+
+    def _word_of(self, e: Expr) -> Expr:
+        if e.is_const:
+            return e
+        if e in self.buffers:
+            return self._stored(e)
+        if e.fn == "index":
+            return self._position(e)
+        if FUNCTIONS[e.fn].kind == "pointwise" and e.fn != "pair_uniform":
+            return rebuild(e, tuple(self.done[a] for a in e.args))
+        special = _WORDS.get(e.fn)
+        if special is None:
+            raise _Left(f"the word {e.fn}")
+        return special(self, e, [self.done[a] for a in e.args])
+
+    def _stored(self, e: Expr) -> Expr:
+        if e.fn == "param":
+            axes = e.attrs[1]
+        else:  # the centre of a vector: its axes without the token's
+            inner = e.args[0]
+            axes = inner.attrs[1] if inner.fn == "param" else "bhid"
+            axes = axes.replace("i", "").replace("j", "")
+        return self._atom(self._load(e, axes), e, e.dtype)
+
+    def _position(self, e: Expr) -> Expr:
+        axis = e.name if e.name in "bh" else "i"
+        shape = (1, self.rows if axis == "i" else 1, 1)
+        tile = self.b.op(
+            "tile.position", [self.at["i" if axis == "i" else "g"]], [TileType.of("i64", shape)], names=[e.name],
+            axes=axis, sizes=self.op.attrs["sizes"] if axis in "bh" else None,
+        )[0]  # fmt: skip
+        return self._atom(tile, e, "i")
+
+    def _slice(self, tile: Value, start: int, size: int, stride: int = 1) -> Value:
+        t: TileType = tile.type  # type: ignore[assignment]
+        kind = TileType.of(t.dtype, (*t.shape[:2], size))
+        return self.b.op("tile.slice", [tile], [kind], names=["part"], over="j", start=start, stride=stride)[0]
+
+    def _insert(self, part: Value, whole: Value, start: int, stride: int = 1) -> Value:
+        types, where = [whole.type], {"over": "j", "start": start, "stride": stride}
+        return self.b.op("tile.insert", [part, whole], types, names=["whole"], **where)[0]
+
+    def _full(self, e: Expr, rows: int) -> Value:
+        """The tile of ``e`` with ``rows`` rows."""
+        tile = self._tile(e)
+        t: TileType = tile.type  # type: ignore[assignment]
+        if int(t.shape[1]) == rows:
+            return tile
+        zero = self.b.fill(0.0, "gi" if "g" in self.at else "i", self.at, 1, rows, 1, name="zero")
+        spread = add(self._atom(tile, e), call("mul", ZERO, self._atom(zero, ZERO)))
+        return self._tile(spread)
+
+    def _widened(self, tile: Value, width: int) -> Value:
+        """A tile of zeros with the rows of ``tile``."""
+        t: TileType = tile.type  # type: ignore[assignment]
+        rows = int(t.shape[1])
+        axes = ("g" if "g" in self.at else "") + ("id" if rows > 1 or "i" in self.at else "d")
+        return self.b.fill(0.0, axes, self.at, 1, rows, width, name="wide")
+
+    # --- words that are more than element by element --------------------------------------------------------
+    def reduce(self, how: str, e: Expr, args: list[Expr]) -> Expr:
+        return self._atom(self.b.reduce(how, "j", self._tile(args[0]), name=e.fn), e)
+
+    def dot(self, e: Expr, args: list[Expr]) -> Expr:
+        return self._atom(self.b.reduce("sum", "j", self._tile(mul(*args)), name="dot"), e)
+
+    def item(self, e: Expr, args: list[Expr]) -> Expr:
+        channel = e.attrs[0] % self.widths[e.args[0]][0]
+        return self._atom(self._slice(self._tile(args[0]), channel, 1), e)
+
+    def eta(self, e: Expr, args: list[Expr]) -> Expr:
+        tile = self._tile(args[0])
+        head = self._tile(call("neg", self._atom(self._slice(tile, 0, 1), ZERO)))
+        return self._atom(self._insert(head, tile, 0), e)
+
+    def append(self, e: Expr, args: list[Expr]) -> Expr:
+        tile = self._tile(args[0])
+        width, rows = self.widths[e.args[0]][0], int(tile.type.shape[1])  # type: ignore[attr-defined]
+        last = self._full(args[1], rows)
+        return self._atom(self._insert(last, self._insert(tile, self._widened(tile, width + 1), 0), width), e)
+
+    def init(self, e: Expr, args: list[Expr]) -> Expr:
+        return self._atom(self._slice(self._tile(args[0]), 0, self.widths[e][0]), e)
+
+    def embed(self, e: Expr, args: list[Expr]) -> Expr:
+        rows = self.rows if "i" in self.at else 1
+        part = self._full(args[0], rows)
+        width = self.widths[e][0]
+        return self._atom(self._insert(part, self._widened(part, width), e.attrs[0] % width), e)
+
+    def rotate(self, e: Expr, args: list[Expr]) -> Expr:
+        tile, angle = self._tile(args[0]), self._atom(self._tile(args[1]), e)
+        half, stride = self.widths[e][0] // 2, 1 if e.attrs[0] == "half" else 2
+        starts = (0, half) if stride == 1 else (0, 1)
+        x, y = (self._atom(self._slice(tile, s, half, stride), e) for s in starts)
+        cosine, sine = call("cos", angle), call("sin", angle)
+        first = self._tile(call("sub", call("mul", x, cosine), call("mul", y, sine)))
+        second = self._tile(call("add", call("mul", x, sine), call("mul", y, cosine)))
+        whole = self._widened(first, 2 * half)
+        return self._atom(self._insert(second, self._insert(first, whole, starts[0], stride), starts[1], stride), e)
+
+    def matvec(self, form: str, e: Expr, args: list[Expr]) -> Expr:
+        matrix = e.args[0]
+        if matrix.fn != "param":
+            raise _Left("a matrix that is computed")
+        return self._atom(self.b.dot(form, self._tile(args[1]), self._tile(args[0]), name=e.fn), e)
+
+
+_WORDS = {
+    "sum": lambda t, e, args: t.reduce("sum", e, args),
+    "amax": lambda t, e, args: t.reduce("max", e, args),
+    "amin": lambda t, e, args: t.reduce("min", e, args),
+    "dot": _Token.dot,
+    "width": lambda t, e, args: const(float(t.widths[e.args[0]][0])),
+    "item": _Token.item,
+    "eta": _Token.eta,
+    "append": _Token.append,
+    "init": _Token.init,
+    "embed": _Token.embed,
+    "rotate": _Token.rotate,
+    "matvec": lambda t, e, args: t.matvec("nt", e, args),
+    "turn": lambda t, e, args: t.matvec("nt", e, args),
+    "tmatvec": lambda t, e, args: t.matvec("nn", e, args),
+    "unturn": lambda t, e, args: t.matvec("nn", e, args),
+}

@@ -1,0 +1,43 @@
+"""Per-token programs as loops mean what they meant as programs over whole buffers."""
+
+import pytest
+import torch
+
+import aatc
+from aatc import passes
+from aatc.ir.interpreter import run
+from tests.compiler.harness import module_of, record
+from tests.compiler.test_passes import CASES, GEO_PASSES
+
+SHAPES = {
+    "ragged": ((2, 2, 6, 4), (2, 2, 6, 4)),
+    "grouped": ((1, 4, 3, 4), (1, 2, 7, 4)),
+    "one": ((1, 1, 1, 4), (1, 1, 1, 4)),
+}
+PIPELINE = f"{GEO_PASSES},adaptive-tile{{rows=4 cols=4 heads=1 grain=2}},lower-tokens{{rows=3}}"
+
+
+def lowered(q, k, v, parts, pipeline=PIPELINE):
+    operands, spec, eager = record(q, k, v, **parts)
+    result = passes.Pipeline.parse(pipeline).run(module_of(operands, spec))
+    return result, operands, eager
+
+
+@pytest.mark.parametrize("shape", SHAPES)
+@pytest.mark.parametrize("name", CASES)
+def test_loops_over_tokens_agree_with_the_formula(name, shape):
+    of_q, of_k = SHAPES[shape]
+    generator = torch.Generator().manual_seed(1)
+    q, k, v = (torch.rand(s, dtype=torch.float64, generator=generator) for s in (of_q, of_k, of_k))
+    parts = CASES[name]
+    if name == "lorentz-rotary" and shape != "ragged":
+        pytest.skip("its angles are those of six tokens")
+    if name in ("causal-alibi",) and of_q[1] != 2:
+        parts = {**parts, "bias": aatc.biases.ALiBi(of_q[1])}
+    result, operands, (o, lse) = lowered(q, k, v, parts)
+    assert not [n for r in result.report if r.name.startswith("lower-tokens") for n in r.notes], "something was left"
+    forward = next(f for f in result.module.funcs.values() if f.level == "tile")
+    assert not any(op.name == "tile.token" for op in forward.body.walk())
+    got = run(result.module, *operands)
+    torch.testing.assert_close(got[0], o, rtol=0, atol=1e-12)
+    torch.testing.assert_close(got[1], lse, rtol=0, atol=1e-12)
