@@ -63,6 +63,11 @@ class LowerTokens(Pass):
         replace_uses(func.body, renamed)
 
 
+def _shape(v: Value) -> tuple[Dim, ...]:
+    assert isinstance(v.type, (TensorType, TileType))
+    return v.type.shape
+
+
 class _Token:
     """One `tile.token` being lowered. Be the tokens queries or keys, their loop walks axis i of the tiles."""
 
@@ -75,7 +80,7 @@ class _Token:
         self.at: dict[str, Value] = {}
         self.tiles: dict[str, Value] = {}
         self.done: dict[Expr, Expr] = {}
-        tails = {p.name: tuple(int(d) for d in v.type.shape[v.type.rank - p.rank :]) for p, v in self.buffers.items()}  # type: ignore[attr-defined]
+        tails = {p.name: tuple(map(int, _shape(v)[len(_shape(v)) - p.rank :])) for p, v in self.buffers.items()}
         body: Expr = op.attrs["program"].body
         self.widths = extents([body], {n: t for n, t in tails.items() if t})
 
@@ -97,13 +102,13 @@ class _Token:
             t = TensorType.of(self.numbers, [*self.sizes[:2], tokens, self.widths[vector][0]])
             buffer = self._loops(vector, axes, t, "centred", False)
         axes = self._word(axes, buffer)
-        shape = [d for c, d in zip(axes, buffer.type.shape, strict=True) if c not in "ij"]  # type: ignore[attr-defined]
+        shape = [d for c, d in zip(axes, _shape(buffer), strict=True) if c not in "ij"]
         kind = TensorType.of(self.numbers, shape)
         return self.b.op("tile.centre", [buffer], [kind], names=["centre"], axes=axes)[0]
 
     def _word(self, axes: str, buffer: Value) -> str:
         """Axes of a buffer as an access spells them, b and h flat where the buffer has them so."""
-        rank = buffer.type.rank  # type: ignore[attr-defined]
+        rank = len(_shape(buffer))
         return "g" + axes[2:] if axes.startswith("bh") and rank == len(axes) - 1 else axes
 
     # --- loops ---------------------------------------------------------------------------------------------
@@ -123,7 +128,7 @@ class _Token:
         if tokens is not None:
             self._close("i", tokens, self.rows)
         if "b" in axes:
-            self._close("g", product(*self.sizes[:2], self.module.dims), 1)
+            self._close("g", product(self.sizes[0], self.sizes[1], self.module.dims), 1)
         return out
 
     def _close(self, axis: str, upper: Dim, step: int) -> None:
@@ -153,7 +158,7 @@ class _Token:
         shape = [1, self.rows if "i" in letters else 1, 1]
         for n, c in enumerate(letters):
             if c in "de":
-                shape[n] = int(buffer.type.shape[word.index(c)])  # type: ignore[attr-defined]
+                shape[n] = int(_shape(buffer)[word.index(c)])
         kind = {"f": self.numbers, "i": "i64", "b": "bool"}[p.dtype]
         name = p.name if p.fn == "param" else "centre"
         operands = [buffer, *self._walk(word)]
@@ -166,7 +171,7 @@ class _Token:
         if e.fn == "param":
             return self.tiles[e.name]
         used = params(e)
-        shapes = [self.tiles[p.name].type.shape for p in used]  # type: ignore[attr-defined]
+        shapes = [_shape(self.tiles[p.name]) for p in used]
         shape = [max((int(s[n]) for s in shapes), default=1) for n in range(3)]
         kind = {"f": self.numbers, "i": "i64", "b": "bool"}[e.dtype]
         if not used:
@@ -182,7 +187,7 @@ class _Token:
         width = self.widths[e][0] if e.rank else 1
         shape = (1, self.rows if "i" in self.at else 1, width)
         used = params(value)
-        full = any(tuple(map(int, self.tiles[p.name].type.shape)) == shape for p in used)  # type: ignore[attr-defined]
+        full = any(tuple(map(int, _shape(self.tiles[p.name]))) == shape for p in used)
         if not full and value.dtype == "f":
             axes = ("g" if "g" in self.at else "") + ("i" if "i" in self.at else "") + ("d" if width > 1 else "")
             zero = self.b.fill(0.0, axes, self.at, *shape, name="zero")
@@ -244,8 +249,10 @@ class _Token:
         return self.b.op("tile.slice", [tile], [kind], names=["part"], over="j", start=start, stride=stride)[0]
 
     def _insert(self, part: Value, whole: Value, start: int, stride: int = 1) -> Value:
-        types, where = [whole.type], {"over": "j", "start": start, "stride": stride}
-        return self.b.op("tile.insert", [part, whole], types, names=["whole"], **where)[0]
+        made = self.b.op(
+            "tile.insert", [part, whole], [whole.type], names=["whole"], over="j", start=start, stride=stride
+        )
+        return made[0]
 
     def _full(self, e: Expr, rows: int) -> Value:
         """The tile of ``e`` with ``rows`` rows."""
@@ -282,7 +289,7 @@ class _Token:
 
     def append(self, e: Expr, args: list[Expr]) -> Expr:
         tile = self._tile(args[0])
-        width, rows = self.widths[e.args[0]][0], int(tile.type.shape[1])  # type: ignore[attr-defined]
+        width, rows = self.widths[e.args[0]][0], int(_shape(tile)[1])
         last = self._full(args[1], rows)
         return self._atom(self._insert(last, self._insert(tile, self._widened(tile, width + 1), 0), width), e)
 
