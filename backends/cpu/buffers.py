@@ -209,6 +209,14 @@ class BufferEmitter:
             f".reshape({shape}).to(torch.{torch_name(t.dtype)})"
         )
 
+    @lowering("tile.centre")
+    def _centre(self, op: Op) -> None:
+        t: TensorType = op.result.type  # type: ignore[assignment]
+        axis = next(n for n, c in enumerate(op.attrs["axes"]) if c in "ij")
+        self.src.line(
+            f"{self.name(op.result)} = rt.token_mean({self.name(op.operands[0])}, {axis}, torch.{torch_name(t.dtype)})"
+        )
+
     @lowering("tile.peak")
     def _peak(self, op: Op) -> None:
         self.src.line(f"{self.name(op.result)} = rt.peak({self.name(op.operands[0])}, {op.attrs['rows']})")

@@ -38,6 +38,7 @@ _TO_TILE = {
     "jc": ("[..., None, :]", "[..., None, :]"),
     "id": ("", ""),
     "jd": ("", ""),
+    "de": ("", ""),
 }
 
 
@@ -183,7 +184,7 @@ class Emitter(BufferEmitter):
         parts = []
         for c in axes:
             at = self.x.at.get(c, "")
-            if c == "d":
+            if c in "de":
                 continue
             if c == "g":
                 parts.append(at if self.x.flat else f"{at} : {at} + {self.x.g}")
@@ -194,7 +195,8 @@ class Emitter(BufferEmitter):
         return ", ".join(parts)
 
     def _window(self, buffer: str, axes: str) -> str:
-        return f"{buffer}[{self._slices(axes)}]" if axes else buffer
+        slices = self._slices(axes)
+        return f"{buffer}[{slices}]" if slices else buffer
 
     @lowering("tile.load")
     def _load(self, op: Op) -> None:
@@ -205,7 +207,9 @@ class Emitter(BufferEmitter):
             text = f"{text}[None]" if not a.lead and not self.x.flat else text
         else:
             problems = self._problems() if a.lead else "0, 1"
-            text = f"rt.window({buffer}, {axes!r}, {problems}, {self._range('i')}, {self._range('j')}, H)"
+            text = (
+                f"rt.window({buffer}, {axes!r}, {problems}, {self._range('i')}, {self._range('j')}, {self._heads(op)})"
+            )
             text = f"{text}[0]" if self.x.flat else text
         source, wanted = (v.type.dtype for v in (op.operands[0], op.result))  # type: ignore[attr-defined]
         cast = "" if source == wanted else f".to(torch.{torch_name(wanted)})"
@@ -213,6 +217,9 @@ class Emitter(BufferEmitter):
 
     def _problems(self) -> str:
         return f"{self.x.at['g']}, {self.x.g}"
+
+    def _heads(self, op: Op) -> str:
+        return self.dim(op.attrs["sizes"][1]) if "sizes" in op.attrs else "1"
 
     def _range(self, axis: str) -> str:
         return f"{self.x.at.get(axis, '0')}, {getattr(self.x, axis)}"
@@ -229,7 +236,7 @@ class Emitter(BufferEmitter):
         at = access(axes)
         if at.lead not in ("", "g") or "ij" in axes:
             value = f"{value}.unsqueeze(0)" if self.x.flat else value
-            where = f"{axes!r}, {self._problems()}, {self._range('i')}, {self._range('j')}, H"
+            where = f"{axes!r}, {self._problems()}, {self._range('i')}, {self._range('j')}, {self._heads(op)}"
             self.src.line(f"rt.put({buffer}, {value}, {op.attrs['add']}, {where})")
             return
         squeeze = {"i": "[..., 0]", "ic": "[..., 0]", "j": "[..., 0, :]", "jc": "[..., 0, :]", "": "[..., 0, 0]"}.get(
@@ -294,7 +301,7 @@ class Emitter(BufferEmitter):
         at = self.x.at
         dtype = torch_name(op.result.type.dtype)  # type: ignore[attr-defined]
         return (
-            f"rt.diagonal({self.constant(source.attrs['mask'])}, (B, H, N, M), {at['i']} - {at['j']}, {self.x.i}, "
+            f"rt.diagonal({self.constant(source.attrs['mask'])}, {self.sizes(source)}, {at['i']} - {at['j']}, {self.x.i}, "
             f"{self.x.j}, torch.{dtype}, {number(op.attrs['value'])})"
         )
 
@@ -321,18 +328,45 @@ class Emitter(BufferEmitter):
             out.append(emit_expression(self.src, program.body, bound, torch_name(position_numbers(tiles)), {})[0])
         return f"({', '.join(out)},)"
 
+    @lowering("tile.position")
+    def _position(self, op: Op) -> None:
+        axis = op.attrs["axes"]
+        at = self.name(op.operands[0])
+        extent = getattr(self.x, axis if axis in "ij" else "g")
+        heads = self.dim(op.attrs["sizes"][1]) if axis in "bh" else "1"
+        self.src.line(f"rt.position({self.name(op.result)}, {axis!r}, {at}, {extent}, {heads})")
+
+    @lowering("tile.slice")
+    def _slice(self, op: Op) -> None:
+        part = self._part(op, op.operands[0], op.result)
+        self.src.line(f"{self.name(op.result)}.copy_({part})")
+
+    @lowering("tile.insert")
+    def _insert(self, op: Op) -> None:
+        part, whole = op.operands
+        if not self.places.same(whole, op.result):
+            self.src.line(f"{self.name(op.result)}.copy_({self.name(whole)})")
+        self.src.line(f"{self._part(op, op.result, part)}.copy_({self.name(part)})")
+
+    def _part(self, op: Op, whole: Value, part: Value) -> str:
+        """Source of the view of ``whole`` that `tile.slice` and `tile.insert` speak of."""
+        axis = {"i": 1, "j": 2}[op.attrs["over"]]
+        start, stride, n = op.attrs["start"], op.attrs["stride"], int(part.type.shape[axis])  # type: ignore[attr-defined]
+        entries = f"{start} : {start + (n - 1) * stride + 1} : {stride}"
+        return f"{self.name(whole)}[..., {entries}]" if axis == 2 else f"{self.name(whole)}[..., {entries}, :]"
+
     @lowering("tile.lookup")
     def _lookup(self, op: Op) -> None:
         table, _g, *tiles = op.operands
         where = self._positions(op, tiles)
-        at = f"{op.attrs['axes']!r}, {self.x.at['g']}, {self.x.g}, H"
+        at = f"{op.attrs['axes']!r}, {self._problems()}, {self._heads(op)}"
         self.src.line(f"rt.lookup({self.name(table)}, {at}, {where}, {self.name(op.result)})")
 
     @lowering("tile.scatter")
     def _scatter(self, op: Op) -> None:
         value, table, _g, *tiles = op.operands
         where = self._positions(op, tiles)
-        at = f"{op.attrs['axes']!r}, {self.x.at['g']}, {self.x.g}, H"
+        at = f"{op.attrs['axes']!r}, {self._problems()}, {self._heads(op)}"
         self.src.line(f"rt.scatter({self.name(table)}, {at}, {where}, {self.name(value)})")
 
 

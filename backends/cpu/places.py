@@ -63,7 +63,7 @@ class Places:
         t: TileType = r.type  # type: ignore[assignment]
         if op.name in ("tile.load", "tile.fill"):
             return tuple(
-                str(int(d)) if c in "1d" else c for c, d in zip(access(op.attrs["axes"]).tile, t.shape, strict=True)
+                str(int(d)) if c in "1de" else c for c, d in zip(access(op.attrs["axes"]).tile, t.shape, strict=True)
             )  # type: ignore[return-value]
         if op.name == "tile.dot":
             a, b = (self.axes[v] for v in op.operands[:2])
@@ -73,6 +73,14 @@ class Places:
             return (a[0], "1" if "i" in over else a[1], "1" if "j" in over else a[2])
         if op.name == "tile.lookup":
             return ("g", "i", "j")
+        if op.name == "tile.position":
+            return {"i": ("1", "i", "1"), "j": ("1", "1", "j")}.get(op.attrs["axes"], ("g", "1", "1"))
+        if op.name == "tile.insert":
+            return self.axes[op.operands[1]]
+        if op.name == "tile.slice":
+            of, at = list(self.axes[op.operands[0]]), {"i": 1, "j": 2}[op.attrs["over"]]
+            of[at] = str(int(t.shape[at]))
+            return (of[0], of[1], of[2])
         if op.name == "tile.mask":
             return self.axes[op.operands[0]]
         return self._axes_of(op, tuple(int(d) for d in t.shape))

@@ -69,6 +69,19 @@ def centre(x: torch.Tensor) -> torch.Tensor:
     return x.detach().nan_to_num(0.0, 0.0, 0.0).mean(2, keepdim=True)
 
 
+def token_mean(x: torch.Tensor, axis: int, dtype: torch.dtype) -> torch.Tensor:
+    """Mean along an axis of what is finite, over all its entries; 0 of none."""
+    return x.to(dtype).nan_to_num(0.0, 0.0, 0.0).mean(axis).nan_to_num(0.0)
+
+
+def position(out: torch.Tensor, axis: str, at: int, extent: int, heads: int) -> None:
+    """Writes the positions of a tile along one axis; b and h are those of problems."""
+    numbers = torch.arange(at, at + extent)
+    if axis in "bh":
+        numbers = numbers // heads if axis == "b" else numbers % heads
+    out.copy_(numbers.reshape([extent if n > 1 else 1 for n in out.shape] if extent > 1 else [1] * out.dim()))
+
+
 def positions(n: int, axis: int, dtype: torch.dtype) -> torch.Tensor:
     shape = [1, 1, 1, 1]
     shape[axis] = n
