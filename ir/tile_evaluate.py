@@ -217,7 +217,8 @@ def store(op, values, interp):
     value = values[0] if access(op.attrs["axes"]).lead else values[0].sum(0, keepdim=True)
     for part, view in zip(value, _places(values[1], op.attrs["axes"], values[2:], sizes), strict=True):
         if access(op.attrs["axes"]).inside == "ij":
-            part = part.sum([d for d in range(2) if view.shape[d] == 1 and part.shape[d] != 1], keepdim=True)
+            for d in (d for d in range(2) if view.shape[d] == 1 and part.shape[d] != 1):
+                part = part.sum(d, keepdim=True)
         part = part.reshape(view.shape).to(view.dtype)
         view.copy_(view + part if op.attrs["add"] else part)
     return []
