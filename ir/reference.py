@@ -122,7 +122,7 @@ def attend_backward(
     env, sizes, dtype = _prepare(att, tensors)
     keep = admitted(att, env, sizes)
     done: dict[Expr, torch.Tensor] = {}
-    p, _lse = weights(att, tensors, done)
+    p, bare = weights(att, tensors, done)
     if spoiled is not None:
         p = _open(p.masked_fill(spoiled.unsqueeze(-1), float("nan")), keep)
     carried = evaluate(att.carry.body, env, sizes, dtype=dtype, values=done)
@@ -140,8 +140,8 @@ def attend_backward(
     outputs = [(att.score.body, gs), (att.carry.body, gc)]
     _pull(result, outputs, leaves, {**env, **extra}, sizes, dtype, done, keep)
     if att.row is not None and grad_lse is not None:
-        # apart from those of pairs, which are summed over the keys
-        extra = {"grad_row": grad_lse.to(dtype)}
+        # apart from those of pairs, which are summed over the keys; a row without open keys stays at -inf
+        extra = {"grad_row": grad_lse.to(dtype).masked_fill(bare == float("-inf"), 0.0)}
         outputs = [(att.row.body, param("grad_row", "bhi"))]
         _pull(result, outputs, leaves, {**env, **extra}, (*sizes[:3], 1), dtype, {}, None)
     return {n: _fold_heads(g, tensors[n]).to(tensors[n].dtype) for n, g in result.items()}

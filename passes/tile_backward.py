@@ -54,6 +54,7 @@ class Extra:
     grad: Token
     rho: Token
     top: Token
+    summed: bool  # the statistics are the log-sum-exp
     row_dots: dict[str, Token] = field(default_factory=dict)
     buffers: dict[str, Value] = field(default_factory=dict)
     values: dict[str, Value] = field(default_factory=dict)
@@ -91,15 +92,25 @@ def lower_backward(a: Attention, forms: Forms, s: Schedule, name: str, *, summed
     return new_func(name, b, [*lead.values(), *inputs], results, {"schedule": str(s)}), grads
 
 
+def _is_closed(summed: bool) -> Expr:
+    """Whether a row has no open key."""
+    if summed:
+        return call("eq", param("log_sum__", "bhi"), const(float("-inf")))
+    return call("eq", param("mass__", "bhi"), const(0.0))
+
+
+def row_cotangent(summed: bool) -> Expr:
+    """The gradient of the number per query that the log-sum-exp gets added: 0 where that is -inf and stays it."""
+    return call("where", _is_closed(summed), ZERO, param("grad_lse__", "bhi"))
+
+
 def _row_statistics(forms: Forms, summed: bool) -> tuple[Expr, Expr]:
     """(m, 1/l) of a row, such that exp(score - m) / l is the weight; rows without open keys weigh nothing."""
-    nothing = const(float("-inf"))
+    closed = _is_closed(summed)
     if summed:
         lse = param("log_sum__", "bhi")
-        closed = call("eq", lse, nothing)
         return call("where", closed, const(float("inf")), mul(const(forms.unit), lse)), const(1.0)
     top, mass = param("top__", "bhi"), param("mass__", "bhi")
-    closed = call("eq", mass, const(0.0))
     inverse = call("reciprocal", mass)
     if forms.weight is not None:  # the closed form of exp(score) knows nothing of m
         inverse = mul(forms.exp(neg(top)), inverse)
@@ -115,7 +126,7 @@ def _extra_tokens(fr: Frame, forms: Forms, summed: bool) -> Extra:
     top, inverse = _row_statistics(forms, summed)
     grad = Token("grad_t", mul(inverse, pulled), "bhid")
     rho = Token("rho_t", mul(inverse, sub(gl, call("dot", pulled, o))), "bhi")
-    extra = Extra(grad, rho, Token("top_t", top, "bhi"))
+    extra = Extra(grad, rho, Token("top_t", top, "bhi"), summed)
     extra_tokens = [grad, rho, extra.top]
     for term in forms.carry:
         if not term.col:
@@ -424,7 +435,7 @@ class _Plan:
             sides.setdefault("i", []).append((self.forms.epilogue, param("grad_o__", "bhid")))
             env[self.forms.place.name] = fr.operands["o__"]
         if self.forms.row is not None:
-            sides.setdefault("i", []).append((self.forms.row, param("grad_lse__", "bhi")))
+            sides.setdefault("i", []).append((self.forms.row, row_cotangent(self.extra.summed)))
         ready = {name: self._pair_gradient(name) for name in self.pairs}
         return operand_gradients(fr, sides, env, ready)
 

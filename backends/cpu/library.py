@@ -18,7 +18,7 @@ from aatc.passes.lowering import Attention, Builder, Schedule, new_func
 from aatc.passes.rounding import SPREAD, UNIT
 from aatc.passes.score_rules import Normaliser, Terms, is_col
 from aatc.passes.simplify_score import is_causal
-from aatc.passes.tile_backward import backward_arguments
+from aatc.passes.tile_backward import backward_arguments, row_cotangent
 from aatc.passes.tile_checks import Peaks
 from aatc.passes.tile_core import Frame, classify
 from aatc.passes.tile_forward import Forms, arguments, finish_output, whole_token
@@ -241,6 +241,6 @@ def lower_library_backward(
         sides["i"].append((forms.epilogue, go))
         env[forms.place.name] = fr.operands["o__"]
     if forms.row is not None:
-        sides["i"].append((forms.row, gl))
+        sides["i"].append((forms.row, row_cotangent(True)))
     results, grads = operand_gradients(fr, sides, env)
     return new_func(name, b, [*lead.values(), *inputs], results, {"schedule": str(s)}), grads

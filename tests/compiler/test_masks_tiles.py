@@ -10,7 +10,8 @@ from aatc import biases, masks, metrics
 from aatc.backends.cpu.linear import linearize
 from aatc.backends.cpu.masks import hull
 from aatc.backends.cpu.vector import emit_linear
-from aatc.ir import Op, TileType, Value
+from aatc.ir import Op, TileType, Value, reference
+from aatc.ir.geo import attention_of
 from aatc.ir.score.expr import call, const, index, param
 from aatc.ir.score.program import Program
 from aatc.ir.tilemap import FULL, PARTIAL, TileMap
@@ -162,7 +163,7 @@ def eager_and_compiled(formula, q, k, v, tensors=(), **parts):
     eager = torch.ops.aatc.attend(*x[:3], x[3:], built.spec)
     for g, w in zip(eager, built.run(), strict=True):
         close(g, w, 1e-9, "eager")
-    probe = [torch.ones_like(w).masked_fill(~torch.isfinite(w), 0.0) for w in eager]
+    probe = [torch.ones_like(w).masked_fill(torch.isnan(w) | torch.isposinf(w), 0.0) for w in eager]
     floats = [t for t in x if t.requires_grad]
     for g, w in zip(
         torch.autograd.grad(eager, floats, probe, allow_unused=True),
@@ -393,3 +394,32 @@ def test_tiles_of_problems_in_groups_that_do_not_divide():
     assert tiles.kinds[:, 0, 0].tolist() == [FULL, PARTIAL, PARTIAL]
     tiles = TileMap.of(mask, [], (2, 3, 4, 4), 4, 4, 4)
     assert tiles.kinds[:, 0, 0].tolist() == [PARTIAL, PARTIAL]
+
+
+DROPPED = {  # scores with numbers per query that softmax does not see
+    "euclidean": (metrics.Euclidean(), lambda q, k: -(q.unsqueeze(-2) - k.unsqueeze(-3)).square().sum(-1)),
+    "written out": (
+        aatc.metric(lambda q, k: 3 * (q @ k) - 2 * (q @ q)),
+        lambda q, k: 3 * q @ k.mT - 2 * q.square().sum(-1, keepdim=True),
+    ),
+}
+
+
+@pytest.mark.parametrize("name", DROPPED)
+@pytest.mark.parametrize("closed", [1.0, 0.4], ids=["every row", "some rows"])
+def test_rows_without_open_keys_send_nothing_through_the_log_sum_exp(name, closed):
+    torch.manual_seed(0)
+    metric, formula = DROPPED[name]
+    keep = (torch.rand(7, 1) >= closed) & (torch.rand(7, 9) < 0.7)
+    nothing = ~keep.any(-1)
+    assert nothing.any()
+    q, k, v = (torch.randn(2, 2, n, 4, dtype=torch.float64) for n in (7, 9, 9))
+    parts = {"metric": metric, "scale": 1.0, "mask": masks.dense(keep)}
+    eager_and_compiled(lambda q, k, v: attention(formula(q, k), v, keep), q, k, v, **parts)
+    # the reference of the fused operation, in which the number per query stands apart from the score
+    built = build(q, k, v, **parts)
+    (op,) = [o for o in built.result.stages["fuse-attention"].walk() if "row" in o.attrs]
+    env = dict(zip(op.attrs["names"], built.operands, strict=True))
+    o, lse = reference.attend(attention_of(op), env)
+    grads = reference.attend_backward(attention_of(op), env, o, lse, torch.zeros_like(o), torch.ones_like(lse))
+    assert (grads[op.attrs["names"][0]][:, :, nothing] == 0).all()

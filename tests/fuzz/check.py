@@ -93,7 +93,7 @@ def _pull(case: Case, o, lse, x, names) -> dict[str, torch.Tensor]:
         probes.append(po.to(o.dtype) if po.dtype != o.dtype else po)
     if pl is not None and lse.requires_grad:
         outs.append(lse)
-        probes.append(pl.to(lse.dtype).masked_fill(torch.isinf(lse), 0.0))
+        probes.append(pl.to(lse.dtype).masked_fill(torch.isposinf(lse), 0.0))
     if not outs:
         return {n: torch.zeros_like(x[n]) for n in names}
     got = torch.autograd.grad(outs, [x[n] for n in names], probes, allow_unused=True, retain_graph=True)
