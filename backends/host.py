@@ -12,6 +12,8 @@ from aatc.backends.entry import Entry
 from aatc.backends.kernel import Compile, Kernel, Version
 from aatc.ir import collector
 from aatc.ir.core import Module, Op
+from aatc.ir.errors import UnsupportedError
+from aatc.ir.registry import Symbol
 
 
 def build(module: Module, backend: Backend) -> Program:
@@ -25,12 +27,26 @@ def _build(module: Module, backend: Backend) -> Program:
     attentions = []
     for op in module.walk():
         if op.name == "geo.kernel":
+            _check_supported(op, module, backend)
             kernel = kernels[op.attrs["forward"].name] = _kernel(op, module, backend.compile)
             attentions.append(describe(op, module, kernel, backend.name))
     entry = Entry(module, module.entry, kernels)
     main, text = entry.build()
     parts = [text, *entry.namespace.get("texts", [])]
     return Program(main, lambda: "\n\n".join([*parts, *(k.code() for k in kernels.values())]), attentions)
+
+
+def _check_supported(op: Op, module: Module, backend: Backend) -> None:
+    """Raises UnsupportedError where a tile function of a kernel has an operation that the backend refuses. Before
+    anything runs: a backward is compiled when it is first needed, and then it is too late."""
+    refused = backend.lowerings.unsupported
+    for symbol in op.attrs.values():
+        for x in module.funcs[symbol.name].body.walk() if refused and isinstance(symbol, Symbol) else ():
+            if x.name in refused:
+                raise UnsupportedError(
+                    f"backend {backend.name!r} has no {x.name}: {refused[x.name]}",
+                    where=str(op.loc) if op.loc else None,
+                )
 
 
 def _kernel(op: Op, module: Module, compile_tile: Compile) -> Kernel:

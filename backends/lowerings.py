@@ -77,5 +77,21 @@ def tile_ops(backend: str) -> list[OpDef]:
     return [d for d in OPS.values() if d.level == "tile" and d.name.partition(".")[0] in ("tile", backend)]
 
 
+def lowerings_table(tables: Iterable[Lowerings]) -> str:
+    """Tile operations by backends as a Markdown table (docs/backends.md ends with this text). Raises: BackendError when
+    a table is not complete."""
+    tables = list(tables)
+    for table in tables:
+        table.check()
+    names = list(dict.fromkeys(d.name for t in tables for d in tile_ops(t.backend)))
+    lines = [f"| operation | {' | '.join(t.backend for t in tables)} |", f"| --- |{' --- |' * len(tables)}"]
+    lines += [f"| `{name}` | {' | '.join(_cell(t, name) for t in tables)} |" for name in names]
+    return "\n".join(lines) + "\n"
+
+
+def _cell(table: Lowerings, name: str) -> str:
+    return "yes" if name in table else f"no: {table.unsupported[name]}" if name in table.unsupported else ""
+
+
 def _listed(names: Iterable[str]) -> str:
     return ", ".join(sorted(names))

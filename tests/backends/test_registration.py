@@ -13,7 +13,7 @@ from aatc import backends
 from aatc.backends import Lowerings, found
 from aatc.backends.cpu import CpuBackend
 from aatc.backends.cpu.table import lowering
-from aatc.errors import AatcWarning, BackendError, PassError
+from aatc.errors import AatcWarning, BackendError, PassError, UnsupportedError
 from aatc.ir.registry import OPS
 
 
@@ -164,6 +164,25 @@ def test_a_refused_operation_needs_a_reason_and_gives_it():
     silent.lowerings.unsupported["tile.dot"] = ""
     with pytest.raises(BackendError, match="without a reason"):
         backends.register(silent)
+
+
+def test_a_model_that_needs_a_refused_operation_is_left_to_torch_and_told():
+    backends.register(other(refused=("tile.table_gradient", "tile.scatter")))
+    table = torch.randn(2, 5, requires_grad=True)
+
+    def f(q, bias):
+        return aatc.attend(q, q, q, metric=aatc.metrics.Euclidean(), bias=bias)
+
+    q = torch.randn(1, 2, 9, 4)
+    left = aatc.compile(lambda q: f(q, aatc.biases.RelativeTable(table)), backend="other")
+    torch.testing.assert_close(left(q), f(q, aatc.biases.RelativeTable(table)))
+    (fallback,) = left.explain().fallbacks
+    assert "backend 'other' has no tile.scatter: planted" in fallback.reason
+    assert "test_registration.py" in fallback.loc
+    strict = aatc.compile(lambda q: f(q, aatc.biases.RelativeTable(table)), backend="other", fallback=False)
+    with pytest.raises(UnsupportedError, match=r"has no tile\.scatter: planted"):
+        strict(q)
+    assert not aatc.compile(lambda q: f(q, None), backend="other")(q).isnan().any()
 
 
 def test_a_table_names_operations_there_are_and_each_once():

@@ -4,21 +4,32 @@ from pathlib import Path
 
 import pytest
 
+from aatc import backends
+from aatc.backends.found import _OWN
+from aatc.backends.lowerings import lowerings_table
 from aatc.ir.registry import ops_table
 from aatc.ir.score import FUNCTIONS
 
 DOCS = Path(__file__).resolve().parents[2] / "docs"
 
 
+TABLES = {
+    "ops.md": ops_table,
+    "backends.md": lambda: lowerings_table(backends.get(name).lowerings for name in _OWN),
+}
+
+
 @pytest.mark.usefixtures("golden")  # so that `make accept` selects it
-def test_the_table_of_operations_is_current(request):
-    path = DOCS / "ops.md"
+@pytest.mark.parametrize("page", TABLES)
+def test_the_table_of_operations_is_current(request, page):
+    path = DOCS / page
     text = path.read_text(encoding="utf-8")
+    made = TABLES[page]()
     head = text[: text.index("| operation")]
     if request.config.getoption("--accept"):
-        path.write_text(head + ops_table(), encoding="utf-8")
+        path.write_text(head + made, encoding="utf-8")
     else:
-        assert text == head + ops_table(), "docs/ops.md is out of date: run `make accept`"
+        assert text == head + made, f"docs/{page} is out of date: run `make accept`"
 
 
 def test_every_word_of_the_language_is_documented():

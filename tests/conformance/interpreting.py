@@ -1,4 +1,4 @@
-"""A backend in a page: tile functions run by the reference evaluation of every operation, without passes of its own."""
+"""A backend in a page: tile functions run by the reference evaluation of every operation, with tokens in loops, too."""
 
 from collections.abc import Callable, Sequence
 from typing import Any
@@ -35,6 +35,7 @@ class Rounds(Interpreter):
 
 class Interpreting(Backend):
     name = "interpreting"
+    suffix = "lower-tokens"
     lowerings = lowering
 
     def target(self) -> Target:
