@@ -13,7 +13,7 @@ from aatc.ir.core import Func, Module, Op, Value
 from aatc.ir.dims import Dim
 from aatc.ir.effects import Memory, effect_of
 from aatc.ir.errors import BackendError
-from aatc.ir.geo import attention_of, constant_tensor
+from aatc.ir.geo import constant_tensor, whole_attention_of
 from aatc.ir.interpreter import Interpreter, gives_several, target_function
 from aatc.ir.registry import OPS, Operand, TorchConst
 from aatc.ir.torch_names import resolve
@@ -137,7 +137,7 @@ class Entry:
     def _interpreted(self, op: Op) -> None:
         """Operations without code of their own run by their reference evaluation, which is differentiable torch."""
         self.src.comment(f"{op.name} by its reference formula", op.loc)
-        found = Formula(attention_of(op)) if op.name == "geo.attend" else _Reference(self.module, op)
+        found = Formula(whole_attention_of(op)) if op.name == "geo.attend" else _Reference(self.module, op)
         self._results(op, f"{self.constant(found)}({', '.join(self.src.name(v) for v in op.operands)})")
 
 

@@ -13,6 +13,7 @@ from aatc.backends.kernel import Compile, Kernel, Version
 from aatc.ir import collector
 from aatc.ir.core import Module, Op
 from aatc.ir.errors import UnsupportedError
+from aatc.ir.geo import VERSIONS
 from aatc.ir.registry import Symbol
 
 
@@ -55,8 +56,7 @@ def _kernel(op: Op, module: Module, compile_tile: Compile) -> Kernel:
     def version(forward: str, backward: str, grads: str) -> Version:
         return Version(module.funcs[a[forward].name], module.funcs[a[backward].name], a[grads], compile_tile)
 
-    exact = version("exact", "exact_backward", "exact_grads") if "exact" in a else None
-    return Kernel(a["names"], a.get("mask"), a.get("axes", ()), version("forward", "backward", "grads"), exact)
+    return Kernel(a["names"], a.get("mask"), a.get("axes", ()), [version(*v) for v in VERSIONS if v[0] in a])
 
 
 def describe(op: Op, module: Module, kernel: Kernel, backend: str) -> dict[str, Any]:

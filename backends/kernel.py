@@ -55,18 +55,16 @@ class Version:
 
 
 class Kernel:
-    """Forward and backward of one attention, in the precision its conditions allow: where the first version finds that
-    one of them does not hold, ``exact`` runs."""
+    """Forward and backward of one attention, by the first of its ``versions`` whose conditions hold. ``exact_calls``
+    counts those that another one than the first did."""
 
-    def __init__(
-        self, names: Sequence[str], mask: Program | None, axes: Sequence[str], first: Version, exact: Version | None
-    ):
+    def __init__(self, names: Sequence[str], mask: Program | None, axes: Sequence[str], versions: Sequence[Version]):
         self.names, self.mask, self.axes = tuple(names), mask, dict(zip(names, axes, strict=False))
-        self.first, self.exact = first, exact
+        self.versions = tuple(versions)
         self.exact_calls = 0
 
     def code(self) -> str:
-        return "\n\n".join(v.code() for v in (self.first, self.exact) if v is not None)
+        return "\n\n".join(v.code() for v in self.versions)
 
     def __call__(self, *operands: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         if transformed():
@@ -93,13 +91,12 @@ class Kernel:
         return version, used, results
 
     def _run(self, operands: list[torch.Tensor]) -> tuple[Version, list[torch.Tensor], tuple[torch.Tensor, ...]]:
-        results = self.first.forward(*operands)
-        if results is not None:
-            return self.first, operands, results
-        if self.exact is None:
-            raise BackendError("a kernel refused its operands and has no other version")
-        self.exact_calls += 1
-        return self.exact, operands, self.exact.forward(*operands)
+        for n, version in enumerate(self.versions):
+            results = version.forward(*operands)
+            if results is not None:
+                self.exact_calls += n > 0
+                return version, operands, results
+        raise BackendError("a kernel refused its operands and has no other version")
 
 
 class Formula(Kernel):

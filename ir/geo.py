@@ -10,7 +10,7 @@ from aatc.ir.core import Op
 from aatc.ir.dims import NAME
 from aatc.ir.errors import VerifyError
 from aatc.ir.registry import Attr, OpDef, Operand, define
-from aatc.ir.score.expr import ZERO, param
+from aatc.ir.score.expr import ZERO, param, sub
 from aatc.ir.score.program import Program
 from aatc.ir.tile_evaluate import Refused
 from aatc.ir.types import PairType, TensorType, compute_name, torch_dtype
@@ -53,6 +53,14 @@ _DIGITS = {
     ),
     "double": Attr.of("bool", "single precision never keeps them", required=False),
 }
+_WHOLE = {
+    "whole": Attr.of(
+        "program",
+        "the score plus ``dropped``, with no difference multiplied out, for when digits are lost otherwise",
+        required=False,
+    ),
+    "dropped": Attr.of("program", "a number per query that the score lacks and ``whole`` has", required=False),
+}
 
 
 # --- the four stages ---------------------------------------------------------------------------------------
@@ -65,7 +73,8 @@ def _metric_verify(op: Op) -> None:
     program: Program = op.attrs["score"]
     if program.body.rank or program.body.dtype == "b":
         raise VerifyError("a score must be a number per pair")
-    check_binding(op, program, op.operands)
+    for p in (program, *(op.attrs[n] for n in _WHOLE if n in op.attrs)):
+        check_binding(op, p, op.operands)
 
 
 define(
@@ -74,7 +83,7 @@ define(
         "geo",
         "score of every (query, key) pair by a score program; its first parameters are q and k",
         ("q", "k", "captures*"),
-        attrs={"score": Attr.of("program", "the score, a number per pair"), **_DIGITS},
+        attrs={"score": Attr.of("program", "the score, a number per pair"), **_DIGITS, **_WHOLE},
         infer=_metric_types,
         verify=_metric_verify,
         evaluate=stage_evaluate.metric,
@@ -166,6 +175,19 @@ def attention_of(op: Op) -> reference.Attention:
     return reference.Attention(a["names"], a["score"], carry, a.get("mask"), a.get("row"))
 
 
+def whole_attention_of(op: Op) -> reference.Attention:
+    """The same attention with the score in which no difference was multiplied out, if there is one."""
+    att, a = attention_of(op), op.attrs
+    if "whole" not in a:
+        return att
+    row: Program | None = att.row
+    if "dropped" in a:
+        given = ZERO if row is None else row.body
+        rest = ZERO if given is a["dropped"].body else sub(given, a["dropped"].body)
+        row = None if rest is ZERO else Program.of(rest)
+    return reference.Attention(att.names, a["whole"], att.carry, att.mask, row)
+
+
 def _carry_of(name: str) -> Program:
     v = param(name, "bhjd")
     return Program((v,), v)
@@ -196,7 +218,9 @@ def _attend_verify(op: Op) -> None:
     bound = dict(zip(names, op.operands, strict=True))
     att = attention_of(op)
     att.declared()
-    for program in att.programs:
+    whole = whole_attention_of(op)
+    whole.declared()
+    for program in {*att.programs, *whole.programs}:
         missing = [n for n in program.names if n not in bound]
         if missing:
             raise VerifyError(f"{op.name}: program parameter {missing[0]} is not among its operands {names}")
@@ -223,6 +247,7 @@ _ATTEND = {
     "row": Attr.of("program", "a number per query that the log-sum-exp gets added", required=False),
     "floor": Attr.of("float", "static lower bound of the score when there is a weight", required=False),
     **_DIGITS,
+    **_WHOLE,
     "kind": Attr.of("str", "normaliser", choices=("softmax",)),
     "aggregate": Attr.of("str", "how values are combined", choices=("mean",)),
 }
@@ -268,30 +293,44 @@ define(
 )
 
 
+#: Attributes of a kernel's versions: each runs when a condition of those before it fails.
+VERSIONS = (
+    ("forward", "backward", "grads"),
+    ("exact", "exact_backward", "exact_grads"),
+    ("whole_forward", "whole_backward", "whole_grads"),
+)
+
+
 def _kernel_verify(op: Op) -> None:
     _attend_verify(op)
-    for grads in (op.attrs["grads"], op.attrs.get("exact_grads", ())):
+    for grads in (op.attrs.get(g, ()) for _, _, g in VERSIONS):
         if not _are_names(grads) or not set(grads) <= set(op.attrs["names"]):
             raise VerifyError(f"{op.name}: grads {grads} are not among its names {op.attrs['names']}")
-    given = [n for n in ("exact", "exact_backward", "exact_grads") if n in op.attrs]
-    if len(given) not in (0, 3):
-        raise VerifyError(f"{op.name}: exact, exact_backward and exact_grads go together; there is {given[0]} only")
+    for version in VERSIONS:
+        given = [n for n in version if n in op.attrs]
+        if len(given) not in (0, 3):
+            raise VerifyError(f"{op.name}: {', '.join(version)} go together; there is {given[0]} only")
 
 
-def run_kernel(op: Op, values, interp) -> tuple[list[torch.Tensor], list[torch.Tensor], bool]:
-    """Operands as computed with, all results of the forward, and whether it was the one in double precision."""
+def run_kernel(op: Op, values, interp) -> tuple[list[torch.Tensor], list[torch.Tensor], tuple[str, str, str]]:
+    """Operands as computed with, all results of the forward, and which of `VERSIONS` that was."""
     a = op.attrs
     tensors, axes = dict(zip(a["names"], values, strict=True)), dict(zip(a["names"], a.get("axes", ()), strict=False))
     clean, spoiled = spoiled_rows(a.get("mask"), a["names"], axes, tensors)
-    used, exact = [clean[n] for n in a["names"]], False
-    try:
-        results = interp.call(a["forward"].name, used)
-    except Refused:
-        results, exact = interp.call(a["exact"].name, used), True
+    used = [clean[n] for n in a["names"]]
+    *others, last = [v for v in VERSIONS if v[0] in a]
+    for version in others:
+        try:
+            results = interp.call(a[version[0]].name, used)
+            break
+        except Refused:
+            continue
+    else:
+        version, results = last, interp.call(a[last[0]].name, used)
     if spoiled is not None:
         rows = spoiled.unsqueeze(-1)
         results = [x.masked_fill(rows if x.dim() == 4 else spoiled, float("nan")) for x in results]
-    return used, list(results), exact
+    return used, list(results), version
 
 
 define(
@@ -316,6 +355,11 @@ define(
             ),
             "exact_backward": Attr.of("symbol", "its backward", required=False),
             "exact_grads": Attr.of("list", "names whose gradients that returns", required=False),
+            "whole_forward": Attr.of(
+                "symbol", "the forward with no difference multiplied out, for when one of those fails", required=False
+            ),
+            "whole_backward": Attr.of("symbol", "its backward", required=False),
+            "whole_grads": Attr.of("list", "names whose gradients that returns", required=False),
         },
         infer=_attend_types,
         verify=_kernel_verify,

@@ -56,12 +56,14 @@ class AdaptiveTile(Pass):
             for n, op in enumerate(func.body.ops):
                 if op.name != "geo.attend":
                     continue
-                stem = _fresh("attend", taken)
+                stem, before = _fresh("attend", taken), set(module.funcs)
                 try:
                     kernel = self._lower(module, op, stem, ctx)
                 except UnsupportedError as e:
                     ctx.notes.append(f"{op.loc or 'attention'}: runs by its reference formula: {e.message}")
                     taken.discard(stem)
+                    for name in set(module.funcs) - before:
+                        del module.funcs[name]
                     continue
                 func.body.ops[n] = kernel
                 tiled.update(zip(op.results, kernel.results, strict=True))
@@ -72,11 +74,19 @@ class AdaptiveTile(Pass):
 
     def _lower(self, module: Module, op: Op, stem: str, ctx: Context) -> Op:
         """The kernel of one attention. Where single precision keeps its digits under conditions only, a second version
-        in double precision stands ready; where it never does, that is the only one."""
+        in double precision stands ready; where it never does, that is the first one. Where differences were multiplied
+        out, that has conditions, too, and behind it stands one that does not do so."""
         a = Attention(op, module.dims, double=bool(op.attrs.get("double")))
         attrs = {**op.attrs, **add_stream(module, a, stem, self._schedule(a, ctx), ctx)}
-        if may_leave(module.funcs[stem]):
+        last = stem
+        if may_leave(module.funcs[stem]) and a.dtype != "f64":
             attrs |= add_exact(module, op, stem, self._schedule, ctx)
+            last = attrs["exact"].name
+        if may_leave(module.funcs[last]):
+            whole = Attention(op, module.dims, whole=True)
+            found = add_stream(module, whole, f"{stem}_whole", self._schedule(whole, ctx), ctx)
+            attrs |= {f"whole_{n}": x for n, x in found.items()}
+            ctx.count("whole-difference-version")
         if a.programs.mask is not None:
             attrs["axes"] = tuple(a.programs.axes.get(n, "") for n in a.names)
         return Op(
@@ -137,7 +147,7 @@ def may_leave(forward: Func) -> bool:
 def add_exact(
     module: Module, op: Op, stem: str, schedule: Callable[[Attention, Context], Schedule], ctx: Context
 ) -> dict[str, Any]:
-    """The version in double precision, which no data can make lose digits, and the attributes that name it."""
+    """The version in double precision and the attributes that name it."""
     a = Attention(op, module.dims, double=True)
     exact = add_stream(module, a, f"{stem}_exact", schedule(a, ctx), ctx)
     ctx.count("double-precision-version")

@@ -155,6 +155,7 @@ def attention_at(aggregate: Op) -> tuple[list[Value], dict[str, Any], Op]:
         attrs["checks"] = tuple(checks)
     if metric.attrs.get("double"):
         attrs["double"] = True
+    attrs |= {n: _used(_rename(metric.attrs[n], names_of_score)) for n in ("whole", "dropped") if n in metric.attrs}
     if carry.body.fn != "param":
         attrs["carry"] = carry
     if mask is not None:

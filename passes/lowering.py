@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 
 from aatc.ir.core import Block, Func, Loc, Op, Value
 from aatc.ir.dims import Dim
-from aatc.ir.geo import attention_of
+from aatc.ir.geo import attention_of, whole_attention_of
 from aatc.ir.score.expr import Expr, params
 from aatc.ir.score.program import Program
 from aatc.ir.score.widths import extents
@@ -34,11 +34,12 @@ class Schedule:
 
 class Attention:
     """A `geo.attend` operation being lowered: its programs, operand types, extents, and the dtype of its scores:
-    ``double`` makes that double precision whatever the operands are."""
+    ``double`` makes that double precision whatever the operands are. ``whole``: its score is the one in which no
+    difference was multiplied out, in double precision."""
 
-    def __init__(self, op: Op, dims: dict[str, tuple[int, int | None]], *, double: bool = False):
-        self.op = op
-        self.programs = attention_of(op)
+    def __init__(self, op: Op, dims: dict[str, tuple[int, int | None]], *, double: bool = False, whole: bool = False):
+        self.op, self.whole, double = op, whole, double or whole
+        self.programs = whole_attention_of(op) if whole else attention_of(op)
         self.names: tuple[str, ...] = op.attrs["names"]
         self.types: dict[str, TensorType] = {n: v.type for n, v in zip(self.names, op.operands, strict=True)}  # type: ignore[misc]
         q, k, v = (self.types[n] for n in self.names[:3])

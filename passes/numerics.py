@@ -272,10 +272,10 @@ class _Tiles:
 
     def __init__(self, op: Op, values: Sequence[torch.Tensor], module: Module):
         self.attrs, self.names, self.interpreter = op.attrs, tuple(op.attrs["names"]), Interpreter(module)
-        self.used, self.results, self.exact = run_kernel(op, values, self.interpreter)
+        self.used, self.results, self.version = run_kernel(op, values, self.interpreter)
 
     def gradients(self, grad_o: torch.Tensor, grad_lse: torch.Tensor) -> dict[str, torch.Tensor]:
-        backward, grads = ("exact_backward", "exact_grads") if self.exact else ("backward", "grads")
+        _, backward, grads = self.version
         given = [grad_o, grad_lse, *self.results[2:], *self.used]
         found = self.interpreter.call(self.attrs[backward].name, given)
         return dict(zip(self.attrs[grads], found, strict=True))

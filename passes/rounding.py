@@ -4,7 +4,7 @@ Two things cost digits. A difference that was multiplied out is a small number m
 the large ones. And acosh, acos, sqrt and their like have infinite slope where tokens coincide: an error of ε in their
 argument becomes one of sqrt(ε), and more in the gradient. How large the numbers are and how near tokens come is known
 at run time only, so both are conditions that the tile program checks (`tile.require`). Where one fails, the same
-attention runs in double precision.
+attention runs in double precision; where one fails in that precision, too, without differences multiplied out.
 """
 
 from __future__ import annotations
@@ -18,12 +18,32 @@ from aatc.ir.score.expr import ONE, Expr, call, const, mul, postorder
 from aatc.passes.score_bounds import static_bound
 from aatc.passes.score_rules import Normaliser
 
-#: Error of a score that leaves single precision its digits, by the bound ε max|a| max|b|, which is seldom reached.
-SPREAD = 1e-5
-#: Error of a singular word, and relative error of its argument's distance from where it is singular, that do so.
-TOLERANCE = 5e-6
-#: Half the distance from 1 to the next number of single precision: the relative error of one rounding.
-UNIT = 2.0**-24
+
+@dataclass(frozen=True)
+class Digits:
+    """What a precision can carry, and what results of one need.
+
+    unit: half the distance from 1 to the next number, the relative error of one rounding. spread: error of a score that
+    leaves results their digits, by the bound ε max|a| max|b|, which is seldom reached. tolerance: error of a singular
+    word, and relative error of its argument's distance from where it is singular, that do so.
+    """
+
+    unit: float
+    spread: float
+    tolerance: float
+
+
+_SINGLE = Digits(2.0**-24, 1e-5, 5e-6)
+_DOUBLE_FOR_SINGLE = Digits(2.0**-53, 1e-6, 1e-6)
+_DOUBLE = Digits(2.0**-53, 1e-9, 1e-8)
+
+
+def digits(computed: str, results: str) -> Digits:
+    """Those of scores computed in ``computed`` for results whose own precision is ``results``: f32 or f64."""
+    if computed == "f32":
+        return _SINGLE
+    return _DOUBLE if results == "f64" else _DOUBLE_FOR_SINGLE
+
 
 #: Words whose slope is infinite at an end of their argument's range (for "div", that of the denominator). Each end is
 #: (sign, offset): sign * x + offset is the distance from it.
@@ -45,23 +65,25 @@ class Check:
 
     kind "spread": the rounding error of its contractions, times ``gain``, is small. kind a word of `SINGULAR`: it stays
     away from where that word is singular. ``gain`` bounds the slope of the score in the form or in the word, and is no
-    pair expression.
+    pair expression. ``expanded``: differences were multiplied out in the form.
     """
 
     kind: str
     argument: Expr
     gain: Expr
+    expanded: bool = True
 
 
-def checks_of(body: Expr, rules: Normaliser) -> list[Check] | None:
-    """The conditions under which a score in normal form, assembled by ``rules``, keeps its digits; None when there are
-    none."""
+def checks_of(body: Expr, rules: Normaliser) -> tuple[list[Check], bool]:
+    """The conditions under which a score in normal form, assembled by ``rules``, keeps its digits, and whether they are
+    enough in single precision: where no slope is known, they keep the relative error of words and forms small."""
     parents: dict[Expr, list[Expr]] = {}
     order = postorder(body)
     for e in order:
         for a in dict.fromkeys(e.args):
             parents.setdefault(a, []).append(e)
     found: list[Check] = []
+    enough = True
     whole = rules.forms.get(body)
     if whole is not None and whole.expanded:
         found.append(Check("spread", body, ONE))
@@ -75,9 +97,9 @@ def checks_of(body: Expr, rules: Normaliser) -> list[Check] | None:
                 continue
             gain = _word_gain(body, parent, parents, rules) if singular else _slope(body, e, rules)
             if gain is None or (singular and form.others):
-                return None
-            found.append(Check(parent.fn if singular else "spread", e, gain))
-    return list(dict.fromkeys(found))
+                enough = False
+            found.append(Check(parent.fn if singular else "spread", e, ONE if gain is None else gain, form.expanded))
+    return list(dict.fromkeys(found)), enough
 
 
 def _word_gain(body: Expr, word: Expr, parents: dict[Expr, list[Expr]], rules: Normaliser) -> Expr | None:

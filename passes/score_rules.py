@@ -125,6 +125,7 @@ class Normaliser:
     expression was assembled from."""
 
     causal: bool = False  # the mask admits only j <= i
+    whole: bool = False  # contractions of differences are not multiplied out
     split: bool = False  # a number per query minus one per key becomes two terms
     count: Counter[str] = field(default_factory=Counter)
     forms: dict[Expr, Terms] = field(default_factory=dict)
@@ -228,6 +229,8 @@ class Normaliser:
     # --- contractions --------------------------------------------------------------------------------------
     def _contraction(self, out: Terms, e: Expr) -> None:
         x, y = self._factors(e)
+        if self.whole and x is y and x.is_pair:
+            x = y = self._turned_back(x)
         (fx, x), (fy, y) = _scalar_factor(x), _scalar_factor(y)
         expansions = self.count["expand"]
         if fx is not ONE or fy is not ONE:
@@ -240,6 +243,8 @@ class Normaliser:
             return
         found = self._dots(x, y)
         if found is None:
+            if self.whole:
+                e = call("dot", _through(x), _through(y)) if y.rank else call("sum", _through(x))
             out.others.append((ONE, e))
             return
         out.expanded |= self.count["expand"] > expansions
@@ -251,6 +256,20 @@ class Normaliser:
                 out.contractions.append((mul(d, y), x))
             else:
                 out.add_number(d, call("dot", x, y))
+
+    def _turned_back(self, v: Expr) -> Expr:
+        """A vector as long as ``v`` whose parts depend on the query or the key alone: a - T b → T⁻¹ a - b for a
+        rotation or frame T of the query."""
+        if v.fn not in ("add", "sub"):
+            return v
+        for n in (0, 1):
+            x, y = v.args[n], v.args[1 - n]
+            while y.is_pair and y.fn in _ISOMETRIES and _free_of_key(y) and is_row(x):
+                self.count["isometry"] += 1
+                x, y = _adjoint(y, x), y.args[_LINEAR[y.fn]]
+            if not y.is_pair and y not in v.args:
+                return call(v.fn, *((x, y) if n == 0 else (y, x)))
+        return v
 
     def _factors(self, e: Expr) -> tuple[Expr, Expr]:
         """The two vectors whose contraction ``e`` is; a plain sum is a contraction with ones at worst."""
@@ -297,8 +316,10 @@ class Normaliser:
         return None if x.is_pair or y.is_pair else [(1, x, y)]
 
     def _pieces(self, v: Expr) -> list[tuple[int, Expr]] | None:
-        """A pair vector as a signed sum of simpler vectors; None when it is no sum."""
+        """A pair vector as a signed sum of simpler vectors; None when it is no sum, or is to stay whole."""
         if v.fn in ("add", "sub"):
+            if self.whole:
+                return None
             self.count["expand"] += 1
             x, y = v.args
             if v.fn == "sub" and not x.is_pair and not y.is_pair and is_row(x) != is_row(y):
@@ -415,6 +436,22 @@ def _free_of_key(v: Expr) -> bool:
 
 def _with_vector(v: Expr, vector: Expr) -> Expr:
     return call(v.fn, *(vector if n == _LINEAR[v.fn] else a for n, a in enumerate(v.args)), attrs=v.attrs)
+
+
+def _through(v: Expr) -> Expr:
+    """``v`` with linear maps of sums of a pair as sums of maps: T(x - y) → T x - T y."""
+    if not v.is_pair or v.rank != 1 or jumps(v):
+        return v
+    if v.fn not in _LINEAR or not v.args[_LINEAR[v.fn]].is_pair:
+        return rebuild(v, tuple(map(_through, v.args)))
+    inner = _through(v.args[_LINEAR[v.fn]])
+    if inner.fn in ("add", "sub", "neg"):
+        return rebuild(inner, tuple(_through(_with_vector(v, x)) for x in inner.args))
+    if inner.fn in ("mul", "div") and inner.args[1].rank == 0:
+        return rebuild(inner, (_through(_with_vector(v, inner.args[0])), inner.args[1]))
+    if inner.fn == "mul" and inner.args[0].rank == 0:
+        return rebuild(inner, (inner.args[0], _through(_with_vector(v, inner.args[1]))))
+    return _with_vector(v, inner)
 
 
 def _adjoint(v: Expr, x: Expr) -> Expr:

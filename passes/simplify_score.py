@@ -53,22 +53,22 @@ class SimplifyScore(Pass):
         terms = rules.terms(program.body)
         full = rules.assemble(terms)
         widths = tuple((p.name, _tail(p, v)) for p, v in zip(program.params, op.operands, strict=True) if p.rank)
+        witness: tuple = ("equal", program.body, full)
+        assumptions: tuple[str, ...] = ()
         if full is not program.body:
-            witness: tuple = ("equal", program.body, full)
-            assumptions: tuple[str, ...] = ()
             if rules.count["causal-distance"]:
                 mask = _renamed(masks[0].body, program)  # type: ignore[union-attr]
                 witness = ("equal-where", mask, index("j") <= index("i"), program.body, full)
                 assumptions = ("the mask admits only keys j <= i",)
-            if rules.count["isometry"] and any(e.fn in ("turn", "unturn") for e in postorder(program.body)):
-                assumptions = (*assumptions, "frames are orthogonal")
+            assumptions = (*assumptions, *_orthogonal(program, rules))
             ctx.certify(op, "normal-form", f"the score equals {full}", witness, assumptions=assumptions, widths=widths)
         body = full
         if softmax and full is not program.body:
             body = self._drop_row_terms(edit, op, users, rules, terms, full, ctx, widths)
         op.attrs["score"] = Program(program.params, body)
-        if op.result.type.dtype == "f32":  # type: ignore[attr-defined]  # double precision has digits to spare
-            _add_checks(op, program, body, rules)
+        if rules.count["expand"]:
+            op.attrs["whole"] = Program(program.params, _whole(op, program, causal, ctx, witness, assumptions, widths))
+        _add_checks(op, program, body, rules)
         for rule, n in rules.count.items():
             if n:
                 ctx.count(rule, n)
@@ -86,6 +86,8 @@ class SimplifyScore(Pass):
         if not all(_is_always_finite(e, params(kept)) for e in (terms.row, terms.flat)):
             return full  # a row of -inf is closed, one of NaN is NaN: softmax does see these
         rules.count["drop-row-constant"] += 1
+        if rules.count["expand"]:
+            op.attrs["dropped"] = Program(op.attrs["score"].params, row)
         ctx.certify(op, "drop-row-constant", f"softmax does not see {row}", ("row-constant", full, kept), widths=widths)
         for user in users:
             _restore_lse(edit, user, op, row)
@@ -158,13 +160,35 @@ def _renamed(mask: Expr, program: Program) -> Expr:
     return substitute(mask, table, smart=False)
 
 
+def _orthogonal(program: Program, rules: Normaliser) -> tuple[str, ...]:
+    """What was assumed of frames that went away."""
+    frames = any(e.fn in ("turn", "unturn") for e in postorder(program.body))
+    return ("frames are orthogonal",) if frames and rules.count["isometry"] else ()
+
+
+def _whole(
+    op: Op, program: Program, causal: bool, ctx: Context, witness: tuple, assumptions: tuple[str, ...], widths
+) -> Expr:
+    """The score with no difference multiplied out, certified as its normal form was."""
+    rules = Normaliser(causal=causal, whole=True)
+    whole = rules.number(program.body)
+    if whole is not program.body:
+        assumptions = tuple(dict.fromkeys((*assumptions, *_orthogonal(program, rules))))
+        statement = f"the score equals {whole}"
+        ctx.certify(op, "whole-differences", statement, (*witness[:-1], whole), assumptions=assumptions, widths=widths)
+    return whole
+
+
 def _add_checks(op: Op, program: Program, body: Expr, rules: Normaliser) -> None:
-    """What must hold at run time so that single precision is enough, as attributes."""
-    checks = checks_of(body, rules)
-    if checks is None:
+    """What must hold at run time so that the precision of the scores is enough, as attributes. Double precision is
+    asked for where a difference was multiplied out: elsewhere nothing has more digits."""
+    checks, enough = checks_of(body, rules)
+    if op.result.type.dtype != "f32":  # type: ignore[attr-defined]
+        checks = [c for c in checks if c.expanded]
+    elif not enough:
         op.attrs["double"] = True
-    else:
-        _attach(op, program, checks)
+        checks = checks if "whole" in op.attrs else []
+    _attach(op, program, checks)
 
 
 def _attach(op: Op, program: Program, checks: list[Check]) -> None:

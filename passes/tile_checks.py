@@ -1,4 +1,4 @@
-"""Conditions for single precision in tile code: how far tokens spread, and how near they come to each other.
+"""Conditions for a precision in tile code: how far tokens spread, and how near they come to each other.
 
 See `passes.rounding` for what is at stake. A contraction of vectors a_i, b_j is off by at most about
 ε max|a| max|b|; the largest lengths are found once per call, the nearest pair as the tiles go by.
@@ -14,7 +14,7 @@ from aatc.ir.score.expr import ZERO, Expr, add, call, const, mul, param, params,
 from aatc.ir.score.program import Program
 from aatc.ir.types import TensorType
 from aatc.passes.factor import Token
-from aatc.passes.rounding import SINGULAR, SPREAD, TOLERANCE, UNIT, Check
+from aatc.passes.rounding import SINGULAR, Check, Digits
 from aatc.passes.score_rules import Normaliser, Terms
 from aatc.passes.tile_core import Frame, atom_env, compute_atoms, mask_tile
 
@@ -64,13 +64,13 @@ class Peaks:
         )[0]
 
 
-def rounding_error(peaks: Peaks, t: Terms) -> Expr:
-    """A bound of a linear form's rounding error, of peaks."""
+def rounding_error(peaks: Peaks, t: Terms, unit: float) -> Expr:
+    """A bound of a linear form's rounding error, of peaks; ``unit`` is that of one rounding."""
     f = peaks.fr.f
     parts = [mul(peaks.of_token(f.token(x, "bhid")), peaks.of_token(f.token(y, "bhjd"))) for x, y in t.contractions]
     parts += [mul(peaks.of_number(r), peaks.of_number(c)) for r, c in t.separable]
     parts += [peaks.of_number(e) for e in (t.row, t.col, t.flat) if e is not ZERO]
-    return mul(const(UNIT), total(parts))
+    return mul(const(unit), total(parts))
 
 
 def tokens_of(check: Check, f, unit: float, body: Expr) -> Terms:
@@ -99,22 +99,22 @@ class _End:
 class Watch:
     """The conditions of one forward function: those on sizes are emitted at once, those on distances as tiles go by."""
 
-    def __init__(self, fr: Frame, checks: Sequence[tuple[Check, Terms]], unit: float, body: Expr):
+    def __init__(self, fr: Frame, checks: Sequence[tuple[Check, Terms]], unit: float, body: Expr, digits: Digits):
         self.ends: list[_End] = []
         self.table: dict[Expr, Expr] = {}
         peaks = Peaks(fr)
         for n, (check, terms) in enumerate(checks):
-            error = rounding_error(peaks, terms)
+            error = rounding_error(peaks, terms, digits.unit)
             gain = peaks.of_number(check.gain)
             if check.kind == "spread":
                 if check.argument is body:
                     error = mul(const(1 / unit), error)
-                room = sub(const(SPREAD), mul(gain, error))
+                room = sub(const(digits.spread), mul(gain, error))
                 if params(room):
                     fr.b.op("tile.require", [peaks.scalar(room, f"room{n}")], [], least=0.0)
                 continue
             # a word like sqrt(x) is off by gain * error / sqrt(x), the gradient by error / x of itself
-            ratio = mul(const(1 / TOLERANCE), error)
+            ratio = mul(const(1 / digits.tolerance), error)
             limit = peaks.scalar(add(ratio, call("square", mul(gain, ratio))), f"limit{n}")
             argument = fr.f.number(check.argument)
             if argument.fn != "param":

@@ -10,6 +10,7 @@ from aatc.ir.score.program import Program
 from aatc.ir.types import TensorType, compute_name, torch_dtype
 from aatc.passes.factor import CarryTerm, Factored, carry_terms, split_epilogue
 from aatc.passes.lowering import LOG2E, Attention, Builder, Schedule, compute_tokens, new_func
+from aatc.passes.rounding import digits
 from aatc.passes.score_rules import Normaliser
 from aatc.passes.tile_checks import Watch, checks_of, tokens_of
 from aatc.passes.tile_core import Frame, atom_env, classify, compute_atoms, loops, mask_tile, sweep
@@ -18,7 +19,7 @@ from aatc.passes.tile_core import Frame, atom_env, classify, compute_atoms, loop
 class Forms:
     """The factored programs of an attention: ``score`` is the score over atoms times ``unit``, ``weight`` the closed
     form of exp(score) if there is one, ``carry`` the carried value's terms, ``epilogue`` the query's map, ``row`` what
-    the log-sum-exp gets added, ``checks`` the conditions for single precision.
+    the log-sum-exp gets added, ``checks`` the conditions for the precision of ``digits``.
 
     Scores are kept in units of log 2, whose exponential is the cheapest, unless numbers near the end of the range may
     be added to them, such as a bias of the least finite number: these would overflow.
@@ -28,8 +29,8 @@ class Forms:
         self.f = Factored(taken=set(a.names) | {"lse", "summed"})
         body = a.programs.score.body
         self.unit = 1.0 if _adds_what_is_given(body) else LOG2E
-        self.score = self.f.pair(Normaliser().number(mul(const(self.unit), body)))
-        weight = a.op.attrs.get("weight")
+        self.score = self.f.pair(Normaliser(whole=a.whole).number(mul(const(self.unit), body)))
+        weight = None if a.whole else a.op.attrs.get("weight")  # that is a function of what was multiplied out
         self.bounded = weight is not None
         self.floor = float(a.op.attrs.get("floor", float("-inf")))
         self.weight: Expr | None = None
@@ -39,8 +40,11 @@ class Forms:
         inner, self.epilogue, self.place = split_epilogue(a.programs.carry.body)
         self.carry: list[CarryTerm] = carry_terms(self.f, inner)
         self.mask = self.f.number(a.programs.mask.body, exact=True) if a.programs.mask is not None else None
-        self.row: Expr | None = a.op.attrs["row"].body if "row" in a.op.attrs else None
-        found = checks_of(a.op.attrs) if a.dtype == "f32" else []
+        self.row: Expr | None = a.programs.row.body if a.programs.row is not None else None
+        self.digits = digits(a.dtype, compute_name(a.types[a.names[0]].dtype))
+        found = [] if a.whole else checks_of(a.op.attrs)
+        if a.dtype == "f64":  # what only this precision can do is left to it, and so is all if there is nothing behind
+            found = [c for c in found if c.kind != "div"] if "whole" in a.op.attrs else []
         self.checks = [(c, tokens_of(c, self.f, self.unit, body)) for c in found]
 
     def exp(self, e: Expr) -> Expr:
@@ -93,7 +97,7 @@ def lower_forward(a: Attention, forms: Forms, s: Schedule, name: str) -> Func:
     fr = open_frame(a, forms, s, args)
     b = fr.b
     fr.buffers = compute_tokens(b, a, fr.f, fr.operands, fr.f.tokens.values())
-    watch = Watch(fr, forms.checks, forms.unit, a.programs.score.body)
+    watch = Watch(fr, forms.checks, forms.unit, a.programs.score.body, forms.digits)
     fr.tile_map = classify(fr, s.rows, s.heads)
     out = b.op("tile.alloc", [], [TensorType.of(a.dtype, [a.problems, a.rows, a.value_width])], names=["acc_all"])[0]
     lse, top, mass = (

@@ -15,7 +15,6 @@ from aatc.ir.types import TensorType, torch_dtype
 from aatc.passes.factor import split_epilogue
 from aatc.passes.gradients import operand_gradients
 from aatc.passes.lowering import Attention, Builder, Schedule, new_func
-from aatc.passes.rounding import SPREAD, UNIT
 from aatc.passes.score_rules import Normaliser, Terms, is_col
 from aatc.passes.simplify_score import is_causal
 from aatc.passes.tile_backward import backward_arguments, row_cotangent
@@ -155,7 +154,7 @@ def _with_bias(fr: Frame, far: Expr, bias: list[Value]) -> Value:
 
 
 def _require_room(fr: Frame, forms: Forms, operands: list[Value], biased: bool) -> None:
-    """The library takes rows that are not finite for rows without keys; and single precision must do for the
+    """The library takes rows that are not finite for rows without keys; and its precision must do for the
     contraction and the number per key, if differences were multiplied out."""
     peaks = Peaks(fr)
     size = mul(peaks.of_buffer(operands[0], True), peaks.of_buffer(operands[1], True))
@@ -163,7 +162,7 @@ def _require_room(fr: Frame, forms: Forms, operands: list[Value], biased: bool) 
     if any(c.kind == "spread" for c, _ in forms.checks):
         if biased and len(operands) == 4:
             size = add(size, peaks.of_buffer(operands[3], False))
-        room = sub(const(SPREAD), mul(const(UNIT), size))
+        room = sub(const(forms.digits.spread), mul(const(forms.digits.unit), size))
     fr.b.op("tile.require", [peaks.scalar(room, "room")], [], least=0.0)
 
 

@@ -180,7 +180,7 @@ class Backward(Pass):
     def run(self, module, ctx):
         for op in module.walk():
             if op.name == "geo.kernel":
-                for key in ("backward", "exact_backward"):
+                for key in ("backward", "exact_backward", "whole_backward"):
                     if key in op.attrs:
                         change_result(module, op.attrs[key].name, self.which)
         return module

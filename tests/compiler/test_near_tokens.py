@@ -1,0 +1,189 @@
+"""Tokens closer to each other than multiplied-out differences can tell, in either precision.
+
+The oracles are plain PyTorch in float64, written such that they keep their digits.
+"""
+
+import pytest
+import torch
+import torch.nn.functional as F
+
+import aatc
+from aatc import connections, masks, metrics
+from tests.compiler.harness import build
+
+N, D = 12, 6
+
+
+def squared(q, k):
+    return (q.unsqueeze(3) - k.unsqueeze(2)).square().sum(-1)
+
+
+def root(x):
+    return (x + (x == 0)).sqrt() * (x > 0)
+
+
+def poles(q, k):
+    return (1 - q.square().sum(-1)).unsqueeze(3) * (1 - k.square().sum(-1)).unsqueeze(2)
+
+
+def time(x):
+    return (1 + x.square().sum(-1)).sqrt()
+
+
+def chord(q, k):
+    """|q - k|² of points lifted to the hyperboloid."""
+    x, y = q.unsqueeze(3), k.unsqueeze(2)
+    times = ((x - y) * (x + y)).sum(-1) / (time(q).unsqueeze(3) + time(k).unsqueeze(2))
+    return squared(q, k) - times.square()
+
+
+def unit(x):
+    return F.normalize(x, dim=-1)
+
+
+#: name -> (metric, scores that keep their digits, what makes points of tokens)
+METRICS = {
+    "euclidean": (
+        metrics.Euclidean(squared=False),
+        lambda q, k: -root(squared(q, k)) / D**0.5,
+        lambda x: x,
+    ),
+    "factor": (
+        metrics.Mahalanobis(factor=torch.eye(D)[:, :5]),
+        lambda q, k: -squared(q[..., :5], k[..., :5]) / D**0.5,
+        lambda x: x,
+    ),
+    "poincare": (
+        metrics.Poincare(beta=2.0),
+        lambda q, k: -4 * torch.asinh(root(squared(q, k) / poles(q, k))),
+        lambda x: 0.9 * x / (1 + x.norm(dim=-1, keepdim=True)),
+    ),
+    "lorentz": (
+        metrics.LorentzDistance(lift=True),
+        lambda q, k: -2 * torch.asinh(root(chord(q, k)) / 2),
+        lambda x: x,
+    ),
+    "sphere": (
+        metrics.SphereGeodesic(),
+        lambda q, k: -2 * torch.asin(root(squared(unit(q), unit(k))) / 2),
+        lambda x: x,
+    ),
+    "fisher-rao": (
+        metrics.FisherRao(),
+        lambda q, k: -4 * torch.asin(root(squared(q.sqrt(), k.sqrt())) / 2),
+        lambda x: F.softmax(x, -1),
+    ),
+}
+
+
+def results(tensors, scores, probes, keep=None):
+    x = [t.double().requires_grad_() for t in tensors]
+    s = scores(*x[:2])
+    if keep is not None:
+        s = s.masked_fill(~keep, float("-inf"))
+    o, lse = s.softmax(-1) @ x[2], s.logsumexp(-1)
+    return [o, lse, *torch.autograd.grad([o, lse], x, [p.double() for p in probes])]
+
+
+def hold(tensors, metric, scores, mask=None, keep=None, lost=0.0, **parts):
+    """Results and gradients of the compiled attention against ``scores`` in float64; ``lost``: relative error of what
+    the metric's own formula makes of them in float64."""
+    dtype = tensors[0].dtype
+    probes = [torch.randn(1, 2, N, 3, dtype=dtype), torch.randn(1, 2, N, dtype=dtype)]
+    leaves = [t.clone().requires_grad_() for t in tensors]
+    built = build(*leaves, metric=metric, mask=mask, **parts)
+    o, lse = built.program.main(*leaves, *built.operands[3:])
+    got = [o, lse, *torch.autograd.grad([o, lse], leaves, probes)]
+    want = results(tensors, scores, probes, keep)
+    exact = lost + (2e-6 if dtype == torch.float32 else 1e-7)
+    for name, x, w in zip(("o", "lse", "q", "k", "v"), got, want, strict=True):
+        allowed = exact * max(float(w.detach().abs().max()), 1e-3)
+        assert float((x.double() - w).detach().abs().max()) <= allowed, name
+    return built
+
+
+def near(name, apart, dtype, seed=0):
+    """Tokens spread over about 1, and some queries ``apart`` from a key, by digits that single precision has."""
+    generator = torch.Generator().manual_seed(seed)
+    q, k = (torch.randn(1, 2, N, D, generator=generator, dtype=torch.float64) for _ in range(2))
+    v = torch.randn(1, 2, N, 3, generator=generator, dtype=torch.float64)
+    q, k = (METRICS[name][2](x) for x in (q, k))
+    q, k, v = (x.float().double() for x in (q, k, v))
+    step = torch.zeros(D, dtype=torch.float64)
+    if name == "fisher-rao":  # where a probability is all but 0, the rest stays as it is
+        k[..., 1::3, 0] = 1e-9
+        q[..., ::4, :] = k[..., 1::4, :]
+        k[..., 1::4, 0], q[..., ::4, 0] = 0.04, 0.04 + apart
+    else:
+        step[1], step[2] = 0.6 * apart, 0.8 * apart
+        here = torch.eye(D, dtype=torch.float64)[0] * (0.5 if name == "poincare" else 1.0)
+        k[..., 1::4, :] = here
+        q[..., ::4, :] = here + step
+    return [x.to(dtype) for x in (q, k, v)]
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+@pytest.mark.parametrize("apart", [1e-5, 1e-6, 1e-8])
+@pytest.mark.parametrize("name", METRICS)
+def test_a_query_next_to_a_key(name, apart, dtype):
+    metric, scores, _ = METRICS[name]
+    # the argument of acosh and acos, near 1, is what is rounded: the distance is all that is left of it
+    lost = 2**-50 / apart**2 if name in ("poincare", "lorentz", "sphere") else 0.0
+    hold(near(name, apart, dtype), metric, scores, lost=lost)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+@pytest.mark.parametrize("name", ["euclidean", "poincare"])
+def test_a_query_next_to_a_key_under_a_mask(name, dtype):
+    metric, scores, _ = METRICS[name]
+    i = torch.arange(N)
+    keep = i.unsqueeze(1) >= i - 2
+    hold(
+        near(name, 1e-6, dtype),
+        metric,
+        scores,
+        lost=1e-3 if name == "poincare" else 0.0,
+        mask=masks.predicate(lambda b, h, i, j: j <= i + 2),
+        keep=keep,
+    )
+
+
+@pytest.mark.parametrize("dtype, far", [(torch.float32, 1e7), (torch.float64, 1e7), (torch.float64, 1e10)])
+@pytest.mark.parametrize("squared_", [True, False])
+def test_clusters_at_the_end_of_the_digits(dtype, far, squared_):
+    """Differences of tokens are whole numbers, which have all their digits; their squares multiplied out have none."""
+    q, k, v = near("euclidean", 1.0, dtype)
+    side = torch.where(torch.arange(N) % 2 == 0, far, -far).reshape(1, 1, N, 1)
+    q, k = ((4 * x).round() + side.to(dtype) for x in (q, k))
+    scores = (lambda q, k: -squared(q, k) / D**0.5) if squared_ else METRICS["euclidean"][1]
+    hold([q, k, v], metrics.Euclidean(squared=squared_), scores)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_slopes_that_are_not_known(dtype):
+    """A function of a distance whose slope depends on the pair: the distance itself keeps its digits."""
+
+    @aatc.metric
+    def bent(q, k):
+        square = (q - k).square().sum()
+        return -square.sqrt() * (q @ k).exp()
+
+    def scores(q, k):
+        return -root(squared(q, k)) * (q @ k.mT).exp()
+
+    q, k, v = near("euclidean", 1e-6, dtype)
+    hold([0.5 * q, 0.5 * k, v], bent, scores)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_keys_that_are_turned_to_the_query(dtype):
+    """|q - T k| is taken as |T⁻¹ q - k|."""
+    q, k, v = near("euclidean", 1e-6, dtype)
+    of_q, of_k = (torch.eye(D, dtype=dtype)[order] for order in ([1, 2, 3, 4, 5, 0], [0, 3, 2, 5, 4, 1]))
+    turn = of_q.mT @ of_k  # k arrives as turn k
+    frames = connections.Frames(of_q.expand(N, D, D), of_k.expand(N, D, D), values=False)
+
+    def scores(x, y):
+        return METRICS["euclidean"][1](x, y @ turn.mT.to(y.dtype))
+
+    hold([q, k @ turn, v], metrics.Euclidean(squared=False), scores, connection=frames)
