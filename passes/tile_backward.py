@@ -343,9 +343,14 @@ class _Plan:
             env = atom_env(fr, [g])
         return self._closed(fr, g, fr.b.map([(name, g, tile)], env)[0])
 
+    def _may_be_wild(self, fr: Frame, g: Expr) -> bool:
+        """Whether a cotangent need not be 0 at closed pairs."""
+        closed = all(p.name in _COTANGENTS or not p.axes & {"i", "j"} for p in params(g)) and _is_linear(g)
+        return not closed and fr.partial is not None
+
     def _closed(self, fr: Frame, g: Expr, value: Value) -> Value:
         """A cotangent, 0 at closed pairs: there the slope it was multiplied by need not be finite."""
-        if all(p.name in _COTANGENTS or not p.axes & {"i", "j"} for p in params(g)) and _is_linear(g):
+        if not self._may_be_wild(fr, g):
             return value
         return mask_tile(fr, self.forms.mask, value, fr.partial, 0.0, "closed")
 
@@ -404,9 +409,12 @@ class _Plan:
             self._add(inner, self.extra.buffers[t.name], axes, summed)
         new = []
         for (e, g), acc in zip(outside.items(), carried, strict=True):
-            acc_ = param("acc_", "bhij")
-            new += b.map([(f"d_{e.name}_n", call("add", acc_, _full(g, "dz_")), tile)], {**env, "acc_": acc})
-            new[-1] = self._closed(fr, g, new[-1])
+            acc_, share = param("acc_", "bhij"), _full(g, "dz_")
+            if self._may_be_wild(fr, g):  # closed before it is added: what is carried is added to, and no more
+                (d,) = b.map([(f"d_{e.name}_c", share, tile)], env)
+                env["share_"] = self._closed(fr, g, d)
+                share = param("share_", "bhij")
+            new += b.map([(f"d_{e.name}_n", call("add", acc_, share), tile)], {**env, "acc_": acc})
         body = b.close(new)
         token = next(iter(inside.values()))
         totals = b.op(

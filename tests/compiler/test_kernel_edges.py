@@ -338,3 +338,25 @@ def test_numbers_per_head_are_tiles_of_full_rank(axes, heads):
             )
         finally:
             torch.set_warn_always(False)
+
+
+def test_numbers_inside_a_sum_over_channels_get_gradients_under_a_mask():
+    torch.manual_seed(0)
+    q, k, v = (torch.randn(2, 2, 5, 4, dtype=torch.float64) for _ in range(3))
+    i = torch.arange(5)
+    keep = i.unsqueeze(1) != i
+
+    @aatc.metric
+    def metric(q, k):
+        return ((q @ q) * k + 0.3).square().sum().sqrt()
+
+    def scores(q, k):
+        x = q.square().sum(-1)[..., None, None] * k.unsqueeze(2) + 0.3
+        return x.square().sum(-1).sqrt()
+
+    check(
+        lambda q, k, v: attention(scores(q, k), v, keep),
+        *(q, k, v),
+        metric=metric,
+        mask=masks.predicate(lambda b, h, i, j: i != j),
+    )
