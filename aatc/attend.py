@@ -11,12 +11,13 @@ import torch
 
 from aatc.biases import Bias, as_bias
 from aatc.connections import Connection, as_connection
+from aatc.ir.aggregations import AGGREGATIONS
 from aatc.ir.errors import CaptureError, ScoreError, ShapeError, UnsupportedError
 from aatc.ir.score.expr import INDEX_AXES, ONE, ZERO, Expr, call, div, free_name, mul, param, sub, uniform
 from aatc.ir.score.program import Program
 from aatc.masks import Mask, as_mask
 from aatc.metrics import Metric
-from aatc.normalizers import Softmax, kind_of
+from aatc.normalizers import Normalizer, Sigmoid, Softmax, kind_of, with_sink
 from aatc.ops import write_spec
 from aatc.parts import (
     Capture,
@@ -42,8 +43,9 @@ def attend(
     connection: Connection | None = None,
     bias: Bias | torch.Tensor | None = None,
     mask: Mask | torch.Tensor | None = None,
-    normalizer: str | Softmax = "softmax",
+    normalizer: str | Softmax | Sigmoid | Normalizer = "softmax",
     scale: float | torch.Tensor | None = None,
+    soft_cap: float | torch.Tensor | None = None,
     aggregate: str = "mean",
     dropout: float = 0,
     seed: int | torch.Tensor | None = None,
@@ -51,15 +53,18 @@ def attend(
 ) -> Any:
     """Geometric attention: o_i = Σ_j w_ij v_ij, w_ij = softmax_j(scale · metric(q_i, k_ij) + bias_ij) over
     the keys that ``mask`` admits, where k_ij and v_ij are key and value as ``connection`` carries them to i.
+    ``normalizer`` may put other weights in the place of softmax, see `aatc.normalizers`.
 
     q: (B, H, N, D), k: (B, Hk, M, D), v: (B, Hk, M, Dv), Hk dividing H: a key head serves H/Hk query heads.
     Tensors of several dtypes are promoted to one. ``scale`` is a number or a tensor () or (H,); its default
-    is the metric's. A bare tensor as ``bias`` or ``mask`` is a dense one. ``dropout`` zeroes a weight with
-    that probability and divides the others by 1 - dropout; the numbers depend on ``seed`` and the indices
-    alone; without a seed, one is drawn from torch's generator.
+    is the metric's. ``soft_cap``, a positive number or such a tensor, bounds scores before the bias is added:
+    cap · tanh(scale · metric / cap). A bare tensor as ``bias`` or ``mask`` is a dense one. ``dropout`` zeroes a
+    weight with that probability and divides the others by 1 - dropout; the numbers depend on ``seed`` and the
+    indices alone; without a seed, one is drawn from torch's generator.
 
     Returns o (B, H, N, Dv), and with ``return_lse`` the log-sum-exp of the scores (B, H, N), float32, or
-    float64 for float64. A query without any admitted key has o = 0 and lse = -inf. Differentiable in q, k, v
+    float64 for float64; what other normalisers than softmax give for it, they say. A query without any admitted key
+    has o = 0 and lse = -inf. Differentiable in q, k, v
     and every floating tensor in the parts, in reverse and forward mode, as often as one likes; derivatives
     beyond the first, and those of `torch.func`, keep several (B, H, N, M) tensors. Raises ShapeError,
     CaptureError, ScoreError.
@@ -69,8 +74,13 @@ def attend(
             f"metric is {metric!r}",
             hint="give an object of aatc.metrics, or decorate a function with @aatc.metric",
         )
-    if aggregate != "mean":
-        raise UnsupportedError(f"aggregate {aggregate!r} is not known", hint='there is "mean"')
+    if aggregate not in AGGREGATIONS:
+        raise UnsupportedError(f"aggregate {aggregate!r} is not known", hint=f"there is {', '.join(AGGREGATIONS)}")
+    kind = kind_of(normalizer)
+    if soft_cap is not None and not isinstance(soft_cap, torch.Tensor) and not soft_cap > 0:
+        raise ScoreError(
+            f"soft_cap is {soft_cap}", hint="it bounds the magnitude of scores: a positive number, or None"
+        )
     connection = as_connection(connection)
     if bias is not None:
         bias = as_bias(bias)
@@ -95,6 +105,9 @@ def attend(
         groups.append(captures)
     groups.insert(2, scalar_captures("scale", scale, sizes))
     groups.append([*_seed(dropout, seed, sizes), *scalar_captures("dropout", dropout, sizes)] if thinned else [])
+    shift = getattr(normalizer, "bias", None)
+    for name, given in (("soft_cap", soft_cap), ("shift", shift)):
+        groups.append([] if given is None else scalar_captures(name, given, sizes))
     for group in groups:
         for capture in group:
             _check(capture, sizes)
@@ -103,12 +116,20 @@ def attend(
             *keys,
             scalar_key(scale),
             scalar_key(dropout) if thinned else None,
-            kind_of(normalizer),
+            None if soft_cap is None else scalar_key(soft_cap),
+            None if shift is None else scalar_key(shift),
+            kind,
             aggregate,
             tuple([tuple([(c.name, c.axes, c.dtype) for c in group]) for group in groups]),
         )
     )
+    sink = getattr(normalizer, "sink", None)
+    if sink is not None and sizes.dtype not in (torch.float32, torch.float64):
+        v = v.float()  # the output is rounded once
     o, lse = torch.ops.aatc.attend(q, k, v, [c.tensor for group in groups for c in group], spec)
+    if sink is not None:
+        o, lse = with_sink(sink, o, lse, sizes)
+        o = o.to(sizes.dtype)
     return (o, lse) if return_lse else o
 
 
@@ -124,13 +145,13 @@ _spec._dynamo_marked_constant = True  # type: ignore[attr-defined]
 @lru_cache(maxsize=4096)
 def _spec_of(key: Key) -> str:
     """The text of an attention's attributes, from its parts' keys and the declarations of their captures."""
-    metric, connection, bias, mask, scale, dropout, kind, aggregate, groups = key
+    metric, connection, bias, mask, scale, dropout, soft_cap, shift, kind, aggregate, groups = key
     q, k, v = param("q", "bhid"), param("k", "bhjd"), param("v", "bhjd")
     names = ["q", "k", "v"]
     captured: list[list[Expr]] = []
     for group in groups:
         captured.append([param(_fresh(name, names), axes, dtype) for name, axes, dtype in group])
-    of_metric, of_connection, of_scale, of_bias, of_mask, of_dropout = captured
+    of_metric, of_connection, of_scale, of_bias, of_mask, of_dropout, of_cap, of_shift = captured
 
     carried_k, carried_v = k, v
     if connection is not None:
@@ -139,8 +160,13 @@ def _spec_of(key: Key) -> str:
         carried_v = cls.carried_value(connection, q, k, v, of_connection)
     score = Part.of_key(metric).score(metric, q, carried_k, iter(of_metric))
     score = _scaled(scale, iter(of_scale), score)
+    if soft_cap is not None:
+        cap = scalar_expr(soft_cap, iter(of_cap))
+        score = mul(cap, call("tanh", div(score, cap)))
     if bias is not None:
         score = score + Part.of_key(bias).value(bias, iter(of_bias))
+    if shift is not None:
+        score = score + scalar_expr(shift, iter(of_shift))
     if dropout is not None:
         p = scalar_expr(dropout, iter(of_dropout[1:]))
         keep = uniform(of_dropout[0]) >= p

@@ -48,7 +48,9 @@ def read_spec(text: str) -> dict[str, Any]:
 def attention(spec: str) -> reference.Attention:
     """The programs of an attention from the text of its attributes."""
     a = read_spec(spec)
-    return reference.Attention(tuple(a["names"]), a["score"], a["carry"], a.get("mask"))
+    return reference.Attention(
+        tuple(a["names"]), a["score"], a["carry"], a.get("mask"), kind=a["kind"], aggregate=a["aggregate"]
+    )
 
 
 def _tensors(att: reference.Attention, q, k, v, captures) -> dict[str, torch.Tensor]:

@@ -13,6 +13,9 @@ from typing import Any
 
 import torch
 
+from aatc.ir.aggregations import SUM
+from aatc.ir.normalizers import SCORE, WEIGHT, Normalizer
+from aatc.ir.normalizers.base import gather
 from aatc.ir.reference import Attention, compute_dtype, expand_heads, tell
 from aatc.ir.score.evaluate import evaluate
 from aatc.ir.score.expr import Expr, postorder
@@ -41,11 +44,13 @@ def attend(att: Attention, tensors: Mapping[str, torch.Tensor]) -> tuple[torch.T
     env = {n: expand_heads(t, sizes[1]) if n in att.names[1:3] else t for n, t in env.items()}
     done: dict[Expr, torch.Tensor] = {}
     s = _value(att.score.body, env, sizes, dtype, done)[..., 0].expand(sizes)
-    p, lse = _normalize(s, keep)
+    p, lse = _normalize(att.normalizer, s, keep)
     if att.carry.body.fn == "param":
         o = p @ env[att.names[2]].to(dtype)
     else:
         o = (p.unsqueeze(-1) * _value(att.carry.body, env, sizes, dtype, done)).sum(3)
+    if not att.aggregation.plain:
+        o = _value(att.aggregation.finish(SUM), {SUM.name: o}, (*sizes[:3], 1), dtype)[:, :, :, 0]
     if spoiled is not None:
         factor = torch.where(spoiled, torch.full_like(lse, float("nan")), torch.ones_like(lse))
         o, lse = o * factor.unsqueeze(-1), lse + (factor - 1)  # a product, so that derivatives are spoiled, too
@@ -130,17 +135,29 @@ def _guarded(word: str, x: torch.Tensor) -> torch.Tensor:
     return torch.where(good, f(torch.where(good, x, torch.full_like(x, number))), f(x.detach()))
 
 
-def _normalize(s: torch.Tensor, keep: torch.Tensor | None) -> tuple[torch.Tensor, torch.Tensor]:
+def _normalize(normalizer: Normalizer, s: torch.Tensor, keep: torch.Tensor | None) -> tuple[torch.Tensor, torch.Tensor]:
     """Weights and log-sum-exp of scores (B,H,N,M); a row without an open key has weights 0 and -inf."""
     if not s.shape[-1]:
         return s, torch.full_like(s.sum(-1), float("-inf"))
-    zero, one = torch.zeros_like(s), torch.ones_like(s)
+    b, h, n, m = s.shape
+    zero = torch.zeros_like(s)
     open_ = s != float("-inf") if keep is None else keep & (s != float("-inf"))
-    top = torch.where(open_, s, zero - float("inf")).detach().amax(-1, keepdim=True)
-    top = torch.where(top.isinf(), torch.zeros_like(top), top)
-    e = torch.where(open_, torch.where(open_, s - top, zero).exp(), zero)
-    total = e.sum(-1, keepdim=True)
-    some = total != 0
-    safe = torch.where(some, total, one[..., :1])
-    lse = torch.where(some, safe.log() + top, torch.full_like(top, float("-inf")))
-    return e / safe, lse.squeeze(-1)
+    env = {SCORE.name: s}
+
+    def value(e: Expr) -> torch.Tensor:
+        found = _value(e, env, (b, h, n, m), s.dtype)[..., 0]
+        return found if e.is_pair else found[..., 0]
+
+    seen = open_.any(-1).expand(b, h, n)
+    for x in normalizer.of_scores:  # what scores are compared with: results do not change with it
+        found = gather(x, value(x.of).detach(), open_)
+        env[x.value.name] = env[x.next.name] = torch.where(seen & ~found.isinf(), found, torch.zeros_like(found))
+    env[SCORE.name] = torch.where(open_, s, zero)
+    env[WEIGHT.name] = u = torch.where(open_, value(normalizer.weight(1.0)), zero)
+    some = u.sum(-1) != 0
+    for x in normalizer.of_weights:
+        found = gather(x, value(x.of), open_)
+        env[x.value.name] = torch.where(some, found, torch.ones_like(found))
+    factor, lse = (None if e is None else value(e) for e in normalizer.finish(1.0))
+    lse = torch.where(some, lse, torch.full_like(lse, float("-inf")))
+    return (u if factor is None else u * factor.unsqueeze(-1)), lse

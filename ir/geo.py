@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import torch
 
 from aatc.ir import observe, reference, stage_evaluate
+from aatc.ir.aggregations import aggregation_named
 from aatc.ir.containment import spoiled_rows
 from aatc.ir.core import Op
 from aatc.ir.dims import NAME
 from aatc.ir.errors import VerifyError
+from aatc.ir.normalizers import normalizer_named
 from aatc.ir.registry import Attr, OpDef, Operand, define
 from aatc.ir.score.expr import ZERO, param, sub
 from aatc.ir.score.program import Program
@@ -100,6 +104,7 @@ def _normalize_verify(op: Op) -> None:
     mask = op.attrs.get("mask")
     if mask is not None and (mask.body.rank or mask.body.dtype != "b"):
         raise VerifyError("a mask must be a truth value per pair")
+    normalizer_named(op.attrs["kind"])
     check_binding(op, mask or Program((), ZERO), op.operands[1:])
 
 
@@ -111,7 +116,7 @@ define(
         ("scores", "captures*"),
         results=2,
         attrs={
-            "kind": Attr.of("str", "normaliser", choices=("softmax",)),
+            "kind": Attr.of("str", "normaliser, see `ir.normalizers`"),
             "mask": Attr.of("program", "which pairs may talk", required=False),
         },
         infer=_normalize_types,
@@ -150,6 +155,7 @@ define(
 
 def _aggregate_types(op: Op):
     _pair(op, 0)
+    aggregation_named(op.attrs["kind"])
     c = _pair(op, 1)
     return [TensorType(c.dtype, (*c.shape[:3], c.shape[4]))]
 
@@ -160,7 +166,7 @@ define(
         "geo",
         "sum over keys of weight times carried value",
         ("weights", "carried"),
-        attrs={"kind": Attr.of("str", "how values are combined", choices=("mean",))},
+        attrs={"kind": Attr.of("str", "how values are combined, see `ir.aggregations`")},
         infer=_aggregate_types,
         evaluate=stage_evaluate.aggregate,
     )
@@ -172,7 +178,9 @@ def attention_of(op: Op) -> reference.Attention:
     """The programs a fused attention operation carries."""
     a = op.attrs
     carry = a.get("carry", _carry_of(a["names"][2]))
-    return reference.Attention(a["names"], a["score"], carry, a.get("mask"), a.get("row"))
+    return reference.Attention(
+        a["names"], a["score"], carry, a.get("mask"), a.get("row"), a.get("kind", "softmax"), a.get("aggregate", "mean")
+    )
 
 
 def whole_attention_of(op: Op) -> reference.Attention:
@@ -185,7 +193,7 @@ def whole_attention_of(op: Op) -> reference.Attention:
         given = ZERO if row is None else row.body
         rest = ZERO if given is a["dropped"].body else sub(given, a["dropped"].body)
         row = None if rest is ZERO else Program.of(rest)
-    return reference.Attention(att.names, a["whole"], att.carry, att.mask, row)
+    return replace(att, score=a["whole"], row=row)
 
 
 def _carry_of(name: str) -> Program:
@@ -218,6 +226,11 @@ def _attend_verify(op: Op) -> None:
     bound = dict(zip(names, op.operands, strict=True))
     att = attention_of(op)
     att.declared()
+    aggregation_named(att.aggregate)
+    if not normalizer_named(att.kind).exponential and "weight" in op.attrs:
+        raise VerifyError(
+            f"{op.name}: the weights of {att.kind} are no exponentials, of which `weight` is a closed form"
+        )
     whole = whole_attention_of(op)
     whole.declared()
     for program in {*att.programs, *whole.programs}:
@@ -248,8 +261,8 @@ _ATTEND = {
     "floor": Attr.of("float", "static lower bound of the score when there is a weight", required=False),
     **_DIGITS,
     **_WHOLE,
-    "kind": Attr.of("str", "normaliser", choices=("softmax",)),
-    "aggregate": Attr.of("str", "how values are combined", choices=("mean",)),
+    "kind": Attr.of("str", "normaliser, see `ir.normalizers`"),
+    "aggregate": Attr.of("str", "how values are combined, see `ir.aggregations`"),
 }
 
 define(

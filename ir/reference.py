@@ -12,25 +12,36 @@ from dataclasses import dataclass
 import torch
 
 from aatc.ir import observe
+from aatc.ir.aggregations import SUM, Aggregation, aggregation_named
 from aatc.ir.containment import spoiled_rows
 from aatc.ir.errors import ShapeError
+from aatc.ir.normalizers import Normalizer, normalizer_named
 from aatc.ir.score.derivative import gradients
 from aatc.ir.score.evaluate import evaluate, lookup, sum_to_axes
-from aatc.ir.score.expr import Expr, param, params, postorder
+from aatc.ir.score.expr import ZERO, Expr, param, params, postorder
 from aatc.ir.score.program import Program
-from aatc.ir.softmax import softmax
 
 
 @dataclass(frozen=True)
 class Attention:
     """The programs of one attention. ``names`` are those of q, k, v and the captures, in operand order; ``row`` is a
-    number per query that the log-sum-exp gets added."""
+    number per query that the log-sum-exp gets added; ``kind`` names the normaliser."""
 
     names: tuple[str, ...]
     score: Program
     carry: Program
     mask: Program | None = None
     row: Program | None = None
+    kind: str = "softmax"
+    aggregate: str = "mean"
+
+    @property
+    def normalizer(self) -> Normalizer:
+        return normalizer_named(self.kind)
+
+    @property
+    def aggregation(self) -> Aggregation:
+        return aggregation_named(self.aggregate)
 
     @property
     def programs(self) -> list[Program]:
@@ -78,14 +89,19 @@ def admitted(att: Attention, env: Mapping[str, torch.Tensor], sizes) -> torch.Te
     return evaluate(att.mask.body, env, sizes, dtype=torch.float64)[..., 0]
 
 
-def weights(att: Attention, tensors: Mapping[str, torch.Tensor], done: dict | None = None):
-    """Attention weights (B,H,N,M) and log-sum-exp (B,H,N); masked rows have weight 0 and lse -inf."""
+def scores(att: Attention, tensors: Mapping[str, torch.Tensor], done: dict | None = None) -> torch.Tensor:
+    """Scores (B,H,N,M), -inf where the mask is closed."""
     env, sizes, dtype = _prepare(att, tensors)
     s = evaluate(att.score.body, env, sizes, dtype=dtype, values=done)[..., 0].to(dtype).expand(sizes)
     keep = admitted(att, env, sizes)
     if keep is not None:
         s = s.masked_fill(~keep, float("-inf"))
-    return softmax(s)
+    return s
+
+
+def weights(att: Attention, tensors: Mapping[str, torch.Tensor]) -> tuple[torch.Tensor, torch.Tensor]:
+    """Attention weights (B,H,N,M) and log-sum-exp (B,H,N); masked rows have weight 0 and lse -inf."""
+    return att.normalizer.reference(scores(att, tensors))
 
 
 def tell(q: torch.Tensor, k: torch.Tensor) -> None:
@@ -107,11 +123,29 @@ def attend(att: Attention, tensors: Mapping[str, torch.Tensor]) -> tuple[torch.T
     else:
         carried = evaluate(att.carry.body, env, sizes, dtype=dtype)
         o = _open(p.unsqueeze(-1) * carried, admitted(att, env, sizes)).sum(3)
+    o = aggregated(att.aggregation, o)
     if spoiled is not None:
         o, lse = o.masked_fill(spoiled.unsqueeze(-1), float("nan")), lse.masked_fill(spoiled, float("nan"))
     if att.row is not None:
         lse = lse + evaluate(att.row.body, env, sizes, dtype=dtype)[..., 0, 0].expand(lse.shape)
     return o.to(v.dtype), lse
+
+
+def aggregated(aggregation: Aggregation, o: torch.Tensor) -> torch.Tensor:
+    """The output (B,H,N,E) of sums of weight times carried value."""
+    if aggregation.plain:
+        return o
+    return evaluate(aggregation.finish(SUM), {SUM.name: o}, (*o.shape[:3], 1), dtype=o.dtype)[:, :, :, 0]  # type: ignore[arg-type]
+
+
+def _pulled(aggregation: Aggregation, o: torch.Tensor, grad_o: torch.Tensor) -> torch.Tensor:
+    """The gradient of the sums ``o`` from that of the output."""
+    if aggregation.plain:
+        return grad_o
+    go = param("grad_o__", "bhid")
+    pulled = gradients([(aggregation.finish(SUM), go)], [SUM]).get(SUM, ZERO)
+    env = {SUM.name: o, go.name: grad_o}
+    return evaluate(pulled, env, (*o.shape[:3], 1), dtype=o.dtype)[:, :, :, 0].expand(o.shape)  # type: ignore[arg-type]
 
 
 def attend_backward(
@@ -122,15 +156,18 @@ def attend_backward(
     env, sizes, dtype = _prepare(att, tensors)
     keep = admitted(att, env, sizes)
     done: dict[Expr, torch.Tensor] = {}
-    p, bare = weights(att, tensors, done)
+    s = scores(att, tensors, done)
+    p, bare = att.normalizer.reference(s)
     if spoiled is not None:
         p = _open(p.masked_fill(spoiled.unsqueeze(-1), float("nan")), keep)
     carried = evaluate(att.carry.body, env, sizes, dtype=dtype, values=done)
     go = grad_o.to(dtype)
+    if not att.aggregation.plain:
+        go = _pulled(att.aggregation, _open(p.unsqueeze(-1) * carried, keep).sum(3), go)
     d_weight = _open((go.unsqueeze(3) * carried).sum(-1), keep)
-    d_score = p * (d_weight - (p * d_weight).sum(-1, keepdim=True))
-    if grad_lse is not None:
-        d_score = d_score + p * grad_lse.to(dtype).unsqueeze(-1)
+    d_score = att.normalizer.reference_cotangent(s, d_weight, grad_lse)
+    if spoiled is not None:
+        d_score = d_score.masked_fill(spoiled.unsqueeze(-1), float("nan"))
     d_score = _open(d_score, keep)
     extra = {"grad_score": d_score, "grad_carry": p.unsqueeze(-1) * go.unsqueeze(3)}
     gs, gc = param("grad_score", "bhij"), param("grad_carry", "bhijd")

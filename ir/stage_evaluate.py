@@ -5,9 +5,10 @@ from __future__ import annotations
 import torch
 
 from aatc.ir import reference
+from aatc.ir.aggregations import aggregation_named
+from aatc.ir.normalizers import normalizer_named
 from aatc.ir.score.evaluate import evaluate
 from aatc.ir.score.expr import INDEX_AXES
-from aatc.ir.softmax import softmax
 from aatc.ir.tile_evaluate import bind
 from aatc.ir.types import torch_dtype
 
@@ -37,7 +38,7 @@ def normalize(op, values, _):
         s = s.masked_fill(
             ~evaluate(mask.body, env, tuple(s.shape), dtype=torch.float64)[..., 0].expand(s.shape), float("-inf")
         )
-    return list(softmax(s))
+    return list(normalizer_named(op.attrs["kind"]).reference(s))
 
 
 def transport(op, values, _):
@@ -62,4 +63,5 @@ def map_tokens(op, values, _):
 
 
 def aggregate(op, values, _):
-    return [(values[0].unsqueeze(-1) * values[1]).sum(3).to(torch_dtype(op.results[0].type.dtype))]
+    total = (values[0].unsqueeze(-1) * values[1]).sum(3)
+    return [reference.aggregated(aggregation_named(op.attrs["kind"]), total).to(torch_dtype(op.results[0].type.dtype))]

@@ -227,7 +227,7 @@ _GEOMETRY = {"acosh": "hyperbolic distance", "acos": "spherical distance", "asin
 
 
 def kind_of(a: Attention, linear: str) -> str:
-    """A name for people: geometry, mask, connection, read off the programs as they stand."""
+    """A name for people: geometry, mask, connection, normaliser, read off the programs as they stand."""
     words = {e.fn for e in postorder(a.programs.score.body)}
     name = next((n for w, n in _GEOMETRY.items() if w in words), None)
     if name is None:
@@ -236,6 +236,8 @@ def kind_of(a: Attention, linear: str) -> str:
         name += ", values carried"
     if a.programs.mask is not None:
         name += ", causal" if is_causal(a.programs.mask.body) else ", masked"
+    if a.programs.normalizer.label:
+        name += f", {a.programs.normalizer.label}"
     return name
 
 

@@ -1,4 +1,4 @@
-"""Fuses metric, mask, softmax, connection and aggregation into one operation without n*n values."""
+"""Fuses metric, mask, normaliser, connection and aggregation into one operation without n*n values."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ from typing import Any, ClassVar
 
 from aatc.ir.core import Func, Module, Op, Value, replace_uses
 from aatc.ir.effects import Memory
+from aatc.ir.normalizers import normalizer_named
 from aatc.ir.registry import lookup_op
 from aatc.ir.score.expr import Expr, call, neg, param, params, postorder, substitute
 from aatc.ir.score.program import Program
@@ -167,7 +168,7 @@ def attention_at(aggregate: Op) -> tuple[list[Value], dict[str, Any], Op]:
 
 
 def _returned_row(users: dict[Value, list[Op]], normalize: Op) -> Op | None:
-    """The `geo.map` that gives the log-sum-exp back what softmax does not see, when nothing else reads that."""
+    """The `geo.map` that gives the log-sum-exp back what the weights do not see, when nothing else reads that."""
     lse = normalize.results[1]
     readers = users.get(lse, [])
     if len(readers) != 1 or readers[0].name != "geo.map" or readers[0].operands.count(lse) != 1:
@@ -265,6 +266,8 @@ class FuseNormalizer(Pass):
 
     def run(self, module: Module, ctx: Context) -> Module:
         for op in [o for o in module.walk() if o.name == "geo.attend" and "weight" not in o.attrs]:
+            if not normalizer_named(op.attrs["kind"]).exponential:
+                continue
             score: Program = op.attrs["score"]
             # a sum over channels grows with their number: its weights underflow at ordinary distances
             sums = {e: EVERYTHING for e in postorder(score.body) if e.fn == "sum" and e.is_pair}

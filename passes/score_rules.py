@@ -39,7 +39,7 @@ RULES = {
     "absorb-scale": "c * dot(x, y) → dot(c * x, y)",
     "merge": "dot(x, z) + dot(y, z) → dot(x + y, z)",
     "absorb-separable": "dot(x, y) + r * s → dot([x, r], [y, s]) for a query number r and a key number s",
-    "drop-row-constant": "s + f(query) → s: softmax does not see it; the log-sum-exp gets it back",
+    "drop-row-constant": "s + f(query) → s if the normaliser does not see it, as softmax; log-sum-exp gets it back",
     "causal-distance": "abs(i - j) → i - j where the mask admits only j <= i",
     "split": "f(query) - g(key) → two terms; only where their difference is formed again with its digits",
 }

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from typing import ClassVar
 
 from aatc.ir.core import Func, Module, Op, Value
+from aatc.ir.normalizers import normalizer_named
 from aatc.ir.score.expr import Expr, add, index, param, params, postorder, substitute
 from aatc.ir.score.program import Program
 from aatc.passes.base import Context, Pass, register
@@ -21,8 +22,8 @@ from aatc.passes.snapshots import snapshot_operands
 class SimplifyScore(Pass):
     """``score(q_i, k_j)`` → ``dot(f(q_i), g(k_j)) + c(k_j)``, or a function of such sums.
 
-    Terms that depend on the query alone are dropped where a softmax follows; the log-sum-exp gets them back
-    by a `geo.map` if anything reads it.
+    Terms that depend on the query alone are dropped where the normaliser does not see them, as softmax does not; the
+    log-sum-exp gets them back by a `geo.map` if anything reads it.
     """
 
     name: ClassVar[str] = "simplify-score"
@@ -46,9 +47,10 @@ class SimplifyScore(Pass):
         program: Program = op.attrs["score"]
         # a transport takes the scores only for the shape of the pairs
         users = [u for u in edit.users.get(op.result, ()) if u.name != "geo.transport"]
-        softmax = bool(users) and all(u.name == "geo.normalize" for u in users)
+        normalized = bool(users) and all(u.name == "geo.normalize" for u in users)
+        invariant = normalized and all("row" in normalizer_named(u.attrs["kind"]).invariant for u in users)
         masks = [u.attrs.get("mask") for u in users if u.name == "geo.normalize"]
-        causal = softmax and all(m is not None and implies_causal(m.body) for m in masks)
+        causal = normalized and all(m is not None and implies_causal(m.body) for m in masks)
         rules = Normaliser(causal=causal)
         terms = rules.terms(program.body)
         full = rules.assemble(terms)
@@ -63,7 +65,7 @@ class SimplifyScore(Pass):
             assumptions = (*assumptions, *_orthogonal(program, rules))
             ctx.certify(op, "normal-form", f"the score equals {full}", witness, assumptions=assumptions, widths=widths)
         body = full
-        if softmax and full is not program.body:
+        if invariant and full is not program.body:
             body = self._drop_row_terms(edit, op, users, rules, terms, full, ctx, widths)
         op.attrs["score"] = Program(program.params, body)
         if rules.count["expand"]:
@@ -84,14 +86,20 @@ class SimplifyScore(Pass):
         if not kept.is_pair:
             return full  # nothing but numbers per query or key: leave it whole
         if not all(_is_always_finite(e, params(kept)) for e in (terms.row, terms.flat)):
-            return full  # a row of -inf is closed, one of NaN is NaN: softmax does see these
+            return full  # a row of -inf is closed, one of NaN is NaN: weights do see these
         rules.count["drop-row-constant"] += 1
         if rules.count["expand"]:
             op.attrs["dropped"] = Program(op.attrs["score"].params, row)
-        ctx.certify(op, "drop-row-constant", f"softmax does not see {row}", ("row-constant", full, kept), widths=widths)
+        ctx.certify(
+            op, "drop-row-constant", f"{_kinds(users)} does not see {row}", ("row-constant", full, kept), widths=widths
+        )
         for user in users:
             _restore_lse(edit, user, op, row)
         return kept
+
+
+def _kinds(users: list[Op]) -> str:
+    return ", ".join(dict.fromkeys(u.attrs["kind"] for u in users))
 
 
 #: Words whose value is finite where their arguments are, but for overflow.

@@ -1,21 +1,24 @@
 """The backward tile function: weights are recomputed tile by tile from the log-sum-exp, nothing is N*M.
 
 With P the weights, g_m = <grad_o, w_m> for each term c_m * w_m of the carried value:
-dP = sum c_m g_m, dS = P (dP - <grad_o, o> + grad_lse). P = exp(s - m) / l, m and l the row's largest score and sum as
-the forward found them; 1/l is taken into the gradients of the row, so that it costs nothing per pair. Score and
-coefficients are then differentiated symbolically with respect to their atoms, and each atom's cotangent goes where the
-atom came from.
+dP = sum c_m g_m, and dS by the cotangent of the normaliser. With softmax, dS = P (dP - <grad_o, o> + grad_lse) and
+P = exp(s - m) / l, m and l the row's largest score and sum as the forward found them; 1/l is taken into the gradients
+of the row, so that it costs nothing per pair. Score and coefficients are then differentiated symbolically with respect
+to their atoms, and each atom's cotangent goes where the atom came from.
 """
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 
 from aatc.ir.access import owned_by, owns_problem
 from aatc.ir.core import Func, Value
 from aatc.ir.dims import Dim
+from aatc.ir.normalizers import SCORE, WEIGHT, Statistic
+from aatc.ir.normalizers.softmax import Softmax
 from aatc.ir.score.derivative import gradients
-from aatc.ir.score.expr import ZERO, Expr, add, call, const, mul, neg, param, params, postorder, sub
+from aatc.ir.score.expr import ZERO, Expr, add, call, const, mul, param, params, postorder, substitute
 from aatc.ir.types import INDEX, TensorType, TileType, compute_name
 from aatc.passes.factor import ChannelSum, Contraction, Lookup, Stored, Token
 from aatc.passes.gradients import operand_gradients
@@ -41,19 +44,19 @@ from aatc.passes.tile_core import (
 )
 from aatc.passes.tile_forward import Forms, arguments, saved_type, statistic_type
 
-P, DS = param("p_", "bhij"), param("ds_", "bhij")
+P, DW, DS = WEIGHT, param("dw_", "bhij"), param("ds_", "bhij")
 _COTANGENTS = ("p_", "ds_", "dz_")  # 0 at closed pairs
 
 
 @dataclass
 class Extra:
-    """Tokens only the backward has (the output's gradient over l, that of the row's sum, and m), and gradient buffers
-    by token name: ``buffers`` for what comes through scores and coefficients, which carries a factor until the end,
-    ``values`` for carried vectors."""
+    """Tokens only the backward has (the output's gradient times the row's factor, what all weights of a row get, and
+    the statistics that weights are taken with), and gradient buffers by token name: ``buffers`` for what comes through
+    scores and coefficients, which carries a factor until the end, ``values`` for carried vectors."""
 
     grad: Token
     rho: Token
-    top: Token
+    given: dict[Statistic, Token]
     summed: bool  # the statistics are the log-sum-exp
     row_dots: dict[str, Token] = field(default_factory=dict)
     buffers: dict[str, Value] = field(default_factory=dict)
@@ -62,14 +65,14 @@ class Extra:
 
 def backward_arguments(a: Attention, summed: bool) -> tuple[dict[str, Value], list[Value]]:
     """What a backward takes, by the names its programs know it under: gradients of output and log-sum-exp, the output
-    before the query's map, and of each row m and l, or with ``summed`` its log-sum-exp; then the operands."""
+    before the query's map, and of each row its statistics, or with ``summed`` its log-sum-exp; then the operands."""
     v = a.types[a.names[2]]
     rows = (a.batch, a.heads, a.rows)
     kinds = {
         "grad_o": TensorType(v.dtype, (*rows, v.shape[3])),
         "grad_lse": TensorType(compute_name(a.types[a.names[0]].dtype), rows),
         "o": saved_type(a),
-        **{n: statistic_type(a) for n in (("log_sum",) if summed else ("top", "mass"))},
+        **{n: statistic_type(a) for n in (("log_sum",) if summed else _titles(a))},
     }
     return {f"{n}__": Value(t, n) for n, t in kinds.items()}, arguments(a)
 
@@ -104,17 +107,17 @@ def row_cotangent(summed: bool) -> Expr:
     return call("where", _is_closed(summed), ZERO, param("grad_lse__", "bhi"))
 
 
-def _row_statistics(forms: Forms, summed: bool) -> tuple[Expr, Expr]:
-    """(m, 1/l) of a row, such that exp(score - m) / l is the weight; rows without open keys weigh nothing."""
-    closed = _is_closed(summed)
+def _titles(a: Attention) -> list[str]:
+    return [x.heading for x in a.programs.normalizer.statistics]
+
+
+def _row_statistics(forms: Forms, summed: bool) -> tuple[Mapping[Statistic, Expr], Expr]:
+    """The statistics that weights are taken with, and the row's factor; rows without open keys weigh nothing."""
+    n = forms.normalizer
     if summed:
-        lse = param("log_sum__", "bhi")
-        return call("where", closed, const(float("inf")), mul(const(forms.unit), lse)), const(1.0)
-    top, mass = param("top__", "bhi"), param("mass__", "bhi")
-    inverse = call("reciprocal", mass)
-    if forms.weight is not None:  # the closed form of exp(score) knows nothing of m
-        inverse = mul(forms.exp(neg(top)), inverse)
-    return call("where", closed, const(float("inf")), top), call("where", closed, const(0.0), inverse)
+        assert isinstance(n, Softmax)
+        return n.from_lse(forms.unit)
+    return n.again(forms.unit), n.row_factor(forms.unit, closed_form=forms.weight is not None)
 
 
 def _extra_tokens(fr: Frame, forms: Forms, summed: bool) -> Extra:
@@ -123,14 +126,15 @@ def _extra_tokens(fr: Frame, forms: Forms, summed: bool) -> Extra:
     pulled = go
     if forms.epilogue is not None:
         pulled = gradients([(forms.epilogue, go)], [forms.place])[forms.place]
-    top, inverse = _row_statistics(forms, summed)
-    grad = Token("grad_t", mul(inverse, pulled), "bhid")
-    rho = Token("rho_t", mul(inverse, sub(gl, call("dot", pulled, o))), "bhi")
-    extra = Extra(grad, rho, Token("top_t", top, "bhi"), summed)
-    extra_tokens = [grad, rho, extra.top]
+        fr.operands[forms.place.name] = fr.operands["o__"]
+    given, factor = _row_statistics(forms, summed)
+    grad = Token("grad_t", mul(factor, pulled), "bhid")
+    rho = Token("rho_t", forms.normalizer.row_gradient(factor, gl, call("dot", pulled, o)), "bhi")
+    extra = Extra(grad, rho, {x: Token(f"{x.heading}_t", e, "bhi") for x, e in given.items()}, summed)
+    extra_tokens = [grad, rho, *extra.given.values()]
     for term in forms.carry:
         if not term.col:
-            t = Token(f"rd_{term.vector.name}", mul(inverse, call("dot", pulled, term.vector.expr)), "bhi")
+            t = Token(f"rd_{term.vector.name}", mul(factor, call("dot", pulled, term.vector.expr)), "bhi")
             extra.row_dots[term.vector.name] = t
             extra_tokens.append(t)
     fr.buffers |= compute_tokens(fr.b, a, fr.f, fr.operands, extra_tokens)
@@ -244,20 +248,29 @@ class _Plan:
         p = self._weights(fr, partial, pair)
         fr.tiles["p_"] = p
         d_weight = self._values(fr, p, pair)
-        (ds,) = b.map(
-            [("ds", mul(P, add(param("dw_", "bhij"), self.extra.rho.atom)), pair)],
-            {**atom_env(fr, [self.extra.rho.atom]), "p_": p, "dw_": d_weight},
-        )
-        if not _plain_sum(self.forms):  # p is 0 at closed pairs; what it was multiplied by may be anything there
+        body = self._score_cotangent()
+        given = [x for x in params(body) if x not in (P, DW)]
+        (ds,) = b.map([("ds", body, pair)], {**atom_env(fr, given), "p_": p, "dw_": d_weight})
+        # p is 0 at closed pairs; what it was multiplied by may be anything there
+        if not _plain_sum(self.forms) or not _is_multiple(body, P):
             ds = mask_tile(fr, self.forms.mask, ds, partial, 0.0, "ds_masked")
         fr.tiles["ds_"] = ds
         self._distribute(fr, self.cotangents, sums)
         for x in self.channels:
             self._channels(fr, x, sums)
 
+    def _atoms_of_row(self) -> dict[Expr, Expr]:
+        return {x.next: t.atom for x, t in self.extra.given.items()}
+
+    def _score_cotangent(self) -> Expr:
+        """The gradient of a score over P, DW and atoms."""
+        n = self.forms.normalizer
+        found = n.cotangent(self.forms.unit, add(DW, self.extra.rho.atom))
+        return substitute(found, {SCORE: self.score, **self._atoms_of_row()})
+
     def _weights(self, fr: Frame, partial: Value | None, pair: TileType) -> Value:
         forms = self.forms
-        body = forms.weight if forms.weight is not None else forms.exp(sub(forms.score, self.extra.top.atom))
+        body = forms.weight if forms.weight is not None else forms.weight_of(self._atoms_of_row())
         (p,) = fr.b.map([("p", body, pair)], atom_env(fr, [body]))
         return mask_tile(fr, self.forms.mask, p, partial, 0.0, "p_masked")
 
@@ -469,6 +482,11 @@ class _Plan:
 def _plain_sum(forms: Forms) -> bool:
     """Whether what is carried are vectors of keys, with constant coefficients."""
     return all(t.col and t.coef.is_const for t in forms.carry)
+
+
+def _is_multiple(e: Expr, factor: Expr) -> bool:
+    """Whether ``factor`` is among the factors of ``e``."""
+    return e is factor or (e.fn == "mul" and any(_is_multiple(x, factor) for x in e.args))
 
 
 def _is_linear(g: Expr) -> bool:

@@ -1,11 +1,14 @@
-"""The forward tile function: one pass over keys, softmax on line, nothing of size N*M."""
+"""The forward tile function: one pass over keys, the normaliser's step in each tile, nothing of size N*M."""
 
 from __future__ import annotations
 
-import torch
+from collections.abc import Mapping, Sequence
 
+from aatc.ir.aggregations import SUM
 from aatc.ir.core import Func, Value
-from aatc.ir.score.expr import ZERO, Expr, add, call, const, mul, param, params, postorder
+from aatc.ir.normalizers import SCORE, WEIGHT, Normalizer, Statistic
+from aatc.ir.normalizers.base import MASS
+from aatc.ir.score.expr import ZERO, Expr, add, call, const, mul, param, params, postorder, substitute
 from aatc.ir.score.program import Program
 from aatc.ir.types import TensorType, compute_name, torch_dtype
 from aatc.passes.factor import CarryTerm, Factored, carry_terms, split_epilogue
@@ -18,17 +21,18 @@ from aatc.passes.tile_core import Frame, atom_env, classify, compute_atoms, loop
 
 class Forms:
     """The factored programs of an attention: ``score`` is the score over atoms times ``unit``, ``weight`` the closed
-    form of exp(score) if there is one, ``carry`` the carried value's terms, ``epilogue`` the query's map, ``row`` what
-    the log-sum-exp gets added, ``checks`` the conditions for the precision of ``digits``.
+    form of exp(score) if there is one, ``carry`` the carried value's terms, ``epilogue`` the query's map and the
+    aggregation's, ``row`` what the log-sum-exp gets added, ``checks`` the conditions for the precision of ``digits``.
 
-    Scores are kept in units of log 2, whose exponential is the cheapest, unless numbers near the end of the range may
-    be added to them, such as a bias of the least finite number: these would overflow.
+    Scores whose exponential is taken are kept in units of log 2, whose exponential is the cheapest, unless numbers near
+    the end of the range may be added to them, such as a bias of the least finite number: these would overflow.
     """
 
     def __init__(self, a: Attention):
         self.f = Factored(taken=set(a.names) | {"lse", "summed"})
         body = a.programs.score.body
-        self.unit = 1.0 if _adds_what_is_given(body) else LOG2E
+        self.normalizer = a.programs.normalizer
+        self.unit = LOG2E if self.normalizer.exponential and not _adds_what_is_given(body) else 1.0
         self.score = self.f.pair(Normaliser(whole=a.whole).number(mul(const(self.unit), body)))
         weight = None if a.whole else a.op.attrs.get("weight")  # that is a function of what was multiplied out
         self.bounded = weight is not None
@@ -38,6 +42,9 @@ class Forms:
         if weight is not None and weight.body.fn != "exp":
             self.weight, self.plain_score = self.f.pair(weight.body), self.f.pair(body)
         inner, self.epilogue, self.place = split_epilogue(a.programs.carry.body)
+        if not a.programs.aggregation.plain:
+            mapped = self.place if self.epilogue is None else self.epilogue
+            self.epilogue = substitute(a.programs.aggregation.finish(SUM), {SUM: mapped})
         self.carry: list[CarryTerm] = carry_terms(self.f, inner)
         self.mask = self.f.number(a.programs.mask.body, exact=True) if a.programs.mask is not None else None
         self.row: Expr | None = a.programs.row.body if a.programs.row is not None else None
@@ -47,17 +54,18 @@ class Forms:
             found = [c for c in found if c.kind != "div"] if "whole" in a.op.attrs else []
         self.checks = [(c, tokens_of(c, self.f, self.unit, body)) for c in found]
 
-    def exp(self, e: Expr) -> Expr:
-        """exp of a score in these units."""
-        return call("exp2" if self.unit != 1 else "exp", e)
-
-    def log(self, e: Expr) -> Expr:
-        return call("log2" if self.unit != 1 else "log", e)
-
     @property
     def pair_weight(self) -> Expr:
-        """The weight without a running maximum."""
-        return self.weight if self.weight is not None else self.exp(self.score)
+        """The weight where no statistic of scores enters it, or none has to."""
+        return self.weight if self.weight is not None else self.weight_of({s.next: ZERO for s in self.reference})
+
+    def weight_of(self, given: Mapping[Expr, Expr]) -> Expr:
+        """The weight over atoms, with expressions in the place of statistics of scores."""
+        return substitute(self.normalizer.weight(self.unit), {SCORE: self.score, **given})
+
+    @property
+    def reference(self) -> tuple[Statistic, ...]:
+        return self.normalizer.of_scores
 
 
 def _adds_what_is_given(body: Expr) -> bool:
@@ -75,11 +83,6 @@ def _adds_what_is_given(body: Expr) -> bool:
         if e.fn in ("add", "sub", "neg", "where"):
             todo += e.args
     return False
-
-
-def most_negative(dtype: str) -> float:
-    """Where a running maximum starts: finite, so that a row without open keys makes no inf - inf."""
-    return float(torch.finfo(torch_dtype(dtype)).min)
 
 
 def arguments(a: Attention) -> list[Value]:
@@ -100,22 +103,27 @@ def lower_forward(a: Attention, forms: Forms, s: Schedule, name: str) -> Func:
     watch = Watch(fr, forms.checks, forms.unit, a.programs.score.body, forms.digits)
     fr.tile_map = classify(fr, s.rows, s.heads)
     out = b.op("tile.alloc", [], [TensorType.of(a.dtype, [a.problems, a.rows, a.value_width])], names=["acc_all"])[0]
-    lse, top, mass = (
+    titles = [x.heading for x in forms.normalizer.statistics]
+    lse, *statistics = (
         b.op("tile.alloc", [], [TensorType.of(a.dtype, [a.problems, a.rows])], names=[f"{n}_all"])[0]
-        for n in ("lse", "top", "mass")
+        for n in ("lse", *titles)
     )
 
     def block(inner: Frame) -> None:
-        results = _bounded(inner, forms, watch) if forms.bounded else _online(inner, forms, watch)
-        _finish(inner, forms, results, out, (lse, top, mass))
+        if forms.bounded:
+            results = _bounded(inner, forms, watch)
+        else:
+            results = (_online if forms.reference else _at_once)(inner, forms, watch)
+        _finish(inner, forms, results, out, [lse, *statistics])
 
     loops(fr, block)
-    return new_func(name, b, args, finish_output(fr, forms, out, lse, [top, mass]), {"schedule": str(s)})
+    results = finish_output(fr, forms, out, lse, dict(zip(titles, statistics, strict=True)))
+    return new_func(name, b, args, results, {"schedule": str(s)})
 
 
-def finish_output(fr: Frame, forms: Forms, out: Value, lse: Value, statistics: list[Value]) -> list[Value]:
-    """(o, lse, what the backward takes for o, and the statistics of rows it takes): the query's map, the output's
-    dtype and the log-sum-exp with what was dropped of the score, per token."""
+def finish_output(fr: Frame, forms: Forms, out: Value, lse: Value, statistics: Mapping[str, Value]) -> list[Value]:
+    """(o, lse, what the backward takes for o, and the statistics of rows it takes, by name): the query's map, the
+    output's dtype and the log-sum-exp with what was dropped of the score, per token."""
     a = fr.a
     o_type = TensorType(a.types[a.names[2]].dtype, (a.batch, a.heads, a.rows, a.types[a.names[2]].shape[3]))
     body = forms.epilogue if forms.epilogue is not None else forms.place
@@ -129,9 +137,8 @@ def finish_output(fr: Frame, forms: Forms, out: Value, lse: Value, statistics: l
     l = _result(fr, program, [lse, *(fr.operands[n] for n in program.names[1:])], lse_type, "lse")
     plain = forms.epilogue is None and a.dtype == o_type.dtype
     saved = o if plain else _result(fr, Program((forms.place,), forms.place), [out], saved_type(a), "summed")
-    names = ("top", "mass") if len(statistics) == 2 else ("log_sum",)
     itself = Program((inner,), inner)
-    kept = [_result(fr, itself, [x], statistic_type(a), n) for n, x in zip(names, statistics, strict=True)]
+    kept = [_result(fr, itself, [x], statistic_type(a), n) for n, x in statistics.items()]
     return [o, l, saved, *kept]
 
 
@@ -166,12 +173,11 @@ def statistic_type(a: Attention) -> TensorType:
     return TensorType(a.dtype, (a.batch, a.heads, a.rows))
 
 
-def _zeros(fr: Frame, first: float | None) -> list[Value]:
-    b, s = fr.b, fr.s
-    out = [] if first is None else [b.fill(first, "gi", fr.at, s.heads, s.rows, 1, name="m0")]
+def _starts(fr: Frame, statistics: Sequence[Statistic]) -> list[Value]:
+    """What statistics and the sum of weight times value start from."""
+    b, s, dtype = fr.b, fr.s, torch_dtype(fr.a.dtype)
     return [
-        *out,
-        b.fill(0.0, "gi", fr.at, s.heads, s.rows, 1, name="l0"),
+        *(b.fill(x.start(dtype), "gi", fr.at, s.heads, s.rows, 1, name=f"{x.name}0") for x in statistics),
         b.fill(0.0, "gid", fr.at, s.heads, s.rows, fr.a.value_width, name="acc0"),
     ]
 
@@ -200,41 +206,63 @@ def add_carried(fr: Frame, forms: Forms, p: Value, acc: Value) -> Value:
 
 
 def _online(fr: Frame, forms: Forms, watch: Watch | None) -> list[Value]:
-    """Softmax with a running maximum m: returns m, l, acc."""
-    b, s = fr.b, fr.s
+    """Weights that statistics of scores enter, which change from tile to tile: softmax with a running maximum. Returns
+    the statistics and acc."""
+    b, s, n = fr.b, fr.s, forms.normalizer
     pair, row = b.tile(s.heads, s.rows, s.cols), b.tile(s.heads, s.rows, 1)
-    x, m_, n_, l_, w_ = (
-        param(n, axes) for n, axes in (("x_", "bhij"), ("m_", "bhi"), ("n_", "bhi"), ("l_", "bhi"), ("w_", "bhi"))
-    )
-    acc_ = param("acc_", "bhid")
+    shrunk, acc_ = param("w_", "bhi"), param("acc_", "bhid")
+    shrinking = n.shrink(forms.unit)
+    assert shrinking is not None
 
     def body(inner: Frame, partial: Value | None, carried: list[Value]) -> list[Value]:
-        m, l, acc, *near = carried
+        old, acc, near = _parted(n, carried)
         compute_atoms(inner, [forms.score])
         expression = watch.prepare(inner, forms.score) if watch else forms.score
         if watch and partial is None:  # before the scores, which then take the place of what was watched
             near = watch.update(inner, forms, None, near)
         score = scores(inner, expression)
         score = mask_tile(inner, forms.mask, score, partial, float("-inf"), "masked")
-        top = b.reduce("max", "j", score, m, name="top")
-        (p,) = b.map([("p", forms.exp(call("sub", x, n_)), pair)], {"x_": score, "n_": top})
-        (shrink,) = b.map([("shrink", forms.exp(call("sub", m_, n_)), row)], {"m_": m, "n_": top})
-        (l,) = b.map([("l_s", call("mul", l_, w_), row)], {"l_": l, "w_": shrink})
-        l = b.reduce("sum", "j", p, l, name="l")
+        seen = {SCORE.name: score}
+        news = [_gathered(inner, x, seen, old[x.name], x.heading) for x in n.of_scores]
+        seen |= {x.next.name: v for x, v in zip(n.of_scores, news, strict=True)}
+        (p,) = b.map([("p", n.weight(forms.unit), pair)], seen)
+        seen |= {x.value.name: old[x.name] for x in n.of_scores} | {WEIGHT.name: p}
+        (shrink,) = b.map([("shrink", shrinking, row)], seen)
+        for x in n.of_weights:
+            env = {x.value.name: old[x.name], shrunk.name: shrink}
+            (less,) = b.map([(f"{x.name}_s", call("mul", x.value, shrunk), row)], env)
+            news.append(_gathered(inner, x, seen, less, x.name))
         (acc,) = b.map(
-            [("acc_s", call("mul", acc_, w_), b.tile(s.heads, s.rows, fr.a.value_width))], {"acc_": acc, "w_": shrink}
+            [("acc_s", call("mul", acc_, shrunk), b.tile(s.heads, s.rows, fr.a.value_width))],
+            {"acc_": acc, shrunk.name: shrink},
         )
         acc = add_carried(inner, forms, p, acc)
         if watch and partial is not None:
             near = watch.update(inner, forms, partial, near)
-        return [top, l, acc, *near]
+        return [*news, acc, *near]
 
-    names = ["m", "l", "acc", *(watch.names() if watch else [])]
-    inits = [*_zeros(fr, most_negative(fr.a.dtype)), *(watch.inits(fr) if watch else [])]
-    m, l, acc, *near = sweep(fr, inits, names, "seq", body)
+    names = [*(x.name for x in n.statistics), "acc", *(watch.names() if watch else [])]
+    inits = [*_starts(fr, n.statistics), *(watch.inits(fr) if watch else [])]
+    found = sweep(fr, inits, names, "seq", body)
+    statistics, acc, near = _parted(n, found)
     if watch:
         watch.require(fr, near)
-    return [m, l, acc]
+    return [*statistics.values(), acc]
+
+
+def _parted(n: Normalizer, carried: list[Value]) -> tuple[dict[str, Value], Value, list[Value]]:
+    """What a loop carries: statistics by name, acc, and what is watched."""
+    count = len(n.statistics)
+    return {x.name: v for x, v in zip(n.statistics, carried, strict=False)}, carried[count], carried[count + 1 :]
+
+
+def _gathered(fr: Frame, x: Statistic, seen: dict[str, Value], into: Value, name: str) -> Value:
+    """A statistic with the keys of the tile; ``seen``: the tile's score or weight by name."""
+    if x.of.fn == "param":
+        tile = seen[x.of.name]
+    else:
+        (tile,) = fr.b.map([(f"of_{x.name}", x.of, fr.b.tile(fr.s.heads, fr.s.rows, fr.s.cols))], seen)
+    return fr.b.reduce(x.op, "j", tile, into, name=name)
 
 
 def scores(fr: Frame, score: Expr) -> Value:
@@ -246,63 +274,72 @@ def scores(fr: Frame, score: Expr) -> Value:
     return fr.b.map([("score", score, fr.b.tile(s.heads, s.rows, s.cols))], env)[0]
 
 
-def _bounded(fr: Frame, forms: Forms, watch: Watch) -> list[Value]:
-    """Weights with a static bound need no maximum: returns l, acc, or after a guard m, l, acc.
-
-    Where the bound is one-sided, a row of far keys may underflow; the guard then repeats it with a maximum.
-    """
-    b, s = fr.b, fr.s
-    pair = b.tile(s.heads, s.rows, s.cols)
+def _at_once(fr: Frame, forms: Forms, watch: Watch) -> list[Value]:
+    """Weights that nothing of their row enters: returns statistics of weights and acc."""
+    b, s, n = fr.b, fr.s, forms.normalizer
+    pair, count = b.tile(s.heads, s.rows, s.cols), len(n.of_weights)
 
     def body(inner: Frame, partial: Value | None, carried: list[Value]) -> list[Value]:
-        l, acc, *near = carried
+        sums, acc, near = carried[:count], carried[count], carried[count + 1 :]
         compute_atoms(inner, [forms.pair_weight])
         weight = watch.prepare(inner, forms.pair_weight)
         if partial is None:  # before the weights, which then take the place of what was watched
             near = watch.update(inner, forms, None, near)
         (p,) = b.map([("p", weight, pair)], atom_env(inner, [weight]))
         p = mask_tile(inner, forms.mask, p, partial, 0.0, "masked")
-        l, acc = b.reduce("sum", "j", p, l, name="l"), add_carried(inner, forms, p, acc)
-        return [l, acc, *(near if partial is None else watch.update(inner, forms, partial, near))]
+        seen = {WEIGHT.name: p}
+        sums = [_gathered(inner, x, seen, v, x.name) for x, v in zip(n.of_weights, sums, strict=True)]
+        acc = add_carried(inner, forms, p, acc)
+        return [*sums, acc, *(near if partial is None else watch.update(inner, forms, partial, near))]
 
-    inits, names = [*_zeros(fr, None), *watch.inits(fr)], ["l", "acc", *watch.names()]
-    l, acc, *near = sweep(fr, inits, names, "red", body)
-    watch.require(fr, near)
-    m = b.fill(0.0, "gi", fr.at, s.heads, s.rows, 1, name="m")
+    inits = [*_starts(fr, n.of_weights), *watch.inits(fr)]
+    names = [*(x.name for x in n.of_weights), "acc", *watch.names()]
+    found = sweep(fr, inits, names, "red", body)
+    watch.require(fr, found[count + 1 :])
+    return found[: count + 1]
+
+
+def _bounded(fr: Frame, forms: Forms, watch: Watch) -> list[Value]:
+    """Exponentials with a static bound need no maximum: returns the statistics and acc.
+
+    Where the bound is one-sided, a row of far keys may underflow; the guard then repeats it with a maximum.
+    """
+    b, s = fr.b, fr.s
+    found = _at_once(fr, forms, watch)
+    found = [*(b.fill(0.0, "gi", fr.at, s.heads, s.rows, 1, name=x.name) for x in forms.reference), *found]
     if forms.floor > -80:
-        return [m, l, acc]
+        return found
     least = 1e-18 if fr.a.dtype == "f32" else 1e-150
     b.open([], [])
-    fallback = fr.scoped()
-    m2, l2, acc2 = _online(fallback, forms, None)
-    region = b.close([l2, m2, acc2])
-    l, m, acc = b.op(
+    region = b.close(_online(fr.scoped(), forms, None))
+    names = [x.name for x in forms.normalizer.statistics]
+    at = names.index(MASS.name)  # what is compared stands first
+    order = [at, *(n for n in range(len(found)) if n != at)]
+    region.ops[-1].operands = [region.ops[-1].operands[n] for n in order]
+    first = [found[n] for n in order]
+    guarded = b.op(
         "tile.guard",
-        [l, m, acc],
-        [l.type, m.type, acc.type],
+        first,
+        [v.type for v in first],
         regions=[region],
-        names=["l_g", "m_g", "acc_g"],
+        names=[f"{[*names, 'acc'][n]}_g" for n in order],
         least=least,
     )
-    return [m, l, acc]
+    return [guarded[order.index(n)] for n in range(len(found))]
 
 
-def _finish(fr: Frame, forms: Forms, results: list[Value], out: Value, rows: tuple[Value, Value, Value]) -> None:
-    """o = acc / l and lse = (m + log l) / unit; rows without open keys give 0 and -inf. The backward takes m and l
-    rather than the log-sum-exp, which has lost log l where m is large."""
-    b, s = fr.b, fr.s
-    m, l, acc = results
-    m_, l_, acc_ = param("m_", "bhi"), param("l_", "bhi"), param("acc_", "bhid")
+def _finish(fr: Frame, forms: Forms, results: list[Value], out: Value, rows: list[Value]) -> None:
+    """The output and the log-sum-exp of a block of rows, and its statistics: the backward takes these rather than the
+    log-sum-exp, which has lost log l where m is large. ``rows``: the buffers of log-sum-exp and statistics."""
+    b, s, n = fr.b, fr.s, forms.normalizer
+    *statistics, acc = results
+    factor, lse = n.finish(forms.unit)
     row = b.tile(s.heads, s.rows, 1)
-    safe = call("where", call("eq", l_, const(0.0)), const(1.0), l_)
-    inverse, log = b.map(
-        [
-            ("inverse", call("reciprocal", safe), row),
-            ("lse_t", mul(const(1 / forms.unit), call("add", m_, forms.log(l_))), row),
-        ],
-        {"m_": m, "l_": l},
-    )
-    (o,) = b.map([("o_t", call("mul", acc_, param("inv_", "bhi")), acc.type)], {"acc_": acc, "inv_": inverse})  # type: ignore[list-item]
-    b.op("tile.store", [o, out, fr.at["g"], fr.at["i"]], axes="gid", add=False)
-    for value, buffer in zip((log, m, l), rows, strict=True):
+    wanted = [("lse_t", lse, row)] if factor is None else [("inverse", factor, row), ("lse_t", lse, row)]
+    *scale, log = b.map(wanted, {x.value.name: v for x, v in zip(n.statistics, statistics, strict=True)})
+    if scale:
+        product = call("mul", param("acc_", "bhid"), param("inv_", "bhi"))
+        (acc,) = b.map([("o_t", product, acc.type)], {"acc_": acc, "inv_": scale[0]})  # type: ignore[list-item]
+    b.op("tile.store", [acc, out, fr.at["g"], fr.at["i"]], axes="gid", add=False)
+    for value, buffer in zip((log, *statistics), rows, strict=True):
         b.op("tile.store", [value, buffer, fr.at["g"], fr.at["i"]], axes="gi", add=False)

@@ -5,9 +5,9 @@ from __future__ import annotations
 import torch
 
 from aatc.backends.cpu.verify_plan import check
+from aatc.ir.normalizers.softmax import softmax
 from aatc.ir.registry import Attr, Extension, OpDef, define, extend
 from aatc.ir.score.evaluate import evaluate
-from aatc.ir.softmax import softmax
 from aatc.ir.tile_evaluate import bind, dtype_of, extents
 
 _SIZES = Attr.of("list", "extents (B, H, N, M) of the attention")

@@ -49,8 +49,11 @@ class Library:
 
 
 def library_form(a: Attention) -> Library | None:
-    """The attention as a library call, or None: its score is one contraction plus a number per key, and what is
-    carried is one vector per key. Widths that differ by up to 16 channels are padded, the library wants them equal."""
+    """The attention as a library call, or None: its weights are a softmax, its score is one contraction plus a number
+    per key, and what is carried is one vector per key. Widths that differ by up to 16 channels are padded: the library
+    wants them equal."""
+    if a.programs.kind != "softmax":
+        return None
     rules = Normaliser()
     terms = rules.terms(a.programs.score.body)
     apart = _differences(terms) if a.dtype == "f32" else None
@@ -142,7 +145,7 @@ def lower_library(a: Attention, forms: Forms, plain: Library, s: Schedule, name:
     if plain.pad_v:
         out = _cut(b, a, out)
     _require_sums(fr, lse)
-    return new_func(name, b, args, finish_output(fr, forms, out, lse, [lse]), {"schedule": str(s)})
+    return new_func(name, b, args, finish_output(fr, forms, out, lse, {"log_sum": lse}), {"schedule": str(s)})
 
 
 def _with_bias(fr: Frame, far: Expr, bias: list[Value]) -> Value:
@@ -202,7 +205,10 @@ def lower_library_backward(
     fr = Frame(a, forms.f, s, b, dict(zip(a.names, inputs, strict=True)))
     fr.operands |= lead
     go, gl, o = param("grad_o__", "bhid"), param("grad_lse__", "bhi"), param("o__", "bhid")
-    pulled = go if forms.epilogue is None else gradients([(forms.epilogue, go)], [forms.place])[forms.place]
+    pulled = go
+    if forms.epilogue is not None:
+        pulled = gradients([(forms.epilogue, go)], [forms.place])[forms.place]
+        fr.operands[forms.place.name] = fr.operands["o__"]
     value = forms.carry[0].vector.expr
     bias = ZERO if plain.bias is None else plain.bias
     row = call("append", _padded(plain.row, plain.pad_qk), ONE)

@@ -136,8 +136,14 @@ class CapturedAttention:
     def weights(self, head: int, start: int = 0, stop: int | None = None, batch: int = 0) -> torch.Tensor:
         """Weights of the queries ``start`` to ``stop``, (rows, keys); a query without any key has zeros.
 
-        Raises AnalysisError where a score is NaN or +inf: such a row has no weights.
+        Raises AnalysisError where a score is NaN or +inf: such a row has no weights; and where the weights of a row
+        need not sum to 1, which all that reads them takes for granted.
         """
+        if not self.attention.normalizer.normalized:
+            raise AnalysisError(
+                f"{self.name} weighs keys by {self.attention.kind}: its rows are no probabilities",
+                hint="analyses study normalised weights; leave this attention out of the model that is studied",
+            )
         scores = self.scores(head, start, stop, batch)
         bad = scores.isnan() | scores.isposinf()
         if bool(bad.any()):
@@ -147,7 +153,7 @@ class CapturedAttention:
                 f"head {head}, batch element {self.batch[batch]}",
                 hint="find where the model's NaN or infinity arises",
             )
-        return torch.softmax(scores, -1).nan_to_num(0.0)
+        return self.attention.normalizer.reference(scores[None, None])[0][0, 0]
 
     def stripes(self, head: int, batch: int = 0) -> Iterator[tuple[int, torch.Tensor]]:
         """All weights as (first query, rows), top to bottom, what exists at a time being some 16 MiB."""
@@ -221,7 +227,7 @@ class CapturedAttention:
 
     @cached_property
     def weights_seconds(self) -> float:
-        """About what all weights of one head take: its score and mask operation by operation, and their softmax."""
+        """About what all weights of one head take: its score and mask operation by operation, and their weights."""
         programs = [self.contracted, *([self.attention.mask] if self.attention.mask is not None else [])]
         nodes = {e for p in programs for e in postorder(p.body) if e.is_pair and e.args}
         a_pair = SECONDS_PER_PAIR + sum(_seconds(e, self.width) for e in nodes)

@@ -59,8 +59,9 @@ class AnalyzeInformation(AnalysisPass):
             "least_row_entropy": Result(float(entropy.min()), "P2", 1e-12, assumptions=given),
             "edge_utilisation": Result(float(edge_utilisation(rows).mean()), "P2", 1e-12, assumptions=given),
         }
-        norm, slack = _largest_jacobian_norm(rows)
-        found["largest_jacobian_norm"] = Result(norm, "P2", slack, 0.0, None, given)
+        if seen.attention.normalizer.exponential:
+            norm, slack = _largest_jacobian_norm(rows)
+            found["largest_jacobian_norm"] = Result(norm, "P2", slack, 0.0, None, given)
         if rows.shape[0] != rows.shape[1]:
             return found
         try:

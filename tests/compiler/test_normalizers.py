@@ -1,0 +1,515 @@
+"""Sigmoid, sinks and soft caps, and normalisers and aggregations that a test declares, against plain torch."""
+
+import math
+
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+
+import aatc
+from aatc import biases, connections, masks, metrics, normalizers
+from aatc.ir import aggregations
+from aatc.ir.errors import VerifyError
+from aatc.ir.interpreter import Interpreter
+from aatc.ir.normalizers import NORMALIZERS, SCORE, Normalizer, register
+from aatc.ir.score.expr import call
+from tests.compiler.harness import build
+from tests.compiler.plain import check, close
+
+INF = float("inf")
+
+
+# --- normalisers and an aggregation in one class each -----------------------------------------------------------
+class SquaredRelu(Normalizer):
+    """o = Σ relu(s)² v: only what it weighs."""
+
+    name = "squared_relu"
+
+    def weight(self, unit):
+        return call("square", call("relu", SCORE))
+
+
+class ReluShare(Normalizer):
+    """o = Σ relu(s) v / Σ relu(s)."""
+
+    name = "relu_share"
+    label = "relu weights"
+    normalized = True
+
+    def weight(self, unit):
+        return call("relu", SCORE)
+
+
+class Squashed(aggregations.Aggregation):
+    """The sum, squashed: an epilogue that is not linear."""
+
+    name = "squashed"
+
+    def finish(self, o):
+        return call("tanh", o)
+
+
+@pytest.fixture(autouse=True)
+def _declared():
+    register(SquaredRelu()), register(ReluShare()), aggregations.register(Squashed())
+    yield
+    NORMALIZERS.pop("squared_relu"), NORMALIZERS.pop("relu_share"), aggregations.AGGREGATIONS.pop("squashed")
+
+
+# --- what they mean -----------------------------------------------------------------------------------------
+def weighed(kind, s, keep=None):
+    """Weights and log-sum-exp of scores (B,H,N,M); ``keep`` tells which pairs count."""
+    if keep is not None:
+        s = torch.where(keep, s, -INF)
+    if kind == "softmax":
+        open_ = (s > -INF).any(-1)
+        total = torch.where(open_.unsqueeze(-1), s, 0.0).exp() * (s > -INF)
+        sums = total.sum(-1)
+        return total / torch.where(open_, sums, 1.0).unsqueeze(-1), torch.where(open_, sums, 1.0).log().where(
+            open_, -INF
+        )
+    finite = torch.where(s > -INF, s, 0.0)
+    u = {
+        "sigmoid": lambda x: 1 / (1 + (-x).exp()),
+        "squared_relu": lambda x: x.clamp(min=0) ** 2,
+        "relu_share": lambda x: x.clamp(min=0),
+    }[kind](finite)
+    u = torch.where(s > -INF, u, 0.0)
+    sums = u.sum(-1)
+    some = sums > 0
+    lse = torch.where(some, torch.where(some, sums, 1.0).log(), -INF)
+    return (u / torch.where(some, sums, 1.0).unsqueeze(-1) if kind == "relu_share" else u), lse
+
+
+MASKS = {
+    "none": (None, None),
+    "causal": (masks.causal(), lambda n, m: torch.ones(n, m, dtype=torch.bool).tril()),
+    "window": (
+        masks.causal() & masks.sliding_window(3),
+        lambda n, m: torch.ones(n, m, dtype=torch.bool).tril().triu(-2),
+    ),
+    "rows without keys": (
+        masks.predicate(lambda b, h, i, j: j + 4 < i),
+        lambda n, m: torch.ones(n, m, dtype=torch.bool).tril(-5),
+    ),
+}
+DTYPES = {torch.float64: 1e-11, torch.float32: 1e-5, torch.bfloat16: 1.5e-2}
+KINDS = ["sigmoid", "squared_relu", "relu_share"]
+TILES = {"tiles": "rows=5 cols=4 grain=2", "library": False}
+
+
+def drawn(*sizes, dtype=torch.float64, seed=0):
+    b, h, hk, n, m, d, e = sizes
+    g = torch.Generator().manual_seed(seed)
+    return [
+        torch.randn(*shape, generator=g, dtype=torch.float64).to(dtype)
+        for shape in ((b, h, n, d), (b, hk, m, d), (b, hk, m, e))
+    ]
+
+
+def heads(t, h):
+    return t.repeat_interleave(h // t.shape[1], 1)
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("mask", MASKS)
+@pytest.mark.parametrize("kind", KINDS)
+def test_forward_and_backward_in_ragged_tiles(kind, mask, dtype):
+    made, truth = MASKS[mask]
+
+    def formula(q, k, v):
+        s = q @ heads(k, 4).mT * q.shape[-1] ** -0.5
+        p, lse = weighed(kind, s, None if truth is None else truth(*s.shape[2:]))
+        return p @ heads(v, 4), lse
+
+    check(
+        formula,
+        *drawn(2, 4, 2, 13, 11, 6, 5, dtype=dtype),
+        metric=metrics.DotProduct(),
+        mask=made,
+        normalizer=kind,
+        tolerance=DTYPES[dtype],
+        compiled=TILES,
+    )
+
+
+@pytest.mark.parametrize("kind", ["sigmoid", "squared_relu"])
+def test_row_constants_are_kept_where_weights_see_them(kind):
+    """A squared distance has a part per query, which only softmax may drop."""
+
+    def formula(q, k, v):
+        s = 1 - (q.unsqueeze(3) - k.unsqueeze(2)).square().sum(-1) * 0.1
+        p, lse = weighed(kind, s)
+        return p @ v, lse
+
+    built = check(
+        formula,
+        *drawn(1, 2, 2, 9, 7, 4, 3),
+        metric=metrics.Euclidean(),
+        scale=0.1,
+        bias=torch.ones(1, dtype=torch.float64),
+        normalizer=kind,
+        compiled=TILES,
+    )
+    assert not any("drop-row-constant" in r.rewrites for r in built.result.report)
+
+
+@pytest.mark.parametrize("beta", [1.0, 0.7])
+def test_closed_forms_of_the_exponential_are_softmax_s_own(beta):
+    def formula(q, k, v):
+        lift = [torch.cat([(1 + x.square().sum(-1, keepdim=True)).sqrt(), x], -1) for x in (q, k)]
+        inner = lift[0][..., :1] @ lift[1][..., :1].mT - q @ k.mT
+        p, lse = weighed("sigmoid", -beta * torch.acosh(inner.clamp(min=1)))
+        return p @ v, lse
+
+    built = check(
+        formula,
+        *drawn(1, 2, 2, 9, 7, 4, 3),
+        metric=metrics.LorentzDistance(beta, lift=True),
+        normalizer="sigmoid",
+        compiled=TILES,
+    )
+    assert all("weight" not in op.attrs for op in built.result.module.walk() if op.name == "geo.kernel")
+
+
+def test_learned_bias_of_sigmoid_per_head():
+    shift = torch.tensor([-1.0, 0.5], dtype=torch.float64)
+
+    def formula(q, k, v, shift):
+        p, lse = weighed("sigmoid", q @ k.mT * 0.5 + shift.reshape(2, 1, 1))
+        return p @ v, lse
+
+    check(
+        formula,
+        *drawn(1, 2, 2, 9, 7, 4, 3),
+        metric=metrics.DotProduct(),
+        tensors=[shift],
+        normalizer=normalizers.Sigmoid(shift),
+        compiled=TILES,
+    )
+    q, k, v = drawn(1, 2, 2, 9, 7, 4, 3)
+    given_number = aatc.attend(q, k, v, metric=metrics.DotProduct(), normalizer=normalizers.Sigmoid(-math.log(7)))
+    close(given_number, weighed("sigmoid", q @ k.mT * 0.5 - math.log(7))[0] @ v, 1e-12, "output")
+
+
+def test_additive_masks_and_carried_values_under_sigmoid():
+    q, k, v = drawn(1, 2, 2, 9, 9, 4, 4)
+    fill = torch.zeros(9, 9, dtype=torch.float64).masked_fill(torch.rand(9, 9) < 0.3, -INF)
+    fill[4] = -INF
+
+    def rotated(x, angle):
+        a, b = x.chunk(2, -1)
+        return torch.cat([a * angle.cos() - b * angle.sin(), a * angle.sin() + b * angle.cos()], -1)
+
+    def formula(q, k, v):
+        at = torch.arange(9.0, dtype=torch.float64).reshape(-1, 1) * 10.0 ** -torch.tensor([0.0, 0.5]).double()
+        p, lse = weighed("sigmoid", rotated(q, at) @ rotated(k, at).mT * 0.5 + fill)
+        return rotated(p @ rotated(v, at), -at), lse
+
+    check(
+        formula,
+        q,
+        k,
+        v,
+        metric=metrics.DotProduct(),
+        connection=connections.Rotary(base=10.0, style="half", values=True),
+        bias=biases.Dense(fill),
+        normalizer="sigmoid",
+        compiled=TILES,
+    )
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_nan_spoils_the_rows_that_see_it_and_no_others(kind):
+    q, k, v = drawn(1, 2, 2, 12, 12, 4, 3)
+    k[0, 1, 7, 2] = float("nan")
+    built = build(q, k, v, metric=metrics.DotProduct(), mask=masks.causal(), normalizer=kind, **TILES)
+    for o, lse in (built.eager, built.run()):
+        spoiled = torch.isnan(o).any(-1)
+        assert not spoiled[0, 0].any() and torch.equal(spoiled[0, 1], torch.arange(12) >= 7)
+        assert torch.equal(torch.isnan(lse), spoiled)
+
+
+@pytest.mark.parametrize("kind", [*KINDS, "softmax"])
+def test_every_stage_means_the_same_and_survives_its_text(kind):
+    q, k, v = drawn(1, 2, 1, 11, 9, 6, 6)
+    built = build(
+        q,
+        k,
+        v,
+        metric=metrics.Euclidean(squared=False),
+        mask=masks.causal(),
+        connection=connections.Rotary(values=True),
+        normalizer=kind,
+        soft_cap=2.0,
+        scale=-1.0,
+        **TILES,
+    )
+    for name, module in built.result.stages.items():
+        o, lse = Interpreter(module).call("main", built.operands)
+        close(o, built.eager[0], 1e-11, f"output after {name}")
+        close(lse, built.eager[1], 1e-11, f"log-sum-exp after {name}")
+        assert aatc.parse(str(module)) == module
+
+
+@pytest.mark.parametrize("kind", [*KINDS, "softmax"])
+@pytest.mark.parametrize("mask", ["none", "rows without keys"])
+def test_second_derivatives(kind, mask):
+    made, truth = MASKS[mask]
+    q, k, v = drawn(1, 2, 1, 7, 5, 4, 3)
+    probe = torch.randn(1, 2, 7, 3, dtype=torch.float64, generator=torch.Generator().manual_seed(3))
+
+    def ours(q, k, v):
+        return aatc.attend(q, k, v, metric=metrics.DotProduct(), mask=made, normalizer=kind)
+
+    def plain(q, k, v):
+        s = q @ heads(k, 2).mT * 0.5
+        return weighed(kind, s, None if truth is None else truth(7, 5))[0] @ heads(v, 2)
+
+    found = []
+    for f in (ours, plain):
+        leaves = [t.clone().requires_grad_() for t in (q, k, v)]
+        first = torch.autograd.grad((f(*leaves) * probe).sum(), leaves, create_graph=True)
+        found.append(torch.autograd.grad(sum(g.square().sum() for g in first), leaves))
+    for n, (g, w) in enumerate(zip(*found, strict=True)):
+        close(g, w, 1e-10, f"second derivative {n}")
+
+
+def test_the_declaration_s_formula_is_softmax_s_own():
+    """Softmax evaluates by torch's operators; its declaration means the same."""
+    softmax = NORMALIZERS["softmax"]
+    s = torch.randn(1, 2, 6, 9, dtype=torch.float64) * 30
+    s[0, 0, 3] = -INF
+    s[0, 1, 2, 4:] = -INF
+    grad_w, grad_lse = torch.randn_like(s), torch.randn(1, 2, 6, dtype=torch.float64)
+    for got, want in zip(Normalizer.reference(softmax, s), softmax.reference(s), strict=True):
+        close(got, want, 1e-13, "weights and log-sum-exp")
+    got = Normalizer.reference_cotangent(softmax, s, grad_w, grad_lse)
+    close(got, softmax.reference_cotangent(s, grad_w, grad_lse), 1e-13, "gradient")
+
+
+# --- sinks and soft caps ------------------------------------------------------------------------------------
+def sunk(s, v, sink, keep=None):
+    """Softmax over the keys and one more logit, whose value is 0."""
+    if keep is not None:
+        s = torch.where(keep, s, -INF)
+    extra = sink.reshape(1, -1, 1, 1).expand(*s.shape[:3], 1)
+    full = torch.cat([s, extra], -1)
+    return full.softmax(-1)[..., :-1] @ v, full.logsumexp(-1)
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("mask", MASKS)
+def test_a_sink_takes_weight_and_brings_no_value(mask, dtype):
+    made, truth = MASKS[mask]
+    leaves = [*drawn(1, 3, 3, 13, 11, 6, 5, dtype=dtype), torch.tensor([-1.0, 0.3, 2.0]).to(dtype)]
+
+    def ours(q, k, v, sink):
+        return aatc.attend(
+            q, k, v, metric=metrics.DotProduct(), mask=made, normalizer=normalizers.Softmax(sink), return_lse=True
+        )
+
+    def plain(q, k, v, sink):
+        s = q @ k.mT * q.shape[-1] ** -0.5
+        return sunk(s, v, sink, None if truth is None else truth(*s.shape[2:]))
+
+    high = [t.double().requires_grad_() for t in leaves]
+    want = plain(*high)
+    probes = [torch.randn_like(w) for w in want]
+    wanted = torch.autograd.grad(want, high, probes)
+    for f in (ours, aatc.compile(ours, fallback=False)):
+        low = [t.clone().requires_grad_() for t in leaves]
+        got = f(*low)
+        assert got[0].dtype == dtype
+        for name, g, w in zip(("output", "log-sum-exp"), got, want, strict=True):
+            close(g, w, DTYPES[dtype], name)
+        found = torch.autograd.grad(got, low, [p.to(g.dtype) for p, g in zip(probes, got, strict=True)])
+        for n, (g, w) in enumerate(zip(found, wanted, strict=True)):
+            close(g, w, DTYPES[dtype], f"gradient {n}")
+
+
+def test_a_sink_of_minus_infinity_is_none_and_wrong_ones_are_named():
+    q, k, v = drawn(1, 2, 2, 5, 4, 3, 3)
+    keep = masks.predicate(lambda b, h, i, j: j < i)
+    sink = torch.tensor([-INF, 1.0], dtype=torch.float64, requires_grad=True)
+
+    def run(normalizer):
+        return aatc.attend(q, k, v, metric=metrics.DotProduct(), mask=keep, normalizer=normalizer, return_lse=True)
+
+    o, lse = run(normalizers.Softmax(sink))
+    plain_o, plain_lse = run("softmax")
+    assert torch.equal(o[:, 0], plain_o[:, 0]) and torch.equal(lse[:, 0], plain_lse[:, 0])
+    assert (o[:, 1, 0] == 0).all() and lse[0, 1, 0] == 1.0
+    (grad,) = torch.autograd.grad(o.sum(), sink)
+    assert torch.isfinite(grad).all() and grad[0] == 0
+    assert torch.equal(run(normalizers.Softmax(1.0))[0][:, 1], o[:, 1])
+    for wrong, text in (
+        (torch.zeros(3), r"\(3,\)"),
+        (torch.zeros(2, 1), r"\(2, 1\)"),
+        (torch.zeros(2).long(), "int64"),
+    ):
+        with pytest.raises(aatc.errors.CaptureError, match=text):
+            run(normalizers.Softmax(wrong))
+
+
+@pytest.mark.parametrize("kind", ["softmax", "sigmoid"])
+@pytest.mark.parametrize("cap", [0.8, torch.tensor(0.8), torch.tensor([0.5, 3.0])], ids=["number", "one", "heads"])
+@pytest.mark.parametrize("dtype", DTYPES)
+def test_a_soft_cap_bounds_scores_before_the_bias(kind, cap, dtype):
+    cap = cap if isinstance(cap, float) else cap.to(dtype)
+    tensors = [] if isinstance(cap, float) else [cap]
+    slope = torch.tensor([0.5, 0.25], dtype=torch.float64)
+
+    def formula(q, k, v, *given):
+        c = given[0].reshape(-1, 1, 1) if given else cap
+        s = c * torch.tanh(q @ k.mT * 3.0 / c)
+        i, j = torch.arange(9).reshape(-1, 1), torch.arange(7)
+        p, lse = weighed(kind, s - slope.reshape(-1, 1, 1) * (i - j).abs())
+        return p @ v, lse
+
+    built = check(
+        formula,
+        *drawn(1, 2, 2, 9, 7, 4, 3, dtype=dtype),
+        metric=metrics.DotProduct(),
+        scale=3.0,
+        tensors=tensors,
+        soft_cap=cap,
+        bias=biases.ALiBi(slope.to(dtype)),
+        normalizer=kind,
+        tolerance=DTYPES[dtype],
+        compiled=TILES,
+    )
+    assert built.forward.attrs["engine"] == "stream"
+
+
+def test_a_soft_cap_without_a_bias_needs_no_running_maximum():
+    q, k, v = drawn(1, 2, 2, 9, 7, 4, 3)
+    built = build(q, k, v, metric=metrics.DotProduct(), soft_cap=50.0)
+    assert not any(op.attrs.get("op") == "max" for op in built.forward.body.walk())
+    with pytest.raises(aatc.errors.ScoreError, match="soft_cap is -1"):
+        aatc.attend(q, k, v, metric=metrics.DotProduct(), soft_cap=-1.0)
+
+
+# --- compiled models ----------------------------------------------------------------------------------------
+@pytest.mark.parametrize("normalizer", ["sigmoid", normalizers.Sigmoid(-1.0), "relu_share", ReluShare()], ids=str)
+def test_compiled_models_and_what_is_explained(normalizer):
+    kind = normalizer if isinstance(normalizer, str) else normalizer.kind
+
+    def model(q, k, v):
+        return aatc.attend(q, k, v, metric=metrics.DotProduct(), mask=masks.causal(), normalizer=normalizer)
+
+    if isinstance(normalizer, ReluShare):
+        NORMALIZERS["relu_share"] = normalizer
+    compiled = aatc.compile(model, fallback=False)
+    for n in (10, 13, 17):
+        q, k, v = drawn(1, 2, 2, n, n, 4, 3, seed=n)
+        s = q @ k.mT * 0.5 - (1.0 if isinstance(normalizer, normalizers.Sigmoid) else 0.0)
+        close(compiled(q, k, v), weighed(kind, s, torch.ones(n, n).tril().bool())[0] @ v, 1e-12, "output")
+    shown = str(compiled.explain())
+    assert {"sigmoid": "sigmoid weights", "relu_share": "relu weights"}[kind] in shown
+
+
+def test_aggregations_have_an_epilogue():
+    for library in (False, True):
+        for kind in ("sigmoid", "softmax"):
+
+            def plain(q, k, v, kind=kind):
+                p, lse = weighed(kind, q @ k.mT * 0.5)
+                return torch.tanh(p @ v), lse
+
+            built = check(
+                plain,
+                *drawn(1, 2, 2, 9, 7, 4, 3),
+                metric=metrics.DotProduct(),
+                normalizer=kind,
+                aggregate="squashed",
+                tolerance=1e-10,
+                compiled={**TILES, "library": library},
+            )
+            leaves = [t.detach().clone().requires_grad_() for t in built.operands]
+            want = plain(*leaves)
+            eager = torch.ops.aatc.attend(*leaves, [], built.spec)
+            close(eager[0], want[0], 1e-12, "output")
+            grads = (torch.autograd.grad(x[0].sum(), leaves, retain_graph=True) for x in (eager, want))
+            for n, (g, w) in enumerate(zip(*grads, strict=True)):
+                close(g, w, 1e-11, f"eager gradient {n}")
+
+
+def test_analyses_refuse_weights_that_are_no_probabilities():
+    class Model(torch.nn.Module):
+        def __init__(self, kind):
+            super().__init__()
+            self.kind = kind
+
+        def forward(self, q, k, v):
+            return aatc.attend(q, k, v, metric=metrics.DotProduct(), normalizer=self.kind)
+
+    q, k, v = drawn(1, 1, 1, 6, 6, 4, 3)
+    found = aatc.analyze(Model("relu_share"), (q, k.abs(), v), passes="information")
+    (seen,) = found.captured
+    close(seen.weights(0), weighed("relu_share", q @ k.abs().mT * 0.5)[0][0, 0], 1e-12, "weights")
+    assert "largest_jacobian_norm" not in str(found)
+    with pytest.raises(aatc.errors.AatcError, match="by sigmoid: its rows are no probabilities"):
+        aatc.analyze(Model("sigmoid"), (q, k, v), passes="information")
+
+
+# --- what a declaration is refused for ----------------------------------------------------------------------
+def test_declarations_that_do_not_hold_together_are_refused():
+    class Shifted(Normalizer):
+        name = "shifted"
+
+        def weight(self, unit):
+            return call("exp", call("neg", SCORE))
+
+    with pytest.raises(VerifyError, match=r"weighs a score of -inf inf"):
+        register(Shifted())
+
+    class Named(Normalizer):
+        name = "no name"
+
+        def weight(self, unit):
+            return call("sigmoid", SCORE)
+
+    with pytest.raises(VerifyError, match="identifier"):
+        register(Named())
+    with pytest.raises(VerifyError, match="already"):
+        register(SquaredRelu())
+    with pytest.raises(aatc.errors.UnsupportedError, match='"softmax", "sigmoid"'):
+        aatc.attend(*drawn(1, 1, 1, 2, 2, 2, 2), metric=metrics.DotProduct(), normalizer="sparsemax")
+
+
+def test_texts_with_unknown_normalisers_are_refused():
+    q, k, v = drawn(1, 1, 1, 3, 3, 2, 2)
+    module = str(build(q, k, v, metric=metrics.DotProduct(), normalizer="sigmoid").module)
+    for old, new, text in (
+        ('kind = "sigmoid"', 'kind = "sparsemax"', "no normaliser 'sparsemax'"),
+        ('kind = "mean"', 'kind = "median"', "no aggregation 'median'"),
+    ):
+        assert old in module
+        with pytest.raises(VerifyError, match=text):
+            aatc.parse(module.replace(old, new)).verify()
+
+
+@given(st.data())
+def test_drawn_scores_and_sizes_under_sigmoid(data):
+    n, m = data.draw(st.integers(1, 12)), data.draw(st.integers(1, 12))
+    size = data.draw(st.sampled_from([1e-3, 1.0, 20.0]))
+    mask = data.draw(st.sampled_from(sorted(MASKS)))
+    made, truth = MASKS[mask]
+
+    def formula(q, k, v):
+        p, lse = weighed("sigmoid", q @ k.mT * size, None if truth is None else truth(n, m))
+        return p @ v, lse
+
+    sizes = (1, 2, 2, n, m, 3, 2)
+    check(
+        formula,
+        *drawn(*sizes, seed=data.draw(st.integers(0, 99))),
+        metric=metrics.DotProduct(),
+        scale=size,
+        mask=made,
+        normalizer="sigmoid",
+        tolerance=1e-9,
+        compiled={"tiles": f"rows={data.draw(st.integers(1, 6))} cols={data.draw(st.integers(1, 6))}"},
+    )
