@@ -23,8 +23,8 @@ class Softmax:
     have lse = -inf.
 
     sink: a logit that takes weight and brings no value, () or one per head (H,): lse_i = log(exp(sink) +
-    Σ_j exp(s_ij)). The weights of a row then sum to less than 1, and a row without any admitted key has o = 0 and lse = sink. A sink of
-    -inf is none. Analyses of captured attention see the weights among the keys, without the sink.
+    Σ_j exp(s_ij)). The weights of a row then sum to less than 1, and a row without any admitted key has o = 0 and
+    lse = sink. A sink of -inf is none. Analyses of captured attention see the weights among the keys, without the sink.
     """
 
     sink: torch.Tensor | float | None = None
