@@ -15,9 +15,10 @@ from aatc.ir.errors import (
     TextError,
     UnsupportedError,
     VerifyError,
+    VersionError,
 )
 
 __all__ = [
     "AatcError", "AatcWarning", "BackendError", "CaptureError", "CompilerBugWarning", "FallbackWarning", "ParseError",
-    "PassError", "ScheduleError", "ScoreError", "ShapeError", "TextError", "UnsupportedError", "VerifyError",
+    "PassError", "ScheduleError", "ScoreError", "ShapeError", "TextError", "UnsupportedError", "VerifyError", "VersionError",
 ]  # fmt: skip

@@ -14,6 +14,11 @@ class AatcError(Exception):
         text = f"{where}: {message}" if where else message
         super().__init__(f"{text}\n  hint: {hint}" if hint else text)
 
+    def suggest(self, hint: str) -> None:
+        """Adds what else may help to the message."""
+        self.args = (f"{self.args[0]}{';' if self.hint else chr(10) + '  hint:'} {hint}",)
+        self.hint = f"{self.hint}; {hint}" if self.hint else hint
+
 
 def caret(source: str, line: int, column: int) -> str:
     """The line of ``source`` with a caret under the column (both 1-based), to be put behind a message."""
@@ -33,6 +38,13 @@ class TextError(AatcError):
 
 class ParseError(TextError):
     """The text is not in the grammar, or names something that does not exist."""
+
+
+class VersionError(ParseError):
+    """The text is of another version of the IR, ``found``, than the one that is read and written, ``ours``."""
+
+    found: int
+    ours: int
 
 
 class VerifyError(AatcError):

@@ -16,7 +16,8 @@ from typing import TYPE_CHECKING, Any, NoReturn
 
 from aatc.ir import collector
 from aatc.ir.core import Block, Func, Loc, Module, Op, Value
-from aatc.ir.errors import ParseError, VerifyError
+from aatc.ir.errors import ParseError, VerifyError, VersionError
+from aatc.ir.printer import VERSION
 from aatc.ir.reader import HEAD, VALUES, RawFunc, RawOp, Reader, similar
 from aatc.ir.registry import OPS
 from aatc.ir.score.program import Program
@@ -30,7 +31,21 @@ LEVELS = ("geo", "tile")
 
 
 def parse(text: str, *, verify: bool = True) -> Module:
-    """The module that ``text`` describes; checked by `Module.verify` unless ``verify`` is off."""
+    """The module that ``text`` describes; checked by `Module.verify` unless ``verify`` is off.
+
+    The text starts with the version of the IR it is written in, ``aatc 2``. VersionError when that is another one. One
+    that does not say it is read as if it were this version's, and if it cannot be, the error's hint says so.
+    """
+    named = _check_version(text)
+    try:
+        return _parse(text, verify)
+    except (ParseError, VerifyError) as e:
+        if not named:
+            e.suggest(f"the text does not start with its version (aatc {VERSION}) and was read as that one")
+        raise
+
+
+def _parse(text: str, verify: bool) -> Module:
     builder = _Builder(text)
     with collector.paused():
         module = builder.module(*_run(text, "module"))
@@ -40,6 +55,27 @@ def parse(text: str, *, verify: bool = True) -> Module:
         except VerifyError as e:
             raise e.in_text(text, *builder.places.get(id(e.at), (1, 1))) from None
     return module
+
+
+_VERSION = re.compile(r"(?:\s|//[^\n]*\n)*(aatc[ \t]+([0-9]{1,9})(?![0-9A-Za-z_]))")
+
+
+def _check_version(text: str) -> bool:
+    """Whether the text names its version; VersionError if it is not ours."""
+    m = _VERSION.match(text)
+    if m is None:
+        return False
+    found = int(m[2])
+    if found != VERSION:
+        at = m.start(1)
+        error = VersionError(
+            f"the text is written in version {found} of the IR, and this aatc reads version {VERSION}",
+            line=text.count("\n", 0, at) + 1, column=at - text.rfind("\n", 0, at), source=text,
+            hint="read it with the aatc that wrote it" if found < VERSION else "a newer aatc reads it",
+        )  # fmt: skip
+        error.found, error.ours = found, VERSION
+        raise error
+    return True
 
 
 def parse_attrs(text: str) -> dict[str, Any]:
@@ -109,6 +145,7 @@ _WORDS = {
     "DEVICE": "device",
     "FN": "fn",
     "DIMS": "dims",
+    "_VERSION": f"aatc {VERSION}",
     "$END": "the end of the text",
 }
 

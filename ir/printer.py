@@ -1,4 +1,4 @@
-"""Modules as text. `ir.parser` reads it back: ``parse(module_text(m)) == m``.
+"""Modules as text. `ir.parser` reads it back: ``parse(module_text(m)) == m``. The first line is the version of the IR.
 
 Value names are hints: they are made legal and unique within a function here, and count for nothing in
 `canonical_text`, which defines when two modules are the same.
@@ -17,6 +17,10 @@ from aatc.ir.dims import Dim
 from aatc.ir.registry import OPS, Operand, Symbol, TorchConst
 from aatc.ir.score.program import Program
 from aatc.ir.types import Type
+
+#: Of operations, their attributes and what they mean: a text of another one is refused, not guessed at. It grows with
+#: every change after which a text could mean something else, or be read no more.
+VERSION = 2
 
 _ILLEGAL = re.compile(r"[^A-Za-z0-9_]+")
 
@@ -137,7 +141,7 @@ class _Names:
 
 
 def _module(module: Module, *, canonical: bool) -> str:
-    parts = []
+    parts = [f"aatc {VERSION}"]
     if module.dims:
         dims = sorted(module.dims.items()) if canonical else module.dims.items()
         ranges = (f"{n} in [{low}, {'inf' if high is None else high}]" for n, (low, high) in dims)

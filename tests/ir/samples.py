@@ -2,6 +2,8 @@
 # ruff: noqa: E501  (IR texts keep their lines)
 
 GEO = """\
+aatc 2
+
 dims {N in [1, inf], M in [2, 4096]}
 
 geo.func @main(%q: f64[1,2,N,4], %k: f64[1,2,M,4], %v: f64[1,2,M,4], %beta: f64[2]) {
@@ -23,6 +25,8 @@ geo.func @half(%x: f64[1,2,N,4]) {note = "recomputed", sizes = [1, [2, none], di
 
 #: Attention with a running maximum over tiles, planned: every tile has its place in the arena.
 TILE = """\
+aatc 2
+
 dims {N in [1, inf], M in [2, 4096]}
 
 geo.func @main(%q: f64[1,2,N,4], %k: f64[1,2,M,4], %v: f64[1,2,M,4]) {

@@ -12,9 +12,9 @@ from hypothesis import strategies as st
 
 from aatc.ir import Dim, Func, Loc, Module, Op, Operand, Symbol, TensorType, Value
 from aatc.ir.core import Block
-from aatc.ir.errors import ParseError, VerifyError
+from aatc.ir.errors import ParseError, VerifyError, VersionError
 from aatc.ir.parser import MAX_NESTING, parse, parse_attrs, parse_program, parse_type
-from aatc.ir.printer import attrs_text, canonical_text, func_text, module_text, op_line, value_text
+from aatc.ir.printer import VERSION, attrs_text, canonical_text, func_text, module_text, op_line, value_text
 from aatc.ir.registry import TorchConst
 from tests.ir.samples import GEO, SAMPLES
 from tests.ir.strategies import modules, names, types, values
@@ -148,7 +148,7 @@ def marked(text: str) -> tuple[str, int, int]:
     return before + after, before.count("\n") + 1, len(before) - before.rfind("\n")
 
 
-FUNC = "geo.func @main(%x: f32[4]) {{\n  {}\n}}\n"
+FUNC = "aatc 2\n\ngeo.func @main(%x: f32[4]) {{\n  {}\n}}\n"
 REFUSED = {
     "an unknown operation": "%y = ‸geo.nothing(%x) : f32[4]\n  geo.return(%y)",
     "an unknown operation with a comment in its head": "%y = ‸geo.nothing( // c\n %x) : f32[4]\n  geo.return(%y)",
@@ -459,3 +459,64 @@ def test_twenty_thousand_operations_are_read():
     lines = [f'  %a{i} = torch.call(%x) {{target = "aten.relu.default", args = [#0]}} : f32[4]' for i in range(20_000)]
     module = parse(FUNC.format("\n".join([*lines, "  geo.return(%x)"])))
     assert sum(1 for _ in module.walk()) == 20_001
+
+
+# --- versions ----------------------------------------------------------------------------------------------
+BARE = "geo.func @main(%x: f32[4]) {\n  geo.return(%x)\n}\n"
+
+
+def test_a_text_starts_with_its_version():
+    assert str(parse(f"aatc {VERSION}\n{BARE}")) == f"aatc {VERSION}\n\n{BARE}"
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        BARE,
+        f"aatc {VERSION} {BARE}",
+        f"// a comment\n\n  aatc \t {VERSION} // another\n{BARE}",
+        f"\naatc 0{VERSION}\n{BARE}",
+    ],
+)
+def test_a_text_may_leave_its_version_out_or_put_it_behind_comments(text):
+    assert str(parse(text)) == f"aatc {VERSION}\n\n{BARE}"
+
+
+@pytest.mark.parametrize(
+    ("version", "hint"),
+    [(0, "the aatc that wrote it"), (VERSION - 1, "the aatc that wrote it"), (VERSION + 1, "a newer aatc"), (10**9 - 1, "a newer")],
+)  # fmt: skip
+def test_a_text_of_another_version_is_refused_whatever_it_says(version, hint):
+    for rest in (BARE, "geo.func @main(%x: f32[4]) words of the future", ""):
+        with pytest.raises(VersionError) as caught:
+            parse(f"// made\n aatc {version}\n{rest}")
+        e = caught.value
+        assert (e.found, e.ours, e.line, e.column) == (version, VERSION, 2, 2)
+        assert f"version {version} of the IR" in str(e) and f"reads version {VERSION}" in str(e) and hint in e.hint
+
+
+@pytest.mark.parametrize(
+    "word", ["aatc\n", "aatc two\n", "aatc 2.1\n", "aatc 2x\n", f"aatc {'9' * 5000}\n", "aatc -1\n", "aatc 2\naatc 2\n"]
+)
+def test_a_malformed_version_is_a_parse_error(word):
+    with pytest.raises(ParseError) as caught:
+        parse(word + BARE)
+    assert not isinstance(caught.value, VersionError) and caught.value.line in (1, 2)
+
+
+def test_a_text_without_a_version_that_cannot_be_read_says_so():
+    for text in (BARE.replace("%x)", "%y)", 1), BARE.replace("geo.return", "geo.reply"), "words"):
+        with pytest.raises(ParseError) as caught:
+            parse(text)
+        assert f"does not start with its version (aatc {VERSION})" in caught.value.hint
+        assert str(caught.value).endswith(caught.value.hint)
+    with pytest.raises(VerifyError) as caught:
+        parse("geo.func @main(%x: f32[4]) {\n  %y = geo.map(%x) {program = fn() => i} : f32[4]\n  geo.return(%y)\n}")
+    assert f"does not start with its version (aatc {VERSION})" in caught.value.hint
+
+
+def test_fragments_have_no_version():
+    assert parse_attrs("{a = 1}") == {"a": 1}
+    with pytest.raises(ParseError) as caught:
+        parse_attrs("{a = }")
+    assert caught.value.hint is None
