@@ -11,6 +11,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 
+from aatc.ir.core import Op
 from aatc.ir.dims import Dim
 
 #: Letters behind those of the problem -> letters of a tile's second and third axis; "1" is a broadcast axis.
@@ -42,6 +43,13 @@ def access(axes: str) -> Access:
     inside = axes[len(lead) :]
     walks = ("g" if lead else "") + inside.translate({ord("d"): None, ord("e"): None})
     return Access(axes, lead, inside, ("g" if lead else "1") + _INSIDE[inside], walks)
+
+
+def repeats(op: Op) -> bool:
+    """Whether a `tile.load` gives the same block for every problem: its buffer has no axis of problems, and a position
+    along g comes first."""
+    a = access(op.attrs["axes"])
+    return not a.lead and len(op.operands) == len(a.walks) + 2
 
 
 def owned_by(axes: str, shape: Sequence[Dim], sizes: Sequence[Dim] | None, loop: str) -> bool:

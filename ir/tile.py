@@ -8,7 +8,7 @@ tensors whose leading "bh" may be flattened to g. Evaluation stands in `ir.tile_
 from __future__ import annotations
 
 from aatc.ir import tile_evaluate as ev
-from aatc.ir.access import AXES, access
+from aatc.ir.access import AXES, access, repeats
 from aatc.ir.core import Op
 from aatc.ir.errors import VerifyError
 from aatc.ir.registry import Attr, OpDef, Traits, define
@@ -214,7 +214,7 @@ _SHARED = Attr.of(
 )
 _def(
     "tile.load",
-    "the block of a buffer at loop positions",
+    "the block of a buffer at loop positions; without axes of problems in the buffer, the position of one repeats it",
     ("buffer", "positions*"),
     {"axes": _AXES, "sizes": _PROBLEM_SIZES},
     verify=lambda op: _access_verify(op, 0),
@@ -428,13 +428,14 @@ def _access_verify(op: Op, at: int) -> None:
     if not isinstance(tile, TileType) or len(tile.shape) != 3:
         raise VerifyError(f"{op.name} moves a tile of three extents, not {tile}")
     a, positions = access(axes), op.operands[at + 1 :]
-    if len(positions) != len(a.walks) or any(p.type != INDEX for p in positions):
+    repeated = at == 0 and repeats(op)
+    if len(positions) != len(a.walks) + repeated or any(p.type != INDEX for p in positions):
         raise VerifyError(f"{op.name} with axes {axes!r} takes {len(a.walks)} positions, got {len(positions)}")
     if buffer.rank != len(axes):
         raise VerifyError(f"{op.name} with axes {axes!r} needs a buffer of rank {len(axes)}, not {buffer}")
     if set(a.lead) & {"b", "h"} and "sizes" not in op.attrs:
         raise VerifyError(f"{op.name} with axes {axes!r} needs sizes (B, H, N, M)")
-    ones = [n for n, c in enumerate(a.tile) if c == "1" and tile.shape[n] != 1]
+    ones = [n for n, c in enumerate(a.tile) if c == "1" and tile.shape[n] != 1 and not (repeated and n == 0)]
     if ones and not op.attrs.get("add"):
         raise VerifyError(f"{op.name} with axes {axes!r}: extent {ones[0]} of {tile} must be 1")
 

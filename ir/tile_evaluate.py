@@ -6,7 +6,7 @@ from typing import Any
 
 import torch
 
-from aatc.ir.access import access
+from aatc.ir.access import access, repeats
 from aatc.ir.dims import Dim
 from aatc.ir.score.evaluate import evaluate, sum_to_axes, table_position
 from aatc.ir.score.evaluate import lookup as read_table
@@ -207,8 +207,12 @@ _TILED = {"": (1, 1), "i": (-1, 1), "j": (1, -1), "d": (1, -1), "ic": (-1, 1), "
 def load(op, values, interp):
     sizes = extents(op, interp) if "sizes" in op.attrs else None
     inside = access(op.attrs["axes"]).inside
-    views = _places(values[0], op.attrs["axes"], values[1:], sizes)
+    repeated = repeats(op)
+    views = _places(values[0], op.attrs["axes"], values[1 + repeated :], sizes)
     out = torch.stack([v.reshape(_TILED[inside]) if inside in _TILED else v for v in views])
+    at = dict(zip(access(op.attrs["axes"]).walks, values[1 + repeated :], strict=True))
+    rows, cols = (at[c].extent if c in at else -1 for c in access(op.attrs["axes"]).tile[1:])
+    out = out.expand(values[1].extent if repeated else -1, rows, cols)
     return [out.to(dtype_of(op.results[0].type))]
 
 

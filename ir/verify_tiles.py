@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from aatc.ir.access import Access, access
+from aatc.ir.access import Access, access, repeats
 from aatc.ir.blame import fail, sound
 from aatc.ir.core import Func, Op, Value
 from aatc.ir.dims import Dim
@@ -50,7 +50,10 @@ def _check_access(
     for p in positions:
         if p not in loops:
             fail(op, f"position %{p.name or '?'} is not the position of a loop")
-    at = dict(zip(a.walks, (loops[p] for p in positions), strict=True))
+    repeated = op.name == "tile.load" and repeats(op)
+    if repeated:
+        _check_room(op, tile, 0, loops[positions[0]], ranges)
+    at = dict(zip(a.walks, (loops[p] for p in positions[repeated:]), strict=True))
     for letter, loop in at.items():
         if loop.attrs.get("axis", "j") != letter and letter != "c":
             fail(op, f"axis {letter} is accessed at a position of a loop over {loop.attrs.get('axis', 'j')}")

@@ -104,11 +104,11 @@ def _atom(fr: Frame, atom) -> Value:
     if isinstance(atom, Stored):
         dtype = fr.a.element(atom.source.dtype, atom.exact)
         axes = atom.source.attrs[1]
-        shape = [fr.s.heads if access(axes).lead else 1, fr.s.rows, fr.s.cols]
+        repeated = [] if access(axes).lead else [fr.at["g"]]
         return b.op(
             "tile.load",
-            [fr.operands[atom.source.name], *at_positions(fr, axes)],
-            [TileType.of(dtype, shape)],
+            [fr.operands[atom.source.name], *repeated, *at_positions(fr, axes)],
+            [TileType.of(dtype, (fr.s.heads, fr.s.rows, fr.s.cols))],
             names=[name],
             axes=axes,
             sizes=fr.a.sizes,

@@ -20,7 +20,7 @@ from aatc.backends.cpu.table import lowering
 from aatc.backends.cpu.vector import emit_linear
 from aatc.backends.cpu.words import emit_expression
 from aatc.backends.source import compile_source, number, torch_name
-from aatc.ir.access import access
+from aatc.ir.access import access, repeats
 from aatc.ir.core import Block, Func, Op, Value
 from aatc.ir.errors import BackendError
 from aatc.ir.registry import lookup_op
@@ -206,7 +206,7 @@ class Emitter(BufferEmitter):
             text = self._window(buffer, axes) + _TO_TILE[a.inside][self.x.flat or not a.lead]
             text = f"{text}[None]" if not a.lead and not self.x.flat else text
         else:
-            problems = self._problems() if a.lead else "0, 1"
+            problems = self._problems() if a.lead or repeats(op) else "0, 1"
             text = (
                 f"rt.window({buffer}, {axes!r}, {problems}, {self._range('i')}, {self._range('j')}, {self._heads(op)})"
             )
@@ -301,8 +301,8 @@ class Emitter(BufferEmitter):
         at = self.x.at
         dtype = torch_name(op.result.type.dtype)  # type: ignore[attr-defined]
         return (
-            f"rt.diagonal({self.constant(source.attrs['mask'])}, {self.sizes(source)}, {at['i']} - {at['j']}, {self.x.i}, "
-            f"{self.x.j}, torch.{dtype}, {number(op.attrs['value'])})"
+            f"rt.diagonal({self.constant(source.attrs['mask'])}, {self.sizes(source)}, {at['i']} - {at['j']}, "
+            f"{self.x.i}, {self.x.j}, torch.{dtype}, {number(op.attrs['value'])})"
         )
 
     @lowering("tile.reduce")

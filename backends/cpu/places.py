@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from aatc.backends.cpu.linear import temporaries
-from aatc.ir.access import access
+from aatc.ir.access import access, repeats
 from aatc.ir.core import Block, Func, Op, Value
 from aatc.ir.registry import lookup_op
 from aatc.ir.types import TileType
@@ -62,9 +62,10 @@ class Places:
     def _result(self, op: Op, r: Value) -> Axes:
         t: TileType = r.type  # type: ignore[assignment]
         if op.name in ("tile.load", "tile.fill"):
-            return tuple(
-                str(int(d)) if c in "1de" else c for c, d in zip(access(op.attrs["axes"]).tile, t.shape, strict=True)
-            )  # type: ignore[return-value]
+            letters = access(op.attrs["axes"]).tile
+            if op.name == "tile.load" and repeats(op):
+                letters = f"g{letters[1:]}"
+            return tuple(str(int(d)) if c in "1de" else c for c, d in zip(letters, t.shape, strict=True))  # type: ignore[return-value]
         if op.name == "tile.dot":
             a, b = (self.axes[v] for v in op.operands[:2])
             return {"nt": (a[0], a[1], b[1]), "nn": (a[0], a[1], b[2]), "tn": (a[0], a[2], b[2])}[op.attrs["form"]]

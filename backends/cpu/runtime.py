@@ -147,9 +147,13 @@ def block(arena: torch.Tensor, offset: int, *shape: int) -> torch.Tensor:
 
 # --- pairs -------------------------------------------------------------------------------------------------
 def window(t: torch.Tensor, axes: str, g: int, tg: int, i: int, ti: int, j: int, tj: int, h: int) -> torch.Tensor:
-    """Block of a tensor with ``axes`` (see `aatc.ir.access`) as a tile (g, row, column)."""
-    problems = [_place(t, axes, g + n, i, ti, j, tj, h) for n in range(tg)]
-    return problems[0].unsqueeze(0) if tg == 1 else torch.stack(problems)
+    """Block of a tensor with ``axes`` (see `aatc.ir.access`) as a tile (g, row, column) of full extents."""
+    a = access(axes)
+    one = tg == 1 or not a.lead
+    places = [_place(t, axes, g + n, i, ti, j, tj, h) for n in range(1 if one else tg)]
+    tile = places[0].unsqueeze(0) if one else torch.stack(places)
+    rows, cols = ({"i": ti, "j": tj}.get(c, -1) for c in a.tile[1:])
+    return tile.expand(tg, rows, cols)
 
 
 def put(

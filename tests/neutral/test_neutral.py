@@ -1,0 +1,93 @@
+"""One tile program, three ways: torch code, C that runs here, GLSL that a compiler accepts.
+
+The emitters of this folder are no backends; they show that the tile program says all a backend needs to know.
+"""
+
+import shutil
+
+import pytest
+import torch
+
+import aatc
+from aatc import masks, metrics, passes
+from tests.compiler.harness import module_of, record
+from tests.compiler.test_passes import CASES, GEO_PASSES
+from tests.neutral.to_c import Kernel
+from tests.neutral.to_glsl import GLSL, compiled, tool
+
+TILES = f"{GEO_PASSES},adaptive-tile{{rows=4 cols=5 heads=1 grain=2}},lower-tokens{{rows=3}}"
+needs_cc = pytest.mark.skipif(shutil.which("cc") is None, reason="there is no C compiler")
+
+
+def tiled(q, k, v, parts, text=TILES):
+    operands, spec, eager = record(q, k, v, **parts)
+    module = passes.Pipeline.parse(text).run(module_of(operands, spec)).module
+    (op,) = [op for op in module.walk() if op.name == "geo.kernel"]
+    return module, op, operands, eager
+
+
+def tensors(n, m, dtype, heads=2, keys=2):
+    generator = torch.Generator().manual_seed(n)
+    shapes = ((2, heads, n, 4), (2, keys, m, 4), (2, keys, m, 4))
+    return [torch.rand(s, dtype=dtype, generator=generator).mT.contiguous().mT for s in shapes]  # features apart
+
+
+@needs_cc
+@pytest.mark.parametrize("name", CASES)
+def test_c_from_the_tile_program_agrees_with_the_formula(name, tmp_path):
+    q, k, v = tensors(6, 6, torch.float64)
+    module, op, operands, (o, lse) = tiled(q, k, v, CASES[name])
+    got = Kernel(module, module.funcs[op.attrs["forward"].name], tmp_path)(*operands)
+    torch.testing.assert_close(got[0], o, rtol=0, atol=1e-11)
+    torch.testing.assert_close(got[1], lse, rtol=0, atol=1e-11)
+
+
+MASKS = {
+    None: None,
+    "causal": masks.causal(),
+    "window": masks.causal() & masks.sliding_window(3),
+    "heads": masks.predicate(lambda b, h, i, j: (i - j <= 4 * h) & (j <= i + b)),
+}
+KINDS = {"dot": metrics.DotProduct(), "lorentz": metrics.LorentzDistance(lift=True)}
+
+
+@needs_cc
+@pytest.mark.parametrize("mask", MASKS)
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_ragged_lengths_masks_and_shared_heads_in_c(kind, mask, dtype, tmp_path):
+    for n, m in ((1, 1), (9, 9), (7, 13)):
+        q, k, v = tensors(n, m, dtype, heads=4, keys=2)
+        module, op, operands, _ = tiled(q, k, v, {"metric": KINDS[kind], "mask": MASKS[mask]})
+        exact = [t.double() for t in (q, k, v)]
+        o, lse = aatc.attend(*exact, metric=KINDS[kind], mask=MASKS[mask], return_lse=True)
+        (tmp_path / f"{n}").mkdir()
+        got = Kernel(module, module.funcs[op.attrs["forward"].name], tmp_path / f"{n}")(*operands)
+        if got is None:  # a condition of single precision fails: then the other version answers
+            got = Kernel(module, module.funcs[op.attrs["exact"].name], tmp_path / f"{n}")(*operands)
+        unit = torch.finfo(dtype).eps
+        torch.testing.assert_close(got[0].double(), o, rtol=0, atol=200 * unit)
+        torch.testing.assert_close(got[1].double(), lse, rtol=0, atol=200 * unit)
+
+
+needs_glslang = pytest.mark.skipif(
+    tool("glslangValidator") is None or tool("spirv-val") is None, reason="there is no GLSL compiler (extra test)"
+)
+
+
+@needs_glslang
+@pytest.mark.parametrize("mask", [None, "causal"])
+@pytest.mark.parametrize("kind", KINDS)
+def test_shaders_from_the_tile_program_compile(kind, mask, tmp_path):
+    q, k, v = tensors(9, 13, torch.float32, heads=4, keys=2)
+    module, op, _, _ = tiled(q, k, v, {"metric": KINDS[kind], "mask": MASKS[mask]})
+    shaders = GLSL(module.funcs[op.attrs["forward"].name]).shaders()
+    assert sum("gl_WorkGroupID.y" in s for s in shaders) >= 2  # blocks of tokens, blocks of rows
+    for n, text in enumerate(shaders):
+        assert compiled(text, tmp_path, f"s{n}")[:4] == b"\x03\x02\x23\x07"
+
+
+@needs_glslang
+def test_a_shader_that_is_none_is_refused(tmp_path):
+    with pytest.raises(AssertionError, match="ERROR"):
+        compiled("#version 450\nvoid main() { x = 1; }\n", tmp_path, "broken")
