@@ -20,5 +20,6 @@ from aatc.ir.errors import (
 
 __all__ = [
     "AatcError", "AatcWarning", "BackendError", "CaptureError", "CompilerBugWarning", "FallbackWarning", "ParseError",
-    "PassError", "ScheduleError", "ScoreError", "ShapeError", "TextError", "UnsupportedError", "VerifyError", "VersionError",
+    "PassError", "ScheduleError", "ScoreError", "ShapeError", "TextError", "UnsupportedError", "VerifyError",
+    "VersionError",
 ]  # fmt: skip

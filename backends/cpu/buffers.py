@@ -46,6 +46,7 @@ class BufferEmitter:
 
     def source(self, name: str) -> str:
         args = [self.src.name(a) for a in self.func.args]
+        self.bind_tiles(self.func.body)
         self.block(self.func.body)
         head = [f"def {name}({', '.join(args)}):"]
         head += [f"    {line}" for line in self._prologue()]
@@ -95,6 +96,10 @@ class BufferEmitter:
     def constant(self, value: Any) -> str:
         self.constants.append(value)
         return f"constants[{len(self.constants) - 1}]"
+
+    def bind_tiles(self, block: Block) -> None:
+        """Names for the work tiles of a block."""
+        raise NotImplementedError
 
     # --- blocks --------------------------------------------------------------------------------------------
     def block(self, block: Block) -> None:

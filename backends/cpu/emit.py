@@ -82,7 +82,7 @@ class Emitter(BufferEmitter):
             if axis == "g":
                 changes["flat"] = op.attrs["step"] == 1
         self.x = replace(outer, **changes)
-        self._bind_tiles(op.regions[0])
+        self.bind_tiles(op.regions[0])
         self.block(op.regions[0])
         self.src.depth -= 1
         self.x = outer
@@ -115,7 +115,7 @@ class Emitter(BufferEmitter):
         self.src.comment("far keys underflow: such rows are done again with a running maximum", op.loc)
         self.src.line(f"if not rt.at_least({self.name(op.operands[0])}, {number(op.attrs['least'])}):")
         self.src.depth += 1
-        self._bind_tiles(op.regions[0])
+        self.bind_tiles(op.regions[0])
         self.block(op.regions[0])
         self.src.depth -= 1
 
@@ -151,7 +151,7 @@ class Emitter(BufferEmitter):
         self.arenas.add(dtype)
         return f"rt.block(arena_{dtype}, {offset // itemsize(dtype)}, {shape})"
 
-    def _bind_tiles(self, block: Block) -> None:
+    def bind_tiles(self, block: Block) -> None:
         """Names for all work tiles of a body, so that its rounds start with the right extents."""
         for op in block.ops:
             if not op.regions and op.name != "tile.load" and not self._goes_to_buffer(op):
