@@ -1,13 +1,13 @@
 """The cases of the conformance suite: kinds of attention, masks, sizes, and how exact each dtype has to be."""
 
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 import torch
 
 import aatc
-from aatc import biases, connections, masks, metrics
+from aatc import biases, connections, masks, metrics, normalizers
 from tests.conformance import oracle
 
 
@@ -40,7 +40,8 @@ Tensors = list[torch.Tensor]
 class Kind:
     """``parts``: keywords of `aatc.attend` from the tensors; ``scores``: by hand, from q, k with the heads repeated and
     the tensors; ``carried``: values per pair from q, k, v. ``domain`` maps normal numbers to points the kind is
-    defined for; ``tensors`` makes the learned ones."""
+    defined for, ``tangent`` from k and v to values it is defined for; ``tensors`` makes the learned ones.
+    ``attention``: from scores, values and what is open, by hand."""
 
     parts: Callable[..., dict[str, Any]]
     scores: Callable[..., torch.Tensor]
@@ -48,7 +49,7 @@ class Kind:
     tensors: Callable[[Sizes], Tensors] = lambda s: []
     carried: Callable[..., torch.Tensor] | None = None
     tangent: Callable[..., torch.Tensor] | None = None
-    changes: dict[str, Any] = field(default_factory=dict)
+    attention: Callable[..., tuple[torch.Tensor, torch.Tensor]] = oracle.attention
 
 
 @aatc.metric
@@ -138,6 +139,15 @@ KINDS: dict[str, Kind] = {
         lambda q, k, bias: -oracle.differences(q, k).square().sum(-1) * _root(q) + bias,
         tensors=lambda s: [torch.randn(s.h, s.n, s.m)],
     ),
+    "soft cap": Kind(
+        lambda: {"metric": metrics.DotProduct(), "soft_cap": 2.0}, lambda q, k: 2 * torch.tanh(_dot(q, k) / 2)
+    ),
+    "sigmoid": Kind(
+        lambda bias: {"metric": metrics.Euclidean(), "normalizer": normalizers.Sigmoid(bias)},
+        lambda q, k, bias: -oracle.differences(q, k).square().sum(-1) * _root(q) + _per_head(bias),
+        tensors=lambda s: [torch.randn(s.h)],
+        attention=oracle.independent,
+    ),
     "rotary": Kind(lambda: {"metric": metrics.DotProduct(), "connection": connections.Rotary(None)}, _rotary),
     "sphere transport": Kind(
         lambda: {"metric": metrics.Cosine(), "connection": connections.SphereTransport()},
@@ -217,6 +227,6 @@ def case(kind: str, mask: str = "none", dtype: torch.dtype = torch.float64, size
     def formula(q, k, v, *tensors):
         k, v = (t.repeat_interleave(s.h // s.hk, 1) for t in (k, v))
         values = v if what.carried is None else what.carried(q, k, v)
-        return oracle.attention(what.scores(q, k, *tensors), values, keep(s))
+        return what.attention(what.scores(q, k, *tensors), values, keep(s))
 
     return Case(operands, {**what.parts(*operands[3:]), "mask": make(s)}, formula)

@@ -17,6 +17,14 @@ def attention(scores, v, keep=None):
     return (weights @ v if v.dim() == 4 else torch.einsum("bhij,bhije->bhie", weights, v)), lse
 
 
+def independent(scores, v, keep=None):
+    """The same with the sigmoid of each score as its weight; the log-sum-exp is the log of their sum."""
+    keep = torch.ones_like(scores, dtype=torch.bool) if keep is None else keep.expand(scores.shape)
+    weights = torch.where(keep, torch.sigmoid(scores), 0.0)
+    some = keep.any(-1)
+    return weights @ v, torch.where(some, torch.where(some, weights.sum(-1), 1.0).log(), float("-inf"))
+
+
 def differences(q, k):
     """(B,H,N,M,D)"""
     return q.unsqueeze(3) - k.unsqueeze(2)
