@@ -264,7 +264,7 @@ class Normaliser:
             return v
         for n in (0, 1):
             x, y = v.args[n], v.args[1 - n]
-            while y.is_pair and y.fn in _ISOMETRIES and _free_of_key(y) and is_row(x):
+            while y.is_pair and y.fn in _ISOMETRIES and _free_of_key(y) and x.rank == 1 and is_row(x):
                 self.count["isometry"] += 1
                 x, y = _adjoint(y, x), y.args[_LINEAR[y.fn]]
             if not y.is_pair and y not in v.args:

@@ -187,3 +187,21 @@ def test_keys_that_are_turned_to_the_query(dtype):
         return METRICS["euclidean"][1](x, y @ turn.mT.to(y.dtype))
 
     hold([q, k @ turn, v], metrics.Euclidean(squared=False), scores, connection=frames)
+
+
+def test_numbers_added_to_keys_that_are_turned_to_the_query():
+    """They are no vectors that could be turned back."""
+
+    @aatc.metric
+    def moved(q, k):
+        return (k + 0.3).square().sum().sqrt()
+
+    q, k, v = near("euclidean", 1e-6, torch.float64)
+    of_q, of_k = (torch.eye(D, dtype=torch.float64)[order] for order in ([1, 2, 3, 4, 5, 0], [0, 3, 2, 5, 4, 1]))
+    turn = of_q.mT @ of_k
+    frames = connections.Frames(of_q.expand(N, D, D), of_k.expand(N, D, D), values=False)
+
+    def scores(x, y):
+        return (y @ turn.mT + 0.3).square().sum(-1).sqrt().unsqueeze(2) + 0 * x.sum(-1, keepdim=True)
+
+    hold([q, k, v], moved, scores, connection=frames)

@@ -47,12 +47,17 @@ class Truth:
     rounding: dict[str, float]
 
 
+def _made(case: Case) -> dict[str, torch.Tensor]:
+    connection = case.connection[0] if case.connection else None
+    return make(case.leaves, case.seed_of_tensors, case.domain, case.ties, connection)
+
+
 def _leaves(
     case: Case, dtype: torch.dtype | None = None, nudge: bool = False, instead: dict[str, torch.Tensor] | None = None
 ) -> dict[str, torch.Tensor]:
     """The case's tensors; floating ones in ``dtype``, or as they are drawn; ``nudge`` moves each by about one unit
     in the last place of float64, equal numbers equally. ``instead`` replaces some."""
-    made = make(case.leaves, case.seed_of_tensors, case.domain, case.ties) | (instead or {})
+    made = _made(case) | (instead or {})
     out = {}
     for name, t in made.items():
         if t.is_floating_point():
@@ -152,7 +157,7 @@ class Judge:
         self.want = truth(case, torch.float64, sizes=True, instead=instead)
         double = self.low == torch.float64
         self.slack = 64.0 if double else SLACK
-        self.values = max(1.0, _largest(make(case.leaves, case.seed_of_tensors, case.domain, case.ties)["v"]))
+        self.values = max(1.0, _largest(_made(case)["v"]))
         kinds = {case.leaves[n].kind for n in "qk"} | {case.leaves[n].layout for n in "qk"}
         self.close = bool(case.ties) or not kinds <= {"normal", "negative", "contiguous", *_FAITHFUL}
         plain = truth(case, self.compute, nudge=double, instead=instead)

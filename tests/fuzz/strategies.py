@@ -13,7 +13,7 @@ from typing import Any
 import torch
 from hypothesis import strategies as st
 
-from tests.fuzz.tensors import CHANGING, LAYOUTS, VALUES, Leaf, dtype_of
+from tests.fuzz.tensors import CHANGING, LAYOUTS, TANGENT, VALUES, Leaf, dtype_of
 from tests.fuzz.trees import Trees
 
 #: Classes of draws that are switched off.
@@ -110,7 +110,10 @@ class _Draw:
         faithful = [x for x in self.layouts if not (domain and x in CHANGING)]
         self.leaf("q", (b, h, n, d), kq, self.dtype, layout=pick.choice(faithful))
         self.leaf("k", (b, hk, m, d), kk, self.dtype, layout=pick.choice(faithful))
-        self.leaf("v", (b, hk, m, dv), pick.choice(VALUES if self.on("values") else ("normal",)), self.dtype)
+        kv = pick.choice(VALUES if self.on("values") else ("normal",))
+        as_they_are = [x for x in self.layouts if x not in CHANGING]
+        tangent = connection is not None and connection[0] in TANGENT
+        self.leaf("v", (b, hk, m, dv), kv, self.dtype, layout=pick.choice(as_they_are) if tangent else "")
         ties: tuple[tuple[str, str], ...] = ()
         if self.on("tied") and h == hk and n == m and self.chance(3):
             ties = (("k", "q"),)

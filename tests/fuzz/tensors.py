@@ -45,6 +45,8 @@ def hyperboloid(x: torch.Tensor) -> torch.Tensor:
     return torch.cat([(1 + x[..., 1:].square().sum(-1, keepdim=True)).sqrt(), x[..., 1:]], -1)
 
 
+#: Connections that carry tangent values.
+TANGENT = ("sphere", "hyperboloid")
 DOMAINS = {
     "hyperboloid": hyperboloid,
     "ball": lambda x: 0.7 * x / (1 + x.norm(dim=-1, keepdim=True)),
@@ -182,9 +184,22 @@ def laid_out(x: torch.Tensor, layout: str) -> torch.Tensor:
     raise ValueError(layout)
 
 
-def make(leaves: dict[str, Leaf], seed: int, domain: str | None, ties: Sequence[tuple[str, str]] = ()):
+def tangent(v: torch.Tensor, k: torch.Tensor, at: str) -> torch.Tensor:
+    """``v`` without what is normal at the points k of a sphere or hyperboloid: transports along it take tangents."""
+    normal = torch.cat([-k[..., :1], k[..., 1:]], -1) if at == "hyperboloid" else k
+    square = (k * normal).sum(-1, keepdim=True)
+    return v - (v * normal).sum(-1, keepdim=True) / torch.where(square == 0, 1.0, square) * k
+
+
+def make(
+    leaves: dict[str, Leaf],
+    seed: int,
+    domain: str | None,
+    ties: Sequence[tuple[str, str]] = (),
+    carried: str | None = None,
+):
     """The tensors of all leaves, in their dtypes and layouts. ``domain`` maps q and k; ``ties`` are (name, source)
-    pairs that get the source's values."""
+    pairs that get the source's values; ``carried``: the connection, which may ask for tangent values."""
     made: dict[str, torch.Tensor] = {}
     for n, (name, leaf) in enumerate(leaves.items()):
         g = torch.Generator().manual_seed(1000 * seed + n)
@@ -192,6 +207,8 @@ def make(leaves: dict[str, Leaf], seed: int, domain: str | None, ties: Sequence[
             x = features(leaf.kind, leaf.shape, g)
             if domain and name != "v":
                 x = DOMAINS[domain](x)
+            if name == "v" and carried in TANGENT:
+                x = tangent(x, made["k"].double(), carried)
         else:
             x = numbers(leaf.kind, leaf.shape, g)
         if leaf.dtype == "float16" and x.is_floating_point():  # whose range ends at 65504
