@@ -91,16 +91,25 @@ def opt(
         str, typer.Option(help="ir, or numerics: also compare what the interpreter gives before and after every pass.")
     ] = "ir",
     backend: Annotated[str, typer.Option(help="Backend whose device the passes compile for.")] = "cpu",
+    schedule: Annotated[
+        str, typer.Option(help="A file of schedules, with lines like attend0.forward: split(i, 64) split(j, 256).")
+    ] = "",
+    print_schedule: Annotated[
+        bool, typer.Option("--print-schedule", help="Print the schedules of the result, as such a file, in its place.")
+    ] = False,
     list_: Annotated[bool, typer.Option("--list", help="List the passes and their options.")] = False,
 ) -> None:
     """Run passes over an IR text; the result goes to standard output."""
     from aatc import backends, passes
+    from aatc.ir.schedule_file import write_schedules
 
     if list_:
         print(_pass_list())
         return
     module = _parse(file)
     chosen = passes.Pipeline.parse(pipeline) if pipeline.strip() else passes.Pipeline(())
+    if schedule:
+        chosen = passes.with_schedules(chosen, _read(schedule))
     after = (lambda n, name, m: _say(f"// after {n}, {name}\n{m}")) if print_after_all else None
     target = backends.get(backend).target()
     result = chosen.run(module, target=target, verify_each=verify_each, on_stage=after, verify=verify)
@@ -109,7 +118,10 @@ def opt(
     for report in result.report:
         for note in report.notes:
             _say(f"{report.name}: note: {note}")
-    print(result.module)
+    if print_schedule:
+        sys.stdout.write(write_schedules(result.module))
+    else:
+        print(result.module)
 
 
 def _pass_list() -> str:

@@ -10,8 +10,9 @@ from typing import Any, ClassVar
 
 from aatc.backends.lowerings import Lowerings
 from aatc.ir.core import Func, Module
+from aatc.ir.legal import Workload
+from aatc.ir.schedule import Schedule
 from aatc.ir.target import Target
-from aatc.passes.lowering import Attention, Schedule
 
 
 @dataclass
@@ -55,8 +56,8 @@ class Backend(ABC):
         """What it can run on here; each entry has at least ``backend`` and ``name``."""
 
     @abstractmethod
-    def schedule_space(self, attention: Attention) -> Sequence[Schedule]:
-        """Schedules worth trying for one attention, the default first, none twice."""
+    def schedule_space(self, workload: Workload) -> Sequence[Schedule]:
+        """Schedules worth trying for one direction of an attention, the default first, none twice."""
 
     def build(self, module: Module) -> Program:
         """The program of a verified module that has been through this backend's passes."""

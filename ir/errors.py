@@ -104,7 +104,9 @@ class BackendError(AatcError):
 
 
 class ScheduleError(AatcError):
-    """A schedule does not fit the program it is applied to."""
+    """A schedule that was asked for does not fit the program or the target it is for. Never swallowed."""
+
+    users: bool = True
 
 
 class AatcWarning(UserWarning):

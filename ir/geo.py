@@ -11,9 +11,10 @@ from aatc.ir.aggregations import aggregation_named
 from aatc.ir.containment import spoiled_rows
 from aatc.ir.core import Op
 from aatc.ir.dims import NAME
-from aatc.ir.errors import VerifyError
+from aatc.ir.errors import ParseError, VerifyError
 from aatc.ir.normalizers import normalizer_named
 from aatc.ir.registry import Attr, OpDef, Operand, define
+from aatc.ir.schedule import Schedule
 from aatc.ir.score.expr import ZERO, param, sub
 from aatc.ir.score.program import Program
 from aatc.ir.tile_evaluate import Refused
@@ -243,6 +244,11 @@ def _attend_verify(op: Op) -> None:
         raise VerifyError(f"{op.name}: keys {k} and values {v} differ in batch, heads or length")
     if q.shape[1].is_static and k.shape[1].is_static and int(q.shape[1]) % max(1, int(k.shape[1])):
         raise VerifyError(f"{op.name}: {q.shape[1]} query heads cannot share {k.shape[1]} key heads")
+    for attr in ("schedule", "schedule_backward"):
+        try:
+            Schedule.parse(op.attrs.get(attr, ""))
+        except ParseError as e:
+            raise VerifyError(f"{op.name}: {attr}, column {e.column}: {e.message}", hint=e.hint) from None
 
 
 def _run_attend(op, values, _):
@@ -263,6 +269,8 @@ _ATTEND = {
     **_WHOLE,
     "kind": Attr.of("str", "normaliser, see `ir.normalizers`"),
     "aggregate": Attr.of("str", "how values are combined, see `ir.aggregations`"),
+    "schedule": Attr.of("str", "how the forward's tile program is made, see `ir.schedule`", required=False),
+    "schedule_backward": Attr.of("str", "how the backward's is", required=False),
 }
 
 define(

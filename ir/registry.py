@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 from aatc.ir.dims import Dim
 from aatc.ir.errors import VerifyError
 from aatc.ir.score.program import Program
-from aatc.ir.types import Type
+from aatc.ir.types import Type, unplaced
 
 if TYPE_CHECKING:
     from aatc.ir.core import Func, Op
@@ -221,7 +221,9 @@ def check_against_declaration(op: Op) -> None:
             raise VerifyError(f"{op.name} lacks attribute {name} ({d.attrs[name].doc})")
     if d.infer is not None:
         inferred = list(d.infer(op))
-        if inferred != [r.type for r in op.results]:
+        if inferred != [r.type for r in op.results] and list(map(unplaced, inferred)) != [
+            unplaced(r.type) for r in op.results
+        ]:
             found = ", ".join(str(r.type) for r in op.results)
             raise VerifyError(f"{op.name} yields ({', '.join(map(str, inferred))}), not ({found})")
     if d.verify is not None:

@@ -12,6 +12,7 @@ from aatc.ir.access import AXES, access, repeats
 from aatc.ir.core import Op
 from aatc.ir.errors import VerifyError
 from aatc.ir.registry import Attr, OpDef, Traits, define
+from aatc.ir.schedule import LEVELS
 from aatc.ir.types import BOOL, INDEX, RunsType, TensorType, TileType
 
 #: What is known of a buffer's strides. Arguments of a tile function may have any (stride 0, transposed, overlapping):
@@ -152,6 +153,11 @@ _def(
     infer=lambda op: [RunsType(op.attrs["heads"], op.attrs["rows"], op.attrs["cols"])],
     evaluate=ev.classify,
 )
+#: How a schedule wants the body of a loop made; what a backend does not know it ignores.
+_BODY = {
+    "unroll": Attr.of("int", "rounds that stand in the body", required=False),
+    "vectorize": Attr.of("int", "entries along the axis that are one vector", required=False),
+}
 # --- loops -------------------------------------------------------------------------------------------------
 _def(
     "tile.for",
@@ -166,6 +172,8 @@ _def(
             "par: rounds are independent; red: they only accumulate; seq: in order",
             choices=("par", "red", "seq"),
         ),
+        "bind": Attr.of("str", "what its rounds, which are independent, go to", required=False, choices=LEVELS),
+        **_BODY,
     },
     results=-1,
     regions=("body",),
@@ -182,6 +190,7 @@ _def(
         "upper": Attr.of("dim", "extent of j"),
         "step": Attr.of("int", "largest run"),
         "kind": Attr.of("str", "as in tile.for", choices=("red", "seq")),
+        **_BODY,
     },
     results=-1,
     regions=("body",),
@@ -408,6 +417,14 @@ def _for_verify(op: Op, skip: int, lead) -> None:
         raise VerifyError(f"the body of {op.name} must yield ({', '.join(map(str, carried))})")
     if op.attrs["step"] < 1:
         raise VerifyError(f"{op.name} steps by {op.attrs['step']}")
+    for name in _BODY:
+        if op.attrs.get(name, 1) < 1:
+            raise VerifyError(f"{op.name}: {name} = {op.attrs[name]}", hint="a positive number, or leave it out")
+    if "bind" in op.attrs and op.attrs["kind"] != "par":
+        raise VerifyError(
+            f"{op.name}: rounds of a {op.attrs['kind']} loop are bound to {op.attrs['bind']}",
+            hint='only those of a "par" loop are independent',
+        )
 
 
 def _sweep_verify(op: Op) -> None:

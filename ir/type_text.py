@@ -4,10 +4,22 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable
+from dataclasses import replace
 from functools import lru_cache
 
 from aatc.ir.dims import Dim
-from aatc.ir.types import DTYPES, SCALARS, ListType, OpaqueType, PairType, RunsType, TensorType, TileType, Type
+from aatc.ir.types import (
+    DTYPES,
+    SCALARS,
+    TILE_SPACES,
+    ListType,
+    OpaqueType,
+    PairType,
+    RunsType,
+    TensorType,
+    TileType,
+    Type,
+)
 
 #: Brackets may nest this deep in a text; the printer stays far below it.
 MAX_NESTING = 100
@@ -26,6 +38,7 @@ _WRAPPERS: dict[str, Callable[[TensorType], Type]] = {
     "pair": lambda t: PairType(t.dtype, t.shape),
     "tile": lambda t: TileType(t.dtype, t.shape),
 }
+_SPACE = re.compile(r"(.*\])\s*,\s*([A-Za-z_]\w*)\s*", re.ASCII | re.DOTALL)
 _RUNS = re.compile(r"runs\[\s*([0-9]+)\s*,\s*([0-9]+)\s*,\s*([0-9]+)\s*\]", re.ASCII)
 _NAME = "[A-Za-z_][A-Za-z0-9_]*"
 _TERM = re.compile(rf"\s*([+-])?\s*(?:([0-9]+)\s*\*\s*({_NAME})|([0-9]+)(?![A-Za-z0-9_])|({_NAME}))\s*", re.ASCII)
@@ -61,6 +74,11 @@ def read_type(text: str) -> Type:
             raise Malformed(f"{wrapper}< is not closed", len(text))
         start = text.index("<") + 1
         start += len(inner) - len(inner.lstrip())
+        placed = _SPACE.fullmatch(inner[:-1]) if wrapper == "tile" else None
+        if placed:
+            if placed[2] not in TILE_SPACES:
+                raise Malformed(f"{placed[2]!r} is no space: there are {', '.join(TILE_SPACES)}", placed.start(2))
+            return replace(read_type(f"tile<{placed[1]}>"), space=placed[2])  # type: ignore[type-var]
         if text.count("<") > MAX_NESTING:
             raise Malformed("the type nests too deep")
         try:

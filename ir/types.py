@@ -64,6 +64,10 @@ def compute_name(dtype: str) -> str:
     return "f64" if dtype == "f64" else "f32"
 
 
+#: Where a tile may lie: the registers of its lanes, memory of one lane or core, of a workgroup, or of the device.
+TILE_SPACES = ("register", "private", "shared", "global")
+
+
 class Type:
     """Base of all types."""
 
@@ -108,17 +112,21 @@ class PairType(Type):
 
 @dataclass(frozen=True, slots=True)
 class TileType(Type):
-    """A block held close to the core: ``tile<f32[1,256,512]>``; sizes are upper bounds at ragged edges."""
+    """A block held close to the core: ``tile<f32[1,256,512]>``; sizes are upper bounds at ragged edges.
+
+    ``space``, one of `TILE_SPACES`, is where it lies, ``tile<f32[1,64,64], shared>``; empty where the backend decides.
+    """
 
     dtype: str
     shape: tuple[Dim, ...]
+    space: str = ""
 
     @staticmethod
-    def of(dtype: str, shape: Iterable[Dim | int | str]) -> TileType:
-        return TileType(dtype, tuple(Dim.of(s) for s in shape))
+    def of(dtype: str, shape: Iterable[Dim | int | str], space: str = "") -> TileType:
+        return TileType(dtype, tuple(Dim.of(s) for s in shape), space)
 
     def __str__(self) -> str:
-        return f"tile<{self.dtype}[{_shape(self.shape)}]>"
+        return f"tile<{self.dtype}[{_shape(self.shape)}]{f', {self.space}' if self.space else ''}>"
 
 
 @dataclass(frozen=True, slots=True)
@@ -164,6 +172,11 @@ class RunsType(Type):
 
     def __str__(self) -> str:
         return f"runs[{self.heads},{self.rows},{self.cols}]"
+
+
+def unplaced(t: Type) -> Type:
+    """``t``, wherever it lies."""
+    return TileType(t.dtype, t.shape) if isinstance(t, TileType) and t.space else t
 
 
 INT, FLOAT, BOOL, INDEX = ScalarType("int"), ScalarType("float"), ScalarType("bool"), ScalarType("index")

@@ -23,10 +23,11 @@ from aatc.passes.certificate import Certificate, verify
 from aatc.passes.cleanup import Canonicalize, CommonSubexpressions, DeadCode, FoldConstants
 from aatc.passes.fuse_attention import FuseAttention, FuseNormalizer
 from aatc.passes.lower_tokens import LowerTokens
+from aatc.passes.schedule_attention import ScheduleAttention, with_schedules
 from aatc.passes.simplify_score import SimplifyScore
 
 #: The passes every backend starts from; its own suffix follows.
-DEFAULT = "canonicalize,simplify-score,fuse-attention,fuse-normalizer,adaptive-tile"
+DEFAULT = "canonicalize,simplify-score,fuse-attention,fuse-normalizer,schedule,adaptive-tile"
 
 
 def default_pipeline(extra: Iterable[Pass | Placed] = (), *, suffix: str = "") -> Pipeline:
@@ -81,9 +82,11 @@ __all__ = [
     "Pipeline",
     "PipelineResult",
     "Placed",
+    "ScheduleAttention",
     "SimplifyScore",
     "default_pipeline",
     "register",
     "run_passes",
     "verify",
+    "with_schedules",
 ]

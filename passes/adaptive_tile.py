@@ -2,36 +2,38 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
-import numpy as np
-
 from aatc.ir.core import Func, Module, Op, Value, replace_uses
 from aatc.ir.errors import PassError, UnsupportedError
+from aatc.ir.legal import DIRECTIONS
 from aatc.ir.registry import Symbol, lookup_op
+from aatc.ir.schedule import Schedule
+from aatc.ir.schedule_file import SCHEDULE_OF, attentions
 from aatc.ir.score.expr import ZERO, Expr, postorder
-from aatc.ir.score.program import Program
 from aatc.ir.specialize import hoist_loads, prune
-from aatc.ir.target import Target
-from aatc.ir.tilemap import TileMap
-from aatc.ir.types import itemsize
 from aatc.passes.base import Context, Pass, register
 from aatc.passes.factor import ChannelSum, Contraction, Factored, Lookup, Stored
-from aatc.passes.lowering import Attention, Schedule
+from aatc.passes.lowering import Attention
+from aatc.passes.schedule_attention import chosen
 from aatc.passes.score_rules import Normaliser, Terms
 from aatc.passes.simplify_score import is_causal
 from aatc.passes.tile_backward import lower_backward
 from aatc.passes.tile_forward import Forms, lower_forward
 
+#: Of the forward and of the backward.
+Schedules = tuple[Schedule, Schedule]
+
 
 @register
 @dataclass(frozen=True)
 class AdaptiveTile(Pass):
-    """``geo.attend`` → ``geo.kernel`` with a forward and a backward tile function.
+    """``geo.attend`` → ``geo.kernel`` with a forward and a backward tile function, made as its schedules say.
 
-    rows, cols, heads, grain: tile extents; 0 leaves the choice to the cost model. Raises: PassError for negative ones.
+    rows, cols, heads, grain: tile extents in the place of both schedules'; 0 leaves these alone. Raises: PassError for
+    negative ones, ScheduleError for those that make a schedule illegal.
     """
 
     rows: int = 0
@@ -50,18 +52,17 @@ class AdaptiveTile(Pass):
                 )
 
     def run(self, module: Module, ctx: Context) -> Module:
-        taken = set(module.funcs)
+        stems = {op: name for name, op in attentions(module).items()}
         for func in list(module.funcs.values()):
             tiled: dict[Value, Value] = {}
             for n, op in enumerate(func.body.ops):
                 if op.name != "geo.attend":
                     continue
-                stem, before = _fresh("attend", taken), set(module.funcs)
+                before = set(module.funcs)
                 try:
-                    kernel = self._lower(module, op, stem, ctx)
+                    kernel = self._lower(module, op, stems[op], ctx)
                 except UnsupportedError as e:
                     ctx.notes.append(f"{op.loc or 'attention'}: runs by its reference formula: {e.message}")
-                    taken.discard(stem)
                     for name in set(module.funcs) - before:
                         del module.funcs[name]
                     continue
@@ -77,14 +78,16 @@ class AdaptiveTile(Pass):
         in double precision stands ready; where it never does, that is the first one. Where differences were multiplied
         out, that has conditions, too, and behind it stands one that does not do so."""
         a = Attention(op, module.dims, double=bool(op.attrs.get("double")))
-        attrs = {**op.attrs, **add_stream(module, a, stem, self._schedule(a, ctx), ctx)}
+        schedules = self._schedules(op, ctx)
+        attrs = {**op.attrs, **add_stream(module, a, stem, schedules, ctx)}
+        attrs |= {SCHEDULE_OF[d]: str(s) for d, s in zip(DIRECTIONS, schedules, strict=True)}
         last = stem
         if may_leave(module.funcs[stem]) and a.dtype != "f64":
-            attrs |= add_exact(module, op, stem, self._schedule, ctx)
+            attrs |= add_exact(module, op, stem, self._schedules(op, ctx, double=True), ctx)
             last = attrs["exact"].name
         if may_leave(module.funcs[last]):
-            whole = Attention(op, module.dims, whole=True)
-            found = add_stream(module, whole, f"{stem}_whole", self._schedule(whole, ctx), ctx)
+            whole, schedules = Attention(op, module.dims, whole=True), self._schedules(op, ctx, double=True)
+            found = add_stream(module, whole, f"{stem}_whole", schedules, ctx)
             attrs |= {f"whole_{n}": x for n, x in found.items()}
             ctx.count("whole-difference-version")
         if a.programs.mask is not None:
@@ -98,21 +101,24 @@ class AdaptiveTile(Pass):
             result_names=[r.name for r in op.results],
         )
 
-    def _schedule(self, a: Attention, ctx: Context) -> Schedule:
-        chosen = cost_model(a, ctx.target)
-        cols = self.cols or chosen.cols
+    def _schedules(self, op: Op, ctx: Context, *, double: bool = False) -> Schedules:
+        forward, backward = (chosen(op, d, ctx, double=double, change=self._change) for d in DIRECTIONS)
+        return forward, backward
+
+    def _change(self, s: Schedule) -> Schedule:
+        if not (self.rows or self.cols or self.heads or self.grain):
+            return s
         # A mask is classified in columns no wider than a tile: what is admitted of them is one run.
-        return Schedule(
-            self.heads or chosen.heads, self.rows or chosen.rows, cols, min(self.grain or chosen.grain, cols)
-        )
+        grain = min(self.grain or s.grain, self.cols or s.cols)
+        return s.with_extents(g=self.heads, i=self.rows, j=self.cols, grain=grain)
 
 
-def add_stream(module: Module, a: Attention, stem: str, schedule: Schedule, ctx: Context) -> dict[str, Any]:
+def add_stream(module: Module, a: Attention, stem: str, schedules: Schedules, ctx: Context) -> dict[str, Any]:
     """Adds a forward and a backward tile function that go over the keys in tiles; returns the attributes of
     ``geo.kernel`` that name them."""
     forms = Forms(a)
-    forward = lower_forward(a, forms, schedule, stem)
-    backward, grads = lower_backward(a, Forms(a), schedule, f"{stem}_backward", summed=False)
+    forward = lower_forward(a, forms, schedules[0], stem)
+    backward, grads = lower_backward(a, Forms(a), schedules[1], f"{stem}_backward", summed=False)
     plain = plain_terms(a.programs.score.body)
     linear = "" if plain is None else "G" if plain.col is ZERO else "G+1"
     return add_version(module, a, forms, (forward, backward), grads, linear, "stream", ctx)
@@ -144,70 +150,15 @@ def may_leave(forward: Func) -> bool:
     return any(lookup_op(x.name).traits.leaves for x in forward.body.walk())
 
 
-def add_exact(
-    module: Module, op: Op, stem: str, schedule: Callable[[Attention, Context], Schedule], ctx: Context
-) -> dict[str, Any]:
+def add_exact(module: Module, op: Op, stem: str, schedules: Schedules, ctx: Context) -> dict[str, Any]:
     """The version in double precision and the attributes that name it."""
     a = Attention(op, module.dims, double=True)
-    exact = add_stream(module, a, f"{stem}_exact", schedule(a, ctx), ctx)
+    exact = add_stream(module, a, f"{stem}_exact", schedules, ctx)
     ctx.count("double-precision-version")
     return {"exact": exact["forward"], "exact_backward": exact["backward"], "exact_grads": exact["grads"]}
 
 
-def _fresh(stem: str, taken: set[str]) -> str:
-    n = 0
-    while f"{stem}{n}" in taken:
-        n += 1
-    taken.add(f"{stem}{n}")
-    return f"{stem}{n}"
-
-
-# --- how large ---------------------------------------------------------------------------------------------
-def cost_model(a: Attention, target: Target, *, masked: bool = True) -> Schedule:
-    """Tile extents from cache, shapes and, unless it is not ``masked``, mask.
-
-    All cores work on one score tile, which fills half of their caches together (what flows in and out takes the
-    rest): large tiles, since every operation on one is a fork and a join. It is wide, since each row costs an
-    update of its sums per tile. Small problems are taken several heads at a time. Masks are classified in
-    narrow columns.
-    """
-    budget = max(4096, target.cores * target.cache_bytes // 2 // itemsize(a.dtype))
-    n, m, g = (static_extent(a.rows), static_extent(a.cols), static_extent(a.problems, 1))
-    cols = min(m, 512)
-    rows = min(n, max(32, budget // max(cols, 1)))
-    heads = max(1, min(g, budget // max(1, rows * cols))) if rows >= n and cols >= m else 1
-    if masked and a.programs.mask is not None:
-        rows = masked_rows(a.programs.mask, n, m, rows)
-    return Schedule(heads, max(rows, 1), max(cols, 1), min(64, max(cols, 1)))
-
-
-def masked_rows(mask: Program, n: int, m: int, most: int, *, runs: bool = True) -> int:
-    """Rows of a tile under a mask: short ones follow its edge closely, tall ones cost less per score.
-
-    The cost counts visited scores, partial ones heavier, plus what every call costs: one per run of columns, or with
-    ``runs`` off one per block of rows. A mask that reads captured tensors shows its shape at run time only; then tiles
-    are of middling height.
-    """
-    if mask.params or not n or not m or n > 1 << 16 or m > 1 << 16:
-        return min(most, 256)
-    start = 56_000  # what a call costs, in scores of one head: measured for either engine
-    best, least = most, float("inf")
-    rows = most
-    while rows >= min(most, 64):
-        tiles = TileMap.of(mask, [], (1, 1, n, m), rows, 64, 1)
-        counts, lengths = tiles.counts, np.diff(tiles.runs()[..., :2]) if runs else np.full(-(-n // rows), 1)
-        calls = int((-(-lengths // 512)).sum())
-        cost = (counts["full"] + 1.2 * counts["partial"]) * rows * 64 + calls * start
-        if cost < least:
-            best, least = rows, cost
-        rows //= 2
-    return best
-
-
-def static_extent(d, default: int = 1 << 20) -> int:
-    return int(d) if d.is_static else default
-
-
+# --- what it is called ---------------------------------------------------------------------------------------
 def plain_terms(score: Expr) -> Terms | None:
     """The linear form of a score that is one contraction plus a number per key; None of any other."""
     rules = Normaliser()

@@ -1,4 +1,4 @@
-"""What forward and backward lowering share: extents, schedule, and building tile functions."""
+"""What forward and backward lowering share: the attention, and building tile functions by its schedule."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ from dataclasses import dataclass, field
 from aatc.ir.core import Block, Func, Loc, Op, Value
 from aatc.ir.dims import Dim
 from aatc.ir.geo import attention_of, whole_attention_of
+from aatc.ir.schedule import Schedule, Stage
 from aatc.ir.score.expr import Expr, params
 from aatc.ir.score.program import Program
 from aatc.ir.score.widths import extents
@@ -16,20 +17,6 @@ from aatc.ir.types import TensorType, TileType, Type, compute_name
 from aatc.passes.factor import Factored, Token
 
 LOG2E, LN2 = math.log2(math.e), math.log(2.0)
-
-
-@dataclass(frozen=True)
-class Schedule:
-    """Tile extents: ``heads`` problems, ``rows`` queries, ``cols`` keys at most per run; ``grain`` is the column
-    extent at which a mask is classified."""
-
-    heads: int
-    rows: int
-    cols: int
-    grain: int
-
-    def __str__(self) -> str:
-        return f"split(g, {self.heads}) split(i, {self.rows}) split(j, {self.cols}) grain(j, {self.grain})"
 
 
 class Attention:
@@ -194,10 +181,15 @@ def load_token(b: Builder, a: Attention, s: Schedule, t: Token, buffer: Value, a
     return b.op(
         "tile.load",
         [buffer, *(at[c] for c in axes if c != "d")],
-        [TileType.of(a.element(t.dtype, t.exact), shape)],
+        [TileType.of(a.element(t.dtype, t.exact), shape, _space(s, t))],
         names=[f"{t.name}_t"],
         axes=axes,
     )[0]
+
+
+def _space(s: Schedule, t: Token) -> str:
+    """Where tiles of a token are staged: where those of an operand are that it is computed from."""
+    return next((d.space for d in s.every(Stage) if any(p.name == d.what for p in params(t.expr))), "")
 
 
 def load_channel(b: Builder, a: Attention, s: Schedule, t: Token, buffer: Value, at: dict[str, Value]) -> Value:

@@ -17,6 +17,7 @@ from aatc.ir.core import Func, Value
 from aatc.ir.dims import Dim
 from aatc.ir.normalizers import SCORE, WEIGHT, Statistic
 from aatc.ir.normalizers.softmax import Softmax
+from aatc.ir.schedule import Schedule
 from aatc.ir.score.derivative import gradients
 from aatc.ir.score.expr import ZERO, Expr, add, call, const, mul, param, params, postorder, substitute
 from aatc.ir.types import INDEX, TensorType, TileType, compute_name
@@ -25,7 +26,6 @@ from aatc.passes.gradients import operand_gradients
 from aatc.passes.lowering import (
     Attention,
     Builder,
-    Schedule,
     compute_tokens,
     load_channel,
     new_func,

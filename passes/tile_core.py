@@ -4,14 +4,16 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
+from typing import Any
 
 from aatc.ir.access import access
 from aatc.ir.core import Value
+from aatc.ir.schedule import Schedule, Unroll, Vectorize
 from aatc.ir.score.expr import Expr, call, param, params
 from aatc.ir.score.program import Program
 from aatc.ir.types import BOOL, INDEX, RunsType, TileType
 from aatc.passes.factor import ChannelSum, Contraction, Factored, Lookup, Stored, Token
-from aatc.passes.lowering import Attention, Builder, Schedule, load_channel, load_token
+from aatc.passes.lowering import Attention, Builder, load_channel, load_token
 
 
 @dataclass
@@ -209,6 +211,7 @@ def sweep(
             upper=_dim(fr.a.cols),
             step=fr.s.cols,
             kind=kind,
+            **body_attrs(fr.s, "j"),
         )
     j, partial, *carried = b.open([INDEX, BOOL, *types], ["j", "partial", *names])
     inner = fr.scoped()
@@ -223,7 +226,13 @@ def sweep(
         upper=_dim(fr.a.cols),
         step=fr.s.cols // fr.s.grain * fr.s.grain,
         kind=kind,
+        **body_attrs(fr.s, "j"),
     )
+
+
+def body_attrs(s: Schedule, axis: str) -> dict[str, Any]:
+    """What the schedule says of the body of the loop over an axis."""
+    return {"unroll": s.count(Unroll, axis), "vectorize": s.count(Vectorize, axis)}
 
 
 def _dim(d):
@@ -231,18 +240,31 @@ def _dim(d):
 
 
 def loops(fr: Frame, emit: Callable[[Frame], None], kind: str = "par") -> None:
-    """The loops over problems and query blocks around ``emit``."""
+    """The loops over problems and query blocks around ``emit``, in the order of the schedule. ``kind`` is that of the
+    loop over query blocks; problems are independent."""
     b = fr.b
-    (g,) = b.open([INDEX], ["g"])
-    (i,) = b.open([INDEX], ["i"])
+    outer, inner_axis = (axis for axis in fr.s.nest if axis != "j")
+    kinds = {"g": "par", "i": kind}
     inner = fr.scoped()
-    inner.at |= {"g": g, "i": i}
-    inner.parallel = "gi" if kind == "par" else "g"
+    for axis in (outer, inner_axis):
+        (inner.at[axis],) = b.open([INDEX], [axis])
+    inner.parallel = "".join(axis for axis in "gi" if kinds[axis] == "par")
     emit(inner)
-    rows = b.close()
-    b.op("tile.for", [], [], regions=[rows], axis="i", upper=_dim(fr.a.rows), step=fr.s.rows, kind=kind)
-    heads = b.close()
-    b.op("tile.for", [], [], regions=[heads], axis="g", upper=_dim(fr.a.problems), step=fr.s.heads, kind="par")
+    upper, step = {"g": fr.a.problems, "i": fr.a.rows}, {"g": fr.s.heads, "i": fr.s.rows}
+    for axis in (inner_axis, outer):
+        body = b.close()
+        b.op(
+            "tile.for",
+            [],
+            [],
+            regions=[body],
+            axis=axis,
+            upper=_dim(upper[axis]),
+            step=step[axis],
+            kind=kinds[axis],
+            bind=fr.s.level(axis),
+            **body_attrs(fr.s, axis),
+        )
 
 
 def classify(fr: Frame, rows: int, heads: int) -> Value | None:

@@ -8,11 +8,12 @@ from aatc.ir.aggregations import SUM
 from aatc.ir.core import Func, Value
 from aatc.ir.normalizers import SCORE, WEIGHT, Normalizer, Statistic
 from aatc.ir.normalizers.base import MASS
+from aatc.ir.schedule import Schedule
 from aatc.ir.score.expr import ZERO, Expr, add, call, const, mul, param, params, postorder, substitute
 from aatc.ir.score.program import Program
 from aatc.ir.types import TensorType, compute_name, torch_dtype
 from aatc.passes.factor import CarryTerm, Factored, carry_terms, split_epilogue
-from aatc.passes.lowering import LOG2E, Attention, Builder, Schedule, compute_tokens, new_func
+from aatc.passes.lowering import LOG2E, Attention, Builder, compute_tokens, new_func
 from aatc.passes.rounding import digits
 from aatc.passes.score_rules import Normaliser
 from aatc.passes.tile_checks import Watch, checks_of, tokens_of

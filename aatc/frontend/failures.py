@@ -5,7 +5,7 @@ from __future__ import annotations
 import sys
 import warnings
 
-from aatc.errors import AatcError, BackendError, PassError, UnsupportedError
+from aatc.errors import AatcError, BackendError, PassError, ScheduleError, UnsupportedError
 from aatc.frontend import location
 
 #: Scores that an attention left to PyTorch may store before it is warned about, in bytes.
@@ -21,8 +21,8 @@ def expected(error: BaseException) -> bool:
 
 
 def users(error: BaseException) -> bool:
-    """Whether ``error`` comes from a pass or a pipeline of the user's, and so must reach the user."""
-    return isinstance(error, PassError) and error.users
+    """Whether ``error`` comes from a pass, a pipeline or a schedule of the user's, and so must reach the user."""
+    return isinstance(error, (PassError, ScheduleError)) and error.users
 
 
 def typed(error: Exception, where: str | None) -> AatcError:

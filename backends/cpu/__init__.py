@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-import os
 import platform
 from collections.abc import Callable, Sequence
-from dataclasses import replace
 from functools import lru_cache
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -16,9 +15,10 @@ from aatc.backends.cpu import call_library, declarations, plan_memory  # noqa: F
 from aatc.backends.cpu.emit import compile_tile
 from aatc.backends.cpu.table import lowering
 from aatc.ir.core import Func
+from aatc.ir.legal import Workload
+from aatc.ir.schedule import Schedule
 from aatc.ir.target import Target
-from aatc.passes.adaptive_tile import cost_model
-from aatc.passes.lowering import Attention, Schedule
+from aatc.passes.cost_model import default_schedule
 
 
 class CpuBackend(Backend):
@@ -29,20 +29,28 @@ class CpuBackend(Backend):
     lowerings = lowering
 
     def target(self) -> Target:
-        return Target("cpu", cores=torch.get_num_threads(), cache_bytes=_cache_bytes(), library=("sdpa",))
+        vector_bytes, registers = _VECTORS.get(torch.backends.cpu.get_cpu_capability(), (0, 0))
+        return Target(
+            "cpu",
+            cores=torch.get_num_threads(),
+            caches=_caches(),
+            vector_bytes=vector_bytes,
+            registers=registers,
+            library=("sdpa",),
+        )
 
     def compile(self, func: Func) -> tuple[Callable[..., Any], str]:
         return compile_tile(func)
 
-    def schedule_space(self, attention: Attention) -> Sequence[Schedule]:
+    def schedule_space(self, workload: Workload) -> Sequence[Schedule]:
         """Around the cost model's choice: tiles half and twice as high, half and twice as wide, single problems."""
-        default = cost_model(attention, self.target())
+        default = default_schedule(workload, self.target())
         grid = [(rows, cols) for rows in (0, -1, 1) for cols in (0, -1, 1)]
         found = [
-            replace(default, rows=_scaled(default.rows, rows), cols=_scaled(default.cols, cols)) for rows, cols in grid
+            default.with_extents(i=_scaled(default.rows, rows), j=_scaled(default.cols, cols)) for rows, cols in grid
         ]
-        found.append(replace(default, heads=1))
-        return list(dict.fromkeys(replace(s, grain=min(s.grain, s.cols)) for s in found))
+        found.append(default.with_extents(g=1))
+        return list(dict.fromkeys(s.with_extents(grain=min(s.grain, s.cols)) for s in found))
 
     def devices(self) -> Sequence[dict[str, Any]]:
         capability = torch.backends.cpu.get_cpu_capability()
@@ -52,7 +60,7 @@ class CpuBackend(Backend):
                 "name": _model(),
                 "threads": torch.get_num_threads(),
                 "isa": capability,
-                "cache_bytes": _cache_bytes(),
+                "cache_bytes": _caches()[1],
             }
         ]
 
@@ -61,14 +69,29 @@ def _scaled(extent: int, power: int) -> int:
     return max(1, extent * 2 if power > 0 else extent // 2 if power < 0 else extent)
 
 
+#: Bytes of a vector and number of vector registers by torch's name of an instruction set.
+_VECTORS = {
+    "AVX512": (64, 32),
+    "AVX2": (32, 16),
+    "DEFAULT": (16, 16),
+    "NEON": (16, 32),
+    "SVE256": (32, 32),
+    "SVE": (16, 32),
+}
+
+
 @lru_cache(maxsize=1)
-def _cache_bytes() -> int:
-    """The second-level cache of a core, 1 MiB where the system does not tell."""
-    try:
-        size = os.sysconf("SC_LEVEL2_CACHE_SIZE")
-    except (ValueError, OSError, AttributeError):
-        size = 0
-    return size if size > 0 else 1 << 20
+def _caches() -> tuple[int, ...]:
+    """Bytes of a core's caches by level; 32 KiB and 1 MiB where the system does not tell of the first two."""
+    found = {1: 32 << 10, 2: 1 << 20}
+    for cache in Path("/sys/devices/system/cpu/cpu0/cache").glob("index*"):
+        try:
+            kind, level, size = ((cache / f).read_text("ascii").strip() for f in ("type", "level", "size"))
+            if kind != "Instruction":
+                found[int(level)] = int(size.rstrip("KM")) << {"K": 10, "M": 20}.get(size[-1:], 0)
+        except (OSError, ValueError):
+            continue
+    return tuple(found[level] for level in sorted(found))
 
 
 @lru_cache(maxsize=1)

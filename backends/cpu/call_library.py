@@ -8,9 +8,13 @@ from typing import ClassVar
 from aatc.backends.cpu.library import Library, library_form, lower_library, lower_library_backward
 from aatc.ir.core import Module, Op
 from aatc.ir.errors import PassError
-from aatc.passes.adaptive_tile import add_exact, add_version, cost_model, masked_rows, may_leave, static_extent
+from aatc.ir.legal import Workload
+from aatc.ir.schedule import Schedule
+from aatc.passes.adaptive_tile import add_exact, add_version, may_leave
 from aatc.passes.base import Context, Pass, register
-from aatc.passes.lowering import Attention, Schedule
+from aatc.passes.cost_model import default_schedule, masked_rows, unknown
+from aatc.passes.lowering import Attention
+from aatc.passes.schedule_attention import chosen
 from aatc.passes.tile_backward import lower_backward
 from aatc.passes.tile_forward import Forms
 
@@ -20,7 +24,8 @@ from aatc.passes.tile_forward import Forms
 class CallLibrary(Pass):
     """``geo.kernel`` whose score is one contraction plus a number per key → the same, by the library's fused attention.
 
-    rows: queries of a block where there is a mask; 0 leaves the choice to the cost model. PassError for a negative one.
+    rows: queries of a block where there is a mask; 0 leaves the choice to the schedule if that is not the cost model's,
+    and else to what is best for the library. PassError for a negative one.
     """
 
     rows: int = 0
@@ -44,8 +49,9 @@ class CallLibrary(Pass):
         return module
 
     def _replace(self, module: Module, op: Op, a: Attention, plain: Library, ctx: Context) -> None:
-        stem, forms, schedule = op.attrs["forward"].name, Forms(a), self._schedule(a, plain, ctx)
-        forward = lower_library(a, forms, plain, schedule, stem)
+        stem, forms = op.attrs["forward"].name, Forms(a)
+        forward = lower_library(a, forms, plain, self._schedule(op, plain, "forward", ctx), stem)
+        schedule = self._schedule(op, plain, "backward", ctx)
         backward_name = op.attrs["backward"].name
         if plain.shift is None and (a.programs.mask is None or plain.causal):
             backward, grads = lower_library_backward(a, forms, plain, schedule, backward_name)
@@ -54,17 +60,18 @@ class CallLibrary(Pass):
         linear = "G+1" if plain.biased else "G"
         op.attrs |= add_version(module, a, forms, (forward, backward), grads, linear, "library", ctx)
         if "exact" not in op.attrs and may_leave(forward):
-            op.attrs |= add_exact(module, op, stem, lambda exact, ctx: cost_model(exact, ctx.target), ctx)
+            exact = chosen(op, "forward", ctx, double=True), chosen(op, "backward", ctx, double=True)
+            op.attrs |= add_exact(module, op, stem, exact, ctx)
 
-    def _schedule(self, a: Attention, plain: Library, ctx: Context) -> Schedule:
-        s = cost_model(a, ctx.target)
-        return Schedule(s.heads, self.rows or library_rows(a, plain, ctx), s.cols, s.grain)
+    def _schedule(self, op: Op, plain: Library, direction: str, ctx: Context) -> Schedule:
+        s, w = chosen(op, direction, ctx), Workload.of(op, direction)
+        default = s == default_schedule(w, ctx.target)
+        return s.with_extents(i=self.rows or (library_rows(w, plain, ctx) if default else 0))
 
 
-def library_rows(a: Attention, plain: Library, ctx: Context) -> int:
+def library_rows(w: Workload, plain: Library, ctx: Context) -> int:
     """Rows of a block: the library skips what is causal within its own tiles; other masks are cut into blocks."""
-    most = cost_model(a, ctx.target, masked=False).rows
-    mask = a.programs.mask
-    if mask is None or plain.causal:
+    most = default_schedule(w, ctx.target, masked=False).rows
+    if w.mask is None or plain.causal:
         return most
-    return masked_rows(mask, static_extent(a.rows), static_extent(a.cols), most, runs=False)
+    return masked_rows(w.mask, unknown(w.rows), unknown(w.cols), most, runs=False)

@@ -8,13 +8,14 @@ import torch
 
 from aatc.ir.core import Func, Value
 from aatc.ir.dims import Dim
+from aatc.ir.schedule import Schedule
 from aatc.ir.score.derivative import gradients
 from aatc.ir.score.expr import ONE, ZERO, Expr, add, call, const, mul, neg, param, sub
 from aatc.ir.score.program import Program
 from aatc.ir.types import TensorType, torch_dtype
 from aatc.passes.factor import split_epilogue
 from aatc.passes.gradients import operand_gradients
-from aatc.passes.lowering import Attention, Builder, Schedule, new_func
+from aatc.passes.lowering import Attention, Builder, new_func
 from aatc.passes.score_rules import Normaliser, Terms, is_col
 from aatc.passes.simplify_score import is_causal
 from aatc.passes.tile_backward import backward_arguments, row_cotangent

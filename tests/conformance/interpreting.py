@@ -7,11 +7,12 @@ from aatc.backends import Backend, Lowerings
 from aatc.backends.lowerings import tile_ops
 from aatc.ir.core import Func, Module, Op
 from aatc.ir.interpreter import Interpreter
+from aatc.ir.legal import Workload
 from aatc.ir.registry import lookup_op
+from aatc.ir.schedule import Schedule
 from aatc.ir.target import Target
 from aatc.ir.tile_evaluate import Refused
-from aatc.passes.adaptive_tile import cost_model
-from aatc.passes.lowering import Attention, Schedule
+from aatc.passes.cost_model import default_schedule
 
 lowering = Lowerings("interpreting")
 
@@ -57,5 +58,5 @@ class Interpreting(Backend):
     def devices(self) -> Sequence[dict[str, Any]]:
         return [{"backend": self.name, "name": "torch, operation by operation"}]
 
-    def schedule_space(self, attention: Attention) -> Sequence[Schedule]:
-        return [cost_model(attention, self.target())]
+    def schedule_space(self, workload: Workload) -> Sequence[Schedule]:
+        return [default_schedule(workload, self.target())]

@@ -8,8 +8,8 @@ import torch
 
 import aatc
 from aatc import backends, passes
+from aatc.ir.legal import Workload, legal
 from aatc.ir.parser import parse
-from aatc.passes.lowering import Attention
 from tests.compiler.harness import module_of, record
 from tests.conformance.cases import KINDS, MASKS, SIZES, TOLERANCES, Sizes, case
 from tests.conformance.interpreting import Interpreting
@@ -134,15 +134,17 @@ def test_every_schedule_of_the_space_gives_the_same(backend):
     c = case("lorentz distance", "causal", sizes=Sizes(1, 2, 2, 70, 70, 8))
     want = c.formula(*[t.detach() for t in c.operands])
     taken, spec, _ = record(*c.operands[:3], **c.parts)
-    fused = passes.Pipeline.parse(passes.DEFAULT.rpartition(",")[0]).run(module_of(taken, spec)).module
+    fused = passes.Pipeline.parse(passes.DEFAULT.partition(",schedule")[0]).run(module_of(taken, spec)).module
     (op,) = [op for op in fused.walk() if op.name == "geo.attend"]
-    space = backend.schedule_space(Attention(op, fused.dims))
+    workload = Workload.of(op)
+    space = backend.schedule_space(workload)
     assert space and len(set(space)) == len(space)
     default = compiled(backend, c.operands, c.parts, "adaptive-tile")[1].attentions[0]["schedule"]
     assert str(space[0]) == default
     for s in space:
-        tiles = f"adaptive-tile{{rows={s.rows} cols={s.cols} heads={s.heads} grain={s.grain}}}"
-        _, program, operands = compiled(backend, c.operands, c.parts, tiles)
+        legal(s, workload, backend.target())
+        wish = passes.ScheduleAttention(given=f"attend0.forward: {s}")
+        _, program, operands = compiled(backend, c.operands, c.parts, f"{wish},adaptive-tile")
         assert program.attentions[0]["schedule"] == str(s)
         assert off(program.main(*operands)[0], want[0]) <= 1e-12, s
 

@@ -100,6 +100,37 @@ def test_opt_reports_time_and_stages_on_standard_error(command, file):
     assert "//" not in done.stdout
 
 
+TILED = "canonicalize,simplify-score,fuse-attention,fuse-normalizer,schedule,adaptive-tile"
+
+
+def test_opt_obeys_a_file_of_schedules_and_writes_one(command, file):
+    wish = "# small tiles\nattend0.forward: split(i, 2) split(j, 3)  # of both\n"
+    (file.parent / "wish.txt").write_text(wish, "utf-8")
+    given = ("opt", "-p", TILED, "block.aatc", "--schedule")
+    done = command(*given, "wish.txt", cwd=file.parent)
+    assert done.returncode == 0, done.stderr
+    assert "split(i, 2) split(j, 3)" in str(aatc.parse(done.stdout).funcs["attend0"].attrs["schedule"])
+    written = command(*given, "wish.txt", "--print-schedule", cwd=file.parent).stdout
+    assert [line.partition(":")[0] for line in written.splitlines()] == ["attend0.forward", "attend0.backward"]
+    (file.parent / "again.txt").write_text(written, "utf-8")
+    assert command(*given, "again.txt", cwd=file.parent).stdout == done.stdout
+
+
+@pytest.mark.parametrize(
+    ("pipeline", "wish", "says"),
+    [
+        (TILED, "attend0.forward: split(i, 2", "parse error: line 1, column 28"),
+        (TILED, "\nattend9.forward: split(i, 2)", "parse error: line 2, column 1: there is no attention 'attend9'"),
+        (TILED, "attend0.forward: bind(i, lanes)", "schedule error: line 1, attend0.forward: bind(i, lanes)"),
+        ("canonicalize", "attend0.forward: split(i, 2)", "no attention stage stands alone"),
+    ],
+)
+def test_opt_refuses_schedules_with_their_place(command, file, pipeline, wish, says):
+    (file.parent / "wish.txt").write_text(wish, "utf-8")
+    message = failed(command("opt", "-p", pipeline, "block.aatc", "--schedule", "wish.txt", cwd=file.parent), 1)
+    assert says in message and "hint: " in message
+
+
 def test_opt_lists_the_passes(command, tmp_path):
     done = command("opt", "--list", cwd=tmp_path)
     assert done.returncode == 0, done.stderr

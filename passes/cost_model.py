@@ -1,0 +1,154 @@
+"""The default schedule of an attention: from the target's cores, caches, vectors and shared memory, the widths of what
+a tile holds, the tiles live at once, and the mask."""
+
+from __future__ import annotations
+
+from functools import lru_cache
+
+import numpy as np
+
+from aatc.ir.legal import Workload, registers
+from aatc.ir.schedule import Bind, Directive, Grain, Pack, Schedule, Split, Stage, Vectorize
+from aatc.ir.score.program import Program
+from aatc.ir.target import Target
+from aatc.ir.tilemap import TileMap
+
+
+def default_schedule(w: Workload, target: Target, *, masked: bool = True) -> Schedule:
+    """A legal schedule for one direction; unless it is not ``masked``, its rows follow the mask."""
+    if "workgroups" in target.levels:
+        return _workgroup_tiles(w, target)
+    if "threads" in target.levels:
+        return _thread_tiles(w, target)
+    return _shared_tiles(w, target, masked)
+
+
+def unknown(extent: int | None, default: int = 1 << 20) -> int:
+    return default if extent is None else extent
+
+
+def _shared_tiles(w: Workload, target: Target, masked: bool) -> Schedule:
+    """For backends whose single operations spread over the cores, such as the torch code.
+
+    All cores work on one score tile, which fills half of their caches together (what flows in and out takes the
+    rest): large tiles, since every operation on one is a fork and a join. It is wide, since each row costs an
+    update of its sums per tile. Small problems are taken several heads at a time. Masks are classified in
+    narrow columns.
+    """
+    budget = max(4096, target.cores * target.cache_bytes // 2 // w.item)
+    n, m, g = unknown(w.rows), unknown(w.cols), unknown(w.problems, 1)
+    cols = min(m, 512)
+    rows = min(n, max(32, budget // max(cols, 1)))
+    heads = max(1, min(g, budget // max(1, rows * cols))) if rows >= n and cols >= m else 1
+    if masked and w.mask is not None:
+        rows = masked_rows(w.mask, n, m, rows)
+    return Schedule.of(heads, max(rows, 1), max(cols, 1), min(64, max(cols, 1)))
+
+
+def masked_rows(mask: Program, n: int, m: int, most: int, *, runs: bool = True) -> int:
+    """Rows of a tile under a mask: short ones follow its edge closely, tall ones cost less per score.
+
+    The cost counts visited scores, partial ones heavier, plus what every call costs: one per run of columns, or with
+    ``runs`` off one per block of rows. A mask that reads captured tensors shows its shape at run time only; then tiles
+    are of middling height.
+    """
+    if mask.params or not n or not m or n > 1 << 16 or m > 1 << 16:
+        return min(most, 256)
+    return _masked_rows(mask, n, m, most, runs)
+
+
+@lru_cache(maxsize=256)
+def _masked_rows(mask: Program, n: int, m: int, most: int, runs: bool) -> int:
+    start = 56_000  # what a call costs, in scores of one head: measured for either engine
+    best, least = most, float("inf")
+    rows = most
+    while rows >= min(most, 64):
+        tiles = TileMap.of(mask, [], (1, 1, n, m), rows, 64, 1)
+        counts, lengths = tiles.counts, np.diff(tiles.runs()[..., :2]) if runs else np.full(-(-n // rows), 1)
+        calls = int((-(-lengths // 512)).sum())
+        cost = (counts["full"] + 1.2 * counts["partial"]) * rows * 64 + calls * start
+        if cost < least:
+            best, least = rows, cost
+        rows //= 2
+    return best
+
+
+def _thread_tiles(w: Workload, target: Target) -> Schedule:
+    """For code of our own on a CPU: a task per block of queries, in buffers of its own that stay in a core's second
+    cache, with products in register blocks. A backward by rows has a task per problem."""
+    rows, cols = min(unknown(w.rows), 128), min(unknown(w.cols), 256)
+    room = target.cache_bytes // 2
+    while cols > 64 and _working_set(w, rows, cols) > room:
+        cols //= 2
+    while rows > 16 and _working_set(w, rows, cols) > room:
+        rows //= 2
+    if w.direction == "forward" and w.problems is not None and w.rows is not None:
+        while rows > 64 and w.problems * -(-w.rows // rows) < 2 * target.cores:
+            rows //= 2
+    rows, cols = max(rows, 1), max(cols, 1)
+    extras = _blocks(w, target, rows, cols)
+    extras += [Bind("g", "threads"), *([Bind("i", "threads")] if w.direction == "forward" else [])]
+    return _obeyed(rows, cols, extras, target)
+
+
+def _working_set(w: Workload, rows: int, cols: int) -> int:
+    """Bytes of the tiles that are live at once."""
+    per_row, per_col = w.width("i") + w.value, w.width("j")
+    if w.direction == "backward":  # vectors and their gradients
+        per_row, per_col = 2 * per_row, 2 * per_col
+    return (w.pairs * rows * cols + rows * per_row + cols * per_col) * w.item
+
+
+def _blocks(w: Workload, target: Target, rows: int, cols: int) -> list[Directive]:
+    """The register block: most products per number loaded, in as many registers as there are. Panels of the keys are
+    as wide as it."""
+    vector = target.vector_bytes // w.item
+    if vector < 2 or not target.registers:
+        return []
+    while vector > 1 and cols % vector:
+        vector //= 2
+    best: tuple[float, int, int] = (0.0, 1, 1)
+    for high in range(1, min(rows, 8) + 1):
+        for wide in (1, 2, 4):
+            block = Schedule((Split("ii", high), Split("jj", wide * vector)))
+            if cols % (wide * vector) == 0 and registers(block, w, target) <= target.registers:
+                best = max(best, (high * wide / (high + wide), high, wide))
+    _, high, wide = best
+    panel = wide * vector
+    packed = [Pack(x.name, panel) for x in w.operands[1:2] if x.along == "j" and x.width > 1]
+    vectors = [Vectorize("jj", vector)] if vector > 1 else []
+    return [Split("ii", high), Split("jj", panel), *vectors, *packed]
+
+
+def _workgroup_tiles(w: Workload, target: Target) -> Schedule:
+    """For GPUs: a workgroup per block of queries, 8 queries and 4 keys of the scores in the registers of each lane,
+    keys and values staged in shared memory as long as they fit."""
+    rows, cols = min(max(unknown(w.rows), 1), 64), min(max(unknown(w.cols), 1), 16)
+    while rows > 8 and -(-rows // 8) * -(-cols // 4) > target.workgroup:
+        rows //= 2
+    high, wide = min(8, rows), min(4, cols)
+    while target.registers and high > 1 and high * wide + wide + 1 > target.registers:
+        high //= 2
+    block = [Split("ii", high), Split("jj", wide)]
+    bound = [Bind("g", "workgroups"), *([Bind("i", "workgroups")] if w.direction == "forward" else [])]
+    inner = (
+        [Bind("ii", "lanes"), Bind("jj", "lanes")] if -(-rows // high) * -(-cols // wide) <= target.workgroup else []
+    )
+    s, staged, used = Schedule.of(1, rows, cols), [], 0
+    for x in (x for x in w.operands if x.along == "j" and x.width > 1):
+        used += w.bytes(x.name, s)
+        if used <= target.shared_bytes:
+            staged.append(Stage(x.name, "shared"))
+    return _obeyed(rows, cols, [*block, *bound, *inner, *staged], target)
+
+
+def _obeyed(rows: int, cols: int, extras: list[Directive], target: Target) -> Schedule:
+    """Tile extents, and those of ``extras`` that the target obeys."""
+    kept = [
+        d
+        for d in extras
+        if d.word in target.directives
+        and not (isinstance(d, Bind) and d.to not in target.levels)
+        and not (isinstance(d, Stage) and d.space not in target.spaces)
+    ]
+    return Schedule((Split("g", 1), Split("i", rows), Split("j", cols), Grain("j", min(64, cols)), *kept))
