@@ -128,7 +128,7 @@ def attend(
         v = v.float()  # the output is rounded once
     o, lse = torch.ops.aatc.attend(q, k, v, [c.tensor for group in groups for c in group], spec)
     if sink is not None:
-        o, lse = with_sink(sink, o, lse, sizes)
+        o, lse = with_sink(sink, o, lse)
         o = o.to(sizes.dtype)
     return (o, lse) if return_lse else o
 

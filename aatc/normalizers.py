@@ -14,7 +14,7 @@ import torch
 
 from aatc.ir.errors import CaptureError, UnsupportedError
 from aatc.ir.normalizers import NORMALIZERS, SCORE, WEIGHT, Normalizer, Statistic, register
-from aatc.parts import Sizes, number_dtype, same
+from aatc.parts import as_tensor, same
 
 
 @dataclass(frozen=True, eq=False)
@@ -62,18 +62,18 @@ def _quoted(names: Iterable[str]) -> str:
     return ", ".join(f'"{n}"' for n in names)
 
 
-def with_sink(
-    sink: torch.Tensor | float, o: torch.Tensor, lse: torch.Tensor, sizes: Sizes
-) -> tuple[torch.Tensor, torch.Tensor]:
+def with_sink(sink: torch.Tensor | float, o: torch.Tensor, lse: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
     """Output and log-sum-exp of a softmax to whose keys a sink is added. CaptureError for a sink of another shape."""
     if not isinstance(sink, torch.Tensor):
-        sink = torch.full((), sink, dtype=number_dtype(sizes), device=sizes.device)
-    if sink.dim() > 1 or (sink.dim() == 1 and not same(sink.shape[0], 1) and not same(sink.shape[0], sizes.h)):
-        raise CaptureError(f"sink has shape {tuple(sink.shape)}; it is one logit, or one per head: () or ({sizes.h},)")
+        sink = as_tensor(sink, lse.dtype, lse.device)
+    if sink.dim() > 1 or (sink.dim() == 1 and not same(sink.shape[0], 1) and not same(sink.shape[0], o.shape[1])):
+        raise CaptureError(
+            f"sink has shape {tuple(sink.shape)}; it is one logit, or one per head: () or ({o.shape[1]},)"
+        )
     if not sink.is_floating_point():
         raise CaptureError(f"sink holds {sink.dtype}, not floating-point numbers", hint="convert it, say with .float()")
-    if sink.device != sizes.device:
-        raise CaptureError(f"sink is on {sink.device}, q on {sizes.device}", hint="move them to one device")
+    if sink.device != o.device:
+        raise CaptureError(f"sink is on {sink.device}, q on {o.device}", hint="move them to one device")
     logit = sink.to(lse.dtype).reshape(-1, 1)
     # the rest of the weight is what keys keep: exp(lse - lse with the sink)
     open_ = lse != float("-inf")

@@ -11,6 +11,7 @@ from aatc import backends, passes
 from aatc.frontend.attention import stages
 from aatc.ir import Block, Func, Module, Op, TensorType, Value
 from aatc.ir.types import dtype_name
+from aatc.normalizers import with_sink
 
 
 class Recorder(TorchFunctionMode):
@@ -35,9 +36,17 @@ class Built:
     eager: Any
     spec: str
 
+    sink: Any = None
+
     def run(self):
-        o, lse = self.program.main(*self.operands)
-        return o, lse
+        return self.finished(*self.program.main(*self.operands))
+
+    def finished(self, o, lse):
+        """What `aatc.attend` makes of the results of its op."""
+        if self.sink is None:
+            return o, lse
+        o, lse = with_sink(self.sink, o, lse)
+        return o.to(self.operands[0].dtype), lse
 
     @property
     def forward(self) -> Func:
@@ -74,4 +83,5 @@ def build(q, k, v, *, tiles: str = "", library: bool = True, **parts) -> Built:
     rows = "".join(f"{{{word}}}" for word in tiles.split() if word.startswith("rows="))
     text = text.replace("call-library,", f"call-library{rows}," if library else "")
     result = passes.Pipeline.parse(text).run(module, target=backend.target())
-    return Built(module, result, backend.build(result.module), operands, eager, spec)
+    sink = getattr(parts.get("normalizer"), "sink", None)
+    return Built(module, result, backend.build(result.module), operands, eager, spec, sink)

@@ -8,7 +8,7 @@ from typing import Any
 import torch
 
 import aatc
-from aatc import biases, connections, masks, metrics
+from aatc import biases, connections, masks, metrics, normalizers
 
 #: How a word is written by a user, given the texts of its arguments; the others are `metrics.word` or torch's.
 _WRITTEN = {
@@ -191,6 +191,13 @@ def parts(case: Any, x: dict[str, torch.Tensor], made: Functions | None = None) 
     found["bias"] = None if case.bias is None else bias(case.bias, x)
     found["mask"] = None if case.mask is None else mask(case.mask, x, made)
     found["scale"] = _value(case.scale, x)
+    if case.soft_cap is not None:
+        found["soft_cap"] = _value(case.soft_cap, x)
+    kind, number = case.normalizer
+    if kind == "sigmoid":
+        found["normalizer"] = normalizers.Sigmoid(_value(number, x))
+    elif number is not None:
+        found["normalizer"] = normalizers.Softmax(_value(number, x))
     if case.dropout:
         found |= {"dropout": case.dropout, "seed": _value(case.seed, x)}
     return found

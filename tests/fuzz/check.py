@@ -118,7 +118,8 @@ def truth(case: Case, dtype: torch.dtype, nudge: bool = False, sizes: bool = Fal
         dw = torch.where(p > 0, dw, 0.0)
         size = p.detach() * (dw.abs() + (p * dw).abs().sum(-1, keepdim=True))
         if pl is not None:
-            size = size + p.detach() * pl.to(dtype).abs().unsqueeze(-1)
+            share = p.detach() / torch.where(p > 0, p, 0.0).detach().sum(-1, keepdim=True).clamp(min=1e-300)
+            size = size + share * pl.to(dtype).abs().unsqueeze(-1)
         g = torch.Generator().manual_seed(3)
         sign = torch.randint(0, 2, size.shape, generator=g) * 2.0 - 1
         if s.requires_grad:
@@ -258,7 +259,7 @@ def check_attention(case: Case, stages: bool = True) -> None:
         return
     operands = [t.detach() for t in built.operands]
     for name, module in built.result.stages.items():
-        o, lse = Interpreter(module).call("main", operands)
+        o, lse = built.finished(*Interpreter(module).call("main", operands))
         judge.results(f"interpreter after {name}", o, lse)
 
 

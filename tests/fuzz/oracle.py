@@ -467,8 +467,13 @@ def scores(case, x: dict[str, torch.Tensor], dtype: torch.dtype):
     if scale is None:
         scale = case.d**-0.5 if case.metric[0] in ROOT_SCALE else 1.0
     s = _per_head(f, scale) * s
+    if case.soft_cap is not None:
+        cap = _per_head(f, case.soft_cap)
+        s = cap * torch.tanh(s / cap)
     if case.bias is not None:
         s = rounded(s + _bias(f, case.bias))  # beside a large bias, this is where the digits of a score go
+    if case.normalizer[0] == "sigmoid" and case.normalizer[1] is not None:
+        s = rounded(s + _per_head(f, case.normalizer[1]))
     keep = None if case.mask is None else _mask(f, case.mask).expand(*f.sizes, 1)[..., 0]
     if case.dropout:
         u = uniform(int(x["seed"]) if isinstance(case.seed, str) else case.seed, f.sizes).unsqueeze(-1)
@@ -481,6 +486,25 @@ def attention(case, x: dict[str, torch.Tensor], dtype: torch.dtype):
     s, keep, carried = scores(case, x, dtype)
     if keep is not None:
         s = torch.where(keep, s, float("-inf"))
+    if case.normalizer[0] == "sigmoid":
+        p, lse = _sigmoid(s)
+    else:
+        p, lse = _softmax(s, _per_head(Formula(case, x, dtype), case.normalizer[1]))
+    if keep is not None:  # a weight of 0 carries nothing, not even what is not finite
+        carried = torch.where(keep.unsqueeze(-1), carried, 0.0)
+    return (p.unsqueeze(-1) * carried).sum(3), lse, s, p, carried
+
+
+def _sigmoid(s):
+    """Weights and the logarithm of their sum."""
+    p = torch.where(s > float("-inf"), torch.sigmoid(torch.where(s > float("-inf"), s, 0.0)), 0.0)
+    p = torch.where(s.isnan(), s, p)
+    total = p.sum(-1)
+    return p, torch.where(total > 0, torch.where(total > 0, total, 1.0).log(), float("-inf")) + 0 * total
+
+
+def _softmax(s, sink):
+    """Weights and log-sum-exp; ``sink`` is one more logit of every row, or None."""
     top = s.detach().amax(-1, keepdim=True) if s.shape[-1] else s.new_full((*s.shape[:-1], 1), float("-inf"))
     open_row = top > float("-inf")
     e = torch.where(open_row, s - torch.where(open_row, top, 0.0), float("-inf")).exp()
@@ -488,6 +512,11 @@ def attention(case, x: dict[str, torch.Tensor], dtype: torch.dtype):
     some = torch.where(open_row, total, 1.0)
     p = e / some
     lse = torch.where(open_row, some.log() + torch.where(open_row, top, 0.0), float("-inf"))[..., 0]
-    if keep is not None:  # a weight of 0 carries nothing, not even what is not finite
-        carried = torch.where(keep.unsqueeze(-1), carried, 0.0)
-    return (p.unsqueeze(-1) * carried).sum(3), lse, s, p, carried
+    if sink is None:
+        return p, lse
+    more = (
+        torch.full_like(lse, sink) if not isinstance(sink, torch.Tensor) else sink.reshape(1, -1, 1).expand(lse.shape)
+    )
+    seen = lse > float("-inf")
+    whole = torch.where(seen, torch.logaddexp(torch.where(seen, lse, 0.0), more), more)
+    return p * torch.where(seen, torch.where(seen, lse, 0.0) - whole, float("-inf")).exp().unsqueeze(-1), whole

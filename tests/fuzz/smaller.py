@@ -65,7 +65,7 @@ def _smaller(case: Case) -> Iterator[Case]:
     for name, plain in (
         ("connection", None), ("mask", None), ("bias", None), ("scale", None), ("dropout", 0.0), ("ties", ()),
         ("grad_lse", False), ("grad_layout", "contiguous"), ("tiles", ""), ("library", True),
-        ("metric", ("dot",)),
+        ("metric", ("dot",)), ("normalizer", ("softmax", None)), ("soft_cap", None),
     ):  # fmt: skip
         if getattr(case, name) != plain:
             yield replace(case, **{name: plain})
@@ -89,7 +89,13 @@ def _smaller(case: Case) -> Iterator[Case]:
 def _tidied(case: Case) -> Case:
     """Without tensors that nothing reads."""
     used = {"q", "k", "v"}
-    for part in (case.metric, case.connection, case.mask, case.bias, (case.scale, case.seed)):
+    for part in (
+        case.metric,
+        case.connection,
+        case.mask,
+        case.bias,
+        (case.scale, case.seed, case.soft_cap, *case.normalizer),
+    ):
         used |= _names(part)
     if case.metric[0] == "mahalanobis":
         used.add("m")

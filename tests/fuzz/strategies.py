@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import os
 import random
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import torch
@@ -52,6 +52,8 @@ class Case:
     tiles: str = ""
     library: bool = True
     tags: frozenset[str] = field(default_factory=frozenset)
+    normalizer: tuple = ("softmax", None)  # and a sink of softmax, a bias of sigmoid
+    soft_cap: Any = None
 
     @property
     def torch_dtype(self) -> torch.dtype:
@@ -137,11 +139,30 @@ class _Draw:
             tiles = f"heads={heads} rows={rows} cols={cols} grain={grain}"
         if not self.on("grads"):
             self.leaves = {k: Leaf(v.shape, v.dtype, v.kind, v.layout, False) for k, v in self.leaves.items()}
-        return Case(
+        made = Case(
             pick.randrange(2**20), sizes, d, dv, self.dtype, self.leaves, metric, connection, mask, bias, scale,
             dropout, seed, domain, ties, self.chance(2), pick.choice(self.layouts), tiles, not self.chance(3),
             frozenset(self.tags),
         )  # fmt: skip
+        return self.weighed(made)
+
+    def weighed(self, case: Case) -> Case:
+        """The case with a normaliser and a soft cap: drawn last, so that all else stays what a seed made of it."""
+        normalizer: tuple = ("softmax", None)
+        if self.chance(4) and self.on("normalizer"):
+            kind = self.pick.choice(("softmax", "sigmoid", "sigmoid"))
+            number = self.pick.choice((None, -1.5, "more")) if kind == "sigmoid" else self.pick.choice((0.5, "more"))
+            if number == "more":
+                h = case.sizes[1]
+                self.leaf("more", self.pick.choice(((), (h,))) if h != 1 else (), grad=None)
+            normalizer = (kind, number)
+        soft_cap = None
+        if self.chance(8) and self.on("soft-cap"):
+            soft_cap = self.pick.choice((0.5, 2.0, 50.0, "cap"))
+            if soft_cap == "cap":
+                h = case.sizes[1]
+                self.leaf("cap", self.pick.choice(((), (h,))) if h != 1 else (), "positive")
+        return replace(case, leaves=self.leaves, normalizer=normalizer, soft_cap=soft_cap)
 
     def beta(self, h: int) -> Any:
         beta = self.pick.choice((1, 1, 1.5, 0.25, "beta"))
