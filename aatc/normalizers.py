@@ -1,7 +1,7 @@
 """How scores become weights.
 
 `Softmax` and `Sigmoid` are what `attend` takes for ``normalizer``; so are their names, and those of normalisers that
-were declared and registered since (`Normalizer`, `register`; see "Add a normaliser" in the manual).
+were declared and registered since (`Normalizer`, `register`; docs/normalizers.md).
 """
 
 from __future__ import annotations
@@ -51,10 +51,14 @@ class Sigmoid:
 
 
 def kind_of(normalizer: Any) -> str:
-    """The name of a normaliser in the IR; UnsupportedError when there is no such one."""
+    """The name of a normaliser in the IR; UnsupportedError when there is no such one, or another one of that name."""
     kind = normalizer if isinstance(normalizer, str) else getattr(normalizer, "kind", None)
     if kind not in NORMALIZERS:
         raise UnsupportedError(f"normalizer {normalizer!r} is not known", hint=f"there is {_quoted(NORMALIZERS)}")
+    if isinstance(normalizer, Normalizer) and NORMALIZERS[kind] is not normalizer:
+        raise UnsupportedError(
+            f'another normalizer is registered as "{kind}"', hint="register this one by its own name"
+        )
     return kind
 
 

@@ -158,6 +158,7 @@ def _normalize(normalizer: Normalizer, s: torch.Tensor, keep: torch.Tensor | Non
     for x in normalizer.of_weights:
         found = gather(x, value(x.of), open_)
         env[x.value.name] = torch.where(some, found, torch.ones_like(found))
-    factor, lse = (None if e is None else value(e) for e in normalizer.finish(1.0))
+    factor, total = normalizer.finish(1.0)
+    lse = value(total)
     lse = torch.where(some, lse, torch.full_like(lse, float("-inf")))
-    return (u if factor is None else u * factor.unsqueeze(-1)), lse
+    return (u if factor is None else u * value(factor).unsqueeze(-1)), lse

@@ -135,7 +135,7 @@ def aggregated(aggregation: Aggregation, o: torch.Tensor) -> torch.Tensor:
     """The output (B,H,N,E) of sums of weight times carried value."""
     if aggregation.plain:
         return o
-    return evaluate(aggregation.finish(SUM), {SUM.name: o}, (*o.shape[:3], 1), dtype=o.dtype)[:, :, :, 0]  # type: ignore[arg-type]
+    return evaluate(aggregation.finish(SUM), {SUM.name: o}, (*o.shape[:3], 1), dtype=o.dtype)[:, :, :, 0]
 
 
 def _pulled(aggregation: Aggregation, o: torch.Tensor, grad_o: torch.Tensor) -> torch.Tensor:
@@ -145,7 +145,7 @@ def _pulled(aggregation: Aggregation, o: torch.Tensor, grad_o: torch.Tensor) -> 
     go = param("grad_o__", "bhid")
     pulled = gradients([(aggregation.finish(SUM), go)], [SUM]).get(SUM, ZERO)
     env = {SUM.name: o, go.name: grad_o}
-    return evaluate(pulled, env, (*o.shape[:3], 1), dtype=o.dtype)[:, :, :, 0].expand(o.shape)  # type: ignore[arg-type]
+    return evaluate(pulled, env, (*o.shape[:3], 1), dtype=o.dtype)[:, :, :, 0].expand(o.shape)
 
 
 def attend_backward(

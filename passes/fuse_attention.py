@@ -146,7 +146,9 @@ def attention_at(aggregate: Op) -> tuple[list[Value], dict[str, Any], Op]:
     score = _rename(score, names_of_score)
     carry_names = {carry.names[0]: "v"}
     for p, x in zip(carry.params[1:], transport.operands[2:], strict=True):
-        carry_names[p.name] = "q" if x is q else "k" if x is k else names.bind(p, x)
+        # by its axes, too: q and k may be one tensor
+        name, own = {"bhid": ("q", q), "bhjd": ("k", k)}.get(p.attrs[1], ("", None))
+        carry_names[p.name] = name if x is own else names.bind(p, x)
     carry = _used(_rename(carry, carry_names))
     attrs = {"score": _used(score), "kind": normalize.attrs["kind"], "aggregate": aggregate.attrs["kind"]}
     checks = [x if isinstance(x, str) else _used(_rename(x, names_of_score)) for x in checks]

@@ -142,8 +142,9 @@ class Normalizer:
     def reference(self, s: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         """Weights of scores (B,H,N,M), -inf at closed pairs, and the log-sum-exp (B,H,N)."""
         u, env = self._gathered(s)
-        factor, lse = (None if e is None else _number(e, env, s) for e in self.finish(1.0))
-        return (u if factor is None else u * factor.unsqueeze(-1)), lse.expand(s.shape[:-1])  # type: ignore[union-attr]
+        factor, total = self.finish(1.0)
+        lse = _number(total, env, s).expand(s.shape[:-1])
+        return (u if factor is None else u * _number(factor, env, s).unsqueeze(-1)), lse
 
     def reference_cotangent(
         self, s: torch.Tensor, grad_weight: torch.Tensor, grad_lse: torch.Tensor | None

@@ -207,3 +207,15 @@ def test_sequences_of_length_zero(metric, masked, lengths):
     torch.testing.assert_close(out, attention(*inputs))
     grads = torch.autograd.grad(out.sum(), inputs)
     assert [g.shape for g in grads] == [x.shape for x in inputs] and not any(g.abs().sum() for g in grads)
+
+
+def test_one_tensor_for_queries_and_keys_that_values_are_carried_by():
+    def model(x, v):
+        return aatc.attend(
+            x, x, v, metric=metrics.LorentzDistance(lift=True), connection=connections.HyperboloidTransport()
+        )
+
+    x = torch.randn(1, 2, 7, 4, dtype=torch.float64)
+    x[..., 0] = (1 + x[..., 1:].square().sum(-1)).sqrt()
+    v = torch.randn(1, 2, 7, 4, dtype=torch.float64)
+    assert relative(aatc.compile(model, fallback=False)(x, v), model(x, v)) <= 1e-12

@@ -1,6 +1,8 @@
 """Sigmoid, sinks and soft caps, and normalisers and aggregations that a test declares, against plain torch."""
 
 import math
+import re
+from pathlib import Path
 
 import pytest
 import torch
@@ -392,15 +394,15 @@ def test_a_soft_cap_without_a_bias_needs_no_running_maximum():
 
 
 # --- compiled models ----------------------------------------------------------------------------------------
-@pytest.mark.parametrize("normalizer", ["sigmoid", normalizers.Sigmoid(-1.0), "relu_share", ReluShare()], ids=str)
-def test_compiled_models_and_what_is_explained(normalizer):
+@pytest.mark.parametrize("given", ["sigmoid", "biased sigmoid", "relu_share", "relu_share itself"])
+def test_compiled_models_and_what_is_explained(given):
+    objects = {"biased sigmoid": normalizers.Sigmoid(-1.0), "relu_share itself": NORMALIZERS["relu_share"]}
+    normalizer = objects.get(given, given)
     kind = normalizer if isinstance(normalizer, str) else normalizer.kind
 
     def model(q, k, v):
         return aatc.attend(q, k, v, metric=metrics.DotProduct(), mask=masks.causal(), normalizer=normalizer)
 
-    if isinstance(normalizer, ReluShare):
-        NORMALIZERS["relu_share"] = normalizer
     compiled = aatc.compile(model, fallback=False)
     for n in (10, 13, 17):
         q, k, v = drawn(1, 2, 2, n, n, 4, 3, seed=n)
@@ -475,6 +477,8 @@ def test_declarations_that_do_not_hold_together_are_refused():
         register(Named())
     with pytest.raises(VerifyError, match="already"):
         register(SquaredRelu())
+    with pytest.raises(aatc.errors.UnsupportedError, match="another normalizer"):
+        aatc.attend(*drawn(1, 1, 1, 2, 2, 2, 2), metric=metrics.DotProduct(), normalizer=ReluShare())
     with pytest.raises(aatc.errors.UnsupportedError, match='"softmax", "sigmoid"'):
         aatc.attend(*drawn(1, 1, 1, 2, 2, 2, 2), metric=metrics.DotProduct(), normalizer="sparsemax")
 
@@ -489,6 +493,20 @@ def test_texts_with_unknown_normalisers_are_refused():
         assert old in module
         with pytest.raises(VerifyError, match=text):
             aatc.parse(module.replace(old, new)).verify()
+
+
+def test_the_manual_s_example_is_what_it_says():
+    text = (Path(__file__).resolve().parents[2] / "docs" / "normalizers.md").read_text(encoding="utf-8")
+    space = {}
+    blocks = re.findall(r"```python\n(.*?)```", text, re.DOTALL)
+    try:
+        for block in blocks:
+            exec(block, space)
+        assert len(blocks) >= 2 and "relu" in NORMALIZERS and space["o"].shape == (1, 2, 16, 8)
+        q, k, v = space["q"], space["k"], space["v"]
+        close(space["o"], ((q @ k.mT * 8**-0.5).clamp(min=0) @ v).double(), 1e-5, "output")
+    finally:
+        NORMALIZERS.pop("relu", None)
 
 
 @given(st.data())
