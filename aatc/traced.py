@@ -54,7 +54,7 @@ class UnknownWordError(ScoreError, AttributeError):
 
 
 def _prepare_dynamo() -> None:
-    from aatc.frontend.dynamo import teach_operators
+    from aatc.frontend.traced_operators import teach_operators
 
     teach_operators()
 

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 from aatc.ir import collector, observe
 
 if TYPE_CHECKING:
-    from aatc.frontend.dynamo import Break, Limit
+    from aatc.frontend.breaks import Break, Limit
     from aatc.frontend.session import Session
 
 

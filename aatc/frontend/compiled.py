@@ -12,10 +12,9 @@ from typing import TYPE_CHECKING, Any, TypeVar, overload
 
 import torch
 from torch import nn
-from torch._guards import TracingContext
 
 from aatc.errors import AatcError, CompilerBugWarning, UnsupportedError
-from aatc.frontend import calls, failures
+from aatc.frontend import breaks, calls, dynamo, failures, private_torch
 from aatc.frontend.explain import Explanation, Fallback
 from aatc.frontend.session import Graph, Options, Session
 from aatc.ir import transforms
@@ -109,8 +108,6 @@ class _Runner:
         self._preparing = threading.Lock()
 
     def _prepare(self) -> Callable[..., Any]:
-        from aatc.frontend import dynamo
-
         session = self.session
         with self._preparing:
             if self._run is not None:
@@ -161,18 +158,16 @@ class _Runner:
             hurry.end()
 
     def _within(self, call: calls.Call, args: tuple, kwargs: dict[str, Any]) -> Any:
-        from aatc.frontend import dynamo
-
         assert self._run is not None
         if not self.options.fallback:
-            off = dynamo.switched_off()
+            off = private_torch.switched_off()
             if off is not None:
                 raise UnsupportedError(f"nothing can be compiled: {off}", hint="switch Dynamo on, or allow fallback")
         try:
-            with contextlib.nullcontext() if self.options.fallback else dynamo.counted_frames():
+            with contextlib.nullcontext() if self.options.fallback else private_torch.counted_frames():
                 return self._run(*args, **kwargs)
         except Exception as error:
-            if dynamo.is_signal(error):
+            if private_torch.ends_recomputation(error):
                 raise
             failed = error
         return self._failed(call, failed, args, kwargs)
@@ -194,13 +189,11 @@ class _Runner:
 
     def _failed(self, call: calls.Call, error: Exception, args: tuple, kwargs: dict[str, Any]) -> Any:
         """The original's results after Dynamo gave up, or what is to be raised."""
-        from aatc.frontend import dynamo
-
-        typed = dynamo.as_error(error)
+        typed = breaks.as_error(error)
         if typed is None or failures.users(typed):
             raise typed or error
         started = call.ran or call.left or call.breaks
-        if dynamo.models_own(error) and not started:
+        if breaks.models_own(error) and not started:
             result = self.original(*args, **kwargs)  # raises what the model raises
             if self.options.fallback:
                 return result
@@ -208,11 +201,11 @@ class _Runner:
             raise self._limited(typed, call) from error
         if started:  # running the model again would repeat what it did up to here
             self._run = self.original
-            if dynamo.from_operator(error):
+            if private_torch.of_operator(error):
                 raise error
             again = "the model was run up to there; called again, it runs in PyTorch from the start"
             raise UnsupportedError(typed.message, where=typed.where, hint=again) from error
-        session, bug = self.session, dynamo.is_bug(error)
+        session, bug = self.session, breaks.is_bug(error)
         session.add_fallback(Fallback(session.name, typed.where or "", typed.message, typed.hint or ""), calls=1)
         if bug:
             text = failures.bug(session.name, "recording the model", typed, typed.where)
@@ -269,7 +262,7 @@ def _being_traced() -> bool:
     is one flag for all threads, and another one may be compiling."""
     if torch.compiler.is_dynamo_compiling():
         return True
-    return torch.compiler.is_compiling() and TracingContext.try_get() is not None
+    return private_torch.being_traced()
 
 
 class _Questions:

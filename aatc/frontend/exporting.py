@@ -27,7 +27,7 @@ def export(
     ``named_buffers``, then ``args``. ``dynamic_shapes`` is that of `torch.export.export`; ``Dim("n", min=1)``
     keeps length one among the lengths. Raises UnsupportedError naming the model's source line.
     """
-    from aatc.frontend import dynamo, states
+    from aatc.frontend import breaks, private_torch, states
     from aatc.frontend.compiled import _original
 
     original = _original(model)
@@ -36,14 +36,14 @@ def export(
     if isinstance(args, torch.Tensor):
         raise UnsupportedError("args is a tensor", hint="hand in a tuple: export(model, (x,))")
     try:
-        with dynamo.whole_stacks(), states.unchanged(original):
+        with private_torch.whole_stacks(), states.unchanged(original):
             program = torch.export.export(
                 original, tuple(args), dict(kwargs or {}), dynamic_shapes=dynamic_shapes, strict=False
             )
     except AatcError:
         raise
     except Exception as error:
-        typed = dynamo.as_error(error) or dynamo.export_error(error)
+        typed = breaks.as_error(error) or breaks.export_error(error)
         if typed is None:
             raise
         raise typed from error

@@ -12,7 +12,7 @@ from typing import Any
 import torch
 from torch import fx
 
-from aatc.frontend import attention, dynamo, location
+from aatc.frontend import attention, location, private_torch
 from aatc.frontend.nodes import is_fresh, positional, returns_nothing, target_name
 from aatc.frontend.shapes import Shapes
 from aatc.ir import collector
@@ -96,7 +96,7 @@ def _imported(
     top.hand_in_constants()
     module.dims.update(sorted(shapes.ranges.items()))
     module.verify()
-    return Imported(module, constants, outputs, shapes.hints, dynamo.ambient_autocast() is not None)
+    return Imported(module, constants, outputs, shapes.hints, _ambient_autocast() is not None)
 
 
 def _attentions(graph: fx.GraphModule) -> Iterator[Any]:
@@ -116,6 +116,11 @@ def _without_autocast(main: Callable[..., Sequence[Any]]) -> Callable[..., Seque
     return run
 
 
+def _ambient_autocast() -> torch.dtype | None:
+    """The dtype autocast on the CPU casts to at this moment, None when it is off."""
+    return torch.get_autocast_dtype("cpu") if torch.is_autocast_enabled("cpu") else None
+
+
 class _Importer:
     """One function of the module; nested graphs get importers of their own."""
 
@@ -127,7 +132,7 @@ class _Importer:
         self.given, self.kernels = given or {}, kernels
         self.ambient = torch.is_grad_enabled()
         self.grad: bool = parent.grad if parent is not None else self.ambient
-        self.autocast: torch.dtype | None = parent.autocast if parent is not None else dynamo.ambient_autocast()
+        self.autocast: torch.dtype | None = parent.autocast if parent is not None else _ambient_autocast()
         self.outer: list[torch.dtype | None] = []
         self.body = Block()
         self.env: dict[fx.Node, Any] = {}
@@ -245,12 +250,12 @@ class _Importer:
         args: Any = node.args
         if target is operator.getitem and isinstance(self.env[args[0]], (list, tuple)):
             return self.env[args[0]][args[1]]
-        if target is torch._C._set_grad_enabled:
+        if target is private_torch.set_grad_enabled:
             return self.set_grad(args[0])
-        if target is torch.amp.autocast_mode._enter_autocast:
+        if target is private_torch.enter_autocast:
             self.outer.append(self.autocast)
             return self.enter_autocast(*args)
-        if target is torch.amp.autocast_mode._exit_autocast:
+        if target is private_torch.exit_autocast:
             self.autocast = self.outer.pop()
             return None
         if isinstance(target, torch._ops.HigherOrderOperator):
@@ -380,9 +385,9 @@ class _Importer:
         read = {dtype_name(v.dtype) for v in given if v.dtype in _CASTABLE}
         if not made or not read or made == read:
             return None
-        if len(made) == 1 and dynamo.casts_for_itself(target):
+        if len(made) == 1 and private_torch.casts_for_itself(target):
             return made.pop()
-        if dynamo.is_composite(target) and made.isdisjoint(read):
+        if private_torch.is_composite(target) and made.isdisjoint(read):
             if target._opname in ("einsum", "tensordot", "matmul"):
                 return made.pop()
             raise self.unsupported(f"{target} inside autocast")

@@ -13,7 +13,8 @@ import torch
 
 from aatc import backends
 from aatc.errors import BackendError, CompilerBugWarning, FallbackWarning, PassError, UnsupportedError
-from aatc.frontend import calls, failures, location, log
+from aatc.frontend import breaks, calls, failures, location, log, private_torch
+from aatc.frontend.capture import capture
 from aatc.frontend.dump import Dump
 from aatc.frontend.explain import AttentionInfo, Explanation, Fallback, GraphInfo, PassInfo
 from aatc.ir import effects, transforms
@@ -21,7 +22,6 @@ from aatc.ir import effects, transforms
 if TYPE_CHECKING:
     from torch import fx
 
-    from aatc.frontend import dynamo
     from aatc.ir.core import Module
     from aatc.passes import Pipeline
 
@@ -129,10 +129,8 @@ class Session:
     # --- compiling -----------------------------------------------------------------------------------------
     def compile_graph(self, gm: fx.GraphModule, example_inputs: Sequence[Any]) -> Callable[..., Any]:
         """The Dynamo backend: a callable for ``gm``. With ``fallback`` it raises only what a user's pass raises."""
-        from aatc.frontend import dynamo
-
         graph = self._begin(gm)
-        where = location.where(dynamo.line_of(gm))
+        where = location.where(breaks.line_of(gm))
         dump = Dump.begin(f"{self.name} graph {graph.index}")
         try:
             run = self._compile(graph, gm, dump)
@@ -152,8 +150,6 @@ class Session:
         return self._watched(graph, run, gm.forward, where)
 
     def _begin(self, gm: fx.GraphModule) -> Graph:
-        from aatc.frontend import dynamo
-
         call = calls.current()
         reasons = [] if call is None else call.guards
         with self._lock:
@@ -163,18 +159,17 @@ class Session:
             call.made += 1
         if graph.recompiled:
             log.write("recompiles", "%s, graph %d: %s", self.name, graph.index, graph.recompiled)
-        broke = dynamo.break_of(gm)
+        broke = breaks.break_of(gm)
         if broke is not None:
             graph.ended = f"{location.where(broke.loc) or 'an unknown line'}: {broke.reason}"
         return graph
 
     @transforms.undisturbed
     def _compile(self, graph: Graph, gm: fx.GraphModule, dump: Dump | None) -> Callable[..., Any]:
-        from aatc.frontend import dynamo
         from aatc.frontend.importer import import_graph
 
         clock = _Clock(graph.seconds)
-        captured = dynamo.capture(gm)
+        captured = capture(gm)
         clock.lap("capture")
         with torch.set_grad_enabled(torch.is_grad_enabled() and not captured.inference):
             imported = import_graph(captured.graph, captured.names, held=captured.held)
@@ -236,8 +231,6 @@ class Session:
 
         A graph that changes something besides its results is not run twice: what it raises is raised.
         """
-        from aatc.frontend import dynamo
-
         left = self._eager(graph, eager, where)
         twice = not _changes_state(graph.stages["final"])
         draws = twice and _draws(graph.stages["final"])
@@ -251,7 +244,7 @@ class Session:
             try:
                 return run(*inputs)
             except Exception as error:
-                if not twice or dynamo.is_signal(error):
+                if not twice or private_torch.ends_recomputation(error):
                     raise
                 failed = error
             if state is not None:
@@ -316,13 +309,11 @@ class Session:
         for limit in call.limits:
             self._limited(limit)
 
-    def _limited(self, limit: dynamo.Limit) -> None:
-        from aatc.frontend import dynamo
-
+    def _limited(self, limit: breaks.Limit) -> None:
         place, reason = location.where(limit.loc) or "", _reason([limit.reason]) if limit.reason else "unknown"
         text = f"the limit of {limit.graphs} graphs is reached, other inputs run in PyTorch; last reason: {reason}"
-        self.add_fallback(Fallback("limit of graphs", place, text, dynamo.MORE_GRAPHS))
-        self.warn(FallbackWarning, f"{self.name}: {text}\n  at {place}\n  hint: {dynamo.MORE_GRAPHS}", ("limit", place))
+        self.add_fallback(Fallback("limit of graphs", place, text, breaks.MORE_GRAPHS))
+        self.warn(FallbackWarning, f"{self.name}: {text}\n  at {place}\n  hint: {breaks.MORE_GRAPHS}", ("limit", place))
 
     def formula_ran(self, size: int) -> None:
         """An attention stores ``size`` bytes of scores while the model is called."""
@@ -375,9 +366,7 @@ class Session:
         )  # fmt: skip
 
     def _why_nothing(self) -> str:
-        from aatc.frontend import dynamo
-
-        off = dynamo.switched_off()
+        off = private_torch.switched_off()
         if off is not None:
             return off
         if self._fallbacks:

@@ -1,0 +1,435 @@
+"""Everything of the frontend that leans on private parts of torch: Dynamo's hooks, tracing, the states graphs set.
+
+`PARTS` says which of these parts not every supported version has, and what is done without them. What a version has is
+asked of it, not concluded from its number; `make test-torch TORCH=2.11.0` runs the tests with another version.
+Dynamo is imported when it is first needed.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import inspect
+import operator
+import os
+import traceback
+import types
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+import torch
+from torch import fx
+from torch._guards import TracingContext
+
+
+# --- what not every version has ----------------------------------------------------------------------------
+@dataclass(frozen=True)
+class Part:
+    """A private part of torch: since which version it is known to be there, what is done without it, and whether the
+    torch at hand has it."""
+
+    name: str
+    since: tuple[int, int]
+    without: str
+    present: Callable[[], bool]
+
+
+def _isolates() -> bool:
+    from torch._dynamo import eval_frame
+
+    return "isolate_recompiles" in inspect.signature(eval_frame._optimize).parameters
+
+
+def _counts_frames() -> bool:
+    return hasattr(torch._C._dynamo.eval_frame, "set_fullgraph_compiled_frame_count")
+
+
+PARTS = {
+    p.name: p
+    for p in (
+        Part(
+            "isolate_recompiles",
+            (2, 13),
+            "callables that share code share its graphs' limit; those of each callable are counted here",
+            _isolates,
+        ),
+        Part(
+            "set_fullgraph_compiled_frame_count",
+            (2, 13),
+            "Dynamo itself says so where nothing was compiled, and not what is to blame",
+            _counts_frames,
+        ),
+    )
+}
+
+
+# --- states of torch, as graphs set them -------------------------------------------------------------------
+set_grad_enabled: Any = torch._C._set_grad_enabled
+enter_autocast: Any = torch.amp.autocast_mode._enter_autocast
+exit_autocast: Any = torch.amp.autocast_mode._exit_autocast
+enter_inference: Any = torch.autograd.grad_mode._enter_inference_mode
+exit_inference: Any = torch.autograd.grad_mode._exit_inference_mode
+
+
+def casts_for_itself(op: torch._ops.OpOverload) -> bool:
+    """Whether autocast on the CPU has a rule for ``op``: it then casts all its tensors to one dtype."""
+    return torch._C._dispatch_has_kernel_for_dispatch_key(op.name(), "AutocastCPU")
+
+
+def is_composite(op: torch._ops.OpOverload) -> bool:
+    """Whether ``op`` is made of other operators, which autocast would treat one by one."""
+    return torch._C._dispatch_has_kernel_for_dispatch_key(op.name(), "CompositeImplicitAutograd")
+
+
+# --- tracing -----------------------------------------------------------------------------------------------
+def fake_mode(value: Any) -> Any:
+    """The mode of a fake tensor; None for everything else."""
+    from torch._subclasses.fake_tensor import FakeTensor
+
+    return value.fake_mode if isinstance(value, FakeTensor) else None
+
+
+def trace(function: Callable[..., Any], values: Sequence[Any]) -> fx.GraphModule:
+    """The graph of ATen operators that ``function`` runs on ``values``, fake tensors and symbols, before autograd."""
+    from torch.fx.experimental.proxy_tensor import make_fx
+
+    return make_fx(function, pre_dispatch=True, tracing_mode="real")(*values)
+
+
+def tracing() -> bool:
+    """Whether `trace` is running in this thread."""
+    from torch.fx.experimental.proxy_tensor import get_proxy_mode
+
+    return get_proxy_mode() is not None
+
+
+def being_traced() -> bool:
+    """Whether what runs in this thread is traced by Dynamo or exported; other threads may be."""
+    return torch.compiler.is_compiling() and TracingContext.try_get() is not None
+
+
+def complete_checkpoint(body: fx.GraphModule) -> None:
+    """Gives a checkpointed region the context that torch expects of one that is run as a graph."""
+    if body.meta.get("_checkpoint_context_fn") is None:
+        body.meta["_checkpoint_context_fn"] = torch.utils.checkpoint.noop_context_fn
+
+
+@contextlib.contextmanager
+def quiet_checkpoints() -> Iterator[None]:
+    """Without torch's warning about checkpoint contexts: they are ours."""
+    from torch._higher_order_ops import wrap
+
+    before, wrap.log.disabled = wrap.log.disabled, True
+    try:
+        yield
+    finally:
+        wrap.log.disabled = before
+
+
+@contextlib.contextmanager
+def whole_stacks() -> Iterator[None]:
+    """Lets torch.export keep all frames below the model's forward, not only those called forward."""
+    tracer: Any = fx.proxy.TracerBase
+    before = tracer._filter_traceback_frames
+
+    def keep(self: Any, frames: traceback.StackSummary) -> traceback.StackSummary:
+        first = next((n for n, f in enumerate(frames) if f.name == "forward"), len(frames))
+        return traceback.StackSummary.from_list(frames[first:])
+
+    tracer._filter_traceback_frames = keep
+    try:
+        yield
+    finally:
+        tracer._filter_traceback_frames = before
+
+
+# --- errors ------------------------------------------------------------------------------------------------
+#: What Dynamo calls a limit of graphs that is passed.
+LIMIT = "Dynamo recompile limit exceeded"
+
+
+def of_compiler(error: BaseException) -> BaseException:
+    """What a backend raised within Dynamo; any other error as it is."""
+    from torch._dynamo import exc
+
+    return error.inner_exception if isinstance(error, exc.BackendCompilerFailed) else error
+
+
+def of_dynamo(error: BaseException) -> bool:
+    from torch._dynamo import exc
+
+    return isinstance(error, (exc.TorchDynamoException, exc.FailOnRecompileLimitHit))
+
+
+def of_limit(error: BaseException) -> bool:
+    """Whether no further graph is allowed where none may be missing."""
+    from torch._dynamo import exc
+
+    return isinstance(error, exc.FailOnRecompileLimitHit)
+
+
+def cannot_record(error: BaseException) -> bool:
+    """Whether Dynamo met something that it cannot record."""
+    from torch._dynamo import exc
+
+    return isinstance(error, (exc.Unsupported, exc.UserError))
+
+
+def of_operator(error: BaseException) -> bool:
+    """Whether one of torch's operators raised while its sizes were being worked out, most likely by the model's
+    fault."""
+    from torch._dynamo import exc
+
+    return isinstance(error, exc.TorchRuntimeError)
+
+
+def of_symbols(error: BaseException) -> bool:
+    """Whether torch.export failed at a size that it was to keep unknown."""
+    from torch.fx.experimental.symbolic_shapes import ConstraintViolationError, GuardOnDataDependentSymNode
+
+    return isinstance(error, (ConstraintViolationError, GuardOnDataDependentSymNode))
+
+
+def ends_recomputation(error: BaseException) -> bool:
+    """Whether an exception is torch's own way to end a computation early (`torch.utils.checkpoint`)."""
+    from torch.utils import checkpoint
+
+    return isinstance(error, checkpoint._StopRecomputationError)
+
+
+# --- running -----------------------------------------------------------------------------------------------
+class Watch(Protocol):
+    """Told of every frame that Dynamo compiles, before it does and when it fails."""
+
+    def starts(self) -> None: ...
+
+    def failed(self, error: Exception, code: types.CodeType) -> None: ...
+
+
+class _Frames:
+    """Dynamo's compilation of frames, watched. ``limit``: graphs that a code may have; None where Dynamo counts them
+    for every callable apart."""
+
+    def __init__(self, inner: Any, watch: Watch, limit: int | None):
+        self._inner, self._watch, self._limit = inner, watch, limit
+        self._graphs: dict[types.CodeType, int] = {}
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._inner, name)
+
+    def __call__(self, frame: Any, *args: Any, skip: int = 0, **kwargs: Any) -> Any:
+        code = frame.f_code
+        self._watch.starts()
+        try:
+            with self._counted(code):
+                result = self._inner(frame, *args, skip=skip + 1, **kwargs)
+        except Exception as error:
+            self._watch.failed(error, code)
+            raise
+        if getattr(result, "guarded_code", None) is not None:
+            self._graphs[code] = self._graphs.get(code, 0) + 1
+        return result
+
+    def _counted(self, code: types.CodeType) -> contextlib.AbstractContextManager[Any]:
+        """Lets Dynamo, which counts the graphs of a code for all callables together, see this one's count alone."""
+        if self._limit is None:
+            return contextlib.nullcontext()
+        from torch._dynamo import config
+
+        full = self._graphs.get(code, 0) >= self._limit
+        return config.patch(recompile_limit=0 if full else config.accumulated_recompile_limit)
+
+
+def own_limit() -> int | None:
+    """The limit of graphs that somebody has set, if it is not Dynamo's default, 8."""
+    from torch._dynamo import config
+
+    return None if config.recompile_limit == 8 else config.recompile_limit
+
+
+def optimize(
+    target: Any,
+    compile_graph: Callable[..., Any],
+    *,
+    fullgraph: bool,
+    dynamic: bool | None,
+    limit: int,
+    guard_failed: Callable[[Any], None],
+    enter: Callable[[], Callable[[], None]],
+    watch: Watch,
+) -> Callable[..., Any]:
+    """``target`` run by Dynamo, with at most ``limit`` graphs for one code, its cache apart from everybody else's.
+
+    ``enter`` is called before every call and returns what is called after it. RuntimeError for script modules.
+    """
+    import torch._dynamo
+    from torch._dynamo import config
+
+    isolates = PARTS["isolate_recompiles"].present()
+    keywords: dict[str, Any] = {"recompile_limit": limit, "isolate_recompiles": True} if isolates else {}
+    context: Any = torch._dynamo.optimize(
+        compile_graph, nopython=fullgraph, dynamic=dynamic, guard_fail_fn=guard_failed, **keywords
+    )
+    if hasattr(context, "enter_exit_hooks"):  # absent when TORCHDYNAMO_DISABLE=1
+        context.enter_exit_hooks.append(enter)
+        # graphs of all callables that share this code count against the accumulated limit
+        total = max(config.accumulated_recompile_limit, 128 * limit)
+        context.enter_exit_hooks.append(config._make_closure_patcher(accumulated_recompile_limit=total))
+        convert: Any = getattr(context.callback, "_torchdynamo_orig_backend", None)
+        count = None if isolates else limit
+        if hasattr(convert, "_inner_convert"):
+            convert._inner_convert = _Frames(convert._inner_convert, watch, count)
+        elif convert is not None and count is not None:
+            context.callback._torchdynamo_orig_backend = _Frames(convert, watch, count)
+    return context(target)
+
+
+def patchers(*, specialize_float: bool, dynamic_sources: str) -> list[Callable[[], Callable[[], None]]]:
+    """What sets these options of Dynamo when called, and returns what sets them back."""
+    from torch._dynamo import config
+    from torch.compiler import config as sources
+
+    found: list[Any] = [config._make_closure_patcher(specialize_float=specialize_float)]
+    if dynamic_sources:
+        make: Any = getattr(sources, "_make_closure_patcher")  # noqa: B009  # torch does not declare it
+        found.append(make(dynamic_sources=dynamic_sources))
+    return found
+
+
+def switched_off() -> str | None:
+    """Why Dynamo records nothing at all in this process at this moment, if so."""
+    if os.environ.get("TORCHDYNAMO_DISABLE", "") == "1":
+        return "TORCHDYNAMO_DISABLE=1 is set"
+    from torch._dynamo import eval_frame
+
+    stance = eval_frame._stance.stance
+    return None if stance in ("default", "aot_eager_then_compile") else f"torch.compiler's stance is {stance!r}"
+
+
+@contextlib.contextmanager
+def counted_frames() -> Iterator[None]:
+    """Without Dynamo's complaint that nothing was compiled: it would come after the model has run."""
+    if not PARTS["set_fullgraph_compiled_frame_count"].present():
+        yield
+        return
+    count = torch._C._dynamo.eval_frame.set_fullgraph_compiled_frame_count
+    before = count(0)
+    try:
+        yield
+    finally:
+        count(before)
+
+
+def leave_alone(codes: Iterator[types.CodeType]) -> None:
+    """Keeps Dynamo out of these codes and all that they call."""
+    from torch._dynamo.types import FrameAction, FrameExecStrategy
+
+    skip = FrameExecStrategy(FrameAction.SKIP, FrameAction.SKIP)
+    for code in codes:
+        torch._C._dynamo.eval_frame.set_code_exec_strategy(code, skip)
+
+
+def on_graph_break(tell: Callable[[Any], None]) -> None:
+    """Has ``tell`` called with Dynamo's reason for every graph break, in the thread where it happens: Dynamo's own list
+    of them is one for all threads, and may be cleared at any time."""
+    from torch._dynamo import output_graph
+
+    class Told(list):
+        def append(self, reason: Any) -> None:
+            kept.append(reason)
+            tell(reason)
+
+    kept = output_graph.graph_break_reasons
+    output_graph.graph_break_reasons = Told()
+
+
+# --- operators of objects ----------------------------------------------------------------------------------
+def run_methods_of_objects() -> None:
+    """Makes Dynamo run ``~x`` and ``x @ y`` of objects by their methods, as it does for all other operators."""
+    from torch._dynamo.variables.builtin import BuiltinVariable
+    from torch._dynamo.variables.user_defined import UserDefinedObjectVariable
+
+    handlers: Any = BuiltinVariable
+    if hasattr(handlers, "call_invert"):
+        return
+
+    def call_invert(self: Any, tx: Any, x: Any) -> Any:
+        x = x.realize()
+        return x.call_method(tx, "__invert__", [], {}) if isinstance(x, UserDefinedObjectVariable) else None
+
+    def call_matmul(self: Any, tx: Any, x: Any, y: Any) -> Any:
+        x, y = x.realize(), y.realize()
+        return x.call_method(tx, "__matmul__", [y], {}) if isinstance(x, UserDefinedObjectVariable) else None
+
+    handlers.call_invert, handlers.call_matmul = call_invert, call_matmul
+
+
+_MIRRORED = {
+    operator.lt: operator.gt, operator.le: operator.ge, operator.gt: operator.lt, operator.ge: operator.le,
+    operator.eq: operator.eq, operator.ne: operator.ne,
+}  # fmt: skip
+
+
+def compare_by_methods(of: type) -> None:
+    """Makes Dynamo ask objects of the class ``of`` when they are compared with a number. It would ask the number, which
+    knows no such objects, and take ``==`` for identity."""
+    from torch._dynamo.variables.builtin import BuiltinVariable
+    from torch._dynamo.variables.constant import ConstantVariable
+    from torch._dynamo.variables.tensor import SymNodeVariable
+    from torch._dynamo.variables.user_defined import UserDefinedObjectVariable
+
+    def compared(op: Any, at: int) -> Callable[..., Any]:
+        def handler(tx: Any, *sides: Any) -> Any:
+            asked, number = sides[at], sides[1 - at]
+            if not isinstance(getattr(asked, "value", None), of):
+                return None
+            return asked.call_method(tx, f"__{op.__name__}__", [number], {})
+
+        return handler
+
+    table = BuiltinVariable._binop_handlers()
+    for op in _MIRRORED:
+        for number in (SymNodeVariable, ConstantVariable):
+            table[op].insert(0, ((number, UserDefinedObjectVariable), compared(_MIRRORED[op], 1)))
+        table[op].insert(0, ((UserDefinedObjectVariable, SymNodeVariable), compared(op, 0)))
+    BuiltinVariable.call_function_handler_cache.clear()
+
+
+def refuse_membership(of: type, message: str) -> None:
+    """Lets ``in`` with objects of the class ``of`` raise TypeError as Python does; Dynamo would take it for False, or
+    for several ``==``."""
+    from torch._dynamo import utils
+    from torch._dynamo.exc import raise_type_error
+    from torch._dynamo.variables import lists
+    from torch._dynamo.variables.user_defined import UserDefinedObjectVariable
+
+    own = utils.iter_contains
+
+    def contains(items: Any, search: Any, tx: Any, *rest: Any, **more: Any) -> Any:
+        items = list(items)
+        for x in (search, *items):
+            if isinstance(x, UserDefinedObjectVariable) and isinstance(x.value, of):
+                raise_type_error(tx, message)
+        return own(items, search, tx, *rest, **more)
+
+    for module in (utils, lists):
+        module.iter_contains = contains  # type: ignore[attr-defined]
+
+
+def format_as_written() -> None:
+    """Makes a number that varies a guarded constant where an f-string shows it: Dynamo may give the number itself back
+    in the place of its text, and cannot record what has a format."""
+    from torch._dynamo.symbolic_convert import InstructionTranslatorBase
+    from torch._dynamo.variables.constant import ConstantVariable
+    from torch._dynamo.variables.tensor import SymNodeVariable
+
+    translator: Any = InstructionTranslatorBase
+    own = translator._format_value
+
+    def format_value(self: Any, spec: Any, flags: int) -> None:
+        shown = self.stack[-1].realize()
+        if isinstance(shown, SymNodeVariable):
+            self.stack[-1] = ConstantVariable.create(shown.evaluate_expr(self.output))
+        own(self, spec, flags)
+
+    translator._format_value = format_value
