@@ -1,4 +1,5 @@
-"""No import runs upwards, and no two of our modules import each other while they load."""
+"""No import runs upwards, no two of our modules import each other while they load, what is private to torch stays in one
+file, and no file is two."""
 
 import ast
 from collections.abc import Iterator
@@ -167,3 +168,66 @@ def test_a_planted_circle_is_caught(tmp_path):
     plant(tmp_path, {"ir/a.py": "from aatc.ir import b", "ir/b.py": "if True:\n    import aatc.ir.a"})
     (problem,) = violations(tmp_path)
     assert "aatc.ir.a, aatc.ir.b" in problem
+
+
+# --- what is private to torch ------------------------------------------------------------------------------
+PRIVATE = "aatc/frontend/private_torch.py"
+# Other files that need some of it, and why; everything below the frontend may not import it from there.
+ALSO_PRIVATE = {
+    "aatc/ops.py": {"torch._library": "the op is registered when aatc is imported, before there is a frontend"},
+    "aatc/parts.py": {"torch.fx.experimental": "Dynamo traces these functions, and knows what it must not trace"},
+    "ir/effects.py": {"torch._C": "what an operator's dispatch entries say of it"},
+    "ir/interpreter.py": {"torch._C": "the type of an operator's returns"},
+    "ir/stage_evaluate.py": {"torch._C": "whether two tensors share memory"},
+    "ir/transforms.py": {"torch._C": "transforms and modes around a call", "torch._VF": "tangents of dual numbers"},
+}
+OPEN = ("torch._ops",)  # the classes of operators: theirs has no public name, and is one of long standing
+
+
+def private_parts(path: Path) -> Iterator[tuple[int, str]]:
+    """(line, private module of torch) for every one a file imports or reaches through ``torch``."""
+    for node in ast.walk(ast.parse(path.read_text("utf-8"))):
+        names: list[str] = []
+        if isinstance(node, ast.Import):
+            names = [alias.name for alias in node.names]
+        elif isinstance(node, ast.ImportFrom) and node.module and not node.level:
+            names = [f"{node.module}.{alias.name}" for alias in node.names]
+        elif isinstance(node, ast.Attribute):
+            names = [ast.unparse(node)]
+        for name in names:
+            parts = name.split(".")
+            if parts[0] != "torch" or len(parts) < 2:
+                continue
+            if parts[1].startswith("_"):
+                yield node.lineno, ".".join(parts[:2])
+            elif parts[1:3] == ["fx", "experimental"]:
+                yield node.lineno, "torch.fx.experimental"
+
+
+def test_what_is_private_to_torch_stays_in_one_file():
+    found: dict[str, set[str]] = {}
+    for path in our_modules(ROOT).values():
+        name = path.relative_to(ROOT).as_posix()
+        found[name] = {part for _, part in private_parts(path) if part not in OPEN}
+    assert {"torch._dynamo", "torch._guards", "torch.fx.experimental"} <= found.pop(PRIVATE)
+    assert {name: parts for name, parts in found.items() if parts} == {n: set(why) for n, why in ALSO_PRIVATE.items()}
+
+
+@pytest.mark.parametrize(
+    ("text", "part"),
+    [
+        ("import torch._dynamo", "torch._dynamo"),
+        ("def late():\n    from torch._dynamo import exc", "torch._dynamo"),
+        ("from torch import _guards", "torch._guards"),
+        ("from torch.fx.experimental.proxy_tensor import make_fx", "torch.fx.experimental"),
+        ("x = torch._C._dynamo.eval_frame", "torch._C"),
+    ],
+)
+def test_a_planted_private_part_is_caught(tmp_path, text, part):
+    plant(tmp_path, {"x.py": text})
+    assert part in {p for _, p in private_parts(tmp_path / "x.py")}
+
+
+def test_no_file_is_longer_than_500_lines():
+    lengths = {p.relative_to(ROOT).as_posix(): p.read_text("utf-8").count("\n") for p in our_modules(ROOT).values()}
+    assert {name: n for name, n in lengths.items() if n > 500} == {}

@@ -1,9 +1,10 @@
-"""Running a model by Dynamo: one cache per callable, numbers that were seen to vary as inputs, our own code left alone."""
+"""A model run by Dynamo: a cache for each callable, numbers seen to vary as inputs, our own code left alone."""
 
 from __future__ import annotations
 
 import functools
 import inspect
+import itertools
 import re
 import types
 from collections.abc import Callable, Iterator, Sequence
@@ -59,10 +60,11 @@ def wrap(target: Any, hooks: Hooks, *, dynamic: bool | None, fullgraph: bool) ->
     leave_alone()
     breaks.watch_breaks()
     limit = private_torch.own_limit() or GRAPHS  # whoever sets it means it
+    counts = fullgraph and not private_torch.PARTS["isolate_recompiles"].present()
     try:
         wrapped: Any = private_torch.optimize(
             target,
-            hooks.compile_graph,
+            _limited(hooks.compile_graph, limit) if counts else hooks.compile_graph,
             fullgraph=fullgraph,
             dynamic=dynamic,
             limit=limit,
@@ -73,6 +75,18 @@ def wrap(target: Any, hooks: Hooks, *, dynamic: bool | None, fullgraph: bool) ->
     except RuntimeError as error:  # script modules
         raise UnsupportedError(str(error).splitlines()[0], hint="compile what it was made from") from error
     return wrapped.forward if isinstance(target, torch.nn.Module) else wrapped
+
+
+def _limited(compile_graph: Callable[..., Any], limit: int) -> Callable[..., Any]:
+    """``compile_graph``, which may be called ``limit`` times."""
+    made = itertools.count()
+
+    def compile_counted(gm: fx.GraphModule, example_inputs: Sequence[Any]) -> Callable[..., Any]:
+        if next(made) >= limit:
+            raise UnsupportedError("the limit of graphs is reached", hint=breaks.MORE_GRAPHS)
+        return compile_graph(gm, example_inputs)
+
+    return compile_counted
 
 
 @functools.cache

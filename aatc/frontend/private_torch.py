@@ -25,11 +25,11 @@ from torch._guards import TracingContext
 # --- what not every version has ----------------------------------------------------------------------------
 @dataclass(frozen=True)
 class Part:
-    """A private part of torch: since which version it is known to be there, what is done without it, and whether the
+    """A private part of torch: the oldest version that was seen to have it, what is done without it, and whether the
     torch at hand has it."""
 
     name: str
-    since: tuple[int, int]
+    seen: tuple[int, int]
     without: str
     present: Callable[[], bool]
 
@@ -50,7 +50,7 @@ PARTS = {
         Part(
             "isolate_recompiles",
             (2, 13),
-            "callables that share code share its graphs' limit; those of each callable are counted here",
+            "callables that share code share its cache in Dynamo; graphs are counted here, for each callable apart",
             _isolates,
         ),
         Part(
@@ -213,22 +213,36 @@ class _Frames:
     def __init__(self, inner: Any, watch: Watch, limit: int | None):
         self._inner, self._watch, self._limit = inner, watch, limit
         self._graphs: dict[types.CodeType, int] = {}
+        self._full: set[types.CodeType] = set()
 
     def __getattr__(self, name: str) -> Any:
         return getattr(self._inner, name)
 
     def __call__(self, frame: Any, *args: Any, skip: int = 0, **kwargs: Any) -> Any:
         code = frame.f_code
+        if code in self._full:
+            return self._run_only()
         self._watch.starts()
         try:
             with self._counted(code):
                 result = self._inner(frame, *args, skip=skip + 1, **kwargs)
         except Exception as error:
             self._watch.failed(error, code)
-            raise
+            if self._limit is None or getattr(error, "gb_type", None) != LIMIT:
+                raise
+            self._full.add(code)  # Dynamo would make no more graphs of this code for anybody
+            return self._run_only()
         if getattr(result, "guarded_code", None) is not None:
             self._graphs[code] = self._graphs.get(code, 0) + 1
         return result
+
+    @staticmethod
+    def _run_only() -> Any:
+        """Has this frame, and what it calls, run by the graphs there are."""
+        from torch._dynamo.types import ConvertFrameReturn, FrameAction, FrameExecStrategy
+
+        run = FrameExecStrategy(FrameAction.RUN_ONLY, FrameAction.RUN_ONLY)
+        return ConvertFrameReturn(frame_exec_strategy=run, apply_to_code=False)
 
     def _counted(self, code: types.CodeType) -> contextlib.AbstractContextManager[Any]:
         """Lets Dynamo, which counts the graphs of a code for all callables together, see this one's count alone."""
@@ -258,7 +272,8 @@ def optimize(
     enter: Callable[[], Callable[[], None]],
     watch: Watch,
 ) -> Callable[..., Any]:
-    """``target`` run by Dynamo, with at most ``limit`` graphs for one code, its cache apart from everybody else's.
+    """``target`` run by Dynamo, with at most ``limit`` graphs for one code, its cache apart from everybody else's. With
+    ``fullgraph``, a torch that does not isolate caches leaves the limit to ``compile_graph``.
 
     ``enter`` is called before every call and returns what is called after it. RuntimeError for script modules.
     """
@@ -276,11 +291,10 @@ def optimize(
         total = max(config.accumulated_recompile_limit, 128 * limit)
         context.enter_exit_hooks.append(config._make_closure_patcher(accumulated_recompile_limit=total))
         convert: Any = getattr(context.callback, "_torchdynamo_orig_backend", None)
-        count = None if isolates else limit
         if hasattr(convert, "_inner_convert"):
-            convert._inner_convert = _Frames(convert._inner_convert, watch, count)
-        elif convert is not None and count is not None:
-            context.callback._torchdynamo_orig_backend = _Frames(convert, watch, count)
+            convert._inner_convert = _Frames(convert._inner_convert, watch, None if isolates else limit)
+        elif not isolates:  # all of the target is one graph, and who compiles graphs counts them
+            context.enter_exit_hooks.append(config._make_closure_patcher(recompile_limit=total))
     return context(target)
 
 
