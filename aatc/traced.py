@@ -24,7 +24,8 @@ import torch
 from aatc.ir.errors import ScoreError
 from aatc.ir.score.expr import Expr, free_name, param
 from aatc.parts import Capture, Key, Sizes, as_tensor, number_dtype, varies
-from aatc.traced_words import METHODS, build, result_of, unknown
+from aatc.traced_arguments import unknown
+from aatc.traced_words import METHODS, build, result_of
 
 #: A recorded argument: ("node", n), ("number", n) for a captured tensor, ("f" | "i" | "b", text) for a constant,
 #: ("list", entries), or ("word", text) for anything else that an operation may take (dims, dtypes, styles).

@@ -13,6 +13,7 @@ from typing import Any
 
 import torch
 
+from aatc import traced_arguments as arguments
 from aatc.ir.errors import ScoreError
 from aatc.ir.score import expr as e
 from aatc.ir.score.expr import Expr, call, const
@@ -40,7 +41,7 @@ def build(node: tuple, values: Sequence[Expr], numbers: Sequence[Expr], leaves: 
     word = word.strip("_")  # of an operator of tensors, as __add__
     function = WORDS.get(word)
     if function is None:
-        raise unknown(word)
+        raise arguments.unknown(word)
     given = [_read(a, values, numbers) for a in args]
     named = {n: _read(a, values, numbers) for n, a in kwargs}
     try:
@@ -55,7 +56,7 @@ def result_of(entry: tuple, values: Sequence[Expr], numbers: Sequence[Expr]) -> 
     """The expression of what a function returned."""
     value = _read(entry, values, numbers)
     if isinstance(value, (Expr, bool, int, float)):
-        return _expr(value)
+        return arguments.expression(value)
     raise ScoreError(f"the function returns {value!r}", hint="return a score")
 
 
@@ -77,94 +78,21 @@ def _signature(function: Callable[..., Expr]) -> inspect.Signature:
     return inspect.signature(function)
 
 
-# --- arguments -------------------------------------------------------------------------------------------------
-def _expr(x: Any) -> Expr:
-    if isinstance(x, Expr):
-        return x
-    if isinstance(x, (bool, int, float)):
-        return const(x)
-    raise ScoreError(f"{x!r} cannot stand in a score")
-
-
-def _number(x: Any, beside: Any = None) -> Expr:
-    """``x`` as a number: a truth value beside a number counts as 1 or 0, as in torch."""
-    x = _expr(x)
-    if x.dtype != "b":
-        return x
-    if beside is not None and _expr(beside).dtype == "b":
-        raise ScoreError("arithmetic of two truth values", hint="combine them with & | ~, or make numbers: x.float()")
-    whole = beside is not None and _expr(beside).dtype == "i"
-    return call("where", x, *((const(1), const(0)) if whole else (e.ONE, e.ZERO)))
-
-
-def _two(x: Any, y: Any) -> tuple[Expr, Expr]:
-    return _number(x, y), _number(y, x)
-
-
-def _vector(x: Any, what: str) -> Expr:
-    x = _expr(x)
-    if x.rank != 1:
-        kind = {0: "a number per pair", 2: "a matrix"}.get(x.rank, "a table")
-        raise ScoreError(f"{what} of {kind}", hint="it runs over the features of a vector")
-    return x
-
-
-def _features(dim: Any, what: str) -> None:
-    """The one axis a function sees is that of the features."""
-    if dim not in (None, -1, (-1,)):
-        raise ScoreError(f"{what} over dim {dim}: only the feature axis (-1) can be reduced")
-
-
-def _none(**given: Any) -> None:
-    for name, value in given.items():
-        if value is not None and value is not False:
-            raise ScoreError(f"{name}={value!r} has no meaning in a score", hint="leave the argument out")
-
-
-def unknown(word: str) -> ScoreError:
-    """The error for a word that the language lacks, with what to write instead."""
-    for names, hint in _INSTEAD.items():
-        if word in names.split():
-            return ScoreError(f"{word} is not in the score language", hint=hint)
-    return ScoreError(f"torch.{word} is not in the score language", hint=f"words: {', '.join(sorted(FUNCTIONS))}")
-
-
-_INSTEAD = {
-    "softmax log_softmax softmin logsumexp layer_norm rms_norm cumsum sort topk argsort argmax argmin roll flip": (
-        "apply it to q and k before the attention: a metric sees one pair of vectors and nothing beside them"
-    ),
-    "std var median quantile prod": "write it by sum and mean: ((x - x.mean()) ** 2).mean()",
-    "shape size numel ndim dim": "x.mean() divides by the width, and the function may read numbers from outside",
-    "round round_ trunc fix frac": "torch.floor(x + 0.5) rounds, torch.sign(x) * torch.floor(x.abs()) cuts",
-    "fmod": "torch.remainder(x, y), or %, takes the sign of y",
-    "item tolist numpy cpu cuda detach clone requires_grad_ backward grad": (
-        "a score is a formula, not a tensor: what must not learn is captured as tensor.detach()"
-    ),
-    "T mT t transpose permute reshape view flatten expand repeat": (
-        "a metric sees one pair of vectors, without batch or length: for a matrix m, x @ m is its transpose times x"
-    ),
-    "sinh cosh expm1 tan asin atan atan2 erf gelu asinh atanh": "write it by exp, log, sin, cos, tanh, acos or sigmoid",
-    "equal allclose isclose": "== compares element by element",
-    "half bfloat16": "scores are computed in float32 or float64",
-    "lshift rshift": "use * 2**n and // 2**n",
-}
-
-
 # --- arithmetic ------------------------------------------------------------------------------------------------
 @_word("add")
 def _add(input: Any, other: Any, *, alpha: Any = 1) -> Expr:
-    x, y = _two(input, other)
+    x, y = arguments.two_numbers(input, other)
     return e.add(x, _scaled(alpha, y))
 
 
 @_word("sub", "subtract")
 def _sub(input: Any, other: Any, *, alpha: Any = 1) -> Expr:
-    x, y = _two(input, other)
+    x, y = arguments.two_numbers(input, other)
     return e.sub(x, _scaled(alpha, y))
 
 
 def _scaled(alpha: Any, y: Expr) -> Expr:
-    return y if alpha == 1 and not isinstance(alpha, Expr) else e.mul(_number(alpha, y), y)
+    return y if alpha == 1 and not isinstance(alpha, Expr) else e.mul(arguments.number(alpha, y), y)
 
 
 @_word("rsub")
@@ -174,7 +102,7 @@ def _rsub(input: Any, other: Any, *, alpha: Any = 1) -> Expr:
 
 @_word("mul", "multiply")
 def _mul(input: Any, other: Any) -> Expr:
-    return e.mul(*_two(input, other))
+    return e.mul(*arguments.two_numbers(input, other))
 
 
 @_word("div", "divide", "truediv", "true_divide")
@@ -185,52 +113,56 @@ def _div(input: Any, other: Any, *, rounding_mode: Any = None) -> Expr:
         raise ScoreError(
             f"rounding_mode={rounding_mode!r} is not in the score language", hint='there is "floor", or //'
         )
-    return e.div(*_two(input, other))
+    return e.div(*arguments.two_numbers(input, other))
 
 
 @_word("floordiv", "floor_divide")
 def _floordiv(input: Any, other: Any) -> Expr:
-    return call("floordiv", *_two(input, other))
+    return call("floordiv", *arguments.two_numbers(input, other))
 
 
 @_word("mod", "remainder")
 def _mod(input: Any, other: Any) -> Expr:
-    return call("remainder", *_two(input, other))
+    return call("remainder", *arguments.two_numbers(input, other))
 
 
 @_word("pow", "power")
 def _pow(input: Any, exponent: Any) -> Expr:
-    x, p = _two(input, exponent)
+    x, p = arguments.two_numbers(input, exponent)
     return e.power(x, p)
 
 
 @_word("matmul", "inner", "vdot", "dot", "vecdot", "linalg_vecdot", "mv")
 def _matmul(input: Any, other: Any, *, dim: Any = -1) -> Expr:
-    _features(dim, "a product")
-    x, y = _expr(input), _expr(other)
+    arguments.over_features(dim, "a product")
+    x, y = arguments.expression(input), arguments.expression(other)
     if x.rank == 2:
-        return call("matvec", x, _number(y, e.ONE))
+        return call("matvec", x, arguments.number(y, e.ONE))
     if y.rank == 2:
-        return call("tmatvec", y, _number(x, e.ONE))
-    return call("dot", _number(_vector(x, "a contraction"), e.ONE), _number(_vector(y, "a contraction"), e.ONE))
+        return call("tmatvec", y, arguments.number(x, e.ONE))
+    return call(
+        "dot",
+        arguments.number(arguments.vector(x, "a contraction"), e.ONE),
+        arguments.number(arguments.vector(y, "a contraction"), e.ONE),
+    )
 
 
 @_word("neg", "negative")
 def _neg(input: Any) -> Expr:
-    return e.neg(_number(input))
+    return e.neg(arguments.number(input))
 
 
 @_word("pos", "positive")
 def _pos(input: Any) -> Expr:
-    return _number(input)
+    return arguments.number(input)
 
 
 # --- truth -----------------------------------------------------------------------------------------------------
 def _comparison(word: str) -> Callable[..., Expr]:
     def compare(input: Any, other: Any) -> Expr:
-        x, y = _expr(input), _expr(other)
+        x, y = arguments.expression(input), arguments.expression(other)
         if not (word in ("eq", "ne") and x.dtype == y.dtype == "b"):
-            x, y = _two(x, y)
+            x, y = arguments.two_numbers(x, y)
         return call(word, x, y)
 
     return compare
@@ -241,7 +173,7 @@ for _names in ("lt less", "le less_equal", "gt greater", "ge greater_equal", "eq
 
 
 def _truths(*xs: Any) -> list[Expr]:
-    found = [_expr(x) for x in xs]
+    found = [arguments.expression(x) for x in xs]
     if any(x.dtype != "b" for x in found):
         raise ScoreError("& | ^ ~ combine truth values, and a number is none", hint="compare it first: x != 0")
     return found
@@ -269,11 +201,11 @@ def _not(input: Any) -> Expr:
 
 @_word("where")
 def _where(condition: Any, input: Any, other: Any) -> Expr:
-    c, x, y = _expr(condition), _expr(input), _expr(other)
+    c, x, y = arguments.expression(condition), arguments.expression(input), arguments.expression(other)
     if c.dtype != "b" and x.dtype == "b":  # Tensor.where(condition, other)
         c, x = x, c
     if (x.dtype == "b") != (y.dtype == "b"):
-        x, y = _two(x, y)
+        x, y = arguments.two_numbers(x, y)
     return call("where", c, x, y)
 
 
@@ -290,8 +222,8 @@ def _masked_fill(input: Any, mask: Any, value: Any) -> Expr:
 # --- functions of a number -------------------------------------------------------------------------------------
 def _unary(word: str) -> Callable[..., Expr]:
     def apply(input: Any, *, inplace: Any = False, out: Any = None) -> Expr:
-        _none(inplace=inplace, out=out)
-        return call(word, _number(input))
+        arguments.refuse(inplace=inplace, out=out)
+        return call(word, arguments.number(input))
 
     return apply
 
@@ -304,39 +236,39 @@ _word("absolute", "fabs")(_unary("abs"))
 
 @_word("ceil")
 def _ceil(input: Any) -> Expr:
-    return e.neg(call("floor", e.neg(_number(input))))
+    return e.neg(call("floor", e.neg(arguments.number(input))))
 
 
 @_word("softplus")
 def _softplus(input: Any, beta: Any = 1, threshold: Any = 20) -> Expr:
     if threshold != 20:
         raise ScoreError(f"softplus with threshold={threshold!r} is not in the score language", hint="leave it out")
-    x, b = _number(input), _number(beta)
+    x, b = arguments.number(input), arguments.number(beta)
     return call("softplus", x) if b.is_const and b.value == 1 else e.div(call("softplus", e.mul(b, x)), b)
 
 
 @_word("silu")
 def _silu(input: Any, inplace: Any = False) -> Expr:
-    _none(inplace=inplace)
-    x = _number(input)
+    arguments.refuse(inplace=inplace)
+    x = arguments.number(input)
     return e.mul(x, call("sigmoid", x))
 
 
 @_word("logsigmoid", "log_sigmoid")
 def _logsigmoid(input: Any) -> Expr:
-    return e.neg(call("softplus", e.neg(_number(input))))
+    return e.neg(call("softplus", e.neg(arguments.number(input))))
 
 
 @_word("log10")
 def _log10(input: Any) -> Expr:
-    return e.mul(const(0.30102999566398119521), call("log2", _number(input)))
+    return e.mul(const(0.30102999566398119521), call("log2", arguments.number(input)))
 
 
 @_word("clamp", "clip")
 def _clamp(input: Any, min: Any = None, max: Any = None) -> Expr:
     if min is None and max is None:
         raise ScoreError("clamp without bounds", hint="give min, max or both")
-    x = _number(input)
+    x = arguments.number(input)
     if min is not None:
         x = call("maximum", x, _bound(min, x))
     return x if max is None else call("minimum", x, _bound(max, x))
@@ -355,13 +287,13 @@ def _clamp_max(input: Any, max: Any) -> Expr:
 def _bound(x: Any, like: Expr) -> Expr:
     if isinstance(x, int) and not isinstance(x, bool) and like.dtype == "f":
         x = float(x)
-    return _number(x, like)
+    return arguments.number(x, like)
 
 
 @_word("unsqueeze", "squeeze")
 def _as_it_is(input: Any, dim: Any) -> Expr:
     """What a sum without ``keepdim`` needs to meet vectors again: here a number per pair meets them anyway."""
-    x = _expr(input)
+    x = arguments.expression(input)
     if dim != -1 or x.rank:
         raise ScoreError(f"a change of dim {dim} of a score", hint="a metric sees one pair of vectors, without batch")
     return x
@@ -369,13 +301,13 @@ def _as_it_is(input: Any, dim: Any) -> Expr:
 
 @_word("float", "double")
 def _float(input: Any) -> Expr:
-    return _number(input)
+    return arguments.number(input)
 
 
 @_word("to", "type")
 def _to(input: Any, dtype: Any) -> Expr:
     if dtype in (torch.float32, torch.float64):
-        return _number(input)
+        return arguments.number(input)
     if dtype in (torch.int64, torch.int32):
         return _long(input)
     if dtype == torch.bool:
@@ -385,7 +317,7 @@ def _to(input: Any, dtype: Any) -> Expr:
 
 @_word("long", "int")
 def _long(input: Any) -> Expr:
-    x = _number(input, const(0))
+    x = arguments.number(input, const(0))
     if x.dtype == "f":
         raise ScoreError("a score cut to an integer", hint="torch.floor(x) rounds down and stays a number")
     return x
@@ -393,45 +325,45 @@ def _long(input: Any) -> Expr:
 
 @_word("bool")
 def _bool(input: Any) -> Expr:
-    x = _expr(input)
+    x = arguments.expression(input)
     return x if x.dtype == "b" else call("ne", x, const(0))
 
 
 # --- vectors ---------------------------------------------------------------------------------------------------
 @_word("sum")
 def _sum(input: Any, dim: Any = -1, keepdim: Any = False, *, axis: Any = -1, dtype: Any = None) -> Expr:
-    _features(dim, "sum")
-    _features(axis, "sum")
-    _none(dtype=dtype)
-    return call("sum", _number(_vector(input, "sum"), e.ONE))
+    arguments.over_features(dim, "sum")
+    arguments.over_features(axis, "sum")
+    arguments.refuse(dtype=dtype)
+    return call("sum", arguments.number(arguments.vector(input, "sum"), e.ONE))
 
 
 @_word("mean")
 def _mean(input: Any, dim: Any = -1, keepdim: Any = False, *, axis: Any = -1, dtype: Any = None) -> Expr:
-    x = _number(_vector(input, "mean"), e.ONE)
+    x = arguments.number(arguments.vector(input, "mean"), e.ONE)
     return e.div(_sum(x, dim, keepdim, axis=axis, dtype=dtype), e.width(x))
 
 
 @_word("amax")
 def _amax(input: Any, dim: Any = -1, keepdim: Any = False) -> Expr:
-    _features(dim, "amax")
-    return call("amax", _number(_vector(input, "amax"), e.ONE))
+    arguments.over_features(dim, "amax")
+    return call("amax", arguments.number(arguments.vector(input, "amax"), e.ONE))
 
 
 @_word("amin")
 def _amin(input: Any, dim: Any = -1, keepdim: Any = False) -> Expr:
-    _features(dim, "amin")
-    return call("amin", _number(_vector(input, "amin"), e.ONE))
+    arguments.over_features(dim, "amin")
+    return call("amin", arguments.number(arguments.vector(input, "amin"), e.ONE))
 
 
 @_word("maximum")
 def _maximum(input: Any, other: Any) -> Expr:
-    return call("maximum", *_two(input, other))
+    return call("maximum", *arguments.two_numbers(input, other))
 
 
 @_word("minimum")
 def _minimum(input: Any, other: Any) -> Expr:
-    return call("minimum", *_two(input, other))
+    return call("minimum", *arguments.two_numbers(input, other))
 
 
 def _extreme(whole: Callable[..., Expr], pairwise: Callable[..., Expr], name: str) -> Callable[..., Expr]:
@@ -453,21 +385,21 @@ _word("min")(_extreme(_amin, _minimum, "min"))
 def _norm(
     input: Any, p: Any = 2, dim: Any = -1, keepdim: Any = False, out: Any = None, dtype: Any = None, *, ord: Any = 2
 ) -> Expr:
-    _none(out=out)
+    arguments.refuse(out=out)
     return _vector_norm(input, ord if p in (2, "fro") else p, dim, keepdim, dtype=dtype)
 
 
 @_word("vector_norm", "linalg_vector_norm")
 def _vector_norm(input: Any, ord: Any = 2, dim: Any = -1, keepdim: Any = False, *, dtype: Any = None) -> Expr:
-    _features(dim, "norm")
-    _none(dtype=dtype)
-    x = _number(_vector(input, "norm"), e.ONE)
+    arguments.over_features(dim, "norm")
+    arguments.refuse(dtype=dtype)
+    x = arguments.number(arguments.vector(input, "norm"), e.ONE)
     if ord in (None, "fro", 2):
         return call("sqrt", call("dot", x, x))
     if ord == 1:
         return call("sum", call("abs", x))
     if ord == 0:
-        return call("sum", _number(call("ne", x, e.ZERO)))
+        return call("sum", arguments.number(call("ne", x, e.ZERO)))
     if ord in (float("inf"), -float("inf")):
         return call("amax" if ord > 0 else "amin", call("abs", x))
     raise ScoreError(f"a norm of order {ord!r} is not in the score language", hint="there are 0, 1, 2, inf and -inf")
@@ -480,15 +412,15 @@ def _dist(input: Any, other: Any, p: Any = 2) -> Expr:
 
 @_word("normalize")
 def _normalize(input: Any, p: Any = 2.0, dim: Any = 1, eps: Any = 1e-12, out: Any = None) -> Expr:
-    _none(out=out)
-    _features(dim, "normalize")
-    x = _number(input, e.ONE)
-    return e.div(x, call("maximum", _vector_norm(x, p), _number(eps)))
+    arguments.refuse(out=out)
+    arguments.over_features(dim, "normalize")
+    x = arguments.number(input, e.ONE)
+    return e.div(x, call("maximum", _vector_norm(x, p), arguments.number(eps)))
 
 
 @_word("cosine_similarity")
 def _cosine(x1: Any, x2: Any, dim: Any = 1, eps: Any = 1e-8) -> Expr:
-    _features(dim, "cosine_similarity")
+    arguments.over_features(dim, "cosine_similarity")
     return call("dot", _normalize(x1, 2, -1, eps), _normalize(x2, 2, -1, eps))
 
 
@@ -496,17 +428,17 @@ def _cosine(x1: Any, x2: Any, dim: Any = 1, eps: Any = 1e-8) -> Expr:
 def _item(input: Any, channel: Any) -> Expr:
     if isinstance(channel, bool) or not isinstance(channel, int):
         raise ScoreError(f"channel {channel!r} is not an integer; only x[c] with a constant c is in the language")
-    return e.channel(_number(_vector(input, "a channel"), e.ONE), channel)
+    return e.channel(arguments.number(arguments.vector(input, "a channel"), e.ONE), channel)
 
 
 @_word("lookup")
 def _lookup(table: Any, *positions: Any) -> Expr:
-    return call("lookup", _expr(table), *(_number(p, const(0)) for p in positions))
+    return call("lookup", arguments.expression(table), *(arguments.number(p, const(0)) for p in positions))
 
 
 @_word("call")
 def _call(word: str, *args: Any, attrs: Any = ()) -> Expr:
-    return call(word, *(_expr(a) for a in args), attrs=attrs)
+    return call(word, *(arguments.expression(a) for a in args), attrs=attrs)
 
 
 #: Methods a traced value has; its operators are in `aatc.traced`.

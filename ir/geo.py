@@ -1,4 +1,4 @@
-"""Operations of the geo level: the whole model as values, attention as its four declarative stages."""
+"""Operations of the geo level: the whole model as values, a whole attention as one operation."""
 
 from __future__ import annotations
 
@@ -17,161 +17,9 @@ from aatc.ir.registry import Attr, OpDef, Operand, define
 from aatc.ir.schedule import Schedule
 from aatc.ir.score.expr import ZERO, param, sub
 from aatc.ir.score.program import Program
+from aatc.ir.stages import DIGITS, WHOLE, check_binding, tensor_operand
 from aatc.ir.tile_evaluate import Refused
-from aatc.ir.types import PairType, TensorType, compute_name, torch_dtype
-
-
-def _tensor(op: Op, n: int, rank: int | None = None) -> TensorType:
-    t = op.operands[n].type
-    if not isinstance(t, TensorType) or (rank is not None and t.rank != rank):
-        raise VerifyError(f"operand {n} of {op.name} must be a tensor{f' of rank {rank}' if rank else ''}, is {t}")
-    return t
-
-
-def _pair(op: Op, n: int) -> PairType:
-    t = op.operands[n].type
-    if not isinstance(t, PairType):
-        raise VerifyError(f"operand {n} of {op.name} must be a pair value, is {t}")
-    return t
-
-
-def check_binding(op: Op, program: Program, values) -> None:
-    """Every parameter of ``program`` binds to a tensor with as many dimensions as it has axes."""
-    if len(program.params) != len(values):
-        raise VerifyError(f"{op.name}: program takes ({', '.join(program.names)}), {len(values)} values are bound")
-    for p, v in zip(program.params, values, strict=True):
-        _name, axes, dtype = p.attrs
-        if not isinstance(v.type, TensorType) or v.type.rank != len(axes):
-            raise VerifyError(f"{op.name}: parameter {p.name} has axes {axes!r}, its value is {v.type}")
-        kind = {"f": "f", "i": "iu", "b": "b"}[dtype]
-        found = "b" if v.type.dtype == "bool" else "f" if v.type.dtype == "bf16" else v.type.dtype[0]
-        if found not in kind:
-            raise VerifyError(f"{op.name}: parameter {p.name} is declared {dtype!r}, its value is {v.type}")
-
-
-_DIGITS = {
-    "checks": Attr.of(
-        "list",
-        "kind, linear form of the program, bound of the slope in it: conditions under which single precision keeps the "
-        "program's digits (`passes.rounding`)",
-        required=False,
-    ),
-    "double": Attr.of("bool", "single precision never keeps them", required=False),
-}
-_WHOLE = {
-    "whole": Attr.of(
-        "program",
-        "the score plus ``dropped``, with no difference multiplied out, for when digits are lost otherwise",
-        required=False,
-    ),
-    "dropped": Attr.of("program", "a number per query that the score lacks and ``whole`` has", required=False),
-}
-
-
-# --- the four stages ---------------------------------------------------------------------------------------
-def _metric_types(op: Op):
-    q, k = _tensor(op, 0, 4), _tensor(op, 1, 4)
-    return [PairType(compute_name(q.dtype), (q.shape[0], q.shape[1], q.shape[2], k.shape[2]))]
-
-
-def _metric_verify(op: Op) -> None:
-    program: Program = op.attrs["score"]
-    if program.body.rank or program.body.dtype == "b":
-        raise VerifyError("a score must be a number per pair")
-    for p in (program, *(op.attrs[n] for n in _WHOLE if n in op.attrs)):
-        check_binding(op, p, op.operands)
-
-
-define(
-    OpDef(
-        "geo.metric",
-        "geo",
-        "score of every (query, key) pair by a score program; its first parameters are q and k",
-        ("q", "k", "captures*"),
-        attrs={"score": Attr.of("program", "the score, a number per pair"), **_DIGITS, **_WHOLE},
-        infer=_metric_types,
-        verify=_metric_verify,
-        evaluate=stage_evaluate.metric,
-    )
-)
-
-
-def _normalize_types(op: Op):
-    s = _pair(op, 0)
-    return [s, TensorType(s.dtype, s.shape[:3])]
-
-
-def _normalize_verify(op: Op) -> None:
-    mask = op.attrs.get("mask")
-    if mask is not None and (mask.body.rank or mask.body.dtype != "b"):
-        raise VerifyError("a mask must be a truth value per pair")
-    normalizer_named(op.attrs["kind"])
-    check_binding(op, mask or Program((), ZERO), op.operands[1:])
-
-
-define(
-    OpDef(
-        "geo.normalize",
-        "geo",
-        "weights of each query over its keys, and their log-sum-exp; masked pairs weigh 0",
-        ("scores", "captures*"),
-        results=2,
-        attrs={
-            "kind": Attr.of("str", "normaliser, see `ir.normalizers`"),
-            "mask": Attr.of("program", "which pairs may talk", required=False),
-        },
-        infer=_normalize_types,
-        verify=_normalize_verify,
-        evaluate=stage_evaluate.normalize,
-    )
-)
-
-
-def _transport_types(op: Op):
-    v, like = _tensor(op, 0, 4), _pair(op, 1)
-    return [PairType(v.dtype, (*like.shape, v.shape[3]))]
-
-
-def _transport_verify(op: Op) -> None:
-    carry: Program = op.attrs["carry"]
-    if carry.body.rank != 1:
-        raise VerifyError("a carried value must be a feature vector")
-    check_binding(op, carry, [op.operands[0], *op.operands[2:]])
-
-
-define(
-    OpDef(
-        "geo.transport",
-        "geo",
-        "the value of each key as it arrives at each query, by a carry program; its first "
-        "parameter is v; the second operand gives the pairs",
-        ("v", "pairs", "captures*"),
-        attrs={"carry": Attr.of("program", "the carried value, a vector per pair"), **_DIGITS},
-        infer=_transport_types,
-        verify=_transport_verify,
-        evaluate=stage_evaluate.transport,
-    )
-)
-
-
-def _aggregate_types(op: Op):
-    _pair(op, 0)
-    aggregation_named(op.attrs["kind"])
-    c = _pair(op, 1)
-    return [TensorType(c.dtype, (*c.shape[:3], c.shape[4]))]
-
-
-define(
-    OpDef(
-        "geo.aggregate",
-        "geo",
-        "sum over keys of weight times carried value",
-        ("weights", "carried"),
-        attrs={"kind": Attr.of("str", "how values are combined, see `ir.aggregations`")},
-        infer=_aggregate_types,
-        evaluate=stage_evaluate.aggregate,
-    )
-)
+from aatc.ir.types import TensorType, compute_name, torch_dtype
 
 
 # --- the fused form ----------------------------------------------------------------------------------------
@@ -203,7 +51,7 @@ def _carry_of(name: str) -> Program:
 
 
 def _attend_types(op: Op):
-    q, v = _tensor(op, 0, 4), _tensor(op, 2, 4)
+    q, v = tensor_operand(op, 0, 4), tensor_operand(op, 2, 4)
     return [
         TensorType(v.dtype, (*q.shape[:3], v.shape[3])),
         TensorType(compute_name(q.dtype), q.shape[:3]),
@@ -239,7 +87,7 @@ def _attend_verify(op: Op) -> None:
         if missing:
             raise VerifyError(f"{op.name}: program parameter {missing[0]} is not among its operands {names}")
         check_binding(op, program, [bound[n] for n in program.names])
-    q, k, v = (_tensor(op, n, 4) for n in range(3))
+    q, k, v = (tensor_operand(op, n, 4) for n in range(3))
     if k.shape[:3] != v.shape[:3]:
         raise VerifyError(f"{op.name}: keys {k} and values {v} differ in batch, heads or length")
     if q.shape[1].is_static and k.shape[1].is_static and int(q.shape[1]) % max(1, int(k.shape[1])):
@@ -265,8 +113,8 @@ _ATTEND = {
     ),
     "row": Attr.of("program", "a number per query that the log-sum-exp gets added", required=False),
     "floor": Attr.of("float", "static lower bound of the score when there is a weight", required=False),
-    **_DIGITS,
-    **_WHOLE,
+    **DIGITS,
+    **WHOLE,
     "kind": Attr.of("str", "normaliser, see `ir.normalizers`"),
     "aggregate": Attr.of("str", "how values are combined, see `ir.aggregations`"),
     "schedule": Attr.of("str", "how the forward's tile program is made, see `ir.schedule`", required=False),

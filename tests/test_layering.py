@@ -1,5 +1,5 @@
-"""No import runs upwards, no two of our modules import each other while they load, what is private to torch stays in one
-file, and no file is two."""
+"""No import runs upwards or in a circle while our modules load, what is private to torch stays in one file, and no file
+is long."""
 
 import ast
 from collections.abc import Iterator
@@ -179,9 +179,15 @@ ALSO_PRIVATE = {
     "ir/effects.py": {"torch._C": "what an operator's dispatch entries say of it"},
     "ir/interpreter.py": {"torch._C": "the type of an operator's returns"},
     "ir/stage_evaluate.py": {"torch._C": "whether two tensors share memory"},
-    "ir/transforms.py": {"torch._C": "transforms and modes around a call", "torch._VF": "tangents of dual numbers"},
+    "ir/transforms.py": {
+        "torch._C": "transforms and modes around a call",
+        "torch._VF": "tangents of dual numbers",
+        "torch._add_batch_dim": "vmap of the older kind",
+        "torch._remove_batch_dim": "vmap of the older kind",
+    },
 }
-OPEN = ("torch._ops",)  # the classes of operators: theirs has no public name, and is one of long standing
+# The classes of operators have no public name, and this one for long; what else looks private but is not.
+OPEN = ("torch._ops", "torch.__version__", "torch.__file__")
 
 
 def private_parts(path: Path) -> Iterator[tuple[int, str]]:

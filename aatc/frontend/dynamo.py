@@ -93,10 +93,10 @@ def _limited(compile_graph: Callable[..., Any], limit: int) -> Callable[..., Any
 def leave_alone() -> None:
     """Keeps Dynamo out of our own code where PyTorch runs it for a model: in ops that are left to PyTorch, and in
     backwards that a model starts itself."""
-    from aatc import ops, traced, traced_words
+    from aatc import ops, traced, traced_arguments, traced_words
     from aatc.backends import entry, host, kernel
 
-    modules = (ops, traced, traced_words, kernel, entry, host)
+    modules = (ops, traced, traced_arguments, traced_words, kernel, entry, host)
     private_torch.leave_alone(c for m in modules for c in _codes_of(m))
 
 

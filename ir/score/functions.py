@@ -12,8 +12,7 @@ from typing import Any
 
 import numpy as np
 
-from aatc.ir.errors import ScoreError
-from aatc.ir.score import bounds
+from aatc.ir.score import bounds, torch_words
 from aatc.ir.score.bounds import INF, Interval
 
 
@@ -278,7 +277,7 @@ _declare(
     "expacosh",
     1,
     "exp(-acosh(x)) = 1/(x + sqrt(x*x - 1)) for x >= 1, 1 below",
-    lambda x: _expacosh(x),
+    torch_words.expacosh,
     bound=bounds.constant(0.0, 1.0),
     cost=7,
 )
@@ -391,13 +390,13 @@ _declare(
     lambda x: x.new_full((1,) * x.dim(), x.shape[-1]),
     kind="reduce",
 )
-_declare("eta", 1, "Minkowski metric diag(-1, 1, ..., 1) applied to a vector", lambda x: _eta(x), kind="vector")
+_declare("eta", 1, "Minkowski metric diag(-1, 1, ..., 1) applied to a vector", torch_words.eta, kind="vector")
 _declare(
     "rotate",
     2,
     "turns channel pairs by angles (one angle per pair); [half] pairs channel c with c + d/2, "
     "[pairs] pairs 2c with 2c + 1",
-    lambda x, t, style: _rotate(x, t, style),
+    torch_words.rotate,
     kind="vector",
     attributes=(str,),
 )
@@ -405,44 +404,48 @@ _declare(
     "rotate_angle",
     2,
     "gradient of rotate for its angles, from the gradient x and the rotated vector y",
-    lambda x, y, style: _rotate_angle(x, y, style),
+    torch_words.rotate_angle,
     kind="vector",
     attributes=(str,),
 )
-_declare("matvec", 2, "matrix times vector", lambda m, x: _matvec(m, x), kind="vector")
-_declare("tmatvec", 2, "transposed matrix times vector", lambda m, x: _matvec(m.mT, x), kind="vector")
+_declare("matvec", 2, "matrix times vector", torch_words.matvec, kind="vector")
+_declare("tmatvec", 2, "transposed matrix times vector", lambda m, x: torch_words.matvec(m.mT, x), kind="vector")
 _declare(
     "turn",
     2,
     "orthogonal matrix times vector: a frame, which keeps inner products",
-    lambda m, x: _matvec(m, x),
+    torch_words.matvec,
     kind="vector",
 )
 _declare(
-    "unturn", 2, "transposed (inverse) orthogonal matrix times vector", lambda m, x: _matvec(m.mT, x), kind="vector"
+    "unturn",
+    2,
+    "transposed (inverse) orthogonal matrix times vector",
+    lambda m, x: torch_words.matvec(m.mT, x),
+    kind="vector",
 )
 _declare(
     "centre",
     1,
     "mean of a vector's finite entries over the axis it varies along (keys or queries); counts as "
     "constant under differentiation: only differences to it may matter",
-    lambda x: _centre(x),
+    torch_words.centre,
     kind="vector",
 )
 _declare(
     "outer", 2, "outer product of two vectors, a matrix", lambda x, y: x.unsqueeze(-1) * y.unsqueeze(-2), kind="vector"
 )
-_declare("item", 1, "one channel of a vector", lambda x, c: _item(x, c), kind="reduce", attributes=(int,))
+_declare("item", 1, "one channel of a vector", torch_words.item, kind="reduce", attributes=(int,))
 _declare(
     "embed",
     2,
     "a vector shaped like the second argument, zero but for one channel",
-    lambda s, x, c: _embed(s, x, c),
+    torch_words.embed,
     kind="vector",
     attributes=(int,),
 )
 _declare("lookup", 2, "entry of a captured table at a rounded, clamped position", kind="lookup", jumps=True)
-_declare("append", 2, "a vector with one more channel", lambda x, s: _append(x, s), kind="vector")
+_declare("append", 2, "a vector with one more channel", torch_words.append, kind="vector")
 _declare("init", 1, "a vector without its last channel", lambda x: x[..., :-1], kind="vector")
 _declare("row_key", 1, "random state of query i: hash of the seed and b, h, i", kind="random", result="i")
 _declare("column_key", 0, "random state of key j: hash of j", kind="random", result="i")
@@ -450,70 +453,7 @@ _declare(
     "pair_uniform",
     2,
     "a number in [0, 1) hashed from a row key and a column key",
-    lambda r, c: _pair_uniform(r, c),
+    torch_words.pair_uniform,
     bound=bounds.constant(0.0, 1.0),
     cost=20,
 )
-
-
-def _expacosh(x):
-    x = x.clamp(min=1)
-    return (x + (x * x - 1).sqrt()).reciprocal()
-
-
-def _item(x, c: int):
-    if not -x.shape[-1] <= c < x.shape[-1]:
-        raise ScoreError(f"channel {c} of a vector of {x.shape[-1]}", hint=f"channels are 0 to {x.shape[-1] - 1}")
-    return x[..., c].unsqueeze(-1)
-
-
-def _eta(x):
-    torch = _torch()
-    return torch.cat([-x[..., :1], x[..., 1:]], -1)
-
-
-def _halves(x, style: str):
-    return x.chunk(2, -1) if style == "half" else (x[..., 0::2], x[..., 1::2])
-
-
-def _rotate(x, t, style: str):
-    torch = _torch()
-    a, b = _halves(x, style)
-    c, s = t.cos(), t.sin()
-    turned = (a * c - b * s, a * s + b * c)
-    return torch.cat(turned, -1) if style == "half" else torch.stack(turned, -1).flatten(-2)
-
-
-def _centre(x):
-    return x.detach().nan_to_num(0.0, 0.0, 0.0).mean((2, 3), keepdim=True).nan_to_num(0.0)  # of no token: 0
-
-
-def _matvec(m, x):
-    if m.shape[-3] == 1:  # one matrix for all tokens: one product instead of one per token
-        return x @ m.squeeze(-3).mT
-    return (m @ x.unsqueeze(-1)).squeeze(-1)
-
-
-def _append(x, s):
-    torch = _torch()
-    shape = torch.broadcast_shapes(x.shape[:-1], s.shape[:-1])
-    return torch.cat([x.expand(*shape, x.shape[-1]), s.expand(*shape, 1)], -1)
-
-
-def _pair_uniform(r, c):
-    from aatc.ir.score.random import pair_numbers
-
-    return pair_numbers(r, c)
-
-
-def _rotate_angle(x, y, style: str):
-    (xa, xb), (ya, yb) = _halves(x, style), _halves(y, style)
-    return xb * ya - xa * yb
-
-
-def _embed(s, x, c: int):
-    torch = _torch()
-    shape = torch.broadcast_shapes(s.shape, (*x.shape[:-1], 1))
-    out = x.new_zeros(*shape[:-1], x.shape[-1])
-    out[..., c] = s.expand(shape)[..., 0]
-    return out
