@@ -92,9 +92,10 @@ def _load(name: str, at: str) -> Backend:
         made = getattr(importlib.import_module(module), attribute)()
     except Exception as error:
         raise BackendError(f"backend {name!r} cannot be loaded from {at}: {type(error).__name__}: {error}") from error
-    if _checked(made).name != name:
-        raise BackendError(f"{at}, declared as backend {name!r}, calls itself {made.name!r}")
-    return made
+    backend = _checked(made)
+    if backend.name != name:
+        raise BackendError(f"{at}, declared as backend {name!r}, calls itself {backend.name!r}")
+    return backend
 
 
 def pipeline(name: str = "auto", extra: Iterable[Pass | Placed] = ()) -> Pipeline:

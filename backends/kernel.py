@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import Any
+from typing import Any, NoReturn
 
 import torch
 
@@ -15,6 +15,7 @@ from aatc.ir.score.program import Program
 from aatc.ir.specialize import keep_results
 from aatc.ir.transforms import by_sample, is_batched, transformed, undisturbed
 
+Grad = torch.Tensor | None
 Compile = Callable[[Func], tuple[Any, str]]
 
 
@@ -73,7 +74,8 @@ class Kernel:
                 hint="transform the model itself, not its compiled form",
             )
         if torch.is_grad_enabled() and any(t.requires_grad for t in operands):
-            return _Attend.apply(self, *operands)
+            done: tuple[torch.Tensor, torch.Tensor] = _Attend.apply(self, *operands)
+            return done
         _, _, (o, lse, *_) = self.forward(*operands)
         return o, lse
 
@@ -123,7 +125,7 @@ class Formula(Kernel):
 
 class _Attend(torch.autograd.Function):
     @staticmethod
-    def forward(ctx, kernel: Kernel, *operands):
+    def forward(ctx: Any, kernel: Kernel, *operands: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         ctx.version, used, (o, lse, *saved) = kernel.forward(*operands)
         # no views: autograd lets nobody write in place to views that a function returns
         o, lse = (x.data if x._is_view() else x for x in (o, lse))
@@ -133,7 +135,7 @@ class _Attend(torch.autograd.Function):
         return o, lse
 
     @staticmethod
-    def backward(ctx, grad_o, grad_lse):
+    def backward(ctx: Any, grad_o: Grad, grad_lse: Grad) -> Any:
         saved = ctx.saved_tensors  # once: torch.utils.checkpoint recomputes at every look
         with torch.no_grad():
             found = _Attend.each(ctx, saved, grad_o, grad_lse)
@@ -143,15 +145,17 @@ class _Attend(torch.autograd.Function):
         return None, *_once(found, sources)
 
     @staticmethod
-    def each(ctx, saved, grad_o, grad_lse) -> list[torch.Tensor | None]:
+    def each(ctx: Any, saved: Sequence[torch.Tensor], grad_o: Grad, grad_lse: Grad) -> list[torch.Tensor | None]:
         """`gradients`, for every sample of a batch of ``grad_o`` and ``grad_lse`` where `torch.vmap` has made one."""
         if is_batched(grad_o) or is_batched(grad_lse):
-            return by_sample(lambda *grads: _Attend.each(ctx, saved, *grads), (grad_o, grad_lse))
-        return _Attend.gradients(ctx, saved, grad_o, grad_lse)
+            found = by_sample(lambda *grads: _Attend.each(ctx, saved, *grads), (grad_o, grad_lse))
+        else:
+            found = _Attend.gradients(ctx, saved, grad_o, grad_lse)
+        return list(found)
 
     @staticmethod
     @undisturbed
-    def gradients(ctx, saved, grad_o, grad_lse) -> list[torch.Tensor | None]:
+    def gradients(ctx: Any, saved: Sequence[torch.Tensor], grad_o: Grad, grad_lse: Grad) -> list[torch.Tensor | None]:
         """Those of the operands that need one, in their order."""
         kernel: Kernel = ctx.kernel
         version: Version = ctx.version
@@ -182,11 +186,11 @@ def _once(found: list[torch.Tensor | None], sources: list[torch.Tensor]) -> list
 
 class _Once(torch.autograd.Function):
     @staticmethod
-    def forward(ctx, count: int, *tensors):
+    def forward(ctx: Any, count: int, *tensors: torch.Tensor) -> tuple[torch.Tensor, ...]:
         return tuple(t.view_as(t) for t in tensors[:count])
 
     @staticmethod
-    def backward(ctx, *grads):
+    def backward(ctx: Any, *grads: torch.Tensor) -> NoReturn:
         raise UnsupportedError(
             "a compiled attention has no second derivatives",
             hint="differentiate the model itself, not its compiled form: its attention can be differentiated twice",

@@ -39,7 +39,7 @@ class Context:
     def count(self, rule: str, n: int = 1) -> None:
         self.rewrites[rule] += n
 
-    def certify(self, op: Op, rule: str, statement: str, witness: tuple, **more: Any) -> None:
+    def certify(self, op: Op, rule: str, statement: str, witness: tuple[Any, ...], **more: Any) -> None:
         """Checks a witness and keeps the certificate, tied to the operation's source line."""
         self.certificates.append(certify(rule, statement, witness, subject=str(op.loc), **more))
 
@@ -82,7 +82,7 @@ class Pass:
         return f"{cls.__module__}.{cls.__qualname__}:{code.hexdigest()[:16]}"
 
 
-def default_of(f: dataclasses.Field) -> Any:
+def default_of(f: dataclasses.Field[Any]) -> Any:
     """A field's default, MISSING if it has none."""
     return f.default if f.default_factory is dataclasses.MISSING else f.default_factory()
 

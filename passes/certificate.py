@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from typing import Any
@@ -41,7 +42,7 @@ class Certificate:
 def certify(
     rule: str,
     statement: str,
-    witness: tuple,
+    witness: tuple[Any, ...],
     *,
     assumptions: tuple[str, ...] = (),
     level: str = "P1",
@@ -65,7 +66,7 @@ def certify(
 
 
 @lru_cache(maxsize=1024)
-def verify(witness: tuple) -> float:
+def verify(witness: tuple[Any, ...]) -> float:
     """Re-checks a witness numerically in float64 and returns the largest relative deviation.
 
     Witnesses: ("equal", before, after) for equal expressions; ("row-constant", before, after) for ones whose
@@ -98,19 +99,25 @@ def verify(witness: tuple) -> float:
     return worst if held else float("inf")  # what is said of pairs where there are none says nothing
 
 
+Env = Mapping[str, Any]
+Sizes = tuple[int, int, int, int]
+Values = dict[Expr, torch.Tensor]
+
 #: Deviations that rounding need not explain.
 _EXACT = 1e-12
 #: How often a formula is evaluated with other roundings, and how many times what they make of it is explained by them.
 _SAMPLES, _EXPLAINED = 4, 32.0
 
 
-def _found(roots: list[Expr], env, sizes, starts, values, rounded=None) -> list[torch.Tensor]:
+def _found(
+    roots: list[Expr], env: Env, sizes: Sizes, starts: Sizes, values: Values, rounded: Any = None
+) -> list[torch.Tensor]:
     """The value of every root for every pair."""
     more = {"dtype": torch.float64, "values": values, "starts": starts, "rounded": rounded}
     return [evaluate(e, env, sizes, **more).expand(*sizes, -1) for e in roots]
 
 
-def _noise(kind: str, roots, env, sizes, starts, exact: dict[Expr, torch.Tensor]) -> torch.Tensor:
+def _noise(kind: str, roots: list[Expr], env: Env, sizes: Sizes, starts: Sizes, exact: Values) -> torch.Tensor:
     """How far apart the two sides may be because every number on the way is rounded, per pair."""
     generator, unit = torch.Generator().manual_seed(20241), 2.0**-52
 
@@ -173,7 +180,7 @@ class _Draw:
         default = {"d": self.default // 2 if p in self.angles else self.default, "e": self.default, "t": 32, "u": 8}
         return [w or default[c] for c, w in zip(letters, known, strict=True)]
 
-    def _tensor(self, p: Expr, domain: str, lead: list[int], tail: list[int], dtype: str, common) -> torch.Tensor:
+    def _tensor(self, p: Expr, domain: str, lead: list[int], tail: list[int], dtype: str, common: Any) -> torch.Tensor:
         shape = [*lead, *tail]
         if dtype == "i":
             most = {"large": 2**40, "huge": 2**60}.get(domain, 4)
@@ -212,7 +219,7 @@ def _scale(values: dict[Expr, torch.Tensor]) -> float:
     return largest
 
 
-def _defined(e: Expr, values: dict[Expr, torch.Tensor], sizes) -> torch.Tensor:
+def _defined(e: Expr, values: dict[Expr, torch.Tensor], sizes: Sizes) -> torch.Tensor:
     """Pairs for which no part of ``e`` is infinite or NaN: elsewhere real arithmetic gives it no value."""
     defined = torch.ones(*sizes, 1, dtype=torch.bool)
     for x in postorder(e):
@@ -223,7 +230,12 @@ def _defined(e: Expr, values: dict[Expr, torch.Tensor], sizes) -> torch.Tensor:
 
 
 def _deviation(
-    kind: str, items, values, defined: torch.Tensor, singular: bool, noise: torch.Tensor | float = 0.0
+    kind: str,
+    items: Sequence[Any],
+    values: Sequence[Any],
+    defined: torch.Tensor,
+    singular: bool,
+    noise: torch.Tensor | float = 0.0,
 ) -> float:
     """The largest difference beyond ``noise`` where the side before the rewrite is defined; infinite where only the
     other one is not, unless the data are ``singular``: rounding may put either side on a pole there."""

@@ -7,6 +7,7 @@ which one is written or seen outside stay two, and a write goes only when nobody
 from __future__ import annotations
 
 from collections import Counter
+from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
@@ -96,7 +97,7 @@ class CommonSubexpressions(Pass):
 
 def _merge(func: Func, memory: Memory) -> int:
     versions: Counter[Value] = Counter()  # how often each class of memory has been written so far
-    seen: dict[tuple, Op] = {}
+    seen: dict[tuple[Any, ...], Op] = {}
     table: dict[Value, Value] = {}
     kept = []
     for op in func.body.ops:
@@ -203,7 +204,7 @@ def _constant(op: Op, value: torch.Tensor) -> Op:
     return made
 
 
-def _elements(shape) -> int:
+def _elements(shape: Iterable[Any]) -> int:
     n = 1
     for d in shape:
         n *= int(d)

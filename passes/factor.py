@@ -7,6 +7,7 @@ tensors and sums over channels become *atoms*, and score, carried value and mask
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from typing import Any
 
 from aatc.ir.errors import UnsupportedError
 from aatc.ir.score.expr import ONE, ZERO, Expr, add, call, div, index, mul, neg, param, postorder, rebuild, substitute
@@ -85,7 +86,7 @@ class CarryTerm:
 class Factored:
     """Atoms in the order they can be computed, and the programs over them."""
 
-    tokens: dict[tuple, Token] = field(default_factory=dict)
+    tokens: dict[tuple[Any, ...], Token] = field(default_factory=dict)
     atoms: dict[tuple[Expr, bool], Contraction | Lookup | Stored | ChannelSum] = field(default_factory=dict)
     taken: set[str] = field(default_factory=set)
     _names: int = 0
@@ -193,7 +194,7 @@ class Factored:
             )
         self.atoms[e, False] = ChannelSum(param(self.fresh("z"), "bhij"), expr, rows, cols)
 
-    def _channel(self, v: Expr):
+    def _channel(self, v: Expr) -> Any:
         """A pair vector as a function of single channels; UnsupportedError when it mixes channels."""
         table: dict[Expr, Expr] = {}
         rows: dict[Expr, Token] = {}

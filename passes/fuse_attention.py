@@ -106,7 +106,7 @@ class _Names:
 
     def __init__(self) -> None:
         self.values: dict[str, Value] = {}
-        self.declared: dict[tuple[Value, tuple], str] = {}
+        self.declared: dict[tuple[Value, tuple[Any, ...]], str] = {}
 
     def bind(self, p: Expr, value: Value) -> str:
         key = (value, p.attrs[1:])

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from typing import Any
 
 from aatc.ir.core import Value
 from aatc.ir.score.derivative import gradients
@@ -52,7 +53,9 @@ def _part_type(fr: Frame, name: str) -> TensorType:
     return TensorType(max(fr.a.dtype, compute_name(t.dtype)), t.shape)  # "f32" < "f64"
 
 
-def _table_gradient(fr: Frame, name: str, read: list[tuple[Expr, Expr]], env, total: Value | None, types) -> Value:
+def _table_gradient(
+    fr: Frame, name: str, read: list[tuple[Expr, Expr]], env: Any, total: Value | None, types: Any
+) -> Value:
     """The gradient of a table that per-token programs read; ``total`` is what pairs have added to it."""
     for (lookup, cotangent), t in zip(read, types, strict=True):
         used = tuple(params(cotangent, *lookup.args[1:]))

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
+from typing import Any
 
 from aatc.ir.core import Block, Func, Loc, Op, Value
 from aatc.ir.dims import Dim
@@ -79,7 +80,7 @@ class Builder:
         *,
         names: Sequence[str] = (),
         regions: Sequence[Block] = (),
-        **attrs,
+        **attrs: Any,
     ) -> list[Value]:
         attrs = {k: v for k, v in attrs.items() if v is not None}
         op = Op(name, operands, attrs, types, regions=regions, loc=self.loc, result_names=names)
@@ -200,7 +201,7 @@ def load_channel(b: Builder, a: Attention, s: Schedule, t: Token, buffer: Value,
     )[0]
 
 
-def new_func(name: str, b: Builder, args: Sequence[Value], results: Sequence[Value], attrs: dict) -> Func:
+def new_func(name: str, b: Builder, args: Sequence[Value], results: Sequence[Value], attrs: dict[str, Any]) -> Func:
     b.op("tile.return", results)
     (block,) = b.blocks
     block.args = list(args)

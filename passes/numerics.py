@@ -283,13 +283,13 @@ class _Tiles:
 
 class _Attention(torch.autograd.Function):
     @staticmethod
-    def forward(ctx, start: Callable[..., _Formula | _Tiles], *values):
+    def forward(ctx: Any, start: Callable[..., _Formula | _Tiles], *values: torch.Tensor) -> Any:
         ctx.values = [v.detach().clone() for v in values]  # as they are now, whoever writes to them later
         ctx.attention = start(ctx.values)
         return tuple(x.clone() for x in ctx.attention.results[:2])
 
     @staticmethod
-    def backward(ctx, grad_o, grad_lse):
+    def backward(ctx: Any, grad_o: Any, grad_lse: Any) -> Any:
         with torch.no_grad():
             found = ctx.attention.gradients(grad_o, grad_lse)
         named = zip(ctx.attention.names, ctx.values, strict=True)

@@ -197,7 +197,7 @@ def _fits(value: Any, choice: Any) -> bool:
 _ORDER = (type(None), bool, int, float, str)
 
 
-def _first(value: Any, kinds: tuple) -> Any:
+def _first(value: Any, kinds: tuple[Any, ...]) -> Any:
     wanted = [type(None) if k is None else k for k in kinds]
     for kind in sorted(wanted, key=lambda k: _ORDER.index(k) if k in _ORDER else -1):
         try:
@@ -207,7 +207,7 @@ def _first(value: Any, kinds: tuple) -> Any:
     raise ValueError
 
 
-def _tuple(value: Any, kinds: tuple) -> tuple:
+def _tuple(value: Any, kinds: tuple[Any, ...]) -> tuple[Any, ...]:
     if not isinstance(value, tuple):
         raise ValueError
     if kinds == ((),):  # tuple[()]

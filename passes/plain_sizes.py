@@ -8,7 +8,7 @@ from __future__ import annotations
 from aatc.ir.core import Func, Module, Op, Value, replace_uses
 from aatc.ir.dims import Dim
 from aatc.ir.registry import Operand, lookup_op
-from aatc.ir.types import TensorType
+from aatc.ir.types import TensorType, Type
 
 
 def plain_sizes(func: Func, module: Module) -> int:
@@ -70,6 +70,6 @@ def _plain(d: Dim, names: dict[Dim, Dim], module: Module) -> Dim:
     return names[d]
 
 
-def _alias(v: Value, t, op: Op) -> Op:
+def _alias(v: Value, t: Type, op: Op) -> Op:
     attrs = {"target": "aten.alias.default", "args": (Operand(0),)}
     return Op("torch.call", [v], attrs, [t], loc=op.loc, result_names=[v.name])

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections import Counter
 from dataclasses import dataclass, field
+from typing import Any
 
 from aatc.ir.score.expr import (
     ONE,
@@ -426,7 +427,7 @@ def _split_product(e: Expr) -> list[Expr] | None:
     return None if None in parts else [f for p in parts for f in p]  # type: ignore[union-attr]
 
 
-def _operator(v: Expr) -> tuple:
+def _operator(v: Expr) -> tuple[Any, ...]:
     return tuple(a for n, a in enumerate(v.args) if n != _LINEAR[v.fn]), v.attrs
 
 

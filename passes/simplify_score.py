@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Collection
 from dataclasses import dataclass
-from typing import ClassVar
+from typing import Any, ClassVar
 
 from aatc.ir.core import Func, Module, Op, Value
 from aatc.ir.normalizers import normalizer_named
@@ -55,7 +55,7 @@ class SimplifyScore(Pass):
         terms = rules.terms(program.body)
         full = rules.assemble(terms)
         widths = tuple((p.name, _tail(p, v)) for p, v in zip(program.params, op.operands, strict=True) if p.rank)
-        witness: tuple = ("equal", program.body, full)
+        witness: tuple[Any, ...] = ("equal", program.body, full)
         assumptions: tuple[str, ...] = ()
         if full is not program.body:
             if rules.count["causal-distance"]:
@@ -76,7 +76,15 @@ class SimplifyScore(Pass):
                 ctx.count(rule, n)
 
     def _drop_row_terms(
-        self, edit: _Edit, op: Op, users: list[Op], rules: Normaliser, terms: Terms, full: Expr, ctx: Context, widths
+        self,
+        edit: _Edit,
+        op: Op,
+        users: list[Op],
+        rules: Normaliser,
+        terms: Terms,
+        full: Expr,
+        ctx: Context,
+        widths: Any,
     ) -> Expr:
         row = add(terms.row, terms.flat)
         if not params(row) and not postorder(row)[0].axes and (row.is_const and row.value == 0):
@@ -175,7 +183,13 @@ def _orthogonal(program: Program, rules: Normaliser) -> tuple[str, ...]:
 
 
 def _whole(
-    op: Op, program: Program, causal: bool, ctx: Context, witness: tuple, assumptions: tuple[str, ...], widths
+    op: Op,
+    program: Program,
+    causal: bool,
+    ctx: Context,
+    witness: tuple[Any, ...],
+    assumptions: tuple[str, ...],
+    widths: Any,
 ) -> Expr:
     """The score with no difference multiplied out, certified as its normal form was."""
     rules = Normaliser(causal=causal, whole=True)

@@ -6,8 +6,9 @@ See `passes.rounding` for what is at stake. A contraction of vectors a_i, b_j is
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 from aatc.ir.core import Value
 from aatc.ir.score.expr import ZERO, Expr, add, call, const, mul, param, params, sub, substitute, total
@@ -21,7 +22,7 @@ from aatc.passes.tile_core import Frame, atom_env, compute_atoms, mask_tile
 _INF = float("inf")
 
 
-def checks_of(attrs) -> list[Check]:
+def checks_of(attrs: Mapping[str, Any]) -> list[Check]:
     """The conditions an attention carries in its attributes."""
     flat = attrs.get("checks", ())
     return [
@@ -73,7 +74,7 @@ def rounding_error(peaks: Peaks, t: Terms, unit: float) -> Expr:
     return mul(const(unit), total(parts))
 
 
-def tokens_of(check: Check, f, unit: float, body: Expr) -> Terms:
+def tokens_of(check: Check, f: Any, unit: float, body: Expr) -> Terms:
     """The linear form of a condition, its tokens entered among those of ``f``."""
     rules = Normaliser()
     scaled = unit if check.argument is body else 1.0
@@ -139,7 +140,7 @@ class Watch:
             fr.tiles[name.name] = fr.b.map([(name.name.rstrip("_"), argument, tile)], atom_env(fr, [argument]))[0]
         return substitute(e, self.table, smart=False) if self.table else e
 
-    def update(self, fr: Frame, forms, partial: Value | None, carried: Sequence[Value]) -> list[Value]:
+    def update(self, fr: Frame, forms: Any, partial: Value | None, carried: Sequence[Value]) -> list[Value]:
         """The nearest pair of each row so far; masked pairs do not count."""
         out = []
         for n, (e, nearest) in enumerate(zip(self.ends, carried, strict=True)):

@@ -99,7 +99,7 @@ def _closure(f: Factored, wanted: Sequence[Expr]) -> set[str]:
     return seen
 
 
-def _atom(fr: Frame, atom) -> Value:
+def _atom(fr: Frame, atom: Any) -> Value:
     b, name = fr.b, atom.atom.name
     if isinstance(atom, Contraction):
         return b.dot("nt", fr.tile(atom.row), fr.tile(atom.col), name=name)
@@ -235,7 +235,7 @@ def body_attrs(s: Schedule, axis: str) -> dict[str, Any]:
     return {"unroll": s.count(Unroll, axis), "vectorize": s.count(Vectorize, axis)}
 
 
-def _dim(d):
+def _dim(d: Any) -> Any:
     return int(d) if d.is_static else d
 
 

@@ -11,6 +11,7 @@ from aatc.backends.cpu.words import emit_expression
 from aatc.backends.source import Source, number, torch_name
 from aatc.ir.core import Block, Func, Op, Value
 from aatc.ir.dims import Dim
+from aatc.ir.score.program import Program
 from aatc.ir.tile_evaluate import token_numbers
 from aatc.ir.types import TensorType
 
@@ -153,7 +154,9 @@ class BufferEmitter:
     def _bind_sizes(self, sizes: list[str]) -> None:
         self.src.line(f"B, H, N, M = {', '.join(sizes)}")
 
-    def _expression(self, op: Op, program, compute: str, operands: list[Value] | None = None):
+    def _expression(
+        self, op: Op, program: Program, compute: str, operands: list[Value] | None = None
+    ) -> tuple[str, list[str]]:
         """Views of the operands and the nodes of a per-token program; returns what `emit_expression` does."""
         bound = {}
         for p, v in zip(program.params, operands if operands is not None else op.operands, strict=True):

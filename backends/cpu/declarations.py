@@ -2,22 +2,27 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from typing import Any
+
 import torch
 
 from aatc.backends.cpu.verify_plan import check
+from aatc.ir.core import Op
 from aatc.ir.normalizers.softmax import softmax
 from aatc.ir.registry import Attr, Extension, OpDef, define, extend
 from aatc.ir.score.evaluate import evaluate
+from aatc.ir.score.program import Program
 from aatc.ir.tile_evaluate import bind, dtype_of, extents
 
 _SIZES = Attr.of("list", "extents (B, H, N, M) of the attention")
 
 
-def _truth(mask, captures, sizes) -> torch.Tensor:
+def _truth(mask: Program, captures: Sequence[torch.Tensor], sizes: tuple[int, int, int, int]) -> torch.Tensor:
     return evaluate(mask.body, bind(mask, captures, sizes), sizes, dtype=torch.float64)[..., 0]
 
 
-def library(op, values, interp):
+def library(op: Op, values: Sequence[Any], interp: Any) -> list[torch.Tensor]:
     q, k, v = (x.to(torch.float64) if x.dtype == torch.float64 else x.float() for x in values[:3])
     b, h, n, m = extents(op, interp)
     rest = list(values[3:])
@@ -38,7 +43,7 @@ def library(op, values, interp):
     return [(p @ v).to(dtype_of(op.results[0].type)), lse.to(dtype_of(op.results[1].type))]
 
 
-def library_backward(op, values, interp):
+def library_backward(op: Op, values: Sequence[Any], interp: Any) -> list[torch.Tensor]:
     grad, q, k, v, out, lse = values
     s = q @ k.mT
     if op.attrs["causal"]:

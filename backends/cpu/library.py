@@ -180,11 +180,11 @@ def _require_sums(fr: Frame, lse: Value) -> None:
     fr.b.op("tile.require", [peaks.scalar(room, "sums")], [], least=0.0)
 
 
-def _cut(b: Builder, a: Attention, out):
+def _cut(b: Builder, a: Attention, out: Value) -> Value:
     """Drops the padded value channels."""
     x = param("padded", "bhid")
     e: Expr = x
-    for _ in range(int(out.type.shape[3]) - a.value_width):
+    for _ in range(int(out.type.shape[3]) - a.value_width):  # type: ignore[attr-defined]
         e = call("init", e)
     t = TensorType(a.dtype, (a.batch, a.heads, a.rows, Dim(a.value_width)))
     return b.op(

@@ -11,7 +11,7 @@ import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -21,10 +21,13 @@ from aatc.ir.score.functions import FUNCTIONS
 from aatc.ir.types import itemsize
 
 if TYPE_CHECKING:
-    from aatc.ir.core import Op
+    from aatc.ir.core import Op, Value
+    from aatc.ir.score.program import Program
 
 LOG2E, LN2 = math.log2(math.e), math.log(2.0)
 Shape = tuple[int, ...]
+Kinds = tuple[tuple[str, Shape], ...]
+Programs = tuple["Program", ...]
 
 COMPARISONS = frozenset({"lt", "le", "gt", "ge", "eq", "ne"})
 _MIRRORED = {"lt": "gt", "le": "ge", "gt": "lt", "ge": "le", "eq": "eq", "ne": "ne"}
@@ -52,7 +55,7 @@ class Instr:
     fn: str
     dst: Ref
     args: tuple[Ref, ...]
-    attrs: tuple = ()
+    attrs: tuple[Any, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -67,12 +70,12 @@ class Linear:
 class _Node:
     fn: str
     args: tuple[int, ...]
-    attrs: tuple
+    attrs: tuple[Any, ...]
     shape: Shape
     dtype: str
 
 
-def _constant(fn: str, values: list, attrs: tuple) -> float | int | bool:
+def _constant(fn: str, values: list[Any], attrs: tuple[Any, ...]) -> Any:
     """A word or primitive of constants, in float64."""
     import torch
 
@@ -97,12 +100,12 @@ class _Graph:
 
     def __init__(self, operands: Sequence[tuple[str, Shape]], dtype: str):
         self.nodes: list[_Node] = []
-        self.index: dict[tuple, int] = {}
+        self.index: dict[tuple[Any, ...], int] = {}
         self.dtype = dtype
         for n, (d, shape) in enumerate(operands):
             self._new("in", (), (n,), shape, d)
 
-    def _new(self, fn: str, args: tuple[int, ...], attrs: tuple, shape: Shape, dtype: str) -> int:
+    def _new(self, fn: str, args: tuple[int, ...], attrs: tuple[Any, ...], shape: Shape, dtype: str) -> int:
         key = (fn, args, tuple(map(repr, attrs)), dtype)
         if key not in self.index:
             self.index[key] = len(self.nodes)
@@ -117,9 +120,10 @@ class _Graph:
         return self.nodes[n].fn == "const"
 
     def value(self, n: int) -> float:
-        return self.nodes[n].attrs[0]
+        value: float = self.nodes[n].attrs[0]
+        return value
 
-    def __call__(self, fn: str, *args: int, attrs: tuple = (), dtype: str | None = None) -> int:
+    def __call__(self, fn: str, *args: int, attrs: tuple[Any, ...] = (), dtype: str | None = None) -> int:
         dtype = dtype or self.dtype
         if all(map(self.is_const, args)):
             value = _constant(fn, [self.value(a) for a in args], attrs)
@@ -304,7 +308,7 @@ _WORDS: dict[str, Callable[..., int]] = {
 }
 
 
-def _build(programs, operands, dtype) -> tuple[_Graph, list[int]]:
+def _build(programs: Programs, operands: Kinds, dtype: str) -> tuple[_Graph, list[int]]:
     g = _Graph(operands, dtype)
     done: dict[Expr, int] = {}
     roots = []
@@ -405,7 +409,7 @@ def _reachable(g: _Graph, roots: list[int]) -> list[int]:
 
 
 @lru_cache(maxsize=4096)
-def _linearize(programs, operands, results, dtype) -> Linear:
+def _linearize(programs: Programs, operands: Kinds, results: Kinds, dtype: str) -> Linear:
     g, roots = _build(programs, operands, dtype)
     return _Allocator(g, roots, results).run()
 
@@ -414,8 +418,8 @@ def linearize(op: Op) -> Linear:
     """The code of a `tile.map`, or of the predicate of a `tile.mask`, whose one result is a tile of truth values:
     its numbers are f64, so that positions and captured numbers are compared as they are."""
 
-    def kind(v) -> tuple[str, Shape]:
-        return v.type.dtype, tuple(int(d) for d in v.type.shape)
+    def kind(v: Value) -> tuple[str, Shape]:
+        return v.type.dtype, tuple(int(d) for d in v.type.shape)  # type: ignore[attr-defined]
 
     if op.name == "tile.mask":
         operands = tuple(kind(v) for v in op.operands[2:])

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import itertools
+from collections.abc import Sequence
 from functools import lru_cache
+from typing import Any
 
 import torch
 
 from aatc.ir.score.evaluate import evaluate
-from aatc.ir.score.expr import postorder
+from aatc.ir.score.expr import Expr, postorder
 from aatc.ir.score.functions import FUNCTIONS
 from aatc.ir.score.program import Program
 from aatc.ir.tile_evaluate import bind
@@ -16,6 +18,7 @@ from aatc.ir.tilemap import PARTIAL, TileMap
 
 #: Of each problem block and row block, its runs (first column, last + 1, whether partial).
 Runs = list[list[list[tuple[int, int, bool]]]]
+Sizes = tuple[int, int, int, int]
 
 
 @lru_cache(maxsize=256)
@@ -53,7 +56,7 @@ def toeplitz(mask: Program) -> bool:
 
     Only differences of integers count: i + 0.1 is rounded differently further down.
     """
-    shift: dict = {}  # how much a number grows when i and j both grow by one; None when that is not constant
+    shift: dict[Expr, Any] = {}  # how much a number grows when i and j both grow by one; None when that is not constant
     for e in postorder(mask.body):
         args = [shift[a] for a in e.args]
         if e.is_const:
@@ -68,13 +71,15 @@ def toeplitz(mask: Program) -> bool:
             shift[e] = 0 if args[0] == args[1] else None
         else:
             shift[e] = 0 if e.fn != "param" and all(a == 0 for a in args) else None
-    return shift[mask.body] == 0
+    return bool(shift[mask.body] == 0)
 
 
 Block = tuple[torch.Tensor, "torch.Tensor | None"]
 
 
-def additive_block(mask: Program, captures, sizes, i: int, ti: int, j: int, tj: int, dtype: torch.dtype) -> Block:
+def additive_block(
+    mask: Program, captures: Sequence[torch.Tensor], sizes: Sizes, i: int, ti: int, j: int, tj: int, dtype: torch.dtype
+) -> Block:
     """The mask on a block as 0 and -inf, and the rows (b, h, ti) that are closed in it, None when none is.
     Remembered along the diagonal where the mask depends on i - j alone."""
     if not captures and toeplitz(mask):
@@ -83,13 +88,13 @@ def additive_block(mask: Program, captures, sizes, i: int, ti: int, j: int, tj: 
 
 
 @lru_cache(maxsize=32)
-def _diagonal_block(mask: Program, sizes, offset: int, ti: int, tj: int, dtype: torch.dtype) -> Block:
+def _diagonal_block(mask: Program, sizes: Sizes, offset: int, ti: int, tj: int, dtype: torch.dtype) -> Block:
     return _additive(_keep(mask, (), sizes, max(offset, 0), ti, max(-offset, 0), tj), dtype)
 
 
 @lru_cache(maxsize=32)
 def diagonal(
-    mask: Program, sizes, offset: int, ti: int, tj: int, dtype: torch.dtype, fill: float
+    mask: Program, sizes: Sizes, offset: int, ti: int, tj: int, dtype: torch.dtype, fill: float
 ) -> tuple[torch.Tensor, torch.Tensor | None]:
     """What `close` needs for a mask of i - j on a block (ti, tj)."""
     keep = _keep(mask, (), sizes, max(offset, 0), ti, max(-offset, 0), tj)[0, 0].expand(ti, tj).contiguous()
@@ -131,7 +136,9 @@ def _additive(keep: torch.Tensor, dtype: torch.dtype) -> Block:
     return keep.to(dtype).log_(), (closed if bool(closed.any()) else None)
 
 
-def _keep(mask: Program, captures, sizes, i: int, ti: int, j: int, tj: int) -> torch.Tensor:
+def _keep(
+    mask: Program, captures: Sequence[torch.Tensor], sizes: Sizes, i: int, ti: int, j: int, tj: int
+) -> torch.Tensor:
     """The mask on rows i.. and columns j.., (b, h, ti, tj) up to broadcasting."""
     env = bind(mask, captures, sizes)
     for p in mask.params:

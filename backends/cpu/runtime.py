@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 import torch
 
-from aatc.backends.cpu.masks import Runs, additive_block, classify, close, diagonal, hull, selection
+from aatc.backends.cpu.masks import Runs, Sizes, additive_block, classify, close, diagonal, hull, selection
 from aatc.ir.access import access
 from aatc.ir.reference import expand_heads
 from aatc.ir.score import random
@@ -15,6 +16,7 @@ from aatc.ir.score.program import Program
 
 __all__ = ["classify", "close", "diagonal", "selection"]
 
+Maybe = torch.Tensor | None
 flash = torch.ops.aten._scaled_dot_product_flash_attention_for_cpu.default
 flash_backward = torch.ops.aten._scaled_dot_product_flash_attention_for_cpu_backward.default
 
@@ -31,7 +33,9 @@ def token_view(t: torch.Tensor, axes: str, batch: int, heads: int) -> torch.Tens
     return t if t.shape[1] in (1, heads) else expand_heads(t, heads)
 
 
-def finish_token(t, extents: tuple[int, int, int], shape: list[int], dtype: torch.dtype) -> torch.Tensor:
+def finish_token(
+    t: torch.Tensor | float, extents: tuple[int, int, int], shape: list[int], dtype: torch.dtype
+) -> torch.Tensor:
     """A per-token value (b, h, token, feature) at full extents, in the shape and dtype of its buffer."""
     if not isinstance(t, torch.Tensor):
         return torch.full(shape, t, dtype=dtype)
@@ -88,7 +92,7 @@ def positions(n: int, axis: int, dtype: torch.dtype) -> torch.Tensor:
     return torch.arange(n, dtype=dtype).reshape(shape)
 
 
-def row_keys(seed, b: int, h: int, n: int) -> torch.Tensor:
+def row_keys(seed: torch.Tensor, b: int, h: int, n: int) -> torch.Tensor:
     i64 = torch.int64
     return random.row_keys(seed, positions(b, 0, i64), positions(h, 1, i64), positions(n, 2, i64))
 
@@ -185,7 +189,9 @@ def _place(t: torch.Tensor, axes: str, problem: int, i: int, ti: int, j: int, tj
     return t
 
 
-def _entries(table: torch.Tensor, axes: str, g: int, tg: int, h: int, where: Sequence[torch.Tensor]) -> tuple:
+def _entries(
+    table: torch.Tensor, axes: str, g: int, tg: int, h: int, where: Sequence[torch.Tensor]
+) -> tuple[torch.Tensor, ...]:
     heads = torch.arange(g, g + tg)
     index: list[torch.Tensor] = []
     for c in axes:
@@ -205,7 +211,7 @@ def token_lookup(table: torch.Tensor, *where: torch.Tensor) -> torch.Tensor:
 
 
 def table_gradient(
-    value, where: Sequence[torch.Tensor], table: torch.Tensor, axes: str, batch: int, heads: int
+    value: torch.Tensor, where: Sequence[torch.Tensor], table: torch.Tensor, axes: str, batch: int, heads: int
 ) -> torch.Tensor:
     """A cotangent (b, h, token, 1) of what `token_lookup` reads, added up in the shape of ``table``."""
     numbers = torch.arange(table.numel()).reshape(table.shape)
@@ -238,7 +244,10 @@ def scatter(
 _BIAS_ERROR, _FEWEST = 1.6e-5, 64
 
 
-def library(q, k, v, bias, shift, tiles: Runs | None, mask: Program | None, captures, causal: bool, rows: int, sizes):
+def library(
+    q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, bias: Maybe, shift: Maybe, tiles: Runs | None,
+    mask: Program | None, captures: Sequence[torch.Tensor], causal: bool, rows: int, sizes: Sizes,
+) -> Any:  # fmt: skip
     """Fused attention of the library, scale 1, over blocks of rows where a tile map tells what to skip.
 
     q, k, v (B,H,N,D), (B,H,M,D), (B,H,M,D); bias (B,H,M) or None; shift (B,H,N) or None, in double precision as bias
@@ -259,9 +268,11 @@ def library(q, k, v, bias, shift, tiles: Runs | None, mask: Program | None, capt
     for i in range(0, n, rows):
         ti = min(rows, n - i)
         column, rest = _block_bias(bias, shift, i, ti, q.dtype)
+        parts: list[tuple[int, int, bool, Maybe, Maybe]]
         if causal:
-            parts = [(0, min(i, m), False, None, None)] + [(i, min(i + ti, m) - i, True, None, None)] * (i < m)
-        elif tiles is None:
+            parts = [(0, min(i, m), False, None, None)]
+            parts += [(i, min(i + ti, m) - i, True, None, None)] * (i < m)
+        elif tiles is None or mask is None:
             parts = [(0, m, False, None, None)]
         else:
             parts = [_masked_part(tiles, mask, captures, sizes, i, ti, rows, q.dtype)]
@@ -283,7 +294,10 @@ def library(q, k, v, bias, shift, tiles: Runs | None, mask: Program | None, capt
     return out, lse
 
 
-def _masked_part(tiles, mask, captures, sizes, i: int, ti: int, rows: int, dtype):
+def _masked_part(
+    tiles: Runs, mask: Program, captures: Sequence[torch.Tensor], sizes: Sizes, i: int, ti: int,
+    rows: int, dtype: torch.dtype,
+) -> tuple[int, int, bool, Maybe, Maybe]:  # fmt: skip
     j, tj, partial = hull(tiles[0][i // rows])
     if tj == 0 or not partial:
         return j, tj, False, None, None
@@ -303,7 +317,7 @@ def _rows_of_shift(shift: torch.Tensor, most: int, dtype: torch.dtype) -> int:
     return 0
 
 
-def _block_bias(bias, shift, i: int, ti: int, dtype: torch.dtype):
+def _block_bias(bias: Maybe, shift: Maybe, i: int, ti: int, dtype: torch.dtype) -> tuple[Maybe, Maybe]:
     """The bias of a block of rows relative to their middle, and what its log-sum-exp lacks then."""
     if bias is None:
         return None, None
@@ -314,14 +328,24 @@ def _block_bias(bias, shift, i: int, ti: int, dtype: torch.dtype):
     return (bias + base).to(dtype).unsqueeze(2), (part - base).to(dtype)
 
 
-def _joined(o1, l1, o2, l2):
+def _joined(
+    o1: torch.Tensor, l1: torch.Tensor, o2: torch.Tensor, l2: torch.Tensor
+) -> tuple[torch.Tensor, torch.Tensor]:
     """Attention over two disjoint sets of keys from that over each."""
     both = torch.logaddexp(l1, l2)
     weights = (torch.exp(l - both).nan_to_num(0.0).unsqueeze(-1) for l in (l1, l2))
     return torch.addcmul(o1 * next(weights), o2, next(weights)), both
 
 
-def library_backward(grad, q, k, v, out, lse, causal: bool):
+def library_backward(
+    grad: torch.Tensor,
+    q: torch.Tensor,
+    k: torch.Tensor,
+    v: torch.Tensor,
+    out: torch.Tensor,
+    lse: torch.Tensor,
+    causal: bool,
+) -> Any:
     """Gradients of q, k, v by the library's fused attention, scale 1."""
     if not q.numel() or not k.numel():
         return torch.zeros_like(q), torch.zeros_like(k), torch.zeros_like(v)

@@ -57,12 +57,12 @@ class _Cache:
 
     def __init__(self, limit: int, bytes: int):
         self.limit, self.bytes, self.held = limit, bytes, 0
-        self.kept = OrderedDict[tuple, Any]()
-        self.sizes = dict[tuple, tuple[int, dict[CapturedAttention, int]]]()
+        self.kept = OrderedDict[tuple[Any, ...], Any]()
+        self.sizes = dict[tuple[Any, ...], tuple[int, dict[CapturedAttention, int]]]()
         self.users = Counter[CapturedAttention]()
         self.lock = threading.Lock()
 
-    def get(self, key: tuple, make: Callable[[], Any]) -> Any:
+    def get(self, key: tuple[Any, ...], make: Callable[[], Any]) -> Any:
         with self.lock:
             if key in self.kept:
                 self.kept.move_to_end(key)
@@ -78,12 +78,12 @@ class _Cache:
                 self._forget(next(iter(self.kept)))
         return value
 
-    def _keep(self, key: tuple, value: Any, size: tuple[int, dict[CapturedAttention, int]]) -> None:
+    def _keep(self, key: tuple[Any, ...], value: Any, size: tuple[int, dict[CapturedAttention, int]]) -> None:
         self.kept[key], self.sizes[key] = value, size
         self.held += size[0] + sum(bytes for seen, bytes in size[1].items() if not self.users[seen])
         self.users.update(size[1].keys())
 
-    def _forget(self, key: tuple) -> None:
+    def _forget(self, key: tuple[Any, ...]) -> None:
         if key not in self.kept:
             return
         del self.kept[key]

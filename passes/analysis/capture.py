@@ -11,6 +11,7 @@ import hashlib
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
+from typing import Any
 
 import numpy as np
 import torch
@@ -115,7 +116,7 @@ class CapturedAttention:
         return self.attention.carry.body.fn != "param"
 
     # --- numbers -------------------------------------------------------------------------------------------
-    def evaluate(self, program: Program, head: int, start: int = 0, stop: int | None = None, batch: int = 0):
+    def evaluate(self, program: Program, head: int, start: int = 0, stop: int | None = None, batch: int = 0) -> Any:
         """``program`` at the queries ``start`` to ``stop`` of one head, in float64: (rows, keys) or (rows, keys,
         features)."""
         _, _, n, m = self._check(head, batch)
