@@ -1,4 +1,4 @@
-# One command each: make demo, test, check, accept, bench, bench-analysis, fuzz. The first one sets up .venv.
+# One command each: make demo, test, test-torch, check, accept, bench, bench-analysis, fuzz. The first one sets up .venv.
 PYTHON ?= python3
 VENV := .venv
 RUN := $(VENV)/bin/python
@@ -11,7 +11,11 @@ ARGS ?=
 # Processes the tests are shared among. Each of them computes with one thread.
 JOBS ?= auto
 
-.PHONY: demo test check accept bench bench-analysis fuzz clean
+# The version of torch that test-torch runs the tests with, in an environment of its own.
+TORCH ?= 2.11.0
+OTHER := .venv-torch-$(TORCH)
+
+.PHONY: demo test test-torch check accept bench bench-analysis fuzz clean
 .NOTPARALLEL:
 .DELETE_ON_ERROR:
 
@@ -20,6 +24,9 @@ demo: $(VENV)/.examples
 
 test: $(VENV)/.test
 	$(RUN) -m pytest -n $(JOBS) --dist worksteal $(ARGS)
+
+test-torch: $(OTHER)/.test
+	$(OTHER)/bin/python -m pytest -n $(JOBS) --dist worksteal $(ARGS)
 
 # Types are checked on an installed copy; paths in its messages are those of the checkout, through aatc/'s links.
 check: $(VENV)/.dev
@@ -42,7 +49,7 @@ fuzz: $(VENV)/.test
 	HYPOTHESIS_PROFILE=fuzz $(RUN) -m pytest -m hypothesis $(ARGS)
 
 clean:
-	rm -rf $(VENV) build dist *.egg-info .pytest_cache .hypothesis .mypy_cache .ruff_cache
+	rm -rf $(VENV) .venv-torch-* build dist *.egg-info .pytest_cache .hypothesis .mypy_cache .ruff_cache
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +
 
 # torch by itself first: then pip takes the CPU build where one is at hand.
@@ -58,4 +65,14 @@ $(VENV)/.base: $(VENV)/.torch $(PACKAGING)
 
 $(VENV)/.%: $(VENV)/.base
 	$(INSTALL) --no-build-isolation -e ".[$*]"
+	@touch $@
+
+# Another torch wants another setuptools than the one that is tested with ours.
+.venv-torch-%/.test: $(PACKAGING)
+	$(PYTHON) -m venv $(@D)
+	$(@D)/bin/python -m pip --disable-pip-version-check install --quiet torch==$*
+	grep -vE '^(torch|setuptools)==' constraints.txt > $(@D)/constraints.txt
+	$(@D)/bin/python -m pip --disable-pip-version-check install --quiet -c $(@D)/constraints.txt torch==$* 'setuptools>=77'
+	$(@D)/bin/python -m pip --disable-pip-version-check install --quiet -c $(@D)/constraints.txt torch==$* \
+		--no-build-isolation -e ".[test]"
 	@touch $@
