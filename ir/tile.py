@@ -149,8 +149,11 @@ _def(
         "cols": Attr.of("int", "columns of a tile"),
         "sizes": _SIZES,
         "heads": Attr.of("int", "problems of a g tile"),
+        "over": Attr.of(
+            "str", "j, or i: runs of rows that each block of columns visits", required=False, choices=("i", "j")
+        ),
     },
-    infer=lambda op: [RunsType(op.attrs["heads"], op.attrs["rows"], op.attrs["cols"])],
+    infer=lambda op: [_runs_type(op)],
     evaluate=ev.classify,
 )
 #: How a schedule wants the body of a loop made; what a backend does not know it ignores.
@@ -183,11 +186,11 @@ _def(
 )
 _def(
     "tile.sweep",
-    "loop over the non-empty runs of columns of one row block; the second argument of the body tells "
-    "whether the run is partial",
-    ("runs", "g", "i", "inits*"),
+    "loop over the non-empty runs of one block; the second argument of the body tells whether the run is partial",
+    ("runs", "g", "block", "inits*"),
     {
-        "upper": Attr.of("dim", "extent of j"),
+        "axis": Attr.of("str", "what it walks: j, or i over runs of rows", required=False, choices=("i", "j")),
+        "upper": Attr.of("dim", "extent of that axis"),
         "step": Attr.of("int", "largest run"),
         "kind": Attr.of("str", "as in tile.for", choices=("red", "seq")),
         **_BODY,
@@ -427,12 +430,18 @@ def _for_verify(op: Op, skip: int, lead) -> None:
         )
 
 
+def _runs_type(op: Op) -> RunsType:
+    a = op.attrs
+    block, grain = (a["cols"], a["rows"]) if a.get("over") == "i" else (a["rows"], a["cols"])
+    return RunsType(a["heads"], block, grain)
+
+
 def _sweep_verify(op: Op) -> None:
     runs = op.operands[0].type
     if not isinstance(runs, RunsType):
         raise VerifyError(f"tile.sweep goes over runs, not {runs}")
-    if runs.cols < 1 or op.attrs["step"] % runs.cols:
-        raise VerifyError(f"tile.sweep steps by {op.attrs['step']}, which {runs.cols} columns do not divide")
+    if runs.grain < 1 or op.attrs["step"] % runs.grain:
+        raise VerifyError(f"tile.sweep steps by {op.attrs['step']}, which {runs.grain} do not divide")
     _for_verify(op, 3, [INDEX, BOOL])
 
 

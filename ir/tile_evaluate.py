@@ -137,7 +137,7 @@ def centre(op, values, interp):
 def classify(op, values, interp):
     a = op.attrs
     found = TileMap.of(a["mask"], values, extents(op, interp), a["rows"], a["cols"], a["heads"])
-    return [torch.from_numpy(found.runs())]
+    return [torch.from_numpy((found.transposed() if a.get("over") == "i" else found).runs())]
 
 
 class Position(int):
@@ -159,9 +159,9 @@ def loop(op, values, interp):
 
 
 def sweep(op, values, interp):
-    runs, g, i, *values = values
+    runs, g, block, *values = values
     kind, step = op.operands[0].type, op.attrs["step"]
-    for first, last, what in runs[int(g) // kind.heads % len(runs), int(i) // kind.rows].tolist():
+    for first, last, what in runs[int(g) // kind.heads % len(runs), int(block) // kind.block].tolist():
         for at in range(first, last, step) if what else ():
             position = Position(at, min(step, last - at))
             values = interp.block(op.regions[0], [position, what == PARTIAL, *values])

@@ -56,6 +56,10 @@ class TileMap:
         kinds = np.where(low == 1, FULL, np.where(high == 0, EMPTY, PARTIAL)).astype(np.int8)
         return TileMap(kinds, rows, cols, heads, (n, m))
 
+    def transposed(self) -> TileMap:
+        """The same with rows and columns in each other's place."""
+        return TileMap(self.kinds.transpose(0, 2, 1), self.cols, self.rows, self.heads, self.size[::-1])
+
     def runs(self) -> np.ndarray:
         """Columns to visit, as `aatc.ir.types.RunsType` says: neighbours of one kind are one run, empty ones none."""
         kinds = self.kinds

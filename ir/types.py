@@ -159,19 +159,20 @@ class OpaqueType(Type):
 
 @dataclass(frozen=True, slots=True)
 class RunsType(Type):
-    """Which key columns each block of query rows visits: ``runs[heads,rows,cols]``.
+    """Which tiles under a mask a sweep visits: ``runs[heads,block,grain]``.
 
-    An i32 array (problem blocks or 1, row blocks, most runs + 1, 3) of ``heads`` problems and ``rows`` rows per block.
-    A run is (first column, last column + 1, kind), kind `tilemap.PARTIAL` or `tilemap.FULL`; kind 0 ends the runs of a
-    block. Runs begin at multiples of ``cols``; one array of runs for all problems when the mask is the same for all.
+    An i32 array (problem blocks or 1, blocks, most runs + 1, 3) for blocks of ``heads`` problems and ``block`` rows (or
+    columns). A run of columns (or rows) is (first, last + 1, kind), kind `tilemap.PARTIAL` or `tilemap.FULL`; kind 0
+    ends those of a block. Runs begin at multiples of ``grain``; there is one block of problems when the mask is the
+    same for all.
     """
 
     heads: int
-    rows: int
-    cols: int
+    block: int
+    grain: int
 
     def __str__(self) -> str:
-        return f"runs[{self.heads},{self.rows},{self.cols}]"
+        return f"runs[{self.heads},{self.block},{self.grain}]"
 
 
 def unplaced(t: Type) -> Type:

@@ -79,7 +79,11 @@ def backward_arguments(a: Attention, summed: bool) -> tuple[dict[str, Value], li
 
 def lower_backward(a: Attention, forms: Forms, s: Schedule, name: str, *, summed: bool) -> tuple[Func, list[str]]:
     """``(grad_o, grad_lse, o, statistics, q, k, v, captures) -> gradients``; also their names. ``summed``: the
-    statistics are the log-sum-exp, all that the library's kernel tells of a row."""
+    statistics are the log-sum-exp, all that the library's kernel tells of a row.
+
+    The order of the schedule, rows: blocks of queries one after the other, which add into the gradients of keys.
+    rows-and-columns: in parallel over blocks of queries, then over blocks of keys; weights are computed twice.
+    """
     lead, inputs = backward_arguments(a, summed)
     b = Builder(a.op.loc, a.dtype)
     fr = Frame(a, forms.f, s, b, dict(zip(a.names, inputs, strict=True)))
@@ -87,10 +91,16 @@ def lower_backward(a: Attention, forms: Forms, s: Schedule, name: str, *, summed
     a.tails |= {"grad_o__": (a.value_width,), "o__": (a.value_width,), "summed": (a.value_width,)}
     fr.buffers = compute_tokens(b, a, fr.f, fr.operands, fr.f.tokens.values())
     extra = _extra_tokens(fr, forms, summed)
-    fr.tile_map = classify(fr, s.rows, s.heads)
     plan = _Plan(fr, forms, extra)
+    fr.tile_map = classify(fr, s.rows, s.heads)
     plan.allocate()
-    loops(fr, plan.block, "seq")  # rows add into the gradients of shared keys
+    if s.order == "rows":
+        loops(fr, plan.block, "seq")  # rows add into the gradients of shared keys
+    else:
+        plan.side = "i"
+        loops(fr, plan.block)
+        plan.side, fr.tile_map = "j", classify(fr, s.rows, s.heads, "i")
+        loops(fr, plan.block, blocks="j")
     results, grads = plan.finish()
     return new_func(name, b, [*lead.values(), *inputs], results, {"schedule": str(s)}), grads
 
@@ -164,7 +174,8 @@ class _Plan:
         self.cotangents = gradients(self.outputs, leaves)
         self._through_channels()
         self.reached = {*self.cotangents, *(e for grads in self.channel_grads.values() for e in grads)}
-        self.rows: list[str] = []  # row buffers carried in the sweep, by token name
+        self.side = "ij"  # whose gradients are summed: of queries, of keys, or of both in one loop
+        self.sums: dict[tuple[Value, str], Value] = {}  # tiles of gradients that the sweep carries, by buffer and axes
 
     def _through_channels(self) -> None:
         """Atoms inside channel sums get their share inside the channel loop; the sums' own numbers too."""
@@ -218,28 +229,37 @@ class _Plan:
             names |= {by_atom[e].name: by_atom[e] for e in self.channel_grads[x.atom.name] if e in by_atom}
         return list(names.values())
 
-    # --- one block of rows ---------------------------------------------------------------------------------
+    # --- one block of rows, or of columns ------------------------------------------------------------------
     def block(self, fr: Frame) -> None:
         b, s = fr.b, fr.s
-        row_tokens = {
-            x.row.name: x.row for x in self.fr.f.atoms.values() if isinstance(x, Contraction) and x.atom in self.reached
-        }
-        self.rows = list(row_tokens)
+        axis = "j" if self.side == "j" else "i"
+        carried_in = self._carried(axis)
+        extent = s.rows if axis == "i" else s.cols
         inits = [
-            b.fill(0.0, "gid", fr.at, s.heads, s.rows, fr.a.width(t.expr), name=f"d_{t.name}_0")
-            for t in row_tokens.values()
+            b.fill(0.0, axes, fr.at, s.heads, extent, int(v.type.shape[-1]), name=f"{v.name}_0")  # type: ignore[attr-defined]
+            for v, axes in carried_in
         ]
 
         def body(inner: Frame, partial: Value | None, carried: list[Value]) -> list[Value]:
-            sums = dict(zip(self.rows, carried, strict=True))
-            self._tile(inner, partial, sums)
-            return [sums[n] for n in self.rows]
+            self.sums = dict(zip(carried_in, carried, strict=True))
+            self._tile(inner, partial)
+            done, self.sums = [self.sums[x] for x in carried_in], {}
+            return done
 
-        results = sweep(fr, inits, [f"d_{n}_sum" for n in self.rows], "seq", body)
-        for n, v in zip(self.rows, results, strict=True):
-            self._add(fr, self.extra.buffers[n], "gid", v)
+        names = [f"{v.name}_sum" for v, _ in carried_in]
+        results = sweep(fr, inits, names, "seq", body, "j" if axis == "i" else "i")
+        for (buffer, axes), v in zip(carried_in, results, strict=True):
+            self._add(fr, buffer, axes, v)
 
-    def _tile(self, fr: Frame, partial: Value | None, sums: dict[str, Value]) -> None:
+    def _carried(self, axis: str) -> list[tuple[Value, str]]:
+        """Gradients of the block's own vectors by contractions: they stay in tiles until the sweep ends."""
+        dots = [x for x in self.fr.f.atoms.values() if isinstance(x, Contraction) and x.atom in self.reached]
+        if axis == "i":
+            return list(dict.fromkeys((self.extra.buffers[x.row.name], "gid") for x in dots))
+        found = [(self.extra.values[t.vector.name], "gjd") for t in self.forms.carry if t.col]
+        return list(dict.fromkeys([*found, *((self.extra.buffers[x.col.name], "gjd") for x in dots)]))
+
+    def _tile(self, fr: Frame, partial: Value | None) -> None:
         b, s = fr.b, fr.s
         pair = b.tile(s.heads, s.rows, s.cols)
         compute_atoms(
@@ -255,9 +275,9 @@ class _Plan:
         if not _plain_sum(self.forms) or not _is_multiple(body, P):
             ds = mask_tile(fr, self.forms.mask, ds, partial, 0.0, "ds_masked")
         fr.tiles["ds_"] = ds
-        self._distribute(fr, self.cotangents, sums)
+        self._distribute(fr, self.cotangents)
         for x in self.channels:
-            self._channels(fr, x, sums)
+            self._channels(fr, x)
 
     def _atoms_of_row(self) -> dict[Expr, Expr]:
         return {x.next: t.atom for x, t in self.extra.given.items()}
@@ -294,12 +314,7 @@ class _Plan:
                 (scaled,) = b.map([(f"pc{n}", mul(P, term.coef), pair)], {**atom_env(fr, [term.coef]), "p_": p})
                 scaled = mask_tile(fr, self.forms.mask, scaled, fr.partial, 0.0, f"pc{n}_masked")
             if term.col:
-                self._add(
-                    fr,
-                    self.extra.values[term.vector.name],
-                    "gjd",
-                    b.dot("tn", scaled, grad, name=f"d_{term.vector.name}_t"),
-                )
+                self._add_dot(fr, self.extra.values[term.vector.name], "gjd", (scaled, grad), f"d_{term.vector.name}_t")
             else:
                 mass = b.reduce("sum", "j", scaled, name="mass")
                 (row,) = b.map(
@@ -319,7 +334,7 @@ class _Plan:
         return b.map([("dw", total, pair)], {**atom_env(fr, [total]), **env})[0]
 
     # --- cotangents to where they belong -------------------------------------------------------------------
-    def _distribute(self, fr: Frame, cotangents: dict[Expr, Expr], sums: dict[str, Value]) -> None:
+    def _distribute(self, fr: Frame, cotangents: dict[Expr, Expr]) -> None:
         b, s = fr.b, fr.s
         atoms = {x.atom: x for x in fr.f.atoms.values()}
         tokens = {t.atom: t for t in fr.f.tokens.values()}
@@ -332,13 +347,9 @@ class _Plan:
                 continue
             value = self._evaluate(fr, g, tile, f"d_{leaf.name}")
             if isinstance(x, Contraction):
-                sums[x.row.name] = b.dot("nn", value, fr.tile(x.col), sums[x.row.name], name=f"d_{x.row.name}")
-                self._add(
-                    fr,
-                    self.extra.buffers[x.col.name],
-                    "gjd",
-                    b.dot("tn", value, fr.tile(x.row), name=f"d_{x.col.name}"),
-                )
+                rows, cols = self.extra.buffers[x.row.name], self.extra.buffers[x.col.name]
+                self._add_dot(fr, rows, "gid", (value, fr.tile(x.col)), f"d_{x.row.name}")
+                self._add_dot(fr, cols, "gjd", (value, fr.tile(x.row)), f"d_{x.col.name}")
             elif isinstance(x, Stored):
                 self._add(fr, self.pairs[x.source.name], x.source.attrs[1], value)
             elif isinstance(x, Lookup):
@@ -371,7 +382,25 @@ class _Plan:
         over, axes = {"bhi": ("j", "gi"), "bhj": ("i", "gj")}.get(t.axes, ("ij", "g"))
         self._add(fr, self.extra.buffers[t.name], axes, fr.b.reduce("sum", over, value, name=f"d_{t.name}_s"))
 
+    def _wanted(self, axes: str) -> bool:
+        """Whether what a buffer of ``axes`` is to be added is this loop's business; of the two loops over rows and
+        columns, the one over rows sees to what belongs to neither side."""
+        return "i" in self.side if "i" in axes or "j" not in axes else "j" in self.side
+
+    def _add_dot(self, fr: Frame, buffer: Value, axes: str, factors: tuple[Value, Value], name: str) -> None:
+        """Adds a product of tiles: (i,j)(j,d) for queries, (i,j)(i,d) for keys."""
+        if not self._wanted(axes):
+            return
+        carried = self.sums.get((buffer, axes))
+        found = fr.b.dot("nn" if axes == "gid" else "tn", *factors, carried, name=name)
+        if carried is None:
+            self._add(fr, buffer, axes, found)
+        else:
+            self.sums[buffer, axes] = found
+
     def _add(self, fr: Frame, buffer: Value, axes: str, value: Value) -> None:
+        if not self._wanted(axes):
+            return
         shape: tuple[Dim, ...] = buffer.type.shape  # type: ignore[attr-defined]
         fr.b.op(
             "tile.store",
@@ -383,6 +412,8 @@ class _Plan:
         )
 
     def _scatter(self, fr: Frame, x: Lookup, value: Value) -> None:
+        if not self._wanted(""):
+            return
         positions, tiles = position_programs(fr, x)
         table, axes = self.pairs[x.table.name], x.table.attrs[1]
         lead, shape = axes[: len(axes) - len(axes.lstrip("bh"))], table.type.shape  # type: ignore[attr-defined]
@@ -395,7 +426,7 @@ class _Plan:
             shared=fr.shared(lambda loop: loop == "g" and owns_problem(lead, shape, fr.a.sizes)),
         )
 
-    def _channels(self, fr: Frame, x: ChannelSum, sums: dict[str, Value]) -> None:
+    def _channels(self, fr: Frame, x: ChannelSum) -> None:
         """The channel loop backwards: one channel's cotangents at a time, then those of the numbers inside."""
         b, s = fr.b, fr.s
         grads = self.channel_grads[x.atom.name]
@@ -442,7 +473,7 @@ class _Plan:
         )
         for e, v in zip(outside, totals, strict=True):
             fr.tiles[f"tot_{e.name}"] = v
-            self._distribute(fr, {e: param(f"tot_{e.name}", "bhij")}, sums)
+            self._distribute(fr, {e: param(f"tot_{e.name}", "bhij")})
 
     # --- after the loops -----------------------------------------------------------------------------------
     def finish(self) -> tuple[list[Value], list[str]]:

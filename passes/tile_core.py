@@ -192,14 +192,17 @@ def sweep(
     names: Sequence[str],
     kind: str,
     emit: Callable[[Frame, Value | None, list[Value]], Sequence[Value]],
+    axis: str = "j",
 ) -> list[Value]:
-    """A loop over keys that skips empty tiles when there is a tile map; ``emit`` gets (frame, partial, carried)."""
+    """A loop over keys, or with axis i over queries, that skips empty tiles when there is a tile map; ``emit`` gets
+    (frame, partial, carried)."""
     b = fr.b
     types = [v.type for v in inits]
+    upper, step = (fr.a.cols, fr.s.cols) if axis == "j" else (fr.a.rows, fr.s.rows)
     if fr.tile_map is None:
-        j, *carried = b.open([INDEX, *types], ["j", *names])
+        at, *carried = b.open([INDEX, *types], [axis, *names])
         inner = fr.scoped()
-        inner.at["j"] = j
+        inner.at[axis] = at
         body = b.close(emit(inner, None, carried))
         return b.op(
             "tile.for",
@@ -207,24 +210,26 @@ def sweep(
             types,
             regions=[body],
             names=names,
-            axis="j",
-            upper=_dim(fr.a.cols),
-            step=fr.s.cols,
+            axis=axis,
+            upper=_dim(upper),
+            step=step,
             kind=kind,
             **body_attrs(fr.s, "j"),
         )
-    j, partial, *carried = b.open([INDEX, BOOL, *types], ["j", "partial", *names])
+    at, partial, *carried = b.open([INDEX, BOOL, *types], [axis, "partial", *names])
     inner = fr.scoped()
-    inner.at["j"], inner.partial = j, partial
+    inner.at[axis], inner.partial = at, partial
+    grain = fr.tile_map.type.grain  # type: ignore[attr-defined]
     body = b.close(emit(inner, partial, carried))
     return b.op(
         "tile.sweep",
-        [fr.tile_map, fr.at["g"], fr.at["i"], *inits],
+        [fr.tile_map, fr.at["g"], fr.at["i" if axis == "j" else "j"], *inits],
         types,
         regions=[body],
         names=names,
-        upper=_dim(fr.a.cols),
-        step=fr.s.cols // fr.s.grain * fr.s.grain,
+        axis=None if axis == "j" else axis,
+        upper=_dim(upper),
+        step=step // grain * grain,
         kind=kind,
         **body_attrs(fr.s, "j"),
     )
@@ -239,20 +244,23 @@ def _dim(d: Any) -> Any:
     return int(d) if d.is_static else d
 
 
-def loops(fr: Frame, emit: Callable[[Frame], None], kind: str = "par") -> None:
-    """The loops over problems and query blocks around ``emit``, in the order of the schedule. ``kind`` is that of the
-    loop over query blocks; problems are independent."""
+def loops(fr: Frame, emit: Callable[[Frame], None], kind: str = "par", blocks: str = "i") -> None:
+    """The loops over problems and blocks of queries, or with ``blocks`` j of keys, around ``emit``, in the order of the
+    schedule, where keys then take the queries' place. ``kind`` is that of the loop over blocks; problems are
+    independent."""
     b = fr.b
-    outer, inner_axis = (axis for axis in fr.s.nest if axis != "j")
-    kinds = {"g": "par", "i": kind}
+    outer, inner_axis = (blocks if axis == "i" else axis for axis in fr.s.nest if axis != "j")
+    kinds = {"g": "par", blocks: kind}
     inner = fr.scoped()
     for axis in (outer, inner_axis):
         (inner.at[axis],) = b.open([INDEX], [axis])
-    inner.parallel = "".join(axis for axis in "gi" if kinds[axis] == "par")
+    inner.parallel = "".join(axis for axis in ("g", blocks) if kinds[axis] == "par")
     emit(inner)
-    upper, step = {"g": fr.a.problems, "i": fr.a.rows}, {"g": fr.s.heads, "i": fr.s.rows}
+    upper = {"g": fr.a.problems, "i": fr.a.rows, "j": fr.a.cols}
+    step = {"g": fr.s.heads, "i": fr.s.rows, "j": fr.s.cols}
     for axis in (inner_axis, outer):
         body = b.close()
+        said = "i" if axis == blocks else axis
         b.op(
             "tile.for",
             [],
@@ -262,24 +270,28 @@ def loops(fr: Frame, emit: Callable[[Frame], None], kind: str = "par") -> None:
             upper=_dim(upper[axis]),
             step=step[axis],
             kind=kinds[axis],
-            bind=fr.s.level(axis),
-            **body_attrs(fr.s, axis),
+            bind=fr.s.level(said),
+            **body_attrs(fr.s, said),
         )
 
 
-def classify(fr: Frame, rows: int, heads: int) -> Value | None:
-    """The tile map of the attention's mask, or None without one."""
+def classify(fr: Frame, rows: int, heads: int, over: str = "j") -> Value | None:
+    """The runs of the attention's mask for blocks of ``rows`` queries, or with over i those for blocks of keys; None
+    without a mask."""
     mask = fr.a.programs.mask
     if mask is None:
         return None
+    grain = min(fr.s.grain, fr.s.rows)
+    block, along = (rows, fr.s.grain) if over == "j" else (fr.s.cols, grain)
     return fr.b.op(
         "tile.classify",
         [fr.operands[n] for n in mask.names],
-        [RunsType(heads, rows, fr.s.grain)],
+        [RunsType(heads, block, along)],
         names=["tiles"],
         mask=mask,
-        rows=rows,
-        cols=fr.s.grain,
+        rows=rows if over == "j" else grain,
+        cols=fr.s.grain if over == "j" else fr.s.cols,
         sizes=fr.a.sizes,
         heads=heads,
+        over=None if over == "j" else over,
     )[0]

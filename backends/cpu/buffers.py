@@ -242,7 +242,7 @@ class BufferEmitter:
         captures = "".join(f"{self.name(v)}, " for v in op.operands)
         self.src.line(
             f"{self.name(op.result)} = rt.classify({self.constant(mask)}, ({captures}), {self.sizes(op)}, "
-            f"{op.attrs['rows']}, {op.attrs['cols']}, {op.attrs['heads']})"
+            f"{op.attrs['rows']}, {op.attrs['cols']}, {op.attrs['heads']}, {op.attrs.get('over', 'j')!r})"
         )
 
     @lowering("cpu.attention")

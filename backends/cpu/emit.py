@@ -63,11 +63,11 @@ class Emitter(BufferEmitter):
         kind: RunsType = op.operands[0].type  # type: ignore[assignment]
         first, last = self.src.fresh("first"), self.src.fresh("last")
         self._enter(op)
-        block = f"{runs}[{g} // {kind.heads} % len({runs})][{i} // {kind.rows}]"
+        block = f"{runs}[{g} // {kind.heads} % len({runs})][{i} // {kind.block}]"
         self.src.line(f"for {first}, {last}, {partial} in {block}:")
         self.src.depth += 1
         self.src.line(f"for {at} in range({first}, {last}, {op.attrs['step']}):")
-        self._body(op, "j", at, f"min({op.attrs['step']}, {last} - {at})")
+        self._body(op, op.attrs.get("axis", "j"), at, f"min({op.attrs['step']}, {last} - {at})")
         self.src.depth -= 1
 
     def _body(self, op: Op, axis: str, at: str, extent: str | None) -> None:
@@ -294,7 +294,7 @@ class Emitter(BufferEmitter):
 
     def _diagonal_mask(self, op: Op) -> str | None:
         """Source of a remembered block, when the mask depends on i - j alone."""
-        (source,) = [o for o in self.func.body.ops if o.name == "tile.classify"]
+        source = next(o for o in self.func.body.ops if o.name == "tile.classify")
         mask = source.attrs["mask"]
         if source.operands or mask.body.axes & {"b", "h"} or not toeplitz(mask):
             return None  # one block for all problems, remembered along the diagonal

@@ -22,24 +22,30 @@ Sizes = tuple[int, int, int, int]
 
 
 @lru_cache(maxsize=256)
-def _static_runs(mask: Program, sizes: tuple[int, ...], rows: int, cols: int, heads: int) -> Runs:
-    return _runs(TileMap.of(mask, [], sizes, rows, cols, heads))
+def _static_runs(mask: Program, sizes: tuple[int, ...], rows: int, cols: int, heads: int, over: str) -> Runs:
+    return _runs(TileMap.of(mask, [], sizes, rows, cols, heads), over)
 
 
-def _runs(tiles: TileMap) -> Runs:
+def _runs(tiles: TileMap, over: str) -> Runs:
     return [
         [[(first, last, kind == PARTIAL) for first, last, kind in block if kind] for block in problem]
-        for problem in tiles.runs().tolist()
+        for problem in (tiles if over == "j" else tiles.transposed()).runs().tolist()
     ]
 
 
 def classify(
-    mask: Program, captures: tuple[torch.Tensor, ...], sizes: tuple[int, ...], rows: int, cols: int, heads: int
+    mask: Program,
+    captures: tuple[torch.Tensor, ...],
+    sizes: tuple[int, ...],
+    rows: int,
+    cols: int,
+    heads: int,
+    over: str,
 ) -> Runs:
-    """The runs of a mask; masks of indices alone are classified once per shape."""
+    """The runs of a mask along j or i; masks of indices alone are classified once per shape."""
     if not captures:
-        return _static_runs(mask, sizes, rows, cols, heads)
-    return _runs(TileMap.of(mask, captures, sizes, rows, cols, heads))
+        return _static_runs(mask, sizes, rows, cols, heads, over)
+    return _runs(TileMap.of(mask, captures, sizes, rows, cols, heads), over)
 
 
 def hull(runs: list[tuple[int, int, bool]]) -> tuple[int, int, bool]:

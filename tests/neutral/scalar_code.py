@@ -194,7 +194,7 @@ class Scalar:
         j, partial = (self.name(v) for v in op.regions[0].args[:2])
         n, base = self.fresh("run"), self.fresh("base")
         size = self.runs_shape(runs)
-        block = f"(({self.name(g)} / {kind.heads} % {size[0]}) * {size[1]} + {self.name(i)} / {kind.rows})"
+        block = f"(({self.name(g)} / {kind.heads} % {size[0]}) * {size[1]} + {self.name(i)} / {kind.block})"
         self.line(f"{self.types['index']} {base} = {block} * {size[2]} * 3;")
         self.open(f"for ({self.types['index']} {n} = {base}; {self.run(runs, f'{n} + 2')} != 0; {n} += 3)")
         last = self.run(runs, f"{n} + 1")
