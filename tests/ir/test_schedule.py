@@ -197,7 +197,7 @@ LEGAL = [
     (TILES, WORK, TORCH),
     (f"{TILES} grain(j, 64) reorder(i, g, j)", WORK, TORCH),
     (f"{TILES} order(rows)", BACK, TORCH),
-    (f"{TILES} order(rows-and-columns) bind(i, threads)", BACK, replace(NATIVE, features=("rows-and-columns",))),
+    (f"{TILES} order(rows-and-columns) bind(i, threads)", BACK, NATIVE),
     (f"{TILES} bind(g, threads) bind(i, threads) split(ii, 4) split(jj, 16) vectorize(jj, 8) pack(k, 16)", WORK, NATIVE),
     (f"{TILES} bind(g, threads) unroll(j, 8) unroll(jj, 4) split(jj, 8)", BACK, NATIVE),
     ("split(g, 1) split(i, 64) split(j, 16) split(ii, 8) split(jj, 4) bind(i, workgroups) bind(ii, lanes)"
@@ -236,7 +236,6 @@ REFUSED = {
     "a nest with a loop twice": (f"{TILES} reorder(i, i, j)", WORK, TORCH, "each of g, i and j once"),
     "keys outside": (f"{TILES} reorder(j, g, i)", WORK, TORCH, "innermost"),
     "an order of a forward": (f"{TILES} order(rows)", WORK, TORCH, "only a backward has an order"),
-    "an order nobody lowers": (f"{TILES} order(rows-and-columns)", BACK, TORCH, "no rows-and-columns kernel"),
     "keys of a row in parallel": (f"{TILES} bind(j, threads)", WORK, NATIVE, "hand its sums on"),
     "rows that share sums in parallel": (f"{TILES} bind(i, threads)", BACK, NATIVE, "a race"),
     "entries of a tile to workgroups": (f"{TILES} split(ii, 8) bind(ii, workgroups)", WORK, GPU, "go to lanes"),
