@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import ClassVar
 
-from aatc.ir.access import access
+from aatc.ir.access import access, owned_by
 from aatc.ir.core import Func, Module, Op, Value, replace_uses
 from aatc.ir.dims import Dim
 from aatc.ir.errors import PassError
@@ -25,7 +25,7 @@ class _Left(Exception):
 @register
 @dataclass(frozen=True)
 class LowerTokens(Pass):
-    """``tile.token`` → loops over blocks of tokens that load, compute and store tiles.
+    """``tile.token``, ``tile.gradient`` → loops over blocks of tokens that load, compute and store tiles.
 
     rows: tokens of a block. Programs of a matrix per token, tables and random words are left as they are.
     """
@@ -48,9 +48,9 @@ class LowerTokens(Pass):
         renamed: dict[Value, Value] = {}
         for op in func.body.ops:
             op.operands = [renamed.get(v, v) for v in op.operands]
-            if op.name == "tile.token":
+            if op.name in _LOWERED:
                 try:
-                    lowered = _Token(op, self.rows, module)
+                    lowered = _LOWERED[op.name](op, self.rows, module)
                     renamed[op.result] = lowered.run()
                 except _Left as e:
                     ctx.notes.append(f"@{func.name}: %{op.result.name} is left as a program of whole buffers: {e}")
@@ -76,7 +76,7 @@ class _Token:
         self.sizes = tuple(Dim.of(d) for d in op.attrs["sizes"])
         self.numbers = token_numbers(op)
         self.b = Builder(op.loc, self.numbers)
-        self.buffers = dict(zip(op.attrs["program"].params, op.operands, strict=True))
+        self.buffers = self._bound()
         self.at: dict[str, Value] = {}
         self.tiles: dict[str, Value] = {}
         self.done: dict[Expr, Expr] = {}
@@ -84,13 +84,19 @@ class _Token:
         body: Expr = op.attrs["program"].body
         self.widths = extents([body], {n: t for n, t in tails.items() if t})
 
+    def _bound(self) -> dict[Expr, Value]:
+        return dict(zip(self.op.attrs["program"].params, self.op.operands, strict=True))
+
+    def _centres(self, body: Expr) -> None:
+        for e in postorder(body):
+            if e.fn == "centre" and e not in self.buffers:
+                self.buffers[e] = self._centre(e.args[0])
+
     def run(self) -> Value:
         """The buffer that holds the result; its operations stand in ``b``."""
         op = self.op
         body: Expr = op.attrs["program"].body
-        for e in postorder(body):
-            if e.fn == "centre" and e not in self.buffers:
-                self.buffers[e] = self._centre(e.args[0])
+        self._centres(body)
         return self._loops(body, op.attrs["axes"], op.result.type, op.result.name, op.attrs["flat"])  # type: ignore[arg-type]
 
     def _centre(self, vector: Expr) -> Value:
@@ -313,6 +319,14 @@ class _Token:
         whole = self._widened(first, 2 * half)
         return self._atom(self._insert(second, self._insert(first, whole, starts[0], stride), starts[1], stride), e)
 
+    def rotate_angle(self, e: Expr, args: list[Expr]) -> Expr:
+        half = self.widths[e][0]
+        stride, starts = (1, (0, half)) if e.attrs[0] == "half" else (2, (0, 1))
+        (xa, xb), (ya, yb) = (
+            [self._atom(self._slice(self._tile(a), s, half, stride), e) for s in starts] for a in args
+        )
+        return self._atom(self._tile(call("sub", call("mul", xb, ya), call("mul", xa, yb))), e)
+
     def matvec(self, form: str, e: Expr, args: list[Expr]) -> Expr:
         matrix = e.args[0]
         if matrix.fn != "param":
@@ -320,6 +334,95 @@ class _Token:
         return self._atom(self.b.dot(form, self._tile(args[1]), self._tile(args[0]), name=e.fn), e)
 
 
+class _Gradient(_Token):
+    """One `tile.gradient` being lowered: what tokens send to an operand is added up in a buffer of its shape."""
+
+    def _bound(self) -> dict[Expr, Value]:
+        names = self.op.attrs["program"].params
+        return dict(zip(names, self.op.operands[1 : len(names) + 1], strict=True))
+
+    def run(self) -> Value:
+        op, b = self.op, self.b
+        body: Expr = op.attrs["program"].body
+        self._centres(body)
+        axes, t = op.attrs["axes"].replace("j", "i"), op.result.type
+        assert isinstance(t, TensorType)
+        fill = None if op.attrs["add"] else 0.0
+        out = b.op("tile.alloc", [], [t], names=[op.result.name], fill=fill)[0]
+        if op.attrs["add"]:
+            self._copied(op.operands[-1], out, axes)
+        tokens = next((self.sizes["bhij".index(c)] for c in "ij" if c in body.axes or c in op.attrs["axes"]), None)
+        self.at, self.tiles, self.done = {}, {}, {}
+        (self.at["g"],) = b.open([INDEX], ["g"])
+        if tokens is not None:
+            (self.at["i"],) = b.open([INDEX], ["i"])
+        value = self._summed(body, "i" in axes)
+        shared = None if all(owned_by(axes, t.shape, self.sizes, loop) for loop in self.at) else "ordered"
+        where = self._walk(axes)
+        b.op("tile.store", [value, out, *where], axes=axes, add=True, sizes=self._sizes(axes), shared=shared)
+        if tokens is not None:
+            self._close("i", tokens, self.rows)
+        self._close("g", product(self.sizes[0], self.sizes[1], self.module.dims), 1)
+        return out
+
+    def _summed(self, body: Expr, per_token: bool) -> Value:
+        """The tile of a cotangent, summed over its tokens unless the operand has them."""
+        if body.rank == 2:
+            if per_token:
+                raise _Left("a matrix per token")
+            total: Value | None = None
+            for left, right in self._factors(body):
+                total = self.b.dot("tn", self._tile(self.expr(left)), self._tile(self.expr(right)), total, name="outer")
+            assert total is not None
+            return total
+        if per_token:
+            return self._filled(self.expr(body), body, self.op.result.type)  # type: ignore[arg-type]
+        tile = self._tile(self.expr(body))
+        return tile if int(_shape(tile)[1]) == 1 else self.b.reduce("sum", "i", tile, name="total")
+
+    def _factors(self, body: Expr) -> list[tuple[Expr, Expr]]:
+        """The pairs of vectors whose outer products a matrix is the sum of."""
+        if body.fn == "outer":
+            return [(body.args[0], body.args[1])]
+        if body.fn == "neg":
+            return [(self._noted(call("neg", x), x), y) for x, y in self._factors(body.args[0])]
+        if body.fn in ("add", "sub"):
+            first, second = map(self._factors, body.args)
+            return first + (second if body.fn == "add" else [(self._noted(call("neg", x), x), y) for x, y in second])
+        if body.fn == "mul":
+            for number, matrix in (body.args, body.args[::-1]):
+                if number.rank == 0:
+                    return [(self._noted(call("mul", number, x), x), y) for x, y in self._factors(matrix)]
+        raise _Left(f"{body.fn} of matrices")
+
+    def _noted(self, e: Expr, like: Expr) -> Expr:
+        self.widths[e] = self.widths[like]
+        return e
+
+    def _copied(self, part: Value, out: Value, axes: str) -> None:
+        """Copies a buffer of the operand's shape."""
+        b, shape = self.b, dict(zip(axes, _shape(part), strict=True))
+        one = Dim(1)
+        own = (shape.get("b", one), shape.get("h", one))
+        sizes = (*own, *self.sizes[2:])
+        at: dict[str, Value] = {}
+        if set(axes) & {"b", "h"}:
+            (at["g"],) = b.open([INDEX], ["g"])
+        if "i" in axes:
+            (at["i"],) = b.open([INDEX], ["i"])
+        where = [at[c] for c in access(axes).walks]
+        rows = [self.rows if c == "i" else int(shape[c]) if c in shape and c in "de" else 1 for c in access(axes).tile]
+        named = sizes if "g" in at else None
+        kind = [TileType.of(self.numbers, rows)]
+        tile = b.op("tile.load", [part, *where], kind, names=["part"], axes=axes, sizes=named)[0]
+        b.op("tile.store", [tile, out, *where], axes=axes, add=False, sizes=named)
+        if "i" in at:
+            self._close("i", shape["i"], self.rows)
+        if "g" in at:
+            self._close("g", product(*own, self.module.dims), 1)
+
+
+_LOWERED = {"tile.token": _Token, "tile.gradient": _Gradient}
 _WORDS = {
     "sum": lambda t, e, args: t.reduce("sum", e, args),
     "amax": lambda t, e, args: t.reduce("max", e, args),
@@ -332,6 +435,7 @@ _WORDS = {
     "init": _Token.init,
     "embed": _Token.embed,
     "rotate": _Token.rotate,
+    "rotate_angle": _Token.rotate_angle,
     "matvec": lambda t, e, args: t.matvec("nt", e, args),
     "turn": lambda t, e, args: t.matvec("nt", e, args),
     "tmatvec": lambda t, e, args: t.matvec("nn", e, args),
