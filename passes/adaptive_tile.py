@@ -17,8 +17,8 @@ from aatc.ir.specialize import hoist_loads, prune
 from aatc.passes.base import Context, Pass, register
 from aatc.passes.factor import ChannelSum, Contraction, Factored, Lookup, Stored
 from aatc.passes.lowering import Attention
+from aatc.passes.normal_form import Normaliser, Terms
 from aatc.passes.schedule_attention import chosen
-from aatc.passes.score_rules import Normaliser, Terms
 from aatc.passes.simplify_score import is_causal
 from aatc.passes.tile_backward import lower_backward
 from aatc.passes.tile_forward import Forms, lower_forward

@@ -11,7 +11,7 @@ from typing import Any
 
 from aatc.ir.errors import UnsupportedError
 from aatc.ir.score.expr import ONE, ZERO, Expr, add, call, div, index, mul, neg, param, postorder, rebuild, substitute
-from aatc.passes.score_rules import is_col, is_row
+from aatc.passes.normal_form import is_col, is_row
 
 
 @dataclass(frozen=True)

@@ -15,6 +15,7 @@ from aatc.ir.types import PairType
 from aatc.passes.base import Context, Pass, register
 from aatc.passes.plain_sizes import plain_sizes
 from aatc.passes.score_bounds import EVERYTHING, static_bound
+from aatc.passes.score_rules import SCORE_RULES
 from aatc.passes.snapshots import STAGES, snapshot_operands
 
 
@@ -289,15 +290,6 @@ class FuseNormalizer(Pass):
 
 def exp_of(score: Expr) -> tuple[Expr, str]:
     """exp(score) in its cheapest closed form, and the rule that gave it."""
-    inner = score.args[0] if score.fn == "neg" else score
-    factor = 1.0
-    if inner.fn == "mul" and inner.args[0].is_const:
-        factor, inner = float(inner.args[0].value), inner.args[1]
-    if score.fn == "neg":
-        factor = -factor
-    # higher powers would underflow at distances that occur, and the backward has no guard
-    if inner.fn == "acosh" and factor in (-0.5, -1.0, -2.0):
-        base = call("expacosh", inner.args[0])
-        weight = {-0.5: call("sqrt", base), -1.0: base, -2.0: call("square", base)}[factor]
-        return weight, "exp-acosh"
-    return call("exp", score), "bounded-score"
+    whole = call("exp", neg(score.args[0]) if score.fn == "neg" else score)  # -(2 x) as -2 x
+    found = SCORE_RULES.find(whole, "exp-acosh")
+    return (call("exp", score), "bounded-score") if found is None else (found.result(), found.rule.name)

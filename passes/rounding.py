@@ -15,8 +15,8 @@ from dataclasses import dataclass
 from aatc.ir.errors import ScoreError
 from aatc.ir.score.derivative import gradients
 from aatc.ir.score.expr import ONE, Expr, call, const, mul, postorder
+from aatc.passes.normal_form import Normaliser
 from aatc.passes.score_bounds import static_bound
-from aatc.passes.score_rules import Normaliser
 
 
 @dataclass(frozen=True)

@@ -12,8 +12,8 @@ from aatc.ir.normalizers import normalizer_named
 from aatc.ir.score.expr import Expr, add, index, param, params, postorder, substitute
 from aatc.ir.score.program import Program
 from aatc.passes.base import Context, Pass, register
+from aatc.passes.normal_form import Normaliser, Terms, jumps
 from aatc.passes.rounding import Check, carry_checks, checks_of
-from aatc.passes.score_rules import Normaliser, Terms, jumps
 from aatc.passes.snapshots import snapshot_operands
 
 

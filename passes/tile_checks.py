@@ -15,8 +15,8 @@ from aatc.ir.score.expr import ZERO, Expr, add, call, const, mul, param, params,
 from aatc.ir.score.program import Program
 from aatc.ir.types import TensorType
 from aatc.passes.factor import Token
+from aatc.passes.normal_form import Normaliser, Terms
 from aatc.passes.rounding import SINGULAR, Check, Digits
-from aatc.passes.score_rules import Normaliser, Terms
 from aatc.passes.tile_core import Frame, atom_env, compute_atoms, mask_tile
 
 _INF = float("inf")

@@ -14,8 +14,8 @@ from aatc.ir.score.program import Program
 from aatc.ir.types import TensorType, compute_name, torch_dtype
 from aatc.passes.factor import CarryTerm, Factored, carry_terms, split_epilogue
 from aatc.passes.lowering import LOG2E, Attention, Builder, compute_tokens, new_func
+from aatc.passes.normal_form import Normaliser
 from aatc.passes.rounding import digits
-from aatc.passes.score_rules import Normaliser
 from aatc.passes.tile_checks import Watch, checks_of, tokens_of
 from aatc.passes.tile_core import Frame, atom_env, classify, compute_atoms, loops, mask_tile, sweep
 

@@ -16,7 +16,7 @@ from aatc.ir.types import TensorType, torch_dtype
 from aatc.passes.factor import split_epilogue
 from aatc.passes.gradients import operand_gradients
 from aatc.passes.lowering import Attention, Builder, new_func
-from aatc.passes.score_rules import Normaliser, Terms, is_col
+from aatc.passes.normal_form import Normaliser, Terms, is_col
 from aatc.passes.simplify_score import is_causal
 from aatc.passes.tile_backward import backward_arguments, row_cotangent
 from aatc.passes.tile_checks import Peaks

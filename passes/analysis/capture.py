@@ -25,7 +25,7 @@ from aatc.ir.score.expr import ZERO, Expr, add, call, params, postorder
 from aatc.ir.score.functions import FUNCTIONS
 from aatc.ir.score.program import Program
 from aatc.passes.analysis.result import AnalysisError
-from aatc.passes.score_rules import Normaliser
+from aatc.passes.normal_form import Normaliser
 
 #: Bytes of weights that exist at a time while rows are worked through.
 STRIPE = 1 << 24

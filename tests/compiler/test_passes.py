@@ -15,8 +15,9 @@ from aatc.ir.errors import PassError, ScoreError
 from aatc.ir.parser import parse
 from aatc.ir.score import Program, call, const, index, param, substitute
 from aatc.passes.certificate import certify, verify
+from aatc.passes.normal_form import Normaliser
 from aatc.passes.score_bounds import static_bound
-from aatc.passes.score_rules import RULES, Normaliser
+from aatc.passes.score_rules import SCORE_RULES
 from tests.compiler.draw import attentions, l1
 from tests.compiler.harness import build, module_of, record
 
@@ -101,7 +102,7 @@ def test_drawn_stages_survive_their_text(drawn):
 def test_rules_fire_where_they_should(name, rules):
     report = passes.Pipeline.parse("simplify-score").run(module(name)).report[0]
     fired = {r for r, n in report.rewrites.items() if n}
-    assert rules <= fired <= set(RULES) | {"normalised-carry"}
+    assert rules <= fired <= set(SCORE_RULES.names) | {"normalised-carry"}
     assert rules or not fired
 
 
@@ -261,6 +262,23 @@ def test_angles_are_known_by_their_use_not_by_their_name():
     built = build(q, k, v, metric=metric)
     torch.testing.assert_close(built.run()[0], built.eager[0])
     assert any(c.rule == "normal-form" for c in built.result.module.certificates)
+
+
+@pytest.mark.parametrize(
+    "score",
+    [
+        lambda q, k, w, p: -(0.1 * k.sum() - q).square().sum(),
+        lambda q, k, w, p: -(0.1 * q.sum() - k).square().sum(),
+        lambda q, k, w, p: q.dot(w * p) + q.dot(k),
+    ],
+    ids=["key's number", "query's number", "vector of no token times a key's number"],
+)
+def test_numbers_beside_vectors(score):
+    """What is broadcast against a vector is none: no mean is taken of it, and it does not take a vector's place."""
+    q, k, v = (torch.randn(1, 2, 6, 4, dtype=torch.float64) for _ in range(3))
+    w, p = torch.randn(4, dtype=torch.float64), torch.randn(6, dtype=torch.float64)
+    built = build(q, k, v, metric=aatc.metric(w="d", p="j")(score)(w=w, p=p))
+    torch.testing.assert_close(built.run()[0], built.eager[0])
 
 
 def test_frames_that_differ_are_no_isometry():

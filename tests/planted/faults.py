@@ -254,6 +254,14 @@ FAULTS = (
         BEHAVIOUR + KERNELS + PASSES,
     ),
     Fault(
+        "rule-without-sign",
+        "passes/score_rules.py",
+        'Rule("square-of-root", "square(sqrt(x))", "x", nonnegative("x"))',
+        'Rule("square-of-root", "square(sqrt(x))", "x")',
+        "a rule of scores without its condition",
+        (*PASSES, "tests/compiler/test_rule_proofs.py"),
+    ),
+    Fault(
         "fold-type",
         "passes/cleanup.py",
         "return value if TensorType.of(dtype_name(value.dtype), value.shape) == op.result.type else None",
