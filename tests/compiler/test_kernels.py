@@ -5,7 +5,7 @@ import torch
 from hypothesis import given
 
 import aatc
-from aatc import connections, masks, metrics
+from aatc import connections, masks, metrics, normalizers
 from aatc.ir.interpreter import Interpreter
 from tests.compiler.draw import attentions
 from tests.compiler.harness import build
@@ -182,6 +182,8 @@ def test_no_tensor_of_size_n_squared_is_made():
         {"metric": metrics.LorentzDistance(lift=True)},
         {"metric": metrics.Euclidean(), "mask": masks.sliding_window(64)},
         {"metric": metrics.DotProduct(), "connection": connections.HyperboloidTransport()},
+        {"metric": metrics.DotProduct(), "normalizer": normalizers.Sigmoid(-7.0), "soft_cap": 20.0},
+        {"metric": metrics.DotProduct(), "normalizer": normalizers.Softmax(0.5)},
     ):
         built = build(q, k, v, tiles="rows=64 cols=128", library=False, **parts)
         largest = 0
