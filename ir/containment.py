@@ -8,6 +8,7 @@ afterwards. A captured -inf stays: it is an additive mask.
 from __future__ import annotations
 
 from collections.abc import Mapping
+from typing import Any
 
 import torch
 
@@ -66,7 +67,7 @@ def _for_heads(bad: torch.Tensor, heads: int) -> torch.Tensor:
     return bad if bad.shape[1] in (1, heads) else bad.repeat_interleave(heads // bad.shape[1], dim=1)
 
 
-def _seen(mask: Program, tensors: Mapping[str, torch.Tensor], bad: torch.Tensor, sizes) -> torch.Tensor:
+def _seen(mask: Program, tensors: Mapping[str, torch.Tensor], bad: torch.Tensor, sizes: Any) -> torch.Tensor:
     """Which rows see a bad key, some rows at a time."""
     b, h, n, m = sizes
     env = bind(mask, [tensors[name] for name in mask.names], sizes)

@@ -96,7 +96,7 @@ class Effect:
 NOTHING = Effect()
 
 
-def effect_of(op: Op, module: Module | None = None, known: dict[tuple, Effect] | None = None) -> Effect:
+def effect_of(op: Op, module: Module | None = None, known: dict[tuple[Any, ...], Effect] | None = None) -> Effect:
     """The effect of a geo operation; that of a `geo.checkpoint` is its body's, which ``module`` holds. ``known`` keeps
     effects of bodies from one question to the next."""
     if op.name == "torch.call":
@@ -282,7 +282,7 @@ class Memory:
 
     func: Func
     module: Module
-    known: dict[tuple, Effect] = field(default_factory=dict)
+    known: dict[tuple[Any, ...], Effect] = field(default_factory=dict)
     effects: dict[Op, Effect] = field(init=False, default_factory=dict)
 
     def __post_init__(self) -> None:

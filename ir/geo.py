@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import replace
+from typing import Any
 
 import torch
 
@@ -19,7 +21,7 @@ from aatc.ir.score.expr import ZERO, param, sub
 from aatc.ir.score.program import Program
 from aatc.ir.stages import DIGITS, WHOLE, check_binding, tensor_operand
 from aatc.ir.tile_evaluate import Refused
-from aatc.ir.types import TensorType, compute_name, torch_dtype
+from aatc.ir.types import TensorType, Type, compute_name, torch_dtype
 
 
 # --- the fused form ----------------------------------------------------------------------------------------
@@ -50,7 +52,7 @@ def _carry_of(name: str) -> Program:
     return Program((v,), v)
 
 
-def _attend_types(op: Op):
+def _attend_types(op: Op) -> list[Type]:
     q, v = tensor_operand(op, 0, 4), tensor_operand(op, 2, 4)
     return [
         TensorType(v.dtype, (*q.shape[:3], v.shape[3])),
@@ -58,13 +60,13 @@ def _attend_types(op: Op):
     ]
 
 
-def _check_names(op: Op, operands) -> None:
+def _check_names(op: Op, operands: Any) -> None:
     names = op.attrs["names"]
     if not _are_names(names) or len(names) != len(operands):
         raise VerifyError(f"{op.name}: names {names} do not name its {len(operands)} operands one by one")
 
 
-def _are_names(names) -> bool:
+def _are_names(names: Any) -> bool:
     """Distinct identifiers: they end up in programs and in generated source."""
     return all(isinstance(n, str) and NAME.match(n) for n in names) and len(set(names)) == len(names)
 
@@ -99,8 +101,8 @@ def _attend_verify(op: Op) -> None:
             raise VerifyError(f"{op.name}: {attr}, column {e.column}: {e.message}", hint=e.hint) from None
 
 
-def _run_attend(op, values, _):
-    return reference.attend(attention_of(op), dict(zip(op.attrs["names"], values, strict=True)))
+def _run_attend(op: Op, values: list[Any], _: Any) -> list[Any]:
+    return list(reference.attend(attention_of(op), dict(zip(op.attrs["names"], values, strict=True))))
 
 
 _ATTEND = {
@@ -136,11 +138,11 @@ define(
 )
 
 
-def _backward_types(op: Op):
+def _backward_types(op: Op) -> list[Type]:
     return [v.type for v in op.operands[4:]]
 
 
-def _run_backward(op, values, _):
+def _run_backward(op: Op, values: list[Any], _: Any) -> list[Any]:
     o, lse, grad_o, grad_lse, *tensors = values
     env = dict(zip(op.attrs["names"], tensors, strict=True))
     grads = reference.attend_backward(attention_of(op), env, o, lse, grad_o, grad_lse)
@@ -181,7 +183,9 @@ def _kernel_verify(op: Op) -> None:
             raise VerifyError(f"{op.name}: {', '.join(version)} go together; there is {given[0]} only")
 
 
-def run_kernel(op: Op, values, interp) -> tuple[list[torch.Tensor], list[torch.Tensor], tuple[str, str, str]]:
+def run_kernel(
+    op: Op, values: Sequence[Any], interp: Any
+) -> tuple[list[torch.Tensor], list[torch.Tensor], tuple[str, str, str]]:
     """Operands as computed with, all results of the forward, and which of `VERSIONS` that was."""
     a = op.attrs
     tensors, axes = dict(zip(a["names"], values, strict=True)), dict(zip(a["names"], a.get("axes", ()), strict=False))
@@ -237,7 +241,7 @@ define(
 )
 
 
-def _run_observe(op, values, _):
+def _run_observe(op: Op, values: list[Any], _: Any) -> list[Any]:
     observe.observe(op, values)
     return []
 
@@ -304,7 +308,7 @@ define(
 )
 
 
-def _slots(args):
+def _slots(args: Any) -> Any:
     for a in args:
         if isinstance(a, tuple):
             yield from _slots(a)

@@ -30,7 +30,9 @@ def to_networkx(module: Module) -> networkx.MultiDiGraph:
     return graph
 
 
-def _add_block(graph: Any, func: Func, block: Block, depth: int, makers: dict[Value, Node], numbers: count) -> None:
+def _add_block(
+    graph: Any, func: Func, block: Block, depth: int, makers: dict[Value, Node], numbers: count[int]
+) -> None:
     def add(name: str, label: str, **item: Op | Value) -> Node:
         node = (func.name, next(numbers))
         graph.add_node(node, name=name, label=label, func=func.name, depth=depth, **item)

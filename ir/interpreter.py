@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import operator
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import nullcontext
 from functools import lru_cache
 from typing import Any, NoReturn
@@ -210,7 +210,9 @@ def _arithmetic(name: str, args: Sequence[Any], text: str | None) -> Any:
 
 
 # --- symbolic dimensions -----------------------------------------------------------------------------------
-def bind_sizes(func: Func, values: Sequence[Any], ranges, known: dict[str, int] | None = None) -> dict[str, int]:
+def bind_sizes(
+    func: Func, values: Sequence[Any], ranges: Mapping[str, tuple[int, int | None]], known: dict[str, int] | None = None
+) -> dict[str, int]:
     """Sizes of the symbolic dimensions from the shapes of a function's arguments; all of them are checked.
 
     ``known`` holds sizes bound outside. ShapeError names the dimension and both sizes.
@@ -241,7 +243,7 @@ def bind_sizes(func: Func, values: Sequence[Any], ranges, known: dict[str, int] 
     return sizes
 
 
-def _bind(d: Dim, size: int, what: str, sizes: dict[str, int], ranges) -> bool:
+def _bind(d: Dim, size: int, what: str, sizes: dict[str, int], ranges: Mapping[str, tuple[int, int | None]]) -> bool:
     """Checks one dimension, or solves it for its only unknown; False when it has several."""
     unknown = [(name, c) for name, c in d.terms if name not in sizes]
     if len(unknown) > 1:

@@ -178,7 +178,7 @@ def _run(text: str, start: str) -> Any:
             raise ParseError(f"the text cannot be read: {e}", line=1, column=1, source=text) from None
 
 
-def _unexpected(e, text: str) -> ParseError:
+def _unexpected(e: Any, text: str) -> ParseError:
     t = e.token
     if t.type == "$END":
         line, column = (t.end_line, t.end_column) if t.end_line is not None else (1, 1)

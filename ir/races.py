@@ -15,6 +15,7 @@ from aatc.ir.core import Func, Op, Value
 from aatc.ir.dims import Dim
 from aatc.ir.registry import lookup_op
 from aatc.ir.score.expr import postorder
+from aatc.ir.score.program import Program
 from aatc.ir.types import TensorType
 
 
@@ -116,7 +117,7 @@ def _result_of(op: Op, v: Value) -> int:
     return next(n for n, p in enumerate(op.attrs["programs"]) if _adds(p, op.operands.index(v)))
 
 
-def _adds(program, at: int) -> bool:
+def _adds(program: Program, at: int) -> bool:
     """Whether a program is its parameter ``at`` plus something that does not read it."""
     e, p = program.body, program.params[at]
     return e.fn == "add" and any(x is p and p not in postorder(y) for x, y in (e.args, e.args[::-1]))

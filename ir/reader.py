@@ -52,11 +52,11 @@ HEAD = re.compile(r"([^=]*=)?\s*([^\s(]*)\s*\(([^)]*)\)\s*")
 VALUES = re.compile(r"%[A-Za-z0-9_]+")
 
 
-class _Results(list):
+class _Results(list[Any]):
     pass
 
 
-class _Types(list):
+class _Types(list[Any]):
     pass
 
 
@@ -73,11 +73,11 @@ class Reader:
         )
 
     # --- modules ----------------------------------------------------------------------------------------
-    def module(self, parts):
+    def module(self, parts: Any) -> Any:
         dims = parts.pop(0) if parts and isinstance(parts[0], dict) else {}
         return dims, parts
 
-    def dims(self, parts):
+    def dims(self, parts: Any) -> Any:
         found: dict[str, tuple[int, int | None]] = {}
         for name, value in parts:
             if name in found:
@@ -85,7 +85,7 @@ class Reader:
             found[str(name)] = value
         return found
 
-    def range(self, parts):
+    def range(self, parts: Any) -> Any:
         name, low, high = parts[0], self.number(parts[1:2]), self.number(parts[2:3])
         if not isinstance(low, int):
             self.fail(parts[1], f"the lowest value of {name} must be an integer, not {parts[1]}")
@@ -93,20 +93,20 @@ class Reader:
             self.fail(parts[2], f"the highest value of {name} must be an integer or inf, not {parts[2]}")
         return name, (low, high if isinstance(high, int) else None)
 
-    def func(self, parts):
+    def func(self, parts: Any) -> Any:
         head, symbol, args, *attrs, ops = parts
         return RawFunc(head, symbol, args, attrs[0] if attrs else {}, ops)
 
-    def arguments(self, parts):
+    def arguments(self, parts: Any) -> Any:
         return parts
 
-    def argument(self, parts):
+    def argument(self, parts: Any) -> Any:
         return parts[0], self._type(parts[1])
 
-    def body(self, parts):
+    def body(self, parts: Any) -> Any:
         return parts
 
-    def op(self, parts):
+    def op(self, parts: Any) -> Any:
         head = results = None
         if type(parts[0]) is _Results:
             results = parts.pop(0)
@@ -129,16 +129,16 @@ class Reader:
                 loc = part
         return RawOp(results or [], name, operands, head, attrs, regions, types, loc)
 
-    def results(self, parts):
+    def results(self, parts: Any) -> Any:
         return _Results(parts)
 
-    def operands(self, parts):
+    def operands(self, parts: Any) -> Any:
         return parts
 
-    def region(self, parts):
+    def region(self, parts: Any) -> Any:
         return RawRegion(*parts)
 
-    def types(self, parts):
+    def types(self, parts: Any) -> Any:
         return _Types(map(self._type, parts))
 
     def _type(self, token: Token) -> Type:
@@ -148,7 +148,7 @@ class Reader:
             self.fail(token, str(e), e.offset)
 
     # --- attributes -------------------------------------------------------------------------------------
-    def attrs(self, parts):
+    def attrs(self, parts: Any) -> Any:
         found = dict(parts)
         if len(found) != len(parts):
             names = [str(name) for name, _ in parts]
@@ -156,10 +156,10 @@ class Reader:
             self.fail(token, f"attribute {token} is given twice")
         return {str(name): value for name, value in found.items()}
 
-    def attr(self, parts):
+    def attr(self, parts: Any) -> Any:
         return parts
 
-    def string(self, parts):
+    def string(self, parts: Any) -> Any:
         (token,) = parts
         if "\\" not in token and token.isprintable():
             return str(token)[1:-1]
@@ -168,7 +168,7 @@ class Reader:
         except json.JSONDecodeError as e:
             self.fail(token, f"malformed string: {e.msg}", e.pos)
 
-    def number(self, parts):
+    def number(self, parts: Any) -> Any:
         (token,) = parts
         if token.isdecimal() or (token[0] == "-" and token[1:].isdecimal()):
             return self._int(token)
@@ -180,22 +180,22 @@ class Reader:
         except Malformed as e:
             self.fail(token, str(e))
 
-    def word(self, parts):
+    def word(self, parts: Any) -> Any:
         return {"true": True, "false": False, "none": None}[parts[0]]
 
-    def operand(self, parts):
+    def operand(self, parts: Any) -> Any:
         return Operand(self._int(parts[0], 1))
 
-    def symbol(self, parts):
+    def symbol(self, parts: Any) -> Any:
         return Symbol(parts[0][1:])
 
-    def list(self, parts):
+    def list(self, parts: Any) -> Any:
         return tuple(parts)
 
-    def torch(self, parts):
+    def torch(self, parts: Any) -> Any:
         return self._constant(parts[0], TorchConst("torch", parts[0][6:]))
 
-    def device(self, parts):
+    def device(self, parts: Any) -> Any:
         return self._constant(parts[0], TorchConst("device", self.string(parts[1:])))
 
     def _constant(self, token: Token, value: TorchConst) -> TorchConst:
@@ -203,10 +203,10 @@ class Reader:
             self.fail(token, why)
         return value
 
-    def type(self, parts):
+    def type(self, parts: Any) -> Any:
         return self._type(parts[0])
 
-    def dim(self, parts):
+    def dim(self, parts: Any) -> Any:
         try:
             return read_dim(parts[0])
         except Malformed as e:
@@ -219,16 +219,16 @@ class Reader:
         except AatcError as e:
             self.fail(token, e.message, hint=e.hint)
 
-    def free_program(self, parts):
+    def free_program(self, parts: Any) -> Any:
         return parts[0]
 
-    def program(self, parts):
+    def program(self, parts: Any) -> Any:
         try:
             return Program(parts[0], parts[-1])
         except AatcError as e:  # pragma: no cover  (names are resolved before)
             raise ParseError(e.message, line=1, column=1, source=self.source) from None
 
-    def head(self, parts):
+    def head(self, parts: Any) -> Any:
         self.names = {}
         for token, p in parts:
             if p.name in self.names:
@@ -236,14 +236,14 @@ class Reader:
             self.names[p.name] = p
         return tuple(p for _, p in parts)
 
-    def parameter(self, parts):
+    def parameter(self, parts: Any) -> Any:
         name, axes = parts
         return name, self._score(name, param, str(name), axes[2:-1], axes[0])
 
-    def lets(self, parts):
+    def lets(self, parts: Any) -> Any:
         return None
 
-    def binding(self, parts):
+    def binding(self, parts: Any) -> Any:
         name, value = parts
         if name in RESERVED:
             self.fail(name, f"{name} is a word of the language and cannot be bound by let")
@@ -251,16 +251,16 @@ class Reader:
             self.fail(name, f"{name} is bound twice")
         self.names[str(name)] = value
 
-    def literal(self, parts):
+    def literal(self, parts: Any) -> Any:
         return const(self.number(parts))
 
-    def negative(self, parts):
+    def negative(self, parts: Any) -> Any:
         return const(-self.number(parts[1:]))
 
-    def truth(self, parts):
+    def truth(self, parts: Any) -> Any:
         return const(parts[0] == "true")
 
-    def name(self, parts):
+    def name(self, parts: Any) -> Any:
         (token,) = parts
         found = self.names.get(token)
         if found is not None:
@@ -269,26 +269,26 @@ class Reader:
             return index(str(token))
         self.fail(token, f"unknown name {token}", hint=similar(token, self.names))
 
-    def infix(self, parts):
+    def infix(self, parts: Any) -> Any:
         left, symbol, right = parts
         return self._score(symbol, call, _INFIX[symbol], left, right)
 
-    def negate(self, parts):
+    def negate(self, parts: Any) -> Any:
         return self._score(parts[0], call, "neg", parts[1])
 
-    def invert(self, parts):
+    def invert(self, parts: Any) -> Any:
         return self._score(parts[0], call, "not", parts[1])
 
-    def constants(self, parts):
+    def constants(self, parts: Any) -> Any:
         return tuple(parts)
 
-    def constant(self, parts):
+    def constant(self, parts: Any) -> Any:
         if parts[0].type == "NAME":
             return str(parts[0])
         value = self.number(parts[-1:])
         return -value if len(parts) == 2 else value
 
-    def call(self, parts):
+    def call(self, parts: Any) -> Any:
         token, *args = parts
         attrs = args.pop(0) if args and isinstance(args[0], tuple) else ()
         if token not in FUNCTIONS:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 
@@ -74,7 +75,7 @@ def expand_heads(x: torch.Tensor, heads: int) -> torch.Tensor:
     return x.repeat_interleave(heads // x.shape[1], dim=1)
 
 
-def _prepare(att: Attention, tensors: Mapping[str, torch.Tensor]):
+def _prepare(att: Attention, tensors: Mapping[str, torch.Tensor]) -> Any:
     q, k, _v = (tensors[n] for n in att.names[:3])
     heads = q.shape[1]
     env = {n: expand_heads(t, heads) if n in att.names[1:3] else t for n, t in tensors.items()}
@@ -82,14 +83,14 @@ def _prepare(att: Attention, tensors: Mapping[str, torch.Tensor]):
     return env, sizes, compute_dtype(q.dtype)
 
 
-def admitted(att: Attention, env: Mapping[str, torch.Tensor], sizes) -> torch.Tensor | None:
+def admitted(att: Attention, env: Mapping[str, torch.Tensor], sizes: Any) -> torch.Tensor | None:
     """Which pairs the mask admits, up to broadcasting; None without one. Its numbers are float64, whatever q's are."""
     if att.mask is None:
         return None
     return evaluate(att.mask.body, env, sizes, dtype=torch.float64)[..., 0]
 
 
-def scores(att: Attention, tensors: Mapping[str, torch.Tensor], done: dict | None = None) -> torch.Tensor:
+def scores(att: Attention, tensors: Mapping[str, torch.Tensor], done: dict[Expr, Any] | None = None) -> torch.Tensor:
     """Scores (B,H,N,M), -inf where the mask is closed."""
     env, sizes, dtype = _prepare(att, tensors)
     s = evaluate(att.score.body, env, sizes, dtype=dtype, values=done)[..., 0].to(dtype).expand(sizes)
@@ -149,7 +150,7 @@ def _pulled(aggregation: Aggregation, o: torch.Tensor, grad_o: torch.Tensor) -> 
 
 
 def attend_backward(
-    att: Attention, tensors: Mapping[str, torch.Tensor], o, lse, grad_o, grad_lse
+    att: Attention, tensors: Mapping[str, torch.Tensor], o: Any, lse: Any, grad_o: Any, grad_lse: Any
 ) -> dict[str, torch.Tensor]:
     """Gradients of every floating tensor the programs use, by name, from those of output and lse."""
     tensors, spoiled = spoiled_rows(att.mask, att.names, att.axes, tensors)
@@ -184,7 +185,7 @@ def attend_backward(
     return {n: _fold_heads(g, tensors[n]).to(tensors[n].dtype) for n, g in result.items()}
 
 
-def _pull(result, outputs, leaves, env, sizes, dtype, done, keep) -> None:
+def _pull(result: Any, outputs: Any, leaves: Any, env: Any, sizes: Any, dtype: Any, done: Any, keep: Any) -> None:
     """Adds the gradients of ``outputs``, (expression, its cotangent) with numbers on all axes of ``sizes``, to
     ``result``, by name."""
     lookups = [e for e in postorder(*(e for e, _ in outputs)) if e.fn == "lookup" and e.dtype == "f"]
@@ -214,7 +215,7 @@ def _broadcast(value: torch.Tensor, leaf: Expr, sizes: tuple[int, ...]) -> torch
     return value.expand(*shape, *value.shape[4:])
 
 
-def _scatter(result, leaf, value, env, sizes, dtype, done) -> None:
+def _scatter(result: Any, leaf: Any, value: Any, env: Any, sizes: Any, dtype: Any, done: Any) -> None:
     table = leaf.args[0]
     shape = env[table.name].shape
     positions = [evaluate(a, env, sizes, dtype=dtype, values=done) for a in leaf.args[1:]]

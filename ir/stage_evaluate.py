@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING, Any
+
 import torch
 
 from aatc.ir import reference
@@ -12,15 +14,18 @@ from aatc.ir.score.expr import INDEX_AXES
 from aatc.ir.tile_evaluate import bind
 from aatc.ir.types import torch_dtype
 
+if TYPE_CHECKING:
+    from aatc.ir.core import Op
 
-def _own(result: torch.Tensor, values) -> torch.Tensor:
+
+def _own(result: torch.Tensor, values: list[Any]) -> torch.Tensor:
     """``result`` in memory of its own: a program may be one of its parameters as it is."""
     alias = torch._C._is_alias_of  # type: ignore[attr-defined]
     shared = any(isinstance(v, torch.Tensor) and alias(result, v) for v in values)
     return result.clone() if shared else result
 
 
-def metric(op, values, _):
+def metric(op: Op, values: list[Any], _: Any) -> list[Any]:
     names = op.attrs["score"].names
     env = dict(zip(names, values, strict=True))
     heads = values[0].shape[1]
@@ -30,7 +35,7 @@ def metric(op, values, _):
     return [_own(evaluate(op.attrs["score"].body, env, sizes, dtype=dtype)[..., 0].to(dtype).expand(sizes), values)]
 
 
-def normalize(op, values, _):
+def normalize(op: Op, values: list[Any], _: Any) -> list[Any]:
     s = values[0]
     mask = op.attrs.get("mask")
     if mask is not None:
@@ -41,7 +46,7 @@ def normalize(op, values, _):
     return list(normalizer_named(op.attrs["kind"]).reference(s))
 
 
-def transport(op, values, _):
+def transport(op: Op, values: list[Any], _: Any) -> list[Any]:
     carry, v, like = op.attrs["carry"], values[0], values[1]
     env = dict(zip(carry.names, [v, *values[2:]], strict=True))
     env[carry.names[0]] = reference.expand_heads(v, like.shape[1])
@@ -52,7 +57,7 @@ def transport(op, values, _):
     return [_own(out.expand(*like.shape, v.shape[3]), values)]
 
 
-def map_tokens(op, values, _):
+def map_tokens(op: Op, values: list[Any], _: Any) -> list[Any]:
     program, shape = op.attrs["program"], tuple(values[0].shape)
     axes = program.params[0].attrs[1]
     b, h, i, j = (int(shape[axes.index(c)]) if c in axes else 1 for c in INDEX_AXES)
@@ -62,6 +67,7 @@ def map_tokens(op, values, _):
     return [_own(out.expand(*sizes, *out.shape[4:]).reshape(full).to(values[0].dtype), values)]
 
 
-def aggregate(op, values, _):
+def aggregate(op: Op, values: list[Any], _: Any) -> list[Any]:
     total = (values[0].unsqueeze(-1) * values[1]).sum(3)
-    return [reference.aggregated(aggregation_named(op.attrs["kind"]), total).to(torch_dtype(op.results[0].type.dtype))]
+    t: Any = op.results[0].type
+    return [reference.aggregated(aggregation_named(op.attrs["kind"]), total).to(torch_dtype(t.dtype))]

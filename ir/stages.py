@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 from aatc.ir import stage_evaluate
 from aatc.ir.aggregations import aggregation_named
 from aatc.ir.core import Op
@@ -10,7 +12,7 @@ from aatc.ir.normalizers import normalizer_named
 from aatc.ir.registry import Attr, OpDef, define
 from aatc.ir.score.expr import ZERO
 from aatc.ir.score.program import Program
-from aatc.ir.types import PairType, TensorType, compute_name
+from aatc.ir.types import PairType, TensorType, Type, compute_name
 
 
 def tensor_operand(op: Op, n: int, rank: int | None = None) -> TensorType:
@@ -27,7 +29,7 @@ def pair_operand(op: Op, n: int) -> PairType:
     return t
 
 
-def check_binding(op: Op, program: Program, values) -> None:
+def check_binding(op: Op, program: Program, values: list[Any]) -> None:
     """Every parameter of ``program`` binds to a tensor with as many dimensions as it has axes."""
     if len(program.params) != len(values):
         raise VerifyError(f"{op.name}: program takes ({', '.join(program.names)}), {len(values)} values are bound")
@@ -61,7 +63,7 @@ WHOLE = {
 
 
 # --- the operations -----------------------------------------------------------------------------------------
-def _metric_types(op: Op):
+def _metric_types(op: Op) -> list[Type]:
     q, k = tensor_operand(op, 0, 4), tensor_operand(op, 1, 4)
     return [PairType(compute_name(q.dtype), (q.shape[0], q.shape[1], q.shape[2], k.shape[2]))]
 
@@ -88,7 +90,7 @@ define(
 )
 
 
-def _normalize_types(op: Op):
+def _normalize_types(op: Op) -> list[Type]:
     s = pair_operand(op, 0)
     return [s, TensorType(s.dtype, s.shape[:3])]
 
@@ -119,7 +121,7 @@ define(
 )
 
 
-def _transport_types(op: Op):
+def _transport_types(op: Op) -> list[Type]:
     v, like = tensor_operand(op, 0, 4), pair_operand(op, 1)
     return [PairType(v.dtype, (*like.shape, v.shape[3]))]
 
@@ -146,7 +148,7 @@ define(
 )
 
 
-def _aggregate_types(op: Op):
+def _aggregate_types(op: Op) -> list[Type]:
     pair_operand(op, 0)
     aggregation_named(op.attrs["kind"])
     c = pair_operand(op, 1)

@@ -7,6 +7,8 @@ tensors whose leading "bh" may be flattened to g. Evaluation stands in `ir.tile_
 
 from __future__ import annotations
 
+from typing import Any
+
 from aatc.ir import tile_evaluate as ev
 from aatc.ir.access import AXES, access, repeats
 from aatc.ir.core import Op
@@ -36,7 +38,7 @@ def _like(op: Op) -> TensorType:
     return TensorType(op.results[0].type.dtype, like.shape)
 
 
-def _def(name: str, doc: str, operands=(), attrs=None, **more) -> None:
+def _def(name: str, doc: str, operands: Any = (), attrs: Any = None, **more: Any) -> None:
     define(OpDef(name, "tile", doc, tuple(operands), attrs=attrs or {}, **more))
 
 
@@ -406,7 +408,7 @@ def _require_verify(op: Op) -> None:
         raise VerifyError(f"tile.require compares numbers, not {t}")
 
 
-def _for_verify(op: Op, skip: int, lead) -> None:
+def _for_verify(op: Op, skip: int, lead: Any) -> None:
     (body,) = op.regions
     carried = [v.type for v in op.operands[skip:]]
     if [a.type for a in body.args] != [*lead, *carried]:

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from typing import Any
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
 
 import torch
 
@@ -14,17 +15,21 @@ from aatc.ir.score.expr import Expr
 from aatc.ir.tilemap import PARTIAL, TileMap
 from aatc.ir.types import TensorType, torch_dtype
 
+if TYPE_CHECKING:
+    from aatc.ir.core import Op
+    from aatc.ir.score.program import Program
 
-def extents(op, interp) -> tuple[int, int, int, int]:
+
+def extents(op: Op, interp: Any) -> tuple[int, int, int, int]:
     b, h, n, m = (interp.dim(d) for d in op.attrs["sizes"])
     return b, h, n, m
 
 
-def dtype_of(value_type) -> torch.dtype:
+def dtype_of(value_type: Any) -> torch.dtype:
     return torch_dtype(value_type.dtype)
 
 
-def bind(program, tensors, sizes) -> dict[str, torch.Tensor]:
+def bind(program: Program, tensors: Any, sizes: Any) -> dict[str, torch.Tensor]:
     """Tensors by parameter name, with a flat leading g split to b, h and shared heads repeated."""
     env = {}
     b, h = sizes[:2]
@@ -40,17 +45,17 @@ def bind(program, tensors, sizes) -> dict[str, torch.Tensor]:
     return env
 
 
-def token_numbers(op) -> str:
+def token_numbers(op: Op) -> str:
     """Element type, f32 or f64, of the numbers in a per-token program."""
     if "numbers" in op.attrs:
         return op.attrs["numbers"]
     double = any(v.type.dtype == "f64" for v in (*op.operands, *op.results) if isinstance(v.type, TensorType))
-    return "f64" if double or op.results[0].type.dtype == "i64" else "f32"
+    return "f64" if double or op.results[0].type.dtype == "i64" else "f32"  # type: ignore[attr-defined]
 
 
-def token(op, values, interp):
+def token(op: Op, values: list[Any], interp: Any) -> list[Any]:
     sizes, program, axes = extents(op, interp), op.attrs["program"], op.attrs["axes"]
-    t = op.results[0].type
+    t: Any = op.results[0].type
     dtype = torch_dtype(token_numbers(op))
     out = evaluate(program.body, bind(program, values, sizes), sizes, dtype=dtype)
     lead = [n for c, n in zip("bhij", sizes, strict=True) if c in axes]
@@ -62,7 +67,7 @@ def token(op, values, interp):
     return [out.to(dtype_of(t)).contiguous()]
 
 
-def gradient(op, values, interp):
+def gradient(op: Op, values: list[Any], interp: Any) -> list[Any]:
     sizes, program = extents(op, interp), op.attrs["program"]
     like, *values = values
     part = values.pop() if op.attrs["add"] else None
@@ -81,7 +86,7 @@ def gradient(op, values, interp):
     return [(out if part is None else part + out).to(dtype_of(op.results[0].type))]
 
 
-def table_gradient(op, values, interp):
+def table_gradient(op: Op, values: list[Any], interp: Any) -> list[Any]:
     sizes = extents(op, interp)
     like, *values = values
     part = values.pop() if op.attrs["add"] else None
@@ -98,15 +103,15 @@ def table_gradient(op, values, interp):
     return [(out if part is None else part + out).to(dtype_of(op.results[0].type))]
 
 
-def alloc(op, values, interp):
-    t = op.results[0].type
+def alloc(op: Op, values: list[Any], interp: Any) -> list[Any]:
+    t: Any = op.results[0].type
     dtype = dtype_of(t)
     nothing = float("nan") if dtype.is_floating_point else 0 if dtype == torch.bool else torch.iinfo(dtype).min
     return [torch.full([interp.dim(d) for d in t.shape], op.attrs.get("fill", nothing), dtype=dtype)]
 
 
-def finish(op, values, interp):
-    t = op.results[0].type
+def finish(op: Op, values: list[Any], interp: Any) -> list[Any]:
+    t: Any = op.results[0].type
     return [(values[0] * op.attrs["factor"]).reshape([interp.dim(d) for d in t.shape]).to(dtype_of(t))]
 
 
@@ -114,27 +119,27 @@ class Refused(Exception):
     """A condition of a tile function does not hold: another version of the kernel has to run."""
 
 
-def peak(op, values, interp):
+def peak(op: Op, values: list[Any], interp: Any) -> list[Any]:
     (x,) = values
     if not x.numel():
         return [torch.zeros((), dtype=x.dtype)]
     return [(x.square().sum(-1).sqrt() if op.attrs["rows"] else x.abs()).max()]
 
 
-def require(op, values, interp):
+def require(op: Op, values: list[Any], interp: Any) -> list[Any]:
     if not bool((values[0] >= op.attrs["least"]).all()):  # NaN fulfils no condition
         raise Refused
     return []
 
 
-def centre(op, values, interp):
+def centre(op: Op, values: list[Any], interp: Any) -> list[Any]:
     (x,) = values
     token = next(n for n, c in enumerate(op.attrs["axes"]) if c in "ij")
     kept = x.to(dtype_of(op.results[0].type)).nan_to_num(0.0, 0.0, 0.0)
     return [kept.mean(token).nan_to_num(0.0)]
 
 
-def classify(op, values, interp):
+def classify(op: Op, values: list[Any], interp: Any) -> list[Any]:
     a = op.attrs
     found = TileMap.of(a["mask"], values, extents(op, interp), a["rows"], a["cols"], a["heads"])
     return [torch.from_numpy((found.transposed() if a.get("over") == "i" else found).runs())]
@@ -151,16 +156,17 @@ class Position(int):
         return self
 
 
-def loop(op, values, interp):
+def loop(op: Op, values: list[Any], interp: Any) -> list[Any]:
     upper, step = interp.dim(Dim.of(op.attrs["upper"])), op.attrs["step"]
     for at in range(0, upper, step):
         values = interp.block(op.regions[0], [Position(at, min(step, upper - at)), *values])
     return values
 
 
-def sweep(op, values, interp):
+def sweep(op: Op, values: list[Any], interp: Any) -> list[Any]:
     runs, g, block, *values = values
-    kind, step = op.operands[0].type, op.attrs["step"]
+    kind: Any = op.operands[0].type
+    step = op.attrs["step"]
     for first, last, what in runs[int(g) // kind.heads % len(runs), int(block) // kind.block].tolist():
         for at in range(first, last, step) if what else ():
             position = Position(at, min(step, last - at))
@@ -168,13 +174,13 @@ def sweep(op, values, interp):
     return values
 
 
-def guard(op, values, interp):
+def guard(op: Op, values: list[Any], interp: Any) -> list[Any]:
     if not bool((values[0] >= op.attrs["least"]).all()):
         return interp.block(op.regions[0], [])
     return values
 
 
-def _places(buffer: torch.Tensor, axes: str, positions, sizes) -> list[torch.Tensor]:
+def _places(buffer: torch.Tensor, axes: str, positions: Any, sizes: Any) -> list[torch.Tensor]:
     """One view per problem of what a load reads or a store writes, its axes those behind b, h, g."""
     a = access(axes)
     at = dict(zip(a.walks, positions, strict=True))
@@ -191,7 +197,7 @@ def _places(buffer: torch.Tensor, axes: str, positions, sizes) -> list[torch.Ten
     return out
 
 
-def _problem(letter: str, problem: int, extent: int, sizes) -> int:
+def _problem(letter: str, problem: int, extent: int, sizes: Any) -> int:
     """The index of a problem along axis g, b or h of a buffer."""
     if letter == "g":
         return problem
@@ -204,7 +210,7 @@ def _problem(letter: str, problem: int, extent: int, sizes) -> int:
 _TILED = {"": (1, 1), "i": (-1, 1), "j": (1, -1), "d": (1, -1), "ic": (-1, 1), "jc": (1, -1)}
 
 
-def load(op, values, interp):
+def load(op: Op, values: list[Any], interp: Any) -> list[Any]:
     sizes = extents(op, interp) if "sizes" in op.attrs else None
     inside = access(op.attrs["axes"]).inside
     repeated = repeats(op)
@@ -216,7 +222,7 @@ def load(op, values, interp):
     return [out.to(dtype_of(op.results[0].type))]
 
 
-def store(op, values, interp):
+def store(op: Op, values: list[Any], interp: Any) -> list[Any]:
     sizes = extents(op, interp) if "sizes" in op.attrs else None
     value = values[0] if access(op.attrs["axes"]).lead else values[0].sum(0, keepdim=True)
     for part, view in zip(value, _places(values[1], op.attrs["axes"], values[2:], sizes), strict=True):
@@ -228,32 +234,32 @@ def store(op, values, interp):
     return []
 
 
-def dot(op, values, interp):
+def dot(op: Op, values: list[Any], interp: Any) -> list[Any]:
     a, b, *c = values
     out = {"nt": lambda: a @ b.mT, "nn": lambda: a @ b, "tn": lambda: a.mT @ b}[op.attrs["form"]]()
     return [out + c[0] if c else out]
 
 
-def _pairwise(program, tiles, dtype) -> torch.Tensor:
+def _pairwise(program: Program, tiles: Sequence[Any], dtype: Any) -> torch.Tensor:
     """A program over tiles (g, i, j): its parameters are laid out by position, not by their declared axes."""
     values: dict[Expr, Any] = {p: t.unsqueeze(0).unsqueeze(-1) for p, t in zip(program.params, tiles, strict=True)}
     return evaluate(program.body, {}, (1, 1, 1, 1), dtype=dtype, values=values)[0, ..., 0]
 
 
-def map_tiles(op, values, interp):
+def map_tiles(op: Op, values: list[Any], interp: Any) -> list[Any]:
     out = []
     for program, r in zip(op.attrs["programs"], op.results, strict=True):
         value = _pairwise(program, values, dtype_of(r.type))
         shape = (
             torch.broadcast_shapes(value.shape, *(v.shape for v in values))
-            if int(r.type.shape[2]) != 1
+            if int(r.type.shape[2]) != 1  # type: ignore[attr-defined]
             else value.shape
         )
         out.append(value.expand(shape).to(dtype_of(r.type)))
     return out
 
 
-def mask_tile(op, values, interp):
+def mask_tile(op: Op, values: list[Any], interp: Any) -> list[Any]:
     tile, partial, *captures = values
     if not partial:
         return [tile]
@@ -261,7 +267,7 @@ def mask_tile(op, values, interp):
     return [tile.masked_fill(~keep.expand(tile.shape), op.attrs["value"])]
 
 
-def reduce(op, values, interp):
+def reduce(op: Op, values: list[Any], interp: Any) -> list[Any]:
     tile, *into = values
     dims = [{"i": 1, "j": 2}[c] for c in op.attrs["over"]]
     folds: dict[str, tuple[Any, Any]] = {
@@ -274,21 +280,21 @@ def reduce(op, values, interp):
     return [both(out, into[0]) if into else out]
 
 
-def fill(op, values, interp):
-    t = op.results[0].type
+def fill(op: Op, values: list[Any], interp: Any) -> list[Any]:
+    t: Any = op.results[0].type
     at = iter(values)
     order = access(op.attrs["axes"]).tile
     shape = [next(at).extent if c in "gij" else int(d) for c, d in zip(order, t.shape, strict=True)]
     return [torch.full(shape, op.attrs["value"], dtype=dtype_of(t))]
 
 
-def position_numbers(tiles) -> str:
+def position_numbers(tiles: Sequence[Any]) -> str:
     """Element type, f32 or f64, of the table positions that are computed from ``tiles``, values of the IR: integers
     and what a mask reads are exact."""
     return "f64" if any(v.type.dtype in ("f64", "i64") for v in tiles) else "f32"
 
 
-def position(op, values, interp):
+def position(op: Op, values: list[Any], interp: Any) -> list[Any]:
     (at,) = values
     axis = op.attrs["axes"]
     numbers = torch.arange(int(at), int(at) + at.extent)
@@ -298,7 +304,7 @@ def position(op, values, interp):
     return [numbers.reshape({"i": (1, -1, 1), "j": (1, 1, -1)}.get(axis, (-1, 1, 1)))]
 
 
-def _part(op, part) -> tuple[slice, ...]:
+def _part(op: Op, part: Any) -> tuple[slice, ...]:
     at = {"i": 1, "j": 2}[op.attrs["over"]]
     start, stride, n = op.attrs["start"], op.attrs["stride"], int(part.shape[at])
     where = [slice(None)] * 3
@@ -306,25 +312,25 @@ def _part(op, part) -> tuple[slice, ...]:
     return tuple(where)
 
 
-def slice_tile(op, values, interp):
+def slice_tile(op: Op, values: list[Any], interp: Any) -> list[Any]:
     return [values[0][_part(op, op.results[0].type)]]
 
 
-def insert_tile(op, values, interp):
+def insert_tile(op: Op, values: list[Any], interp: Any) -> list[Any]:
     part, whole = values
     out = whole.clone()
     out[_part(op, op.operands[0].type)] = part
     return [out]
 
 
-def _table_positions(op, g, tiles, sizes):
+def _table_positions(op: Op, g: Any, tiles: Sequence[Any], sizes: Any) -> Any:
     heads = torch.arange(int(g), int(g) + g.extent)
     dtype = torch_dtype(position_numbers(op.operands[len(op.operands) - len(tiles) :]))
     where = [_pairwise(p, tiles, dtype).unsqueeze(-1) for p in op.attrs["positions"]]
     return heads // sizes[1], heads % sizes[1], where
 
 
-def _table_entries(table, op, g, tiles, sizes):
+def _table_entries(table: Any, op: Op, g: Any, tiles: Sequence[Any], sizes: Any) -> Any:
     """Entries in tile layout (g, i, j): b and h of the table come from g."""
     axes = op.attrs["axes"]
     b, h, where = _table_positions(op, g, tiles, sizes)
@@ -338,12 +344,12 @@ def _table_entries(table, op, g, tiles, sizes):
     return table[tuple(index)]
 
 
-def lookup_tile(op, values, interp):
+def lookup_tile(op: Op, values: list[Any], interp: Any) -> list[Any]:
     table, g, *tiles = values
     return [_table_entries(table, op, g, tiles, extents(op, interp)).to(dtype_of(op.results[0].type))]
 
 
-def scatter(op, values, interp):
+def scatter(op: Op, values: list[Any], interp: Any) -> list[Any]:
     value, table, g, *tiles = values
     numbers = torch.arange(table.numel()).reshape(table.shape)
     where = _table_entries(numbers, op, g, tiles, extents(op, interp)).expand(value.shape)

@@ -90,13 +90,13 @@ class TileMap:
 _NAN_OF_INFINITY = frozenset({"add", "sub", "mul", "div", "sin", "cos", "pow"})
 
 
-def bounds(mask: Program, captures: Sequence[torch.Tensor], sizes, rows: int, cols: int):
+def bounds(mask: Program, captures: Sequence[torch.Tensor], sizes: Any, rows: int, cols: int) -> Any:
     """Lower and upper truth (0 or 1) of the mask per tile, broadcastable to (B, H, block rows, block columns).
 
     Intervals say nothing of NaN, for which every comparison but != is false; where one is possible, ``loose``
     is set, and comparisons are left undecided.
     """
-    done: dict[Expr, tuple] = {}
+    done: dict[Expr, tuple[Any, ...]] = {}
     loose: dict[Expr, Any] = {}
     bound = dict(zip(mask.params, captures, strict=True))
     with np.errstate(all="ignore"):
@@ -108,7 +108,9 @@ def bounds(mask: Program, captures: Sequence[torch.Tensor], sizes, rows: int, co
     return np.asarray(low, dtype=np.float64), np.asarray(high, dtype=np.float64)
 
 
-def _bound(e: Expr, args: list[tuple], loose: list[Any], bound, sizes, rows: int, cols: int) -> tuple[tuple, Any]:
+def _bound(
+    e: Expr, args: list[tuple[Any, ...]], loose: list[Any], bound: Any, sizes: Any, rows: int, cols: int
+) -> tuple[tuple[Any, ...], Any]:
     f = FUNCTIONS.get(e.fn)
     if e.fn == "index":
         return _index(e.name, sizes, rows, cols), False
@@ -137,7 +139,7 @@ def _bound(e: Expr, args: list[tuple], loose: list[Any], bound, sizes, rows: int
     return (np.where(lost, -np.inf, low), np.where(lost, np.inf, high)), unknown
 
 
-def _widened(low, high) -> tuple[Any, Any, Any]:
+def _widened(low: Any, high: Any) -> tuple[Any, Any, Any]:
     """Bounds of integers, to the next double outside where doubles have gaps; and whether the integers may wrap."""
     wrapped = (low < -(2.0**63)) | (high >= 2.0**63)
     if not np.any((low <= -(2.0**53)) | (high >= 2.0**53)):
@@ -146,7 +148,7 @@ def _widened(low, high) -> tuple[Any, Any, Any]:
     return low, np.where(np.abs(high) >= 2.0**53, np.nextafter(high, np.inf), high), wrapped
 
 
-def _index(name: str, sizes, rows: int, cols: int):
+def _index(name: str, sizes: Any, rows: int, cols: int) -> Any:
     axis = INDEX_AXES.index(name)
     block = {"i": rows, "j": cols}.get(name, 1)
     low = np.arange(0, sizes[axis], block, dtype=np.float64)
@@ -156,7 +158,7 @@ def _index(name: str, sizes, rows: int, cols: int):
     return low.reshape(shape), high.reshape(shape)
 
 
-def _param(p: Expr, tensor: torch.Tensor, sizes, rows: int, cols: int):
+def _param(p: Expr, tensor: torch.Tensor, sizes: Any, rows: int, cols: int) -> Any:
     if p.rank == 3:
         return -np.inf, np.inf  # a table is read at positions only the pair knows
     axes = p.attrs[1]
@@ -180,7 +182,7 @@ def _param(p: Expr, tensor: torch.Tensor, sizes, rows: int, cols: int):
     return tuple(out)
 
 
-def _blocks(x: torch.Tensor, axis: int, block: int, extreme) -> torch.Tensor:
+def _blocks(x: torch.Tensor, axis: int, block: int, extreme: Any) -> torch.Tensor:
     """Extremes over consecutive blocks of one axis, the last one possibly shorter."""
     n = x.shape[axis]
     whole = n // block * block

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from typing import Any
 
 from aatc.ir.registry import TorchConst
 
@@ -66,7 +67,7 @@ def problem(c: TorchConst) -> str | None:
     return f"{c.kind!r} is no kind of constant"
 
 
-def resolve(c: TorchConst):
+def resolve(c: TorchConst) -> Any:
     """The torch object ``c`` stands for; ValueError when it is not in the tables above."""
     import torch
 

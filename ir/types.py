@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
+from typing import Any
 
 from aatc.ir.dims import Dim
 
@@ -39,14 +40,14 @@ _SIZE = {
 }
 
 
-def torch_dtype(name: str):
+def torch_dtype(name: str) -> Any:
     """The torch dtype called ``name`` in the IR."""
     import torch
 
     return getattr(torch, _TORCH[name])
 
 
-def dtype_name(dtype) -> str:
+def dtype_name(dtype: Any) -> str:
     """The IR's name of a torch dtype; KeyError when the IR has no word for it."""
     spelled = str(dtype).removeprefix("torch.")
     for name, torch_name in _TORCH.items():

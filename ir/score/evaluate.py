@@ -7,6 +7,7 @@ broadcasting does the rest. O(I*J) memory: this is the oracle, not the fast path
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from typing import Any
 
 import torch
 
@@ -54,7 +55,7 @@ def evaluate(
     return done[root]
 
 
-def _node(e, args, env, sizes, dtype, device, starts):
+def _node(e: Any, args: Any, env: Any, sizes: Any, dtype: Any, device: Any, starts: Any) -> Any:
     if e.is_const:
         kind = {"b": torch.bool, "i": torch.int64, "f": dtype}[e.dtype]
         return torch.tensor(e.value, dtype=kind, device=device).reshape(1, 1, 1, 1, 1)
@@ -95,7 +96,7 @@ def _contraction(x: torch.Tensor, y: torch.Tensor) -> torch.Tensor | None:
     return (x[:, :, :, 0] @ y[:, :, 0].mT).unsqueeze(-1)
 
 
-def axis_positions(axis: int, n: int, device, start: int = 0) -> torch.Tensor:
+def axis_positions(axis: int, n: int, device: Any, start: int = 0) -> torch.Tensor:
     shape = [1, 1, 1, 1, 1]
     shape[axis] = n
     return torch.arange(start, start + n, device=device).reshape(shape)

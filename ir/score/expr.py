@@ -22,7 +22,7 @@ from aatc.ir.score.inference import infer
 RESERVED = frozenset({"b", "h", "i", "j", "inf", "nan", "let", "in", "true", "false"}) | frozenset(FUNCTIONS)
 
 #: Every expression that is alive, by structure; one that nobody holds is forgotten.
-_interned: weakref.WeakValueDictionary[tuple, Expr] = weakref.WeakValueDictionary()
+_interned: weakref.WeakValueDictionary[tuple[Any, ...], Expr] = weakref.WeakValueDictionary()
 _interning = threading.Lock()
 
 
@@ -32,12 +32,12 @@ class Expr:
     __slots__ = ("__weakref__", "args", "attrs", "axes", "dtype", "fn", "rank")
     fn: str
     args: tuple[Expr, ...]
-    attrs: tuple
+    attrs: tuple[Any, ...]
     axes: frozenset[str]
     rank: int
     dtype: str  # "f" number, "i" integer, "b" truth value
 
-    def __new__(cls, fn: str, args: tuple[Expr, ...] = (), attrs: tuple = ()) -> Expr:
+    def __new__(cls, fn: str, args: tuple[Expr, ...] = (), attrs: tuple[Any, ...] = ()) -> Expr:
         # repr keeps -0.0, 0.0 and 0 apart and makes nan equal to itself
         key = (fn, args, tuple(map(repr, attrs)))
         found = _interned.get(key)
@@ -62,13 +62,13 @@ class Expr:
         with _interning:  # of two threads that make one node, the second takes that of the first
             return _interned.setdefault(key, self)
 
-    def __reduce__(self):
+    def __reduce__(self) -> Any:
         return Expr, (self.fn, self.args, self.attrs)
 
-    def __copy__(self):
+    def __copy__(self) -> Expr:
         return self
 
-    def __deepcopy__(self, memo):
+    def __deepcopy__(self, memo: Any) -> Expr:
         return self
 
     # --- kinds -------------------------------------------------------------------------------------------
@@ -94,61 +94,61 @@ class Expr:
         return expr_text(self)
 
     # --- Python operators, so that our own metrics are written as formulas; == stays identity --------------
-    def __add__(self, o):
+    def __add__(self, o: Any) -> Expr:
         return add(self, as_expr(o))
 
-    def __radd__(self, o):
+    def __radd__(self, o: Any) -> Expr:
         return add(as_expr(o), self)
 
-    def __sub__(self, o):
+    def __sub__(self, o: Any) -> Expr:
         return sub(self, as_expr(o))
 
-    def __rsub__(self, o):
+    def __rsub__(self, o: Any) -> Expr:
         return sub(as_expr(o), self)
 
-    def __mul__(self, o):
+    def __mul__(self, o: Any) -> Expr:
         return mul(self, as_expr(o))
 
-    def __rmul__(self, o):
+    def __rmul__(self, o: Any) -> Expr:
         return mul(as_expr(o), self)
 
-    def __truediv__(self, o):
+    def __truediv__(self, o: Any) -> Expr:
         return div(self, as_expr(o))
 
-    def __rtruediv__(self, o):
+    def __rtruediv__(self, o: Any) -> Expr:
         return div(as_expr(o), self)
 
-    def __matmul__(self, o):
+    def __matmul__(self, o: Any) -> Expr:
         return call("matvec" if self.rank == 2 else "dot", self, as_expr(o))
 
-    def __neg__(self):
+    def __neg__(self) -> Expr:
         return neg(self)
 
-    def __abs__(self):
+    def __abs__(self) -> Expr:
         return call("abs", self)
 
-    def __pow__(self, p):
+    def __pow__(self, p: Any) -> Expr:
         return power(self, p)
 
-    def __lt__(self, o):
+    def __lt__(self, o: Any) -> Expr:
         return call("lt", self, as_expr(o))
 
-    def __le__(self, o):
+    def __le__(self, o: Any) -> Expr:
         return call("le", self, as_expr(o))
 
-    def __gt__(self, o):
+    def __gt__(self, o: Any) -> Expr:
         return call("gt", self, as_expr(o))
 
-    def __ge__(self, o):
+    def __ge__(self, o: Any) -> Expr:
         return call("ge", self, as_expr(o))
 
-    def __and__(self, o):
+    def __and__(self, o: Any) -> Expr:
         return call("and", self, as_expr(o))
 
-    def __or__(self, o):
+    def __or__(self, o: Any) -> Expr:
         return call("or", self, as_expr(o))
 
-    def __invert__(self):
+    def __invert__(self) -> Expr:
         return call("not", self)
 
     def __bool__(self) -> bool:
@@ -213,7 +213,7 @@ def free_name(name: str) -> str:
     return f"{name}_" if name in RESERVED else name
 
 
-def call(fn: str, *args: Expr, attrs: tuple = ()) -> Expr:
+def call(fn: str, *args: Expr, attrs: tuple[Any, ...] = ()) -> Expr:
     """A node without any rewriting; ScoreError when the word is unknown or ill-typed."""
     f = FUNCTIONS.get(fn)
     if f is None:

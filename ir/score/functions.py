@@ -41,11 +41,11 @@ class Function:
 FUNCTIONS: dict[str, Function] = {}
 
 
-def _declare(name: str, arity: int, doc: str, evaluate=None, *, kind: str = "pointwise", **more: Any) -> None:
+def _declare(name: str, arity: int, doc: str, evaluate: Any = None, *, kind: str = "pointwise", **more: Any) -> None:
     FUNCTIONS[name] = Function(name, arity, kind, doc, evaluate, **more)
 
 
-def _torch():
+def _torch() -> Any:
     import torch
 
     return torch
