@@ -18,10 +18,10 @@ from aatc.passes.gradients import operand_gradients
 from aatc.passes.lowering import Attention, Builder, new_func
 from aatc.passes.normal_form import Normaliser, Terms, is_col
 from aatc.passes.simplify_score import is_causal
-from aatc.passes.tile_backward import backward_arguments, row_cotangent
 from aatc.passes.tile_checks import Peaks
 from aatc.passes.tile_core import Frame, classify
 from aatc.passes.tile_forward import Forms, arguments, finish_output, whole_token
+from aatc.passes.tile_rows import backward_arguments, row_cotangent
 
 #: Beyond this the rounding of a log-sum-exp shows in the weights that the backward takes from it.
 _MOST = {"f32": 128.0, "f64": 1e4}
