@@ -205,7 +205,7 @@ class _Plan:
     def _score_cotangent(self) -> Expr:
         """The gradient of a score over P, DW and atoms."""
         n = self.forms.normalizer
-        found = n.cotangent(self.forms.unit, add(DW, self.extra.rho.atom))
+        found = n.cotangent(self.forms.unit, DW, self.extra.rho.atom)
         return substitute(found, {SCORE: self.score, **self._atoms_of_row()})
 
     def _weights(self, fr: Frame, partial: Value | None, pair: TileType) -> Value:

@@ -26,10 +26,13 @@ from aatc.ir.dims import NAME
 from aatc.ir.errors import VerifyError
 from aatc.ir.score.derivative import gradients
 from aatc.ir.score.evaluate import evaluate
-from aatc.ir.score.expr import ONE, ZERO, Expr, call, const, mul, param, params, sub, substitute
+from aatc.ir.score.expr import ONE, ZERO, Expr, add, call, const, mul, param, params, sub, substitute
 
-#: A score, times the unit a program keeps scores in; its weight u; and the gradient of the loss by u.
-SCORE, WEIGHT, THROUGH = param("x_", "bhij"), param("p_", "bhij"), param("through_", "bhij")
+#: A score, times the unit a program keeps scores in; its weight u; and what `Normalizer.cotangent` takes.
+SCORE, WEIGHT, THROUGH, ROW = (
+    *(param(name, "bhij") for name in ("x_", "p_", "through_")),
+    param("row_", "bhi"),
+)
 
 
 @dataclass(frozen=True)
@@ -122,7 +125,8 @@ class Normalizer:
         return _inverse(MASS.saved) if self.normalized else ONE
 
     def row_gradient(self, factor: Expr, grad_lse: Expr, dot: Expr) -> Expr:
-        """What all u of a row get for their sum: ``dot`` is <gradient of the output, output>."""
+        """What the u of a row get by way of their sum, or of what else is gathered of them, over ``saved`` statistics:
+        ``factor`` is `row_factor`, ``dot`` <gradient of the output, output>. `cotangent` adds it to each."""
         if self.normalized:
             return mul(factor, sub(grad_lse, dot))
         return mul(_inverse(MASS.saved), grad_lse)
@@ -131,12 +135,12 @@ class Normalizer:
         """The statistics of scores that the backward takes weights with, over ``saved`` ones."""
         return {s: s.saved for s in self.of_scores}
 
-    def cotangent(self, unit: float, through: Expr) -> Expr:
-        """The gradient of a score (not times ``unit``) from ``through``, that of its weight; over SCORE, WEIGHT and
-        the ``next`` of statistics of scores, which count as constants."""
+    def cotangent(self, unit: float, through: Expr, row: Expr) -> Expr:
+        """The gradient of a score (not times ``unit``) from ``through``, that of its weight u by way of the output, and
+        `row_gradient`; over SCORE, WEIGHT and the ``next`` of statistics of scores, which count as constants."""
         weight = self.weight(unit)
         slope = gradients([(weight, ONE)], [SCORE]).get(SCORE, ZERO)
-        return mul(mul(const(unit), substitute(slope, {weight: WEIGHT})), through)
+        return mul(mul(const(unit), substitute(slope, {weight: WEIGHT})), add(through, row))
 
     # --- the formula on whole matrices -----------------------------------------------------------------------
     def reference(self, s: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
@@ -156,9 +160,9 @@ class Normalizer:
         dot, gl = param("dot__", "bhi"), param("grad_lse__", "bhi")
         env["dot__"] = (u * factor * grad_weight).sum(-1)
         env["grad_lse__"] = torch.zeros_like(env["dot__"]) if grad_lse is None else grad_lse.to(s.dtype)
-        row = _number(self.row_gradient(self.row_factor(1.0), gl, dot), env, s).unsqueeze(-1)
-        env |= {THROUGH.name: factor * grad_weight + row, WEIGHT.name: u}
-        found = _number(self.cotangent(1.0, THROUGH), env, s)
+        env[ROW.name] = _number(self.row_gradient(self.row_factor(1.0), gl, dot), env, s)
+        env |= {THROUGH.name: factor * grad_weight, WEIGHT.name: u}
+        found = _number(self.cotangent(1.0, THROUGH, ROW), env, s)
         return torch.where(s == float("-inf"), 0.0, found)
 
     def _gathered(self, s: torch.Tensor) -> tuple[torch.Tensor, dict[str, torch.Tensor]]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from aatc.ir.normalizers.base import SCORE, WEIGHT, Normalizer
-from aatc.ir.score.expr import ONE, Expr, call, mul, sub
+from aatc.ir.score.expr import ONE, Expr, add, call, mul, sub
 
 
 class Sigmoid(Normalizer):
@@ -15,5 +15,5 @@ class Sigmoid(Normalizer):
     def weight(self, unit: float) -> Expr:
         return call("sigmoid", SCORE)
 
-    def cotangent(self, unit: float, through: Expr) -> Expr:
-        return mul(mul(WEIGHT, sub(ONE, WEIGHT)), through)
+    def cotangent(self, unit: float, through: Expr, row: Expr) -> Expr:
+        return mul(mul(WEIGHT, sub(ONE, WEIGHT)), add(through, row))

@@ -7,7 +7,7 @@ from collections.abc import Mapping
 import torch
 
 from aatc.ir.normalizers.base import MASS, SCORE, WEIGHT, Normalizer, Statistic
-from aatc.ir.score.expr import ONE, Expr, call, const, mul, neg, param
+from aatc.ir.score.expr import ONE, Expr, add, call, const, mul, neg, param
 
 TOP = Statistic("m", "max", SCORE, title="top", follows="n_")
 
@@ -44,8 +44,8 @@ class Softmax(Normalizer):
         closed = call("eq", MASS.saved, const(0.0))
         return {TOP: call("where", closed, const(float("inf")), TOP.saved)}
 
-    def cotangent(self, unit: float, through: Expr) -> Expr:
-        return mul(WEIGHT, through)
+    def cotangent(self, unit: float, through: Expr, row: Expr) -> Expr:
+        return mul(WEIGHT, add(through, row))
 
     def from_lse(self, unit: float) -> tuple[Mapping[Statistic, Expr], Expr]:
         """`again` and `row_factor` over the log-sum-exp, ``log_sum__``, where that is all that is known of a row."""

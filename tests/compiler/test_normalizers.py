@@ -14,12 +14,14 @@ from aatc import biases, connections, masks, metrics, normalizers
 from aatc.ir import aggregations
 from aatc.ir.errors import VerifyError
 from aatc.ir.interpreter import Interpreter
-from aatc.ir.normalizers import NORMALIZERS, SCORE, Normalizer, register
-from aatc.ir.score.expr import call
+from aatc.ir.normalizers import NORMALIZERS, SCORE, WEIGHT, Normalizer, Statistic, register
+from aatc.ir.normalizers.base import MASS
+from aatc.ir.score.expr import call, const, mul
 from tests.compiler.harness import build
 from tests.compiler.plain import check, close
 
 INF = float("inf")
+SQUARES = Statistic("squares", of=mul(WEIGHT, WEIGHT))
 
 
 # --- normalisers and an aggregation in one class each -----------------------------------------------------------
@@ -43,6 +45,29 @@ class ReluShare(Normalizer):
         return call("relu", SCORE)
 
 
+class ReluSphere(Normalizer):
+    """o = Σ u v / √(Σ u²), u = relu(s), lse = ½ log Σ u²: two statistics of weights."""
+
+    name = "relu_sphere"
+    of_weights = (MASS, SQUARES)
+
+    def weight(self, unit):
+        return call("relu", SCORE)
+
+    def finish(self, unit):
+        some = call("where", SQUARES.value > 0, SQUARES.value, const(1.0))
+        return call("rsqrt", some), mul(const(0.5), call("log", SQUARES.value))
+
+    def row_factor(self, unit, closed_form=False):
+        return call("where", SQUARES.saved > 0, call("rsqrt", SQUARES.saved), const(0.0))
+
+    def row_gradient(self, factor, grad_lse, dot):
+        return mul(mul(factor, factor), grad_lse - dot)
+
+    def cotangent(self, unit, through, row):
+        return mul(call("step", SCORE), through + WEIGHT * row)
+
+
 class Squashed(aggregations.Aggregation):
     """The sum, squashed: an epilogue that is not linear."""
 
@@ -54,9 +79,14 @@ class Squashed(aggregations.Aggregation):
 
 @pytest.fixture(autouse=True)
 def _declared():
-    register(SquaredRelu()), register(ReluShare()), aggregations.register(Squashed())
+    register(SquaredRelu()), register(ReluShare()), register(ReluSphere()), aggregations.register(Squashed())
     yield
-    NORMALIZERS.pop("squared_relu"), NORMALIZERS.pop("relu_share"), aggregations.AGGREGATIONS.pop("squashed")
+    (
+        NORMALIZERS.pop("squared_relu"),
+        NORMALIZERS.pop("relu_sphere"),
+        NORMALIZERS.pop("relu_share"),
+        aggregations.AGGREGATIONS.pop("squashed"),
+    )
 
 
 # --- what they mean -----------------------------------------------------------------------------------------
@@ -76,8 +106,13 @@ def weighed(kind, s, keep=None):
         "sigmoid": lambda x: 1 / (1 + (-x).exp()),
         "squared_relu": lambda x: x.clamp(min=0) ** 2,
         "relu_share": lambda x: x.clamp(min=0),
+        "relu_sphere": lambda x: x.clamp(min=0),
     }[kind](finite)
     u = torch.where(s > -INF, u, 0.0)
+    if kind == "relu_sphere":
+        squares = u.square().sum(-1)
+        root = torch.where(squares > 0, squares, 1.0).sqrt()
+        return u / root.unsqueeze(-1), torch.where(squares > 0, root.log(), -INF)
     sums = u.sum(-1)
     some = sums > 0
     lse = torch.where(some, torch.where(some, sums, 1.0).log(), -INF)
@@ -97,7 +132,7 @@ MASKS = {
     ),
 }
 DTYPES = {torch.float64: 1e-11, torch.float32: 1e-5, torch.bfloat16: 1.5e-2}
-KINDS = ["sigmoid", "squared_relu", "relu_share"]
+KINDS = ["sigmoid", "squared_relu", "relu_share", "relu_sphere"]
 TILES = {"tiles": "rows=5 cols=4 grain=2", "library": False}
 
 
