@@ -41,6 +41,7 @@ class AdaptiveTile(Pass):
     heads: int = 0
     grain: int = 0
     name: ClassVar[str] = "adaptive-tile"
+    counts: ClassVar[bool] = True
     requires: ClassVar[tuple[str, ...]] = ("fused",)
 
     def __post_init__(self) -> None:

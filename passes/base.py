@@ -50,7 +50,8 @@ class Pass:
 
     ``name`` is its name in a pipeline; ``requires`` and ``ensures`` name conditions of `CONDITIONS`, checked
     before and after. ``before`` or ``after`` names the stage beside which it runs when it is added to the built-in
-    pipeline. ``run`` may change the module in place and returns the module to go on with.
+    pipeline. ``run`` may change the module in place and returns the module to go on with. ``counts`` promises that it
+    counts a rewrite whenever it changes anything: when it counts none, the module need not be looked at again.
     """
 
     name: ClassVar[str] = ""
@@ -58,6 +59,7 @@ class Pass:
     ensures: ClassVar[tuple[str, ...]] = ()
     before: ClassVar[str] = ""
     after: ClassVar[str] = ""
+    counts: ClassVar[bool] = False
 
     def run(self, module: Module, ctx: Context) -> Module:
         raise PassError(f"pass {self.name or type(self).__name__} defines no run(module, ctx)")
@@ -210,7 +212,8 @@ class Pipeline:
         verify: str,
     ) -> PipelineResult:
         module = module.clone()
-        stages = {"import": module.clone()}
+        last = module.clone()
+        stages = {"import": last}
         numerics = Numerics(module) if verify == "numerics" else None
         report = []
         if on_stage:
@@ -228,7 +231,8 @@ class Pipeline:
                     raise
             module.certificates += ctx.certificates
             report.append(PassReport(str(p), seconds, dict(ctx.rewrites), tuple(ctx.notes), tuple(ctx.certificates)))
-            stages[_stage_name(p.name, stages)] = module.clone()
+            last = last if _unchanged(p, ctx) else module.clone()
+            stages[_stage_name(p.name, stages)] = last
             if on_stage:
                 on_stage(n, p.name, module)
         stages["final"] = module
@@ -245,7 +249,7 @@ def _run(p: Pass, module: Module, ctx: Context, verify: bool) -> Module:
             raise PassError(
                 f"pass {p.name} returned {type(module).__name__}, not a Module", hint="end run with `return module`"
             )
-        if verify:
+        if verify and not _unchanged(p, ctx):
             module.verify()
             _check_interface(p, before, _interface(module))
         _check(p, p.ensures, module, "ensures")
@@ -259,6 +263,10 @@ def _run(p: Pass, module: Module, ctx: Context, verify: bool) -> Module:
         failed.users = True
         raise failed from error
     return module
+
+
+def _unchanged(p: Pass, ctx: Context) -> bool:
+    return p.counts and not ctx.rewrites
 
 
 def _interface(module: Module) -> tuple[list[str], list[str]]:

@@ -8,7 +8,7 @@ from functools import lru_cache
 import numpy as np
 
 from aatc.ir.legal import Workload, registers
-from aatc.ir.schedule import Bind, Directive, Grain, Pack, Schedule, Split, Stage, Vectorize
+from aatc.ir.schedule import Bind, Directive, Grain, Order, Pack, Schedule, Split, Stage, Vectorize
 from aatc.ir.score.program import Program
 from aatc.ir.target import Target
 from aatc.ir.tilemap import TileMap
@@ -86,9 +86,19 @@ def _thread_tiles(w: Workload, target: Target) -> Schedule:
         while rows > 64 and w.problems * -(-w.rows // rows) < 2 * target.cores:
             rows //= 2
     rows, cols = max(rows, 1), max(cols, 1)
-    extras = _blocks(w, target, rows, cols)
-    extras += [Bind("g", "threads"), *([Bind("i", "threads")] if w.direction == "forward" else [])]
+    few = w.problems is None or w.problems < 2 * target.cores
+    extras = [*_blocks(w, target, rows, cols), *_tasks(w, target, "threads", few)]
     return _obeyed(rows, cols, extras, target)
+
+
+def _tasks(w: Workload, target: Target, level: str, few: bool) -> list[Directive]:
+    """Loops bound to a level. Blocks of a backward by rows share sums: where problems alone are too ``few``, it is a
+    row kernel and a column kernel."""
+    if w.direction == "forward":
+        return [Bind("g", level), Bind("i", level)]
+    if few and "order" in target.directives:
+        return [Bind("g", level), Bind("i", level), Order("rows-and-columns")]
+    return [Bind("g", level)]
 
 
 def _working_set(w: Workload, rows: int, cols: int) -> int:
@@ -130,7 +140,7 @@ def _workgroup_tiles(w: Workload, target: Target) -> Schedule:
     while target.registers and high > 1 and high * wide + wide + 1 > target.registers:
         high //= 2
     block = [Split("ii", high), Split("jj", wide)]
-    bound = [Bind("g", "workgroups"), *([Bind("i", "workgroups")] if w.direction == "forward" else [])]
+    bound = _tasks(w, target, "workgroups", few=True)
     inner = (
         [Bind("ii", "lanes"), Bind("jj", "lanes")] if -(-rows // high) * -(-cols // wide) <= target.workgroup else []
     )

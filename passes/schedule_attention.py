@@ -28,6 +28,7 @@ class ScheduleAttention(Pass):
 
     given: str = ""
     name: ClassVar[str] = "schedule"
+    counts: ClassVar[bool] = True
     requires: ClassVar[tuple[str, ...]] = ("fused",)
 
     def run(self, module: Module, ctx: Context) -> Module:

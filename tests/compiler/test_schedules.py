@@ -94,6 +94,14 @@ def test_the_default_of_a_gpu_holds_scores_in_registers_and_keys_in_shared_memor
     assert s.endswith("bind(ii, lanes) bind(jj, lanes) stage(k, shared) stage(v, shared)")
 
 
+def test_a_backward_is_cut_in_two_kernels_where_problems_do_not_fill_the_cores():
+    few, many = (Workload("backward", n, 2048, 2048, 4, 64, 4) for n in (8, 16))
+    assert default_schedule(few, NATIVE).order == "rows-and-columns" and default_schedule(few, NATIVE).level("i")
+    assert default_schedule(many, NATIVE).order == "rows" and not default_schedule(many, NATIVE).level("i")
+    assert default_schedule(many, GPU).order == "rows-and-columns"
+    assert default_schedule(few, TORCH).order == "rows"
+
+
 def test_the_backend_tells_what_it_finds_of_the_machine():
     t = CpuBackend().target()
     assert t.cores == torch.get_num_threads() and len(t.caches) >= 2 and t.caches[0] <= t.caches[1] == t.cache_bytes
@@ -217,6 +225,15 @@ def test_a_schedule_that_stands_and_is_legal_is_kept():
 def test_schedules_need_an_attention_to_be_for():
     with pytest.raises(PassError, match="no attention stage stands alone"):
         passes.with_schedules(passes.Pipeline.parse("canonicalize"), both("split(i, 2)")).run(module("dot"))
+
+
+def test_a_pass_without_attentions_leaves_the_stage_as_it_is():
+    plain = passes.Pipeline.parse("fuse-attention,schedule,adaptive-tile").run(module("dot")).stages
+    assert plain["schedule"] is not plain["fuse-attention"] and plain["adaptive-tile"] is not plain["schedule"]
+    m = parse("geo.func @main(%x: f32[2]) {\n  geo.return(%x)\n}\n")
+    stages = passes.Pipeline.parse("canonicalize,schedule,adaptive-tile").run(m).stages
+    assert stages["canonicalize"] is stages["schedule"] is stages["adaptive-tile"]
+    assert stages["final"] is not stages["schedule"] and stages["final"] == stages["schedule"]
 
 
 def test_a_pass_keeps_its_schedules_in_its_text():
