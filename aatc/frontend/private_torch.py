@@ -8,6 +8,7 @@ Dynamo is imported when it is first needed.
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 import inspect
 import operator
 import os
@@ -213,15 +214,15 @@ class _Frames:
     def __init__(self, inner: Any, watch: Watch, limit: int | None):
         self._inner, self._watch, self._limit = inner, watch, limit
         self._graphs: dict[types.CodeType, int] = {}
-        self._full: set[types.CodeType] = set()
+        self._left: dict[types.CodeType, Any] = {}
 
     def __getattr__(self, name: str) -> Any:
         return getattr(self._inner, name)
 
     def __call__(self, frame: Any, *args: Any, skip: int = 0, **kwargs: Any) -> Any:
         code = frame.f_code
-        if code in self._full:
-            return self._run_only()
+        if code in self._left:
+            return self._left[code]
         self._watch.starts()
         try:
             with self._counted(code):
@@ -230,19 +231,13 @@ class _Frames:
             self._watch.failed(error, code)
             if self._limit is None or getattr(error, "gb_type", None) != LIMIT:
                 raise
-            self._full.add(code)  # Dynamo would make no more graphs of this code for anybody
-            return self._run_only()
-        if getattr(result, "guarded_code", None) is not None:
+            result = _run_only()
+        if result.guarded_code is not None:
             self._graphs[code] = self._graphs.get(code, 0) + 1
+        elif self._limit is not None:
+            # Dynamo would make no more graphs of this code for anybody
+            self._left[code] = result = dataclasses.replace(result, apply_to_code=False)
         return result
-
-    @staticmethod
-    def _run_only() -> Any:
-        """Has this frame, and what it calls, run by the graphs there are."""
-        from torch._dynamo.types import ConvertFrameReturn, FrameAction, FrameExecStrategy
-
-        run = FrameExecStrategy(FrameAction.RUN_ONLY, FrameAction.RUN_ONLY)
-        return ConvertFrameReturn(frame_exec_strategy=run, apply_to_code=False)
 
     def _counted(self, code: types.CodeType) -> contextlib.AbstractContextManager[Any]:
         """Lets Dynamo, which counts the graphs of a code for all callables together, see this one's count alone."""
@@ -252,6 +247,13 @@ class _Frames:
 
         full = self._graphs.get(code, 0) >= self._limit
         return config.patch(recompile_limit=0 if full else config.accumulated_recompile_limit)
+
+
+def _run_only() -> Any:
+    """Has a frame, and what it calls, run by the graphs there are."""
+    from torch._dynamo.types import ConvertFrameReturn, FrameAction, FrameExecStrategy
+
+    return ConvertFrameReturn(FrameExecStrategy(FrameAction.RUN_ONLY, FrameAction.RUN_ONLY))
 
 
 def own_limit() -> int | None:

@@ -81,3 +81,15 @@ def test_a_limit_that_is_passed_is_told_in_an_older_torch(older, fullgraph):
         else:
             with pytest.warns(FallbackWarning, match="limit of 1 graphs"):
                 called(f, 2)
+
+
+def test_what_one_callable_leaves_to_python_another_compiles_in_an_older_torch(older):
+    def doubled(x, n):
+        return x * 2 if n else x
+
+    idle, busy = aatc.compile(doubled), aatc.compile(doubled)
+    x = torch.ones(3)
+    for _ in range(2):
+        assert idle(x, 0) is x
+    torch.testing.assert_close(busy(x, 1), 2 * x)
+    assert len(busy.graphs) == 1 and not idle.graphs
