@@ -49,7 +49,9 @@ def _aten(words: str) -> frozenset[str]:
 
 
 #: Operators that are no composites and yet share memory, although their schema does not say so.
-_SHARES_UNTOLD = _aten("_unsafe_view unsafe_split unsafe_split_with_sizes lift native_dropout set_ set_data swap_")
+_SHARES_UNTOLD = _aten(
+    "_unsafe_view unsafe_split unsafe_split_with_sizes lift native_dropout set_ set_data swap_ shallow_copy_data_"
+)
 #: Views: their results always share memory with the first argument and never are copies of it, nor itself.
 _VIEWS = _aten(
     "view expand permute transpose select slice unsqueeze squeeze t diagonal alias detach unfold split "
@@ -58,8 +60,8 @@ _VIEWS = _aten(
 )
 #: Operators that look at, or change, more than a value's elements: sizes, strides, storage, history of gradients.
 _RAW = _aten(
-    "as_strided as_strided_ set_ set_data resize_ resize_as_ _resize_output_ transpose_ t_ squeeze_ unsqueeze_ "
-    "swapaxes_ swapdims_ detach_ as_strided_scatter _reshape_alias requires_grad_ retain_grad rename_ swap_"
+    "as_strided as_strided_ set_ set_data shallow_copy_data_ resize_ resize_as_ _resize_output_ transpose_ t_ squeeze_ "
+    "unsqueeze_ swapaxes_ swapdims_ detach_ as_strided_scatter _reshape_alias requires_grad_ retain_grad rename_ swap_"
 )
 #: Composite operators whose results are new tensors, whatever they are given.
 _FRESH = _aten(

@@ -16,7 +16,7 @@ from aatc.ir.errors import UnsupportedError
 
 _CHECKPOINT = "tag_activation_checkpoint"
 #: Functions in a graph that change a state of torch, or of a tensor, which operators in the IR know nothing of.
-_STATE = re.compile(r"_?(set|enter|exit)_\w+|_saved_tensors_hooks_\w+|_lower_version_count\w*")
+_STATE = re.compile(r"_?(set|enter|exit)_\w+|_saved_tensors_hooks_\w+")
 
 
 @dataclass(frozen=True)
@@ -116,6 +116,8 @@ def _prepare(gm: fx.GraphModule) -> None:
                 node.target = exit_autocast
             elif (getattr(node.target, "__module__", None) or "").startswith("torch._functorch"):
                 raise _unsupported(node, "a function transform (torch.vmap, torch.func)")
+            elif private_torch.sets_data(node.target):
+                raise _unsupported(node, "setting a tensor's .data")
             elif _sets_state(node.target):
                 raise _unsupported(node, _STATE_NAMES.get(node.target.__name__, f"{node.target.__name__} (a state)"))
             elif isinstance(node.target, torch._ops.HigherOrderOperator):
@@ -124,10 +126,7 @@ def _prepare(gm: fx.GraphModule) -> None:
                 private_torch.complete_checkpoint(getattr(module, node.args[0].target))
 
 
-_STATE_NAMES = {
-    "_enter_inference_mode": "torch.inference_mode", "_exit_inference_mode": "torch.inference_mode",
-    "_lower_version_count_by_1": "setting a tensor's .data",
-}  # fmt: skip
+_STATE_NAMES = {"_enter_inference_mode": "torch.inference_mode", "_exit_inference_mode": "torch.inference_mode"}
 
 
 def _sets_state(target: Any) -> bool:

@@ -72,6 +72,13 @@ enter_inference: Any = torch.autograd.grad_mode._enter_inference_mode
 exit_inference: Any = torch.autograd.grad_mode._exit_inference_mode
 
 
+def sets_data(target: Any) -> bool:
+    """Whether a function in a graph is part of how Dynamo records ``x.data = y``: ``set_`` and a step back of the
+    version; since 2.14 an operator whose schema does not tell that the two share memory from then on."""
+    name = str(getattr(target, "__name__", "")).partition(".")[0]
+    return name in ("_lower_version_count_by_1", "shallow_copy_data_")
+
+
 def casts_for_itself(op: torch._ops.OpOverload) -> bool:
     """Whether autocast on the CPU has a rule for ``op``: it then casts all its tensors to one dtype."""
     return torch._C._dispatch_has_kernel_for_dispatch_key(op.name(), "AutocastCPU")
