@@ -39,7 +39,7 @@ def build(node: tuple, values: Sequence[Expr], numbers: Sequence[Expr], leaves: 
         name = args[0][1]
         return leaves[name] if name in leaves else e.index(name)
     word = word.strip("_")  # of an operator of tensors, as __add__
-    function = WORDS.get(word)
+    function = WORDS.get(word) or _declared_since(word)
     if function is None:
         raise arguments.unknown(word)
     given = [_read(a, values, numbers) for a in args]
@@ -226,6 +226,14 @@ def _unary(word: str) -> Callable[..., Expr]:
         return call(word, arguments.number(input))
 
     return apply
+
+
+def _declared_since(word: str) -> Callable[..., Expr] | None:
+    """A word that somebody has declared, by a name of its own or of a torch function."""
+    found = next((f for f in FUNCTIONS.values() if f.spelled and word in (f.name, *f.torch_names)), None)
+    if found is None:
+        return None
+    return lambda *given: call(found.name, *(arguments.number(x) for x in given))
 
 
 for _f in FUNCTIONS.values():

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple, NoReturn
 
 from aatc.ir.errors import AatcError, ParseError
 from aatc.ir.registry import Operand, Symbol, TorchConst
-from aatc.ir.score.expr import INDEX_AXES, RESERVED, Expr, call, const, index, param
+from aatc.ir.score.expr import INDEX_AXES, Expr, call, const, index, is_reserved, param
 from aatc.ir.score.functions import FUNCTIONS
 from aatc.ir.score.program import Program
 from aatc.ir.torch_names import problem
@@ -245,7 +245,7 @@ class Reader:
 
     def binding(self, parts: Any) -> Any:
         name, value = parts
-        if name in RESERVED:
+        if is_reserved(name):
             self.fail(name, f"{name} is a word of the language and cannot be bound by let")
         if name in self.names:
             self.fail(name, f"{name} is bound twice")

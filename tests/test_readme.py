@@ -11,6 +11,7 @@ import torch
 import aatc
 from aatc import backends
 from aatc.backends import found
+from aatc.ir.score import FUNCTIONS
 from aatc.passes import REGISTRY
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -45,11 +46,13 @@ def names(monkeypatch) -> dict:
     """What a page's code may take for granted; what it registers is forgotten."""
     monkeypatch.setattr(found, "_backends", dict(found._backends))
     backends.load()
-    before = set(REGISTRY)
+    before, words = set(REGISTRY), set(FUNCTIONS)
     q, k, v = torch.randn(3, 1, 8, 16, 32)
     yield {"__name__": "block", "torch": torch, "aatc": aatc, "model": torch.nn.Linear(4, 4), "q": q, "k": k, "v": v}
     for name in set(REGISTRY) - before:
         del REGISTRY[name]
+    for name in set(FUNCTIONS) - words:
+        del FUNCTIONS[name]
 
 
 @pytest.mark.parametrize("page", PAGES)

@@ -314,15 +314,24 @@ def _build(programs: Programs, operands: Kinds, dtype: str) -> tuple[_Graph, lis
     roots = []
     for program in programs:
         done.update({p: n for n, p in enumerate(program.params)})
-        for e in postorder(program.body):
-            if e in done:
-                continue
-            if e.is_const:
-                done[e] = g.const(e.value)
-            else:
-                done[e] = g.lower(e, [done[a] for a in e.args])
+        _enter(g, program.body, done)
         roots.append(done[program.body])
     return g, roots
+
+
+def _enter(g: _Graph, body: Expr, done: dict[Expr, int]) -> None:
+    for e in postorder(body):
+        if e in done:
+            continue
+        spelled = FUNCTIONS[e.fn].spelled if e.args else None
+        if e.is_const:
+            done[e] = g.const(e.value)
+        elif spelled is not None:  # a word that torch code has no primitive for
+            other = spelled(*e.args)
+            _enter(g, other, done)
+            done[e] = done[other]
+        else:
+            done[e] = g.lower(e, [done[a] for a in e.args])
 
 
 class _Allocator:

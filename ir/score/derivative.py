@@ -12,6 +12,7 @@ from collections.abc import Callable, Iterable
 
 from aatc.ir.errors import ScoreError
 from aatc.ir.score.expr import ONE, ZERO, Expr, add, call, const, div, mul, neg, postorder, power, sub
+from aatc.ir.score.functions import FUNCTIONS
 
 Rule = Callable[[Expr, Expr], tuple["Expr | None", ...]]
 
@@ -162,9 +163,7 @@ def gradients(outputs: Iterable[tuple[Expr, Expr]], wrt: Iterable[Expr]) -> dict
         if e not in cotangent or e in leaves or e not in active or not e.args:
             continue
         g = cotangent[e]
-        if e.fn not in RULES:
-            raise ScoreError(f"{e.fn} has no derivative")
-        for arg, contribution in zip(e.args, RULES[e.fn](e, g), strict=True):
+        for arg, contribution in zip(e.args, _contributions(e, g), strict=True):
             if contribution is None or arg not in active:
                 continue
             if arg.rank == 0 and contribution.rank == 1:
@@ -175,6 +174,16 @@ def gradients(outputs: Iterable[tuple[Expr, Expr]], wrt: Iterable[Expr]) -> dict
                 raise ScoreError(f"{e.fn} of a matrix and a number has no derivative for the number")
             cotangent[arg] = add(cotangent[arg], contribution) if arg in cotangent else contribution
     return {e: cotangent[e] for e in wrt if e in cotangent}
+
+
+def _contributions(e: Expr, g: Expr) -> tuple[Expr | None, ...]:
+    """What a node's cotangent ``g`` sends to each of its arguments."""
+    rule, slopes = RULES.get(e.fn), FUNCTIONS[e.fn].slopes
+    if rule is not None:
+        return rule(e, g)
+    if slopes is None:
+        raise ScoreError(f"{e.fn} has no derivative")
+    return tuple(None if s is None else mul(g, s) for s in slopes(e))
 
 
 def _ones(like: Expr) -> Expr:

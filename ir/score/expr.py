@@ -19,7 +19,13 @@ from aatc.ir.score.functions import FUNCTIONS
 from aatc.ir.score.inference import INDEX_AXES as INDEX_AXES
 from aatc.ir.score.inference import infer
 
-RESERVED = frozenset({"b", "h", "i", "j", "inf", "nan", "let", "in", "true", "false"}) | frozenset(FUNCTIONS)
+_RESERVED = frozenset({"b", "h", "i", "j", "inf", "nan", "let", "in", "true", "false"})
+
+
+def is_reserved(name: str) -> bool:
+    """Whether ``name`` is a word of the language, which nothing else may be called."""
+    return name in _RESERVED or name in FUNCTIONS
+
 
 #: Every expression that is alive, by structure; one that nobody holds is forgotten.
 _interned: weakref.WeakValueDictionary[tuple[Any, ...], Expr] = weakref.WeakValueDictionary()
@@ -195,7 +201,7 @@ def param(name: str, axes: str, dtype: str = "f") -> Expr:
     table axes t, u. ``param("q", "bhid")`` is the query vector, ``param("beta", "h")`` a number per head."""
     lead = axes.rstrip("detu")
     tail = axes[len(lead) :]
-    if not NAME.match(name) or name in RESERVED:
+    if not NAME.match(name) or is_reserved(name):
         raise ScoreError(
             f"{name!r} cannot name a parameter", hint="use letters, digits and _, and no word of the language"
         )
@@ -210,7 +216,7 @@ def param(name: str, axes: str, dtype: str = "f") -> Expr:
 
 def free_name(name: str) -> str:
     """A name for a parameter that is called ``name`` elsewhere, which may be a word of the language."""
-    return f"{name}_" if name in RESERVED else name
+    return f"{name}_" if is_reserved(name) else name
 
 
 def call(fn: str, *args: Expr, attrs: tuple[Any, ...] = ()) -> Expr:

@@ -6,12 +6,14 @@ its derivative stands in `ir.score.derivative`. Printer, parser, docs and fuzzer
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 
+from aatc.ir.errors import ScoreError
 from aatc.ir.score import bounds, torch_words
 from aatc.ir.score.bounds import INF, Interval
 
@@ -36,9 +38,30 @@ class Function:
     torch_names: tuple[str, ...] = ()  # torch functions that mean this word when a metric is traced
     cost: float = 1.0  # relative to one vectorised pass over a tile
     jumps: bool = False  # the last digit of an argument may decide the value: rewrites leave what it reads alone
+    slopes: Callable[[Any], tuple[Any, ...]] | None = None  # derivatives of an expression for its arguments
+    spelled: Callable[..., Any] | None = None  # the word in other words, for backends without one of their own
 
 
 FUNCTIONS: dict[str, Function] = {}
+_NAME = re.compile(r"[a-z][a-z0-9_]*\Z")
+
+
+def declare(f: Function) -> Function:
+    """Makes an element-wise word part of the language, of its texts, derivatives and kernels, from one declaration.
+
+    It needs ``evaluate`` (in torch), ``bound`` (of intervals), ``slopes`` (of its expression: one per argument, None
+    for none) and ``spelled`` (its expression in words there are). ScoreError for a name that is taken or no name, and
+    for what is missing.
+    """
+    if not _NAME.match(f.name) or f.name in FUNCTIONS or f.name in ("b", "h", "i", "j", "inf", "nan", "let", "in"):
+        raise ScoreError(f"{f.name!r} cannot name a new word", hint="lower-case letters, digits and _, and not taken")
+    if f.kind != "pointwise" or f.arity < 1:
+        raise ScoreError(f"{f.name} is not element by element", hint="other kinds of words are part of the compiler")
+    for needed in ("evaluate", "bound", "slopes", "spelled"):
+        if getattr(f, needed) is None:
+            raise ScoreError(f"the word {f.name} does not say its {needed}", hint="docs/extending.md shows a whole one")
+    FUNCTIONS[f.name] = f
+    return f
 
 
 def _declare(name: str, arity: int, doc: str, evaluate: Any = None, *, kind: str = "pointwise", **more: Any) -> None:

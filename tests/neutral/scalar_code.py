@@ -10,6 +10,7 @@ from aatc.ir.access import access, repeats
 from aatc.ir.core import Block, Func, Op, Value
 from aatc.ir.dims import Dim
 from aatc.ir.score.expr import postorder
+from aatc.ir.score.functions import FUNCTIONS
 from aatc.ir.types import RunsType, TensorType, TileType
 
 
@@ -108,18 +109,26 @@ class Scalar:
     # --- programs ------------------------------------------------------------------------------------------
     def expression(self, program, operands: list[Value], index, dtype: str) -> str:
         done = {p: f"{self.item(v, index)}" for p, v in zip(program.params, operands, strict=True)}
-        for e in postorder(program.body):
+        self.enter_words(program.body, done, dtype)
+        return done[program.body]
+
+    def enter_words(self, body, done, dtype: str) -> None:
+        for e in postorder(body):
             if e in done:
                 continue
             if e.is_const:
                 done[e] = self.number(e.value, e.dtype, dtype)
+                continue
+            if FUNCTIONS[e.fn].spelled is not None:
+                other = FUNCTIONS[e.fn].spelled(*e.args)
+                self.enter_words(other, done, dtype)
+                done[e] = done[other]
                 continue
             args = [f"{self.types[dtype]}({done[a]})" if a.dtype == "i" and e.dtype != "i" else done[a] for a in e.args]
             name = self.fresh("x")
             kind = {"f": self.types[dtype], "i": self.types["i64"], "b": self.types["bool"]}[e.dtype]
             self.line(f"{kind} {name} = {self.words[e.fn].format(*args)};")
             done[e] = name
-        return done[program.body]
 
     def number(self, value, kind: str, dtype: str) -> str:
         if kind == "b":
