@@ -156,7 +156,7 @@ def _timing(report: Any) -> None:
     table = Table(box=None, pad_edge=False)
     for head, side in (("pass", "left"), ("time", "right"), ("rewrites", "left")):
         table.add_column(head, justify=side)  # type: ignore[arg-type]
-    from aatc.frontend.explain import milliseconds, rewrites
+    from aatc.frontend.page import milliseconds, rewrites
 
     for p in report:
         table.add_row(p.name, milliseconds(p.seconds), rewrites(p.rewrites))

@@ -57,7 +57,7 @@ class UnknownWordError(ScoreError, AttributeError):
 def _prepare_dynamo() -> None:
     from aatc.frontend.traced_operators import teach_operators
 
-    teach_operators()
+    teach_operators(Traced)
 
 
 # what torch.compiler.assume_constant_result does, which would import Dynamo

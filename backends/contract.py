@@ -4,29 +4,15 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
-from functools import cached_property
 from typing import Any, ClassVar
 
+from aatc.backends.host import build
 from aatc.backends.lowerings import Lowerings
+from aatc.backends.program import Program
 from aatc.ir.core import Func, Module
 from aatc.ir.legal import Workload
 from aatc.ir.schedule import Schedule
 from aatc.ir.target import Target
-
-
-@dataclass
-class Program:
-    """A built module. ``main`` takes the entry's arguments and returns a list of results, differentiably;
-    ``source`` makes the text of all generated code, ``code``; ``attentions`` describes each attention for `explain`."""
-
-    main: Callable[..., list[Any]]
-    source: Callable[[], str]
-    attentions: list[dict[str, Any]] = field(default_factory=list)
-
-    @cached_property
-    def code(self) -> str:
-        return self.source()
 
 
 class Backend(ABC):
@@ -61,6 +47,4 @@ class Backend(ABC):
 
     def build(self, module: Module) -> Program:
         """The program of a verified module that has been through this backend's passes."""
-        from aatc.backends.host import build
-
         return build(module, self)

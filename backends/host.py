@@ -5,16 +5,19 @@ The entry is torch code (`entry`), an attention a differentiable function (`kern
 
 from __future__ import annotations
 
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from aatc.backends.contract import Backend, Program
 from aatc.backends.entry import Entry
 from aatc.backends.kernel import Compile, Kernel, Version
+from aatc.backends.program import Program
 from aatc.ir import collector
 from aatc.ir.core import Module, Op
 from aatc.ir.errors import UnsupportedError
 from aatc.ir.geo import VERSIONS
 from aatc.ir.registry import Symbol
+
+if TYPE_CHECKING:
+    from aatc.backends.contract import Backend
 
 
 def build(module: Module, backend: Backend) -> Program:

@@ -6,7 +6,7 @@ for people and are made unique by the printer.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
@@ -68,9 +68,7 @@ class Op:
         return value
 
     def __repr__(self) -> str:
-        from aatc.ir.printer import op_line
-
-        return op_line(self)
+        return _readers.line(self)
 
 
 class Block:
@@ -144,36 +142,47 @@ class Module:
         return Module(funcs, dict(self.dims), list(self.certificates), list(self.findings))
 
     def __str__(self) -> str:
-        from aatc.ir.printer import module_text
-
-        return module_text(self)
+        return _readers.text(self)
 
     def __eq__(self, other: object) -> bool:
         """Structural equality: value names do not count."""
-        from aatc.ir.printer import canonical_text
-
-        return isinstance(other, Module) and canonical_text(self) == canonical_text(other)
+        return isinstance(other, Module) and _readers.canonical(self) == _readers.canonical(other)
 
     __hash__ = None  # type: ignore[assignment]  # modules are mutable
 
     def verify(self) -> Module:
         """Checks every rule of the IR; raises VerifyError; returns self."""
-        from aatc.ir.verifier import verify
-
-        verify(self)
+        _readers.verify(self)
         return self
 
     def graph(self) -> networkx.MultiDiGraph:
         """The data flow as a networkx graph; see `ir.graph.to_networkx`."""
-        from aatc.ir.graph import to_networkx
-
-        return to_networkx(self)
+        return _readers.graph(self)
 
     def dot(self) -> str:
         """The data flow in Graphviz's DOT language."""
-        from aatc.ir.graph import to_dot
+        return _readers.dot(self)
 
-        return to_dot(self)
+
+@dataclass(frozen=True)
+class Readers:
+    """What prints, checks and draws modules. All of it knows the classes above, so that `aatc.ir` hands it in when it
+    has loaded."""
+
+    line: Callable[[Op], str]
+    text: Callable[[Module], str]
+    canonical: Callable[[Module], str]
+    verify: Callable[[Module], None]
+    graph: Callable[[Module], networkx.MultiDiGraph]
+    dot: Callable[[Module], str]
+
+
+_readers: Readers
+
+
+def read_by(readers: Readers) -> None:
+    global _readers
+    _readers = readers
 
 
 def clone_func(func: Func) -> Func:

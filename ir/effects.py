@@ -18,6 +18,7 @@ import torch
 from aatc.ir import checks
 from aatc.ir.core import Func, Module, Op, Value
 from aatc.ir.errors import VerifyError
+from aatc.ir.interpreter import target_function
 from aatc.ir.registry import OPS, Operand
 from aatc.ir.types import ScalarType, TensorType
 
@@ -161,8 +162,6 @@ class _Summary:
 @lru_cache(maxsize=4096)
 def _summary(target: str) -> _Summary | None:
     """None when there is no such operator."""
-    from aatc.ir.interpreter import target_function
-
     try:
         overload: Any = target_function(target)
     except VerifyError:

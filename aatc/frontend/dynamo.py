@@ -17,6 +17,7 @@ from torch import fx
 from aatc.frontend import breaks, private_torch
 from aatc.frontend.traced_operators import teach_operators
 from aatc.ir.errors import UnsupportedError
+from aatc.traced import Traced
 
 #: Graphs one function may have before the rest of its inputs runs in PyTorch. Dynamo's own default, 8, is passed by
 #: training and evaluating with and without gradients in two dtypes.
@@ -30,7 +31,7 @@ def backend(gm: fx.GraphModule, example_inputs: Sequence[Any], **options: Any) -
     """
     from aatc.frontend.session import Options, Session
 
-    teach_operators()
+    teach_operators(Traced)
     leave_alone()
     given = {**(options.pop("options", None) or {}), **options}
     known = {n: given[n] for n in ("backend", "tune", "passes", "fallback", "verify") if n in given}
@@ -50,7 +51,7 @@ def wrap(target: Any, hooks: Hooks, *, dynamic: bool | None, fullgraph: bool) ->
 
     Every wrap has a cache of its own: recompiling another copy of the same code never counts against it.
     """
-    teach_operators()
+    teach_operators(Traced)
     varying = _Varying(dynamic)
 
     def failed(failure: Any) -> None:

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
+
+from aatc.frontend.page import milliseconds, page, rewrites
 
 #: Lowering classes, joined by + when several apply; a number counts columns that were added to q and k.
 LOWERINGS = {
@@ -173,8 +175,6 @@ class Explanation:
 
     def html(self, path: str | Path) -> Path:
         """Writes a page that needs no other file; returns its path."""
-        from aatc.frontend.page import page
-
         target = Path(path)
         target.write_text(page(self), "utf-8")
         return target
@@ -240,11 +240,3 @@ def _graph_row(g: GraphInfo) -> tuple[str, ...]:
 
 def _pass_row(p: PassInfo) -> tuple[str, ...]:
     return p.name, milliseconds(p.seconds), rewrites(p.rewrites)
-
-
-def rewrites(counts: Mapping[str, int]) -> str:
-    return ", ".join(f"{rule} ×{n}" for rule, n in counts.items() if n) or "none"
-
-
-def milliseconds(seconds: float) -> str:
-    return f"{1e3 * seconds:.1f} ms" if seconds < 1 else f"{seconds:.2f} s"

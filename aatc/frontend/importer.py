@@ -19,6 +19,7 @@ from aatc.ir import collector
 from aatc.ir.core import Block, Func, Loc, Module, Op, Value
 from aatc.ir.effects import Memory, effect_of, has_memory
 from aatc.ir.errors import UnsupportedError, VerifyError
+from aatc.ir.interpreter import target_function
 from aatc.ir.registry import Operand, Symbol, TorchConst
 from aatc.ir.types import TensorType, Type, dtype_name, torch_dtype
 
@@ -433,8 +434,6 @@ class _Importer:
 
     def callable(self, target: Any) -> str:
         """The name of ``target``, which the IR must be able to call."""
-        from aatc.ir.interpreter import target_function
-
         name = target_name(target)
         try:
             target_function(name or "")

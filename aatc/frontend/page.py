@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from html import escape
 from typing import TYPE_CHECKING, Any
 
@@ -18,10 +18,16 @@ th { font-weight: 600 } code { font: 13px/1.4 ui-monospace, monospace; white-spa
 """
 
 
+def rewrites(counts: Mapping[str, int]) -> str:
+    return ", ".join(f"{rule} ×{n}" for rule, n in counts.items() if n) or "none"
+
+
+def milliseconds(seconds: float) -> str:
+    return f"{1e3 * seconds:.1f} ms" if seconds < 1 else f"{seconds:.2f} s"
+
+
 def page(e: Explanation) -> str:
     """The page's text."""
-    from aatc.frontend.explain import milliseconds, rewrites
-
     title = f"{e.model} compiled by aatc for {e.backend}"
     parts = [f"<h1>{escape(title)}</h1>", f"<p>{escape(e.summary)}</p>"]
     parts += [f'<p class="note">{escape(n)}</p>' for n in e.notes]

@@ -8,12 +8,10 @@ from aatc.frontend import private_torch
 
 
 @functools.cache
-def teach_operators() -> None:
+def teach_operators(traced: type) -> None:
     """Makes Dynamo run operators of traced scores by their own methods, as Python does: ``~x``, ``x @ y``, comparisons
     with numbers that vary, ``in``, and numbers that vary in texts."""
-    from aatc.traced import Traced
-
     private_torch.run_methods_of_objects()
-    private_torch.compare_by_methods(Traced)
-    private_torch.refuse_membership(Traced, "`in` needs one truth value, and a score is one per pair")
+    private_torch.compare_by_methods(traced)
+    private_torch.refuse_membership(traced, "`in` needs one truth value, and a score is one per pair")
     private_torch.format_as_written()

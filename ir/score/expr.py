@@ -18,6 +18,9 @@ from aatc.ir.errors import ScoreError
 from aatc.ir.score.functions import FUNCTIONS
 from aatc.ir.score.inference import INDEX_AXES as INDEX_AXES
 from aatc.ir.score.inference import infer
+from aatc.ir.score.text import expr_text
+from aatc.ir.score.walk import params as params
+from aatc.ir.score.walk import postorder as postorder
 
 _RESERVED = frozenset({"b", "h", "i", "j", "inf", "nan", "let", "in", "true", "false"})
 
@@ -95,8 +98,6 @@ class Expr:
         return {"i", "j"} <= self.axes
 
     def __repr__(self) -> str:
-        from aatc.ir.score.text import expr_text
-
         return expr_text(self)
 
     # --- Python operators, so that our own metrics are written as formulas; == stays identity --------------
@@ -401,27 +402,6 @@ def total(terms: Iterable[Expr]) -> Expr:
 
 
 # --- walking -----------------------------------------------------------------------------------------------
-def postorder(*roots: Expr) -> list[Expr]:
-    """Every node reachable from ``roots``, arguments before users, each once."""
-    seen: set[Expr] = set()
-    order: list[Expr] = []
-    stack: list[tuple[Expr, bool]] = [(r, False) for r in reversed(roots)]
-    while stack:
-        e, done = stack.pop()
-        if done:
-            order.append(e)
-        elif e not in seen:
-            seen.add(e)
-            stack.append((e, True))
-            stack.extend((a, False) for a in reversed(e.args))
-    return order
-
-
-def params(*roots: Expr) -> list[Expr]:
-    """Parameters in order of first use."""
-    return [e for e in postorder(*roots) if e.fn == "param"]
-
-
 def substitute(root: Expr, table: dict[Expr, Expr], *, smart: bool = True) -> Expr:
     """``root`` with nodes replaced; rebuilt through the folding constructors unless ``smart`` is off."""
     done: dict[Expr, Expr] = {}

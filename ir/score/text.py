@@ -5,9 +5,13 @@ from __future__ import annotations
 import math
 from collections import Counter
 from collections.abc import Iterable
+from typing import TYPE_CHECKING
 
-from aatc.ir.score.expr import Expr, postorder
 from aatc.ir.score.functions import FUNCTIONS
+from aatc.ir.score.walk import postorder
+
+if TYPE_CHECKING:
+    from aatc.ir.score.expr import Expr
 
 _NEG, _ATOM = 7, 9
 _DEEPEST = 32  # brackets nested in one expression; deeper ones are split by ``let``, the parser has a limit
