@@ -12,7 +12,7 @@ from typing import Any
 
 import torch
 
-from aatc.ir.score.evaluate import evaluate
+from aatc.ir.score.evaluate import evaluate, share_heads
 from aatc.ir.score.program import Program
 from aatc.ir.tile_evaluate import bind
 
@@ -41,11 +41,11 @@ def spoiled_rows(
         for n in names[1:3]:
             # entry by entry, so that the mean of the keys (`centre`) is that of the tensors as they are given
             clean[n] = tensors[n].masked_fill(~torch.isfinite(tensors[n]), 0.0)
-        bad = bad | _for_heads(of_keys, sizes[1])
+        bad = bad | share_heads(of_keys, sizes[1])
     for n in set(captured) & set(suspects):
         own = torch.isnan(tensors[n]) | (tensors[n] == float("inf"))
         clean[n] = tensors[n].masked_fill(own, 0.0)
-        bad = bad | _for_heads(_placed(own, axes[n]), sizes[1])
+        bad = bad | share_heads(_placed(own, axes[n]), sizes[1])
     if not bool(bad.any()):
         return dict(tensors), None
     return clean, _seen(mask, tensors, bad, sizes)
@@ -61,10 +61,6 @@ def _placed(bad: torch.Tensor, axes: str) -> torch.Tensor:
     if bad.dim() > len(lead):
         bad = bad.flatten(len(lead)).any(-1)
     return bad.reshape([bad.shape[lead.index(c)] if c in lead else 1 for c in "bhj"])
-
-
-def _for_heads(bad: torch.Tensor, heads: int) -> torch.Tensor:
-    return bad if bad.shape[1] in (1, heads) else bad.repeat_interleave(heads // bad.shape[1], dim=1)
 
 
 def _seen(mask: Program, tensors: Mapping[str, torch.Tensor], bad: torch.Tensor, sizes: Any) -> torch.Tensor:

@@ -16,8 +16,8 @@ import torch
 from aatc.ir.aggregations import SUM
 from aatc.ir.normalizers import SCORE, WEIGHT, Normalizer
 from aatc.ir.normalizers.base import gather
-from aatc.ir.reference import Attention, compute_dtype, expand_heads, tell
-from aatc.ir.score.evaluate import evaluate
+from aatc.ir.reference import Attention, compute_dtype, tell
+from aatc.ir.score.evaluate import evaluate, expand_heads
 from aatc.ir.score.expr import Expr, postorder
 from aatc.ir.score.functions import FUNCTIONS
 

@@ -18,7 +18,7 @@ from aatc.ir.containment import spoiled_rows
 from aatc.ir.errors import ShapeError
 from aatc.ir.normalizers import Normalizer, normalizer_named
 from aatc.ir.score.derivative import gradients
-from aatc.ir.score.evaluate import evaluate, lookup, sum_to_axes
+from aatc.ir.score.evaluate import add_entries, evaluate, expand_heads, lookup, numbered, sum_to_axes
 from aatc.ir.score.expr import ZERO, Expr, param, params, postorder
 from aatc.ir.score.program import Program
 
@@ -66,13 +66,6 @@ class Attention:
 def compute_dtype(dtype: torch.dtype) -> torch.dtype:
     """Scores and sums of half-precision inputs are kept in float32."""
     return dtype if dtype in (torch.float32, torch.float64) else torch.float32
-
-
-def expand_heads(x: torch.Tensor, heads: int) -> torch.Tensor:
-    """(B,Hk,...) to (B,H,...): every key head serves H/Hk query heads."""
-    if x.shape[1] == heads:
-        return x
-    return x.repeat_interleave(heads // x.shape[1], dim=1)
 
 
 def _prepare(att: Attention, tensors: Mapping[str, torch.Tensor]) -> Any:
@@ -219,10 +212,8 @@ def _scatter(result: Any, leaf: Any, value: Any, env: Any, sizes: Any, dtype: An
     table = leaf.args[0]
     shape = env[table.name].shape
     positions = [evaluate(a, env, sizes, dtype=dtype, values=done) for a in leaf.args[1:]]
-    numbers = torch.arange(shape.numel()).reshape(shape)
-    where = lookup(numbers, table.attrs[1], positions, sizes).expand(*sizes, 1)
-    flat = result.setdefault(table.name, torch.zeros(shape, dtype=dtype))
-    flat.view(-1).index_add_(0, where.reshape(-1), value.expand(*sizes, 1).reshape(-1))
+    where = lookup(numbered(shape), table.attrs[1], positions, sizes).expand(*sizes, 1)
+    add_entries(result.setdefault(table.name, torch.zeros(shape, dtype=dtype)), where, value)
 
 
 def _fold_heads(g: torch.Tensor, like: torch.Tensor) -> torch.Tensor:

@@ -9,7 +9,7 @@ import torch
 from aatc.ir import reference
 from aatc.ir.aggregations import aggregation_named
 from aatc.ir.normalizers import normalizer_named
-from aatc.ir.score.evaluate import evaluate
+from aatc.ir.score.evaluate import evaluate, expand_heads
 from aatc.ir.score.expr import INDEX_AXES
 from aatc.ir.tile_evaluate import bind
 from aatc.ir.types import torch_dtype
@@ -29,7 +29,7 @@ def metric(op: Op, values: list[Any], _: Any) -> list[Any]:
     names = op.attrs["score"].names
     env = dict(zip(names, values, strict=True))
     heads = values[0].shape[1]
-    env[names[1]] = reference.expand_heads(values[1], heads)
+    env[names[1]] = expand_heads(values[1], heads)
     sizes = (values[0].shape[0], heads, values[0].shape[2], values[1].shape[2])
     dtype = reference.compute_dtype(values[0].dtype)
     return [_own(evaluate(op.attrs["score"].body, env, sizes, dtype=dtype)[..., 0].to(dtype).expand(sizes), values)]
@@ -49,10 +49,10 @@ def normalize(op: Op, values: list[Any], _: Any) -> list[Any]:
 def transport(op: Op, values: list[Any], _: Any) -> list[Any]:
     carry, v, like = op.attrs["carry"], values[0], values[1]
     env = dict(zip(carry.names, [v, *values[2:]], strict=True))
-    env[carry.names[0]] = reference.expand_heads(v, like.shape[1])
+    env[carry.names[0]] = expand_heads(v, like.shape[1])
     for p in carry.params[1:]:
         if "h" in p.attrs[1] and "j" in p.attrs[1] and env[p.name].shape[1] not in (1, like.shape[1]):
-            env[p.name] = reference.expand_heads(env[p.name], like.shape[1])
+            env[p.name] = expand_heads(env[p.name], like.shape[1])
     out = evaluate(carry.body, env, tuple(like.shape), dtype=reference.compute_dtype(v.dtype))
     return [_own(out.expand(*like.shape, v.shape[3]), values)]
 

@@ -9,7 +9,7 @@ import torch
 
 from aatc.ir.access import access, repeats
 from aatc.ir.dims import Dim
-from aatc.ir.score.evaluate import evaluate, sum_to_axes, table_position
+from aatc.ir.score.evaluate import add_entries, entries, evaluate, numbered, share_heads, sum_to_axes
 from aatc.ir.score.evaluate import lookup as read_table
 from aatc.ir.score.expr import Expr
 from aatc.ir.tilemap import PARTIAL, TileMap
@@ -38,9 +38,7 @@ def bind(program: Program, tensors: Any, sizes: Any) -> dict[str, torch.Tensor]:
         if axes.startswith("bh") and t.dim() == len(axes) - 1:
             t = t.unflatten(0, (b, h))
         if "h" in axes and p.rank != 3:
-            at = axes.index("h")
-            if t.shape[at] not in (1, h):
-                t = t.repeat_interleave(h // t.shape[at], dim=at)
+            t = share_heads(t, h, axes.index("h"))
         env[p.name] = t
     return env
 
@@ -323,35 +321,21 @@ def insert_tile(op: Op, values: list[Any], interp: Any) -> list[Any]:
     return [out]
 
 
-def _table_positions(op: Op, g: Any, tiles: Sequence[Any], sizes: Any) -> Any:
-    heads = torch.arange(int(g), int(g) + g.extent)
+def _entries(shape: Sequence[int], op: Op, g: Any, tiles: Sequence[Any], sizes: Any) -> tuple[torch.Tensor, ...]:
+    """The index of the entries of a table that an operation reads or adds to, in tile layout (g, i, j)."""
+    problems = torch.arange(int(g), int(g) + g.extent)
     dtype = torch_dtype(position_numbers(op.operands[len(op.operands) - len(tiles) :]))
-    where = [_pairwise(p, tiles, dtype).unsqueeze(-1) for p in op.attrs["positions"]]
-    return heads // sizes[1], heads % sizes[1], where
-
-
-def _table_entries(table: Any, op: Op, g: Any, tiles: Sequence[Any], sizes: Any) -> Any:
-    """Entries in tile layout (g, i, j): b and h of the table come from g."""
-    axes = op.attrs["axes"]
-    b, h, where = _table_positions(op, g, tiles, sizes)
-    index: list[torch.Tensor] = []
-    for c in axes:
-        if c in "bh":
-            n = table.shape[axes.index(c)]
-            index.append(((b if c == "b" else h) * (n > 1)).reshape(-1, 1, 1))
-    for p in where:
-        index.append(table_position(p[..., 0], table.shape[len(index)]))
-    return table[tuple(index)]
+    positions = [_pairwise(p, tiles, dtype) for p in op.attrs["positions"]]
+    return entries(op.attrs["axes"], shape, problems, sizes[1], positions)
 
 
 def lookup_tile(op: Op, values: list[Any], interp: Any) -> list[Any]:
     table, g, *tiles = values
-    return [_table_entries(table, op, g, tiles, extents(op, interp)).to(dtype_of(op.results[0].type))]
+    found = table[_entries(table.shape, op, g, tiles, extents(op, interp))]
+    return [found.to(dtype_of(op.results[0].type))]
 
 
 def scatter(op: Op, values: list[Any], interp: Any) -> list[Any]:
     value, table, g, *tiles = values
-    numbers = torch.arange(table.numel()).reshape(table.shape)
-    where = _table_entries(numbers, op, g, tiles, extents(op, interp)).expand(value.shape)
-    table.view(-1).index_add_(0, where.reshape(-1), value.reshape(-1).to(table.dtype))
+    add_entries(table, numbered(table.shape)[_entries(table.shape, op, g, tiles, extents(op, interp))], value)
     return []

@@ -9,9 +9,8 @@ import torch
 
 from aatc.backends.cpu.masks import Runs, Sizes, additive_block, classify, close, diagonal, hull, selection
 from aatc.ir.access import access
-from aatc.ir.reference import expand_heads
 from aatc.ir.score import random
-from aatc.ir.score.evaluate import table_position
+from aatc.ir.score.evaluate import add_entries, entries, numbered, share_heads, table_position
 from aatc.ir.score.program import Program
 
 __all__ = ["classify", "close", "diagonal", "selection"]
@@ -30,7 +29,7 @@ def token_view(t: torch.Tensor, axes: str, batch: int, heads: int) -> torch.Tens
     tail = list(t.shape[len(lead) :]) or [1]
     at = {c: t.shape[n] for n, c in enumerate(lead)}
     t = t.reshape(at.get("b", 1), at.get("h", 1), at.get("i", at.get("j", 1)), *tail)
-    return t if t.shape[1] in (1, heads) else expand_heads(t, heads)
+    return share_heads(t, heads)
 
 
 def finish_token(
@@ -192,15 +191,8 @@ def _place(t: torch.Tensor, axes: str, problem: int, i: int, ti: int, j: int, tj
 def _entries(
     table: torch.Tensor, axes: str, g: int, tg: int, h: int, where: Sequence[torch.Tensor]
 ) -> tuple[torch.Tensor, ...]:
-    heads = torch.arange(g, g + tg)
-    index: list[torch.Tensor] = []
-    for c in axes:
-        if c in "bh":
-            at = heads // h if c == "b" else heads % h
-            index.append((at * (table.shape[axes.index(c)] > 1)).reshape(-1, 1, 1))
-    for p in where:
-        index.append(table_position(p if p.dim() == 3 else p.unsqueeze(0), table.shape[len(index)]))
-    return tuple(index)
+    positions = [p if p.dim() == 3 else p.unsqueeze(0) for p in where]
+    return entries(axes, table.shape, torch.arange(g, g + tg), h, positions)
 
 
 def token_lookup(table: torch.Tensor, *where: torch.Tensor) -> torch.Tensor:
@@ -214,12 +206,10 @@ def table_gradient(
     value: torch.Tensor, where: Sequence[torch.Tensor], table: torch.Tensor, axes: str, batch: int, heads: int
 ) -> torch.Tensor:
     """A cotangent (b, h, token, 1) of what `token_lookup` reads, added up in the shape of ``table``."""
-    numbers = torch.arange(table.numel()).reshape(table.shape)
-    at = token_lookup(token_view(numbers, axes, batch, heads), *where)
-    shape = torch.broadcast_shapes(at.shape, value.shape, (batch, heads, 1, 1))
-    out = torch.zeros(table.numel(), dtype=value.dtype)
-    out.index_add_(0, at.expand(shape).reshape(-1), value.expand(shape).reshape(-1))
-    return out.reshape(table.shape)
+    at = token_lookup(token_view(numbered(table.shape), axes, batch, heads), *where)
+    out = torch.zeros(table.shape, dtype=value.dtype)
+    add_entries(out, at.expand(torch.broadcast_shapes(at.shape, (batch, heads, 1, 1))), value)
+    return out
 
 
 def lookup(

@@ -6,7 +6,8 @@ broadcasting does the rest. O(I*J) memory: this is the oracle, not the fast path
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+import math
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import torch
@@ -118,6 +119,42 @@ def table_position(p: torch.Tensor, n: int) -> torch.Tensor:
     if p.is_floating_point():  # clamped before it is an integer: what is too large has none
         p = p.double().round().clamp(0, n - 1).nan_to_num(0.0)
     return p.long().clamp(0, n - 1)
+
+
+def entries(
+    axes: str, shape: Sequence[int], problems: torch.Tensor, heads: int, positions: Sequence[torch.Tensor]
+) -> tuple[torch.Tensor, ...]:
+    """The index into a table of ``shape`` with dimensions ``axes`` for pairs in tile layout (g, i, j): b, h come from
+    the problems g, each of ``heads`` to a batch entry; positions are rounded and clamped."""
+    index: list[torch.Tensor] = []
+    for c in axes:
+        if c in "bh":
+            at = problems // heads if c == "b" else problems % heads
+            index.append((at * (shape[axes.index(c)] > 1)).reshape(-1, 1, 1))
+    for p in positions:
+        index.append(table_position(p, shape[len(index)]))
+    return tuple(index)
+
+
+def numbered(shape: Sequence[int], device: torch.device | str = "cpu") -> torch.Tensor:
+    """A table whose entries are their own numbers: read as another is, it tells where that is read."""
+    return torch.arange(math.prod(shape), device=device).reshape(tuple(shape))
+
+
+def add_entries(out: torch.Tensor, where: torch.Tensor, value: torch.Tensor) -> None:
+    """Adds ``value`` into ``out``, which is contiguous, at the entries that ``where`` has of `numbered`."""
+    shape = torch.broadcast_shapes(where.shape, value.shape)
+    out.view(-1).index_add_(0, where.expand(shape).reshape(-1), value.expand(shape).reshape(-1).to(out.dtype))
+
+
+def expand_heads(x: torch.Tensor, heads: int, dim: int = 1) -> torch.Tensor:
+    """(B,Hk,...) to (B,H,...): every key head serves H/Hk query heads."""
+    return x if x.shape[dim] == heads else x.repeat_interleave(heads // x.shape[dim], dim=dim)
+
+
+def share_heads(x: torch.Tensor, heads: int, dim: int = 1) -> torch.Tensor:
+    """`expand_heads` of what is not one for all heads, which broadcasts."""
+    return x if x.shape[dim] == 1 else expand_heads(x, heads, dim)
 
 
 def sum_to_axes(value: torch.Tensor, p: Expr, shape: tuple[int, ...]) -> torch.Tensor:
