@@ -8,14 +8,14 @@ does not grow with the table.
 
 from __future__ import annotations
 
+import ast
 import re
 from collections.abc import Callable, Collection, Iterable, Mapping
 from dataclasses import dataclass
 from functools import cached_property
 
 from aatc.ir.errors import ScoreError
-from aatc.ir.parser import parse_program
-from aatc.ir.score.expr import Expr, params, substitute
+from aatc.ir.score.expr import Expr, call, const, index, params, substitute
 
 #: Names of patterns, as parameters of the score language: the axes are those that an expression may depend on.
 NAMES = {
@@ -162,8 +162,26 @@ def _admits(name: Expr, e: Expr) -> bool:
 
 
 def _read(text: str) -> Expr:
-    used = [n for n in dict.fromkeys(re.findall(r"[a-z]\w*", text)) if n in NAMES]
-    return parse_program(f"({', '.join(f'{n}: {NAMES[n][0]}' for n in used)}) => {text}").body
+    """The expression of a side of a rule. Its syntax is part of the score language and of Python's both; the parser of
+    the IR, which every process would have to build for these few words, takes longer than a whole pass."""
+    return _expression(ast.parse(text, mode="eval").body)
+
+
+_INFIX = {ast.Add: "add", ast.Sub: "sub", ast.Mult: "mul", ast.Div: "div"}
+
+
+def _expression(node: ast.expr) -> Expr:
+    if isinstance(node, ast.Name):
+        return _name(node.id) if node.id in NAMES else index(node.id)
+    if isinstance(node, ast.UnaryOp) and not isinstance(node.operand, ast.Constant):
+        return call("neg", _expression(node.operand))
+    if isinstance(node, (ast.Constant, ast.UnaryOp)):
+        return const(ast.literal_eval(node))
+    if isinstance(node, ast.BinOp):
+        return call(_INFIX[type(node.op)], _expression(node.left), _expression(node.right))
+    assert isinstance(node, ast.Call)
+    word, _, constant = ast.unparse(node.func).partition("[")  # as in rotate[half](u, t)
+    return call(word, *map(_expression, node.args), attrs=(constant[:-1],) if constant else ())
 
 
 def _name(name: str) -> Expr:

@@ -7,6 +7,7 @@ from pathlib import Path
 import mpmath
 import pytest
 
+from aatc.ir.parser import parse_program
 from aatc.ir.score import Expr, call, param, postorder, substitute
 from aatc.ir.score.functions import FUNCTIONS
 from aatc.passes.certificate import verify
@@ -248,3 +249,10 @@ def test_a_rule_is_well_formed(rule):
     assert after <= before and rule.pattern.rank == rule.result.rank
     assert rule.head in ("", rule.pattern.fn)
     assert isinstance(rule.condition, Condition)
+
+
+@RULES
+def test_a_rule_means_what_its_text_means_in_the_score_language(rule):
+    for text, read in ((rule.before, rule.pattern), (rule.after, rule.result)):
+        named = ", ".join(f"{n}: {NAMES[n][0]}" for n in dict.fromkeys(re.findall(r"[a-z]\w*", text)) if n in NAMES)
+        assert read is parse_program(f"({named}) => {text}").body
