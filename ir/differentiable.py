@@ -17,8 +17,9 @@ from aatc.ir.aggregations import SUM
 from aatc.ir.normalizers import SCORE, WEIGHT, Normalizer
 from aatc.ir.normalizers.base import gather
 from aatc.ir.reference import Attention, compute_dtype, tell
+from aatc.ir.score.derivative import factors, without
 from aatc.ir.score.evaluate import evaluate, expand_heads
-from aatc.ir.score.expr import Expr, postorder
+from aatc.ir.score.expr import Expr, mul, postorder
 from aatc.ir.score.functions import FUNCTIONS
 
 #: word -> (where its slope is finite, a number there): elsewhere its value is a constant
@@ -28,6 +29,12 @@ _INSIDE: dict[str, tuple[Callable[[torch.Tensor], torch.Tensor], float]] = {
     "expacosh": (lambda x: x > 1, 2.0),
     "acos": (lambda x: (x > -1) & (x < 1), 0.0),
     "asinsqrt": (lambda x: (x > 0) & (x < 1), 0.5),
+}
+#: Words that vanish with infinite slope at an end, and the series of their squares there, in the distance from it.
+_SQUARED: dict[str, tuple[Callable[[torch.Tensor], torch.Tensor], tuple[float, float, float]]] = {
+    "acosh": (lambda x: x - 1, (2.0, -1 / 3, 4 / 45)),
+    "acos": (lambda x: 1 - x, (2.0, 1 / 3, 4 / 45)),
+    "asinsqrt": (lambda x: x, (1.0, 1 / 3, 8 / 45)),
 }
 
 
@@ -116,13 +123,18 @@ def _alias(t: torch.Tensor) -> torch.Tensor:
 
 
 def _value(root: Expr, env: Any, sizes: Any, dtype: torch.dtype, done: dict[Expr, torch.Tensor] | None = None) -> Any:
-    """`evaluate`, with the words of `_INSIDE` constant outside."""
+    """`evaluate`, with the words of `_INSIDE` constant outside, and the squares of those of `_SQUARED` smooth there."""
     done = {} if done is None else done
     device = next(iter(env.values())).device
     for e in postorder(root):
         if e.fn in _INSIDE and e not in done:
             (x,) = (done[a] for a in e.args)
             done[e] = _guarded(e.fn, x if x.is_floating_point() else x.to(dtype))
+        elif e not in done and (found := _squared(e)) is not None:
+            word, rest = found
+            x = done[word.args[0]]
+            square = _smooth(word.fn, x if x.is_floating_point() else x.to(dtype), done[word])
+            done[e] = _value(rest, env, sizes, dtype, done) * square
         else:
             evaluate(e, env, sizes, dtype=dtype, device=device, values=done)
     return done[root]
@@ -133,6 +145,25 @@ def _guarded(word: str, x: torch.Tensor) -> torch.Tensor:
     f: Any = FUNCTIONS[word].evaluate
     good = inside(x)
     return torch.where(good, f(torch.where(good, x, torch.full_like(x, number))), f(x.detach()))
+
+
+def _squared(e: Expr) -> tuple[Expr, Expr] | None:
+    """(word, rest) of a product that is the square of a word of `_SQUARED` times the rest, else None."""
+    if e.fn not in ("square", "mul"):
+        return None
+    a, b = e.args[0], e.args[-1]
+    for word in factors(a):
+        if word.fn in _SQUARED and (other := without(b, word)) is not None:
+            return word, mul(without(a, word), other)  # type: ignore[arg-type]
+    return None
+
+
+def _smooth(word: str, x: torch.Tensor, value: torch.Tensor) -> torch.Tensor:
+    """``value``, that of the word, squared; differentiated by its series where it vanishes."""
+    distance, (a, b, c) = _SQUARED[word]
+    t = distance(x)
+    series = a * t + b * t**2 + c * t**3
+    return torch.where(t > 0, value * value, series - series.detach())
 
 
 def _normalize(normalizer: Normalizer, s: torch.Tensor, keep: torch.Tensor | None) -> tuple[torch.Tensor, torch.Tensor]:

@@ -11,7 +11,7 @@ import math
 from collections.abc import Callable, Iterable
 
 from aatc.ir.errors import ScoreError
-from aatc.ir.score.expr import ONE, ZERO, Expr, add, call, const, div, mul, neg, postorder, power, sub
+from aatc.ir.score.expr import ONE, ZERO, Expr, add, call, const, div, mul, neg, postorder, power, sub, total
 from aatc.ir.score.functions import FUNCTIONS
 
 Rule = Callable[[Expr, Expr], tuple["Expr | None", ...]]
@@ -35,8 +35,61 @@ def _beyond_one(x: Expr) -> Expr:
     return mul(sub(x, ONE), add(x, ONE))
 
 
+def factors(g: Expr) -> dict[Expr, Expr | None]:
+    """The factors of a product as it is written, each with the product, quotient or negative that it is a part of."""
+    parents: dict[Expr, Expr | None] = {g: None}
+    stack = [g]
+    while stack:
+        e = stack.pop()
+        for a in e.args[: {"mul": 2, "div": 1, "neg": 1}.get(e.fn, 0)]:
+            if a not in parents:
+                parents[a] = e
+                stack.append(a)
+    return parents
+
+
+def without(g: Expr, e: Expr) -> Expr | None:
+    """``g / e`` where ``e`` is one of the `factors` of ``g``, else None."""
+    parents = factors(g)
+    if e not in parents:
+        return None
+    rest, part = ONE, e
+    while (whole := parents[part]) is not None:
+        if whole.fn == "neg":
+            rest = neg(rest)
+        elif whole.fn == "div":
+            rest = div(rest, whole.args[1])
+        else:
+            rest = mul(rest, whole.args[1] if whole.args[0] is part else whole.args[0])
+        part = whole
+    return rest
+
+
+def _tamed(e: Expr, g: Expr, slope: Expr, distance: Expr) -> Expr:
+    """``g`` times the slope of ``e``, a word that vanishes with infinite slope where ``distance`` is 0. Its square has
+    a finite slope there, to which e e' tends as well: rounding, which decides on what side tokens that coincide lie,
+    must not decide between it and 0."""
+    parts = _summands(g)
+    of_squares = [x for x in (without(p, e) for p in parts) if x is not None]
+    if not of_squares:
+        return mul(g, slope)
+    tamed = mul(total(of_squares), add(mul(e, slope), sub(ONE, call("step", distance))))
+    others = [p for p in parts if without(p, e) is None]
+    return add(tamed, mul(total(others), slope)) if others else tamed
+
+
+def _summands(g: Expr) -> list[Expr]:
+    """What was added up to the cotangent ``g``, use by use."""
+    parts = []
+    while g.fn in ("add", "sub"):
+        parts.append(g.args[1] if g.fn == "add" else neg(g.args[1]))
+        g = g.args[0]
+    return [g, *reversed(parts)]
+
+
 def _acosh(e: Expr, g: Expr) -> tuple[Expr]:
-    return (mul(g, _root_slope(_beyond_one(e.args[0]))),)
+    y = _beyond_one(e.args[0])
+    return (_tamed(e, g, _root_slope(y), y),)
 
 
 def _expacosh(e: Expr, g: Expr) -> tuple[Expr]:
@@ -44,12 +97,13 @@ def _expacosh(e: Expr, g: Expr) -> tuple[Expr]:
 
 
 def _acos(e: Expr, g: Expr) -> tuple[Expr]:
-    return (neg(mul(g, _root_slope(mul(sub(ONE, e.args[0]), add(ONE, e.args[0]))))),)
+    x = e.args[0]
+    return (neg(_tamed(e, g, _root_slope(mul(sub(ONE, x), add(ONE, x))), sub(ONE, x))),)
 
 
 def _asinsqrt(e: Expr, g: Expr) -> tuple[Expr]:
     x = e.args[0]
-    return (mul(g, mul(const(0.5), _root_slope(mul(x, sub(ONE, x))))),)
+    return (mul(const(0.5), _tamed(e, g, _root_slope(mul(x, sub(ONE, x))), x)),)
 
 
 def _pow(e: Expr, g: Expr) -> tuple[Expr | None]:

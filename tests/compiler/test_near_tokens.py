@@ -205,3 +205,41 @@ def test_numbers_added_to_keys_that_are_turned_to_the_query():
         return (y @ turn.mT + 0.3).square().sum(-1).sqrt().unsqueeze(2) + 0 * x.sum(-1, keepdim=True)
 
     hold([q, k, v], moved, scores, connection=frames)
+
+
+def ends(word):
+    """(arguments around the end at which a word vanishes, the slope of its square there)"""
+    u = 2.0**-52
+    around = torch.tensor([-3 * u, -u / 2, 0.0, u, 2 * u, 7 * u], dtype=torch.float64)
+    return {"acosh": (1 + around, 2.0), "acos": (1 - around, -2.0)}[word]
+
+
+@pytest.mark.parametrize("form", [lambda d: d**2, lambda d: d * d, lambda d: (-3 * d / 2) ** 2 / 2.25])
+@pytest.mark.parametrize("word", ["acosh", "acos"])
+def test_the_slope_of_a_square_does_not_hang_on_the_rounding_of_tokens_that_coincide(word, form):
+    """On whatever side of its end rounding leaves the argument of a distance, its square has the slope of its limit:
+    where a kernel's sum and the formula's lie on different sides, as in one score of both, they agree."""
+
+    @aatc.metric
+    def s(q, k):
+        return form(getattr(q @ k, word)())
+
+    x, slope = ends(word)
+    n = len(x)
+    q = x.reshape(1, 1, n, 1).clone().requires_grad_()
+    k = torch.ones(1, 1, n, 1, dtype=torch.float64)
+    v = torch.randn(1, 1, n, 3, dtype=torch.float64)
+    probe = torch.randn(1, 1, n, dtype=torch.float64)
+    want = (slope * probe).unsqueeze(-1)  # keys are alike: lse = s + log n
+    built = build(q, k, v, metric=s)
+
+    def eager(q):
+        return aatc.attend(q, k, v, metric=s, return_lse=True)[1]
+
+    found = {
+        "eager": torch.autograd.grad(eager(q), q, probe)[0],
+        "kernel": torch.autograd.grad(built.program.main(q, k, v, *built.operands[3:])[1], q, probe)[0],
+        "transform": torch.func.vjp(eager, q.detach())[1](probe)[0],
+    }
+    for engine, g in found.items():
+        assert float((g - want).abs().max()) <= 2e-7, engine

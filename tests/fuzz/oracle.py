@@ -24,6 +24,11 @@ def acosh(x):
     return torch.where(x > 1, torch.where(x > 1, x, 2.0).acosh(), 0.0)
 
 
+def acosh_squared(x):
+    """acosh(x)**2, with the slope of its limit, 2, where x <= 1."""
+    return torch.where(x > 1, acosh(x) ** 2, 2 * (x - x.detach()))
+
+
 def acos(x):
     inside = (x > -1) & (x < 1)
     return torch.where(inside, torch.where(inside, x, 0.0).acos(), (x < 1).to(x.dtype) * math.pi)
@@ -335,12 +340,12 @@ def _metric(f: Formula, q, k):
     beta = _per_head(f, options[0])
     if name == "lorentz":
         _, squared, c, lift = options
-        distance = acosh(-c * _lorentz(q, k, lift, c)) / math.sqrt(c)
-        return -beta * (distance * distance if squared else distance)
+        x = -c * _lorentz(q, k, lift, c)
+        return -beta * (acosh_squared(x) / c if squared else acosh(x) / math.sqrt(c))
     if name == "poincare":
         ratio = dot(q - k, q - k) / ((1 - dot(q, q)) * (1 - dot(k, k)))
-        distance = acosh(1 + 2 * ratio)
-        return -beta * (distance * distance if options[1] else distance)
+        x = 1 + 2 * ratio
+        return -beta * (acosh_squared(x) if options[1] else acosh(x))
     if name == "sphere":
         return -beta * acos(dot(_unit(q, 1e-12), _unit(k, 1e-12)))
     assert name == "fisher-rao"
