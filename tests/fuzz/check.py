@@ -330,7 +330,8 @@ def check_spoiled(case: Case, name: str) -> None:
     with torch.no_grad():
         dirty = oracle.attention(case, {**high, name: spoiled}, torch.float64)[0]
     lost = sees & dirty.isnan().any(-1) & bool(spoiled.isnan().any())
-    clean = torch.where(spoiled.isfinite(), spoiled, 0.0)
+    own = high[name].detach()  # a bias may have been drawn with -inf, which is there in the truth, too
+    clean = torch.where(spoiled.isfinite() | (spoiled == own), own, 0.0)
     judge = Judge(case, {name: clean})
     x = _leaves(case)
     x[name] = torch.where(spoiled.isfinite(), x[name].detach(), spoiled.to(x[name].dtype))

@@ -24,7 +24,7 @@ def check(case: Case, a: argparse.Namespace) -> None:
     if a.compiled:
         check_compiled(case, dynamic=bool(case.seed_of_tensors % 2))
     elif a.spoiled:
-        if case.mask is not None and 0 not in case.sizes:
+        if case.mask is not None:
             check_spoiled(case, random.Random(case.seed_of_tensors).choice(spoilable(case)))
     else:
         check_attention(case, stages=not a.no_stages)
