@@ -12,6 +12,9 @@ TEXT = ("tests/ir/test_ir_text.py", "tests/ir/test_ir_score.py")
 KERNELS = ("tests/fuzz", "tests/compiler/test_kernels.py")
 PASSES = ("tests/compiler/test_passes.py",)
 TILES = ("tests/compiler/test_masks_tiles.py", "tests/ir/test_ir_score.py")
+RACES = ("tests/ir/test_races.py", "tests/ir/test_runs.py", "tests/compiler/test_masks_tiles.py")
+ORDERS = ("tests/compiler/test_backward_orders.py",)
+TOKENS = ("tests/compiler/test_lower_tokens.py",)
 BEHAVIOUR = ("tests/ir/test_ir_edges.py", "tests/compiler/test_kernel_edges.py")
 
 
@@ -303,9 +306,9 @@ FAULTS = (
     ),
     Fault(
         "lse-gradient",
-        "passes/tile_backward.py",
-        'sub(gl, call("dot", pulled, o))',
-        'neg(call("dot", pulled, o))',
+        "ir/normalizers/base.py",
+        "return mul(factor, sub(grad_lse, dot))",
+        "return mul(factor, neg(dot))",
         "a dropped gradient term",
         KERNELS,
     ),
@@ -336,9 +339,9 @@ FAULTS = (
     ),
     Fault(
         "kernel-lookup-down",
-        "backends/cpu/runtime.py",
-        'at = heads // h if c == "b" else heads % h\n            index',
-        'at = heads // h if c == "h" else heads % h\n            index',
+        "ir/score/evaluate.py",
+        'at = problems // heads if c == "b" else problems % heads',
+        'at = problems // heads if c == "h" else problems % heads',
         "which batch and head of a table is read",
         BEHAVIOUR + KERNELS,
     ),
@@ -368,11 +371,92 @@ FAULTS = (
     ),
     Fault(
         "wrong-backward",
-        "backends/cpu/kernel.py",
+        "backends/kernel.py",
         "found = self._backwards.get(needed)",
         "found = next(iter(self._backwards.values()), None)",
         "a backward compiled for other gradients",
         BEHAVIOUR + KERNELS,
+    ),
+    # --- tile programs -------------------------------------------------------------------------------------------
+    Fault(
+        "race-anywhere",
+        "ir/races.py",
+        "return owned_by(axes, buffer.shape, sizes, axis)",
+        "return True",
+        "a check that always holds: whose places an access reaches",
+        RACES,
+    ),
+    Fault(
+        "race-shared-heads",
+        "ir/access.py",
+        "return sizes is not None and all(",
+        "return sizes is not None and any(",
+        "problems that share places in a buffer",
+        RACES,
+    ),
+    Fault(
+        "race-reads",
+        "ir/races.py",
+        "if v in written and n not in writes and not _is_own(op, n, position, axis):",
+        "if False:",
+        "reads of what parallel rounds write",
+        RACES,
+    ),
+    Fault(
+        "race-red",
+        "ir/races.py",
+        "if len(step) != 1 or not _accumulates(step[0], at):",
+        "if len(step) != 1:",
+        "a loop that does more than accumulate",
+        RACES,
+    ),
+    Fault(
+        "runs-partial",
+        "ir/tilemap.py",
+        "open_ = kind != EMPTY",
+        "open_ = kind == FULL",
+        "partial tiles are left out",
+        RACES,
+    ),
+    Fault(
+        "runs-transposed",
+        "ir/tilemap.py",
+        "return TileMap(self.kinds.transpose(0, 2, 1), self.cols",
+        "return TileMap(self.kinds.transpose(0, 2, 1)[:, ::-1], self.cols",
+        "runs of rows",
+        ORDERS,
+    ),
+    Fault(
+        "backward-side",
+        "passes/tile_backward.py",
+        'return "i" in self.side if "i" in axes or "j" not in axes else "j" in self.side',
+        'return "i" in self.side if "i" in axes else "j" in self.side',
+        "sums of neither side are taken with the columns",
+        ORDERS,
+    ),
+    Fault(
+        "tokens-insert-stride",
+        "ir/tile_evaluate.py",
+        "where[at] = slice(start, start + n * stride, stride)",
+        "where[at] = slice(start, start + n)",
+        "channels in pairs",
+        TOKENS,
+    ),
+    Fault(
+        "tokens-gradient-part",
+        "passes/lower_tokens.py",
+        'b.op("tile.store", [value, out, *where], axes=axes, add=True',
+        'b.op("tile.store", [value, out, *where], axes=axes, add=not op.attrs["add"]',
+        "the second part of a gradient replaces the first",
+        TOKENS,
+    ),
+    Fault(
+        "tokens-centre",
+        "ir/tile_evaluate.py",
+        "return [kept.mean(token).nan_to_num(0.0)]",
+        "return [kept.sum(token)]",
+        "a mean",
+        TOKENS,
     ),
     # --- aatc --------------------------------------------------------------------------------------------------------
     Fault(
