@@ -10,6 +10,7 @@ from aatc.ir.core import Module, Op
 from aatc.ir.errors import PassError
 from aatc.ir.legal import Workload
 from aatc.ir.schedule import Schedule
+from aatc.ir.score.expr import Expr
 from aatc.passes.adaptive_tile import add_exact, add_version, may_leave
 from aatc.passes.base import Context, Pass, register
 from aatc.passes.cost_model import default_schedule, masked_rows, unknown
@@ -31,6 +32,7 @@ class CallLibrary(Pass):
     rows: int = 0
     name: ClassVar[str] = "call-library"
     requires: ClassVar[tuple[str, ...]] = ("fused",)
+    counts: ClassVar[bool] = True
 
     def __post_init__(self) -> None:
         if self.rows < 0:
@@ -40,7 +42,7 @@ class CallLibrary(Pass):
         if "sdpa" not in ctx.target.library:
             return module
         for op in list(module.walk()):
-            if op.name == "geo.kernel":
+            if op.name == "geo.kernel" and not _is_curved(op.attrs["score"].body):
                 a = Attention(op, module.dims, double=bool(op.attrs.get("double")))
                 plain = library_form(a)
                 if plain is not None:
@@ -67,6 +69,20 @@ class CallLibrary(Pass):
         s, w = chosen(op, direction, ctx), Workload.of(op, direction)
         default = s == default_schedule(w, ctx.target)
         return s.with_extents(i=self.rows or (library_rows(w, plain, ctx) if default else 0))
+
+
+def _is_curved(score: Expr) -> bool:
+    """Whether a score is at first sight no sum of contractions and numbers, as most distances are not: then its normal
+    form need not be looked for."""
+    while score.fn in ("neg", "mul", "div"):
+        pairs = [x for x in score.args if x.is_pair]
+        if len(pairs) != 1:
+            return True
+        score = pairs[0]
+    return score.fn in _CURVED
+
+
+_CURVED = frozenset(("acosh", "expacosh", "acos", "asinsqrt", "sqrt", "exp", "log", "log1p", "tanh", "sigmoid"))
 
 
 def library_rows(w: Workload, plain: Library, ctx: Context) -> int:
