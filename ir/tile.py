@@ -13,14 +13,10 @@ from aatc.ir import tile_evaluate as ev
 from aatc.ir.access import AXES, access, repeats
 from aatc.ir.core import Op
 from aatc.ir.errors import VerifyError
+from aatc.ir.layouts import verify_pack
 from aatc.ir.registry import Attr, OpDef, Traits, define
 from aatc.ir.schedule import LEVELS
-from aatc.ir.types import BOOL, INDEX, RunsType, TensorType, TileType
-
-#: What is known of a buffer's strides. Arguments of a tile function may have any (stride 0, transposed, overlapping):
-#: every operation reads them by stride, but for the library's, which want "rows". "contiguous" is the stronger.
-#: rows: features next to each other, and tokens at least that far apart. contiguous: as a new tensor of that shape.
-LAYOUTS = ("rows", "contiguous")
+from aatc.ir.types import BOOL, INDEX, LAYOUTS, RunsType, TensorType, TileType
 
 
 def _tile(op: Op, n: int) -> TileType:
@@ -61,12 +57,10 @@ _def(
             required=False,
             choices=("f32", "f64"),
         ),
-        "layout": Attr.of(
-            "str", "what may be assumed of the result's strides; nothing when absent", required=False, choices=LAYOUTS
-        ),
     },
     verify=lambda op: _token_verify(op),
     evaluate=ev.token,
+    traits=Traits(layouts=("", *LAYOUTS)),
 )
 _def(
     "tile.gradient",
@@ -110,6 +104,16 @@ _def(
     (),
     {"fill": Attr.of("float", "initial value", required=False)},
     evaluate=ev.alloc,
+    traits=Traits(layouts=("contiguous", "rows")),
+)
+_def(
+    "tile.pack",
+    "a copy of a buffer of vectors in panels of tokens, as its type says; its shape is that of the buffer",
+    ("buffer",),
+    {"axes": Attr.of("str", "axes of the buffer", choices=("gid", "gjd"))},
+    verify=verify_pack,
+    evaluate=ev.pack,
+    traits=Traits(layouts=("panels",)),
 )
 _def(
     "tile.peak",

@@ -108,6 +108,11 @@ def alloc(op: Op, values: list[Any], interp: Any) -> list[Any]:
     return [torch.full([interp.dim(d) for d in t.shape], op.attrs.get("fill", nothing), dtype=dtype)]
 
 
+def pack(op: Op, values: list[Any], interp: Any) -> list[Any]:
+    """Torch has no panels: what they hold, in rows."""
+    return [values[0].clone(memory_format=torch.contiguous_format)]
+
+
 def finish(op: Op, values: list[Any], interp: Any) -> list[Any]:
     t: Any = op.results[0].type
     return [(values[0] * op.attrs["factor"]).reshape([interp.dim(d) for d in t.shape]).to(dtype_of(t))]

@@ -10,6 +10,7 @@ from functools import lru_cache
 from aatc.ir.dims import Dim
 from aatc.ir.types import (
     DTYPES,
+    LAYOUTS,
     SCALARS,
     TILE_SPACES,
     ListType,
@@ -40,6 +41,7 @@ _WRAPPERS: dict[str, Callable[[TensorType], Type]] = {
 }
 _SPACE = re.compile(r"(.*\])\s*,\s*([A-Za-z_]\w*)\s*", re.ASCII | re.DOTALL)
 _RUNS = re.compile(r"runs\[\s*([0-9]+)\s*,\s*([0-9]+)\s*,\s*([0-9]+)\s*\]", re.ASCII)
+_PANELS = re.compile(r"panels\s*\(\s*([0-9]+)\s*\)", re.ASCII)
 _NAME = "[A-Za-z_][A-Za-z0-9_]*"
 _TERM = re.compile(rf"\s*([+-])?\s*(?:([0-9]+)\s*\*\s*({_NAME})|([0-9]+)(?![A-Za-z0-9_])|({_NAME}))\s*", re.ASCII)
 
@@ -87,7 +89,7 @@ def read_type(text: str) -> Type:
             raise Malformed(str(e), start + e.offset) from None
         if wrapper == "list":
             return ListType(element)
-        if not isinstance(element, TensorType):
+        if not isinstance(element, TensorType) or element.layout:
             raise Malformed(f"{wrapper}<> holds an element type and a shape, not {element}", start)
         return _WRAPPERS[wrapper](element)
     if text in SCALARS:
@@ -102,11 +104,30 @@ def read_type(text: str) -> Type:
         raise Malformed(f"{text!r} is no type: there are {', '.join(known)}")
     if not shape.endswith("]"):
         raise Malformed(f"unexpected text after the shape in {text!r}", text.rfind("]") + 1)
+    shape, semicolon, layout = shape[:-1].partition(";")
     dims, at = [], len(dtype) + 1
-    for part in shape[:-1].split(",") if shape[:-1].strip() else []:
+    for part in shape.split(",") if shape.strip() else []:
         try:
             dims.append(read_dim(part))
         except Malformed as e:
             raise Malformed(str(e), at + e.offset) from None
         at += len(part) + 1
-    return TensorType(dtype, tuple(dims))
+    return TensorType(dtype, tuple(dims), _read_layout(layout, text.index(";") + 1) if semicolon else "")
+
+
+def _read_layout(text: str, at: int) -> str:
+    """The layout that ``text``, from character ``at`` of a type, spells."""
+    word = text.strip()
+    if word in LAYOUTS:
+        return word
+    at += len(text) - len(text.lstrip())
+    m = _PANELS.fullmatch(word)
+    if m is None:
+        raise Malformed(f"{word!r} is no layout: there are {', '.join(LAYOUTS)}, panels(n)", at)
+    try:
+        n = read_integer(m[1])
+    except Malformed as e:
+        raise Malformed(str(e), at + m.start(1)) from None
+    if n < 1:
+        raise Malformed("a panel holds 1 token at least", at + m.start(1))
+    return f"panels({n})"

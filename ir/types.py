@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from aatc.ir.dims import Dim
@@ -68,6 +69,11 @@ def compute_name(dtype: str) -> str:
 #: Where a tile may lie: the registers of its lanes, memory of one lane or core, of a workgroup, or of the device.
 TILE_SPACES = ("register", "private", "shared", "global")
 
+#: What a buffer's type may say of its strides, the weaker first. rows: features next to each other, and tokens at least
+#: that far apart. contiguous: as a new tensor of that shape.
+LAYOUTS = ("rows", "contiguous")
+_PANELS = re.compile(r"panels\(([1-9][0-9]*)\)", re.ASCII)
+
 
 class Type:
     """Base of all types."""
@@ -77,18 +83,31 @@ class Type:
 
 @dataclass(frozen=True, slots=True)
 class TensorType(Type):
-    """A tensor in memory: ``f32[2,8,N,64]`` with N symbolic."""
+    """A tensor in memory: ``f32[2,8,N,64]`` with N symbolic.
+
+    ``layout`` is what may be assumed of where its elements lie: nothing (any strides: transposed, overlapping, 0) where
+    it is empty, as in arguments; one of `LAYOUTS`, ``f32[2,8,N,64; rows]``; or ``panels(16)`` of a buffer (problems,
+    tokens, features), which has no strides: so many tokens after the other, those of a panel feature by feature, behind
+    the last token whatever fills its panel. `ir.layouts` has the rules, and what holds where a type says nothing.
+    """
 
     dtype: str
     shape: tuple[Dim, ...]
+    layout: str = ""
 
     @staticmethod
-    def of(dtype: str, shape: Iterable[Dim | int | str]) -> TensorType:
-        return TensorType(dtype, tuple(Dim.of(s) for s in shape))
+    def of(dtype: str, shape: Iterable[Dim | int | str], layout: str = "") -> TensorType:
+        return TensorType(dtype, tuple(Dim.of(s) for s in shape), layout)
 
     @property
     def rank(self) -> int:
         return len(self.shape)
+
+    @property
+    def panel(self) -> int:
+        """Tokens of a panel; 0 of a buffer that has strides."""
+        m = _PANELS.fullmatch(self.layout)
+        return int(m[1]) if m else 0
 
     def nbytes(self, values: Mapping[str, int]) -> int:
         n = itemsize(self.dtype)
@@ -97,7 +116,7 @@ class TensorType(Type):
         return n
 
     def __str__(self) -> str:
-        return f"{self.dtype}[{_shape(self.shape)}]"
+        return f"{self.dtype}[{_shape(self.shape)}{f'; {self.layout}' if self.layout else ''}]"
 
 
 @dataclass(frozen=True, slots=True)
@@ -179,6 +198,16 @@ class RunsType(Type):
 def unplaced(t: Type) -> Type:
     """``t``, wherever it lies."""
     return TileType(t.dtype, t.shape) if isinstance(t, TileType) and t.space else t
+
+
+def fits(given: Type, wanted: Type) -> bool:
+    """Whether a value may be handed on as ``wanted``: its layout may promise more, and nothing less."""
+    if given == wanted or not isinstance(given, TensorType) or not isinstance(wanted, TensorType):
+        return given == wanted
+    known = ("", *LAYOUTS)
+    if given.layout not in known or wanted.layout not in known or replace(given, layout=wanted.layout) != wanted:
+        return False
+    return known.index(given.layout) >= known.index(wanted.layout)
 
 
 INT, FLOAT, BOOL, INDEX = ScalarType("int"), ScalarType("float"), ScalarType("bool"), ScalarType("index")

@@ -4,7 +4,8 @@
    functions are named once and call each other without circles.
 2. Every operation against its declaration.
 3. Levels: operations and types stand where they belong; symbolic dimensions are declared.
-4. Tile accesses stay inside their buffers (`ir.verify_tiles`); parallel loops are free of races (`ir.races`).
+4. Tile accesses stay inside their buffers (`ir.verify_tiles`), whose layouts somebody makes (`ir.layouts`); parallel
+   loops are free of races (`ir.races`).
 5. What backends' own passes have added keeps the backends' rules (`ir.registry.Extension`).
 """
 
@@ -16,11 +17,12 @@ from aatc.ir.blame import fail
 from aatc.ir.core import Block, Func, Module, Op, Value
 from aatc.ir.dims import ATTRIBUTE, NAME, Dim
 from aatc.ir.errors import AatcError, VerifyError
+from aatc.ir.layouts import check_layouts
 from aatc.ir.races import check_races
 from aatc.ir.registry import EXTENSIONS, OPS, Operand, Symbol, TorchConst, check_against_declaration, extended
 from aatc.ir.score.program import Program
 from aatc.ir.torch_names import problem
-from aatc.ir.types import SHAPED, ListType, PairType, TileType, Type
+from aatc.ir.types import SHAPED, ListType, PairType, TensorType, TileType, Type, fits
 from aatc.ir.verify_tiles import check_accesses
 
 LEVELS = ("geo", "tile")
@@ -46,6 +48,7 @@ def verify(module: Module) -> None:
     for func in module.funcs.values():
         if func.level == "tile":
             check_accesses(func, module.dims)
+            check_layouts(func)
             check_races(func)
             for extension in EXTENSIONS.values():
                 extension.check(func, module.dims)
@@ -197,6 +200,8 @@ def _type_problem(t: Type, level: str, module: Module) -> str | None:
         return f"{t} exists at the geo level only"
     if isinstance(t, TileType) and level != "tile":
         return f"{t} exists at the tile level only"
+    if isinstance(t, TensorType) and t.layout and level != "tile":
+        return f"{t} has a layout, which only buffers of the tile level have"
     if isinstance(t, SHAPED):
         for d in t.shape:
             if missing := sorted(d.symbols - module.dims.keys()):
@@ -251,13 +256,13 @@ def _check_call(op: Op, func: Func, level: str, results: list[Type], *, whole: b
     if func.level != level:
         fail(op, f"@{func.name} is not a {level} function")
     given, taken = [v.type for v in op.operands], [v.type for v in func.args]
-    if given != taken:
+    if len(given) != len(taken) or not all(map(fits, given, taken)):
         fail(
             op,
             f"@{func.name} takes ({', '.join(map(str, taken))}), it is given ({', '.join(map(str, given))})",
         )
     returned = func.result_types if whole else func.result_types[: len(results)]
-    if returned != results:
+    if len(returned) != len(results) or not all(map(fits, returned, results)):
         fail(
             op,
             f"@{func.name} returns ({', '.join(map(str, returned))}), not ({', '.join(map(str, results))})",

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from aatc.ir.core import Block, Func, Loc, Op, Value
 from aatc.ir.dims import Dim
 from aatc.ir.geo import attention_of, whole_attention_of
-from aatc.ir.schedule import Schedule, Stage
+from aatc.ir.schedule import Pack, Schedule, Stage
 from aatc.ir.score.expr import Expr, params
 from aatc.ir.score.program import Program
 from aatc.ir.score.widths import extents
@@ -164,6 +164,17 @@ def compute_tokens(
             numbers=("f64" if t.exact else a.dtype) if t.dtype == "b" else None,
         )[0]
     return out
+
+
+def pack_tokens(b: Builder, s: Schedule, buffers: dict[str, Value], tokens: Iterable[Token]) -> None:
+    """Replaces those of ``buffers``, by token name, by panels that the schedule wants packed: vectors per key of an
+    operand, or computed from it."""
+    for t in tokens:
+        panel = next((d.panel for d in s.every(Pack) if any(p.name == d.what for p in params(t.expr))), None)
+        if panel is not None and t.axes == "bhjd":
+            source = buffers[t.name]
+            made = replace(source.type, layout=f"panels({panel})")  # type: ignore[type-var]
+            buffers[t.name] = b.op("tile.pack", [source], [made], names=[f"{t.name}_panels"], axes=TILE_OF[t.axes])[0]
 
 
 TILE_OF = {"bhid": "gid", "bhjd": "gjd", "bhi": "gi", "bhj": "gj", "bh": "g", "": ""}

@@ -25,6 +25,7 @@ from aatc.passes.lowering import (
     compute_tokens,
     load_channel,
     new_func,
+    pack_tokens,
     token_type,
 )
 from aatc.passes.tile_core import (
@@ -60,6 +61,7 @@ def lower_backward(a: Attention, forms: Forms, s: Schedule, name: str, *, summed
     fr.buffers = compute_tokens(b, a, fr.f, fr.operands, fr.f.tokens.values())
     extra = extra_tokens(fr, forms, summed)
     plan = _Plan(fr, forms, extra)
+    pack_tokens(b, s, fr.buffers, fr.f.tokens.values())
     fr.tile_map = classify(fr, s.rows, s.heads)
     plan.allocate()
     if s.order == "rows":

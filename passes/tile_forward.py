@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 
 from aatc.ir.aggregations import SUM
 from aatc.ir.core import Func, Value
@@ -13,7 +14,7 @@ from aatc.ir.score.expr import ZERO, Expr, add, call, const, mul, param, params,
 from aatc.ir.score.program import Program
 from aatc.ir.types import TensorType, compute_name, torch_dtype
 from aatc.passes.factor import CarryTerm, Factored, carry_terms, split_epilogue
-from aatc.passes.lowering import LOG2E, Attention, Builder, compute_tokens, new_func
+from aatc.passes.lowering import LOG2E, Attention, Builder, compute_tokens, new_func, pack_tokens
 from aatc.passes.normal_form import Normaliser
 from aatc.passes.rounding import digits
 from aatc.passes.tile_checks import Watch, checks_of, tokens_of
@@ -102,6 +103,7 @@ def lower_forward(a: Attention, forms: Forms, s: Schedule, name: str) -> Func:
     b = fr.b
     fr.buffers = compute_tokens(b, a, fr.f, fr.operands, fr.f.tokens.values())
     watch = Watch(fr, forms.checks, forms.unit, a.programs.score.body, forms.digits)
+    pack_tokens(b, s, fr.buffers, fr.f.tokens.values())
     fr.tile_map = classify(fr, s.rows, s.heads)
     out = b.op("tile.alloc", [], [TensorType.of(a.dtype, [a.problems, a.rows, a.value_width])], names=["acc_all"])[0]
     titles = [x.heading for x in forms.normalizer.statistics]
@@ -149,19 +151,18 @@ def _result(fr: Frame, program: Program, operands: list[Value], t: TensorType, n
 
 
 def whole_token(
-    fr: Frame, program: Program, operands: list[Value], t: TensorType, name: str, axes: str, layout: str | None
+    fr: Frame, program: Program, operands: list[Value], t: TensorType, name: str, axes: str, layout: str
 ) -> Value:
-    """A per-token program over whole buffers, b and h apart."""
+    """A per-token program over whole buffers, b and h apart; ``layout`` is that of its result."""
     return fr.b.op(
         "tile.token",
         operands,
-        [t],
+        [replace(t, layout=layout)],
         names=[name],
         program=program,
         axes=axes,
         sizes=fr.a.sizes,
         flat=False,
-        layout=layout,
     )[0]
 
 

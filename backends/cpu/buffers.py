@@ -122,7 +122,7 @@ class BufferEmitter:
         if program.body.fn == "param" and program.params[0].attrs[1] == axes and self._plain(op, t):
             source = self.name(op.operands[0])
             view = f"{source}.reshape([{', '.join(self.dim(d) for d in t.shape)}])"
-            src.line(f"{out} = {self._laid_out(view, op.attrs.get('layout'))}")
+            src.line(f"{out} = {self._laid_out(view, t.layout)}")
             return
         compute = torch_name(token_numbers(op))
         body, used = self._expression(op, program, compute)
@@ -133,9 +133,9 @@ class BufferEmitter:
         self._delete(used)
 
     @staticmethod
-    def _laid_out(view: str, layout: str | None) -> str:
+    def _laid_out(view: str, layout: str) -> str:
         """Source of a view of an argument in the layout that is promised of it."""
-        return {None: view, "rows": f"rt.rows({view})", "contiguous": f"{view}.contiguous()"}[layout]
+        return {"": view, "rows": f"rt.rows({view})", "contiguous": f"{view}.contiguous()"}[layout]
 
     def _delete(self, names: list[str]) -> None:
         if names:
@@ -207,6 +207,11 @@ class BufferEmitter:
         if fill == 0:
             make = f"torch.zeros([{shape}]"
         self.src.line(f"{self.name(op.result)} = {make}, dtype=torch.{torch_name(t.dtype)})")
+
+    @lowering("tile.pack")
+    def _pack(self, op: Op) -> None:
+        """Torch knows strides only, and its products of matrices pack by themselves."""
+        self.src.line(f"{self.name(op.result)} = {self.name(op.operands[0])}")
 
     @lowering("tile.finish")
     def _finish(self, op: Op) -> None:

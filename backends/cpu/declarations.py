@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import Any
 
 import torch
@@ -87,7 +88,7 @@ define(
         ("grad_out", "q", "k", "v", "out", "lse"),
         attrs={"causal": Attr.of("bool", "key j is open to query i iff j <= i")},
         results=3,
-        infer=lambda op: [v.type for v in op.operands[1:4]],
+        infer=lambda op: [replace(v.type, layout="") for v in op.operands[1:4]],  # type: ignore[type-var]
         evaluate=library_backward,
     )
 )

@@ -99,7 +99,7 @@ def _token(fr: Frame, e: Expr, axes: str, t: TensorType, hint: str) -> Value:
     """The buffer (b, h, token[, feature]) of a per-token expression."""
     program = Program.of(e)
     operands = [fr.operands[n] for n in program.names]
-    return whole_token(fr, program, operands, t, hint, axes, "rows" if axes.endswith("d") else None)
+    return whole_token(fr, program, operands, t, hint, axes, "rows" if axes.endswith("d") else "")
 
 
 def lower_library(a: Attention, forms: Forms, plain: Library, s: Schedule, name: str) -> Func:
@@ -154,7 +154,7 @@ def _with_bias(fr: Frame, far: Expr, bias: list[Value]) -> Value:
     a, near = fr.a, param("bias__", "bhj")
     program = Program.of(add(near, far), [near]) if bias else Program.of(far)
     operands = [*bias, *(fr.operands[n] for n in program.names[len(bias) :])]
-    return whole_token(fr, program, operands, TensorType("f64", (a.batch, a.heads, a.cols)), "far", "bhj", None)
+    return whole_token(fr, program, operands, TensorType("f64", (a.batch, a.heads, a.cols)), "far", "bhj", "")
 
 
 def _require_room(fr: Frame, forms: Forms, operands: list[Value], biased: bool) -> None:
@@ -174,7 +174,7 @@ def _require_sums(fr: Frame, lse: Value) -> None:
     inner = param("lse", "bhi")
     closed = call("eq", inner, const(float("-inf")))
     open_ = Program((inner,), call("where", closed, const(0.0), inner))
-    finite = whole_token(fr, open_, [lse], lse.type, "open", "bhi", None)  # type: ignore[arg-type]
+    finite = whole_token(fr, open_, [lse], lse.type, "open", "bhi", "")  # type: ignore[arg-type]
     peaks = Peaks(fr)
     room = sub(const(_MOST[fr.a.dtype]), peaks.of_buffer(finite, False))
     fr.b.op("tile.require", [peaks.scalar(room, "sums")], [], least=0.0)

@@ -14,8 +14,9 @@ from dataclasses import dataclass
 from aatc.backends.cpu.linear import linearize, overwritable, temporaries
 from aatc.ir.blame import fail, sound
 from aatc.ir.core import Block, Func, Op, Value
+from aatc.ir.layouts import layout_of
 from aatc.ir.registry import lookup_op
-from aatc.ir.types import TensorType, TileType, itemsize
+from aatc.ir.types import LAYOUTS, TensorType, TileType, itemsize
 
 Ranges = Mapping[str, tuple[int, int | None]]
 
@@ -27,18 +28,13 @@ def check(func: Func, ranges: Ranges) -> None:
 
 def check_layouts(func: Func) -> None:
     """What an operation assumes of its operands' strides has been established. Arguments may have any strides."""
-    known: dict[Value, str] = {}
     for op in func.body.walk():
-        if op.name == "tile.alloc":
-            known[op.results[0]] = "contiguous"
-        elif op.name == "tile.token" and "layout" in op.attrs:
-            known[op.results[0]] = op.attrs["layout"]
         for v in op.operands[: _ROWS.get(op.name, 0)]:
-            if v not in known:
+            if layout_of(v) not in LAYOUTS:
                 fail(
                     op,
                     f"{op.name} reads %{v.name or '?'} row by row, but its strides may be any",
-                    'make it by a tile.token with layout "rows"',
+                    "make it by a tile.token whose type says so: f32[...; rows]",
                 )
 
 

@@ -127,9 +127,11 @@ def test_schedules_worth_trying_are_legal_and_begin_with_the_default():
     ],
 )  # fmt: skip
 def test_scheduled_programs_golden(name, kind, target, schedule, golden):
-    """What schedules leave in the text: those of functions, loops, and tiles with a space."""
+    """What schedules leave in the text: those of functions, loops, packed buffers, and tiles with a space."""
     text = str(compiled(name, target=target, schedule=both(schedule)).module)
-    shown = [line for line in text.splitlines() if re.match(r"tile.func|.*tile\.(for|sweep)\(|.*, shared>|\s*\}", line)]
+    shown = [
+        line for line in text.splitlines() if re.match(r"tile.func|.*tile\.(for|sweep|pack)\(|.*, shared>|\s*\}", line)
+    ]
     golden(f"{name}.{kind}.schedule.txt", "\n".join(shown))
 
 
@@ -171,7 +173,7 @@ def test_attentions_have_one_name_at_every_stage():
     "target, text",
     [
         (TORCH, "split(g, 2) split(i, 3) split(j, 5) grain(j, 2) reorder(i, g, j)"),
-        (NATIVE, "split(i, 2) split(j, 4) bind(g, threads) unroll(j, 2) vectorize(j, 4)"),
+        (NATIVE, "split(i, 2) split(j, 4) bind(g, threads) unroll(j, 2) vectorize(j, 4) pack(k, 4)"),
         (GPU, "split(g, 1) split(i, 5) split(j, 4) bind(g, workgroups) stage(k, shared) stage(v, shared)"),
     ],
     ids=["torch", "native", "gpu"],
@@ -183,6 +185,17 @@ def test_a_schedule_changes_no_number(name, target, text):
     values = [torch.rand([int(d) for d in a.type.shape]) for a in whole.entry.args]
     for x, y in zip(run(whole, *values), run(result.module, *values), strict=True):
         torch.testing.assert_close(x, y, rtol=2e-4, atol=2e-4)
+
+
+def test_what_is_packed_is_read_from_panels_alone():
+    text = f"{NESTED} pack(k, 3) {TASKS}"
+    m = compiled("euclidean", target=NATIVE, schedule=both(text)).module
+    for name in ("attend0", "attend0_backward"):
+        packs = [op for op in m.funcs[name].body.ops if op.name == "tile.pack"]
+        loads = [op for op in m.funcs[name].body.walk() if op.name == "tile.load"]
+        assert [op.result.type.layout for op in packs] == ["panels(3)"]
+        assert any(op.operands[0] is packs[0].result for op in loads)
+        assert not any(op.operands[0] is packs[0].operands[0] for op in loads)
 
 
 def test_forward_and_backward_have_schedules_of_their_own():

@@ -14,7 +14,7 @@ from aatc.ir.core import Block, Func, Loc, Module, Op, Value
 from aatc.ir.dims import Dim
 from aatc.ir.registry import Operand, Symbol, TorchConst
 from aatc.ir.score import Expr, Program, call, const, index, param, params
-from aatc.ir.types import BOOL, FLOAT, INDEX, INT, ListType, OpaqueType, TensorType
+from aatc.ir.types import BOOL, FLOAT, INDEX, INT, LAYOUTS, ListType, OpaqueType, TensorType
 
 SIZES = (2, 2, 3, 4)  # B, H, I, J
 WIDTH, HALF, TABLE = 4, 2, 5
@@ -354,6 +354,11 @@ tensor_types = st.builds(
     lambda dtype, shape: TensorType(dtype, tuple(shape)),
     st.sampled_from(["f32", "f64", "bf16", "i64", "bool", "c64"]), st.lists(dims, max_size=4),
 )  # fmt: skip
+buffer_types = st.builds(
+    lambda t, layout: TensorType(t.dtype, t.shape, layout),
+    tensor_types,
+    st.one_of(st.sampled_from(["", *LAYOUTS]), st.integers(1, 2**40).map("panels({})".format)),
+)
 types = st.recursive(
     st.one_of(tensor_types, st.sampled_from([INT, FLOAT, BOOL, INDEX, OpaqueType()])),
     lambda inner: st.builds(ListType, inner), max_leaves=2,

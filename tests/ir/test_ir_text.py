@@ -17,7 +17,7 @@ from aatc.ir.parser import MAX_NESTING, parse, parse_attrs, parse_program, parse
 from aatc.ir.printer import VERSION, attrs_text, canonical_text, func_text, module_text, op_line, value_text
 from aatc.ir.registry import TorchConst
 from tests.ir.samples import GEO, SAMPLES
-from tests.ir.strategies import modules, names, types, values
+from tests.ir.strategies import buffer_types, modules, names, types, values
 
 
 # --- round trips -------------------------------------------------------------------------------------------
@@ -43,7 +43,7 @@ def test_attributes_read_back(attrs):
     assert list(again) == list(attrs)
 
 
-@given(types)
+@given(st.one_of(types, buffer_types))
 def test_types_read_back(t):
     assert parse_type(str(t)) == t
 
@@ -163,6 +163,12 @@ REFUSED = {
     "a malformed dimension": '%a = torch.call() {target = "t", args = []} : f32[2,‸?]\n  geo.return(%x)',
     "a wrong dimension": '%a = torch.call() {target = "t", args = []} : f32[2,N‸*]\n  geo.return(%x)',
     "a half dimension": '%a = torch.call() {target = "t", args = []} : f32[2,‸]\n  geo.return(%x)',
+    "a layout that is none": '%a = torch.call() {target = "t", args = []} : f32[2; ‸row]\n  geo.return(%x)',
+    "a layout left out": '%a = torch.call() {target = "t", args = []} : f32[2;‸]\n  geo.return(%x)',
+    "two layouts": '%a = torch.call() {target = "t", args = []} : f32[2; ‸rows; rows]\n  geo.return(%x)',
+    "panels of nothing": '%a = torch.call() {target = "t", args = []} : i8[; panels(‸0)]\n  geo.return(%x)',
+    "panels of too much": '%a = torch.call() {target = "t", args = []} : i8[; panels(‸99999999999999999999)]\n  geo.return(%x)',
+    "a layout of pairs": '%a = torch.call() {target = "t", args = []} : pair<‸f32[2; rows]>\n  geo.return(%x)',
     "an unclosed type": '%a = torch.call() {target = "t", args = []} : pair<f32[2]‸\n  geo.return(%x)',
     "a list of shapes": '%a = torch.call() {target = "t", args = []} : pair<‸int>\n  geo.return(%x)',
     "an attribute given twice": "geo.return(%x) {a = 1, ‸a = 2}",

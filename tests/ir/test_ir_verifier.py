@@ -21,6 +21,10 @@ def test_the_samples_are_sound(text):
     assert module.clone().verify() == module
 
 
+JS = (
+    '  %js = tile.token() {program = fn() => j, axes = "bhj", sizes = [1, 2, dim(N), dim(M)], flat = true} : f64[2,M]\n'
+)
+PACK = '  %bp = tile.pack(%b) {axes = "gjd"} : f64[2,M,4; panels(8)]\n'
 #: What is changed in a sample, and what the verifier says.
 BROKEN_TEXTS = {
     # per operation
@@ -68,6 +72,18 @@ BROKEN_TEXTS = {
     "a buffer of another rank": (TILE, "tile.store(%lt, %lse_all, %g, %i)", "tile.store(%lt, %acc_all, %g, %i)", "rank"),
     "too few positions": (TILE, "tile.load(%a, %g, %i)", "tile.load(%a, %g)", "positions"),
     "a body that yields other types": (TILE, "tile.yield(%top, %l2, %acc2)", "tile.yield(%top, %acc2, %l2)", "must yield"),
+    # layouts
+    "a layout at the geo level": (GEO, "%q: f64[1,2,N,4], %k", "%q: f64[1,2,N,4; rows], %k", "buffers of the tile level"),
+    "a layout that the caller does not promise": (TILE, "@attend(%q: f64[1,2,N,4], %k", "@attend(%q: f64[1,2,N,4; rows], %k", "takes"),
+    "panels that the caller does not have": (TILE, "@attend(%q: f64[1,2,N,4], %k", "@attend(%q: f64[1,2,N,4; panels(2)], %k", "takes"),
+    "a layout that nobody makes": (TILE, JS, JS + "  %w = tile.finish(%b) {factor = 1.0} : f64[2,M,4; rows]\n", "makes no buffer of layout rows"),
+    "panels by another operation": (TILE, "%acc_all = tile.alloc() : f64[2,N,4]", "%acc_all = tile.alloc() : f64[2,N,4; panels(8)]", "makes no buffer of layout panels"),
+    "panels without panels": (TILE, JS, JS + PACK.replace("; panels(8)", ""), r"yields f64.2,M,4; panels\(n\)., not f64.2,M,4."),
+    "panels of another shape": (TILE, JS, JS + PACK.replace("M,4; p", "M,5; p"), "yields f64.2,M,4; panels"),
+    "panels of numbers": (TILE, JS, JS + PACK.replace("(%b)", "(%js)"), "problems, tokens and features"),
+    "panels of panels": (TILE, JS, JS + PACK + PACK.replace("(%b)", "(%bp)").replace("%bp =", "%bq ="), "takes a buffer with strides"),
+    "panels read by another operation": (TILE, JS, JS + PACK + "  %w = tile.peak(%bp) {rows = true} : f64[]\n", "takes a buffer with strides"),
+    "panels handed out": (TILE, JS, JS + PACK, "takes a buffer with strides"),
     # storage
     "two results in one place": (TILE, "%top = tile.reduce(%masked, %m1) {op = \"max\", over = \"j\", cpu.plan = [2432]}", "%top = tile.reduce(%masked, %m1) {op = \"max\", over = \"j\", cpu.plan = [0]}", "arena"),
     "a place inside the slot of another": (TILE, "cpu.plan = [2432]", "cpu.plan = [2176]", "arena"),
@@ -114,6 +130,8 @@ def test_a_broken_text_is_refused(name):
         old, new = LONGER[name]
     assert sample.count(old) >= 1, "the sample no longer has what this test changes"
     text = sample.replace(old, new, 1)
+    if name == "panels handed out":
+        text = text.replace("tile.return(%o, %lse)", "tile.return(%o, %lse, %bp)")
     if name == "a position that is no loop's":
         module = parse(text.replace('torch.call() {target = "operator.add", args = []}', "tile.alloc()"), verify=False)
         with pytest.raises(VerifyError, match=message):

@@ -54,8 +54,19 @@ class Scalar:
     def symbol(self, name: str) -> str:
         return f"({' * '.join(f'dim_{p}' for p in name.split('_x_'))})"
 
-    # --- what a dialect says -------------------------------------------------------------------------------
     def element(self, buffer: Value, index: list[str]) -> str:
+        """The element of a buffer at an index: by strides, or [problem][panel][feature][token in the panel]."""
+        n = buffer.type.panel
+        if not n:
+            offset = " + ".join([f"({x}) * {self.stride(buffer, a)}" for a, x in enumerate(index)] or ["0"])
+        else:
+            (g, t, d), features = index, self.extent_of(buffer, 2)
+            panels = f"(({self.extent_of(buffer, 1)} + {n - 1}) / {n})"
+            offset = f"((({g}) * {panels} + ({t}) / {n}) * {features} + {d}) * {n} + ({t}) % {n}"
+        return f"{self.name(buffer)}[{offset}]"
+
+    # --- what a dialect says -------------------------------------------------------------------------------
+    def stride(self, buffer: Value, axis: int) -> str:
         raise NotImplementedError
 
     def extent_of(self, buffer: Value, axis: int) -> str:
@@ -140,6 +151,14 @@ class Scalar:
         return f"{self.types[dtype]}({float(value)!r})"
 
     # --- whole buffers -------------------------------------------------------------------------------------
+    def tile_pack(self, op: Op) -> None:
+        (buffer,) = op.operands
+        self.make(op.result, None)
+        index = [self.loop(self.extent_of(buffer, n)) for n in range(3)]
+        self.line(f"{self.element(op.result, index)} = {self.element(buffer, index)};")
+        for _ in index:
+            self.close()
+
     def tile_centre(self, op: Op) -> None:
         (buffer,), axes = op.operands, op.attrs["axes"]
         self.make(op.result, None)

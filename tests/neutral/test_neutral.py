@@ -12,6 +12,7 @@ import aatc
 from aatc import masks, metrics, passes
 from tests.compiler.harness import module_of, record
 from tests.compiler.test_passes import CASES, GEO_PASSES
+from tests.ir.test_schedule import NATIVE
 from tests.neutral.to_c import Kernel
 from tests.neutral.to_glsl import GLSL, compiled, tool
 
@@ -78,6 +79,35 @@ def test_ragged_lengths_masks_and_shared_heads_in_c(kind, mask, dtype, tmp_path)
         torch.testing.assert_close(got[1].double(), lse, rtol=0, atol=200 * unit)
 
 
+PACKED = "split(g, 1) split(i, 4) split(j, 32) grain(j, 16) pack(k, 16) pack(v, 16) bind(g, threads)"
+
+
+def packed(kind, mask, operands):
+    """Those of `tiled` for a target that packs."""
+    pipeline = passes.Pipeline.parse(f"{GEO_PASSES},schedule,adaptive-tile,lower-tokens{{rows=3}}")
+    operands, spec, _ = record(*operands, metric=KINDS[kind], mask=MASKS[mask])
+    wish = passes.with_schedules(pipeline, f"attend0.forward: {PACKED}\n")
+    module = wish.run(module_of(operands, spec), target=NATIVE).module
+    (op,) = [op for op in module.walk() if op.name == "geo.kernel"]
+    return module, op, operands
+
+
+@needs_cc
+@pytest.mark.parametrize("mask", MASKS)
+@pytest.mark.parametrize("kind", KINDS)
+def test_panels_of_keys_and_values_in_c(kind, mask, tmp_path):
+    for n, m in ((3, 37), (9, 16), (5, 70)):
+        q, k, v = tensors(n, m, torch.float64, heads=4, keys=2)
+        module, op, operands = packed(kind, mask, (q, k, v))
+        made = [o.result.type for o in module.funcs[op.attrs["forward"].name].body.ops if o.name == "tile.pack"]
+        assert [t.panel for t in made] == [16, 16]
+        o, lse = aatc.attend(q, k, v, metric=KINDS[kind], mask=MASKS[mask], return_lse=True)
+        (tmp_path / f"{m}").mkdir()
+        got = answer(module, op, operands, tmp_path / f"{m}")
+        torch.testing.assert_close(got[0], o, rtol=0, atol=1e-11)
+        torch.testing.assert_close(got[1], lse, rtol=0, atol=1e-11)
+
+
 needs_glslang = pytest.mark.skipif(
     tool("glslangValidator") is None or tool("spirv-val") is None, reason="there is no GLSL compiler (extra test)"
 )
@@ -91,7 +121,10 @@ def test_shaders_from_the_tile_program_compile(kind, mask, tmp_path):
     module, op, _, _ = tiled(q, k, v, {"metric": KINDS[kind], "mask": MASKS[mask]})
     shaders = GLSL(module.funcs[op.attrs["forward"].name]).shaders()
     assert sum("gl_WorkGroupID.y" in s for s in shaders) >= 2  # blocks of tokens, blocks of rows
-    for n, text in enumerate(shaders):
+    module, op, _ = packed(kind, mask, (q, k, v))
+    packing = GLSL(module.funcs[op.attrs["forward"].name]).shaders()
+    assert sum("// tile.pack" in s for s in packing) == 2
+    for n, text in enumerate([*shaders, *packing]):
         assert compiled(text, tmp_path, f"s{n}")[:4] == b"\x03\x02\x23\x07"
 
 

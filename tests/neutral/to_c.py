@@ -42,10 +42,8 @@ class C(Scalar):
         super().__init__(func)
         self.parallel = 0
 
-    def element(self, buffer: Value, index: list[str]) -> str:
-        name = self.name(buffer)
-        offset = " + ".join([f"({x}) * {name}_s[{n}]" for n, x in enumerate(index)] or ["0"])
-        return f"{name}[{offset}]"
+    def stride(self, buffer: Value, axis: int) -> str:
+        return f"{self.name(buffer)}_s[{axis}]"
 
     def extent_of(self, buffer: Value, axis: int) -> str:
         return f"{self.name(buffer)}_n[{axis}]"
@@ -75,6 +73,10 @@ class C(Scalar):
         shape = ", ".join(self.dim(d) for d in t.shape) or "1"
         self.line(f"int64_t {name}_n[] = {{{shape}}}; int64_t {name}_s[{max(n, 1)}];")
         self.line(f"int64_t {name}_size = strides({name}_n, {name}_s, {n});")
+        if t.panel:
+            self.line(
+                f"{name}_size = {name}_n[0] * (({name}_n[1] + {t.panel - 1}) / {t.panel} * {t.panel}) * {name}_n[2];"
+            )
         self.line(f"{self.types[t.dtype]} *{name} = malloc(({name}_size + 1) * sizeof *{name});")
         if fill is not None:
             self.line(f"for (int64_t z = 0; z < {name}_size; ++z) {name}[z] = {float(fill)!r};")

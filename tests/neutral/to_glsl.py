@@ -41,10 +41,8 @@ class GLSL(Scalar):
             at += 8 if isinstance(b.type, RunsType) else 2 * max(1, len(b.type.shape))
         self.axes = "xyz"
 
-    def element(self, buffer: Value, index: list[str]) -> str:
-        rank, base = len(buffer.type.shape), self.base[buffer]
-        offset = " + ".join([f"({x}) * meta[{base + rank + n}]" for n, x in enumerate(index)] or ["0"])
-        return f"{self.name(buffer)}[{offset}]"
+    def stride(self, buffer: Value, axis: int) -> str:
+        return f"meta[{self.base[buffer] + len(buffer.type.shape) + axis}]"
 
     def extent_of(self, buffer: Value, axis: int) -> str:
         return f"meta[{self.base[buffer] + axis}]"
@@ -78,7 +76,7 @@ class GLSL(Scalar):
         """One text per dispatch, in order."""
         out = []
         for op in self.func.body.ops:
-            if op.regions or op.name in ("tile.centre", "tile.peak", "tile.require"):
+            if op.regions or op.name in ("tile.pack", "tile.centre", "tile.peak", "tile.require"):
                 self.lines, self.axes = [], "xyz"
                 self.names = {b: self.name(b) for b in self.buffers}
                 for needed in self.needed(op):
