@@ -198,6 +198,23 @@ def test_what_is_packed_is_read_from_panels_alone():
         assert not any(op.operands[0] is packs[0].operands[0] for op in loads)
 
 
+def test_gradients_of_what_is_packed():
+    q, k, v = (torch.rand(1, 2, 6, 4, dtype=torch.float64, requires_grad=True) for _ in range(3))
+    operands, spec, eager = record(q, k, v, **CASES["euclidean"])
+    wish = passes.with_schedules(passes.Pipeline.parse(TILED), both(f"{NESTED} pack(k, 3) pack(v, 4) {TASKS}"))
+    packed = wish.run(module_of(operands, spec), target=NATIVE).module
+    assert sum(op.name == "tile.pack" for op in packed.funcs["attend0_backward"].body.ops) == 2
+    planned = passes.Pipeline.parse("plan-memory").run(packed).module
+    results = aatc.backends.get("cpu").build(planned).main(*operands)
+    pull = tuple(torch.randn_like(x) for x in eager)
+    for x, y in zip(
+        (*results, *torch.autograd.grad(results, (q, k, v), pull)),
+        (*eager, *torch.autograd.grad(eager, (q, k, v), pull)),
+        strict=True,
+    ):
+        torch.testing.assert_close(x, y, rtol=0, atol=1e-11)
+
+
 def test_forward_and_backward_have_schedules_of_their_own():
     text = "attend0.forward: split(i, 4) split(j, 2)\nattend0.backward: split(i, 3) split(j, 6)\n"
     m = compiled("l1", schedule=text).module
