@@ -110,22 +110,22 @@ def test_a_backward_whose_rows_add_into_keys_is_not_parallel_over_rows():
         )
 
 
-@pytest.mark.parametrize("shape, axis", [((1, 6, 7), "g"), ((2, 6, 7), "")])
-def test_gradients_of_a_bias_are_shared_where_heads_share_it(shape, axis):
-    """One bias for all heads is reached by the position along g, too, yet at the same place."""
+@pytest.mark.parametrize("shape, axes", [((2, 1, 6, 7), "bij"), ((2, 6, 7), "hij"), ((2, 2, 6, 7), "bhij")])
+def test_gradients_of_a_bias_are_shared_where_problems_share_it(shape, axes):
+    """One bias for all heads is reached by the position along g, too, yet heads meet at the same place."""
     import torch
 
     import aatc
     from tests.compiler.harness import build
 
-    q, k, v = (torch.randn(1, 2, n, 4, dtype=torch.float64) for n in (6, 7, 7))
+    q, k, v = (torch.randn(2, 2, n, 4, dtype=torch.float64) for n in (6, 7, 7))
     bias = torch.randn(shape, dtype=torch.float64, requires_grad=True)
     parts = {"metric": aatc.metrics.SphereGeodesic(), "bias": bias}
     text = str(build(q, k, v, tiles="rows=4 cols=4 heads=1 grain=2", **parts).result.stages["adaptive-tile"])
-    (store,) = [x for x in text.splitlines() if "tile.store" in x and 'axes = "hij"' in x]
-    assert ('shared = "ordered"' in store) == bool(axis)
-    if axis:
+    (store,) = [x for x in text.splitlines() if "tile.store" in x and f'axes = "{axes}"' in x]
+    assert ('shared = "ordered"' in store) == (axes != "bhij")
+    if axes == "bhij":
+        parse(text)
+    else:
         with pytest.raises(VerifyError, match="loop over g add into the same places"):
             parse(text.replace(store, store.replace(', shared = "ordered"', "")))
-    else:
-        parse(text)
