@@ -198,8 +198,10 @@ class Judge:
             allowed * _largest(want),
             # the second is one sample of many orders of summation
             *(
-                k * self.slack * _distance(r if dtype == torch.float64 else r.to(dtype), want)
+                k * self.slack * _distance(r.to(held), want)
                 for k, r in zip((1, 2), rough)
+                # as it is, too: what a float32 gradient loses may be below the range of a half
+                for held in {r.dtype, r.dtype if dtype == torch.float64 else dtype}
             ),
             64 * compute_unit * size,
             # what is exactly 0 may come out as a difference of equal numbers

@@ -196,7 +196,7 @@ class Formula:
 
 
 def _matvec(m, x):
-    return (m * x.unsqueeze(-2)).sum(-1)
+    return rounded(m * x.unsqueeze(-2)).sum(-1)
 
 
 def _append(x, s):
@@ -474,7 +474,7 @@ def scores(case, x: dict[str, torch.Tensor], dtype: torch.dtype):
     s = _per_head(f, scale) * s
     if case.soft_cap is not None:
         cap = _per_head(f, case.soft_cap)
-        s = cap * torch.tanh(s / cap)
+        s = _capped(s, cap)
     if case.bias is not None:
         s = rounded(s + _bias(f, case.bias))  # beside a large bias, this is where the digits of a score go
     if case.normalizer[0] == "sigmoid" and case.normalizer[1] is not None:
@@ -484,6 +484,15 @@ def scores(case, x: dict[str, torch.Tensor], dtype: torch.dtype):
         u = uniform(int(x["seed"]) if isinstance(case.seed, str) else case.seed, f.sizes).unsqueeze(-1)
         carried_v = torch.where(u >= case.dropout, carried_v / (1 - case.dropout), 0.0)
     return s.expand(*f.sizes, 1)[..., 0], keep, carried_v.expand(*f.sizes, carried_v.shape[-1])
+
+
+def _capped(s, cap):
+    """cap tanh(s / cap). Its slope in the cap is a difference of two numbers as large as s / cap, each rounded."""
+    x = s / cap
+    out = cap * torch.tanh(x)
+    if Rounding.unit and isinstance(cap, torch.Tensor):
+        out = out + (rounded(x) - x).detach().nan_to_num(0.0) * (cap - cap.detach())
+    return out
 
 
 def attention(case, x: dict[str, torch.Tensor], dtype: torch.dtype):
