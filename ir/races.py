@@ -10,7 +10,7 @@ hands on sums, extremes and products only, each of which is read by nothing but 
 from __future__ import annotations
 
 from aatc.ir.access import owned_by, owns_problem
-from aatc.ir.blame import fail
+from aatc.ir.blame import fail, sound
 from aatc.ir.core import Func, Op, Value
 from aatc.ir.dims import Dim
 from aatc.ir.registry import lookup_op
@@ -23,9 +23,9 @@ def check_races(func: Func) -> None:
     """VerifyError at the first access that makes a parallel loop a race."""
     for op in func.body.walk():
         if op.attrs.get("kind") == "par" and lookup_op(op.name).traits.region == "loop":
-            _check_parallel(op)
+            sound(op, _check_parallel, op)
         elif op.attrs.get("kind") == "red":
-            _check_reduction(op)
+            sound(op, _check_reduction, op)
 
 
 def _check_parallel(loop: Op) -> None:

@@ -129,3 +129,18 @@ def test_gradients_of_a_bias_are_shared_where_problems_share_it(shape, axes):
     else:
         with pytest.raises(VerifyError, match="loop over g add into the same places"):
             parse(text.replace(store, store.replace(', shared = "ordered"', "")))
+
+
+@pytest.mark.parametrize("size", ["inf", "nan", "none"])
+def test_sizes_that_are_no_sizes_are_refused(size):
+    stored = "%o = tile.token(%acc_all)"
+    text = changed(
+        "  %acc_all = tile.alloc() : f64[2,N,4]",
+        "  %acc_all = tile.alloc() : f64[1,2,N,4]",
+        'tile.store(%ot, %acc_all, %g, %i) {axes = "gid", add = false}',
+        'tile.store(%ot, %acc_all, %g, %i) {axes = "bhid", add = false, sizes = [1, 2, 6, SIZE]}',
+    )
+    assert stored in text
+    parse(text.replace("SIZE", "6"))
+    with pytest.raises(VerifyError, match="malformed"):
+        parse(text.replace("SIZE", size))
