@@ -2,6 +2,7 @@
 
 from aatc.ir import geo as geo
 from aatc.ir import tile as tile
+from aatc.ir import tile_pairs as tile_pairs
 from aatc.ir.core import Block, Func, Loc, Module, Op, Readers, Value, read_by
 from aatc.ir.dims import Dim
 from aatc.ir.graph import to_dot, to_networkx

@@ -19,7 +19,7 @@ from aatc.ir.registry import Attr, OpDef, Operand, define
 from aatc.ir.schedule import Schedule
 from aatc.ir.score.expr import ZERO, param, sub
 from aatc.ir.score.program import Program
-from aatc.ir.stages import DIGITS, WHOLE, check_binding, tensor_operand
+from aatc.ir.stages import DIGITS, REFINED, WHOLE, check_binding, tensor_operand
 from aatc.ir.tile_evaluate import Refused
 from aatc.ir.types import TensorType, Type, compute_name, torch_dtype
 
@@ -84,7 +84,7 @@ def _attend_verify(op: Op) -> None:
         )
     whole = whole_attention_of(op)
     whole.declared()
-    for program in {*att.programs, *whole.programs}:
+    for program in {*att.programs, *whole.programs, *op.attrs.get("refined", ())}:
         missing = [n for n in program.names if n not in bound]
         if missing:
             raise VerifyError(f"{op.name}: program parameter {missing[0]} is not among its operands {names}")
@@ -117,6 +117,7 @@ _ATTEND = {
     "floor": Attr.of("float", "static lower bound of the score when there is a weight", required=False),
     **DIGITS,
     **WHOLE,
+    **REFINED,
     "kind": Attr.of("str", "normaliser, see `ir.normalizers`"),
     "aggregate": Attr.of("str", "how values are combined, see `ir.aggregations`"),
     "schedule": Attr.of("str", "how the forward's tile program is made, see `ir.schedule`", required=False),

@@ -60,6 +60,14 @@ WHOLE = {
     ),
     "dropped": Attr.of("program", "a number per query that the score lacks and ``whole`` has", required=False),
 }
+REFINED = {
+    "refined": Attr.of(
+        "list",
+        "pairs of a linear form of the score and the same with no difference multiplied out, for those pairs of tokens "
+        "at which the first has lost its digits",
+        required=False,
+    ),
+}
 
 
 # --- the operations -----------------------------------------------------------------------------------------
@@ -72,7 +80,7 @@ def _metric_verify(op: Op) -> None:
     program: Program = op.attrs["score"]
     if program.body.rank or program.body.dtype == "b":
         raise VerifyError("a score must be a number per pair")
-    for p in (program, *(op.attrs[n] for n in WHOLE if n in op.attrs)):
+    for p in (program, *(op.attrs[n] for n in WHOLE if n in op.attrs), *op.attrs.get("refined", ())):
         check_binding(op, p, op.operands)
 
 
@@ -82,7 +90,7 @@ define(
         "geo",
         "score of every (query, key) pair by a score program; its first parameters are q and k",
         ("q", "k", "captures*"),
-        attrs={"score": Attr.of("program", "the score, a number per pair"), **DIGITS, **WHOLE},
+        attrs={"score": Attr.of("program", "the score, a number per pair"), **DIGITS, **WHOLE, **REFINED},
         infer=_metric_types,
         verify=_metric_verify,
         evaluate=stage_evaluate.metric,

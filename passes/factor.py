@@ -10,7 +10,24 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from aatc.ir.errors import UnsupportedError
-from aatc.ir.score.expr import ONE, ZERO, Expr, add, call, div, index, mul, neg, param, postorder, rebuild, substitute
+from aatc.ir.score.derivative import gradients
+from aatc.ir.score.expr import (
+    ONE,
+    ZERO,
+    Expr,
+    add,
+    call,
+    div,
+    index,
+    mul,
+    neg,
+    param,
+    params,
+    postorder,
+    rebuild,
+    substitute,
+)
+from aatc.ir.tile_pairs import by_channel
 from aatc.passes.normal_form import is_col, is_row
 
 
@@ -73,6 +90,27 @@ class ChannelSum:
     cols: tuple[tuple[Expr, Token], ...]
 
 
+def used_by(x: Lookup | ChannelSum) -> tuple[Expr, ...]:
+    """The functions of atoms that an atom is made of."""
+    return x.positions if isinstance(x, Lookup) else (x.body,)
+
+
+#: The cotangent of a number that is refined, per pair.
+COTANGENT = param("ct_", "bhij")
+
+
+@dataclass(frozen=True)
+class Refined:
+    """``plain``, a function of contractions and tokens; where that has lost its digits ``body``, a function of
+    ``tokens``, pair by pair. ``grads``: per token what `COTANGENT` sends to it there."""
+
+    atom: Expr
+    plain: Expr
+    body: Expr
+    tokens: tuple[Token, ...]
+    grads: tuple[Expr, ...]
+
+
 @dataclass(frozen=True)
 class CarryTerm:
     """``coef`` (a function of atoms) times a token vector of the key (``col``) or the query."""
@@ -87,7 +125,7 @@ class Factored:
     """Atoms in the order they can be computed, and the programs over them."""
 
     tokens: dict[tuple[Any, ...], Token] = field(default_factory=dict)
-    atoms: dict[tuple[Expr, bool], Contraction | Lookup | Stored | ChannelSum] = field(default_factory=dict)
+    atoms: dict[tuple[Expr, bool], Contraction | Lookup | Stored | ChannelSum | Refined] = field(default_factory=dict)
     taken: set[str] = field(default_factory=set)
     _names: int = 0
 
@@ -175,6 +213,44 @@ class Factored:
             self.atoms[e, exact] = atom
         return self.atoms[e, exact].atom
 
+    def refined(self, plain: Expr, exact: Expr) -> Refined | None:
+        """The number ``plain`` by the formula ``exact`` where it must be, to be put in its place; None unless the one
+        is a function of contractions and the other of channels of the query's and the key's vectors."""
+        given = {x.atom: x for x in self.atoms.values()}
+        if not all(isinstance(given.get(p), Contraction) for p in params(plain) if p in given):
+            return None
+        table: dict[Expr, Expr] = {}
+        tokens: dict[Expr, Token] = {}
+        stack = [exact]
+        while stack:
+            e = stack[-1]
+            missing = [a for a in e.args if a not in table] if e.is_pair else []
+            if missing:
+                stack += missing
+                continue
+            stack.pop()
+            if e in table or e.is_const:
+                table.setdefault(e, e)
+            elif not e.is_pair:
+                token = self.token(e, ("bhid" if is_row(e) else "bhjd") if e.rank else None)
+                if e.rank > 1 or token.dtype != "f":
+                    return None
+                table[e] = token.atom
+                tokens[token.atom] = token
+            elif by_channel(e):
+                table[e] = rebuild(e, tuple(table[a] for a in e.args))
+            else:
+                return None
+        body = table[exact]
+        read = params(body)
+        sent = gradients([(body, COTANGENT)], read)
+        grads = tuple(add(sent.get(p, ZERO), call("mul", ZERO, p)) if _needs_width(sent, p) else sent[p] for p in read)
+        if not all(map(by_channel, postorder(*grads))):
+            return None
+        found = Refined(param(self.fresh("y"), "bhij"), plain, body, tuple(tokens[p] for p in read), grads)
+        self.atoms[found.atom, False] = found
+        return found
+
     def _reduction(self, e: Expr) -> None:
         if e.fn == "dot":
             x, y = e.args
@@ -225,6 +301,11 @@ class Factored:
             return out
 
         return visit(v), tuple(rows.items()), tuple(cols.items())
+
+
+def _needs_width(sent: dict[Expr, Expr], p: Expr) -> bool:
+    """Whether a gradient does not show how many channels it has."""
+    return p not in sent or sent[p].rank != p.rank
 
 
 _MIXING = ("rotate", "rotate_angle", "matvec", "tmatvec", "turn", "unturn", "eta", "append", "init", "embed", "outer")

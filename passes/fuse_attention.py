@@ -160,6 +160,8 @@ def attention_at(aggregate: Op) -> tuple[list[Value], dict[str, Any], Op]:
     if metric.attrs.get("double"):
         attrs["double"] = True
     attrs |= {n: _used(_rename(metric.attrs[n], names_of_score)) for n in ("whole", "dropped") if n in metric.attrs}
+    if "refined" in metric.attrs:
+        attrs["refined"] = tuple(_used(_rename(x, names_of_score)) for x in metric.attrs["refined"])
     if carry.body.fn != "param":
         attrs["carry"] = carry
     if mask is not None:

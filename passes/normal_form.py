@@ -128,6 +128,10 @@ class Normaliser:
                     self.nonnegative.add(self._done[e])
         return self._done[e]
 
+    def source(self, normal: Expr) -> Expr | None:
+        """A formula that `number` brought to ``normal``, if it has one."""
+        return next((e for e, found in self._done.items() if found is normal), None)
+
     def _from_below(self, e: Expr) -> None:
         """Normalises some nodes of a formula that is deeper than Python's stack before those above them."""
         new = new_nodes(e, self._depth)

@@ -10,7 +10,9 @@ attention runs in double precision; where one fails in that precision, too, with
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 from aatc.ir.errors import ScoreError
 from aatc.ir.score.derivative import gradients
@@ -72,6 +74,11 @@ class Check:
     argument: Expr
     gain: Expr
     expanded: bool = True
+
+
+def grouped(flat: Sequence[Any], n: int) -> list[tuple[Any, ...]]:
+    """Entries of a flat list, ``n`` at a time."""
+    return list(zip(*(flat[k::n] for k in range(n)), strict=True))
 
 
 def checks_of(body: Expr, rules: Normaliser) -> tuple[list[Check], bool]:

@@ -13,7 +13,7 @@ from aatc.ir.score.expr import Expr, add, index, param, params, postorder, subst
 from aatc.ir.score.program import Program
 from aatc.passes.base import Context, Pass, register
 from aatc.passes.normal_form import Normaliser, Terms, jumps
-from aatc.passes.rounding import Check, carry_checks, checks_of
+from aatc.passes.rounding import SINGULAR, Check, carry_checks, checks_of, grouped
 from aatc.passes.snapshots import snapshot_operands
 
 
@@ -69,8 +69,13 @@ class SimplifyScore(Pass):
             body = self._drop_row_terms(edit, op, users, rules, terms, full, ctx, widths)
         op.attrs["score"] = Program(program.params, body)
         if rules.count["expand"]:
-            op.attrs["whole"] = Program(program.params, _whole(op, program, causal, ctx, witness, assumptions, widths))
-        _add_checks(op, program, body, rules)
+            exact = Normaliser(causal=causal, whole=True)
+            whole = _whole(op, program, exact, ctx, witness, assumptions, widths)
+            op.attrs["whole"] = Program(program.params, whole)
+            _add_checks(op, program, body, rules)
+            _add_refined(op, program, rules, exact)
+        else:
+            _add_checks(op, program, body, rules)
         for rule, n in rules.count.items():
             if n:
                 ctx.count(rule, n)
@@ -185,14 +190,13 @@ def _orthogonal(program: Program, rules: Normaliser) -> tuple[str, ...]:
 def _whole(
     op: Op,
     program: Program,
-    causal: bool,
+    rules: Normaliser,
     ctx: Context,
     witness: tuple[Any, ...],
     assumptions: tuple[str, ...],
     widths: Any,
 ) -> Expr:
     """The score with no difference multiplied out, certified as its normal form was."""
-    rules = Normaliser(causal=causal, whole=True)
     whole = rules.number(program.body)
     if whole is not program.body:
         assumptions = tuple(dict.fromkeys((*assumptions, *_orthogonal(program, rules))))
@@ -211,6 +215,19 @@ def _add_checks(op: Op, program: Program, body: Expr, rules: Normaliser) -> None
         op.attrs["double"] = True
         checks = checks if "whole" in op.attrs else []
     _attach(op, program, checks)
+
+
+def _add_refined(op: Op, program: Program, rules: Normaliser, exact: Normaliser) -> None:
+    """Linear forms under words of infinite slope, and the same with no difference multiplied out: what `_whole` has in
+    the place of the first, by the same rules."""
+    found: dict[Expr, Expr] = {}
+    for kind, argument, _ in grouped(op.attrs.get("checks", ()), 3):
+        source = rules.source(argument.body) if kind in SINGULAR else None
+        if source is not None:
+            found[argument.body] = exact.number(source)
+    pairs = [(x, y) for x, y in found.items() if x is not y]
+    if pairs:
+        op.attrs["refined"] = tuple(Program(program.params, e) for pair in pairs for e in pair)
 
 
 def _attach(op: Op, program: Program, checks: list[Check]) -> None:

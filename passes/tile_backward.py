@@ -10,16 +10,19 @@ to their atoms, and each atom's cotangent goes where the atom came from.
 from __future__ import annotations
 
 from aatc.ir.access import owned_by, owns_problem
-from aatc.ir.core import Func, Value
+from aatc.ir.core import Func, Op, Value
 from aatc.ir.dims import Dim
 from aatc.ir.normalizers import SCORE, WEIGHT
 from aatc.ir.schedule import Schedule
 from aatc.ir.score.derivative import gradients
 from aatc.ir.score.expr import ZERO, Expr, add, call, const, mul, param, params, postorder, substitute
+from aatc.ir.score.program import Program
+from aatc.ir.tile_pairs import gradient_types
 from aatc.ir.types import INDEX, TensorType, TileType
-from aatc.passes.factor import ChannelSum, Contraction, Lookup, Stored, Token
+from aatc.passes.factor import COTANGENT, ChannelSum, Contraction, Lookup, Refined, Stored, Token
 from aatc.passes.gradients import operand_gradients
 from aatc.passes.lowering import (
+    TILE_OF,
     Attention,
     Builder,
     compute_tokens,
@@ -28,10 +31,12 @@ from aatc.passes.lowering import (
     pack_tokens,
     token_type,
 )
+from aatc.passes.tile_checks import bound_refined
 from aatc.passes.tile_core import (
     Frame,
     at_positions,
     atom_env,
+    bounds,
     classify,
     compute_atoms,
     loops,
@@ -43,7 +48,7 @@ from aatc.passes.tile_forward import Forms
 from aatc.passes.tile_rows import Extra, backward_arguments, extra_tokens, row_cotangent
 
 P, DW, DS = WEIGHT, param("dw_", "bhij"), param("ds_", "bhij")
-_COTANGENTS = ("p_", "ds_", "dz_")  # 0 at closed pairs
+_COTANGENTS = ("p_", "ds_", "dz_", "dy_")  # 0 at closed pairs
 
 
 def lower_backward(a: Attention, forms: Forms, s: Schedule, name: str, *, summed: bool) -> tuple[Func, list[str]]:
@@ -59,6 +64,7 @@ def lower_backward(a: Attention, forms: Forms, s: Schedule, name: str, *, summed
     fr.operands |= lead
     a.tails |= {"grad_o__": (a.value_width,), "o__": (a.value_width,), "summed": (a.value_width,)}
     fr.buffers = compute_tokens(b, a, fr.f, fr.operands, fr.f.tokens.values())
+    bound_refined(fr, forms.refined, forms.digits)
     extra = extra_tokens(fr, forms, summed)
     plan = _Plan(fr, forms, extra)
     pack_tokens(b, s, fr.buffers, fr.f.tokens.values())
@@ -95,7 +101,9 @@ class _Plan:
         leaves += [t.atom for t in fr.f.tokens.values() if t.dtype == "f"]
         self.cotangents = gradients(self.outputs, leaves)
         self._through_channels()
-        self.reached = {*self.cotangents, *(e for grads in self.channel_grads.values() for e in grads)}
+        self._through_refined(leaves)
+        inner = (*self.channel_grads.values(), *self.refined_grads.values())
+        self.reached = {*self.cotangents, *(e for grads in inner for e in grads)}
         self.side = "ij"  # whose gradients are summed: of queries, of keys, or of both in one loop
         self.sums: dict[tuple[Value, str], Value] = {}  # tiles of gradients that the sweep carries, by buffer and axes
 
@@ -109,6 +117,12 @@ class _Plan:
             outside = [e.atom for e in self.fr.f.atoms.values() if e.atom.dtype == "f"]
             outside += [t.atom for t in self.fr.f.tokens.values() if t.dtype == "f"]
             self.channel_grads[x.atom.name] = gradients([(x.body, g)], [*inside, *outside])
+
+    def _through_refined(self, leaves: list[Expr]) -> None:
+        """Numbers that are refined pass on to contractions what comes from pairs that were not."""
+        found = [x for x in self.fr.f.atoms.values() if isinstance(x, Refined) and x.atom in self.cotangents]
+        self.refined = {x.atom: x for x in found}
+        self.refined_grads = {x.atom: gradients([(x.plain, param("dy_", "bhij"))], leaves) for x in found}
 
     # --- buffers -------------------------------------------------------------------------------------------
     def allocate(self) -> None:
@@ -149,6 +163,9 @@ class _Plan:
         for x in self.channels:
             names |= {t.name: t for _, t in (*x.rows, *x.cols)}
             names |= {by_atom[e].name: by_atom[e] for e in self.channel_grads[x.atom.name] if e in by_atom}
+        for y, grads in self.refined_grads.items():
+            names |= {t.name: t for t in self.refined[y].tokens}
+            names |= {by_atom[e].name: by_atom[e] for e in grads if e in by_atom}
         return list(names.values())
 
     # --- one block of rows, or of columns ------------------------------------------------------------------
@@ -268,7 +285,9 @@ class _Plan:
                 fr.tiles[f"{leaf.name}_dz"] = self._evaluate(fr, g, tile, f"d_{leaf.name}")
                 continue
             value = self._evaluate(fr, g, tile, f"d_{leaf.name}")
-            if isinstance(x, Contraction):
+            if isinstance(x, Refined):
+                self._refined(fr, x, value)
+            elif isinstance(x, Contraction):
                 rows, cols = self.extra.buffers[x.row.name], self.extra.buffers[x.col.name]
                 self._add_dot(fr, rows, "gid", (value, fr.tile(x.col)), f"d_{x.row.name}")
                 self._add_dot(fr, cols, "gjd", (value, fr.tile(x.row)), f"d_{x.col.name}")
@@ -299,6 +318,24 @@ class _Plan:
         if not self._may_be_wild(fr, g):
             return value
         return mask_tile(fr, self.forms.mask, value, fr.partial, 0.0, "closed")
+
+    def _refined(self, fr: Frame, x: Refined, value: Value) -> None:
+        """Pairs that were computed again send gradients straight to their tokens, all others through contractions."""
+        read = (COTANGENT, *(t.atom for t in x.tokens))
+        programs = tuple(Program(read, g) for g in x.grads)
+        operands = [value, fr.tiles[x.atom.name], *bounds(fr, x), *map(fr.tile, x.tokens)]
+        op = Op("tile.refine_gradient", operands, {"programs": programs})
+        rest, *grads = fr.b.op(
+            op.name,
+            op.operands,
+            gradient_types(op),
+            names=[f"d_{x.atom.name}_rest", *(f"d_{t.name}_own" for t in x.tokens)],
+            programs=programs,
+        )
+        for t, d in zip(x.tokens, grads, strict=True):
+            self._add(fr, self.extra.buffers[t.name], TILE_OF[t.axes] or "g", d)
+        fr.tiles["dy_"] = rest
+        self._distribute(fr, self.refined_grads[x.atom])
 
     def _add_number(self, fr: Frame, t: Token, value: Value) -> None:
         over, axes = {"bhi": ("j", "gi"), "bhj": ("i", "gj")}.get(t.axes, ("ij", "g"))

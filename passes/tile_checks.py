@@ -14,9 +14,9 @@ from aatc.ir.core import Value
 from aatc.ir.score.expr import ZERO, Expr, add, call, const, mul, param, params, sub, substitute, total
 from aatc.ir.score.program import Program
 from aatc.ir.types import TensorType
-from aatc.passes.factor import Token
+from aatc.passes.factor import Refined, Token
 from aatc.passes.normal_form import Normaliser, Terms
-from aatc.passes.rounding import SINGULAR, Check, Digits
+from aatc.passes.rounding import SINGULAR, Check, Digits, grouped
 from aatc.passes.tile_core import Frame, atom_env, compute_atoms, mask_tile
 
 _INF = float("inf")
@@ -24,11 +24,8 @@ _INF = float("inf")
 
 def checks_of(attrs: Mapping[str, Any]) -> list[Check]:
     """The conditions an attention carries in its attributes."""
-    flat = attrs.get("checks", ())
-    return [
-        Check(kind, argument.body, gain.body)
-        for kind, argument, gain in zip(flat[::3], flat[1::3], flat[2::3], strict=True)
-    ]
+    triples = grouped(attrs.get("checks", ()), 3)
+    return [Check(kind, argument.body, gain.body) for kind, argument, gain in triples]
 
 
 class Peaks:
@@ -87,6 +84,29 @@ def tokens_of(check: Check, f: Any, unit: float, body: Expr) -> Terms:
     return t
 
 
+def distance_limit(gain: Expr, error: Expr, digits: Digits) -> Expr:
+    """How far an argument must be from where a word is singular: a word like sqrt(x) is off by gain * error / sqrt(x),
+    the gradient by error / x of itself."""
+    ratio = mul(const(1 / digits.tolerance), error)
+    return add(ratio, call("square", mul(gain, ratio)))
+
+
+def bound_refined(fr: Frame, found: Sequence[tuple[Refined, list[tuple[Check, Terms]]]], digits: Digits) -> None:
+    """Emits between which bounds each number that can be refined need not be."""
+    peaks = Peaks(fr)
+    for x, checks in found:
+        low, high = const(-_INF), const(_INF)
+        for check, terms in checks:
+            limit = distance_limit(peaks.of_number(check.gain), rounding_error(peaks, terms, digits.unit), digits)
+            for sign, offset in SINGULAR[check.kind]:
+                if sign > 0:
+                    low = call("maximum", low, sub(limit, const(offset)))
+                else:
+                    high = call("minimum", high, sub(const(offset), limit))
+        name = x.atom.name
+        fr.bounds[name] = (peaks.scalar(low, f"{name}_low"), peaks.scalar(high, f"{name}_high"))
+
+
 @dataclass
 class _End:
     """One end of a singular word's range: distance = sign * argument + offset, which must exceed ``limit``."""
@@ -114,9 +134,7 @@ class Watch:
                 if params(room):
                     fr.b.op("tile.require", [peaks.scalar(room, f"room{n}")], [], least=0.0)
                 continue
-            # a word like sqrt(x) is off by gain * error / sqrt(x), the gradient by error / x of itself
-            ratio = mul(const(1 / digits.tolerance), error)
-            limit = peaks.scalar(add(ratio, call("square", mul(gain, ratio))), f"limit{n}")
+            limit = peaks.scalar(distance_limit(gain, error, digits), f"limit{n}")
             argument = fr.f.number(check.argument)
             if argument.fn != "param":
                 argument = self.table.setdefault(argument, param(f"argument{n}_", "bhij"))

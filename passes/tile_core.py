@@ -12,7 +12,7 @@ from aatc.ir.schedule import Schedule, Unroll, Vectorize
 from aatc.ir.score.expr import Expr, call, param, params
 from aatc.ir.score.program import Program
 from aatc.ir.types import BOOL, INDEX, RunsType, TileType
-from aatc.passes.factor import ChannelSum, Contraction, Factored, Lookup, Stored, Token
+from aatc.passes.factor import ChannelSum, Contraction, Factored, Lookup, Refined, Stored, Token
 from aatc.passes.lowering import Attention, Builder, load_channel, load_token
 
 
@@ -31,6 +31,7 @@ class Frame:
     tile_map: Value | None = None
     partial: Value | None = None  # whether the mask must be looked at in this tile
     parallel: str = ""  # axes of the loops around that run in parallel
+    bounds: dict[str, tuple[Value, Value]] = field(default_factory=dict)  # of refined numbers, as buffers
 
     def token_named(self, name: str) -> Token:
         return next(t for t in self.f.tokens.values() if t.name == name)
@@ -55,6 +56,7 @@ class Frame:
             self.tile_map,
             self.partial,
             self.parallel,
+            self.bounds,
         )
 
     def shared(self, owned: Callable[[str], bool]) -> str | None:
@@ -96,6 +98,8 @@ def _closure(f: Factored, wanted: Sequence[Expr]) -> set[str]:
             todo += token_names(atom.positions)
         elif isinstance(atom, ChannelSum):
             todo += token_names([atom.body])
+        elif isinstance(atom, Refined):
+            todo += token_names([atom.plain])
     return seen
 
 
@@ -126,7 +130,21 @@ def _atom(fr: Frame, atom: Any) -> Value:
             axes=atom.table.attrs[1],
             sizes=fr.a.sizes,
         )[0]
+    if isinstance(atom, Refined):
+        x = atom_env(fr, [atom.plain]).get(atom.plain.name) if atom.plain.fn == "param" else None
+        if x is None:
+            tile = b.tile(fr.s.heads, fr.s.rows, fr.s.cols)
+            x = b.map([(f"{name}_plain", atom.plain, tile)], atom_env(fr, [atom.plain]))[0]
+        program = Program(tuple(t.atom for t in atom.tokens), atom.body)
+        operands = [x, *bounds(fr, atom), *map(fr.tile, atom.tokens)]
+        return b.op("tile.refine", operands, [x.type], names=[name], program=program)[0]
     return _channel_sum(fr, atom)
+
+
+def bounds(fr: Frame, atom: Refined) -> list[Value]:
+    """Tiles of the two numbers between which contractions give ``atom`` well enough."""
+    one = fr.b.tile(1, 1, 1)
+    return [fr.b.op("tile.load", [v], [one], names=[f"{v.name}_t"], axes="")[0] for v in fr.bounds[atom.atom.name]]
 
 
 def position_programs(fr: Frame, atom: Lookup) -> tuple[tuple[Program, ...], list[Value]]:

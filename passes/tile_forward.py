@@ -13,11 +13,11 @@ from aatc.ir.schedule import Schedule
 from aatc.ir.score.expr import ZERO, Expr, add, call, const, mul, param, params, postorder, substitute
 from aatc.ir.score.program import Program
 from aatc.ir.types import TensorType, compute_name, torch_dtype
-from aatc.passes.factor import CarryTerm, Factored, carry_terms, split_epilogue
+from aatc.passes.factor import CarryTerm, ChannelSum, Factored, Lookup, Refined, carry_terms, split_epilogue, used_by
 from aatc.passes.lowering import LOG2E, Attention, Builder, compute_tokens, new_func, pack_tokens
-from aatc.passes.normal_form import Normaliser
-from aatc.passes.rounding import digits
-from aatc.passes.tile_checks import Watch, checks_of, tokens_of
+from aatc.passes.normal_form import Normaliser, Terms
+from aatc.passes.rounding import SINGULAR, Check, digits, grouped
+from aatc.passes.tile_checks import Watch, bound_refined, checks_of, tokens_of
 from aatc.passes.tile_core import Frame, atom_env, classify, compute_atoms, loops, mask_tile, sweep
 
 
@@ -55,6 +55,29 @@ class Forms:
         if a.dtype == "f64":  # what only this precision can do is left to it, and so is all if there is nothing behind
             found = [c for c in found if c.kind != "div"] if "whole" in a.op.attrs else []
         self.checks = [(c, tokens_of(c, self.f, self.unit, body)) for c in found]
+        self.refined: list[tuple[Refined, list[tuple[Check, Terms]]]] = []
+        if a.dtype == "f64" and found:
+            for plain, exact in grouped(a.op.attrs.get("refined", ()), 2):
+                self._refine(plain.body, exact.body)
+
+    def _refine(self, argument: Expr, exact: Expr) -> None:
+        """Takes the conditions on ``argument`` away by a formula for the pairs that break them, if that can be had."""
+        checks = [(c, t) for c, t in self.checks if c.argument is argument and c.kind in SINGULAR]
+        plain = self.f.number(argument)
+        places = [e for e in (self.score, self.weight, self.plain_score) if e is not None]
+        if not checks or plain.is_const or not all(plain in postorder(e) for e in places):
+            return
+        inside = [e for x in self.f.atoms.values() if isinstance(x, ChannelSum | Lookup) for e in used_by(x)]
+        found = None if plain in postorder(*inside) else self.f.refined(plain, exact)
+        if found is None:
+            return
+        table = {plain: found.atom}
+        self.score = substitute(self.score, table, smart=False)
+        self.weight, self.plain_score = (
+            None if e is None else substitute(e, table, smart=False) for e in (self.weight, self.plain_score)
+        )
+        self.refined.append((found, checks))
+        self.checks = [x for x in self.checks if x not in checks]
 
     @property
     def pair_weight(self) -> Expr:
@@ -102,6 +125,7 @@ def lower_forward(a: Attention, forms: Forms, s: Schedule, name: str) -> Func:
     fr = open_frame(a, forms, s, args)
     b = fr.b
     fr.buffers = compute_tokens(b, a, fr.f, fr.operands, fr.f.tokens.values())
+    bound_refined(fr, forms.refined, forms.digits)
     watch = Watch(fr, forms.checks, forms.unit, a.programs.score.body, forms.digits)
     pack_tokens(b, s, fr.buffers, fr.f.tokens.values())
     fr.tile_map = classify(fr, s.rows, s.heads)

@@ -11,7 +11,12 @@ from typing import Any
 import torch
 
 from aatc.backends.contract import Backend
-from aatc.backends.cpu import call_library, declarations, plan_memory  # noqa: F401  (they register what they declare)
+from aatc.backends.cpu import (  # noqa: F401  (they register what they declare)
+    call_library,
+    declarations,
+    plan_memory,
+    single_pairs,
+)
 from aatc.backends.cpu.emit import compile_tile
 from aatc.backends.cpu.table import lowering
 from aatc.ir.core import Func

@@ -82,7 +82,10 @@ class Places:
             of, at = list(self.axes[op.operands[0]]), {"i": 1, "j": 2}[op.attrs["over"]]
             of[at] = str(int(t.shape[at]))
             return (of[0], of[1], of[2])
-        if op.name == "tile.mask":
+        if op.name == "tile.refine_gradient" and r is not op.results[0]:
+            tile = self.axes[op.operands[3 + op.results.index(r)]]
+            return (self.axes[op.operands[0]][0], tile[1], tile[2])
+        if op.name in ("tile.mask", "tile.refine", "tile.refine_gradient"):
             return self.axes[op.operands[0]]
         return self._axes_of(op, tuple(int(d) for d in t.shape))
 

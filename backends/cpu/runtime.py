@@ -8,12 +8,13 @@ from typing import Any
 import torch
 
 from aatc.backends.cpu.masks import Runs, Sizes, additive_block, classify, close, diagonal, hull, selection
+from aatc.backends.cpu.pair_runtime import clear, gathered, give, lost_pairs, put_pairs
 from aatc.ir.access import access
 from aatc.ir.score import random
 from aatc.ir.score.evaluate import add_entries, entries, numbered, share_heads, table_position
 from aatc.ir.score.program import Program
 
-__all__ = ["classify", "close", "diagonal", "selection"]
+__all__ = ["classify", "clear", "close", "diagonal", "gathered", "give", "lost_pairs", "put_pairs", "selection"]
 
 Maybe = torch.Tensor | None
 flash = torch.ops.aten._scaled_dot_product_flash_attention_for_cpu.default

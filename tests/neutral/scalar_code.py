@@ -12,9 +12,10 @@ from aatc.ir.dims import Dim
 from aatc.ir.score.expr import postorder
 from aatc.ir.score.functions import FUNCTIONS
 from aatc.ir.types import RunsType, TensorType, TileType
+from tests.neutral.scalar_pairs import Pairs
 
 
-class Scalar:
+class Scalar(Pairs):
     """Lines of code for one tile function; a dialect gives spellings (`types`, `words`) and buffers."""
 
     types: dict[str, str]

@@ -108,6 +108,27 @@ def test_panels_of_keys_and_values_in_c(kind, mask, tmp_path):
         torch.testing.assert_close(got[1], lse, rtol=0, atol=1e-11)
 
 
+@needs_cc
+@pytest.mark.parametrize("mask", [None, "causal"])
+@pytest.mark.parametrize("kind", [metrics.Euclidean(squared=False), metrics.Poincare()])
+def test_pairs_that_are_computed_again_in_c(kind, mask, tmp_path):
+    """Queries that are keys, and some next to keys: forward and backward of the version in double precision."""
+    q, _, v = tensors(9, 9, torch.float32)
+    q *= 0.4
+    k = q.clone()
+    k[..., ::3, 0] += 2e-6
+    module, op, operands, _ = tiled(q, k, v, {"metric": kind, "mask": MASKS[mask]})
+    o, lse, *saved = Kernel(module, module.funcs[op.attrs["exact"].name], tmp_path)(*operands)
+    leaves = [t.double().requires_grad_() for t in (q, k, v)]
+    exact = aatc.attend(*leaves, metric=kind, mask=MASKS[mask], return_lse=True)
+    probes = [torch.randn_like(o), torch.randn_like(lse)]
+    got = Kernel(module, module.funcs[op.attrs["exact_backward"].name], tmp_path)(*probes, *saved, *operands)
+    want = torch.autograd.grad(exact, leaves, [p.double() for p in probes])
+    assert op.attrs["exact_grads"] == ("q", "k", "v")
+    for x, y in zip([o, lse, *got], [*exact, *want], strict=True):
+        torch.testing.assert_close(x.double(), y, rtol=1e-6, atol=1e-6)
+
+
 needs_glslang = pytest.mark.skipif(
     tool("glslangValidator") is None or tool("spirv-val") is None, reason="there is no GLSL compiler (extra test)"
 )
