@@ -144,3 +144,30 @@ def test_sizes_that_are_no_sizes_are_refused(size):
     parse(text.replace("SIZE", "6"))
     with pytest.raises(VerifyError, match="malformed"):
         parse(text.replace("SIZE", size))
+
+
+@pytest.mark.parametrize(
+    "program, message", [("a * 2.0", "only accumulates"), ("exp(a)", "only accumulates"), ("a + 1.0", "")]
+)
+def test_a_reduction_only_adds_to_what_it_carries(program, message):
+    text = f"""
+tile.func @f(%x: f64[2,6]) {{
+  %out = tile.alloc() : f64[2]
+  tile.for() {{axis = "g", upper = 2, step = 1, kind = "par"}} (%g: index) {{
+    %a0 = tile.fill(%g) {{value = 1.0, axes = "g"}} : tile<f64[1,1,1]>
+    %a = tile.for(%a0) {{axis = "j", upper = 6, step = 2, kind = "red"}} (%j: index, %acc: tile<f64[1,1,1]>) {{
+      %n = tile.map(%acc) {{programs = [fn(a: f[bh]) => {program}]}} : tile<f64[1,1,1]>
+      tile.yield(%n)
+    }} : tile<f64[1,1,1]>
+    tile.store(%a, %out, %g) {{axes = "g", add = false}}
+    tile.yield()
+  }}
+  tile.return(%out)
+}}
+"""
+    if message:
+        with pytest.raises(VerifyError, match=message):
+            parse(text)
+    else:
+        parse(text)
+    parse(text.replace('kind = "red"', 'kind = "seq"'))
