@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import reduce
 from typing import Any
 
 from aatc.ir.core import Value
@@ -95,14 +96,16 @@ def bound_refined(fr: Frame, found: Sequence[tuple[Refined, list[tuple[Check, Te
     """Emits between which bounds each number that can be refined need not be."""
     peaks = Peaks(fr)
     for x, checks in found:
-        low, high = const(-_INF), const(_INF)
+        lows, highs = [], []
         for check, terms in checks:
             limit = distance_limit(peaks.of_number(check.gain), rounding_error(peaks, terms, digits.unit), digits)
             for sign, offset in SINGULAR[check.kind]:
                 if sign > 0:
-                    low = call("maximum", low, sub(limit, const(offset)))
+                    lows.append(sub(limit, const(offset)))
                 else:
-                    high = call("minimum", high, sub(const(offset), limit))
+                    highs.append(sub(const(offset), limit))
+        low = reduce(lambda a, b: call("maximum", a, b), lows) if lows else const(-_INF)
+        high = reduce(lambda a, b: call("minimum", a, b), highs) if highs else const(_INF)
         name = x.atom.name
         fr.bounds[name] = (peaks.scalar(low, f"{name}_low"), peaks.scalar(high, f"{name}_high"))
 

@@ -72,7 +72,7 @@ def _line(x: Instr, dst: str, args: list[str]) -> str:
     if x.fn == "clamp":
         low, high = x.attrs
         bounds = [f"min={number(low)}"] * (low > -math.inf) + [f"max={number(high)}"] * (high < math.inf)
-        return f"torch.clamp({', '.join([args[0], *bounds])}, out={dst})"
+        return f"torch.clamp({', '.join([args[0], *bounds])}, out={dst})" if bounds else f"{dst}.copy_({args[0]})"
     if x.fn == "where":
         chosen = [
             f"torch.tensor({a}, dtype=torch.{torch_name(x.attrs[0])})" if r.kind == "const" else a

@@ -360,3 +360,15 @@ def test_numbers_inside_a_sum_over_channels_get_gradients_under_a_mask():
         metric=metric,
         mask=masks.predicate(lambda b, h, i, j: i != j),
     )
+
+
+def test_a_bound_that_bounds_nothing():
+    """max(s, -inf) is s, and so is min(s, inf)."""
+
+    @aatc.metric
+    def s(q, k):
+        return (q @ k).clamp(min=float("-inf")) + (q @ k).clamp(max=float("inf"))
+
+    q, k, v = (torch.randn(1, 2, 7, 4, dtype=torch.float64) for _ in range(3))
+    got = build(q, k, v, metric=s).run()[0]
+    torch.testing.assert_close(got, (2 * q @ k.mT).softmax(-1) @ v)
