@@ -88,7 +88,7 @@ def results(tensors, scores, probes, keep=None):
 
 def hold(tensors, metric, scores, mask=None, keep=None, lost=0.0, **parts):
     """Results and gradients of the compiled attention against ``scores`` in float64; ``lost``: relative error of what
-    the metric's own formula makes of them in float64."""
+    the metric's own formula makes of the gradients of q and k in float64, which keep their size in any case."""
     dtype = tensors[0].dtype
     probes = [torch.randn(1, 2, N, 3, dtype=dtype), torch.randn(1, 2, N, dtype=dtype)]
     leaves = [t.clone().requires_grad_() for t in tensors]
@@ -96,9 +96,10 @@ def hold(tensors, metric, scores, mask=None, keep=None, lost=0.0, **parts):
     o, lse = built.program.main(*leaves, *built.operands[3:])
     got = [o, lse, *torch.autograd.grad([o, lse], leaves, probes)]
     want = results(tensors, scores, probes, keep)
-    exact = lost + {torch.float64: 1e-7, torch.float32: 2e-6, torch.bfloat16: 2e-2}[dtype]
+    exact = {torch.float64: 1e-7, torch.float32: 2e-6, torch.bfloat16: 2e-2}[dtype]
     for name, x, w in zip(("o", "lse", "q", "k", "v"), got, want, strict=True):
-        allowed = exact * max(float(w.detach().abs().max()), 1e-3)
+        part = exact + min(lost, 2.0) if name in "qk" else exact
+        allowed = part * max(float(w.detach().abs().max()), 1e-3)
         assert float((x.double() - w).detach().abs().max()) <= allowed, name
     return built
 
