@@ -1,0 +1,1 @@
+"""Native CPU kernels: tile programs as LLVM IR, compiled in the process."""
