@@ -9,7 +9,7 @@ from hypothesis import given, settings
 
 import aatc
 from aatc import biases, connections, masks, metrics, passes
-from aatc.backends.cpu.plan_memory import Interval, max_live, place
+from aatc.backends.liveness import Interval, max_live, place
 from aatc.ir import Module
 from aatc.ir.errors import PassError, ScoreError
 from aatc.ir.parser import parse
