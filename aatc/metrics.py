@@ -290,7 +290,11 @@ class FisherRao(_Distance):
         return (self.tag, scalar_key(self.beta))
 
     def prepare(self, q, k):
-        return (q.softmax(-1), k.softmax(-1)) if self.logits else (q, k)
+        if not self.logits:
+            return q, k
+        # the root of a small probability is steep: in half precision its gradient overflows before softmax's cancels it
+        dtype = torch.promote_types(q.dtype, torch.float32)
+        return q.softmax(-1, dtype=dtype), k.softmax(-1, dtype=dtype)
 
     @classmethod
     def score(cls, key, q, k, captured):

@@ -7,6 +7,7 @@
 from __future__ import annotations
 
 from collections import Counter
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 
 from aatc.ir.score.expr import (
@@ -45,6 +46,20 @@ def jumps(e: Expr) -> bool:
     """Whether the last digit of what ``e`` reads may decide its value: a condition, a floor, the position of a lookup.
     What it reads stays as it is written."""
     return e.dtype == "b" or (e.fn in FUNCTIONS and FUNCTIONS[e.fn].jumps)
+
+
+def _vanishes(e: Expr, known: Mapping[Expr, bool]) -> bool:
+    """Whether ``e`` is written as what is 0, with a slope, where query and key are equal: a vector as a multiple of a
+    difference, a number as a sum of contractions of one. Where two differences are multiplied there is no slope."""
+    if not e.is_pair:
+        return False
+    if e.rank:
+        if e.fn in LINEAR:
+            return known[e.args[LINEAR[e.fn]]]
+        return e.fn == "sub" or (e.fn in ("neg", "mul", "div") and sum(known[a] for a in e.args) == 1)
+    if e.fn in ("neg", "add", "sub"):
+        return all(known[a] for a in e.args)
+    return e.fn in ("mul", "div", "dot", "sum") and sum(known[a] for a in e.args) == 1
 
 
 @dataclass
@@ -112,6 +127,7 @@ class Normaliser:
     _done: dict[Expr, Expr] = field(default_factory=dict)
     _bounds: dict[Expr, tuple[float, float]] = field(default_factory=dict)
     _depth: dict[Expr, int] = field(default_factory=dict)
+    _vanishes: dict[Expr, bool] = field(default_factory=dict)  # where query and key are equal
 
     def number(self, e: Expr) -> Expr:
         """A pair number in normal form; others are returned as they are."""
@@ -170,8 +186,20 @@ class Normaliser:
         elif jumps(e):
             out.others.append((ONE, e))
         else:
-            self._function(out, rebuild(e, tuple(self.number(a) if not a.rank else a for a in e.args)))
+            rules = Normaliser(causal=self.causal, whole=True) if self._kinks_at_ties(e) else self
+            self._function(out, rebuild(e, tuple(rules.number(a) if not a.rank else a for a in e.args)))
+            if rules is not self:
+                self.count.update(rules.count)
         return out
+
+    def _kinks_at_ties(self, e: Expr) -> bool:
+        """Whether a word has its kink where query and key are equal. Its slope there is that of neither side, or of a
+        certain one: the rounding of a difference that was multiplied out must not choose."""
+        if self.whole or e.fn not in FUNCTIONS or not FUNCTIONS[e.fn].kinked or e.rank:
+            return False
+        for x in new_nodes(e, self._vanishes):
+            self._vanishes[x] = _vanishes(x, self._vanishes)
+        return all(self._vanishes[a] or (a.is_const and not a.value) for a in e.args)
 
     def _function(self, out: Terms, e: Expr) -> None:
         """A function of normal forms, which may have stopped depending on the pair."""

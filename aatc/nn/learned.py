@@ -161,11 +161,8 @@ class FisherRao(LearnedMetric):
 
     turns = False
 
-    def project(self, x: Tensor) -> Tensor:
-        return x.softmax(-1)
-
     def metric(self) -> Metric:
-        return metrics.FisherRao()
+        return metrics.FisherRao(logits=True)
 
 
 METRICS: dict[str, type[LearnedMetric]] = {

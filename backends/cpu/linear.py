@@ -269,8 +269,8 @@ class _Graph:
         return self("log", self("add", *self.beyond_one(x)))
 
     def asinsqrt(self, x: int) -> int:
-        # the root as the reciprocal of the reciprocal root, which is cheaper; 1e-15 stands for the root of 0
-        inside = self("clamp", x, attrs=(1e-30, 1.0))
+        # the root as the reciprocal of the reciprocal root, which is cheaper, and whose infinity at 0 goes back to 0
+        inside = self("clamp", x, attrs=(0.0, 1.0))
         return self("asin", self("clamp", self("reciprocal", self("rsqrt", inside)), attrs=(-1.0, 1.0)))
 
     def step(self, x: int) -> int:

@@ -38,6 +38,7 @@ class Function:
     torch_names: tuple[str, ...] = ()  # torch functions that mean this word when a metric is traced
     cost: float = 1.0  # relative to one vectorised pass over a tile
     jumps: bool = False  # the last digit of an argument may decide the value: rewrites leave what it reads alone
+    kinked: bool = False  # the last digit of an argument near 0, or of two that are nearly equal, may decide the slope
     slopes: Callable[[Any], tuple[Any, ...]] | None = None  # derivatives of an expression for its arguments
     spelled: Callable[..., Any] | None = None  # the word in other words, for backends without one of their own
 
@@ -157,7 +158,7 @@ _declare(
     cost=8,
 )
 _declare("neg", 1, "negation", lambda x: -x, bound=lambda a: (-a[1], -a[0]), torch_names=("neg",))
-_declare("abs", 1, "absolute value", lambda x: x.abs(), bound=bounds.magnitude, torch_names=("abs",))
+_declare("abs", 1, "absolute value", lambda x: x.abs(), bound=bounds.magnitude, torch_names=("abs",), kinked=True)
 _declare(
     "square",
     1,
@@ -277,6 +278,7 @@ _declare(
     lambda x: x.relu(),
     bound=lambda a: (np.maximum(a[0], 0.0), np.maximum(a[1], 0.0)),
     torch_names=("relu",),
+    kinked=True,
 )
 _declare(
     "floor",
@@ -329,6 +331,7 @@ _declare(
     lambda x, y: _torch().maximum(x, y),
     bound=lambda a, b: (np.maximum(a[0], b[0]), np.maximum(a[1], b[1])),
     torch_names=("maximum",),
+    kinked=True,
 )
 _declare(
     "minimum",
@@ -337,6 +340,7 @@ _declare(
     lambda x, y: _torch().minimum(x, y),
     bound=lambda a, b: (np.minimum(a[0], b[0]), np.minimum(a[1], b[1])),
     torch_names=("minimum",),
+    kinked=True,
 )
 _declare(
     "pow",

@@ -11,6 +11,7 @@ import torch.nn.functional as F
 
 import aatc
 from aatc import biases, masks, metrics
+from aatc.nn import GeometricAttention
 from tests.compiler.harness import build
 
 N, D = 64, 8
@@ -203,6 +204,41 @@ def test_parts_of_gradients_are_rounded_when_they_are_added_up(dtype):
     want = torch.autograd.grad([attention(score, z), score.logsumexp(-1)], high, [probe.double(), pull.double()])
     found = torch.autograd.grad([o, lse], leaves, [probe, pull])
     assert deviation(found[3], want[3]) <= 1e-2
+
+
+@pytest.mark.parametrize("by", ["metric", "layer"])
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
+def test_logits_of_small_probabilities_have_gradients_in_half_precision(dtype, by):
+    """The slope of a small probability's root leaves the range of a half; that of its logit does not."""
+    q, k, v = (torch.randn(1, 2, N, D, generator=torch.Generator().manual_seed(s)) for s in range(3))
+    tensors = [q.to(dtype), (4 * k).to(dtype), (3e4 * v.tanh()).to(dtype)]
+    leaves = [t.clone().requires_grad_() for t in tensors]
+    if by == "layer":
+        layer = GeometricAttention(2 * D, 2, metric="fisher-rao").to(dtype)
+        beta = layer.metric.scale().detach()
+        outputs = [layer.attend(*leaves)]
+    else:
+        beta = torch.tensor([1.0, 2.0])
+        built = build(*leaves, metric=metrics.FisherRao(beta, logits=True))
+        outputs = [built.eager[0], built.run()[0]]
+    high = [t.double().requires_grad_() for t in tensors]
+    scores = beta.double().reshape(2, 1, 1) * fisher_rao(high[0].softmax(-1), high[1].softmax(-1))
+    probe = torch.randn(1, 2, N, D).to(dtype)
+    want = torch.autograd.grad(attention(scores, high[2]), high, probe.double())
+    for o in outputs:
+        assert o.dtype == dtype
+        for g, w in zip(torch.autograd.grad(o, leaves, probe, retain_graph=True), want, strict=True):
+            assert deviation(g, w) <= 2e-2
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_the_distance_of_equal_distributions_is_zero(dtype):
+    """Not the least number that a reciprocal root is taken of: weights and their gradients are those of nothing."""
+    p = torch.eye(4, dtype=dtype)[:1].expand(1, 2, N, 4).contiguous()
+    q, v, beta = p.clone().requires_grad_(), torch.randn(1, 2, N, D, dtype=dtype), torch.ones((), requires_grad=True)
+    built = build(q, p, v, metric=metrics.FisherRao(beta))
+    for _, lse in (built.eager, built.run()):
+        assert not torch.autograd.grad(1e6 * lse.sum(), beta)[0].any()
 
 
 def test_documents_far_apart_under_a_mask_keep_their_digits():

@@ -66,3 +66,30 @@ def test_whole_numbers_stay_whole(name, library):
         metric=metric,
         library=library,
     )
+
+
+def _leaning(q, k):
+    """(q - k)·tanh(k) per pair, from differences: 0 where tokens are equal."""
+    return ((q[..., :, None, :] - k[..., None, :, :]) * torch.tanh(k)[..., None, :, :]).sum(-1)
+
+
+KINKS = {
+    "abs": (lambda x: -abs(x), lambda x: -x.abs()),
+    "abs of a multiple": (lambda x: 1.0 / (1.0 + abs(-0.3 * x)), lambda x: 1 / (1 + (0.3 * x).abs())),
+    "relu": (lambda x: -torch.relu(2.0 * x), lambda x: -2 * torch.relu(x)),
+    "maximum": (lambda x: torch.exp(-metrics.word("maximum", x, 0.0)), lambda x: (-torch.where(x >= 0, x, 0)).exp()),
+    "minimum": (lambda x: metrics.word("minimum", 0.5 * x, 0.0), lambda x: 0.5 * torch.where(x <= 0, x, 0)),
+}
+
+
+@pytest.mark.parametrize("library", [True, False])
+@pytest.mark.parametrize("name", KINKS)
+def test_rounding_does_not_choose_the_slope_where_tokens_coincide(name, library):
+    """Queries are keys: a difference that is multiplied out leaves (q - k)·tanh(k) a last digit above or below 0."""
+    torch.manual_seed(0)
+    written, plain = KINKS[name]
+    q, v = torch.randn(2, 2, 12, 6, dtype=torch.float64), torch.randn(2, 2, 12, 4, dtype=torch.float64)
+    metric = aatc.metric(lambda q, k: written((q - k) @ torch.tanh(k)))
+    check(
+        lambda q, k, v: attention(plain(_leaning(q, k)), v), q, q.clone(), v, metric=metric, scale=1.0, library=library
+    )

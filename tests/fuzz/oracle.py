@@ -462,10 +462,7 @@ def scores(case, x: dict[str, torch.Tensor], dtype: torch.dtype):
     f = Formula(case, x, dtype)
     q, k, v = f.heads("q", "i"), f.heads("k", "j"), f.heads("v", "j")
     if case.metric[0] == "fisher-rao" and case.metric[2]:
-        own = (
-            dtype if dtype == torch.float64 else case.torch_dtype
-        )  # torch's softmax keeps the dtype of what it is given
-        q, k = (x.to(own).softmax(-1).to(dtype) for x in (q, k))
+        q, k = q.softmax(-1), k.softmax(-1)
     carried_k, carried_v = _carried(f, q, k, v)
     s = _metric(f, q, carried_k)
     scale = case.scale
