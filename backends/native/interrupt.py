@@ -1,0 +1,70 @@
+"""Ctrl-C, and other signals, during a long kernel.
+
+Python's signal handlers run in the main thread, between its bytecodes: not while it is in a kernel. But the number of a
+signal is written to a socket at once, where a thread waits that tells the kernel to return. Two microseconds per call.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import os
+import signal
+import socket
+import threading
+from collections.abc import Callable
+from contextlib import suppress
+
+_lock = threading.Lock()
+_sockets: tuple[socket.socket, socket.socket] | None = None  # read by the watcher, written by the interpreter
+_stop: ctypes.c_int64 | None = None  # of the kernel that runs
+_before = -1  # where the program wanted signals written
+
+
+def watched(call: Callable[[], None], stop: int) -> None:
+    """Calls ``call`` until it returns with the int64 at ``stop`` 0; it is set to 1 when a signal arrives that
+    Python handles. Of the main thread only. An exception of the signal's handler comes out of here."""
+    global _stop, _before
+    flag = ctypes.c_int64.from_address(stop)
+    writer = _watcher()
+    before = signal.set_wakeup_fd(writer.fileno(), warn_on_full_buffer=False)
+    try:
+        stopped = True
+        while stopped:
+            with _lock:
+                flag.value, _stop, _before = 0, flag, before
+            try:
+                call()
+            finally:
+                with _lock:
+                    stopped, _stop, _before = bool(flag.value), None, -1
+    finally:
+        signal.set_wakeup_fd(before)
+
+
+def forget() -> None:
+    """The watcher of a process that was forked is not in its child."""
+    global _lock, _sockets, _stop, _before
+    _lock, _sockets, _stop, _before = threading.Lock(), None, None, -1
+
+
+def _watcher() -> socket.socket:
+    global _sockets
+    if _sockets is None:
+        _sockets = socket.socketpair()
+        _sockets[1].setblocking(False)
+        threading.Thread(target=_watch, args=(_sockets[0],), name="aatc-interrupt", daemon=True).start()
+    return _sockets[1]
+
+
+def _watch(reader: socket.socket) -> None:
+    while True:
+        signals = reader.recv(64)
+        if not signals:
+            return
+        with _lock:
+            if _stop is not None:
+                _stop.value = 1
+            if _before >= 0:
+                # One that is full has been told to wake up; on Windows it is a socket, told when the kernel is done.
+                with suppress(OSError):
+                    os.write(_before, signals)

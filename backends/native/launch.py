@@ -1,0 +1,160 @@
+"""Running a compiled kernel on threads: one region per kernel, on the threads that torch's operators run on.
+
+A kernel is a C function of one pointer, its context. Every thread calls it with the same context; tasks are drawn from
+an atomic counter in there, so that it does not matter how many threads come, or when.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import functools
+import logging
+import os
+import sys
+import threading
+import time
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from aatc.backends.native import interrupt
+
+_KERNEL = ctypes.CFUNCTYPE(None, ctypes.c_void_p)
+
+Region = Callable[[int, int, int], None]
+
+
+def run(address: int, context: int, threads: int, *, stop: int | None = None, long: bool = False) -> None:
+    """Calls the function at ``address`` with ``context``, a pointer, on up to ``threads`` threads at once, and returns
+    when all of them have. The calling thread is one of them; with one there are no others. No lock of Python's is held.
+
+    ``stop`` is the address of an int64 that a kernel reads before it draws a task. If a call is ``long`` and made by
+    the main thread, it is set to 1 when a signal arrives, as by Ctrl-C; the kernel returns after the tasks that have
+    begun, and Python's handler of the signal runs. It raises KeyboardInterrupt, or the kernel is called again, with
+    ``stop`` at 0, for the tasks that are left. Elsewhere handlers run when the kernel has ended.
+    """
+    if threads > 1:
+        call = functools.partial(_parallel(), address, context, threads)
+    else:
+        call = functools.partial(_function(address), context)
+    if stop is None or not long or threading.current_thread() is not threading.main_thread():
+        call()
+    else:
+        interrupt.watched(call, stop)
+
+
+def parallel_kind() -> str:
+    """What a call with several threads runs on: "GOMP_parallel" of torch's OpenMP, or "threads" of Python's."""
+    return "threads" if _forked or _gomp() is None else "GOMP_parallel"
+
+
+@functools.lru_cache(maxsize=4096)
+def _function(address: int) -> Any:
+    return _KERNEL(address)
+
+
+def _parallel() -> Region:
+    gomp = None if _forked else _gomp()
+    return _on_threads if gomp is None else functools.partial(_on_gomp, gomp)
+
+
+# --- torch's OpenMP ----------------------------------------------------------------------------------------
+def _on_gomp(gomp: Any, address: int, context: int, threads: int) -> None:
+    gomp(address, context, threads, 0)
+
+
+@functools.cache
+def _gomp() -> Any:
+    """``GOMP_parallel`` of the OpenMP that torch has loaded; None if there is no such one."""
+    for library in _openmp_libraries():
+        try:
+            found = library.GOMP_parallel
+        except AttributeError:
+            continue
+        found.argtypes = [ctypes.c_void_p, ctypes.c_void_p, ctypes.c_uint, ctypes.c_uint]
+        found.restype = None
+        return found
+    return None
+
+
+def _openmp_libraries() -> list[ctypes.CDLL]:
+    """Those the process has loaded, torch's own first. None is loaded that torch does not use: its threads would be
+    others than torch's."""
+    names = [
+        str(path)
+        for pattern in ("libgomp*", "libomp*", "libiomp*")
+        for path in sorted((Path(torch.__file__).parent / "lib").glob(pattern))
+    ]
+    try:
+        with open("/proc/self/maps", encoding="utf-8", errors="replace") as maps:
+            mapped = {line.split(maxsplit=5)[5].rstrip("\n") for line in maps if line.count("/")}
+    except OSError:
+        mapped = set()
+    names += sorted(name for name in mapped if "omp" in Path(name).name and ".so" in Path(name).name)
+    only_loaded = getattr(os, "RTLD_NOLOAD", None)
+    if only_loaded is None:
+        return []
+    found = []
+    for name in dict.fromkeys(names):
+        try:
+            found.append(ctypes.CDLL(name, mode=only_loaded | os.RTLD_LAZY))
+        except OSError:
+            continue
+    return found
+
+
+# --- threads of Python's -----------------------------------------------------------------------------------
+_pool_lock = threading.Lock()
+_pools: dict[int, ThreadPoolExecutor] = {}
+
+
+def _on_threads(address: int, context: int, threads: int) -> None:
+    function = _function(address)
+    with _pool_lock:
+        pool = _pools.get(threads)
+        if pool is None:
+            pool = _pools[threads] = ThreadPoolExecutor(threads - 1, thread_name_prefix="aatc")
+    others = [pool.submit(function, context) for _ in range(threads - 1)]
+    function(context)
+    for other in others:
+        if not other.cancel():  # one that has not begun would find nothing left to do
+            other.result()
+
+
+# --- forked children ---------------------------------------------------------------------------------------
+# GNU's OpenMP waits forever in a child for the threads its parent had. torch does, too; its data loaders ask for one
+# thread. Threads of Python's are made anew in the child.
+_forked = False
+
+
+def _after_fork() -> None:
+    global _forked, _pool_lock
+    _forked = True
+    _pool_lock = threading.Lock()
+    _pools.clear()
+    interrupt.forget()
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_after_fork)
+
+
+def _was_forked() -> bool:
+    """Whether this process has been forked before this file was imported, by Linux's account of when it began: a
+    program that has only been started began before the first lines of Python ran."""
+    began = getattr(logging, "_startTime", None)  # seconds, or nanoseconds since Python 3.13
+    if sys.platform != "linux" or began is None:
+        return False
+    python_age = time.time() - (began / 1e9 if began > 1e12 else began)
+    try:
+        ticks = int(Path("/proc/self/stat").read_text("utf-8").rpartition(")")[2].split()[19])
+    except (OSError, ValueError, IndexError):
+        return False
+    age = time.clock_gettime(time.CLOCK_BOOTTIME) - ticks / os.sysconf("SC_CLK_TCK")
+    return age + 0.05 < python_age
+
+
+_forked = _was_forked()
