@@ -100,7 +100,7 @@ class Code:
         self.lines: list[str] = ["entry:"]
         self.block = "entry"
         self._count = 0
-        self._terminated = False
+        self._early = 1  # where lines of the entry go
 
     # --- text ----------------------------------------------------------------------------------------------
     def fresh(self, hint: str = "v") -> str:
@@ -118,6 +118,18 @@ class Code:
         name = f"%{self.fresh()}"
         self.do(f"{name} = {text}")
         return Val(name, type_)
+
+    def early(self, write: Callable[[], Val]) -> Val:
+        """What ``write`` gives, written at the end of what was written so before, in the entry: it may be used
+        everywhere behind."""
+        rest, block = self.lines[self._early :], self.block
+        del self.lines[self._early :]
+        self.block = "entry"
+        out = write()
+        self._early = len(self.lines)
+        self.lines += rest
+        self.block = block
+        return out
 
     def label(self, name: str) -> None:
         self.lines.append(f"{name}:")
@@ -286,7 +298,8 @@ class Code:
         self.label(head)
         x = Val(f"%{self.fresh('x')}", "i64")
         names = [Val(f"%{self.fresh('c')}", c.type) for c in carried]
-        place = len(self.lines)
+        marker = f"phis of {x.text}"  # lines may come in before it
+        self.lines.append(marker)
         more = self.compare("slt", x, end)
         self.do(f"br i1 {more.text}, label %{inside}, label %{after}")
         self.label(inside)
@@ -299,7 +312,8 @@ class Code:
             f"  {n.text} = phi {n.type} [{c.text}, %{before}], [{o.text}, %{latch}]"
             for n, c, o in zip(names, carried, out, strict=True)
         ]
-        self.lines[place:place] = phis
+        place = self.lines.index(marker)
+        self.lines[place : place + 1] = phis
         self.label(after)
         return names
 

@@ -1,0 +1,263 @@
+"""A task of a tile function as LLVM code: an environment of tiles, buffers and positions, and operations one by one."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from typing import Any
+
+from aatc.backends.liveness import Liveness, place
+from aatc.backends.native.context import Layout, constant, factors
+from aatc.backends.native.isa import Isa
+from aatc.backends.native.llvm import MEMORY, REGISTER, Code, Val, index, number, size_of, vector_of
+from aatc.backends.native.table import lowering
+from aatc.backends.native.tiles import Tile, is_part, is_view, lanes_of, placed, scratch_bytes
+from aatc.ir.core import Block, Op, Value
+from aatc.ir.dims import Dim
+from aatc.ir.errors import BackendError
+from aatc.ir.registry import lookup_op
+from aatc.ir.types import TensorType, TileType
+
+
+class Emitter:
+    """Writes the operations of one task. ``code.args`` are the context, the thread's scratch memory, the task's number.
+
+    blocks: (rows, vectors) of a product's register block.
+    """
+
+    def __init__(self, code: Code, isa: Isa, layout: Layout, blocks: tuple[int, int]):
+        self.code, self.isa, self.layout, self.blocks = code, isa, layout, blocks
+        self.lanes = lanes_of(isa)
+        self.tiles: dict[Value, Tile] = {}
+        self.at: dict[Value, Val] = {}  # of loops and truth values
+        self.extent: dict[Value, Val] = {}  # of a loop's round, by its position
+        self.carriers: dict[Op, Op] = {}
+        self.live = Liveness(
+            lambda t: scratch_bytes(isa, t),
+            _replaceable,
+            lambda op: temporaries(isa, op),
+            view=lambda op: is_view(op),
+            part=is_part,
+        )
+        self.scratch_bytes = 0
+
+    # --- what lies where -------------------------------------------------------------------------------------
+    def plan(self, ops: list[Op]) -> None:
+        """Places all tiles of operations that are written one after the other."""
+        self.live.ops(ops, set())
+        self.scratch_bytes = place(self.live.every)
+        self.carriers |= {x.regions[0].ops[-1]: x for op in ops for x in _with_regions(op)}
+
+    def scratch(self, offset: int) -> Val:
+        return self.code.early(lambda: self.code.at(self.code.args[1], index(offset), "i8"))
+
+    def temporary(self, op: Op, n: int = 0) -> Val:
+        """The address of a buffer that `temporaries` has named."""
+        return self.scratch(self.live.scratch[op][n].offset)
+
+    def make(self, v: Value, rows: Val, cols: Val) -> Tile:
+        """A tile value in scratch memory, with the extents of this round."""
+        interval = self.live.interval(v)
+        if interval is None:
+            raise BackendError(f"tile %{v.name} has no place")
+        t: TileType = v.type  # type: ignore[assignment]
+        tile = self.tiles[v] = placed(self.isa, self.scratch(interval.offset), t, rows, cols)
+        return tile
+
+    def word(self, place: int, type_: str = "i64") -> Val:
+        """A number of the call's context."""
+        return self.code.early(
+            lambda: self.code.load(type_, self.code.at(self.code.args[0], index(place), "i64"), align=8)
+        )
+
+    def buffer(self, v: Value) -> Val:
+        return self.word(self.layout.buffer(v), "ptr")
+
+    def stride(self, v: Value, axis: int) -> Val:
+        """Elements from one entry of a buffer to the next along an axis; 0 along one of extent 1."""
+        t: TensorType = v.type  # type: ignore[assignment]
+        if constant(t.shape[axis]) == 1:
+            return index(0)
+        if isinstance(v.owner, Op):  # laid out by the caller as a new tensor is
+            known = 1
+            for d in t.shape[axis + 1 :]:
+                n = constant(d)
+                if n is None:
+                    break
+                known *= n
+            else:
+                return index(known)
+        return self.word(self.layout.buffer(v) + 1 + axis)
+
+    def dim(self, d: Dim | int) -> Val:
+        d = Dim.of(d)
+        if d.is_static:
+            return index(d.const)
+
+        def write() -> Val:
+            total = index(d.const)
+            for name, c in d.terms:
+                product = index(c)
+                for f in factors(name):
+                    at = self.code.at(self.code.args[0], index(self.layout.symbol(f)), "i64")
+                    product = self.code.mul(product, self.code.load("i64", at, align=8))
+                total = self.code.add(total, product)
+            return total
+
+        return self.code.early(write)
+
+    def runs_shape(self, v: Value, axis: int) -> Val:
+        return self.word(self.layout.buffer(v) + 1 + axis)
+
+    def tile(self, v: Value) -> Tile:
+        return self.tiles[v]
+
+    # --- operations ------------------------------------------------------------------------------------------
+    def block(self, block: Block) -> None:
+        self.ops(block.ops)
+
+    def ops(self, ops: Iterable[Op]) -> None:
+        for op in ops:
+            self.code.note(_shown(op))
+            lowering[op.name](self, op)
+
+    # --- loops over the numbers of tiles -----------------------------------------------------------------------
+    def each_row(self, rows: Val, body: Callable[[Val], None]) -> None:
+        if rows.text == "1":
+            body(index(0))
+        else:
+            self.code.loop(index(0), rows, 1, lambda i: body(i))
+
+    def each_vector(self, n: Val, body: Callable[[Val, Val | None], None], *, masked: bool) -> None:
+        """Vectors of n numbers. The body takes the first one's number and, where ``masked`` and it is needed, which
+        lanes lie below n."""
+        code, lanes = self.code, self.lanes
+        whole = not n.text.startswith("%") and int(n.text) % lanes == 0
+        if n.text == str(lanes) or (n.text == "1" and lanes == 1):
+            body(index(0), None)
+            return
+
+        def one(j: Val) -> None:
+            body(j, code.below(j, n, lanes) if masked and not whole else None)
+
+        code.loop(index(0), n, lanes, one)
+
+    # --- numbers of tiles ------------------------------------------------------------------------------------
+    def address(self, t: Tile, i: Val, j: Val) -> Val:
+        code = self.code
+        if t.panel:
+            raise BackendError("a part of a buffer in panels is read by products only")
+        row = index(0) if t.shape[0] == 1 else i
+        col = index(0) if t.shape[1] == 1 else j
+        return code.at(t.base, code.add(code.mul(row, t.row), col), t.memory)
+
+    def read(self, t: Tile, i: Val, j: Val, lanes: int, keep: Val | None = None) -> Val:
+        """Numbers (i, j ...) along j, or a number in every lane where the tile has one column. Truth values are i1."""
+        code = self.code
+        at = self.address(t, i, j)
+        if t.shape[1] == 1 or lanes == 1:
+            return code.splat(self._loaded(t, code.load(t.memory, at)), lanes)
+        mask = None if t.local else keep
+        return self._loaded(t, code.load(vector_of(t.memory, lanes), at, keep=mask))
+
+    def read_line(self, t: Tile, i: Val, lanes: int, keep: Val | None = None) -> Val:
+        """Numbers (i ...) along i of a tile of one column, or the one it has."""
+        code = self.code
+        if t.shape[0] == 1:
+            return code.splat(self._loaded(t, code.load(t.memory, t.base)), lanes)
+        at = code.at(t.base, code.mul(i, t.row), t.memory)
+        if lanes == 1:
+            return self._loaded(t, code.load(t.memory, at))
+        return self._loaded(t, code.load(vector_of(t.memory, lanes), at, keep=None if t.local else keep))
+
+    def _loaded(self, t: Tile, x: Val) -> Val:
+        return self.code.compare("ne", x, number(0, x.type)) if t.dtype == "bool" else x
+
+    def write(self, t: Tile, at: Val, x: Val) -> None:
+        self.code.store(self.stored(x, t.dtype), at)
+
+    def stored(self, x: Val, dtype: str) -> Val:
+        """A number as it stands in memory of ``dtype``."""
+        return convert(self.code, x, dtype)
+
+
+def convert(code: Code, x: Val, dtype: str) -> Val:
+    """Numbers or truth values as memory of ``dtype`` holds them; integers of floating-point numbers are cut off."""
+    to = vector_of(MEMORY[dtype], x.lanes)
+    if x.scalar == "i1":
+        if dtype in ("f64", "f32", "f16", "bf16"):
+            return code.cast("uitofp", x, to)
+        return code.cast("zext", x, to)
+    if dtype == "bool":
+        return code.cast("zext", code.compare("une" if x.floating else "ne", x, number(0, x.type)), to)
+    if x.floating:
+        if dtype in ("f64", "f32", "f16", "bf16"):
+            return resized(code, x, to)
+        return code.call("llvm.fptosi.sat", to, [x], [to, x.type])
+    if dtype in ("f64", "f32", "f16", "bf16"):
+        return code.cast("sitofp", x, to)
+    word = "trunc" if size_of(MEMORY[dtype]) < size_of(x.scalar) else "sext"
+    return code.cast(word, x, to)
+
+
+def resized(code: Code, x: Val, to: str) -> Val:
+    """A floating-point number in another type."""
+    wide = {"half": 16, "bfloat": 16, "float": 32, "double": 64}
+    scalar = Val("", to).scalar
+    if x.type == to:
+        return x
+    if wide[x.scalar] == wide[scalar]:  # between the half precisions there is no direct way
+        x = code.cast("fpext", x, vector_of("float", x.lanes))
+    return code.cast("fptrunc" if wide[x.scalar] > wide[scalar] else "fpext", x, to)
+
+
+def register_type(dtype: str) -> str:
+    return REGISTER[dtype]
+
+
+def _with_regions(op: Op) -> list[Op]:
+    return [x for x in ([op] if op.regions else []) + [y for r in op.regions for y in r.walk() if y.regions]]
+
+
+#: Operations that may write their result over an operand as they go.
+_IN_PLACE = frozenset({"tile.map", "tile.mask", "tile.dot", "tile.reduce", "tile.insert", "tile.refine"})
+
+
+def _replaceable(op: Op, r: Value) -> list[Value]:
+    traits = lookup_op(op.name).traits
+    if traits.replaces is None:
+        return []
+    found = op.operands[traits.replaces]
+    if op.name == "tile.map":  # a vector is read from all operands before it is written to any result
+        alike = len({x.type for x in op.results}) == 1
+        return [v for v in found if alike and v.type == r.type]
+    return list(found) if op.name in _IN_PLACE else []
+
+
+_TEMPORARIES: dict[str, Callable[[Isa, Op], list[int]]] = {}
+
+
+def temporary_of(name: str) -> Callable[[Callable[[Isa, Op], list[int]]], Callable[[Isa, Op], list[int]]]:
+    """Registers how many bytes of scratch memory an operation needs besides its results."""
+
+    def register(f: Callable[[Isa, Op], list[int]]) -> Callable[[Isa, Op], list[int]]:
+        _TEMPORARIES[name] = f
+        return f
+
+    return register
+
+
+def temporaries(isa: Isa, op: Op) -> list[int]:
+    f = _TEMPORARIES.get(op.name)
+    return f(isa, op) if f is not None else []
+
+
+def _shown(op: Op) -> str:
+    names = ", ".join(f"%{r.name}" for r in op.results if r.name)
+    attrs = {k: v for k, v in op.attrs.items() if k not in ("sizes",)}
+    text = f"{names + ' = ' if names else ''}{op.name} {_brief(attrs)}"
+    return text[:200]
+
+
+def _brief(attrs: dict[str, Any]) -> str:
+    return " ".join(f"{k}={v if not isinstance(v, (list, tuple)) else '; '.join(map(str, v))}" for k, v in attrs.items())
+

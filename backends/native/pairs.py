@@ -1,0 +1,1 @@
+"""Pairs of a tile that are computed again one by one."""

@@ -1,0 +1,235 @@
+"""Products of tiles in register blocks.
+
+One loop does all three forms: a block of MR rows and NV vectors of the result is held in registers while the contracted
+axis goes by; each step reads NV vectors of the second factor and MR numbers of the first, each for all lanes. What the
+forms differ in is where these stand. The second factor of nt has to lie in panels; where the program has not packed it,
+it is turned into scratch memory first.
+
+Rows behind the last of a view are that one again, so that nothing is read outside of a buffer; what comes of rows
+behind the last lands in those that a tile in scratch memory has to spare.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+
+from aatc.backends.native.elements import copy
+from aatc.backends.native.emit import Emitter, temporary_of
+from aatc.backends.native.isa import Isa
+from aatc.backends.native.llvm import MEMORY, Val, index, number, size_of, vector_of
+from aatc.backends.native.table import lowering
+from aatc.backends.native.tiles import ALIGN, MOST_ROWS, Tile, lanes_of, row_length, tile_shape
+from aatc.ir.core import Op, Value
+from aatc.ir.errors import BackendError
+from aatc.ir.types import TensorType
+
+#: Steps of the contracted axis that stand in the body of the loop.
+_UNROLL = 4
+
+
+@temporary_of("tile.dot")
+def turned_bytes(isa: Isa, op: Op) -> list[int]:
+    """Room for the panels of a second factor that is not packed."""
+    b = op.operands[1]
+    if op.attrs["form"] != "nt" or tile_shape(op.result.type)[1] == 1 or panel_of(b):  # type: ignore[arg-type]
+        return []
+    rows, cols = tile_shape(b.type)  # type: ignore[arg-type]
+    panel = own_panel(isa, rows)
+    n = -(-rows // panel) * panel * cols * size_of(MEMORY[b.type.dtype])  # type: ignore[attr-defined]
+    return [-(-n // ALIGN) * ALIGN]
+
+
+def panel_of(v: Value) -> int:
+    """Columns of the panels that a tile is read from; 0 of any other."""
+    if isinstance(v.owner, Op) and v.owner.name == "tile.load":
+        t: TensorType = v.owner.operands[0].type  # type: ignore[assignment]
+        return t.panel
+    return 0
+
+
+def own_panel(isa: Isa, cols: int) -> int:
+    """Of a factor that is turned here: up to four vectors, as many as divide the columns' vectors."""
+    lanes = lanes_of(isa)
+    vectors = -(-cols // lanes)
+    return lanes * next(n for n in (4, 3, 2, 1) if vectors % n == 0)
+
+
+@lowering("tile.dot")
+def dot(e: Emitter, op: Op) -> None:
+    a, b, *c = (e.tile(v) for v in op.operands)
+    form = op.attrs["form"]
+    rows, cols, depth = {"nt": (a.rows, b.rows, a.cols), "nn": (a.rows, b.cols, a.cols), "tn": (a.cols, b.cols, a.rows)}[
+        form
+    ]
+    out = e.make(op.result, rows, cols)
+    if c:
+        copy(e, out, c[0])
+    if out.shape[1] == 1 or e.lanes == 1:
+        _by_numbers(e, form, a, b, out, depth, bool(c))
+        return
+    if form == "nt" and not b.panel:
+        b = _turned(e, op, b)
+    if form == "nt":
+        vectors = b.panel // e.lanes
+        if b.panel % e.lanes or row_length(e.isa, out.shape) % b.panel:
+            raise BackendError(f"panels of {b.panel} do not fit {out.shape[1]} columns in vectors of {e.lanes}")
+    else:
+        vectors = min(e.blocks[1], -(-out.shape[1] // e.lanes))
+    _blocks(e, form, a, b, out, depth, vectors, bool(c))
+
+
+def _turned(e: Emitter, op: Op, b: Tile) -> Tile:
+    """The second factor of nt in panels, in scratch memory."""
+    code, panel = e.code, own_panel(e.isa, b.shape[0])
+    to = e.temporary(op)
+    width = b.shape[1]
+
+    def one_panel(j: Val) -> None:
+        at = code.mul(j, index(width))
+
+        def one(n: Val) -> None:
+            row = code.add(j, n)
+            inside = code.compare("slt", row, b.rows)
+            clamped = code.select(inside, row, index(0))
+
+            def feature(d: Val) -> None:
+                x = code.load(b.memory, e.address(b, clamped, d))
+                x = code.select(inside, x, number(0, x.type))
+                where = code.add(code.add(at, code.mul(d, index(panel))), n)
+                code.store(x, code.at(to, where, b.memory))
+
+            e.each_row(index(width), feature)
+
+        code.loop(index(0), index(panel), 1, lambda n: one(n))
+
+    code.loop(index(0), b.rows, panel, lambda j: one_panel(j))
+    return Tile(to, index(0), b.rows, b.cols, b.shape, b.dtype, local=True, panel=panel)
+
+
+def _by_numbers(e: Emitter, form: str, a: Tile, b: Tile, out: Tile, depth: Val, add: bool) -> None:
+    """For a result of one column: number by number."""
+    code = e.code
+    zero = index(0)
+
+    def at_b(k: Val, j: Val) -> Val:
+        if b.panel and form == "nt":  # of one token: the first of a panel
+            return code.at(b.base, code.add(code.mul(k, index(b.panel)), j), b.memory)
+        return e.address(b, j, k) if form == "nt" else e.address(b, k, j)
+
+    def one(i: Val, j: Val) -> None:
+        first = code.load(out.memory, e.address(out, i, j)) if add else number(0, out.memory)
+
+        def step(k: Val, t: Val) -> list[Val]:
+            x = code.load(a.memory, e.address(a, k, i) if form == "tn" else e.address(a, i, k))
+            return [code.fma(x, code.load(b.memory, at_b(k, j)), t)]
+
+        (total,) = code.loop(zero, depth, 1, step, [first])
+        code.store(total, e.address(out, i, j))
+
+    e.each_row(out.rows, lambda i: e.each_row(out.cols, lambda j: one(i, j)))
+
+
+def _blocks(
+    e: Emitter, form: str, a: Tile, b: Tile, out: Tile, depth: Val, vectors: int, add: bool
+) -> None:
+    code, lanes = e.code, e.lanes
+    high = max(1, min(e.blocks[0], MOST_ROWS, out.shape[0]))
+    wide = vectors * lanes
+
+    def column(j: Val, used: int) -> None:
+        if form == "nt":
+            base = code.at(b.base, code.mul(j, index(b.shape[1])), b.memory)
+            step, ragged = index(b.panel), None
+        else:
+            base = code.at(b.base, j, b.memory)
+            step = b.row
+            ragged = None if b.local else b.shape[1]
+
+        def row(i: Val) -> None:
+            _block(e, form, a, base, step, out, (i, j), (high, used), depth, ragged, add)
+
+        code.loop(index(0), out.rows, high, lambda i: row(i))
+
+    if form == "nt" or out.shape[1] > wide:
+        whole = out.cols if form == "nt" else index(out.shape[1] // wide * wide)
+        code.loop(index(0), whole, wide, lambda j: column(j, vectors))
+    if form != "nt":
+        rest = out.shape[1] - (out.shape[1] // wide * wide if out.shape[1] > wide else 0)
+        if rest:
+            column(index(out.shape[1] - rest), -(-rest // lanes))
+
+
+def _block(
+    e: Emitter,
+    form: str,
+    a: Tile,
+    base: Val,
+    step: Val,
+    out: Tile,
+    at: tuple[Val, Val],
+    block: tuple[int, int],
+    depth: Val,
+    ragged: int | None,
+    add: bool,
+) -> None:
+    """Rows i ... and vectors j ... of the result. ``base``, ``step``: the first vector of the second factor and the way
+    from one contracted entry to the next. ``ragged``: columns of a second factor that may not be read behind them."""
+    code, lanes = e.code, e.lanes
+    (i, j), (high, vectors) = at, block
+    v = vector_of(out.memory, lanes)
+    last = code.sub(a.cols if form == "tn" else a.rows, index(1))
+    heads: list[Val] = []
+    for m in range(high):
+        k = code.add(i, index(m))
+        if m and not a.local:
+            k = code.call("llvm.smin", "i64", [k, last])
+        heads.append(code.at(a.base, k if form == "tn" else code.mul(k, a.row), a.memory))
+    along = a.row if form == "tn" else index(1)
+    outs = [[e.address(out, code.add(i, index(m)), code.add(j, index(n * lanes))) for n in range(vectors)] for m in range(high)]
+    if out.shape[0] == 1:
+        outs = outs[:1]
+    first = [code.load(v, outs[m][n]) if add else number(0, v) for m in range(high) for n in range(vectors)]
+
+    def part(k: Val, sums: Sequence[Val]) -> list[Val]:
+        source = code.at(base, code.mul(k, step), out.memory)
+        found = []
+        for n in range(vectors):
+            keep = None
+            if ragged is not None and n == vectors - 1 and ragged % lanes and _is_last(j, n, lanes, ragged):
+                keep = Val("<" + ", ".join(f"i1 {'true' if x < ragged % lanes else 'false'}" for x in range(lanes)) + ">", vector_of("i1", lanes))
+            found.append(code.load(v, code.at(source, index(n * lanes), out.memory), keep=keep))
+        done = list(sums)
+        for m in range(high):
+            x = code.splat(code.load(a.memory, code.at(heads[m], code.mul(k, along), a.memory)), lanes)
+            for n in range(vectors):
+                done[m * vectors + n] = code.fma(x, found[n], done[m * vectors + n])
+        return done
+
+    sums = contracted(e, depth, part, first)
+    for m in range(len(outs)):
+        for n in range(vectors):
+            code.store(sums[m * vectors + n], outs[m][n])
+
+
+def _is_last(j: Val, n: int, lanes: int, ragged: int) -> bool:
+    return not j.text.startswith("%") and int(j.text) + (n + 1) * lanes > ragged
+
+
+def contracted(e: Emitter, depth: Val, part: Callable[[Val, Sequence[Val]], list[Val]], first: list[Val]) -> list[Val]:
+    """The loop over the contracted axis, some steps at once."""
+    code = e.code
+    literal = not depth.text.startswith("%")
+    whole = (
+        index(int(depth.text) // _UNROLL * _UNROLL) if literal else code.op("i64", f"and i64 {depth.text}, {-_UNROLL}")
+    )
+
+    def several(k: Val, *sums: Val) -> list[Val]:
+        found = list(sums)
+        for n in range(_UNROLL):
+            found = part(code.add(k, index(n)), found)
+        return found
+
+    sums = code.loop(index(0), whole, _UNROLL, several, first)
+    if literal and int(depth.text) % _UNROLL == 0:
+        return sums
+    return code.loop(whole, depth, 1, lambda k, *s: part(k, list(s)), sums)

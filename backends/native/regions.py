@@ -1,0 +1,379 @@
+"""A tile function in steps: regions that run on all threads, and what the caller does between them.
+
+A region is a list of phases: loops whose rounds, the tasks, are independent, and whose buffers come from phases before.
+Threads draw tasks from a counter; a phase begins when the tasks of the one before are done, which does not need every
+thread to have come. One region is one start of threads.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+
+from aatc.backends.native import control, elements, memory, pairs, products, whole  # noqa: F401  (lowerings)
+from aatc.backends.native.context import (
+    CHUNK,
+    DONE,
+    NEXT,
+    NEXT_THREAD,
+    REFUSED,
+    SCRATCH,
+    SCRATCH_BYTES,
+    STOP,
+    THREADS,
+    TOTAL,
+    Layout,
+)
+from aatc.backends.native.emit import Emitter
+from aatc.backends.native.isa import Isa
+from aatc.backends.native.llvm import Code, Module, Val, index
+from aatc.ir.core import Func, Op, Value
+from aatc.ir.dims import Dim
+from aatc.ir.registry import lookup_op
+from aatc.ir.types import TensorType, TileType
+
+#: What the caller does itself, with torch.
+HOST = frozenset({"tile.classify", "tile.token", "tile.gradient", "tile.table_gradient", "tile.finish"})
+
+
+@dataclass
+class Nest:
+    """Loops one directly in the other, whose rounds together are tasks, and the operations of a round; no loops for
+    operations that stand alone."""
+
+    loops: list[Op]
+    ops: list[Op]
+    prelude: list[Op] = field(default_factory=list)  # loads and maps outside of loops that it reads
+
+    @property
+    def extents(self) -> list[tuple[Dim, int]]:
+        """Of loops whose rounds are the tasks."""
+        if not self.loops and self.ops[0].name in whole.WHOLE:
+            return whole.WHOLE[self.ops[0].name].extents(self.ops[0])
+        return [(Dim.of(x.attrs["upper"]), x.attrs["step"]) for x in self.loops]
+
+
+@dataclass
+class Phase:
+    nests: list[Nest]
+
+
+@dataclass
+class Region:
+    phases: list[Phase]
+
+
+@dataclass
+class HostStep:
+    op: Op
+
+
+Step = Region | HostStep
+
+
+def split(func: Func) -> list[Step]:
+    """The steps of a tile function, in order."""
+    steps: list[Step] = []
+    tiles: dict[Value, Op] = {}  # of pure operations on tiles that stand outside of loops
+    written: dict[Value, int] = {}  # buffers of the region at hand, by the phase that writes them
+    current: Region | None = None
+    for op in func.body.ops:
+        if op.name in ("tile.alloc", "tile.return"):
+            continue
+        if op.name in HOST:
+            steps.append(HostStep(op))
+            current, written = None, {}
+            continue
+        if _pure_tile(op):
+            tiles.update(dict.fromkeys(op.results, op))
+            continue
+        if current is None:
+            current = Region([])
+            steps.append(current)
+        nest = nest_of(op, tiles)
+        reads, writes = touched([*nest.prelude, op])
+        phase = max([written[v] + 1 for v in reads | writes if v in written], default=0)
+        # what an earlier phase reads may be written by a later one only
+        if phase == len(current.phases):
+            current.phases.append(Phase([]))
+        late = max((n for n, p in enumerate(current.phases) if _reads_any(p, writes)), default=-1)
+        if late >= phase:
+            phase = late + 1
+            if phase == len(current.phases):
+                current.phases.append(Phase([]))
+        current.phases[phase].nests.append(nest)
+        written.update(dict.fromkeys(writes, phase))
+    return steps
+
+
+def _pure_tile(op: Op) -> bool:
+    return bool(op.results) and all(isinstance(r.type, TileType) for r in op.results) and not op.regions
+
+
+def _reads_any(p: Phase, writes: set[Value]) -> bool:
+    return any(touched([*n.prelude, *(n.loops[:1] or n.ops)])[0] & writes for n in p.nests)
+
+
+def touched(ops: Sequence[Op]) -> tuple[set[Value], set[Value]]:
+    """Buffers that operations read, and that they write."""
+    reads: set[Value] = set()
+    writes: set[Value] = set()
+    for op in [y for x in ops for y in _walk(x)]:
+        traits = lookup_op(op.name).traits
+        for n, v in enumerate(op.operands):
+            if isinstance(v.type, TensorType):
+                (writes if n in traits.writes else reads).add(v)
+                if n in traits.writes and (op.attrs.get("add") or op.name == "tile.scatter"):
+                    reads.add(v)
+        writes |= {r for r in op.results if isinstance(r.type, TensorType)}
+    return reads, writes
+
+
+def _walk(op: Op) -> list[Op]:
+    return [op, *(y for r in op.regions for y in r.walk())]
+
+
+def nest_of(op: Op, tiles: dict[Value, Op]) -> Nest:
+    loops: list[Op] = []
+    ops = [op]
+    while len(ops) == 1 and ops[0].name == "tile.for" and ops[0].attrs["kind"] == "par" and not ops[0].results:
+        if _shares(ops[0]):
+            break
+        loops.append(ops[0])
+        ops = [x for x in ops[0].regions[0].ops if x.name != "tile.yield"]
+    return Nest(loops, ops, _needed([op], tiles))
+
+
+def _shares(op: Op) -> bool:
+    """Whether rounds of a loop add to the same place: then they go one after the other, in order."""
+    return any(x.attrs.get("shared") for x in op.regions[0].walk())
+
+
+def _needed(ops: Sequence[Op], tiles: dict[Value, Op]) -> list[Op]:
+    found: dict[Op, None] = {}
+
+    def add(v: Value) -> None:
+        if v in tiles and tiles[v] not in found:
+            for x in tiles[v].operands:
+                add(x)
+            found[tiles[v]] = None
+
+    for op in [y for x in ops for y in _walk(x)]:
+        for v in op.operands:
+            add(v)
+    return list(found)
+
+
+# --- code --------------------------------------------------------------------------------------------------------
+@dataclass
+class Text:
+    """LLVM text of a tile function; ``regions`` are the names of their entry points, ``scratch`` bytes per thread."""
+
+    text: str
+    steps: list[Step]
+    names: list[str]
+    layouts: list[Layout]
+    scratch: list[int]
+
+
+def generate(func: Func, isa: Isa, blocks: tuple[int, int]) -> Text:
+    module = Module()
+    module.fma = isa.fma  # type: ignore[attr-defined]
+    steps = split(func)
+    names, layouts, scratch = [], [], []
+    for n, step in enumerate(steps):
+        if isinstance(step, HostStep):
+            names.append("")
+            layouts.append(Layout(0))
+            scratch.append(0)
+            continue
+        layout = Layout(len(step.phases))
+        names.append(f"region{n}")
+        layouts.append(layout)
+        scratch.append(_region(module, names[-1], step, isa, layout, blocks))
+    return Text(module.text(), steps, names, layouts, scratch)
+
+
+def _region(module: Module, name: str, region: Region, isa: Isa, layout: Layout, blocks: tuple[int, int]) -> int:
+    scratch = 0
+    tasks: list[list[tuple[str, Nest]]] = []
+    for p, phase in enumerate(region.phases):
+        tasks.append([])
+        for k, nest in enumerate(phase.nests):
+            task = f"{name}_phase{p}_task{k}"
+            scratch = max(scratch, _task(module, task, nest, isa, layout, blocks))
+            tasks[-1].append((task, nest))
+    _driver(module, name, tasks, layout, isa, blocks)
+    return scratch
+
+
+def _task(module: Module, name: str, nest: Nest, isa: Isa, layout: Layout, blocks: tuple[int, int]) -> int:
+    """A function of (context, scratch memory, number of the task); returns the bytes of its scratch memory."""
+    code = Code(module, name, [("context", "ptr"), ("scratch", "ptr"), ("task", "i64")])
+    e = Emitter(code, isa, layout, blocks)
+    e.plan([*nest.prelude, *nest.ops])
+    rest = code.args[2]
+    positions: list[Val] = []
+    for upper, step in reversed(nest.extents):
+        count = _rounds(e, upper, step)
+        at = code.op("i64", f"urem i64 {rest.text}, {count.text}")
+        rest = code.op("i64", f"udiv i64 {rest.text}, {count.text}")
+        positions.insert(0, code.mul(at, index(step)))
+    extents = {}
+    for loop, p in zip(nest.loops, positions, strict=False):
+        arg = loop.regions[0].args[0]
+        e.at[arg] = p
+        left = code.sub(e.dim(loop.attrs["upper"]), p)
+        extents[loop] = e.extent[arg] = control.minimum(e, index(loop.attrs["step"]), left)
+    e.ops(nest.prelude)
+    several = [x for x in nest.loops if x.attrs["axis"] == "g" and x.attrs["step"] > 1]
+    if several:  # problems of a task are taken one by one
+        arg = several[0].regions[0].args[0]
+        first = e.at[arg]
+
+        def one(g: Val) -> None:
+            e.at[arg], e.extent[arg] = g, index(1)
+            e.ops(nest.ops)
+
+        code.loop(first, code.add(first, extents[several[0]]), 1, lambda g: one(g))
+    elif not nest.loops and nest.ops[0].name in whole.WHOLE:
+        code.note(nest.ops[0].name)
+        whole.WHOLE[nest.ops[0].name].write(e, nest.ops[0], positions)
+    else:
+        e.ops(nest.ops)
+    code.do("ret void")
+    code.finish("nounwind", "internal")
+    return e.scratch_bytes
+
+
+def _rounds(e: Emitter, d: Dim, step: int) -> Val:
+    upper = e.dim(d)
+    if step == 1:
+        return upper
+    if not upper.text.startswith("%"):
+        return index(-(-int(upper.text) // step))
+    return e.code.op("i64", f"udiv i64 {e.code.add(upper, index(step - 1)).text}, {step}")
+
+
+def _driver(
+    module: Module,
+    name: str,
+    phases: list[list[tuple[str, Nest]]],
+    layout: Layout,
+    isa: Isa,
+    blocks: tuple[int, int],
+) -> None:
+    """The function that every thread runs: tasks of a phase until none is left, then the next phase."""
+    code = Code(module, name, [("context", "ptr")])
+    e = Emitter(code, isa, layout, blocks)
+    context = code.args[0]
+
+    def slot(place: int) -> Val:
+        return code.at(context, index(place), "i64")
+
+    thread = code.op("i64", f"atomicrmw add ptr {slot(NEXT_THREAD).text}, i64 1 monotonic")
+    threads = code.load("i64", slot(THREADS), align=8)
+    late = code.compare("uge", thread, threads)
+    code.do(f"br i1 {late.text}, label %end, label %start")
+    code.label("start")
+    size = code.load("i64", slot(SCRATCH_BYTES), align=8)
+    scratch = code.at(code.load("ptr", slot(SCRATCH), align=8), code.mul(thread, size), "i8")
+    for p, tasks in enumerate(phases):
+        _phase(e, p, tasks, layout, scratch, last=p == len(phases) - 1)
+    code.jump("end")
+    code.label("end")
+    code.do("ret void")
+    code.finish("nounwind")
+
+
+def _phase(
+    e: Emitter, p: int, tasks: list[tuple[str, Nest]], layout: Layout, scratch: Val, *, last: bool
+) -> None:
+    code = e.code
+    context = code.args[0]
+
+    def slot(what: int) -> Val:
+        return code.at(context, index(layout.phase(p, what)), "i64")
+
+    counts = []
+    for _, nest in tasks:
+        count = index(1)
+        for upper, step in nest.extents:
+            count = code.mul(count, _rounds(e, upper, step))
+        counts.append(count)
+    total = code.load("i64", slot(TOTAL), align=8)
+    chunk = code.load("i64", slot(CHUNK), align=8)
+    draw, run, done = (f"{word}{p}" for word in ("draw", "run", "drawn"))
+    code.jump(draw)
+    code.label(draw)
+    first = code.op("i64", f"atomicrmw add ptr {slot(NEXT).text}, i64 {chunk.text} monotonic")
+    ended = code.compare("sge", first, total)
+    halted = _halted(e)
+    out = code.op("i1", f"or i1 {ended.text}, {halted.text}")
+    code.do(f"br i1 {out.text}, label %{done}, label %{run}")
+    code.label(run)
+    end = code.call("llvm.smin", "i64", [code.add(first, chunk), total])
+
+    def one(n: Val) -> None:
+        # the last rounds first: under a causal mask they are the longest
+        n = code.sub(code.sub(total, index(1)), n)
+        start = index(0)
+        for (task, _), count in zip(tasks, counts, strict=True):
+            mine = code.sub(n, start)
+            following = code.add(start, count)
+            here = code.op(
+                "i1",
+                f"and i1 {code.compare('sge', n, start).text}, {code.compare('slt', n, following).text}",
+            )
+            with code.when(here):
+                code.do(f"call void @{task}(ptr {context.text}, ptr {scratch.text}, i64 {mine.text})")
+            start = following
+
+    code.loop(first, end, 1, lambda n: one(n))
+    code.op("i64", f"atomicrmw add ptr {slot(DONE).text}, i64 {code.sub(end, first).text} acq_rel")
+    code.jump(draw)
+    code.label(done)
+    if not last:
+        _wait(e, slot(DONE), total, p)
+
+
+def _halted(e: Emitter) -> Val:
+    code = e.code
+    stop, refused = (
+        code.op("i64", f"load atomic i64, ptr {code.at(code.args[0], index(n), 'i64').text} monotonic, align 8")
+        for n in (STOP, REFUSED)
+    )
+    either = code.op("i64", f"or i64 {stop.text}, {refused.text}")
+    return code.compare("ne", either, index(0))
+
+
+#: Looks at a phase's counter before a thread gives its core to others.
+_SPINS = 2000
+
+
+def _wait(e: Emitter, done: Val, total: Val, p: int) -> None:
+    """Until all tasks of a phase are done, or the threads are to end."""
+    code = e.code
+    look, again, give, after = (f"{word}{p}" for word in ("look", "again", "give", "ready"))
+    before = code.block
+    code.jump(look)
+    code.label(look)
+    spins = Val(f"%spins{p}", "i64")
+    code.do(f"{spins.text} = phi i64 [0, %{before}], [%more{p}, %{again}], [0, %{give}]")
+    finished = code.op("i64", f"load atomic i64, ptr {done.text} acquire, align 8")
+    ready = code.op("i1", f"or i1 {code.compare('sge', finished, total).text}, {_halted(e).text}")
+    middle = f"middle{p}"
+    code.do(f"br i1 {ready.text}, label %{after}, label %{middle}")
+    code.label(middle)
+    code.do(f"%more{p} = add i64 {spins.text}, 1")
+    tired = code.compare("sgt", spins, index(_SPINS))
+    code.do(f"br i1 {tired.text}, label %{give}, label %{again}")
+    code.label(give)
+    code.external("sched_yield", "i32", [])
+    code.jump(look)
+    code.label(again)
+    code.jump(look)
+    code.label(after)
+
+
+__all__ = ["HOST", "HostStep", "Nest", "Phase", "Region", "Step", "Text", "generate", "split"]
