@@ -76,7 +76,8 @@ def _masked_rows(mask: Program, n: int, m: int, most: int, runs: bool) -> int:
 def _thread_tiles(w: Workload, target: Target) -> Schedule:
     """For code of our own on a CPU: a task per block of queries, in buffers of its own that stay in a core's second
     cache, with products in register blocks. A backward by rows has a task per problem."""
-    rows, cols = min(unknown(w.rows), 128), min(unknown(w.cols), 256)
+    vector = max(1, target.vector_bytes // 4)  # columns of a tile are whole vectors, whatever stands in the last
+    rows, cols = min(unknown(w.rows), 128), min(-(-unknown(w.cols) // vector) * vector, 256)
     room = target.cache_bytes // 2
     while cols > 64 and _working_set(w, rows, cols) > room:
         cols //= 2
@@ -85,7 +86,7 @@ def _thread_tiles(w: Workload, target: Target) -> Schedule:
     if w.direction == "forward" and w.problems is not None and w.rows is not None:
         while rows > 64 and w.problems * -(-w.rows // rows) < 2 * target.cores:
             rows //= 2
-    rows, cols = max(rows, 1), max(cols, 1)
+    rows, cols = max(rows, 1), max(-(-cols // vector) * vector, 1)
     few = w.problems is None or w.problems < 2 * target.cores
     extras = [*_blocks(w, target, rows, cols), *_tasks(w, target, "threads", few)]
     return _obeyed(rows, cols, extras, target)
@@ -112,22 +113,21 @@ def _working_set(w: Workload, rows: int, cols: int) -> int:
 def _blocks(w: Workload, target: Target, rows: int, cols: int) -> list[Directive]:
     """The register block: most products per number loaded, in as many registers as there are. Panels of the keys are
     as wide as it."""
-    vector = target.vector_bytes // w.item
+    vector = target.vector_bytes // 4
     if vector < 2 or not target.registers:
         return []
-    while vector > 1 and cols % vector:
-        vector //= 2
     best: tuple[float, int, int] = (0.0, 1, 1)
     for high in range(1, min(rows, 8) + 1):
-        for wide in (1, 2, 4):
+        spare = rows / (-(-rows // high) * high)  # rows of the last block that are there
+        for wide in (1, 2, 3, 4):
             block = Schedule((Split("ii", high), Split("jj", wide * vector)))
             if cols % (wide * vector) == 0 and registers(block, w, target) <= target.registers:
-                best = max(best, (high * wide / (high + wide), high, wide))
+                best = max(best, (spare * high * wide / (high + wide), high, wide))
     _, high, wide = best
     panel = wide * vector
-    packed = [Pack(x.name, panel) for x in w.operands[1:2] if x.along == "j" and x.width > 1]
-    vectors = [Vectorize("jj", vector)] if vector > 1 else []
-    return [Split("ii", high), Split("jj", panel), *vectors, *packed]
+    keys = [x for x in w.operands if x.along == "j" and x.width > 1]
+    packed = [Pack(x.name, panel) for x in (keys if w.direction == "backward" else keys[:1])]
+    return [Split("ii", high), Split("jj", panel), Vectorize("jj", vector), *packed]
 
 
 def _workgroup_tiles(w: Workload, target: Target) -> Schedule:
@@ -161,4 +161,7 @@ def _obeyed(rows: int, cols: int, extras: list[Directive], target: Target) -> Sc
         and not (isinstance(d, Bind) and d.to not in target.levels)
         and not (isinstance(d, Stage) and d.space not in target.spaces)
     ]
-    return Schedule((Split("g", 1), Split("i", rows), Split("j", cols), Grain("j", min(64, cols)), *kept))
+    grain = max([d.panel for d in kept if isinstance(d, Pack)], default=64)
+    while cols % grain:
+        grain -= 1
+    return Schedule((Split("g", 1), Split("i", rows), Split("j", cols), Grain("j", min(grain, cols)), *kept))

@@ -1,1 +1,57 @@
-"""Native CPU kernels: tile programs as LLVM IR, compiled in the process."""
+"""Native CPU kernels: tile programs as LLVM IR, compiled in the process, run on torch's own threads."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import torch
+
+from aatc.backends.contract import Backend
+from aatc.backends.native import isa as instruction_sets
+from aatc.backends.native import rows_by_use  # noqa: F401  (a pass)
+from aatc.backends.native.table import lowering
+from aatc.ir.core import Func
+from aatc.ir.legal import Workload
+from aatc.ir.schedule import Schedule
+from aatc.ir.target import Target
+from aatc.passes.cost_model import default_schedule
+
+
+class NativeBackend(Backend):
+    """Vector code of our own for every geometry; a task per block of queries, in memory that stays in a core's
+    caches."""
+
+    name = "native"
+    suffix = "rows-by-use"
+    lowerings = lowering
+
+    def __init__(self) -> None:
+        from aatc.backends.native import regions  # noqa: F401  (registers all lowerings)
+
+    def target(self) -> Target:
+        from aatc.backends.cpu import _caches
+
+        isa = instruction_sets.host()
+        return Target(
+            "native",
+            cores=torch.get_num_threads(),
+            caches=_caches(),
+            vector_bytes=isa.vector_bytes,
+            registers=isa.registers,
+            directives=("split", "grain", "reorder", "order", "bind", "pack", "vectorize"),
+            levels=("threads",),
+            features=(isa.name,),
+        )
+
+    def compile(self, func: Func) -> tuple[Callable[..., Any], str]:
+        from aatc.backends.native.compiled import compile_tile
+
+        return compile_tile(func, instruction_sets.host())
+
+    def devices(self) -> Sequence[dict[str, Any]]:
+        isa = instruction_sets.host()
+        return [{"backend": "native", "name": isa.cpu, "threads": torch.get_num_threads(), "isa": isa.name}]
+
+    def schedule_space(self, workload: Workload) -> Sequence[Schedule]:
+        return [default_schedule(workload, self.target())]

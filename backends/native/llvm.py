@@ -76,9 +76,10 @@ def index(value: int) -> Val:
 
 
 class Module:
-    """Functions, and what they declare."""
+    """Functions, and what they declare. ``fma``: the processor multiplies and adds with one rounding, in one step."""
 
-    def __init__(self) -> None:
+    def __init__(self, *, fma: bool = True) -> None:
+        self.fma = fma
         self.functions: list[str] = []
         self.declared: dict[str, str] = {}
         self.constants: dict[str, str] = {}
@@ -178,7 +179,9 @@ class Code:
         return self.binary("div", a, b)
 
     def fma(self, a: Val, b: Val, c: Val) -> Val:
-        """a * b + c, rounded once."""
+        """a * b + c; rounded once where the processor does that."""
+        if not self.module.fma:
+            return self.add(self.mul(a, b), c)
         return self.call("llvm.fma", a.type, [a, b, c])
 
     def neg(self, a: Val) -> Val:

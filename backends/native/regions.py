@@ -27,6 +27,7 @@ from aatc.backends.native.context import (
 from aatc.backends.native.emit import Emitter
 from aatc.backends.native.isa import Isa
 from aatc.backends.native.llvm import Code, Module, Val, index
+from aatc.backends.native.table import lowering
 from aatc.ir.core import Func, Op, Value
 from aatc.ir.dims import Dim
 from aatc.ir.registry import lookup_op
@@ -177,8 +178,7 @@ class Text:
 
 
 def generate(func: Func, isa: Isa, blocks: tuple[int, int]) -> Text:
-    module = Module()
-    module.fma = isa.fma  # type: ignore[attr-defined]
+    module = Module(fma=isa.fma)
     steps = split(func)
     names, layouts, scratch = [], [], []
     for n, step in enumerate(steps):
@@ -377,3 +377,11 @@ def _wait(e: Emitter, done: Val, total: Val, p: int) -> None:
 
 
 __all__ = ["HOST", "HostStep", "Nest", "Phase", "Region", "Step", "Text", "generate", "split"]
+
+
+def _outside(e: Emitter, op: Op) -> None:
+    """What the caller does, or regions do as a whole."""
+    raise AssertionError(op.name)
+
+
+lowering("tile.alloc", "tile.return", *HOST)(_outside)
