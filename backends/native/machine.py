@@ -66,17 +66,34 @@ class Library:
 
 
 def load(text: str, isa: Isa) -> Library:
-    """The functions of a module, from object code on disk if it was compiled before."""
+    """The functions of a module, from object code on disk if it was compiled before. Raises BackendError if the text is
+    not LLVM IR, or calls what the process does not have."""
     key = cache.key(text, isa)
     code = cache.read(key)
     if code is not None:
         try:
-            return Library(code, isa)
+            return _linked(code, text, isa)
         except BackendError:
             cache.drop(key)
     code = compile_object(text, isa)
-    library = Library(code, isa)
+    library = _linked(code, text, isa)
     cache.write(key, code)
+    return library
+
+
+def _linked(code: bytes, text: str, isa: Isa) -> Library:
+    """A library whose functions can run: the first that is asked for links all of them."""
+    library = Library(code, isa)
+    first = re.search(r"^define\b(?! *(?:internal|private)\b)[^@\n]*@([\w.$-]+)\(", text, re.MULTILINE)
+    if first:
+        try:
+            library.address(first[1])
+        except BackendError as error:
+            declared = re.findall(r"^declare\b[^@\n]*@(?!llvm\.)([\w.$-]+)\(", text, re.MULTILINE)
+            missing = ", ".join(name for name in declared if not binding.address_of_symbol(name))
+            raise BackendError(
+                f"native code cannot be linked; missing: {missing or 'unknown'}", hint=_REPORT
+            ) from error
     return library
 
 
