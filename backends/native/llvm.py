@@ -76,10 +76,13 @@ def index(value: int) -> Val:
 
 
 class Module:
-    """Functions, and what they declare. ``fma``: the processor multiplies and adds with one rounding, in one step."""
+    """Functions, and what they declare.
 
-    def __init__(self, *, fma: bool = True) -> None:
-        self.fma = fma
+    ``fma``: the processor multiplies and adds in one step, with one rounding. ``avx512``: it has AVX-512 F, DQ, VL.
+    """
+
+    def __init__(self, *, fma: bool = True, avx512: bool = False) -> None:
+        self.fma, self.avx512 = fma, avx512
         self.functions: list[str] = []
         self.declared: dict[str, str] = {}
         self.constants: dict[str, str] = {}

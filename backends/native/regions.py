@@ -178,7 +178,7 @@ class Text:
 
 
 def generate(func: Func, isa: Isa, blocks: tuple[int, int]) -> Text:
-    module = Module(fma=isa.fma)
+    module = Module(fma=isa.fma, avx512=isa.name == "avx512")
     steps = split(func)
     names, layouts, scratch = [], [], []
     for n, step in enumerate(steps):

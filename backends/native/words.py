@@ -12,6 +12,7 @@ from functools import partial
 
 from aatc.backends.native import elementary
 from aatc.backends.native.llvm import Code, Val, number, vector_of
+from aatc.backends.native.polynomials import at_least, root
 from aatc.ir.errors import BackendError
 from aatc.ir.score.expr import Expr
 from aatc.ir.score.functions import FUNCTIONS
@@ -171,15 +172,15 @@ def _reciprocal(code: Code, x: Val) -> Val:
 
 
 def _sqrt(code: Code, x: Val) -> Val:
-    return code.call("llvm.sqrt", x.type, [elementary.at_least(code, x, 0.0)])
+    return root(code, at_least(code, x, 0.0))
 
 
 def _rsqrt(code: Code, x: Val) -> Val:
-    return _reciprocal(code, code.call("llvm.sqrt", x.type, [x]))
+    return _reciprocal(code, root(code, x))
 
 
 def _relu(code: Code, x: Val) -> Val:
-    return elementary.at_least(code, x, 0.0)
+    return at_least(code, x, 0.0)
 
 
 def _extremum(code: Code, x: Val, y: Val, *, larger: bool) -> Val:

@@ -8,6 +8,7 @@ from collections.abc import Sequence
 import llvmlite.binding as llvm
 import numpy as np
 
+from aatc.backends.native.isa import Isa
 from aatc.backends.native.llvm import Code, Module, Val, number, vector_of
 from aatc.backends.native.words import expression
 from aatc.ir.score.expr import Expr, params
@@ -18,19 +19,8 @@ llvm.initialize_native_target()
 llvm.initialize_native_asmprinter()
 
 
-def host_is_x86() -> bool:
-    return llvm.get_process_triple().startswith("x86_64")
-
-
-def processors() -> dict[str, tuple[str, str, Module]]:
-    """Processor, its features, and an empty module that knows which of them the code may use."""
-    host = llvm.get_host_cpu_name(), llvm.get_host_cpu_features()
-    found = {"host": (host[0], host[1].flatten(), Module())}
-    if host_is_x86():
-        if host[1].get("avx2") and host[1].get("fma"):
-            found["avx2"] = "x86-64-v3", "", Module()
-        found["baseline"] = "x86-64", "", Module()
-    return found
+def module_for(isa: Isa) -> Module:
+    return Module(fma=isa.fma, avx512=isa.name == "avx512")
 
 
 def enter(module: Module, name: str, body: Expr, kind: str, lanes: int) -> None:
@@ -66,15 +56,18 @@ def _load(code: Code, scalar: str, base: Val, x: Val, lanes: int) -> Val:
 class Program:
     """A module in machine code."""
 
-    def __init__(self, module: Module, processor: str, features: str, speed: int = 2):
+    def __init__(self, module: Module, isa: Isa, speed: int = 2):
         parsed = llvm.parse_assembly(module.text())
         parsed.verify()
-        machine = llvm.Target.from_default_triple().create_target_machine(cpu=processor, features=features, opt=2)
+        machine = llvm.Target.from_default_triple().create_target_machine(cpu=isa.cpu, features=isa.features, opt=2)
         builder = llvm.create_pass_builder(machine, llvm.create_pipeline_tuning_options(speed_level=speed))
         builder.getModulePassManager().run(parsed, builder)
-        self.assembly = machine.emit_assembly(parsed)
+        self._parsed, self._machine = parsed, machine
         self._engine = llvm.create_mcjit_compiler(parsed, machine)
         self._engine.finalize_object()
+
+    def assembly(self) -> str:
+        return self._machine.emit_assembly(self._parsed)
 
     def __call__(self, name: str, result: str, arrays: Sequence[np.ndarray]) -> np.ndarray:
         arrays = [np.ascontiguousarray(a) for a in arrays]
