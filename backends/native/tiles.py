@@ -17,7 +17,7 @@ from aatc.ir.core import Op, Value
 from aatc.ir.layouts import layout_of
 from aatc.ir.types import TensorType, TileType
 
-#: Rows that a product computes at once, at most; tiles in scratch memory have whole blocks of them.
+#: Rows that a product computes at once, at most; tiles in scratch memory have room for a last block.
 MOST_ROWS = 8
 ALIGN = 64
 
@@ -76,7 +76,7 @@ def scratch_bytes(isa: Isa, t: TileType) -> int:
     """Bytes of a tile in scratch memory, with what may be touched behind it."""
     rows, cols = tile_shape(t)
     if rows > 1:
-        rows = -(-rows // MOST_ROWS) * MOST_ROWS
+        rows += MOST_ROWS - 1
     n = (rows * row_length(isa, (rows, cols)) + lanes_of(isa)) * size_of(MEMORY[t.dtype])
     return -(-n // ALIGN) * ALIGN
 
