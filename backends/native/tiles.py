@@ -112,5 +112,7 @@ def needs_scratch(op: Op, v: Value) -> bool:
 
 
 def is_part(op: Op) -> bool:
-    """Whether a slice is a view of its tile: neighbouring columns."""
-    return op.name == "tile.slice" and op.attrs["stride"] == 1 and int(op.operands[0].type.shape[2]) > 1  # type: ignore[attr-defined]
+    """Whether a slice is a view of its tile: neighbouring rows, or neighbouring columns that are no line."""
+    if op.name != "tile.slice" or op.attrs["stride"] != 1:
+        return False
+    return op.attrs["over"] == "i" or int(op.result.type.shape[2]) > 1  # type: ignore[attr-defined]
