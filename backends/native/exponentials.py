@@ -35,7 +35,9 @@ class _Format:
     bits: str
     digits: int  # stored ones
     exponent_bias: int
-    ln2: tuple[float, float]  # the first ends in so many zeros that its product with an exponent is exact
+    ln2: tuple[
+        float, float
+    ]  # positive both; the first ends in so many zeros that its product with an exponent is exact
     exp2_range: tuple[float, float]  # beyond which 2**x is 0 and infinite
     exp_range: tuple[float, float]
 
@@ -46,7 +48,7 @@ class _Format:
 
 
 _FORMATS = {
-    "float": _Format("i32", 23, 127, (0.693359375, -2.12194440e-4), (-151.0, 128.0), (-104.0, 89.0)),
+    "float": _Format("i32", 23, 127, (0.693145751953125, 1.42860677e-6), (-151.0, 128.0), (-104.0, 89.0)),
     "double": _Format(
         "i64", 52, 1023, (6.93147180369123816490e-01, 1.90821492927058770002e-10), (-1076.0, 1024.0), (-746.0, 710.0)
     ),
@@ -108,9 +110,11 @@ def exp(code: Code, x: Val) -> Val:
 
 
 def _rounded(code: Code, x: Val) -> tuple[Val, Val]:
-    """The whole number next to x, and an integer whose lower half is that plus twice the bias of exponents; |x| is at
-    most three times the bias."""
+    """The whole number next to x, and for `_scaled` an integer whose lower half is that plus twice the bias of
+    exponents; |x| is at most three times the bias."""
     f = _FORMATS[x.scalar]
+    if _wide(code, x):
+        return code.call("llvm.roundeven", x.type, [x]), Val("", "void")
     shift = number(f.round + 2 * f.exponent_bias, x.type)
     moved = code.add(x, shift)
     return code.sub(moved, shift), code.cast("bitcast", moved, vector_of(f.bits, x.lanes))
@@ -136,12 +140,13 @@ def log2(code: Code, x: Val) -> Val:
         y = code.fma(_log1p_of_rest(code, rest), number(_LOG2E, x.type), exponent)
     else:
         y = code.fma(polynomial(code, rest, LOG2_FLOAT), rest, exponent)
-    return _at_poles(code, x, y)
+    return y if _wide(code, x) else _at_poles(code, x, y)
 
 
 def log(code: Code, x: Val) -> Val:
     exponent, rest = _split(code, x)
-    return _at_poles(code, x, _joined(code, exponent, _log1p_of_rest(code, rest)))
+    y = _joined(code, exponent, _log1p_of_rest(code, rest))
+    return y if _wide(code, x) else _at_poles(code, x, y)
 
 
 def log1p(code: Code, x: Val) -> Val:
@@ -181,19 +186,25 @@ def _joined(code: Code, exponent: Val, y: Val) -> Val:
 
 
 def _split(code: Code, x: Val) -> tuple[Val, Val]:
-    """(k, m - 1) with x = 2**k * m, m from about 3/4 (float) or sqrt(1/2) (double) to twice that."""
-    if _wide(code, x) and x.scalar == "float":
-        m = _avx512(code, "getmant", [x], 3)  # from 3/4
+    """(k, m - 1) with x = 2**k * m, m from about 3/4 (float) or sqrt(1/2) (double) to twice that. AVX-512 has an
+    infinite k where x is 0 or infinite, and no m where x is negative."""
+    one = number(1.0, x.type)
+    if _wide(code, x):
         k = _avx512(code, "getexp", [x])
-        k = code.select(code.compare("olt", m, number(1.0, x.type)), code.add(k, number(1.0, x.type)), k)
-        return k, code.sub(m, number(1.0, x.type))
+        if x.scalar == "float":
+            m = _avx512(code, "getmant", [x], 0b1011)  # from 3/4; NaN of a negative number
+            return code.select(code.compare("olt", m, one), code.add(k, one), k), code.sub(m, one)
+        m = _avx512(code, "getmant", [x], 0b1000)  # from 1
+        upper = code.compare("ogt", m, number(math.sqrt(2), x.type))
+        m = code.select(upper, code.mul(m, number(0.5, x.type)), m)
+        return code.select(upper, code.add(k, one), k), code.sub(m, one)
     f = _FORMATS[x.scalar]
     least, lift = (0x3F400000, 23) if x.scalar == "float" else (0x3FE6A09E00000000, 52)
     tiny = code.compare("olt", x, number(2.0 ** (1 - f.exponent_bias), x.type))
     lifted = code.select(tiny, code.mul(x, number(2.0**lift, x.type)), x)
     bits = vector_of(f.bits, x.lanes)
-    one = f.exponent_bias << f.digits
-    moved = code.add(code.cast("bitcast", lifted, bits), number(one - least, bits))
+    start = (f.exponent_bias << f.digits) - least
+    moved = code.add(code.cast("bitcast", lifted, bits), number(start, bits))
     m = code.add(code.binary("and", moved, number((1 << f.digits) - 1, bits)), number(least, bits))
     k = code.binary("lshr", moved, number(f.digits, bits))
     bias = float(f.exponent_bias)
@@ -203,7 +214,7 @@ def _split(code: Code, x: Val) -> tuple[Val, Val]:
         k = code.cast("bitcast", code.binary("or", k, number(0x4330000000000000, bits)), x.type)
         bias += 2.0**52
     k = code.sub(k, code.select(tiny, number(bias + lift, x.type), number(bias, x.type)))
-    return k, code.sub(code.cast("bitcast", m, x.type), number(1.0, x.type))
+    return k, code.sub(code.cast("bitcast", m, x.type), one)
 
 
 def _at_poles(code: Code, x: Val, y: Val) -> Val:
