@@ -239,7 +239,7 @@ def constant_power(code: Code, x: Val, p: float) -> Val:
     one = number(1.0, x.type)
     if p in (0.5, -0.5):
         return root(code, x) if p > 0 else code.div(one, root(code, x))
-    if p == int(p) and (p in (-1.0, -2.0) or 1 <= p <= (8 if x.scalar == "float" else 3)):
+    if p == int(p) and (p in (-1.0, -2.0) or 1 <= p <= (5 if x.scalar == "float" else 3)):
         return _product(code, x if p > 0 else code.div(one, x), int(abs(p)))
     if x.scalar == "double":
         return library(code, "pow", x, number(p, x.type))

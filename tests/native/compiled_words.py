@@ -53,21 +53,29 @@ def _load(code: Code, scalar: str, base: Val, x: Val, lanes: int) -> Val:
     return code.compare("ne", byte, number(0, byte.type))
 
 
+def _optimized(module: Module, isa: Isa, triple: str) -> tuple[llvm.ModuleRef, llvm.TargetMachine]:
+    parsed = llvm.parse_assembly(f'target triple = "{triple}"\n{module.text()}')
+    parsed.verify()
+    machine = llvm.Target.from_triple(triple).create_target_machine(cpu=isa.cpu, features=isa.features, opt=2)
+    builder = llvm.create_pass_builder(machine, llvm.create_pipeline_tuning_options(speed_level=2))
+    builder.getModulePassManager().run(parsed, builder)
+    return parsed, machine
+
+
+def assembly(module: Module, isa: Isa) -> str:
+    """Of a processor that need not be this one."""
+    llvm.initialize_all_targets()
+    llvm.initialize_all_asmprinters()
+    parsed, machine = _optimized(module, isa, f"{isa.triple_arch}-unknown-linux-gnu")
+    return machine.emit_assembly(parsed)
+
+
 class Program:
     """A module in machine code."""
 
-    def __init__(self, module: Module, isa: Isa, speed: int = 2):
-        parsed = llvm.parse_assembly(module.text())
-        parsed.verify()
-        machine = llvm.Target.from_default_triple().create_target_machine(cpu=isa.cpu, features=isa.features, opt=2)
-        builder = llvm.create_pass_builder(machine, llvm.create_pipeline_tuning_options(speed_level=speed))
-        builder.getModulePassManager().run(parsed, builder)
-        self._parsed, self._machine = parsed, machine
-        self._engine = llvm.create_mcjit_compiler(parsed, machine)
+    def __init__(self, module: Module, isa: Isa):
+        self._engine = llvm.create_mcjit_compiler(*_optimized(module, isa, llvm.get_process_triple()))
         self._engine.finalize_object()
-
-    def assembly(self) -> str:
-        return self._machine.emit_assembly(self._parsed)
 
     def __call__(self, name: str, result: str, arrays: Sequence[np.ndarray]) -> np.ndarray:
         arrays = [np.ascontiguousarray(a) for a in arrays]
