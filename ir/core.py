@@ -150,9 +150,10 @@ class Module:
 
     __hash__ = None  # type: ignore[assignment]  # modules are mutable
 
-    def verify(self) -> Module:
-        """Checks every rule of the IR; raises VerifyError; returns self."""
-        _readers.verify(self)
+    def verify(self, known: Any = None) -> Module:
+        """Checks every rule of the IR; raises VerifyError; returns self. ``known`` (`ir.known.Known`) keeps what was
+        found sound from one call to the next."""
+        _readers.verify(self, known)
         return self
 
     def graph(self) -> networkx.MultiDiGraph:
@@ -172,7 +173,7 @@ class Readers:
     line: Callable[[Op], str]
     text: Callable[[Module], str]
     canonical: Callable[[Module], str]
-    verify: Callable[[Module], None]
+    verify: Callable[[Module, Any], None]
     graph: Callable[[Module], networkx.MultiDiGraph]
     dot: Callable[[Module], str]
 
@@ -199,17 +200,15 @@ def clone_block(block: Block, mapping: dict[Value, Value]) -> Block:
 
 def clone_op(op: Op, mapping: dict[Value, Value]) -> Op:
     """A copy whose operands go through ``mapping``; its results are entered there."""
-    regions = [clone_block(r, mapping) for r in op.regions]
-    new = Op(
-        op.name,
-        [mapping.get(v, v) for v in op.operands],
-        op.attrs,
-        [r.type for r in op.results],
-        regions=regions,
-        loc=op.loc,
-        result_names=[r.name for r in op.results],
-    )
-    mapping.update(zip(op.results, new.results, strict=True))
+    new: Op = object.__new__(Op)  # past __init__, which takes as long again: programs are copied after every pass
+    new.name, new.loc, new.attrs = op.name, op.loc, dict(op.attrs)
+    new.regions = [clone_block(r, mapping) for r in op.regions] if op.regions else []
+    get = mapping.get
+    new.operands = [get(v, v) for v in op.operands]
+    new.results = []
+    for r in op.results:
+        copy = mapping[r] = Value(r.type, r.name, new)
+        new.results.append(copy)
     return new
 
 

@@ -205,15 +205,32 @@ def _sources(schema: Any, returned: Any) -> frozenset[str]:
 
 
 def _effect_of_call(op: Op) -> Effect:
-    target = op.attrs.get("target")
-    if not isinstance(target, str) or not isinstance(op.attrs.get("args"), tuple):
+    a = op.attrs
+    target, args, names = a.get("target"), a.get("args"), a.get("kwargs", ())
+    if not isinstance(target, str) or not isinstance(args, tuple):
         return _anything(op)
     if target.startswith("operator."):
         return Effect(shares=_all_pairs(op), copies=True) if target == "operator.getitem" else NOTHING
+    counts = len(op.operands), len(op.results)
+    real = all(map(_is_real, op.results))
+    try:
+        found = _effect_of_operator(target, args, names, counts, bool(a.get("effect")), real)
+    except TypeError:  # an argument that has no hash
+        found = _effect_of_operator.__wrapped__(target, args, names, counts, bool(a.get("effect")), real)
+    return _anything(op) if found is None else found
+
+
+@lru_cache(maxsize=4096)
+def _effect_of_operator(
+    target: str, args: tuple[Any, ...], names: tuple[str, ...], counts: tuple[int, int], effect: bool, real: bool
+) -> Effect | None:
+    """The effect of an operator on ``args``, the last of them by ``names``, with so many operands and results, these
+    all ``real`` numbers or not; None when it is not known. Of arguments that are equal, the effect is the same."""
     found = _summary(target)
-    given = _arguments(op, found) if found is not None else None
+    given = _arguments(args, names, found) if found is not None else None
     if found is None or given is None:
-        return _anything(op)
+        return None
+    operands, results = counts
     positions = {name: tuple(_positions(value)) for name, value in given.items()}
 
     def at(names: Iterable[str]) -> tuple[int, ...]:
@@ -222,16 +239,16 @@ def _effect_of_call(op: Op) -> Effect:
     hidden, by = found.switch_writes
     writes = at(found.written) + (at(hidden) if hidden and _on(given, by) else ())
     shares: list[tuple[int, int]] = []
-    for r in range(len(op.results)):
+    for r in range(results):
         n = 0 if len(found.shares) == 1 else r  # the elements of a list share alike
-        names = found.shares[n] if n < len(found.shares) else None
-        of = range(len(op.operands)) if names is None else at(names)
+        names_of = found.shares[n] if n < len(found.shares) else None
+        of = range(operands) if names_of is None else at(names_of)
         shares += [(r, o) for o in of]
     ordered = found.ordered or (found.switch is not None and _on(given, found.switch))
-    ordered = ordered or (bool(op.attrs.get("effect")) and not writes)
-    raw = tuple(range(len(op.operands))) if found.raw else ()
-    together = found.untold and len(op.results) > 1
-    checked = found.checks or (found.divides and not all(_is_real(r) for r in op.results))
+    ordered = ordered or (effect and not writes)
+    raw = tuple(range(operands)) if found.raw else ()
+    together = found.untold and results > 1
+    checked = found.checks or (found.divides and not real)
     return Effect(writes, tuple(shares), found.copies, raw, ordered, together, found.undefined, checked)
 
 
@@ -239,9 +256,8 @@ def _is_real(value: Value) -> bool:
     return isinstance(value.type, TensorType) and value.type.dtype in _REAL
 
 
-def _arguments(op: Op, found: _Summary) -> dict[str, Any] | None:
+def _arguments(args: tuple[Any, ...], names: tuple[str, ...], found: _Summary) -> dict[str, Any] | None:
     """What is given, by the names of the schema; None when it does not fit."""
-    args, names = op.attrs["args"], op.attrs.get("kwargs", ())
     split = len(args) - len(names)
     by_place = [n for n, keyword in found.arguments if not keyword]
     if split < 0 or split > len(by_place):

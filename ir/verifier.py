@@ -17,6 +17,7 @@ from aatc.ir.blame import fail
 from aatc.ir.core import Block, Func, Module, Op, Value
 from aatc.ir.dims import ATTRIBUTE, NAME, Dim
 from aatc.ir.errors import AatcError, VerifyError
+from aatc.ir.known import Known, key_of, key_of_function
 from aatc.ir.layouts import check_layouts
 from aatc.ir.races import check_races
 from aatc.ir.registry import EXTENSIONS, OPS, Operand, Symbol, TorchConst, check_against_declaration, extended
@@ -32,26 +33,51 @@ _ATTRIBUTES = (str, bool, int, float, Symbol, Operand, TorchConst, Type, Dim, Pr
 _PLAIN = frozenset({type(None), bool, str, float, Operand, Program})
 
 
-def verify(module: Module) -> None:
-    """Raises `VerifyError` at the first rule that ``module`` breaks."""
+def verify(module: Module, known: Known | None = None) -> None:
+    """Raises `VerifyError` at the first rule that ``module`` breaks. ``known`` keeps what was found sound from one call
+    to the next, while only some of a program changes."""
+    known = (Known() if known is None else known).under(module.dims)
     _check_module(module)
     seen: set[Op] = set()
     leaves: dict[Op, list[Any]] = {}
+    new: dict[Any, Func] = {}
     for func in module.funcs.values():
         _check_block(func.body, func, f"{func.level}.return", set(), seen)
-        for op in func.body.walk():
-            found = _check_op(op)
-            if found:
-                leaves[op] = found
-        _check_level(func, module, leaves)
-    _check_calls(module, leaves)
-    for func in module.funcs.values():
+        key = key_of_function(func) if func.level == "tile" else None
+        if known.get(key) or key in new:
+            continue
         if func.level == "tile":
-            check_accesses(func, module.dims)
-            check_layouts(func)
-            check_races(func)
-            for extension in EXTENSIONS.values():
-                extension.check(func, module.dims)
+            new[func.name if key is None else key] = func
+        _check_ops(func, module, leaves, known)
+    _check_calls(module, leaves)
+    for key, func in new.items():
+        check_accesses(func, module.dims)
+        check_layouts(func)
+        check_races(func)
+        for extension in EXTENSIONS.values():
+            extension.check(func, module.dims)
+        if isinstance(key, tuple) and not any(
+            isinstance(v, Symbol) for op in func.body.walk() for v in leaves.get(op, ())
+        ):
+            known.add_function(key, True, func)
+
+
+def _check_ops(func: Func, module: Module, leaves: dict[Op, list[Any]], known: Known) -> None:
+    """Every operation by itself. ``leaves`` gets the types, dimensions and names of functions among the attributes of
+    those that are new, and at least the names of those that are not."""
+    new: list[tuple[Any, Op]] = []
+    for op in func.body.walk():
+        key = (func.level, *key_of(op)) if func.level == "geo" and not op.regions else None
+        found = known.get(key)
+        if found is None:
+            new.append((key, op))
+            found = _check_op(op)
+        if found:
+            leaves[op] = found
+    _check_level(func, module, leaves, [op for _, op in new])
+    for key, op in new:
+        if key is not None:
+            known.add(key, [v for v in leaves.get(op, ()) if isinstance(v, Symbol)], op)
 
 
 # --- module and SSA ----------------------------------------------------------------------------------------
@@ -159,15 +185,16 @@ def _unprintable(value: Any, found: list[Any]) -> str | None:
 
 
 # --- levels ------------------------------------------------------------------------------------------------
-def _check_level(func: Func, module: Module, leaves: dict[Op, list[Any]]) -> None:
-    sound: set[Type] = set()
+def _check_level(func: Func, module: Module, leaves: dict[Op, list[Any]], ops: list[Op]) -> None:
+    """What the level and the module have to say of a function and of those of its operations in ``ops``."""
+    sound: dict[int, Type] = {}  # by identity: equality takes as long as the check
 
     def check(t: Type) -> str | None:
-        if t in sound:
+        if id(t) in sound:
             return None
         why = _type_problem(t, func.level, module)
         if why is None:
-            sound.add(t)
+            sound[id(t)] = t
         return why
 
     for v in func.args:
@@ -178,7 +205,7 @@ def _check_level(func: Func, module: Module, leaves: dict[Op, list[Any]]) -> Non
             raise VerifyError(f"an attribute of @{func.name}: {why}", at=func)
         if "." in name and not isinstance(value, getattr(extended(name, function=True), "types", ())):
             raise VerifyError(f"@{func.name} has no attribute {name} of such a value", at=func)
-    for op in func.body.walk():
+    for op in ops:
         if OPS[op.name].level != func.level:
             fail(op, f"{op.name} belongs to level {OPS[op.name].level}, @{func.name} is of level {func.level}")
         found = leaves.get(op, ())

@@ -22,6 +22,7 @@ from aatc.passes.schedule_attention import chosen
 from aatc.passes.simplify_score import is_causal
 from aatc.passes.tile_backward import lower_backward
 from aatc.passes.tile_forward import Forms, lower_forward
+from aatc.passes.twins import Twins
 
 #: Of the forward and of the backward.
 Schedules = tuple[Schedule, Schedule]
@@ -54,6 +55,7 @@ class AdaptiveTile(Pass):
 
     def run(self, module: Module, ctx: Context) -> Module:
         stems = {op: name for name, op in attentions(module).items()}
+        twins = Twins(module, ctx)
         for func in list(module.funcs.values()):
             tiled: dict[Value, Value] = {}
             for n, op in enumerate(func.body.ops):
@@ -61,7 +63,7 @@ class AdaptiveTile(Pass):
                     continue
                 before = set(module.funcs)
                 try:
-                    kernel = self._lower(module, op, stems[op], ctx)
+                    kernel = self._lower(module, op, stems[op], ctx, twins)
                 except UnsupportedError as e:
                     ctx.notes.append(f"{op.loc or 'attention'}: runs by its reference formula: {e.message}")
                     for name in set(module.funcs) - before:
@@ -74,13 +76,26 @@ class AdaptiveTile(Pass):
                 replace_uses(func.body, tiled)
         return module
 
-    def _lower(self, module: Module, op: Op, stem: str, ctx: Context) -> Op:
-        """The kernel of one attention. Where single precision keeps its digits under conditions only, a second version
-        in double precision stands ready; where it never does, that is the first one. Where differences were multiplied
-        out, that has conditions, too, and behind it stands one that does not do so."""
+    def _lower(self, module: Module, op: Op, stem: str, ctx: Context, twins: Twins) -> Op:
+        """The kernel of one attention."""
+        attrs = {**op.attrs, **twins.lower(op, stem, lambda: self._versions(module, op, stem, ctx))}
+        return Op(
+            "geo.kernel",
+            op.operands,
+            attrs,
+            [r.type for r in op.results],
+            loc=op.loc,
+            result_names=[r.name for r in op.results],
+        )
+
+    def _versions(self, module: Module, op: Op, stem: str, ctx: Context) -> dict[str, Any]:
+        """Enters the tile functions of an attention; returns the attributes that a kernel has besides its statement.
+        Where single precision keeps its digits under conditions only, a second version in double precision stands
+        ready; where it never does, that is the first one. Where differences were multiplied out, that has conditions,
+        too, and behind it stands one that does not do so."""
         a = Attention(op, module.dims, double=bool(op.attrs.get("double")))
         schedules = self._schedules(op, ctx)
-        attrs = {**op.attrs, **add_stream(module, a, stem, schedules, ctx)}
+        attrs = add_stream(module, a, stem, schedules, ctx)
         attrs |= {SCHEDULE_OF[d]: str(s) for d, s in zip(DIRECTIONS, schedules, strict=True)}
         last = stem
         if may_leave(module.funcs[stem]) and a.dtype != "f64":
@@ -93,14 +108,7 @@ class AdaptiveTile(Pass):
             ctx.count("whole-difference-version")
         if a.programs.mask is not None:
             attrs["axes"] = tuple(a.programs.axes.get(n, "") for n in a.names)
-        return Op(
-            "geo.kernel",
-            op.operands,
-            attrs,
-            [r.type for r in op.results],
-            loc=op.loc,
-            result_names=[r.name for r in op.results],
-        )
+        return attrs
 
     def _schedules(self, op: Op, ctx: Context, *, double: bool = False) -> Schedules:
         forward, backward = (chosen(op, d, ctx, double=double, change=self._change) for d in DIRECTIONS)

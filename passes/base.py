@@ -16,6 +16,7 @@ from typing import Any, ClassVar
 from aatc.ir import collector
 from aatc.ir.core import Module, Op
 from aatc.ir.errors import PassError
+from aatc.ir.known import Known
 from aatc.ir.registry import load
 from aatc.ir.target import Target
 from aatc.passes.certificate import Certificate, certify
@@ -215,13 +216,13 @@ class Pipeline:
         last = module.clone()
         stages = {"import": last}
         numerics = Numerics(module) if verify == "numerics" else None
-        report = []
+        report, known = [], Known()
         if on_stage:
             on_stage(0, "import", module)
         for n, p in enumerate(self.passes, 1):
             ctx = Context(target, study)
             start = time.perf_counter()
-            module = _run(p, module, ctx, verify_each)
+            module = _run(p, module, ctx, known if verify_each else None)
             seconds = time.perf_counter() - start
             if numerics is not None:
                 try:
@@ -239,8 +240,9 @@ class Pipeline:
         return PipelineResult(module, stages, tuple(report))
 
 
-def _run(p: Pass, module: Module, ctx: Context, verify: bool) -> Module:
-    """The module after ``p``. What a pass from outside aatc does wrong is a PassError of the user's."""
+def _run(p: Pass, module: Module, ctx: Context, known: Known | None) -> Module:
+    """The module after ``p``, verified if there is something to know what is sound already by. What a pass from outside
+    aatc does wrong is a PassError of the user's."""
     try:
         _check(p, p.requires, module, "requires")
         before = _interface(module)
@@ -249,8 +251,8 @@ def _run(p: Pass, module: Module, ctx: Context, verify: bool) -> Module:
             raise PassError(
                 f"pass {p.name} returned {type(module).__name__}, not a Module", hint="end run with `return module`"
             )
-        if verify and not _unchanged(p, ctx):
-            module.verify()
+        if known is not None and not _unchanged(p, ctx):
+            module.verify(known)
             _check_interface(p, before, _interface(module))
         _check(p, p.ensures, module, "ensures")
     except Exception as error:

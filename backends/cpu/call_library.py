@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import ClassVar
+from functools import partial
+from typing import Any, ClassVar
 
 from aatc.backends.cpu.library import Library, library_form, lower_library, lower_library_backward
 from aatc.ir.core import Module, Op
@@ -18,6 +19,7 @@ from aatc.passes.lowering import Attention
 from aatc.passes.schedule_attention import chosen
 from aatc.passes.tile_backward import lower_backward
 from aatc.passes.tile_forward import Forms
+from aatc.passes.twins import Twins
 
 
 @register
@@ -41,16 +43,20 @@ class CallLibrary(Pass):
     def run(self, module: Module, ctx: Context) -> Module:
         if "sdpa" not in ctx.target.library:
             return module
+        twins = Twins(module, ctx)
         for op in list(module.walk()):
             if op.name == "geo.kernel" and not _is_curved(op.attrs["score"].body):
-                a = Attention(op, module.dims, double=bool(op.attrs.get("double")))
-                plain = library_form(a)
-                if plain is not None:
-                    self._replace(module, op, a, plain, ctx)
-                    ctx.count("called")
+                op.attrs |= twins.lower(op, op.attrs["forward"].name, partial(self._called, module, op, ctx))
         return module
 
-    def _replace(self, module: Module, op: Op, a: Attention, plain: Library, ctx: Context) -> None:
+    def _called(self, module: Module, op: Op, ctx: Context) -> dict[str, Any]:
+        """Enters functions that call the library in the place of a kernel's; returns the attributes that name them:
+        none where the library has nothing to offer."""
+        a = Attention(op, module.dims, double=bool(op.attrs.get("double")))
+        plain = library_form(a)
+        if plain is None:
+            return {}
+        ctx.count("called")
         stem, forms = op.attrs["forward"].name, Forms(a)
         forward = lower_library(a, forms, plain, self._schedule(op, plain, "forward", ctx), stem)
         schedule = self._schedule(op, plain, "backward", ctx)
@@ -60,10 +66,11 @@ class CallLibrary(Pass):
         else:
             backward, grads = lower_backward(a, Forms(a), schedule, backward_name, summed=True)
         linear = "G+1" if plain.biased else "G"
-        op.attrs |= add_version(module, a, forms, (forward, backward), grads, linear, "library", ctx)
+        attrs = add_version(module, a, forms, (forward, backward), grads, linear, "library", ctx)
         if "exact" not in op.attrs and may_leave(forward):
             exact = chosen(op, "forward", ctx, double=True), chosen(op, "backward", ctx, double=True)
-            op.attrs |= add_exact(module, op, stem, exact, ctx)
+            attrs |= add_exact(module, op, stem, exact, ctx)
+        return attrs
 
     def _schedule(self, op: Op, plain: Library, direction: str, ctx: Context) -> Schedule:
         s, w = chosen(op, direction, ctx), Workload.of(op, direction)
