@@ -79,10 +79,13 @@ def with_sink(sink: torch.Tensor | float, o: torch.Tensor, lse: torch.Tensor) ->
     if sink.device != o.device:
         raise CaptureError(f"sink is on {sink.device}, q on {o.device}", hint="move them to one device")
     logit = sink.to(lse.dtype).reshape(-1, 1)
-    # the rest of the weight is what keys keep: exp(lse - lse with the sink)
+    # what keys keep of the weight, exp(lse - lse with the sink): by way of the smaller of both parts, as the slope of
+    # either is its product with the other, and 1 - x has lost the digits of what is small
     open_ = lse != float("-inf")
     some = torch.where(open_, lse, 0.0)
-    keep = torch.where(open_, torch.sigmoid(some - logit), 0.0)  # exp(lse - lse with the sink)
+    above = some - logit
+    keep = torch.where(above > 0, 1 - torch.sigmoid(-above), torch.sigmoid(above))
+    keep = torch.where(open_, keep, 0.0)
     total = torch.where(open_, torch.logaddexp(some, logit), logit)
     return o * keep.unsqueeze(-1), total
 

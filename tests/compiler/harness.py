@@ -46,7 +46,7 @@ class Built:
         if self.sink is None:
             return o, lse
         o, lse = with_sink(self.sink, o, lse)
-        return o.to(self.operands[0].dtype), lse
+        return o.to(self.eager[0].dtype), lse
 
     @property
     def forward(self) -> Func:

@@ -30,6 +30,8 @@ UNITS = {
     torch.float16: (2.0**-10, 2.0**-10),
 }
 SLACK = 4.0
+#: and in units of what is added up, which may cancel
+SUMMANDS = 16.0
 
 
 _FAITHFUL = frozenset(LAYOUTS) - frozenset(CHANGING)
@@ -41,14 +43,14 @@ class Wrong(AssertionError):
 
 @dataclass
 class Truth:
-    """Results of the oracle: o, lse, gradients by name, how large what was added up was, and what rounding the output
-    takes from gradients."""
+    """Results of the oracle: o, lse, and gradients by name. By name, and for every entry of a gradient, ``sizes``: how
+    large the numbers are that add up to it; ``rounding``: what rounding the output takes from it."""
 
     o: torch.Tensor
     lse: torch.Tensor
     grads: dict[str, torch.Tensor]
-    scale: dict[str, float]
-    rounding: dict[str, float]
+    sizes: dict[str, torch.Tensor]
+    rounding: dict[str, torch.Tensor]
 
 
 def _made(case: Case) -> dict[str, torch.Tensor]:
@@ -56,7 +58,7 @@ def _made(case: Case) -> dict[str, torch.Tensor]:
     return make(case.leaves, case.seed_of_tensors, case.domain, case.ties, connection)
 
 
-def _leaves(
+def tensors(
     case: Case, dtype: torch.dtype | None = None, nudge: bool = False, instead: dict[str, torch.Tensor] | None = None
 ) -> dict[str, torch.Tensor]:
     """The case's tensors; floating ones in ``dtype``, or as they are drawn; ``nudge`` moves each by about one unit
@@ -128,34 +130,65 @@ def _pull(case: Case, o, lse, x, names) -> dict[str, torch.Tensor]:
 
 
 def truth(case: Case, dtype: torch.dtype, nudge: bool = False, sizes: bool = False, instead=None) -> Truth:
-    x = _leaves(case, dtype, nudge, instead)
+    x = tensors(case, dtype, nudge, instead)
     names = wanted(case, x)
-    o, lse, s, p, carried = oracle.attention(case, x, dtype)
-    scale: dict[str, float] = {}
-    rounding: dict[str, float] = {}
-    if sizes and names:
-        # how large the summands of a gradient are, which may cancel: those of scores, with signs drawn at random
-        po, pl = _probes(case)
-        dw = (po.to(dtype).unsqueeze(3) * carried.detach()).sum(-1)
-        dw = torch.where(p > 0, dw, 0.0)
-        size = p.detach() * (dw.abs() + (p * dw).abs().sum(-1, keepdim=True))
-        if pl is not None:
-            share = p.detach() / torch.where(p > 0, p, 0.0).detach().sum(-1, keepdim=True).clamp(min=1e-300)
-            size = size + share * pl.to(dtype).abs().unsqueeze(-1)
-        g = torch.Generator().manual_seed(3)
-        sign = torch.randint(0, 2, size.shape, generator=g) * 2.0 - 1
-        if s.requires_grad:
-            cot = torch.where(torch.isfinite(s), size * sign, 0.0)
-            got = torch.autograd.grad(s, [x[n] for n in names], cot.to(dtype), retain_graph=True, allow_unused=True)
-            scale = {n: _largest(g) for n, g in zip(names, got) if g is not None}
-        if s.requires_grad and "16" in case.dtype:
-            # backwards take Σ_j p_ij dw_ij from the output, which is held in the dtype of q
-            size = p.detach() * (po.to(dtype) * o.detach()).abs().sum(-1, keepdim=True) * 4 * UNITS[case.torch_dtype][1]
-            cot = torch.where(torch.isfinite(s), size * sign, 0.0)
-            got = torch.autograd.grad(s, [x[n] for n in names], cot.to(dtype), retain_graph=True, allow_unused=True)
-            rounding = {n: _largest(g) for n, g in zip(names, got) if g is not None}
-    grads = _pull(case, o, lse, x, names)
-    return Truth(o.detach(), lse.detach(), grads, scale, rounding)
+    o, lse, *inner = oracle.attention(case, x, dtype)
+    size, rounding = _conditions(case, {n: x[n] for n in names}, o, lse, *inner) if sizes and names else ({}, {})
+    return Truth(o.detach(), lse.detach(), _pull(case, o, lse, x, names), size, rounding)
+
+
+def _conditions(
+    case: Case, leaves: dict[str, torch.Tensor], o, lse, s, p, carried, sink
+) -> tuple[dict[str, torch.Tensor], dict[str, torch.Tensor]]:
+    """``sizes`` and ``rounding`` of a Truth, from what the oracle gives."""
+    po, pl = (None if t is None else t.to(o.dtype).unsqueeze(-1) for t in _probes(case))
+    o, p, carried = o.detach(), p.detach(), carried.detach()
+    # the gradient of a score is p (dw - Σ p dw) + share * pl, dw = Σ po v; all pairs of a row have the same Σ and pl
+    dw = torch.where(p > 0, (po[..., 0].unsqueeze(3) * carried).abs().sum(-1), 0.0)
+    mean = (p * dw).sum(-1, keepdim=True)
+    added = [(s, p, dw)]
+    if case.normalizer[0] != "sigmoid":
+        added.append((s, p, mean))
+    if pl is not None:
+        share = p if sink is not None else p / p.sum(-1, keepdim=True).clamp(min=1e-300)
+        added.append((s, share, pl.abs()))
+    if sink is not None:
+        taken = (sink - lse).detach().exp()
+        added += [(sink, taken, row[..., 0]) for row in (mean, pl) if row is not None]
+    rounding = {}
+    if "16" in case.dtype and sink is None:
+        # backwards take Σ p dw from the output, which is held in the dtype of q where no sink scales it
+        lost = (po[..., 0] * o).abs().sum(-1, keepdim=True) * 4 * UNITS[case.torch_dtype][1]
+        rounding = _added_up(leaves, [(s, p, lost)])
+    return _added_up(leaves, added), rounding
+
+
+#: So many sums of summands, each with signs drawn at random, tell how large these are.
+_SIGNS = 8
+
+
+def _added_up(
+    leaves: dict[str, torch.Tensor], summands: list[tuple[torch.Tensor, torch.Tensor, torch.Tensor]]
+) -> dict[str, torch.Tensor]:
+    """By name, how large the numbers are that every entry of a gradient is the sum of: the root of the sum of their
+    squares, from draws of their signs. No draw is above the sum of their absolute values, so where nothing cancels it
+    is no larger than the entry. ``summands``: (source, weight, size), which add weight * size to a source's gradient;
+    there is a sign per size."""
+    g = torch.Generator().manual_seed(3)
+    squares: dict[str, torch.Tensor] = {}
+    summands = [x for x in summands if x[0].requires_grad]
+    for _ in range(_SIGNS if summands else 0):
+        signed = []
+        for source, weight, size in summands:
+            sign = torch.randint(0, 2, size.shape, generator=g) * 2.0 - 1
+            signed.append(torch.where(torch.isfinite(source), weight * size * sign, 0.0).to(source.dtype))
+        sources = [source for source, _, _ in summands]
+        got = torch.autograd.grad(sources, list(leaves.values()), signed, retain_graph=True, allow_unused=True)
+        for n, t in zip(leaves, got):
+            if t is not None:
+                t = torch.where(torch.isfinite(t), t.double(), 0.0)
+                squares[n] = squares.get(n, torch.zeros_like(t)) + t.square() / _SIGNS
+    return {n: t.sqrt() for n, t in squares.items()}
 
 
 def _largest(t: torch.Tensor) -> float:
@@ -187,14 +220,21 @@ class Judge:
         with oracle.Rounding(2.0**-52 if double else 2.0**-23):
             self.rough = [plain, truth(case, self.compute, instead=instead)]
 
-    def tolerance(self, want: torch.Tensor, rough: list[torch.Tensor], dtype: torch.dtype, size: float = 0.0) -> float:
-        """Absolute: the allowed part of the largest entry, or what the untouched formula loses, or what summands of
-        that size lose by rounding."""
+    def tolerance(
+        self,
+        want: torch.Tensor,
+        rough: list[torch.Tensor],
+        dtype: torch.dtype,
+        size: float | torch.Tensor = 0.0,
+        more: float | torch.Tensor = 0.0,
+    ) -> torch.Tensor:
+        """Absolute, of every entry: the allowed part of the largest, or what the untouched formula loses of any, or
+        what summands of the entry's own ``size`` lose by rounding; and ``more``."""
         allowed = max(UNITS[dtype][0], UNITS[self.compute][0])
         if self.compute == torch.float64 and self.close:
             allowed = 1e-6  # roots of differences: half the digits
         compute_unit = UNITS[self.compute][1]
-        return max(
+        of_all = max(
             allowed * _largest(want),
             # the second is one sample of many orders of summation
             *(
@@ -203,18 +243,26 @@ class Judge:
                 # as it is, too: what a float32 gradient loses may be below the range of a half
                 for held in {r.dtype, r.dtype if dtype == torch.float64 else dtype}
             ),
-            64 * compute_unit * size,
             # what is exactly 0 may come out as a difference of equal numbers
             1e-20 if _largest(want) else 256 * compute_unit * self.values,
         )
+        of_each = SUMMANDS * compute_unit * torch.as_tensor(size, dtype=torch.float64)
+        return of_each.clamp(min=of_all).expand(want.shape) + more
 
     def compare(
-        self, where: str, got: torch.Tensor, want, rough, size: float = 0.0, unit=None, more: float = 0.0
+        self,
+        where: str,
+        got: torch.Tensor,
+        want,
+        rough,
+        size: float | torch.Tensor = 0.0,
+        unit=None,
+        more: float | torch.Tensor = 0.0,
     ) -> None:
         if tuple(got.shape) != tuple(want.shape):
             raise Wrong(f"{where}: shape {tuple(got.shape)}, want {tuple(want.shape)}")
         got = got.detach()
-        tolerance = self.tolerance(want, rough, unit or got.dtype, size) + more
+        tolerance = self.tolerance(want, rough, unit or got.dtype, size, more)
         finite, want_finite = torch.isfinite(got), torch.isfinite(want)
         if got.dtype != torch.float64:  # what may leave the range of the dtype may be infinite
             near = want.abs() + tolerance > torch.finfo(got.dtype).max
@@ -223,12 +271,14 @@ class Judge:
         if not torch.equal(finite, want_finite):
             bad = (finite != want_finite).nonzero()[0].tolist()
             raise Wrong(f"{where}: {float(got[tuple(bad)])} at {bad}, want {float(want[tuple(bad)])}")
-        error = _distance(got, want)
         COUNTS["compared"] += 1
-        if error > tolerance:
+        excess = torch.where(got.isfinite() & want.isfinite(), (got.double() - want).abs() - tolerance, 0.0)
+        if bool((excess > 0).any()):
+            at = int(excess.argmax())
+            allowed = float(tolerance.flatten()[at])
             raise Wrong(
-                f"{where}: off by {error:.2e}, allowed {tolerance:.2e}, largest {_largest(want):.2e}, "
-                f"untouched formula {_distance(rough[0], want):.2e}"
+                f"{where}: off by {float(excess.flatten()[at]) + allowed:.2e}, allowed {allowed:.2e}, "
+                f"largest {_largest(want):.2e}, untouched formula {_distance(rough[0], want):.2e}"
             )
 
     def results(self, engine: str, o, lse, more_of_o: float = 0.0, more_of_lse: float = 0.0) -> None:
@@ -262,21 +312,15 @@ class Judge:
             if g.dtype != x[n].dtype:
                 raise Wrong(f"{engine} grad {n}: {g.dtype} for {x[n].dtype}")
             want, rough = self.want.grads[n], [r.grads[n] for r in self.rough]
+            size, more = (found.get(n, 0.0) for found in (self.want.sizes, self.want.rounding))
             if n in ("fq", "fk"):  # along rotations only: frames are taken to be orthogonal
                 frame = x[n].detach().double()
                 g, want, *rough = (_tangent(frame, y) for y in (g, want, *rough))
                 g = g.to(x[n].dtype)
+                size, more = (y if isinstance(y, float) else _added_tangent(frame, y) for y in (size, more))
             # every gradient goes through o and grad_o, which are held in the dtype of q
             coarser = max(g.dtype, self.low, key=lambda t: UNITS[t][1])
-            self.compare(
-                f"{engine} grad {n}",
-                g,
-                want,
-                rough,
-                self.want.scale.get(n, 0.0),
-                coarser,
-                self.want.rounding.get(n, 0.0),
-            )
+            self.compare(f"{engine} grad {n}", g, want, rough, size, coarser, more)
 
 
 def _tangent(frame, gradient):
@@ -284,10 +328,16 @@ def _tangent(frame, gradient):
     return t - t.mT
 
 
+def _added_tangent(frame, size):
+    """Of sizes of summands what `_tangent` makes of gradients."""
+    t = frame.mT.abs() @ size
+    return t + t.mT
+
+
 def check_attention(case: Case, stages: bool = True) -> None:
     """Eager, kernel and, with ``stages``, the interpreter of every level. Raises Wrong, or what aatc raised."""
     judge = Judge(case)
-    x = _leaves(case)
+    x = tensors(case)
     names = wanted(case, x)
     built = build(x["q"], x["k"], x["v"], tiles=case.tiles, library=case.library, **parts(case, x))
     COUNTS["draws"] += 1
@@ -324,7 +374,7 @@ def _spoiled(case: Case, t: torch.Tensor, name: str) -> tuple[torch.Tensor, torc
 def check_spoiled(case: Case, name: str) -> None:
     """A key, value or bias that is not finite (``name``) spoils the rows that see it and nothing else; ``case`` has a
     mask. Where no row sees one, the gradients are right, too."""
-    high = _leaves(case, torch.float64)
+    high = tensors(case, torch.float64)
     spoiled, bad = _spoiled(case, high[name], name)
     keep = oracle.scores(case, high, torch.float64)[1]
     assert keep is not None
@@ -335,7 +385,7 @@ def check_spoiled(case: Case, name: str) -> None:
     own = high[name].detach()  # a bias may have been drawn with -inf, which is there in the truth, too
     clean = torch.where(spoiled.isfinite() | (spoiled == own), own, 0.0)
     judge = Judge(case, {name: clean})
-    x = _leaves(case)
+    x = tensors(case)
     x[name] = torch.where(spoiled.isfinite(), x[name].detach(), spoiled.to(x[name].dtype))
     x[name].requires_grad_(case.leaves[name].grad)
     if "object" in case.tags and name == "k":
@@ -369,7 +419,7 @@ def spoiled_word(t: torch.Tensor) -> str:
 def check_compiled(case: Case, dynamic: bool = False) -> None:
     """The same through `aatc.compile`, without any fallback."""
     judge = Judge(case)
-    x = _leaves(case)
+    x = tensors(case)
     names = wanted(case, x)
 
     def model(q, k, v, *rest):

@@ -493,17 +493,22 @@ def _capped(s, cap):
 
 
 def attention(case, x: dict[str, torch.Tensor], dtype: torch.dtype):
-    """Output (B, H, N, Dv), log-sum-exp (B, H, N), and scores, weights and carried values for conditioning."""
+    """Output (B, H, N, Dv), log-sum-exp (B, H, N), and what tells how well they are conditioned: scores, weights,
+    carried values, and the sink of every row (B, H, N) or None."""
     s, keep, carried = scores(case, x, dtype)
     if keep is not None:
         s = torch.where(keep, s, float("-inf"))
+    sink = None
     if case.normalizer[0] == "sigmoid":
         p, lse = _sigmoid(s)
     else:
-        p, lse = _softmax(s, _per_head(Formula(case, x, dtype), case.normalizer[1]))
+        logit = _per_head(Formula(case, x, dtype), case.normalizer[1])
+        if logit is not None:
+            sink = torch.as_tensor(logit, dtype=dtype).reshape(1, -1, 1).expand(s.shape[:3])
+        p, lse = _softmax(s, sink)
     if keep is not None:  # a weight of 0 carries nothing, not even what is not finite
         carried = torch.where(keep.unsqueeze(-1), carried, 0.0)
-    return (p.unsqueeze(-1) * carried).sum(3), lse, s, p, carried
+    return (p.unsqueeze(-1) * carried).sum(3), lse, s, p, carried, sink
 
 
 def _sigmoid(s):
@@ -514,8 +519,8 @@ def _sigmoid(s):
     return p, torch.where(total > 0, torch.where(total > 0, total, 1.0).log(), float("-inf")) + 0 * total
 
 
-def _softmax(s, sink):
-    """Weights and log-sum-exp; ``sink`` is one more logit of every row, or None."""
+def _softmax(s, more):
+    """Weights and log-sum-exp; ``more`` is one more logit of every row, (B, H, N), or None."""
     top = s.detach().amax(-1, keepdim=True) if s.shape[-1] else s.new_full((*s.shape[:-1], 1), float("-inf"))
     open_row = top > float("-inf")
     e = torch.where(open_row, s - torch.where(open_row, top, 0.0), float("-inf")).exp()
@@ -523,11 +528,8 @@ def _softmax(s, sink):
     some = torch.where(open_row, total, 1.0)
     p = e / some
     lse = torch.where(open_row, some.log() + torch.where(open_row, top, 0.0), float("-inf"))[..., 0]
-    if sink is None:
+    if more is None:
         return p, lse
-    more = (
-        torch.full_like(lse, sink) if not isinstance(sink, torch.Tensor) else sink.reshape(1, -1, 1).expand(lse.shape)
-    )
     seen = lse > float("-inf")
     whole = torch.where(seen, torch.logaddexp(torch.where(seen, lse, 0.0), more), more)
     return p * torch.where(seen, torch.where(seen, lse, 0.0) - whole, float("-inf")).exp().unsqueeze(-1), whole
