@@ -11,7 +11,7 @@ from collections.abc import Callable, Sequence
 from functools import partial
 
 from aatc.backends.native import elementary
-from aatc.backends.native.llvm import Code, Val, number, vector_of
+from aatc.backends.native.llvm import Code, Val, number, size_of, vector_of
 from aatc.backends.native.polynomials import at_least, root
 from aatc.ir.errors import BackendError
 from aatc.ir.score.expr import Expr
@@ -116,7 +116,7 @@ def convert(code: Code, a: Val, scalar: str) -> Val:
     if a.floating:
         if scalar not in ("float", "double"):
             raise BackendError(f"a {a.scalar} cannot become {scalar}", hint="floor or a comparison says which one")
-        return code.cast("fpext" if scalar == "double" else "fptrunc", a, to)
+        return code.cast("fpext" if size_of(scalar) > size_of(a.scalar) else "fptrunc", a, to)
     if scalar == "i1":
         raise BackendError(f"a {a.scalar} is no truth value", hint="compare it with 0")
     if scalar in ("float", "double"):
