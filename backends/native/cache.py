@@ -29,7 +29,7 @@ from aatc.backends.native.isa import Isa
 from aatc.ir.errors import AatcWarning
 
 #: Changes with the layout of entries and with how `machine` compiles: entries of another format are other entries.
-FORMAT = 1
+FORMAT = 2
 #: Bytes that a folder may hold. Above, what was not used for longest goes until a fifth is free.
 LIMIT = 256 << 20
 
