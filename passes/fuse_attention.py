@@ -187,17 +187,22 @@ def _returned_row(users: dict[Value, list[Op]], normalize: Op) -> Op | None:
 def _with_row(operands: list[Value], attrs: dict[str, Any], row: Op) -> None:
     """Adds the number per query of ``row``, and what it reads, to an attention."""
     program: Program = row.attrs["program"]
-    names, known = list(attrs["names"]), dict(zip(operands, attrs["names"], strict=True))
-    declared = {p.name: p for g in (attrs["score"], attrs.get("mask"), attrs.get("carry")) if g for p in g.params}
+    names = list(attrs["names"])
+    declared = {p.name: p.attrs[1:] for p in (param("q", "bhid"), param("k", "bhjd"), param("v", "bhjd"))}
+    programs = [attrs[n] for n in ("score", "mask", "carry", "whole", "dropped") if n in attrs]
+    declared |= {p.name: p.attrs[1:] for g in programs for p in g.params}
     mapping = {}
     for p, value in zip(program.params[1:], row.operands[1:], strict=True):
-        name = known.get(value)
-        if name is None or (name in declared and declared[name].attrs[1:] != p.attrs[1:]):
+        # one tensor may have several names: q and v, say
+        own = [n for n, x in zip(names, operands, strict=True) if x is value]
+        name = next((n for n in own if declared.get(n, p.attrs[1:]) == p.attrs[1:]), None)
+        if name is None:
             name = p.name
             while name in names:
                 name += "_"
             names.append(name)
             operands.append(value)
+        declared[name] = p.attrs[1:]
         mapping[p.name] = name
     attrs["names"] = tuple(names)
     added = program.body.args[1] if program.body.fn == "add" else neg(program.body.args[1])
