@@ -23,7 +23,7 @@ class NativeBackend(Backend):
     caches."""
 
     name = "native"
-    suffix = "rows-by-use"
+    suffix = "lower-tokens,rows-by-use"
     lowerings = lowering
 
     def __init__(self) -> None:

@@ -88,7 +88,9 @@ class Compiled:
         later = []
         for (arg, dtype, rank), t in zip(self.args, tensors, strict=True):
             if t.dtype != dtype or t.dim() != rank or t.device.type != "cpu":
-                raise ShapeError(f"%{arg.name} of @{self.func.name} is {arg.type}, got {t.dtype} {tuple(t.shape)} on {t.device}")
+                raise ShapeError(
+                    f"%{arg.name} of @{self.func.name} is {arg.type}, got {t.dtype} {tuple(t.shape)} on {t.device}"
+                )
             for d, n in zip(arg.type.shape, t.shape, strict=True):  # type: ignore[attr-defined]
                 if not d.terms and d.const == n:
                     continue
@@ -118,9 +120,7 @@ class Compiled:
                 made = session.tensor(shape, dtype)
             held[v] = made if fill is None else made.fill_(fill)
 
-    def _region(
-        self, n: int, region: Region, held: dict[Value, Any], sizes: dict[str, int], session: Any
-    ) -> bool:
+    def _region(self, n: int, region: Region, held: dict[Value, Any], sizes: dict[str, int], session: Any) -> bool:
         layout = self.text.layouts[n]
         context = np.zeros(layout.size, dtype=np.int64)
         work = self._work(region, layout, context, sizes)
@@ -146,7 +146,9 @@ class Compiled:
             for nest in phase.nests:
                 count = math.prod(-(-d.evaluate(sizes) // step) for d, step in nest.extents)
                 total += count
-                work += count * 50_000 if any(x.name == "tile.dot" for y in nest.ops for x in _walk(y)) else count * 4096
+                work += (
+                    count * 50_000 if any(x.name == "tile.dot" for y in nest.ops for x in _walk(y)) else count * 4096
+                )
             context[layout.phase(p, TOTAL)] = total
         return work
 

@@ -42,7 +42,9 @@ def _number(e: Emitter, x: Val, kind: str) -> Val:
     return e.code.cast("uitofp" if x.scalar == "i1" else "sitofp", x, to)
 
 
-def each_number(e: Emitter, shape: tuple[int, int], rows: Val, cols: Val, tiles: Sequence[Tile], body, keep_local=False):  # type: ignore[no-untyped-def]
+def each_number(
+    e: Emitter, shape: tuple[int, int], rows: Val, cols: Val, tiles: Sequence[Tile], body, keep_local=False
+):  # type: ignore[no-untyped-def]
     """Vectors of a tile of ``shape`` and of what is broadcast to it. The body takes (i, j, mask, numbers of ``tiles``);
     in a tile of one column, i counts vectors."""
     code, lanes = e.code, e.lanes
@@ -149,9 +151,7 @@ def fill(e: Emitter, op: Op) -> None:
     letters = access(op.attrs["axes"]).tile
     at = iter(op.operands)
     found = [e.extent[next(at)] if c in "gij" else None for c in letters]
-    rows, cols = (
-        index(1) if n == 1 else index(n) if x is None else x for n, x in zip(shape, found[1:], strict=True)
-    )
+    rows, cols = (index(1) if n == 1 else index(n) if x is None else x for n, x in zip(shape, found[1:], strict=True))
     out = e.make(op.result, rows, cols)
     value = number(op.attrs["value"], "double" if out.dtype == "f64" else "float")
     each_number(e, shape, rows, cols, [], lambda i, j, keep, v, lanes: put(e, out, i, j, value, lanes))

@@ -259,5 +259,6 @@ def _shown(op: Op) -> str:
 
 
 def _brief(attrs: dict[str, Any]) -> str:
-    return " ".join(f"{k}={v if not isinstance(v, (list, tuple)) else '; '.join(map(str, v))}" for k, v in attrs.items())
-
+    return " ".join(
+        f"{k}={v if not isinstance(v, (list, tuple)) else '; '.join(map(str, v))}" for k, v in attrs.items()
+    )

@@ -79,8 +79,7 @@ def loaded_extents(e: Emitter, op: Op) -> tuple[Val, Val]:
     at = dict(zip(a.walks, op.operands[1 + repeated :], strict=True))
     shape = tile_shape(op.result.type)  # type: ignore[arg-type]
     rows, cols = (
-        index(1) if n == 1 else e.extent[at[c]] if c in at else index(n)
-        for c, n in zip(a.tile[1:], shape, strict=True)
+        index(1) if n == 1 else e.extent[at[c]] if c in at else index(n) for c, n in zip(a.tile[1:], shape, strict=True)
     )
     return rows, cols
 
@@ -118,7 +117,9 @@ def gather(e: Emitter, out: Tile, base: Val, row: Val, col: Val, dtype: str) -> 
         if out.line:
             e.each_vector(
                 out.rows,
-                lambda i, keep: code.store(read(code.at(base, i, memory), e.lanes, keep), code.at(out.base, i, out.memory)),
+                lambda i, keep: code.store(
+                    read(code.at(base, i, memory), e.lanes, keep), code.at(out.base, i, out.memory)
+                ),
                 masked=True,
             )
             return
@@ -185,7 +186,15 @@ def store(e: Emitter, op: Op) -> None:
 
 
 # --- tables ------------------------------------------------------------------------------------------------------
-def each_entry(e: Emitter, op: Op, table: Value, g: Value, tiles: Sequence[Value], others: Sequence[Tile], body: Callable[..., None]) -> None:
+def each_entry(
+    e: Emitter,
+    op: Op,
+    table: Value,
+    g: Value,
+    tiles: Sequence[Value],
+    others: Sequence[Tile],
+    body: Callable[..., None],
+) -> None:
     """Pairs vector by vector, with the offsets of their entries in a table. The body takes (i, j, lanes, mask, offsets,
     numbers of ``others``)."""
     code = e.code

@@ -58,9 +58,11 @@ def own_panel(isa: Isa, cols: int) -> int:
 def dot(e: Emitter, op: Op) -> None:
     a, b, *c = (e.tile(v) for v in op.operands)
     form = op.attrs["form"]
-    rows, cols, depth = {"nt": (a.rows, b.rows, a.cols), "nn": (a.rows, b.cols, a.cols), "tn": (a.cols, b.cols, a.rows)}[
-        form
-    ]
+    rows, cols, depth = {
+        "nt": (a.rows, b.rows, a.cols),
+        "nn": (a.rows, b.cols, a.cols),
+        "tn": (a.cols, b.cols, a.rows),
+    }[form]
     out = e.make(op.result, rows, cols)
     if c:
         copy(e, out, c[0])
@@ -129,9 +131,7 @@ def _by_numbers(e: Emitter, form: str, a: Tile, b: Tile, out: Tile, depth: Val, 
     e.each_row(out.rows, lambda i: e.each_row(out.cols, lambda j: one(i, j)))
 
 
-def _blocks(
-    e: Emitter, form: str, a: Tile, b: Tile, out: Tile, depth: Val, vectors: int, add: bool
-) -> None:
+def _blocks(e: Emitter, form: str, a: Tile, b: Tile, out: Tile, depth: Val, vectors: int, add: bool) -> None:
     code, lanes = e.code, e.lanes
     high = max(1, min(e.blocks[0], MOST_ROWS, out.shape[0]))
     wide = vectors * lanes
@@ -185,7 +185,10 @@ def _block(
             k = code.call("llvm.smin", "i64", [k, last])
         heads.append(code.at(a.base, k if form == "tn" else code.mul(k, a.row), a.memory))
     along = a.row if form == "tn" else index(1)
-    outs = [[e.address(out, code.add(i, index(m)), code.add(j, index(n * lanes))) for n in range(vectors)] for m in range(high)]
+    outs = [
+        [e.address(out, code.add(i, index(m)), code.add(j, index(n * lanes))) for n in range(vectors)]
+        for m in range(high)
+    ]
     if out.shape[0] == 1:
         outs = outs[:1]
     first = [code.load(v, outs[m][n]) if add else number(0, v) for m in range(high) for n in range(vectors)]
@@ -196,7 +199,10 @@ def _block(
         for n in range(vectors):
             keep = None
             if ragged is not None and n == vectors - 1 and ragged % lanes and _is_last(j, n, lanes, ragged):
-                keep = Val("<" + ", ".join(f"i1 {'true' if x < ragged % lanes else 'false'}" for x in range(lanes)) + ">", vector_of("i1", lanes))
+                keep = Val(
+                    "<" + ", ".join(f"i1 {'true' if x < ragged % lanes else 'false'}" for x in range(lanes)) + ">",
+                    vector_of("i1", lanes),
+                )
             found.append(code.load(v, code.at(source, index(n * lanes), out.memory), keep=keep))
         done = list(sums)
         for m in range(high):

@@ -286,9 +286,7 @@ def _driver(
     code.finish("nounwind")
 
 
-def _phase(
-    e: Emitter, p: int, tasks: list[tuple[str, Nest]], layout: Layout, scratch: Val, *, last: bool
-) -> None:
+def _phase(e: Emitter, p: int, tasks: list[tuple[str, Nest]], layout: Layout, scratch: Val, *, last: bool) -> None:
     code = e.code
     context = code.args[0]
 

@@ -2,4 +2,4 @@
 
 from aatc.backends.lowerings import Lowerings
 
-lowering = Lowerings("native", unsupported={"tile.refine": "later", "tile.refine_gradient": "later"})
+lowering = Lowerings("native")

@@ -117,9 +117,7 @@ def peak(e: Emitter, op: Op, at: list[Val]) -> None:
             e.dim(t.shape[axes[0]]),
             1,
             lambda n, m: [
-                code.call(
-                    "llvm.maximum", memory, [m, length(code.at(base, code.mul(n, stride), memory), axes[1])]
-                )
+                code.call("llvm.maximum", memory, [m, length(code.at(base, code.mul(n, stride), memory), axes[1])])
             ],
             [zero],
         )
