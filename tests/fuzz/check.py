@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import torch
 
@@ -31,7 +31,7 @@ UNITS = {
 }
 SLACK = 4.0
 #: and in units of what is added up, which may cancel
-SUMMANDS = 16.0
+SUMMANDS = 32.0
 
 
 _FAITHFUL = frozenset(LAYOUTS) - frozenset(CHANGING)
@@ -51,6 +51,9 @@ class Truth:
     grads: dict[str, torch.Tensor]
     sizes: dict[str, torch.Tensor]
     rounding: dict[str, torch.Tensor]
+    parts_of_q: list[torch.Tensor] = field(
+        default_factory=list
+    )  # where queries are keys, how large what is added up is
 
 
 def _made(case: Case) -> dict[str, torch.Tensor]:
@@ -132,9 +135,15 @@ def _pull(case: Case, o, lse, x, names) -> dict[str, torch.Tensor]:
 def truth(case: Case, dtype: torch.dtype, nudge: bool = False, sizes: bool = False, instead=None) -> Truth:
     x = tensors(case, dtype, nudge, instead)
     names = wanted(case, x)
+    one = x["q"]
+    if "object" in case.tags:  # attention gives a gradient for each of its two operands, and autograd adds them
+        x = {**x, "q": one.view_as(one), "k": one.view_as(one)}
     o, lse, *inner = oracle.attention(case, x, dtype)
-    size, rounding = _conditions(case, {n: x[n] for n in names}, o, lse, *inner) if sizes and names else ({}, {})
-    return Truth(o.detach(), lse.detach(), _pull(case, o, lse, x, names), size, rounding)
+    leaves = {n: one if n == "q" else x[n] for n in names}
+    size, rounding = _conditions(case, leaves, o, lse, *inner) if sizes and names else ({}, {})
+    grads = _pull(case, o, lse, {**x, **leaves}, names)
+    parts_ = _pull(case, o, lse, x, ["q", "k"]) if sizes and x["q"] is not one and "q" in names else {}
+    return Truth(o.detach(), lse.detach(), grads, size, rounding, [t.abs() for t in parts_.values()])
 
 
 def _conditions(
@@ -163,31 +172,31 @@ def _conditions(
     return _added_up(leaves, added), rounding
 
 
-#: So many sums of summands, each with signs drawn at random, tell how large these are.
-_SIGNS = 8
+#: So many sums of summands, each times a number drawn from [-1, 1], tell how large these are.
+_DRAWS = 8
 
 
 def _added_up(
     leaves: dict[str, torch.Tensor], summands: list[tuple[torch.Tensor, torch.Tensor, torch.Tensor]]
 ) -> dict[str, torch.Tensor]:
     """By name, how large the numbers are that every entry of a gradient is the sum of: the root of the sum of their
-    squares, from draws of their signs. No draw is above the sum of their absolute values, so where nothing cancels it
-    is no larger than the entry. ``summands``: (source, weight, size), which add weight * size to a source's gradient;
-    there is a sign per size."""
+    squares, from draws of factors in [-1, 1]. No draw is above the sum of their absolute values, so where nothing
+    cancels it is no larger than the entry. ``summands``: (source, weight, size), which add weight * size to a source's
+    gradient; there is a factor per size. (Of signs alone, two summands of one size would often make 0.)"""
     g = torch.Generator().manual_seed(3)
     squares: dict[str, torch.Tensor] = {}
     summands = [x for x in summands if x[0].requires_grad]
-    for _ in range(_SIGNS if summands else 0):
+    for _ in range(_DRAWS if summands else 0):
         signed = []
         for source, weight, size in summands:
-            sign = torch.randint(0, 2, size.shape, generator=g) * 2.0 - 1
-            signed.append(torch.where(torch.isfinite(source), weight * size * sign, 0.0).to(source.dtype))
+            factor = 2 * torch.rand(size.shape, generator=g, dtype=size.dtype) - 1
+            signed.append(torch.where(torch.isfinite(source), weight * size * factor, 0.0).to(source.dtype))
         sources = [source for source, _, _ in summands]
         got = torch.autograd.grad(sources, list(leaves.values()), signed, retain_graph=True, allow_unused=True)
         for n, t in zip(leaves, got):
             if t is not None:
                 t = torch.where(torch.isfinite(t), t.double(), 0.0)
-                squares[n] = squares.get(n, torch.zeros_like(t)) + t.square() / _SIGNS
+                squares[n] = squares.get(n, torch.zeros_like(t)) + t.square() / _DRAWS
     return {n: t.sqrt() for n, t in squares.items()}
 
 
@@ -320,6 +329,12 @@ class Judge:
                 size, more = (y if isinstance(y, float) else _added_tangent(frame, y) for y in (size, more))
             # every gradient goes through o and grad_o, which are held in the dtype of q
             coarser = max(g.dtype, self.low, key=lambda t: UNITS[t][1])
+            if n == "q" and self.want.parts_of_q:
+                # each is rounded to, and may leave, the range of the dtype before they are added
+                one, other = self.want.parts_of_q
+                lost = ~g.isfinite() & (torch.maximum(one, other) > torch.finfo(g.dtype).max)
+                g = torch.where(lost, want.to(g.dtype), g)
+                more = more + UNITS[g.dtype][1] * (one + other)
             self.compare(f"{engine} grad {n}", g, want, rough, size, coarser, more)
 
 
