@@ -182,7 +182,7 @@ def _pull(result: Any, outputs: Any, leaves: Any, env: Any, sizes: Any, dtype: A
     """Adds the gradients of ``outputs``, (expression, its cotangent) with numbers on all axes of ``sizes``, to
     ``result``, by name."""
     lookups = [e for e in postorder(*(e for e, _ in outputs)) if e.fn == "lookup" and e.dtype == "f"]
-    for leaf, expression in gradients(outputs, [*leaves, *lookups]).items():
+    for leaf, expression in gradients(outputs, [*leaves, *lookups], far=True).items():
         # a slope at a closed pair need not be finite, and 0 times it need not be 0
         value = _open(evaluate(expression, env, sizes, dtype=dtype, values=done), keep)
         if leaf.fn == "lookup":

@@ -28,7 +28,7 @@ def operand_gradients(
     leaves = [p for p in a.declared.values() if p.dtype == "f" and p.rank < 3]
     lookups = [e for outputs in sides.values() for e in postorder(*(x for x, _ in outputs))]
     lookups = [e for e in dict.fromkeys(lookups) if e.fn == "lookup" and e.dtype == "f"]
-    parts = [gradients(outputs, [*leaves, *lookups]) for outputs in sides.values()]
+    parts = [gradients(outputs, [*leaves, *lookups], far=a.far) for outputs in sides.values()]
     results: list[Value] = []
     grads: list[str] = []
     for name in a.names:

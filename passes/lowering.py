@@ -36,6 +36,8 @@ class Attention:
         self.sizes = (self.batch, self.heads, self.rows, self.cols)
         self.problems = product(self.batch, self.heads, dims)
         self.dtype = "f64" if double else compute_name(q.dtype)
+        #: Whether slopes must be right for numbers whose square is too large: single precision's is none in double.
+        self.far = compute_name(q.dtype) == "f64"
         self.value_width = int(v.shape[3])
         declared = self.programs.declared()
         self.tails = {

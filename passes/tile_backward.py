@@ -99,7 +99,7 @@ class _Plan:
             self.outputs.append((t.coef, mul(const(1 / self.factor), param(f"dc{n}_", "bhij"))))
         leaves = [x.atom for x in fr.f.atoms.values() if x.atom.dtype == "f"]
         leaves += [t.atom for t in fr.f.tokens.values() if t.dtype == "f"]
-        self.cotangents = gradients(self.outputs, leaves)
+        self.cotangents = gradients(self.outputs, leaves, far=fr.a.far)
         self._through_channels()
         self._through_refined(leaves)
         inner = (*self.channel_grads.values(), *self.refined_grads.values())
@@ -116,13 +116,15 @@ class _Plan:
             inside = [p for p, _ in (*x.rows, *x.cols)]
             outside = [e.atom for e in self.fr.f.atoms.values() if e.atom.dtype == "f"]
             outside += [t.atom for t in self.fr.f.tokens.values() if t.dtype == "f"]
-            self.channel_grads[x.atom.name] = gradients([(x.body, g)], [*inside, *outside])
+            wanted = [*inside, *outside]
+            self.channel_grads[x.atom.name] = gradients([(x.body, g)], wanted, far=self.fr.a.far)
 
     def _through_refined(self, leaves: list[Expr]) -> None:
         """Numbers that are refined pass on to contractions what comes from pairs that were not."""
         found = [x for x in self.fr.f.atoms.values() if isinstance(x, Refined) and x.atom in self.cotangents]
         self.refined = {x.atom: x for x in found}
-        self.refined_grads = {x.atom: gradients([(x.plain, param("dy_", "bhij"))], leaves) for x in found}
+        far, g = self.fr.a.far, param("dy_", "bhij")
+        self.refined_grads = {x.atom: gradients([(x.plain, g)], leaves, far=far) for x in found}
 
     # --- buffers -------------------------------------------------------------------------------------------
     def allocate(self) -> None:

@@ -258,9 +258,10 @@ class _Graph:
 
     def beyond_one(self, x: int) -> tuple[int, int]:
         """(x, sqrt(x*x - 1)) of x at least 1: by the reciprocal root, which is cheaper, and whose infinity at 0 goes
-        back to 0."""
+        back to 0. Where the square is too large a number, x itself."""
         x = self("clamp", x, attrs=(1.0, math.inf))
-        return x, self("reciprocal", self("rsqrt", self("add", self("mul", x, x), self.const(-1.0))))
+        root = self("reciprocal", self("rsqrt", self("add", self("mul", x, x), self.const(-1.0))))
+        return x, self("minimum", root, x)
 
     def expacosh(self, x: int) -> int:
         return self("reciprocal", self("add", *self.beyond_one(x)))

@@ -96,6 +96,19 @@ def _expacosh(e: Expr, g: Expr) -> tuple[Expr]:
     return (neg(mul(g, mul(e, _root_slope(_beyond_one(e.args[0]))))),)
 
 
+def _far_slope(x: Expr) -> Expr:
+    """1/sqrt(x*x - 1) where x > 1, else 0, as a product of roots: the square of x may be too large a number."""
+    return mul(_root_slope(sub(x, ONE)), call("rsqrt", add(call("maximum", x, ONE), ONE)))
+
+
+def _far_acosh(e: Expr, g: Expr) -> tuple[Expr]:
+    return (_tamed(e, g, _far_slope(e.args[0]), sub(e.args[0], ONE)),)
+
+
+def _far_expacosh(e: Expr, g: Expr) -> tuple[Expr]:
+    return (neg(mul(g, mul(e, _far_slope(e.args[0])))),)
+
+
 def _acos(e: Expr, g: Expr) -> tuple[Expr]:
     x = e.args[0]
     return (neg(_tamed(e, g, _root_slope(mul(sub(ONE, x), add(ONE, x))), sub(ONE, x))),)
@@ -198,10 +211,13 @@ RULES: dict[str, Rule] = {
     "append": lambda e, g: (call("init", g), call("item", g, attrs=(-1,))),
     "init": lambda e, g: (call("append", g, ZERO),),
 }
+#: Those that are right for any number, in the place of ones that take its square, and dearer by a root.
+_FAR: dict[str, Rule] = {"acosh": _far_acosh, "expacosh": _far_expacosh}
 
 
-def gradients(outputs: Iterable[tuple[Expr, Expr]], wrt: Iterable[Expr]) -> dict[Expr, Expr]:
-    """Cotangents of the nodes ``wrt``, given (output, its cotangent) pairs.
+def gradients(outputs: Iterable[tuple[Expr, Expr]], wrt: Iterable[Expr], *, far: bool = False) -> dict[Expr, Expr]:
+    """Cotangents of the nodes ``wrt``, given (output, its cotangent) pairs. ``far``: also where the square of a number
+    is too large a number.
 
     Nodes in ``wrt`` are leaves: nothing flows through them. A node that the outputs do not depend on
     is missing from the result. ScoreError when the path crosses a word without a derivative.
@@ -217,7 +233,7 @@ def gradients(outputs: Iterable[tuple[Expr, Expr]], wrt: Iterable[Expr]) -> dict
         if e not in cotangent or e in leaves or e not in active or not e.args:
             continue
         g = cotangent[e]
-        for arg, contribution in zip(e.args, _contributions(e, g), strict=True):
+        for arg, contribution in zip(e.args, _contributions(e, g, far), strict=True):
             if contribution is None or arg not in active:
                 continue
             if arg.rank == 0 and contribution.rank == 1:
@@ -230,9 +246,11 @@ def gradients(outputs: Iterable[tuple[Expr, Expr]], wrt: Iterable[Expr]) -> dict
     return {e: cotangent[e] for e in wrt if e in cotangent}
 
 
-def _contributions(e: Expr, g: Expr) -> tuple[Expr | None, ...]:
+def _contributions(e: Expr, g: Expr, far: bool) -> tuple[Expr | None, ...]:
     """What a node's cotangent ``g`` sends to each of its arguments."""
     rule, slopes = RULES.get(e.fn), FUNCTIONS[e.fn].slopes
+    if far:
+        rule = _FAR.get(e.fn, rule)
     if rule is not None:
         return rule(e, g)
     if slopes is None:

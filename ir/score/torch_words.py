@@ -9,8 +9,9 @@ from aatc.ir.errors import ScoreError
 
 
 def expacosh(x: Any) -> Any:
+    """Of roots and halves: the square of x, or twice x, may be too large a number where 1/(2 x) is none too small."""
     x = x.clamp(min=1)
-    return (x + (x * x - 1).sqrt()).reciprocal()
+    return 0.5 / (0.5 * x + 0.5 * (x - 1).sqrt() * (x + 1).sqrt())
 
 
 def item(x: Any, c: int) -> Any:
