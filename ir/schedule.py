@@ -263,6 +263,22 @@ class Schedule:
         kept = [new.pop((d.word, getattr(d, "axis", "")), d) for d in self]
         return Schedule((*kept, *new.values()))
 
+    def fitted(self) -> Schedule:
+        """The same without register blocks and panels that its tiles are too small for, or do not divide into."""
+        rows, cols = self.rows, self.cols
+        kept: list[Directive] = []
+        for d in self:
+            if isinstance(d, Split) and d.axis == "ii":
+                d = Split("ii", min(d.extent, rows))
+            if isinstance(d, Split) and d.axis == "jj" and d.extent > cols:
+                continue
+            if isinstance(d, Vectorize) and d.axis in ("jj", "j") and d.count > cols:
+                continue
+            if isinstance(d, Pack) and (cols % d.panel or self.grain % d.panel):
+                continue
+            kept.append(d)
+        return Schedule(tuple(kept))
+
 
 _TOKEN = re.compile(
     r"\s*(?:(?P<name>[A-Za-z_][A-Za-z0-9_]*(?:-[A-Za-z0-9_]+)*)|(?P<number>-?[0-9]+)|(?P<mark>[(),]))", re.ASCII

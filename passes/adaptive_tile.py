@@ -119,7 +119,7 @@ class AdaptiveTile(Pass):
             return s
         # A mask is classified in columns no wider than a tile: what is admitted of them is one run.
         grain = min(self.grain or s.grain, self.cols or s.cols)
-        return s.with_extents(g=self.heads, i=self.rows, j=self.cols, grain=grain)
+        return s.with_extents(g=self.heads, i=self.rows, j=self.cols, grain=grain).fitted()
 
 
 def add_stream(module: Module, a: Attention, stem: str, schedules: Schedules, ctx: Context) -> dict[str, Any]:

@@ -127,7 +127,9 @@ def _blocks(w: Workload, target: Target, rows: int, cols: int) -> list[Directive
     panel = wide * vector
     keys = [x for x in w.operands if x.along == "j" and x.width > 1]
     packed = [Pack(x.name, panel) for x in (keys if w.direction == "backward" else keys[:1])]
-    return [Split("ii", high), Split("jj", panel), Vectorize("jj", vector), *packed]
+    number = max(1, target.vector_bytes // w.item)
+    vectors = [Vectorize("jj", number)] if number > 1 else []
+    return [Split("ii", high), Split("jj", panel), *vectors, *packed]
 
 
 def _workgroup_tiles(w: Workload, target: Target) -> Schedule:

@@ -8,7 +8,7 @@ from typing import Any
 from aatc.backends.liveness import Liveness, place
 from aatc.backends.native.context import Layout, constant, factors
 from aatc.backends.native.isa import Isa
-from aatc.backends.native.llvm import MEMORY, REGISTER, Code, Val, index, number, size_of, vector_of
+from aatc.backends.native.llvm import MEMORY, Code, Val, index, number, size_of, vector_of
 from aatc.backends.native.table import lowering
 from aatc.backends.native.tiles import Tile, is_part, is_view, lanes_of, placed, scratch_bytes
 from aatc.ir.core import Block, Op, Value
@@ -201,17 +201,18 @@ def convert(code: Code, x: Val, dtype: str) -> Val:
 
 def resized(code: Code, x: Val, to: str) -> Val:
     """A floating-point number in another type."""
-    wide = {"half": 16, "bfloat": 16, "float": 32, "double": 64}
     scalar = Val("", to).scalar
     if x.type == to:
         return x
-    if wide[x.scalar] == wide[scalar]:  # between the half precisions there is no direct way
+    halves = ("half", "bfloat")
+    if x.scalar in halves and scalar != "float":  # there are instructions to and from single precision only
         x = code.cast("fpext", x, vector_of("float", x.lanes))
-    return code.cast("fptrunc" if wide[x.scalar] > wide[scalar] else "fpext", x, to)
-
-
-def register_type(dtype: str) -> str:
-    return REGISTER[dtype]
+    if scalar in halves and x.scalar == "double":
+        x = code.cast("fptrunc", x, vector_of("float", x.lanes))
+    if x.type == to:
+        return x
+    size = {"half": 16, "bfloat": 16, "float": 32, "double": 64}
+    return code.cast("fptrunc" if size[x.scalar] > size[scalar] else "fpext", x, to)
 
 
 def _with_regions(op: Op) -> list[Op]:
