@@ -97,3 +97,22 @@ class Dim:
         if self.const or not text:
             text += f"{self.const:+d}" if text else str(self.const)
         return text
+
+
+def at_most(a: Dim, b: Dim, ranges: Mapping[str, tuple[int, int | None]]) -> bool:
+    """a <= b whatever the dimensions are."""
+    if a == b:
+        return True
+    try:
+        return (b - a).bounds(ranges)[0] >= 0
+    except ValueError:
+        return False
+
+
+def product(a: Dim, b: Dim) -> Dim:
+    """a times b: of two symbols the one named ``a_x_b``, which stands for that."""
+    if a.is_static:
+        return b * int(a)
+    if b.is_static:
+        return a * int(b)
+    return Dim.of("".join(c if c.isalnum() else "_" for c in f"{a}_x_{b}"))

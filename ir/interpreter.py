@@ -240,6 +240,10 @@ def bind_sizes(
             unknown = ", ".join(sorted(d.symbols - sizes.keys()))
             raise ShapeError(f"{what}: the sizes of {unknown} in {d} cannot be told apart")
         pending = rest
+    for name, size in sizes.items():
+        parts = [sizes.get(part) for part in name.split("_x_")]
+        if len(parts) == 2 and None not in parts and size != parts[0] * parts[1]:  # type: ignore[operator]
+            raise ShapeError(f"@{func.name}: dimension {name} is {size}, which is not {parts[0]} times {parts[1]}")
     return sizes
 
 

@@ -241,7 +241,8 @@ _def(
 )
 _def(
     "tile.store",
-    "writes a tile to a buffer at loop positions, or adds it there, summed along axes where the buffer has extent 1",
+    "writes a tile to a buffer at loop positions, or adds it there, summed over problems where the buffer has no axis "
+    "of them, and along i and j where a buffer of pairs has extent 1",
     ("value", "buffer", "positions*"),
     {"axes": _AXES, "add": Attr.of("bool", "add instead of write"), "sizes": _PROBLEM_SIZES, "shared": _SHARED},
     results=0,
@@ -468,7 +469,7 @@ def _access_verify(op: Op, at: int) -> None:
     if set(a.lead) & {"b", "h"} and "sizes" not in op.attrs:
         raise VerifyError(f"{op.name} with axes {axes!r} needs sizes (B, H, N, M)")
     ones = [n for n, c in enumerate(a.tile) if c == "1" and tile.shape[n] != 1 and not (repeated and n == 0)]
-    if ones and not op.attrs.get("add"):
+    if ones and not (ones == [0] and op.attrs.get("add")):
         raise VerifyError(f"{op.name} with axes {axes!r}: extent {ones[0]} of {tile} must be 1")
 
 

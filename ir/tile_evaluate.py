@@ -253,11 +253,8 @@ def map_tiles(op: Op, values: list[Any], interp: Any) -> list[Any]:
     out = []
     for program, r in zip(op.attrs["programs"], op.results, strict=True):
         value = _pairwise(program, values, dtype_of(r.type))
-        shape = (
-            torch.broadcast_shapes(value.shape, *(v.shape for v in values))
-            if int(r.type.shape[2]) != 1  # type: ignore[attr-defined]
-            else value.shape
-        )
+        whole = torch.broadcast_shapes(value.shape, *(v.shape for v in values))
+        shape = [n if int(d) == 1 else w for n, d, w in zip(value.shape, r.type.shape, whole, strict=True)]  # type: ignore[attr-defined]
         out.append(value.expand(shape).to(dtype_of(r.type)))
     return out
 

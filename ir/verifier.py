@@ -4,8 +4,9 @@
    functions are named once and call each other without circles.
 2. Every operation against its declaration.
 3. Levels: operations and types stand where they belong; symbolic dimensions are declared.
-4. Tile accesses stay inside their buffers (`ir.verify_tiles`), whose layouts somebody makes (`ir.layouts`); parallel
-   loops are free of races (`ir.races`).
+4. Tile accesses stay inside their buffers, and tiles fit together in every round (`ir.verify_tiles`); buffers have
+   layouts that somebody makes (`ir.layouts`), and are written and read in order (`ir.verify_memory`); parallel loops
+   are free of races (`ir.races`).
 5. What backends' own passes have added keeps the backends' rules (`ir.registry.Extension`).
 """
 
@@ -24,7 +25,8 @@ from aatc.ir.registry import EXTENSIONS, OPS, Operand, Symbol, TorchConst, check
 from aatc.ir.score.program import Program
 from aatc.ir.torch_names import problem
 from aatc.ir.types import SHAPED, ListType, PairType, TensorType, TileType, Type, fits
-from aatc.ir.verify_tiles import check_accesses
+from aatc.ir.verify_memory import check_memory
+from aatc.ir.verify_tiles import check_tiles
 
 LEVELS = ("geo", "tile")
 _INTEGERS = range(-(2**63), 2**64)
@@ -51,8 +53,9 @@ def verify(module: Module, known: Known | None = None) -> None:
         _check_ops(func, module, leaves, known)
     _check_calls(module, leaves)
     for key, func in new.items():
-        check_accesses(func, module.dims)
+        check_tiles(func, module.dims)
         check_layouts(func)
+        check_memory(func, module.dims)
         check_races(func)
         for extension in EXTENSIONS.values():
             extension.check(func, module.dims)
@@ -91,6 +94,8 @@ def _check_module(module: Module) -> None:
             raise VerifyError(
                 f"dimension {name} has the empty or negative range [{low}, {'inf' if high is None else high}]"
             )
+        if why := _no_product(name, module.dims):
+            raise VerifyError(why, hint="a name A_x_B stands for A times B")
     for name, func in module.funcs.items():
         if name != func.name:
             raise VerifyError(f"function @{func.name} is filed under the name @{name}", at=func)
@@ -98,6 +103,20 @@ def _check_module(module: Module) -> None:
             raise VerifyError(f"{name!r} is no name of a function", at=func)
         if func.level not in LEVELS:
             raise VerifyError(f"function @{name} has level {func.level!r}; there are {', '.join(LEVELS)}", at=func)
+
+
+def _no_product(name: str, dims: dict[str, tuple[int, int | None]]) -> str | None:
+    """What is wrong with a dimension ``A_x_B``, if it is one: it takes every product of what A and B may be."""
+    parts = name.split("_x_")
+    if len(parts) != 2:
+        return f"dimension {name} is a product of {len(parts)}" if len(parts) > 2 else None
+    if missing := [p for p in parts if p not in dims]:
+        return f"dimension {name} is a product, and {missing[0]} is not declared"
+    (a, b), (low, high) = (dims[p] for p in parts), dims[name]
+    most = None if a[1] is None or b[1] is None else a[1] * b[1]
+    if low > a[0] * b[0] or (high is not None and (most is None or most > high)):
+        return f"dimension {name} is a product, which its range does not hold"
+    return None
 
 
 def _check_block(block: Block, func: Func, terminator: str, visible: set[Value], seen: set[Op]) -> None:
@@ -235,6 +254,8 @@ def _type_problem(t: Type, level: str, module: Module) -> str | None:
                 return f"dimension {missing[0]} of {t} is not declared in the module's dims"
             if d.is_static and int(d) < 0:
                 return f"{t} has a negative extent"
+    if isinstance(t, TileType) and (len(t.shape) != 3 or not all(d.is_static for d in t.shape)):
+        return f"a tile has three extents, which are numbers, unlike {t}"
     return None
 
 

@@ -9,6 +9,7 @@ from typing import Any
 
 from aatc.ir.core import Block, Func, Loc, Op, Value
 from aatc.ir.dims import Dim
+from aatc.ir.dims import product as dimension_product
 from aatc.ir.geo import attention_of, whole_attention_of
 from aatc.ir.schedule import Pack, Schedule, Stage
 from aatc.ir.score.expr import Expr, params
@@ -56,14 +57,11 @@ class Attention:
 
 
 def product(a: Dim, b: Dim, dims: dict[str, tuple[int, int | None]]) -> Dim:
-    if a.is_static:
-        return b * int(a)
-    if b.is_static:
-        return a * int(b)
-    name = f"{a}_x_{b}"
-    name = "".join(c if c.isalnum() else "_" for c in name)
-    dims.setdefault(name, (0, None))
-    return Dim.of(name)
+    """a times b, declared in ``dims`` where it is a dimension of its own."""
+    found = dimension_product(a, b)
+    for name in found.symbols - dims.keys():
+        dims[name] = (0, None)
+    return found
 
 
 @dataclass

@@ -11,6 +11,7 @@ from aatc.backends.cpu.words import emit_expression
 from aatc.backends.source import Source, number, torch_name
 from aatc.ir.core import Block, Func, Op, Value
 from aatc.ir.dims import Dim
+from aatc.ir.registry import lookup_op
 from aatc.ir.score.program import Program
 from aatc.ir.tile_evaluate import token_numbers
 from aatc.ir.types import TensorType
@@ -216,10 +217,13 @@ class BufferEmitter:
     @lowering("tile.finish")
     def _finish(self, op: Op) -> None:
         t: TensorType = op.result.type  # type: ignore[assignment]
-        shape = ", ".join(self.dim(d) for d in t.shape)
+        shape, buffer = ", ".join(self.dim(d) for d in t.shape), op.operands[0]
+        owner, readers = buffer.owner, [x for x in self.users[buffer] if 1 not in lookup_op(x.name).traits.writes]
+        own = isinstance(owner, Op) and owner.name == "tile.alloc" and readers == [op]
+        times = "mul_" if own and op in self.func.body.ops else "mul"  # in place: what nobody else reads
         self.src.line(
-            f"{self.name(op.result)} = {self.name(op.operands[0])}.mul_({number(op.attrs['factor'])})"
-            f".reshape({shape}).to(torch.{torch_name(t.dtype)})"
+            f"{self.name(op.result)} = {self.name(buffer)}.{times}({number(op.attrs['factor'])})"
+            f".reshape([{shape}]).to(torch.{torch_name(t.dtype)})"
         )
 
     @lowering("tile.centre")

@@ -24,7 +24,9 @@ from aatc.ir.access import access, repeats
 from aatc.ir.core import Block, Func, Op, Value
 from aatc.ir.errors import BackendError
 from aatc.ir.registry import lookup_op
+from aatc.ir.score.expr import Expr, substitute
 from aatc.ir.score.functions import FUNCTIONS
+from aatc.ir.score.program import Program
 from aatc.ir.tile_evaluate import position_numbers
 from aatc.ir.types import RunsType, TileType, itemsize
 
@@ -39,6 +41,20 @@ _TO_TILE = {
     "id": ("", ""),
     "jd": ("", ""),
     "de": ("", ""),
+}
+
+
+#: How a tile becomes what is stored, by the same axes.
+_OF_TILE = {
+    "": "[..., 0, 0]",
+    "i": "[..., 0]",
+    "j": "[..., 0, :]",
+    "d": "[..., 0, :]",
+    "ic": "[..., 0]",
+    "jc": "[..., 0, :]",
+    "id": "",
+    "jd": "",
+    "de": "",
 }
 
 
@@ -239,10 +255,11 @@ class Emitter(BufferEmitter):
             where = f"{axes!r}, {self._problems()}, {self._range('i')}, {self._range('j')}, {self._heads(op)}"
             self.src.line(f"rt.put({buffer}, {value}, {op.attrs['add']}, {where})")
             return
-        squeeze = {"i": "[..., 0]", "ic": "[..., 0]", "j": "[..., 0, :]", "jc": "[..., 0, :]", "": "[..., 0, 0]"}.get(
-            at.inside, ""
+        if not at.lead and not self.x.flat:
+            value = f"{value}.sum(0)"  # of all problems of the round
+        self.src.line(
+            f"{self._window(buffer, axes)}.{'add_' if op.attrs['add'] else 'copy_'}({value}{_OF_TILE[at.inside]})"
         )
-        self.src.line(f"{self._window(buffer, axes)}.{'add_' if op.attrs['add'] else 'copy_'}({value}{squeeze})")
 
     def _factors(self, op: Op) -> tuple[str, str]:
         a, b = (self.name(v) for v in op.operands[:2])
@@ -255,6 +272,8 @@ class Emitter(BufferEmitter):
             return
         a, b = self._factors(op)
         out = self.name(op.result)
+        shared = not self.x.flat and self.places.axes[op.operands[1]][0] != self.places.axes[op.operands[0]][0]
+        b = f"{b}.expand({a}.shape[0], -1, -1)" if shared else b
         if len(op.operands) == 3:
             c = self.name(op.operands[2])
             self.src.line(f"torch.{'addmm' if self.x.flat else 'baddbmm'}({c}, {a}, {b}, out={out})")
@@ -294,14 +313,14 @@ class Emitter(BufferEmitter):
 
     def _diagonal_mask(self, op: Op) -> str | None:
         """Source of a remembered block, when the mask depends on i - j alone."""
-        source = next(o for o in self.func.body.ops if o.name == "tile.classify")
-        mask = source.attrs["mask"]
-        if source.operands or mask.body.axes & {"b", "h"} or not toeplitz(mask):
+        found = _mask_of_indices(op)
+        if found is None or found[0].body.axes & {"b", "h"} or not toeplitz(found[0]):
             return None  # one block for all problems, remembered along the diagonal
+        mask, sizes = found
         at = self.x.at
         dtype = torch_name(op.result.type.dtype)  # type: ignore[attr-defined]
         return (
-            f"rt.diagonal({self.constant(source.attrs['mask'])}, {self.sizes(source)}, {at['i']} - {at['j']}, "
+            f"rt.diagonal({self.constant(mask)}, {self.sizes(sizes)}, {at['i']} - {at['j']}, "
             f"{self.x.i}, {self.x.j}, torch.{dtype}, {number(op.attrs['value'])})"
         )
 
@@ -368,6 +387,25 @@ class Emitter(BufferEmitter):
         where = self._positions(op, tiles)
         at = f"{op.attrs['axes']!r}, {self._problems()}, {self._heads(op)}"
         self.src.line(f"rt.scatter({self.name(table)}, {at}, {where}, {self.name(value)})")
+
+
+def _mask_of_indices(op: Op) -> tuple[Program, Op] | None:
+    """The mask of a `tile.mask` as a program of i and j, and an operation that has its sizes; None where its captures
+    are not tiles of these."""
+    program = op.attrs["mask"]
+    table: dict[Expr, Expr] = {}
+    source = None
+    for p, v in zip(program.params, op.operands[2:], strict=True):
+        load = v.owner
+        source = load.operands[0].owner if isinstance(load, Op) and load.name == "tile.load" else None
+        if not isinstance(source, Op) or source.name != "tile.token" or source.operands:
+            return None
+        exact = {v.type.dtype, source.result.type.dtype} <= {"f64", "i64"}  # type: ignore[attr-defined]
+        if not exact or load.attrs["axes"][-1:] != source.attrs["axes"][-1:]:  # type: ignore[union-attr]
+            return None
+        table[p] = source.attrs["program"].body
+    found = Program.of(substitute(program.body, table, smart=False))
+    return None if source is None or not found.body.is_pair else (found, source)
 
 
 def compile_tile(func: Func) -> tuple[Any, str]:

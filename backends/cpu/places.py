@@ -73,7 +73,8 @@ class Places:
             a, over = self.axes[op.operands[0]], op.attrs["over"]
             return (a[0], "1" if "i" in over else a[1], "1" if "j" in over else a[2])
         if op.name == "tile.lookup":
-            return ("g", "i", "j")
+            _, rows, cols = self._axes_of(op, tuple(int(d) for d in t.shape))
+            return ("g", rows, cols)
         if op.name == "tile.position":
             return {"i": ("1", "i", "1"), "j": ("1", "1", "j")}.get(op.attrs["axes"], ("g", "1", "1"))
         if op.name == "tile.insert":
