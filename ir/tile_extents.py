@@ -45,14 +45,15 @@ def placed(op: Op, letters: str, at: Mapping[str, Extent], shape: Sequence[Dim])
 
 def meet(op: Op, operands: Sequence[Value], tiles: Tiles) -> tuple[tuple[int, ...], Extents]:
     """Shape and extents of the broadcast of tiles; VerifyError where they do not fit."""
-    shape, extents = [1, 1, 1], [1, 1, 1]
+    shape: list[int] = [1, 1, 1]
+    extents: list[Extent] = [1, 1, 1]
     for v in operands:
         for n, (d, e) in enumerate(zip(v.type.shape, tiles[v], strict=True)):  # type: ignore[attr-defined]
             size = int(d)
             if size == 1:
                 continue
             if shape[n] == 1:
-                shape[n], extents[n] = size, e  # type: ignore[call-overload]
+                shape[n], extents[n] = size, e
             elif shape[n] != size or extents[n] != e:
                 fail(op, f"tiles of different extents meet in {op.name}: along axis {n} of %{v.name or '?'}, {v.type}")
     return tuple(shape), tuple(extents)

@@ -394,7 +394,7 @@ def _mask_of_indices(op: Op) -> tuple[Program, Op] | None:
     are not tiles of these."""
     program = op.attrs["mask"]
     table: dict[Expr, Expr] = {}
-    source = None
+    found: Op | None = None
     for p, v in zip(program.params, op.operands[2:], strict=True):
         load = v.owner
         source = load.operands[0].owner if isinstance(load, Op) and load.name == "tile.load" else None
@@ -403,9 +403,9 @@ def _mask_of_indices(op: Op) -> tuple[Program, Op] | None:
         exact = {v.type.dtype, source.result.type.dtype} <= {"f64", "i64"}  # type: ignore[attr-defined]
         if not exact or load.attrs["axes"][-1:] != source.attrs["axes"][-1:]:  # type: ignore[union-attr]
             return None
-        table[p] = source.attrs["program"].body
-    found = Program.of(substitute(program.body, table, smart=False))
-    return None if source is None or not found.body.is_pair else (found, source)
+        table[p], found = source.attrs["program"].body, source
+    mask = Program.of(substitute(program.body, table, smart=False))
+    return None if found is None or not mask.body.is_pair else (mask, found)
 
 
 def compile_tile(func: Func) -> tuple[Any, str]:
