@@ -26,6 +26,7 @@ from aatc.ir.score.expr import (
     total,
 )
 from aatc.ir.score.functions import FUNCTIONS
+from aatc.passes.captured import is_captured
 from aatc.passes.score_bounds import is_nonnegative, new_nodes, static_bound
 from aatc.passes.score_rules import LINEAR, SCORE_RULES
 
@@ -127,6 +128,7 @@ class Normaliser:
     _done: dict[Expr, Expr] = field(default_factory=dict)
     _bounds: dict[Expr, tuple[float, float]] = field(default_factory=dict)
     _depth: dict[Expr, int] = field(default_factory=dict)
+    _captured: dict[Expr, bool | None] = field(default_factory=dict)
     _vanishes: dict[Expr, bool] = field(default_factory=dict)  # where query and key are equal
 
     def number(self, e: Expr) -> Expr:
@@ -169,6 +171,9 @@ class Normaliser:
         if e.fn in ("add", "sub") and not self.split and _may_cancel(e):
             # f(query) - g(key): either may be large where their difference is small, and softmax would drop one
             out.others.append((ONE, e))
+        elif e.fn in ("add", "sub") and not self.split and self._of_given(e):
+            # (keep - 1) * 1e9: small, or large, as a whole; its parts are large beside scores that they are added to
+            out.others.append((ONE, e))
         elif e.fn in ("add", "sub"):
             self.count["split"] += _may_cancel(e)
             out.absorb(self.terms(e.args[0]), ONE)
@@ -191,6 +196,10 @@ class Normaliser:
             if rules is not self:
                 self.count.update(rules.count)
         return out
+
+    def _of_given(self, e: Expr) -> bool:
+        """Whether a sum has captured numbers per pair in it, and nothing else of the pair."""
+        return is_captured(e, self._captured) and any(a.is_pair for a in e.args)
 
     def _kinks_at_ties(self, e: Expr) -> bool:
         """Whether a word has its kink where query and key are equal. Its slope there is that of neither side, or of a
@@ -352,6 +361,9 @@ class Normaliser:
                 groups[y] = x
         return [(x, y) for y, x in groups.items()]
 
+    def _comes_last(self, e: Expr) -> bool:
+        return e.fn in _GIVEN or (e.fn in ("add", "sub") and self._of_given(e))
+
     def assemble(self, t: Terms) -> Expr:
         """One expression: contraction with separable terms as extra channels, then the rest."""
         dots = self.merged(t)
@@ -367,9 +379,9 @@ class Normaliser:
         others: dict[Expr, Expr] = {}
         for c, e in t.others:  # what is added and taken away again must not leave its rounding
             others[e] = add(others[e], c) if e in others else c
-        functions = [mul(c, e) for e, c in others.items() if e.fn not in _GIVEN]
+        functions = [mul(c, e) for e, c in others.items() if not self._comes_last(e)]
         # given numbers come last: they may be large, and what is added after them is rounded as they are
-        given = [mul(c, e) for e, c in others.items() if e.fn in _GIVEN]
+        given = [mul(c, e) for e, c in others.items() if self._comes_last(e)]
         assembled = total([*parts, *functions, t.col, t.row, t.flat, *given])
         if assembled.is_pair:
             self.forms[assembled] = Terms(dots, separable, list(t.others), t.row, t.col, t.flat, t.expanded)

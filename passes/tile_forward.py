@@ -13,6 +13,7 @@ from aatc.ir.schedule import Schedule
 from aatc.ir.score.expr import ZERO, Expr, add, call, const, mul, param, params, postorder, substitute
 from aatc.ir.score.program import Program
 from aatc.ir.types import TensorType, compute_name, torch_dtype
+from aatc.passes.captured import absorbed
 from aatc.passes.factor import CarryTerm, ChannelSum, Factored, Lookup, Refined, carry_terms, split_epilogue, used_by
 from aatc.passes.lowering import LOG2E, Attention, Builder, compute_tokens, new_func, pack_tokens
 from aatc.passes.normal_form import Normaliser, Terms
@@ -35,7 +36,9 @@ class Forms:
         body = a.programs.score.body
         self.normalizer = a.programs.normalizer
         self.unit = LOG2E if self.normalizer.exponential and not _adds_what_is_given(body) else 1.0
-        self.score = self.f.pair(Normaliser(whole=a.whole).number(mul(const(self.unit), body)))
+        score = Normaliser(whole=a.whole).number(mul(const(self.unit), body))
+        single = compute_name(a.types[a.names[0]].dtype) == "f32"
+        self.score = self.f.pair(absorbed(score) if single and a.dtype == "f64" else score)
         weight = None if a.whole else a.op.attrs.get("weight")  # that is a function of what was multiplied out
         self.bounded = weight is not None
         self.floor = float(a.op.attrs.get("floor", float("-inf")))

@@ -388,3 +388,32 @@ def test_rows_of_very_negative_biases_are_means_as_in_pytorch(library, least, sh
             torch.testing.assert_close(g, w, rtol=2e-5, atol=2e-5)
     assert torch.isfinite(got).all() and all(torch.isfinite(g).all() for g in grads[0])
     assert (lse[1, :, closed] < -1e8).all()
+
+
+@pytest.mark.parametrize("way", ["library", "tiles"])
+@pytest.mark.parametrize("shift", [10.0, 100.0, 1000.0])
+def test_what_the_lorentz_inner_product_loses_far_from_the_origin_is_what_its_formula_loses(shift, way):
+    """It subtracts numbers as large as the square of a point's height, as it is written: no digits to win back."""
+    g = torch.Generator().manual_seed(3)
+    q, k, v = (torch.randn(1, 2, n, d, generator=g) for n, d in ((70, D), (90, D), (90, 5)))
+    tensors = [q + shift, k + shift, v]
+    bias = torch.zeros(70, 90) if way == "library" else torch.randn(70, 90, generator=g)
+    given = {} if way == "library" else {"bias": bias}
+
+    def formula(q, k, v):
+        tq, tk = ((1 + x.square().sum(-1)).sqrt() for x in (q, k))
+        s = 2 + 2 * (q @ k.mT - tq.unsqueeze(-1) * tk.unsqueeze(-2))
+        return (s * D**-0.5 + bias.to(s.dtype)).softmax(-1) @ v
+
+    def ours(q, k, v):
+        return aatc.attend(q, k, v, metric=metrics.LorentzInner(lift=True), **given)
+
+    def all_of(f, dtype):
+        x = [t.to(dtype).requires_grad_() for t in tensors]
+        o = f(*x)
+        return [o.detach(), *torch.autograd.grad(o, x, torch.ones_like(o).cumsum(2).to(dtype) / 70)]
+
+    exact, plain = all_of(formula, torch.float64), all_of(formula, torch.float32)
+    got = all_of(aatc.compile(ours, fallback=False), torch.float32)
+    for x, p, w in zip(got, plain, exact, strict=True):
+        assert (x - w).norm() <= max(4 * (p - w).norm(), 2e-5 * w.norm()), ((x - w).norm(), (p - w).norm(), w.norm())

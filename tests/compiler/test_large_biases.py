@@ -1,0 +1,107 @@
+"""Captured numbers far larger than scores: additive masks of -1e9 in every precision, and sums that form them."""
+
+import pytest
+import torch
+
+import aatc
+from aatc import metrics
+
+N, D = 70, 8
+LEAST = torch.finfo(torch.float32).min
+
+
+def lifted(x):
+    return torch.cat([(1 + x.square().sum(-1, keepdim=True)).sqrt(), x], -1)
+
+
+def lorentz(q, k):
+    x = q.unsqueeze(-2) * k.unsqueeze(-3)
+    return (x[..., 0] - x[..., 1:].sum(-1)).clamp_min(1)
+
+
+def plain(q, k):
+    return (q.unsqueeze(-2) - k.unsqueeze(-3)).square().sum(-1)
+
+
+METRICS = {
+    "dot": (metrics.DotProduct(), lambda q, k: q @ k.mT / D**0.5),
+    "distance": (metrics.Euclidean(squared=False), lambda q, k: -plain(q, k).sqrt() / D**0.5),
+    "lorentz": (metrics.LorentzDistance(lift=True), lambda q, k: -lorentz(lifted(q), lifted(k)).acosh()),
+    "squared": (metrics.Euclidean(), lambda q, k: -plain(q, k) / D**0.5),
+}
+
+
+def tokens(*, near=0.0, apart=0.0):
+    """Keys ``near`` to their queries, in two clusters ``apart``."""
+    g = torch.Generator().manual_seed(3)
+    q, k, v = (torch.randn(1, 2, N, D, generator=g) for _ in range(3))
+    cluster = apart * (torch.arange(N) % 2)[:, None]
+    return q + cluster, (q + near * k if near else k) + cluster, v
+
+
+@pytest.mark.parametrize("shape", [(N, N), (N, 1), (1, N)])
+@pytest.mark.parametrize(
+    ("name", "value", "given"),
+    [
+        ("dot", -1e9, {}),
+        ("squared", -1e9, {}),
+        *((name, value, {"near": 1e-4}) for name in ("distance", "lorentz") for value in (-1e9, LEAST)),
+        *(("squared", LEAST, {"apart": apart}) for apart in (1e3, 1e6)),
+    ],
+)
+def test_rows_that_a_bias_leaves_nothing_of_get_the_mean_in_every_precision(name, value, given, shape):
+    metric, scores = METRICS[name]
+    tensors = [x.requires_grad_() for x in tokens(**given)]
+    bias = torch.zeros(shape)
+    (bias if shape == (1, N) else bias[5:8]).fill_(value)
+    f = aatc.compile(lambda q, k, v, b: aatc.attend(q, k, v, metric=metric, bias=b), fallback=False)
+    got = f(*tensors, bias)
+
+    exact = [x.detach().double().requires_grad_() for x in tensors]
+    s = scores(*exact[:2])
+    s = torch.where(bias < 0, s - s.detach(), s)  # the score is lost, its slope is not
+    want = s.softmax(-1) @ exact[2]
+    torch.testing.assert_close(got.double(), want, rtol=0, atol=2e-5)
+    g = torch.randn(got.shape, generator=torch.Generator().manual_seed(1))
+    grads = torch.autograd.grad(got, tensors, g), torch.autograd.grad(want, exact, g.double())
+    for x, y in zip(*grads, strict=True):
+        torch.testing.assert_close(x.double(), y, rtol=1e-4, atol=1e-4)
+
+
+IDIOMS = {
+    "less-one": ("ij", lambda keep: (keep - 1) * 1e9),
+    "one-less": ("ij", lambda keep: -1e9 * (1 - keep)),
+    "divided": ("ij", lambda keep: (keep - 1) / 1e-9),
+    "difference": ("ij", lambda keep: 1e9 * keep - 1e9),
+    "of-two": ("i j", lambda a, b: (a + b - 2) * 1e9),
+    "product": ("i j", lambda a, b: (a * b - 1) * 1e9),
+    "two-per-pair": ("ij ij", lambda a, b: (a - b) * 1e9),
+}
+
+
+@pytest.mark.parametrize("form", ["dot", "squared", "distance"])
+@pytest.mark.parametrize("name", IDIOMS)
+def test_masks_made_by_arithmetic_within_a_metric_leave_scores_their_digits(name, form):
+    axes, idiom = IDIOMS[name]
+    g = torch.Generator().manual_seed(5)
+    given = [(torch.rand((N,) * len(a), generator=g) > 0.3).float() for a in axes.split()]
+    if name == "two-per-pair":
+        given[1] = given[0] + given[1]
+    pairs = [x if x.dim() == 2 else x[:, None] if a == "i" else x for a, x in zip(axes.split(), given, strict=True)]
+    base, scores = {
+        "dot": (lambda q, k: q @ k, lambda q, k: q @ k.mT),
+        "squared": (lambda q, k: -(q - k).square().sum(), lambda q, k: -plain(q, k)),
+        "distance": (lambda q, k: -(q - k).square().sum().sqrt(), lambda q, k: -plain(q, k).sqrt()),
+    }[form]
+    if len(given) == 1:
+        part = aatc.metric(a=axes)(lambda q, k, a: base(q, k) + idiom(a))(a=given[0])
+    else:
+        declared = dict(zip("ab", axes.split(), strict=True))
+        part = aatc.metric(**declared)(lambda q, k, a, b: base(q, k) + idiom(a, b))(**dict(zip("ab", given)))
+    q, k, v = tokens()
+    got = aatc.compile(lambda q, k, v: aatc.attend(q, k, v, metric=part), fallback=False)(q, k, v)
+    extra = idiom(*(x.double() for x in pairs)).expand(N, N)
+    want = (scores(q.double(), k.double()) + extra).softmax(-1) @ v.double()
+    open_rows = (extra > -1e3).any(-1)
+    assert open_rows.any()
+    torch.testing.assert_close(got.double()[:, :, open_rows], want[:, :, open_rows], rtol=0, atol=2e-5)
