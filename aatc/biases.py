@@ -29,6 +29,9 @@ class Bias(Part):
     def __add__(self, other: Bias | torch.Tensor) -> Bias:
         return Sum(self, as_bias(other))
 
+    def __radd__(self, other: torch.Tensor) -> Bias:
+        return Sum(as_bias(other), self)
+
     @classmethod
     def value(cls, key: Key, captured: Iterator[Expr]) -> Expr:
         raise NotImplementedError

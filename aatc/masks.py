@@ -32,6 +32,12 @@ class Mask(Part):
     def __or__(self, other: Mask | torch.Tensor) -> Mask:
         return _Both("or", self, as_mask(other))
 
+    def __rand__(self, other: torch.Tensor) -> Mask:
+        return _Both("and", as_mask(other), self)
+
+    def __ror__(self, other: torch.Tensor) -> Mask:
+        return _Both("or", as_mask(other), self)
+
     def __invert__(self) -> Mask:
         return _Not(self)
 

@@ -90,6 +90,12 @@ def varies(x: Any) -> bool:
     return not has_static_value(x)
 
 
+def text_of(x: int | float) -> str:
+    """A number that is known, as a text. Dynamo has no `repr` of one that it worked out from sizes: M - N where the two
+    are the same size is 0."""
+    return f"{x!r}"
+
+
 def is_integer(x: Any) -> bool:
     return isinstance(x, (int, torch.SymInt)) and not isinstance(x, bool)
 
@@ -110,7 +116,7 @@ def same(found: Any, wanted: Any) -> bool:
 
 def scalar_key(x: Any) -> str:
     """Key of a parameter that is a number or a tensor."""
-    return _TENSOR if captured(x) else repr(float(number("a parameter", x)))
+    return _TENSOR if captured(x) else text_of(float(number("a parameter", x)))
 
 
 def scalar_captures(name: str, x: Any, sizes: Sizes) -> list[Capture]:
@@ -175,7 +181,7 @@ def integer(what: str, x: Any, bits: int = 62) -> Any:
 
 def integer_key(x: Any) -> str:
     """Key of an integer, which may be a tensor."""
-    return _TENSOR if captured(x) else repr(int(x))
+    return _TENSOR if captured(x) else text_of(int(x))
 
 
 def integer_captures(name: str, x: Any, sizes: Sizes) -> list[Capture]:

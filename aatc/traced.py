@@ -23,7 +23,7 @@ import torch
 
 from aatc.ir.errors import ScoreError
 from aatc.ir.score.expr import Expr, free_name, param
-from aatc.parts import Capture, Key, Sizes, as_tensor, number_dtype, varies
+from aatc.parts import Capture, Key, Sizes, as_tensor, number_dtype, text_of, varies
 from aatc.traced_arguments import unknown
 from aatc.traced_words import METHODS, build, result_of
 
@@ -111,11 +111,11 @@ class Tape:
                 return self._tensor(as_tensor(x, torch.int64))
             if not -(2**63) <= x < 2**63:
                 raise _error(f"{x} is no 64-bit integer", "write it as a float")
-            return ("i", repr(int(x)))
+            return ("i", text_of(int(x)))
         if isinstance(x, (float, torch.SymFloat)):
             if varies(x):
                 return self._tensor(as_tensor(x, torch.float64))
-            return ("f", repr(float(x)))
+            return ("f", text_of(float(x)))
         if isinstance(x, (list, tuple)):
             return ("list", tuple([self.enter(y) for y in x]))
         if x is None or isinstance(x, (str, torch.dtype)):

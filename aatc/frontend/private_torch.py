@@ -418,6 +418,34 @@ def compare_by_methods(of: type) -> None:
     BuiltinVariable.call_function_handler_cache.clear()
 
 
+#: Operators by which parts of an attention combine with tensors, and the methods of the left and the right side.
+_COMBINING = {
+    operator.add: ("__add__", "__radd__"), operator.iadd: ("__add__", "__radd__"),
+    operator.and_: ("__and__", "__rand__"), operator.iand: ("__and__", "__rand__"),
+    operator.or_: ("__or__", "__ror__"), operator.ior: ("__or__", "__ror__"),
+}  # fmt: skip
+
+
+def combine_by_methods(of: type) -> None:
+    """Makes Dynamo ask objects of the class ``of`` when they are combined with a tensor. It would record an operator of
+    tensors, which cannot take them."""
+    from torch._dynamo.variables.builtin import BuiltinVariable
+
+    handlers: Any = BuiltinVariable
+    own = handlers._handle_insert_op_in_graph
+
+    def insert(self: Any, tx: Any, args: Any, kwargs: Any) -> Any:
+        if self.fn in _COMBINING and len(args) == 2:
+            x, y = (a.realize() for a in args)
+            left, right = _COMBINING[self.fn]
+            for asked, method, other in ((x, left, y), (y, right, x)):
+                if isinstance(getattr(asked, "value", None), of) and hasattr(asked.value, method):
+                    return asked.call_method(tx, method, [other], {})
+        return own(self, tx, args, kwargs)
+
+    handlers._handle_insert_op_in_graph = insert
+
+
 def refuse_membership(of: type, message: str) -> None:
     """Lets ``in`` with objects of the class ``of`` raise TypeError as Python does; Dynamo would take it for False, or
     for several ``==``."""

@@ -239,3 +239,31 @@ def test_a_size_as_a_float_scales():
         q = torch.randn(1, 2, n, 4, dtype=torch.float64)
         want = torch.nn.functional.scaled_dot_product_attention(q, q, q, scale=n * scale)
         torch.testing.assert_close(compiled(q, scale), want, rtol=1e-10, atol=1e-10)
+
+
+OF_EQUAL_SIZES = {
+    "causal": lambda n, m: {"mask": masks.causal(offset=m - n)},
+    "window": lambda n, m: {"mask": masks.sliding_window(m - n + 3)},
+    "predicate": lambda n, m: {"mask": masks.predicate(lambda b, h, i, j: j <= i + (m - n))},
+    "half": lambda n, m: {"mask": masks.predicate(lambda b, h, i, j: j <= i + (m - n) / 2)},
+    "scale": lambda n, m: {"mask": masks.causal(offset=m - n), "scale": 0.5 + (m - n) / 16},
+}
+
+
+@pytest.mark.parametrize("name", OF_EQUAL_SIZES)
+@pytest.mark.parametrize("lengths", [[(7, 7), (9, 9), (7, 9), (3, 8)], [(7, 9), (8, 8)]])
+def test_a_number_worked_out_from_sizes_may_be_a_constant_while_these_are_equal(name, lengths):
+    def f(q, k, v):
+        parts = OF_EQUAL_SIZES[name](q.shape[2], k.shape[2])
+        return aatc.attend(q, k, v, metric=metrics.DotProduct(), **parts)
+
+    compiled = aatc.compile(f, dynamic=True, fallback=False)
+    for n, m in lengths:
+        q, k, v = (torch.randn(1, 2, x, 8) for x in (n, m, m))
+        i, j = torch.arange(n)[:, None], torch.arange(m)
+        keep = {
+            "window": (i - j).abs() < m - n + 3,
+            "half": j <= i + (m - n) / 2,
+        }.get(name, j <= i + m - n)
+        scale = 0.5 + (m - n) / 16 if name == "scale" else 8**-0.5
+        close(compiled(q, k, v), plain(q.double(), k.double(), v.double(), scale * q.double() @ k.double().mT, keep))
