@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import ClassVar
 
-from aatc.ir.access import access, owned_by
+from aatc.ir.access import AXES, access, owned_by
 from aatc.ir.core import Func, Module, Op, Value, replace_uses
 from aatc.ir.dims import Dim
 from aatc.ir.errors import PassError
@@ -160,6 +160,8 @@ class _Token:
         word = self._word(axes, buffer).replace("j", "i")
         if p.rank > 1 and "i" in word:
             raise _Left(f"{p} is a matrix per token")
+        if word not in AXES:
+            raise _Left(f"{p} is read by position")
         letters = access(word).tile
         shape = [1, self.rows if "i" in letters else 1, 1]
         for n, c in enumerate(letters):
@@ -208,7 +210,7 @@ class _Token:
         stack = [root]
         while stack:  # what is in a buffer is read there: its arguments are none of these tokens' business
             e = stack[-1]
-            missing = [] if e in self.buffers else [a for a in e.args if a not in self.done]
+            missing = [] if e in self.buffers or e.fn == "width" else [a for a in e.args if a not in self.done]
             if missing:
                 stack += missing
                 continue
@@ -224,6 +226,8 @@ class _Token:
             return self._stored(e)
         if e.fn == "index":
             return self._position(e)
+        if e.fn == "width":
+            return const(float(self.widths[e.args[0]][0]))
         if FUNCTIONS[e.fn].kind == "pointwise" and e.fn != "pair_uniform":
             return rebuild(e, tuple(self.done[a] for a in e.args))
         special = _WORDS.get(e.fn)
@@ -347,23 +351,31 @@ class _Gradient(_Token):
         self._centres(body)
         axes, t = op.attrs["axes"].replace("j", "i"), op.result.type
         assert isinstance(t, TensorType)
+        tokens = next((self.sizes["bhij".index(c)] for c in "ij" if c in body.axes or c in op.attrs["axes"]), None)
+        walked = [*"g", *(["i"] if tokens is not None else [])]
+        shared = None if all(owned_by(axes, t.shape, self.sizes, loop) for loop in walked) else "ordered"
+        # parts are added up as they were computed, and rounded once
+        added = shared is not None or op.attrs["add"]
+        kept = TensorType.of(self.numbers, t.shape) if added and t.dtype != self.numbers else t
         fill = None if op.attrs["add"] else 0.0
-        out = b.op("tile.alloc", [], [t], names=[op.result.name], fill=fill)[0]
+        out = b.op("tile.alloc", [], [kept], names=[op.result.name], fill=fill)[0]
         if op.attrs["add"]:
             self._copied(op.operands[-1], out, axes)
-        tokens = next((self.sizes["bhij".index(c)] for c in "ij" if c in body.axes or c in op.attrs["axes"]), None)
         self.at, self.tiles, self.done = {}, {}, {}
         (self.at["g"],) = b.open([INDEX], ["g"])
         if tokens is not None:
             (self.at["i"],) = b.open([INDEX], ["i"])
         value = self._summed(body, "i" in axes)
-        shared = None if all(owned_by(axes, t.shape, self.sizes, loop) for loop in self.at) else "ordered"
         where = self._walk(axes)
         b.op("tile.store", [value, out, *where], axes=axes, add=True, sizes=self._sizes(axes), shared=shared)
         if tokens is not None:
             self._close("i", tokens, self.rows)
         self._close("g", product(self.sizes[0], self.sizes[1], self.module.dims), 1)
-        return out
+        if kept is t:
+            return out
+        rounded = b.op("tile.alloc", [], [t], names=[op.result.name])[0]
+        self._copied(out, rounded, axes)
+        return rounded
 
     def _summed(self, body: Expr, per_token: bool) -> Value:
         """The tile of a cotangent, summed over its tokens unless the operand has them."""
@@ -428,7 +440,6 @@ _WORDS = {
     "amax": lambda t, e, args: t.reduce("max", e, args),
     "amin": lambda t, e, args: t.reduce("min", e, args),
     "dot": _Token.dot,
-    "width": lambda t, e, args: const(float(t.widths[e.args[0]][0])),
     "item": _Token.item,
     "eta": _Token.eta,
     "append": _Token.append,

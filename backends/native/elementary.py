@@ -39,11 +39,17 @@ def _tanh(code: Code, x: Val) -> Val:
     return code.select(code.compare("olt", size, number(0.55, x.type)), near, far)
 
 
+#: Where exp(-x) leaves the range of a type.
+_LEAST_SIGMOID = {"float": -88.72283172607422, "double": -709.782712893384}
+
+
 def _sigmoid(code: Code, x: Val) -> Val:
-    """1/(1 + exp(-x)), by exp(-|x|), which is at most 1."""
-    one = number(1.0, x.type)
+    """1/(1 + exp(-x)), by exp(-|x|), which is at most 1. Where exp(-x) is infinite it is 0, as torch has it: the
+    reciprocal of any other number is finite."""
+    one, zero = number(1.0, x.type), number(0.0, x.type)
     small = exponentials.exp(code, code.neg(magnitude(code, x)))
-    top = code.select(code.compare("olt", x, number(0.0, x.type)), small, one)
+    top = code.select(code.compare("olt", x, zero), small, one)
+    top = code.select(code.compare("olt", x, number(_LEAST_SIGMOID[x.scalar], x.type)), zero, top)
     return code.div(top, code.add(one, small))
 
 

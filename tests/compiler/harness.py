@@ -1,4 +1,4 @@
-"""One attention through the passes and the CPU backend, without Dynamo in between."""
+"""One attention through the passes and a backend, without Dynamo in between."""
 
 from dataclasses import dataclass
 from typing import Any
@@ -73,15 +73,17 @@ def record(q, k, v, **parts):
     return [q, k, v, *captures], spec, eager
 
 
-def build(q, k, v, *, tiles: str = "", library: bool = True, **parts) -> Built:
-    """Compiles ``aatc.attend(q, k, v, **parts)``; ``tiles`` are options of adaptive-tile, whose rows are the library's
-    too; ``library``: whether that may be called."""
+def build(q, k, v, *, tiles: str = "", library: bool = True, backend: str = "cpu", **parts) -> Built:
+    """Compiles ``aatc.attend(q, k, v, **parts)`` for the backend named; ``tiles`` are options of adaptive-tile, whose
+    rows are the library's too; ``library``: whether that may be called."""
     operands, spec, eager = record(q, k, v, **parts)
     module = module_of(operands, spec)
-    backend = backends.get("cpu")
-    text = f"{passes.DEFAULT},{backend.suffix}".replace("adaptive-tile", f"adaptive-tile{{{tiles}}}")
+    made_by = backends.get(backend)
+    if made_by.target().levels:  # columns are whole vectors
+        tiles = " ".join(f"cols={-(-int(w[5:]) // 16) * 16}" if w.startswith("cols=") else w for w in tiles.split())
+    text = f"{passes.DEFAULT},{made_by.suffix}".replace("adaptive-tile", f"adaptive-tile{{{tiles}}}")
     rows = "".join(f"{{{word}}}" for word in tiles.split() if word.startswith("rows="))
     text = text.replace("call-library,", f"call-library{rows}," if library else "")
-    result = passes.Pipeline.parse(text).run(module, target=backend.target())
+    result = passes.Pipeline.parse(text).run(module, target=made_by.target())
     sink = getattr(parts.get("normalizer"), "sink", None)
-    return Built(module, result, backend.build(result.module), operands, eager, spec, sink)
+    return Built(module, result, made_by.build(result.module), operands, eager, spec, sink)

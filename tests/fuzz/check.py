@@ -349,12 +349,12 @@ def _added_tangent(frame, size):
     return t + t.mT
 
 
-def check_attention(case: Case, stages: bool = True) -> None:
-    """Eager, kernel and, with ``stages``, the interpreter of every level. Raises Wrong, or what aatc raised."""
+def check_attention(case: Case, stages: bool = True, backend: str = "cpu") -> None:
+    """Eager, kernel of a backend and, with ``stages``, the interpreter of every level. Raises Wrong, or what aatc raised."""
     judge = Judge(case)
     x = tensors(case)
     names = wanted(case, x)
-    built = build(x["q"], x["k"], x["v"], tiles=case.tiles, library=case.library, **parts(case, x))
+    built = build(x["q"], x["k"], x["v"], tiles=case.tiles, library=case.library, backend=backend, **parts(case, x))
     COUNTS["draws"] += 1
     o, lse = built.eager
     judge.results("eager", o, lse)
@@ -386,7 +386,7 @@ def _spoiled(case: Case, t: torch.Tensor, name: str) -> tuple[torch.Tensor, torc
     return t.masked_fill(where, value), where.reshape(*(1,) * (4 - t.dim()), *t.shape).expand(b, h, n, m)
 
 
-def check_spoiled(case: Case, name: str) -> None:
+def check_spoiled(case: Case, name: str, backend: str = "cpu") -> None:
     """A key, value or bias that is not finite (``name``) spoils the rows that see it and nothing else; ``case`` has a
     mask. Where no row sees one, the gradients are right, too."""
     high = tensors(case, torch.float64)
@@ -407,7 +407,7 @@ def check_spoiled(case: Case, name: str) -> None:
         return
     names = wanted(case, x)
     COUNTS["spoiled"] += 1
-    built = build(x["q"], x["k"], x["v"], tiles=case.tiles, library=case.library, **parts(case, x))
+    built = build(x["q"], x["k"], x["v"], tiles=case.tiles, library=case.library, backend=backend, **parts(case, x))
     runs = {"eager": built.eager, "kernel": built.run()}
     for engine, (o, lse) in runs.items():
         for what, got, want, rough in (
@@ -431,7 +431,7 @@ def spoiled_word(t: torch.Tensor) -> str:
     return "NaN" if bool(t.isnan().any()) else "infinity"
 
 
-def check_compiled(case: Case, dynamic: bool = False) -> None:
+def check_compiled(case: Case, dynamic: bool = False, backend: str = "cpu") -> None:
     """The same through `aatc.compile`, without any fallback."""
     judge = Judge(case)
     x = tensors(case)
@@ -442,7 +442,7 @@ def check_compiled(case: Case, dynamic: bool = False) -> None:
         return aatc.attend(q, k, v, return_lse=True, **parts(case, y, made))
 
     others, made = [n for n in x if n not in ("q", "k", "v")], Functions.of(case, x)
-    compiled = aatc.compile(model, dynamic=dynamic, fallback=False)
+    compiled = aatc.compile(model, dynamic=dynamic, backend=backend, fallback=False)
     try:
         o, lse = compiled(x["q"], x["k"], x["v"], *(x[n] for n in others))
     except aatc.errors.UnsupportedError as error:

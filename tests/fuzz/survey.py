@@ -22,12 +22,12 @@ from tests.fuzz.strategies import OFF, Case, draw_case, spoilable
 
 def check(case: Case, a: argparse.Namespace) -> None:
     if a.compiled:
-        check_compiled(case, dynamic=bool(case.seed_of_tensors % 2))
+        check_compiled(case, dynamic=bool(case.seed_of_tensors % 2), backend=a.backend)
     elif a.spoiled:
         if case.mask is not None:
-            check_spoiled(case, random.Random(case.seed_of_tensors).choice(spoilable(case)))
+            check_spoiled(case, random.Random(case.seed_of_tensors).choice(spoilable(case)), a.backend)
     else:
-        check_attention(case, stages=not a.no_stages)
+        check_attention(case, stages=not a.no_stages, backend=a.backend)
 
 
 def main() -> None:
@@ -37,6 +37,7 @@ def main() -> None:
     p.add_argument("--out")
     p.add_argument("--off", default=",".join(sorted(OFF)))
     p.add_argument("--dtypes", default="float64,float32,bfloat16,float16")
+    p.add_argument("--backend", default="cpu")
     p.add_argument("--compiled", action="store_true", help="through aatc.compile")
     p.add_argument("--spoiled", action="store_true", help="with numbers that are not finite under the mask")
     p.add_argument("--no-stages", action="store_true")
