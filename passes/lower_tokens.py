@@ -351,6 +351,8 @@ class _Gradient(_Token):
         self._centres(body)
         axes, t = op.attrs["axes"].replace("j", "i"), op.result.type
         assert isinstance(t, TensorType)
+        if axes not in AXES:
+            raise _Left("a matrix per token")
         tokens = next((self.sizes["bhij".index(c)] for c in "ij" if c in body.axes or c in op.attrs["axes"]), None)
         walked = [*"g", *(["i"] if tokens is not None else [])]
         shared = None if all(owned_by(axes, t.shape, self.sizes, loop) for loop in walked) else "ordered"

@@ -91,7 +91,7 @@ def each_outside(e: Emitter, tiles: Sequence[Tile], low: Tile, high: Tile, body:
         zero = index(0)
         if lanes == 1:
             with code.when(out):
-                body(i if first.line else i, j)
+                body(i, j)
             return
         any_ = code.call("llvm.vector.reduce.or", "i1", [out], [out.type])
         with code.when(any_):

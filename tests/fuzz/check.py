@@ -350,7 +350,8 @@ def _added_tangent(frame, size):
 
 
 def check_attention(case: Case, stages: bool = True, backend: str = "cpu") -> None:
-    """Eager, kernel of a backend and, with ``stages``, the interpreter of every level. Raises Wrong, or what aatc raised."""
+    """Eager, kernel of a backend and, with ``stages``, the interpreter of every level. Raises Wrong, or what aatc
+    raised."""
     judge = Judge(case)
     x = tensors(case)
     names = wanted(case, x)
