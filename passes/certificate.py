@@ -65,7 +65,6 @@ def certify(
     return Certificate(rule, level, statement, assumptions, witness, residual, tolerance, subject)
 
 
-@lru_cache(maxsize=1024)
 def verify(witness: tuple[Any, ...]) -> float:
     """Re-checks a witness numerically in float64 and returns the largest relative deviation.
 
@@ -74,29 +73,83 @@ def verify(witness: tuple[Any, ...]) -> float:
     holds, which it must wherever ``mask`` does; ("bound", expression, low, high) for a static range; the widths of
     vectors may follow. Parameters are drawn from all of `DOMAINS`. Shares no code with the rules: it only evaluates.
 
-    What the rounding of either side explains does not count: at a root of 0, say, where it takes half of the digits.
+    Deviations are relative to what is compared, pair by pair, or to 1. What the rounding of either side explains does
+    not count: where large numbers cancel, say, or at a root of 0, where it takes half of the digits. A claim of which
+    nothing could be compared is infinitely off; ScoreError for what is no witness.
     """
-    kind, *items = witness
-    widths = dict(items.pop()) if isinstance(items[-1], tuple) else {}
+    _read(witness)
+    try:
+        return _largest_deviation(witness)
+    except (RuntimeError, IndexError) as error:
+        raise _no_witness(witness, f"it cannot be evaluated: {error}") from error
+
+
+@lru_cache(maxsize=1024)
+def _largest_deviation(witness: tuple[Any, ...]) -> float:
+    kind, items, widths = _read(witness)
     roots = [e for e in items if isinstance(e, Expr)]
     draw = _Draw(roots, widths)
-    worst, held = 0.0, kind != "equal-where"
+    worst, held = 0.0, False
     for domain in DOMAINS:
-        for sizes, starts in _SIZES:
+        for n, (sizes, starts) in enumerate(_SIZES):
             values: dict[Expr, torch.Tensor] = {}
-            env = draw.tensors(domain, sizes)
+            if n and domain == "huge":
+                starts = _FARTHEST
+            env = draw.tensors(domain, sizes, n)
             found = _found(roots, env, sizes, starts, values)
-            held |= kind == "equal-where" and bool(found[1].any())
             defined = _defined(items[-2] if kind != "bound" else items[0], values, sizes)
+            held |= bool((defined & found[1] if kind == "equal-where" else defined).any())
             singular = domain in _SINGULAR
             # half of the digits: deviations up to 1e-6 count as 1e-9 there
-            part = (1e-3 if singular else 1.0) / _scale(values)
-            deviation = _deviation(kind, items, found, defined, singular) * part
+            part = (1e-3 if singular else 1.0) / _scale(found[-2:])
+            deviation = _deviation(kind, items, found, defined, singular, part)
             if math.isfinite(deviation) and deviation > _EXACT and kind != "bound":
                 noise = _noise(kind, roots, env, sizes, starts, values)
-                deviation = _deviation(kind, items, found, defined, singular, noise) * part
+                deviation = _deviation(kind, items, found, defined, singular, part, noise)
             worst = max(worst, deviation)
     return worst if held else float("inf")  # what is said of pairs where there are none says nothing
+
+
+#: How many expressions a witness of a kind holds, and how many numbers behind them.
+_KINDS = {"equal": (2, 0), "row-constant": (2, 0), "equal-where": (4, 0), "bound": (1, 2)}
+
+
+def _read(witness: tuple[Any, ...]) -> tuple[str, list[Any], dict[str, tuple[int, ...]]]:
+    """The kind of a witness, its expressions and numbers, and the widths of vectors."""
+    if not isinstance(witness, tuple) or not witness or witness[0] not in _KINDS:
+        raise _no_witness(witness, f"its kind is none of {', '.join(_KINDS)}")
+    kind, *items = witness
+    expressions, numbers = _KINDS[kind]
+    widths: Any = items.pop() if len(items) == expressions + numbers + 1 else ()
+    if len(items) != expressions + numbers or not all(isinstance(e, Expr) for e in items[:expressions]):
+        raise _no_witness(witness, f"{kind} takes {expressions} expressions and {numbers} numbers")
+    logical = [n < 2 and kind == "equal-where" for n in range(expressions)]
+    if any(e.rank > 2 or (e.dtype == "b") != truth for e, truth in zip(items, logical, strict=False)):
+        raise _no_witness(witness, "what it compares are numbers or vectors, and what it asks for are truth values")
+    if kind == "bound":
+        low, high = items[1:]
+        if not all(isinstance(x, (int, float)) for x in items[1:]) or not low <= high:
+            raise _no_witness(witness, f"[{low}, {high}] is no range")
+    return kind, items, _read_widths(witness, widths, items[:expressions])
+
+
+def _read_widths(witness: Any, widths: Any, expressions: list[Expr]) -> dict[str, tuple[int, ...]]:
+    pairs = widths if isinstance(widths, tuple) else (None,)
+    for x in pairs:
+        if not (isinstance(x, tuple) and len(x) == 2 and isinstance(x[0], str) and isinstance(x[1], tuple)):
+            raise _no_witness(witness, "widths are (parameter, extents) each")
+        if not all(isinstance(w, int) and w >= 0 for w in x[1]):
+            raise _no_witness(witness, f"{x[0]} has extents {x[1]}")
+    found = dict(pairs)
+    for p in params(*expressions):
+        letters = p.attrs[1][len(p.attrs[1].rstrip("detu")) :]
+        if p.name in found and len(found[p.name]) != len(letters):
+            raise _no_witness(witness, f"{p.name} has {len(letters)} feature axes, not {len(found[p.name])}")
+    return found
+
+
+def _no_witness(witness: Any, why: str) -> ScoreError:
+    return ScoreError(f"no witness: {str(witness)[:200]}: {why}", hint="aatc.passes.certificate.verify lists the kinds")
 
 
 Env = Mapping[str, Any]
@@ -152,6 +205,10 @@ _SINGULAR = ("huge", "tiny", "zeros", "equal", "near", "unit", "integers")
 _SIZES = (((2, 2, 5, 6), (0, 0, 0, 0)), ((3, 4, 5, 7), (9, 20, 70_000, 69_998)))
 
 
+#: Where positions begin among huge numbers.
+_FARTHEST: Sizes = (9, 20, 2**33, 2**33 - 2)
+
+
 class _Draw:
     """Random data for the parameters of some expressions."""
 
@@ -162,9 +219,12 @@ class _Draw:
         items = [e.attrs[0] for e in postorder(*roots) if e.fn in ("item", "embed")]
         least = max([4, *(c + 1 for c in items), *(-c for c in items)])
         self.widths = widths
-        self.default = least + least % 2
+        self.least = self.default = least + least % 2
 
-    def tensors(self, domain: str, sizes: tuple[int, int, int, int]) -> dict[str, torch.Tensor]:
+    def tensors(self, domain: str, sizes: Sizes, n: int) -> dict[str, torch.Tensor]:
+        """By name. Vectors whose width is not known are wider in the ``n``-th set of sizes than in the one before."""
+        if not any(w for extents in self.widths.values() for w in extents):
+            self.default = self.least + 2 * n
         extents = dict(zip("bhij", sizes, strict=True))
         common: dict[tuple[int, ...], torch.Tensor] = {}
         out = {}
@@ -210,13 +270,10 @@ def _read_by(roots: list[Expr], words: tuple[str, ...], at: int) -> set[Expr]:
     return {p for e in postorder(*roots) if e.fn in words for p in params(e.args[at])}
 
 
-def _scale(values: dict[Expr, torch.Tensor]) -> float:
-    """The largest finite number any part of the expressions takes: rounding is relative to it."""
-    largest = 1.0
-    for e, v in values.items():
-        if e.dtype == "f" and v.numel():
-            largest = max(largest, float(v.abs().nan_to_num(0.0, 0.0, 0.0).max()))
-    return largest
+def _scale(sides: list[torch.Tensor]) -> torch.Tensor:
+    """The largest finite number among those compared of a pair, at least 1."""
+    found = torch.stack([x.abs().nan_to_num(0.0, 0.0, 0.0).amax(-1, keepdim=True) for x in sides])
+    return found.amax(0).clamp(min=1.0)
 
 
 def _defined(e: Expr, values: dict[Expr, torch.Tensor], sizes: Sizes) -> torch.Tensor:
@@ -235,14 +292,16 @@ def _deviation(
     values: Sequence[Any],
     defined: torch.Tensor,
     singular: bool,
+    part: torch.Tensor,
     noise: torch.Tensor | float = 0.0,
 ) -> float:
-    """The largest difference beyond ``noise`` where the side before the rewrite is defined; infinite where only the
+    """The largest difference beyond ``noise``, times ``part``, where the side before the rewrite is defined; infinite where only the
     other one is not, unless the data are ``singular``: rounding may put either side on a pole there."""
     if kind == "bound":
         _, low, high = items
         v = torch.where(defined, values[0], max(low, min(high, 0.0)))
-        return max(float((low - v).max()), float((v - high).max()), 0.0)
+        beyond = torch.maximum(low - v, v - high).clamp(min=0.0) * part
+        return float(beyond.max()) if not torch.isnan(beyond).any() else float("inf")
     mask, fact, before, after = values if kind == "equal-where" else (None, None, *values)
     if mask is not None and bool((mask & ~fact).any()):
         return float("inf")
@@ -257,5 +316,7 @@ def _deviation(
     if kind == "row-constant":
         counts = counts & counts[:, :, :, :1]
     before, after = _compared(kind, before), _compared(kind, after)
-    difference = ((before - after).abs() - noise).clamp(min=0.0).masked_fill(~counts, 0.0)
+    if kind == "row-constant":
+        part = part.amin(3, keepdim=True)
+    difference = (((before - after).abs() - noise).clamp(min=0.0) * part).masked_fill(~counts, 0.0)
     return float(difference.max()) if not torch.isnan(difference).any() else float("inf")

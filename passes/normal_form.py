@@ -69,7 +69,8 @@ class Terms:
 
     contractions: (query vector, key vector). separable: (query number, key number). others: (coefficient
     without pair dependence, pair expression). expanded: a contraction stems from a difference that was multiplied out,
-    so that what the user wrote as a small number is now one of large ones.
+    so that what the user wrote as a small number is now one of large ones. scaled: a vector of a contraction was
+    multiplied by a factor of any size, so that it may be too large a number where what the user wrote is none.
     """
 
     contractions: list[tuple[Expr, Expr]] = field(default_factory=list)
@@ -79,11 +80,13 @@ class Terms:
     col: Expr = ZERO
     flat: Expr = ZERO
     expanded: bool = False
+    scaled: bool = False
 
     def absorb(self, other: Terms, factor: Expr) -> int:
         """Adds ``factor * other``; factor must not be a pair expression. Returns scales absorbed."""
         absorbed = 0
         self.expanded |= other.expanded
+        self.scaled |= other.scaled or (bool(other.contractions) and not _of_ordinary_size(factor))
         for x, y in other.contractions:
             absorbed += factor is not ONE
             self.contractions.append((mul(factor, x), y) if is_row(factor) else (x, mul(factor, y)))
@@ -180,6 +183,8 @@ class Normaliser:
             out.absorb(self.terms(e.args[1]), ONE if e.fn == "add" else const(-1.0))
         elif e.fn == "neg":
             out.absorb(self.terms(e.args[0]), const(-1.0))
+        elif self.whole and self._scales_contraction(e):
+            self._function(out, rebuild(e, tuple(map(self.number, e.args))))
         elif e.fn == "mul":
             self._product(out, *e.args)
         elif e.fn == "div":
@@ -209,6 +214,19 @@ class Normaliser:
         for x in new_nodes(e, self._vanishes):
             self._vanishes[x] = _vanishes(x, self._vanishes)
         return all(self._vanishes[a] or (a.is_const and not a.value) for a in e.args)
+
+    def _scales_contraction(self, e: Expr) -> bool:
+        """Whether ``e`` is a contraction, or a sum with one, times or over a number that no vector may be multiplied
+        by: the order of what is multiplied stays as it is written."""
+        if e.fn == "div":
+            pair, factor = e.args
+        elif e.fn == "mul":
+            pair, factor = e.args if e.args[0].is_pair else e.args[::-1]
+        else:
+            return False
+        if not pair.is_pair or (factor.is_pair and e.fn == "mul") or _of_ordinary_size(factor):
+            return False
+        return bool(self.terms(pair).contractions)
 
     def _function(self, out: Terms, e: Expr) -> None:
         """A function of normal forms, which may have stopped depending on the pair."""
@@ -384,8 +402,13 @@ class Normaliser:
         given = [mul(c, e) for e, c in others.items() if self._comes_last(e)]
         assembled = total([*parts, *functions, t.col, t.row, t.flat, *given])
         if assembled.is_pair:
-            self.forms[assembled] = Terms(dots, separable, list(t.others), t.row, t.col, t.flat, t.expanded)
+            self.forms[assembled] = Terms(dots, separable, list(t.others), t.row, t.col, t.flat, t.expanded, t.scaled)
         return assembled
+
+
+def _of_ordinary_size(factor: Expr) -> bool:
+    """Whether what is multiplied by ``factor`` stays as good a number as it was, unless it was close to none."""
+    return factor.is_const and (factor.value == 0 or 2.0**-20 <= abs(factor.value) <= 2.0**4)
 
 
 def _may_cancel(e: Expr) -> bool:

@@ -65,7 +65,8 @@ _ALWAYS = ("acosh", "expacosh", "acos")
 class Check:
     """A condition on the linear form ``argument`` of a score.
 
-    kind "spread": the rounding error of its contractions, times ``gain``, is small. kind a word of `SINGULAR`: it stays
+    kind "spread": the rounding error of its contractions, times ``gain``, is small. kind "range": its contractions are
+    of numbers whose products are no infinite ones. kind a word of `SINGULAR`: it stays
     away from where that word is singular. ``gain`` bounds the slope of the score in the form or in the word, and is no
     pair expression. ``expanded``: differences were multiplied out in the form.
     """
@@ -96,6 +97,8 @@ def checks_of(body: Expr, rules: Normaliser) -> tuple[list[Check], bool]:
         found.append(Check("spread", body, ONE))
     for e in order:
         form = rules.forms.get(e)
+        if form is not None and form.contractions and form.scaled and not form.expanded:
+            found.append(Check("range", e, ONE, False))
         if e is body or form is None or not form.contractions:
             continue
         for parent in parents[e]:

@@ -68,14 +68,13 @@ class SimplifyScore(Pass):
         if invariant and full is not program.body:
             body = self._drop_row_terms(edit, op, users, rules, terms, full, ctx, widths)
         op.attrs["score"] = Program(program.params, body)
-        if rules.count["expand"]:
-            exact = Normaliser(causal=causal, whole=True)
+        exact = Normaliser(causal=causal, whole=True)
+        if _needs_whole(op, rules):
             whole = _whole(op, program, exact, ctx, witness, assumptions, widths)
             op.attrs["whole"] = Program(program.params, whole)
-            _add_checks(op, program, body, rules)
+        _add_checks(op, program, body, rules)
+        if rules.count["expand"]:
             _add_refined(op, program, rules, exact)
-        else:
-            _add_checks(op, program, body, rules)
         for rule, n in rules.count.items():
             if n:
                 ctx.count(rule, n)
@@ -94,14 +93,15 @@ class SimplifyScore(Pass):
         row = add(terms.row, terms.flat)
         if not params(row) and not postorder(row)[0].axes and (row.is_const and row.value == 0):
             return full
-        rest = Terms(terms.contractions, terms.separable, terms.others, col=terms.col, expanded=terms.expanded)
+        rest = Terms(terms.contractions, terms.separable, terms.others, col=terms.col)
+        rest.expanded, rest.scaled = terms.expanded, terms.scaled
         kept = rules.assemble(rest)
         if not kept.is_pair:
             return full  # nothing but numbers per query or key: leave it whole
         if not all(_is_always_finite(e, params(kept)) for e in (terms.row, terms.flat)):
             return full  # a row of -inf is closed, one of NaN is NaN: weights do see these
         rules.count["drop-row-constant"] += 1
-        if rules.count["expand"]:
+        if _needs_whole(op, rules):
             op.attrs["dropped"] = Program(op.attrs["score"].params, row)
         ctx.certify(
             op, "drop-row-constant", f"{_kinds(users)} does not see {row}", ("row-constant", full, kept), widths=widths
@@ -205,12 +205,19 @@ def _whole(
     return whole
 
 
+def _needs_whole(op: Op, rules: Normaliser) -> bool:
+    """Whether the score as it is written must stand behind its normal form: where differences were multiplied out, or
+    vectors scaled and nothing is wider."""
+    scaled = op.result.type.dtype == "f64" and any(t.scaled for t in rules.forms.values())  # type: ignore[attr-defined]
+    return bool(rules.count["expand"]) or scaled
+
+
 def _add_checks(op: Op, program: Program, body: Expr, rules: Normaliser) -> None:
     """What must hold at run time so that the precision of the scores is enough, as attributes. Double precision is
     asked for where a difference was multiplied out: elsewhere nothing has more digits."""
     checks, enough = checks_of(body, rules)
     if op.result.type.dtype != "f32":  # type: ignore[attr-defined]
-        checks = [c for c in checks if c.expanded]
+        checks = [c for c in checks if c.expanded or c.kind == "range"]
     elif not enough:
         op.attrs["double"] = True
         checks = checks if "whole" in op.attrs else []

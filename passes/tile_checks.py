@@ -21,6 +21,8 @@ from aatc.passes.rounding import SINGULAR, Check, Digits, grouped
 from aatc.passes.tile_core import Frame, atom_env, compute_atoms, mask_tile
 
 _INF = float("inf")
+#: What sums of products may come to.
+_LARGEST = {"f32": 1e37, "f64": 1e307}
 
 
 def checks_of(attrs: Mapping[str, Any]) -> list[Check]:
@@ -128,6 +130,10 @@ class Watch:
         self.table: dict[Expr, Expr] = {}
         peaks = Peaks(fr)
         for n, (check, terms) in enumerate(checks):
+            if check.kind == "range":
+                room = sub(const(_LARGEST[fr.a.dtype]), rounding_error(peaks, terms, 1.0))
+                fr.b.op("tile.require", [peaks.scalar(room, f"room{n}")], [], least=0.0)
+                continue
             error = rounding_error(peaks, terms, digits.unit)
             gain = peaks.of_number(check.gain)
             if check.kind == "spread":

@@ -94,3 +94,60 @@ def test_slopes_of_words_whose_square_overflows(word: str) -> None:
         want = -want * 0.5 / (0.5 * values + 0.5 * root)
     torch.testing.assert_close(got, want, rtol=1e-13, atol=0)
     assert bool((evaluate(e, env, sizes, dtype=torch.float64) != 0).flatten()[1:-1].all())
+
+
+@aatc.metric(r="hi")
+def times(q, k, r):
+    return r * (q @ k)
+
+
+@aatc.metric(r="hi")
+def over(q, k, r):
+    return (q @ k) / r
+
+
+@aatc.metric(r="hi")
+def capped(q, k, r):
+    return 3 * torch.tanh(r * (q @ k))
+
+
+@aatc.metric(r="hi")
+def shifted(q, k, r):
+    return r * (q @ k + 2.0) - r
+
+
+@pytest.mark.parametrize(
+    ("metric", "dtype", "r", "q_scale", "k_scale"),
+    [
+        (times, torch.float64, 1e160, 1e160, 1e-319),
+        (times, torch.float64, 1e160, 1e150, 1e-310),
+        (times, torch.float64, 1e155, 1e155, 1e-307),
+        (capped, torch.float64, 1e160, 1e155, 1e-307),
+        (shifted, torch.float64, 1.0, 1e155, 1e-155),
+        (over, torch.float64, 1e-309, 1e-309, 1.0),
+        (capped, torch.float32, 1e20, 1e19, 1e-38),
+        (capped, torch.float32, 1e20, 1e22, 1e-38),
+        (times, torch.float32, 1e20, 1e19, 1e-38),
+        (over, torch.float32, 1e-39, 1e-39, 1.0),
+    ],
+)
+def test_factors_of_contractions_that_no_vector_may_be_multiplied_by(metric, dtype, r, q_scale, k_scale) -> None:
+    """r (q k) has a value where r q has none: the order of what is multiplied is the formula's."""
+    generator = torch.Generator().manual_seed(5)
+    q, k, v = (torch.randn(1, 2, 7, 8, generator=generator, dtype=torch.float64) for _ in range(3))
+    q[:, :, 0] = 0.0
+    q, k, v = (x.to(dtype) for x in (q * q_scale, k * k_scale, v))
+    rows = torch.full((2, 7), r, dtype=dtype)
+    f = aatc.compile(lambda q, k, v: aatc.attend(q, k, v, metric=metric(r=rows)), fallback=False, backend="cpu")
+    wide = [x.double() for x in (q, k, v)]
+    inner, given = wide[0] @ wide[1].mT, rows.double().unsqueeze(-1)
+    scores = {
+        "times": lambda: given * inner,
+        "over": lambda: inner / given,
+        "capped": lambda: 3 * torch.tanh(given * inner),
+        "shifted": lambda: given * (inner + 2.0) - given,
+    }[metric.__name__ if hasattr(metric, "__name__") else metric.name]()
+    want = attention(scores, wide[2])
+    assert want.isfinite().all()
+    tolerance = 1e-5 if dtype is torch.float32 else 1e-3 if k_scale < 1e-318 else 1e-9  # subnormal numbers
+    torch.testing.assert_close(f(q, k, v).double(), want, rtol=tolerance, atol=tolerance)

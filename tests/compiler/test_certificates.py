@@ -1,0 +1,76 @@
+"""Witnesses of wrong, empty or malformed claims do not pass."""
+
+from __future__ import annotations
+
+import math
+
+import pytest
+
+from aatc.ir.errors import ScoreError
+from aatc.ir.parser import parse_program
+from aatc.ir.score.expr import call
+from aatc.passes.certificate import certify, verify
+
+
+def body(text: str):
+    return parse_program(f"(q: f[bhid], k: f[bhjd]) => {text}").body
+
+
+DOT = body("dot(q, k)")
+BIG = "minimum(exp(1000.0 * (dot(q, q) + dot(k, k))), 0.0)"  # 0, of a part that is huge
+
+
+@pytest.mark.parametrize(
+    "witness",
+    [
+        ("equal", DOT, body("2.0 * dot(q, k)")),
+        ("equal", body(f"dot(q, k) + {BIG}"), body(f"2.0 * dot(q, k) + {BIG}")),
+        ("row-constant", body(f"dot(q, k) + {BIG}"), body(f"2.0 * dot(q, k) + {BIG}")),
+        ("bound", body(f"dot(q, k) + {BIG}"), -0.1, 0.1),
+        ("bound", body("exp(exp(exp(9.0 + dot(q, q))))"), 0.0, 1.0),
+        ("equal", body("dot(q, k) / 0.0"), DOT),
+        ("equal", body("minimum(dot(q, k), 1.0 / 0.0)"), body("2.0 * dot(q, k)")),
+        ("equal", body("width(q)"), body("4.0")),
+        ("equal", body("i"), body("minimum(i, 100000)")),
+        ("equal-where", body("i < 0"), body("i < 0"), DOT, DOT),
+    ],
+    ids=lambda w: str(w[1])[:40],
+)
+def test_wrong_or_empty_claims_fail(witness) -> None:
+    assert not verify(witness) < 1e-6
+    with pytest.raises(ScoreError, match="does not hold"):
+        certify("a rule", "a claim", witness)
+
+
+@pytest.mark.parametrize(
+    "witness",
+    [
+        (),
+        [],
+        ("nonsense", DOT, DOT),
+        ("equal", DOT),
+        ("equal", DOT, 3),
+        ("equal", DOT, DOT, DOT),
+        ("equal", DOT, DOT, ("q",)),
+        ("equal", DOT, DOT, (("q", 3),)),
+        ("equal", DOT, DOT, (("q", (3, 3)),)),
+        ("equal", DOT, DOT, (("q", (3,)), ("k", (5,)))),
+        ("equal", body("dot(q, q) < 1.0"), body("dot(q, q) < 1.5")),
+        ("equal-where", DOT, DOT, DOT, DOT),
+        ("bound", DOT, math.nan, math.nan),
+        ("bound", DOT, -math.inf, math.nan),
+        ("bound", DOT, 1.0, 0.0),
+        ("bound", DOT, "low", "high"),
+    ],
+    ids=lambda w: str(w)[:50],
+)
+def test_what_is_no_witness_is_a_typed_error(witness) -> None:
+    with pytest.raises(ScoreError, match="no witness"):
+        verify(witness)
+
+
+def test_rounding_is_no_deviation() -> None:
+    """Large numbers that cancel leave their rounding, which is not the rule's fault."""
+    expanded = body("dot(q, q) - 2.0 * dot(q, k) + dot(k, k)")
+    assert verify(("equal", body("sum(square(q - k))"), expanded)) <= 1e-9
+    assert verify(("equal", body("sqrt(sum(square(q - k)))"), call("sqrt", expanded))) <= 1e-9
