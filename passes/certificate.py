@@ -295,8 +295,8 @@ def _deviation(
     part: torch.Tensor,
     noise: torch.Tensor | float = 0.0,
 ) -> float:
-    """The largest difference beyond ``noise``, times ``part``, where the side before the rewrite is defined; infinite where only the
-    other one is not, unless the data are ``singular``: rounding may put either side on a pole there."""
+    """The largest difference beyond ``noise``, times ``part``, where the side before the rewrite is defined; infinite
+    where only the other one is not, unless the data are ``singular``: rounding may put either side on a pole there."""
     if kind == "bound":
         _, low, high = items
         v = torch.where(defined, values[0], max(low, min(high, 0.0)))

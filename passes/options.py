@@ -22,6 +22,13 @@ _PLAIN = re.compile(r"[A-Za-z_][A-Za-z0-9_.-]*")
 _RESERVED = {"true", "false", "none", "inf", "nan"}
 _ESCAPES = {"n": "\n", "t": "\t", "r": "\r"}
 _NAME = re.compile(r"[A-Za-z0-9_-]+")
+#: Python reads 1_0, and digits of other scripts, as numbers, too.
+_NUMBER = {
+    int: re.compile(r"[+-]?[0-9]+"),
+    float: re.compile(r"[+-]?([0-9]+\.?[0-9]*|\.[0-9]+)(e[+-]?[0-9]+)?|[+-]?(inf|nan)", re.IGNORECASE),
+}
+#: How deep tuples may lie within each other.
+_DEEPEST = 32
 
 
 @dataclass(frozen=True)
@@ -103,11 +110,13 @@ class _Scanner:
         self.at = m.end()
         return m[0]
 
-    def value(self) -> Any:
+    def value(self, depth: int = 0) -> Any:
         if self.take("("):
+            if depth == _DEEPEST:
+                raise self.error(f"tuples lie within each other more than {_DEEPEST} deep")
             items = []
             while not self.take(")"):
-                items.append(self.value())
+                items.append(self.value(depth + 1))
                 if not self.take(","):
                     self.expect(")")
                     break
@@ -178,7 +187,7 @@ def _coerce(value: Any, kind: Any) -> Any:
     if kind is None or kind is type(None):
         return None if value.text == "none" else _refuse()
     if kind in (int, float):
-        return kind(value.text)
+        return kind(value.text) if _NUMBER[kind].fullmatch(value.text) else _refuse()
     raise ValueError
 
 

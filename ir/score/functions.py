@@ -9,6 +9,7 @@ from __future__ import annotations
 import re
 from collections.abc import Callable
 from dataclasses import dataclass
+from importlib import import_module
 from typing import Any
 
 import numpy as np
@@ -45,23 +46,32 @@ class Function:
 
 FUNCTIONS: dict[str, Function] = {}
 _NAME = re.compile(r"[a-z][a-z0-9_]*\Z")
+#: Longer names that metrics, masks and connections of aatc give to parameters.
+_PARAMETERS = {"beta", "angles", "frames", "table", "bias", "seed", "slopes", "scale", "weight", "mask", "query", "key"}
 
 
 def declare(f: Function) -> Function:
     """Makes an element-wise word part of the language, of its texts, derivatives and kernels, from one declaration.
 
     It needs ``evaluate`` (in torch), ``bound`` (of intervals), ``slopes`` (of its expression: one per argument, None
-    for none) and ``spelled`` (its expression in words there are). ScoreError for a name that is taken or no name, and
-    for what is missing.
+    for none) and ``spelled`` (its expression in words there are). ScoreError for a name that is taken or no name, for
+    what is missing, and where these contradict each other at samples.
     """
-    if not _NAME.match(f.name) or f.name in FUNCTIONS or f.name in ("b", "h", "i", "j", "inf", "nan", "let", "in"):
+    if not _NAME.match(f.name) or f.name in FUNCTIONS or f.name in ("inf", "nan", "let", "in"):
         raise ScoreError(f"{f.name!r} cannot name a new word", hint="lower-case letters, digits and _, and not taken")
+    if len(f.name) < 3 or f.name in _PARAMETERS:
+        raise ScoreError(f"{f.name!r} cannot name a new word: parameters are called so", hint="take a longer name")
     if f.kind != "pointwise" or f.arity < 1:
         raise ScoreError(f"{f.name} is not element by element", hint="other kinds of words are part of the compiler")
     for needed in ("evaluate", "bound", "slopes", "spelled"):
         if getattr(f, needed) is None:
             raise ScoreError(f"the word {f.name} does not say its {needed}", hint="docs/extending.md shows a whole one")
     FUNCTIONS[f.name] = f
+    try:  # by name: evaluating reads this table, which so cannot import it
+        import_module("aatc.ir.score.probe").probe(f)
+    except BaseException:
+        del FUNCTIONS[f.name]
+        raise
     return f
 
 

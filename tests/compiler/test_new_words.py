@@ -102,12 +102,28 @@ def test_masks_may_be_bounded_by_a_new_word(low, width):
 
 
 @pytest.mark.parametrize("changed", [
-    {"name": "exp"}, {"name": "Soft sign"}, {"name": "h"}, {"name": "t1", "slopes": None},
-    {"name": "t2", "spelled": None}, {"name": "t3", "kind": "reduce"},
+    {"name": "exp"}, {"name": "Soft sign"}, {"name": "h"}, {"name": "q"}, {"name": "beta"},
+    {"name": "test1", "slopes": None}, {"name": "test2", "spelled": None}, {"name": "test3", "kind": "reduce"},
 ])  # fmt: skip
 def test_a_declaration_that_lacks_something_is_refused(changed):
     from dataclasses import replace
 
     with pytest.raises(ScoreError):
         declare(replace(SOFTSIGN, **changed))
-    assert "t1" not in FUNCTIONS and "t2" not in FUNCTIONS
+    assert "test1" not in FUNCTIONS and "test2" not in FUNCTIONS
+
+
+@pytest.mark.parametrize("changed", [
+    {"spelled": lambda x: add(x, ONE)}, {"spelled": lambda x: call("softer", x)}, {"spelled": lambda x: 1.0},
+    {"evaluate": lambda x: x.sum()}, {"evaluate": lambda x: x - x.mean()}, {"evaluate": lambda x: x.long()},
+    {"evaluate": lambda x: None}, {"evaluate": lambda x: 1 / 0}, {"slopes": lambda e: (ONE,)},
+    {"slopes": lambda e: (None,)}, {"slopes": lambda e: (ONE, ONE)}, {"slopes": lambda e: ()},
+    {"slopes": lambda e: (1.0,)}, {"bound": lambda a: (a[0], a[0])}, {"bound": lambda a: None},
+    {"bound": lambda a: (0.5, 0.6)},
+])  # fmt: skip
+def test_a_declaration_that_contradicts_itself_is_refused(changed):
+    from dataclasses import replace
+
+    with pytest.raises(ScoreError, match=next(iter(changed))):
+        declare(replace(SOFTSIGN, name="softer", **changed))
+    assert "softer" not in FUNCTIONS

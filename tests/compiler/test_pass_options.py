@@ -334,3 +334,9 @@ def test_a_pass_keeps_what_the_entry_takes_and_gives():
         assert caught.value.users
     with pytest.raises(PassError, match="changed the entry's results"):
         aatc.compile(lambda x: (x + 1, x + 2), passes=[ChangeInterface()])(torch.ones(2))
+
+
+@pytest.mark.parametrize("value", ["1_0", "١٠", "(" * 3000, "(" * 3000 + ")" * 3000])
+def test_what_python_alone_would_read_as_a_number_or_not_at_all_is_refused(value):
+    with pytest.raises(PassError):
+        Pipeline.parse(f"lower-tokens{{rows={value}}}")
