@@ -2,7 +2,7 @@
 
 from aatc.ir.score.derivative import gradients
 from aatc.ir.score.expr import Expr, call, const, index, param, params, postorder, substitute
-from aatc.ir.score.functions import FUNCTIONS, Function
+from aatc.ir.score.functions import FUNCTIONS, PROBES, Function
 from aatc.ir.score.program import Program
 from aatc.ir.score.text import expr_text
 
@@ -21,3 +21,12 @@ __all__ = [
     "postorder",
     "substitute",
 ]
+
+
+def _probed(f: Function) -> None:
+    from aatc.ir.score.probe import probe  # with torch, which takes its time
+
+    probe(f)
+
+
+PROBES.append(_probed)
