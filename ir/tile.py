@@ -10,28 +10,12 @@ from __future__ import annotations
 from typing import Any
 
 from aatc.ir import tile_evaluate as ev
-from aatc.ir.access import AXES, access, repeats
-from aatc.ir.core import Op
-from aatc.ir.errors import VerifyError
+from aatc.ir import tile_rules as rules
+from aatc.ir.access import AXES
 from aatc.ir.layouts import verify_pack
 from aatc.ir.registry import Attr, OpDef, Traits, define
 from aatc.ir.schedule import LEVELS
-from aatc.ir.types import BOOL, INDEX, LAYOUTS, RunsType, TensorType, TileType
-
-
-def _tile(op: Op, n: int) -> TileType:
-    t = op.operands[n].type
-    if not isinstance(t, TileType):
-        raise VerifyError(f"operand {n} of {op.name} must be a tile, is {t}")
-    return t
-
-
-def _like(op: Op) -> TensorType:
-    """Shape of the first operand; in a precision of its own, for what others are added to before it is rounded."""
-    like = op.operands[0].type
-    if not isinstance(like, TensorType) or len(op.results) != 1 or not isinstance(op.results[0].type, TensorType):
-        raise VerifyError(f"{op.name} takes buffers and yields one")
-    return TensorType(op.results[0].type.dtype, like.shape)
+from aatc.ir.types import INDEX, LAYOUTS, TensorType
 
 
 def _def(name: str, doc: str, operands: Any = (), attrs: Any = None, **more: Any) -> None:
@@ -58,7 +42,7 @@ _def(
             choices=("f32", "f64"),
         ),
     },
-    verify=lambda op: _token_verify(op),
+    verify=rules.token_verify,
     evaluate=ev.token,
     traits=Traits(layouts=("", *LAYOUTS)),
 )
@@ -73,7 +57,8 @@ _def(
         "sizes": _SIZES,
         "add": Attr.of("bool", "the last buffer is another part of the gradient"),
     },
-    infer=lambda op: [_like(op)],
+    infer=lambda op: [rules.like_first(op)],
+    verify=rules.gradient_verify,
     evaluate=ev.gradient,
 )
 _def(
@@ -88,7 +73,8 @@ _def(
         "sizes": _SIZES,
         "add": Attr.of("bool", "the last buffer is another part of the gradient"),
     },
-    infer=lambda op: [_like(op)],
+    infer=lambda op: [rules.like_first(op)],
+    verify=rules.gradient_verify,
     evaluate=ev.table_gradient,
 )
 _def(
@@ -96,6 +82,7 @@ _def(
     "an accumulated pair or table gradient in the shape and type of its operand, times a factor",
     ("buffer",),
     {"factor": Attr.of("float", "what it is multiplied by")},
+    verify=rules.finish_verify,
     evaluate=ev.finish,
 )
 _def(
@@ -103,6 +90,7 @@ _def(
     "a new buffer, filled when a fill is given",
     (),
     {"fill": Attr.of("float", "initial value", required=False)},
+    verify=rules.alloc_verify,
     evaluate=ev.alloc,
     traits=Traits(layouts=("contiguous", "rows")),
 )
@@ -122,6 +110,7 @@ _def(
     ("buffer",),
     {"rows": Attr.of("bool", "lengths of vectors, not entries")},
     infer=lambda op: [TensorType.of(op.operands[0].type.dtype, ())],
+    verify=rules.peak_verify,
     evaluate=ev.peak,
 )
 _def(
@@ -131,7 +120,7 @@ _def(
     ("value",),
     {"least": Attr.of("float", "the limit")},
     results=0,
-    verify=lambda op: _require_verify(op),
+    verify=rules.require_verify,
     evaluate=ev.require,
     pure=False,
     traits=Traits(leaves=True),
@@ -142,7 +131,7 @@ _def(
     "mean of no token",
     ("buffer",),
     {"axes": Attr.of("str", "axes of the buffer, one of i and j among them", choices=AXES)},
-    verify=lambda op: _centre_verify(op),
+    verify=rules.centre_verify,
     evaluate=ev.centre,
 )
 _def(
@@ -159,7 +148,8 @@ _def(
             "str", "j, or i: runs of rows that each block of columns visits", required=False, choices=("i", "j")
         ),
     },
-    infer=lambda op: [_runs_type(op)],
+    infer=lambda op: [rules.runs_type(op)],
+    verify=rules.classify_verify,
     evaluate=ev.classify,
 )
 #: How a schedule wants the body of a loop made; what a backend does not know it ignores.
@@ -186,7 +176,7 @@ _def(
     },
     results=-1,
     regions=("body",),
-    verify=lambda op: _for_verify(op, 0, [INDEX]),
+    verify=lambda op: rules.for_verify(op, 0, [INDEX]),
     evaluate=ev.loop,
     traits=Traits(region="loop", replaces=slice(0, None), carried=(0, 1)),
 )
@@ -203,7 +193,7 @@ _def(
     },
     results=-1,
     regions=("body",),
-    verify=lambda op: _sweep_verify(op),
+    verify=rules.sweep_verify,
     evaluate=ev.sweep,
     traits=Traits(region="loop", replaces=slice(3, None), carried=(3, 2)),
 )
@@ -215,11 +205,20 @@ _def(
     results=-1,
     regions=("body",),
     infer=lambda op: [v.type for v in op.operands],
+    verify=rules.guard_verify,
     evaluate=ev.guard,
     traits=Traits(region="branch", replaces=slice(0, None)),
 )
 _def("tile.yield", "ends a loop body with the carried values", ("values*",), results=0, terminator=True, pure=False)
-_def("tile.return", "ends a function with its results", ("values*",), results=0, terminator=True, pure=False)
+_def(
+    "tile.return",
+    "ends a function with its results",
+    ("values*",),
+    results=0,
+    verify=rules.return_verify,
+    terminator=True,
+    pure=False,
+)
 
 # --- tiles -------------------------------------------------------------------------------------------------
 _AXES = Attr.of("str", "the buffer's axes, see `ir.access`", choices=AXES)
@@ -235,7 +234,7 @@ _def(
     "the block of a buffer at loop positions; without axes of problems in the buffer, the position of one repeats it",
     ("buffer", "positions*"),
     {"axes": _AXES, "sizes": _PROBLEM_SIZES},
-    verify=lambda op: _access_verify(op, 0),
+    verify=lambda op: rules.access_verify(op, 0),
     evaluate=ev.load,
     traits=Traits(view=True),
 )
@@ -246,7 +245,7 @@ _def(
     ("value", "buffer", "positions*"),
     {"axes": _AXES, "add": Attr.of("bool", "add instead of write"), "sizes": _PROBLEM_SIZES, "shared": _SHARED},
     results=0,
-    verify=lambda op: _access_verify(op, 1),
+    verify=lambda op: rules.access_verify(op, 1),
     evaluate=ev.store,
     pure=False,
     traits=Traits(writes=(1,)),
@@ -257,7 +256,8 @@ _def(
     "tn (i,j)(i,d)->(j,d)",
     ("a", "b", "c*"),
     {"form": Attr.of("str", "see above", choices=("nt", "nn", "tn"))},
-    infer=lambda op: [_dot_type(op)],
+    infer=lambda op: [rules.dot_type(op)],
+    verify=rules.dot_verify,
     evaluate=ev.dot,
     traits=Traits(replaces=slice(2, None)),
 )
@@ -267,7 +267,7 @@ _def(
     ("tiles*",),
     {"programs": Attr.of("list", "one program per result, all over the same parameters")},
     results=-1,
-    verify=lambda op: _map_verify(op),
+    verify=rules.map_verify,
     evaluate=ev.map_tiles,
     traits=Traits(replaces=slice(0, None)),
 )
@@ -277,6 +277,7 @@ _def(
     ("tile", "partial", "captures*"),
     {"mask": Attr.of("program", "which pairs may talk, over tiles"), "value": Attr.of("float", "the fill")},
     infer=lambda op: [op.operands[0].type],
+    verify=rules.mask_verify,
     evaluate=ev.mask_tile,
     traits=Traits(replaces=slice(0, 1)),
 )
@@ -288,7 +289,8 @@ _def(
         "op": Attr.of("str", "what is kept", choices=("max", "min", "sum")),
         "over": Attr.of("str", "axes", choices=("i", "j", "ij")),
     },
-    infer=lambda op: [_reduce_type(op)],
+    infer=lambda op: [rules.reduce_type(op)],
+    verify=rules.reduce_verify,
     evaluate=ev.reduce,
     traits=Traits(replaces=slice(1, None)),
 )
@@ -297,6 +299,7 @@ _def(
     "a constant tile at loop positions",
     ("positions*",),
     {"value": Attr.of("float", "the constant"), "axes": _AXES},
+    verify=rules.fill_verify,
     evaluate=ev.fill,
 )
 _def(
@@ -307,7 +310,7 @@ _def(
         "axes": Attr.of("str", "the axis: b or h of the problem, or that of the loop", choices=("b", "h", "i", "j")),
         "sizes": _PROBLEM_SIZES,
     },
-    verify=lambda op: _position_verify(op),
+    verify=rules.position_verify,
     evaluate=ev.position,
 )
 _PART = {
@@ -320,7 +323,7 @@ _def(
     "every stride-th entry of a tile along one axis, as many as its type says",
     ("tile",),
     _PART,
-    verify=lambda op: _part_verify(op, op.operands[0].type, op.results[0].type),
+    verify=lambda op: rules.part_verify(op, op.operands[0].type, op.results[0].type),
     evaluate=ev.slice_tile,
 )
 _def(
@@ -329,7 +332,7 @@ _def(
     ("part", "tile"),
     _PART,
     infer=lambda op: [op.operands[1].type],
-    verify=lambda op: _part_verify(op, op.operands[1].type, op.operands[0].type),
+    verify=lambda op: rules.part_verify(op, op.operands[1].type, op.operands[0].type),
     evaluate=ev.insert_tile,
     traits=Traits(replaces=slice(1, 2)),
 )
@@ -344,6 +347,7 @@ _def(
         "shared": _SHARED,
     },
     results=0,
+    verify=rules.table_verify,
     evaluate=ev.scatter,
     pure=False,
     traits=Traits(writes=(1,)),
@@ -357,143 +361,6 @@ _def(
         "axes": Attr.of("str", "axes of the table"),
         "sizes": _SIZES,
     },
+    verify=rules.table_verify,
     evaluate=ev.lookup_tile,
 )
-
-
-# --- type rules --------------------------------------------------------------------------------------------
-def _token_verify(op: Op) -> None:
-    if op.attrs["program"].body.is_pair:
-        raise VerifyError(f"{op.name} works per token: its program must not depend on both i and j")
-    if op.results[0].type.dtype == "bool" and "numbers" not in op.attrs:  # type: ignore[attr-defined]
-        raise VerifyError(
-            f"{op.name}: a truth value does not say what the numbers it compares are computed in",
-            hint='add numbers = "f64", or "f32"',
-        )
-    if len(op.attrs["program"].params) != len(op.operands):
-        raise VerifyError(
-            f"{op.name}: program takes ({', '.join(op.attrs['program'].names)}), {len(op.operands)} values are bound"
-        )
-
-
-def _centre_verify(op: Op) -> None:
-    buffer, made, axes = op.operands[0].type, op.results[0].type, op.attrs["axes"]
-    if not isinstance(buffer, TensorType) or buffer.rank != len(axes) or len(set(axes) & {"i", "j"}) != 1:
-        raise VerifyError(f"tile.centre takes a buffer with an axis of tokens, axes {axes!r} do not say so of {buffer}")
-    shape = tuple(d for c, d in zip(axes, buffer.shape, strict=True) if c not in "ij")
-    if not isinstance(made, TensorType) or made.shape != shape or made.dtype not in ("f32", "f64"):
-        raise VerifyError(f"tile.centre of {buffer} yields f32[{', '.join(map(str, shape))}] or f64, not {made}")
-
-
-def _position_verify(op: Op) -> None:
-    t = op.results[0].type
-    if not isinstance(t, TileType) or t.dtype != "i64" or len(t.shape) != 3:
-        raise VerifyError(f"tile.position makes a tile of i64, not {t}")
-    if len(op.operands) != 1 or op.operands[0].type != INDEX:
-        raise VerifyError("tile.position takes the position of one loop")
-    if op.attrs["axes"] in "bh" and "sizes" not in op.attrs:
-        raise VerifyError("tile.position along b or h needs sizes (B, H, N, M)")
-
-
-def _part_verify(op: Op, whole: object, part: object) -> None:
-    if not isinstance(whole, TileType) or not isinstance(part, TileType) or len(whole.shape) != 3:
-        raise VerifyError(f"{op.name} takes a part of a tile, not {part} of {whole}")
-    at, start, stride = {"i": 1, "j": 2}[op.attrs["over"]], op.attrs["start"], op.attrs["stride"]
-    others = [n for n in range(3) if n != at and whole.shape[n] != part.shape[n]]
-    if len(part.shape) != 3 or others or part.dtype != whole.dtype:
-        raise VerifyError(f"{op.name}: {part} is no part of {whole}")
-    last = start + (int(part.shape[at]) - 1) * stride
-    if start < 0 or stride < 1 or last >= int(whole.shape[at]):
-        raise VerifyError(f"{op.name}: entries {start} to {last} of {whole} along {op.attrs['over']}")
-
-
-def _require_verify(op: Op) -> None:
-    t = op.operands[0].type
-    if not isinstance(t, (TensorType, TileType)) or t.dtype not in ("f32", "f64"):
-        raise VerifyError(f"tile.require compares numbers, not {t}")
-
-
-def _for_verify(op: Op, skip: int, lead: Any) -> None:
-    (body,) = op.regions
-    carried = [v.type for v in op.operands[skip:]]
-    if [a.type for a in body.args] != [*lead, *carried]:
-        raise VerifyError(
-            f"the body of {op.name} takes ({', '.join(str(a.type) for a in body.args)}), "
-            f"not ({', '.join(map(str, [*lead, *carried]))})"
-        )
-    if [r.type for r in op.results] != carried:
-        raise VerifyError(f"{op.name} must yield the types it carries")
-    if not body.ops or [v.type for v in body.ops[-1].operands] != carried:
-        raise VerifyError(f"the body of {op.name} must yield ({', '.join(map(str, carried))})")
-    if op.attrs["step"] < 1:
-        raise VerifyError(f"{op.name} steps by {op.attrs['step']}")
-    for name in _BODY:
-        if op.attrs.get(name, 1) < 1:
-            raise VerifyError(f"{op.name}: {name} = {op.attrs[name]}", hint="a positive number, or leave it out")
-    if "bind" in op.attrs and op.attrs["kind"] != "par":
-        raise VerifyError(
-            f"{op.name}: rounds of a {op.attrs['kind']} loop are bound to {op.attrs['bind']}",
-            hint='only those of a "par" loop are independent',
-        )
-
-
-def _runs_type(op: Op) -> RunsType:
-    a = op.attrs
-    block, grain = (a["cols"], a["rows"]) if a.get("over") == "i" else (a["rows"], a["cols"])
-    return RunsType(a["heads"], block, grain)
-
-
-def _sweep_verify(op: Op) -> None:
-    runs = op.operands[0].type
-    if not isinstance(runs, RunsType):
-        raise VerifyError(f"tile.sweep goes over runs, not {runs}")
-    if runs.grain < 1 or op.attrs["step"] % runs.grain:
-        raise VerifyError(f"tile.sweep steps by {op.attrs['step']}, which {runs.grain} do not divide")
-    _for_verify(op, 3, [INDEX, BOOL])
-
-
-def _access_verify(op: Op, at: int) -> None:
-    buffer = op.operands[at].type
-    if not isinstance(buffer, TensorType):
-        raise VerifyError(f"{op.name} accesses a buffer, not {buffer}")
-    tile = op.results[0].type if at == 0 else op.operands[0].type
-    axes = op.attrs["axes"]
-    if not isinstance(tile, TileType) or len(tile.shape) != 3:
-        raise VerifyError(f"{op.name} moves a tile of three extents, not {tile}")
-    a, positions = access(axes), op.operands[at + 1 :]
-    repeated = at == 0 and repeats(op)
-    if len(positions) != len(a.walks) + repeated or any(p.type != INDEX for p in positions):
-        raise VerifyError(f"{op.name} with axes {axes!r} takes {len(a.walks)} positions, got {len(positions)}")
-    if buffer.rank != len(axes):
-        raise VerifyError(f"{op.name} with axes {axes!r} needs a buffer of rank {len(axes)}, not {buffer}")
-    if set(a.lead) & {"b", "h"} and "sizes" not in op.attrs:
-        raise VerifyError(f"{op.name} with axes {axes!r} needs sizes (B, H, N, M)")
-    ones = [n for n, c in enumerate(a.tile) if c == "1" and tile.shape[n] != 1 and not (repeated and n == 0)]
-    if ones and not (ones == [0] and op.attrs.get("add")):
-        raise VerifyError(f"{op.name} with axes {axes!r}: extent {ones[0]} of {tile} must be 1")
-
-
-def _dot_type(op: Op) -> TileType:
-    a, b = _tile(op, 0), _tile(op, 1)
-    g = a.shape[0]
-    form = op.attrs["form"]
-    contracted = {"nt": (a.shape[2], b.shape[2]), "nn": (a.shape[2], b.shape[1]), "tn": (a.shape[1], b.shape[1])}[form]
-    if contracted[0] != contracted[1] or (a.shape[0] != b.shape[0] and b.shape[0] != 1):
-        raise VerifyError(f"tile.dot {form} of {a} and {b}: extents {contracted[0]} and {contracted[1]} differ")
-    shape = {"nt": (g, a.shape[1], b.shape[1]), "nn": (g, a.shape[1], b.shape[2]), "tn": (g, a.shape[2], b.shape[2])}
-    return TileType(a.dtype, shape[form])
-
-
-def _map_verify(op: Op) -> None:
-    programs = op.attrs["programs"]
-    if len(programs) != len(op.results):
-        raise VerifyError(f"tile.map has {len(programs)} programs and {len(op.results)} results")
-    for p in programs:
-        if len(p.params) != len(op.operands):
-            raise VerifyError(f"tile.map: a program takes {len(p.params)} tiles, {len(op.operands)} are bound")
-
-
-def _reduce_type(op: Op) -> TileType:
-    t = _tile(op, 0)
-    over = op.attrs["over"]
-    return TileType.of(t.dtype, (t.shape[0], 1 if "i" in over else t.shape[1], 1 if "j" in over else t.shape[2]))

@@ -68,7 +68,7 @@ BROKEN_TEXTS = {
     "a step that does not fit into a tile": (TILE, "upper = dim(N), step = 8", "upper = dim(N), step = 9", "holds 8"),
     "a sweep whose runs do not fit": (TILE, "upper = dim(M), step = 16", "upper = dim(M), step = 20", "holds 16"),
     "a tile without room for features": (TILE, "%c = tile.token(%v) {program = fn(v: f[bhjd]) => v, axes = \"bhjd\", sizes = [1, 2, dim(N), dim(M)], flat = true} : f64[2,M,4]", "%c = tile.alloc() : f64[2,M,5]", "no room"),
-    "a position that is no loop's": (TILE, "(%q: f64[1,2,N,4], %k: f64[1,2,M,4], %v: f64[1,2,M,4]) {schedule", None, "not the position of a loop"),
+    "a position that is no loop's": (TILE, "(%q: f64[1,2,N,4], %k: f64[1,2,M,4], %v: f64[1,2,M,4]) {schedule", None, "makes a buffer of numbers, not index"),
     "a buffer of another rank": (TILE, "tile.store(%lt, %lse_all, %g, %i)", "tile.store(%lt, %acc_all, %g, %i)", "rank"),
     "too few positions": (TILE, "tile.load(%a, %g, %i)", "tile.load(%a, %g)", "positions"),
     "a body that yields other types": (TILE, "tile.yield(%top, %l2, %acc2)", "tile.yield(%top, %acc2, %l2)", "must yield"),
@@ -104,15 +104,15 @@ BROKEN_TEXTS = {
     "a loop's place without a size": (TILE, "%acc_all = tile.alloc() : f64[2,N,4]", "%acc_all = tile.alloc() {cpu.plan = [0]} : f64[2,N,4]", "no largest size"),
     "a place with a strange size": (TILE, "%acc_all = tile.alloc() : f64[2,N,4]", "%acc_all = tile.alloc() : f64[2,N,4]\n  %w = tile.alloc() {cpu.plan = [0]} : f64[1,8-N,1]", "malformed"),
     "a tile of a size that is no number": (TILE, "%lt = tile.map", "%w = tile.fill(%g, %i) {value = 0.0, axes = \"gi\"} : tile<f64[1,N,1]>\n      %lt = tile.map", "numbers"),
-    "a program no tile can run": (TILE, "fn(c: f[bhid], l: f[bhi]) => c / l", "fn(c: f[bhid], l: f[bhi]) => sum(c) / l", "malformed"),
+    "a program no tile can run": (TILE, "fn(c: f[bhid], l: f[bhi]) => c / l", "fn(c: f[bhid], l: f[bhi]) => sum(c) / l", "element by element"),
     "temporaries without a plan": (TILE, "{value = 0.0, axes = \"gi\", cpu.plan = [2112]}", "{value = 0.0, axes = \"gi\", cpu.scratch = [0]}", "temporaries"),
-    "sizes that are no sizes": (TILE, "%it = tile.load(%is, %g, %i) {axes = \"gi\"}", "%it = tile.load(%q, %g, %i) {axes = \"bhid\", sizes = [none]}", "malformed"),
+    "sizes that are no sizes": (TILE, "%it = tile.load(%is, %g, %i) {axes = \"gi\"}", "%it = tile.load(%q, %g, %i) {axes = \"bhid\", sizes = [none]}", "four extents"),
     "a plan of another length": (TILE, "cpu.plan = [2048, 2112, 2176]", "cpu.plan = [2048, 2112]", "planned offsets"),
 }  # fmt: skip
 LONGER = {
     "a tile type in a geo function": (
         "} : f64[1,2,N,4] loc(\"model.py\":14:\"\\\"y\\\"\")", "} : tile<f64[1,2,N,4]>"),
-    "a tile operation in a geo function": ("  %c = geo.transport", "  %t = tile.fill() {value = 0.0, axes = \"gi\"} : f64[4]\n  %c = geo.transport"),
+    "a tile operation in a geo function": ("  %c = geo.transport", "  %t = tile.alloc() : f64[4]\n  %c = geo.transport"),
     "a geo operation in a tile function": (
         "  %o = tile.token(%acc_all)", "  %w = torch.call(%q) {target = \"aten.relu.default\", args = [#0]} : f64[1,2,N,4]\n  %o = tile.token(%acc_all)"),
     "a circle of calls": (

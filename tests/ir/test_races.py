@@ -142,7 +142,7 @@ def test_sizes_that_are_no_sizes_are_refused(size):
     )
     assert stored in text
     parse(text.replace("SIZE", "6"))
-    with pytest.raises(VerifyError, match="malformed"):
+    with pytest.raises(VerifyError, match="four extents"):
         parse(text.replace("SIZE", size))
 
 

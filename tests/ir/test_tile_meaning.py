@@ -372,3 +372,77 @@ def test_what_the_texts_above_were_made_of_is_accepted():
         X,
     )
     check(swept(), X)
+
+
+# --- operations that do not fit their operands ---------------------------------------------------------------------
+LINES = {
+    "a result smaller than what is computed": ("%q = tile.map(%y) {programs = [fn(a: f[bhi]) => a]} : tile<f32[1,1,1]>", "makes no"),
+    "tiles that do not broadcast": (
+        '%w = tile.slice(%z) {over = "i", start = 0, stride = 2} : tile<f32[1,3,1]>\n%q = tile.map(%y, %w) {programs = [fn(a: f[bhi], c: f[bhi]) => a + c]} : tile<f32[1,6,1]>', "different extents"),
+    "a program of a position": ("%q = tile.map(%y, %i) {programs = [fn(a: f[bhi], c: f[bhi]) => a + c]} : tile<f32[1,6,1]>", "works on tiles"),
+    "a program of an index": ("%q = tile.map(%y) {programs = [fn(a: f[bhi]) => a + i]} : tile<f32[1,6,1]>", "element by element"),
+    "integers of numbers": ("%q = tile.map(%y) {programs = [fn(a: f[bhi]) => a * 0.5]} : tile<i64[1,6,1]>", "makes no"),
+    "a product of two precisions": ('%w = tile.fill(%g, %i) {axes = "gi", value = 1.0} : tile<f64[1,6,1]>\n%d = tile.dot(%y, %w) {form = "nt"} : tile<f32[1,6,6]>', "contracts tiles"),
+    "an addend of another shape": ('%d = tile.dot(%y, %z, %y) {form = "nt"} : tile<f32[1,6,6]>', "one addend"),
+    "a maximum with a position": ('%q = tile.reduce(%y, %i) {op = "max", over = "j"} : tile<f32[1,6,1]>', "one tile at most"),
+    "too few positions": ('%w = tile.fill(%g) {axes = "gi", value = 1.0} : tile<f32[1,6,1]>', "takes 2 positions"),
+    "positions that are tiles": ('%w = tile.fill(%y, %y) {axes = "gi", value = 1.0} : tile<f32[1,6,1]>', "positions of loops"),
+    "an infinite integer": ('%w = tile.fill(%g, %i) {axes = "gi", value = inf} : tile<i64[1,6,1]>', "no number of i64"),
+    "a number beyond single precision": ('%w = tile.fill(%g, %i) {axes = "gi", value = 1e39} : tile<f32[1,6,1]>', "no number of f32"),
+    "a guard that yields nothing": ("%q = tile.guard(%z) {least = 1.0} () { tile.yield() } : tile<f32[1,6,1]>", "yields"),
+    "a guard of nothing": ("tile.guard() {least = 1.0} () { tile.yield() }", "takes tiles"),
+    "numbers added to integers": ('tile.store(%y, %whole, %g, %i) {axes = "gi", add = true}', "does not fit"),
+}  # fmt: skip
+WHOLE = {
+    "three sizes": ('%v = tile.token(%x) {program = fn(q: f[bhi]) => q, axes = "bhi", sizes = [1,2,6], flat = true} : f32[2,6]', "four extents"),
+    "another type than is made": ('%v = tile.token(%x) {program = fn(q: f[bhi]) => q, axes = "bhi", sizes = [1,2,6,6], flat = true} : f32[2,60]', "makes f32"),
+    "queries for keys": ('%v = tile.token(%x) {program = fn(q: f[bhi]) => q, axes = "bhj", sizes = [1,2,6,6], flat = true} : f32[2,6]', "depends on i"),
+    "an operand of other sizes": ('%v = tile.token(%x) {program = fn(q: f[bhi]) => q, axes = "bhi", sizes = [1,2,5,6], flat = true} : f32[2,5]', "can be 1 or 5"),
+    "a gradient over no axes": ('%v = tile.gradient(%x, %x) {program = fn(q: f[bhi]) => q, axes = "zz", sizes = [1,2,6,6], add = false} : f32[1,2,6]', "no axes"),
+    "nothing to add": ('%v = tile.gradient(%x) {program = fn() => 2.0, axes = "bhi", sizes = [1,2,6,6], add = true} : f32[1,2,6]', "given none"),
+    "other entries": ("%v = tile.finish(%x) {factor = 2.0} : f32[5]", "entries"),
+    "a mask without its capture": ("%v = tile.classify() {mask = fn(n: i[b]) => j <= n, rows = 1, cols = 6, sizes = [1,2,6,6], heads = 1} : runs[1,1,6]", "values are bound"),
+    "no heads": ("%v = tile.classify() {mask = fn() => j <= i, rows = 1, cols = 6, sizes = [1,2,6,6], heads = 0} : runs[0,1,6]", "heads = 0"),
+    "no rows": ("%v = tile.classify() {mask = fn() => j <= i, rows = 0, cols = 6, sizes = [1,2,6,6], heads = 1} : runs[1,0,6]", "rows = 0"),
+    "negative sizes": ("%v = tile.classify() {mask = fn() => j <= i, rows = 1, cols = 6, sizes = [1,-2,6,6], heads = 1} : runs[1,1,6]", "negative sizes"),
+    "lengths of integers": ("%n = tile.alloc() {fill = 0.0} : i64[3]\n%v = tile.peak(%n) {rows = true} : i64[]", "measures"),
+    "runs returned": ("%v = tile.classify() {mask = fn() => j <= i, rows = 1, cols = 6, sizes = [1,2,6,6], heads = 1} : runs[1,1,6]", "returns buffers"),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", LINES)
+def test_an_operation_that_does_not_fit_its_tiles_is_refused(name):
+    line, message = LINES[name]
+    text = loops(lines(load(), FILL, line, store("y")), before="  %whole = tile.alloc() {fill = 0.0} : i64[2,6]")
+    with pytest.raises(VerifyError, match=message):
+        parse(text)
+    parse(text.replace(line, ""))
+
+
+@pytest.mark.parametrize("name", WHOLE)
+def test_an_operation_that_does_not_fit_its_buffers_is_refused(name):
+    line, message = WHOLE[name]
+    with pytest.raises(VerifyError, match=message):
+        parse(func(f"{line}\n  tile.return(%v)", "%x: f32[1,2,6]"))
+
+
+TABLES = {
+    "no entry": ("f32[0]", "t", 1, "[1,2,6,6]", "%g", "may be empty"),
+    "one position of two": ("f32[5,3]", "tu", 1, "[1,2,6,6]", "%g", "1 positions"),
+    "another rank": ("f32[5]", "ht", 1, "[1,2,6,6]", "%g", "no table"),
+    "problems at a position of rows": ("f32[2,5]", "bt", 1, "[2,1,6,6]", "%i", "axis g is accessed"),
+    "no heads at all": ("f32[2,5]", "bt", 1, "[2,0,6,6]", "%g", "past the 0 problems"),
+}
+
+
+@pytest.mark.parametrize("name", TABLES)
+def test_a_table_that_is_none_is_refused(name):
+    t, axes, n, sizes, at, message = TABLES[name]
+
+    def text(t, axes, sizes, at):
+        line = f'%r = tile.lookup(%y, {at}, %t) {{positions = [{", ".join(["fn(a: f[bhi]) => a"] * n)}], axes = "{axes}", sizes = {sizes}}} : tile<f32[1,6,1]>'
+        return loops(lines(load("t"), line, store("r")), args=f"%x: f32[2,6], %y: {t}")
+
+    with pytest.raises(VerifyError, match=message):
+        parse(text(t, axes, sizes, at))
+    check(text("f32[5]", "t", "[1,2,6,6]", "%g"), X, torch.rand(5))
