@@ -127,7 +127,7 @@ def lower_library(a: Attention, forms: Forms, plain: Library, s: Schedule, name:
     _require_room(fr, forms, operands[:4] if plain.shift is None else operands[:2], plain.biased)
     mask = a.programs.mask if not plain.causal else None
     if mask is not None:
-        tiles = classify(fr, s.rows, int(a.problems) if a.problems.is_static else 1 << 30)
+        tiles = classify(fr, s.rows, max(1, int(a.problems)) if a.problems.is_static else 1 << 30)
         assert tiles is not None
         operands += [tiles, *(fr.operands[n] for n in mask.names)]
     out, lse = b.op(
