@@ -209,8 +209,8 @@ class _Tiles:
         axes, shape = op.attrs["axes"], table.type.shape  # type: ignore[attr-defined]
         loop = self.loop(op, g, "g")
         self.problems(op, axes.rstrip("tu"), shape, loop)
-        for extent in shape:
-            if not at_most(Dim(1), extent, self.ranges):
+        for c, extent in zip(axes, shape, strict=True):  # without problems there is nothing to look up
+            if c not in "bh" and not at_most(Dim(1), extent, self.ranges):
                 fail(op, f"{table.type} may be empty: no position is in it")
         if op.name == "tile.lookup":
             self.room(op, op.results[0].type, 0, loop)

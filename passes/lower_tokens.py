@@ -386,7 +386,9 @@ class _Gradient(_Token):
                 raise _Left("a matrix per token")
             total: Value | None = None
             for left, right in self._factors(body):
-                total = self.b.dot("tn", self._tile(self.expr(left)), self._tile(self.expr(right)), total, name="outer")
+                factors = [self.expr(left), self.expr(right)]
+                rows = max(int(_shape(self._tile(x))[1]) for x in factors)  # one may be the same for all tokens
+                total = self.b.dot("tn", *(self._full(x, rows) for x in factors), total, name="outer")
             assert total is not None
             return total
         if per_token:

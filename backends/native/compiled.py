@@ -11,10 +11,11 @@ from typing import Any
 import numpy as np
 import torch
 
-from aatc.backends.native import launch, machine
+from aatc.backends.native import bounds, launch, machine
 from aatc.backends.native.arena import ARENA
 from aatc.backends.native.context import (
     CHUNK,
+    FAULT,
     REFUSED,
     SCRATCH,
     SCRATCH_BYTES,
@@ -27,7 +28,7 @@ from aatc.backends.native.isa import Isa
 from aatc.backends.native.regions import HostStep, Region, Text, generate
 from aatc.ir.core import Func, Op, Value
 from aatc.ir.dims import Dim
-from aatc.ir.errors import ShapeError
+from aatc.ir.errors import BackendError, ShapeError
 from aatc.ir.registry import lookup_op
 from aatc.ir.schedule import Schedule
 from aatc.ir.tilemap import TileMap
@@ -41,7 +42,7 @@ _EMPTY = np.zeros(1, dtype=np.int64)
 
 def compile_tile(func: Func, isa: Isa) -> tuple[Callable[..., Any], str]:
     """The callable of a tile function and its LLVM text."""
-    text = generate(func, isa, blocks_of(func, isa))
+    text = generate(func, isa, blocks_of(func, isa), check=bounds.wanted())
     return Compiled(func, text, isa), text.text
 
 
@@ -130,12 +131,19 @@ class Compiled:
             context[layout.phase(p, CHUNK)] = max(1, total // (threads * 16))
         for v, place in layout.buffers.items():
             _describe(context, place, v, held[v])
+            if self.text.operations:
+                context[place + 1 + rank_of(v)] = _bytes(held[v])
         for name, place in layout.symbols.items():
             context[place] = sizes[name]
         scratch = self.text.scratch[n]
         context[THREADS], context[SCRATCH_BYTES] = threads, scratch
         context[SCRATCH] = session.bytes(scratch * threads + 64)
         launch.run(self.addresses[n], context.ctypes.data, threads)
+        if context[FAULT]:
+            raise BackendError(
+                f"@{self.func.name} leaves its memory in: {self.text.operations[context[FAULT]]}",
+                hint='this is a bug of the native backend; backend="cpu" does without it',
+            )
         return not context[REFUSED]
 
     def _work(self, region: Region, layout: Layout, context: np.ndarray, sizes: dict[str, int]) -> int:
@@ -166,6 +174,15 @@ def _describe(context: np.ndarray, place: int, v: Value, t: Any) -> None:
     context[place] = t.data_ptr()
     for axis in range(rank_of(v)):
         context[place + 1 + axis] = 0 if t.shape[axis] == 1 else t.stride(axis)
+
+
+def _bytes(t: Any) -> int:
+    """From the first element of a tensor, or of runs, to behind the last."""
+    if isinstance(t, np.ndarray):
+        return t.nbytes
+    if not t.numel():
+        return 0
+    return (sum((n - 1) * s for n, s in zip(t.shape, t.stride(), strict=True)) + 1) * t.itemsize
 
 
 def _host(op: Op, held: dict[Value, Any], sizes: dict[str, int]) -> None:

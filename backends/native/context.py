@@ -1,4 +1,4 @@
-"""What a compiled function is told of a call: one array of 64-bit numbers, by places that compiler and caller agree on."""
+"""What a compiled function is told of a call: an array of 64-bit numbers, by places both sides know."""
 
 from __future__ import annotations
 
@@ -9,8 +9,9 @@ from aatc.ir.dims import Dim
 from aatc.ir.types import RunsType, TensorType
 
 #: Places of the head. next_thread: threads that have begun. stop: not 0 ends all threads at their next task. refused:
-#: set where a condition of the function fails. scratch, scratch_bytes: memory of the tasks, and of one thread.
-NEXT_THREAD, STOP, REFUSED, SCRATCH, SCRATCH_BYTES, THREADS = range(6)
+#: set where a condition of the function fails. scratch, scratch_bytes: memory of the tasks, and of one thread. fault:
+#: where addresses are checked, the number of an operation that would have left its memory.
+NEXT_THREAD, STOP, REFUSED, SCRATCH, SCRATCH_BYTES, THREADS, FAULT = range(7)
 HEAD = 8
 #: Places of a phase, a cache line: tasks drawn, tasks done, tasks in all, tasks drawn at once.
 NEXT, DONE, TOTAL, CHUNK = range(4)
@@ -22,7 +23,7 @@ class Layout:
     """Places of phases, buffers and sizes, given out as they are asked for."""
 
     phases: int
-    buffers: dict[Value, int] = field(default_factory=dict)  # the address; strides, or extents of runs, follow
+    buffers: dict[Value, int] = field(default_factory=dict)  # the address; strides, or extents of runs; and bytes
     symbols: dict[str, int] = field(default_factory=dict)
     size: int = 0
 
@@ -35,7 +36,7 @@ class Layout:
     def buffer(self, v: Value) -> int:
         if v not in self.buffers:
             self.buffers[v] = self.size
-            self.size += 1 + rank_of(v)
+            self.size += 2 + rank_of(v)
         return self.buffers[v]
 
     def symbol(self, name: str) -> int:

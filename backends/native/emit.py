@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable
 from typing import Any
 
-from aatc.backends.liveness import Liveness, place
-from aatc.backends.native.context import Layout, constant, factors
+from aatc.backends.liveness import Interval, Liveness, place
+from aatc.backends.native.context import Layout, constant, factors, rank_of
 from aatc.backends.native.isa import Isa
 from aatc.backends.native.llvm import MEMORY, Code, Val, index, number, size_of, vector_of
 from aatc.backends.native.table import lowering
@@ -47,12 +47,19 @@ class Emitter:
         self.scratch_bytes = place(self.live.every)
         self.carriers |= {x.regions[0].ops[-1]: x for op in ops for x in _with_regions(op)}
 
-    def scratch(self, offset: int) -> Val:
-        return self.code.early(lambda: self.code.at(self.code.args[1], index(offset), "i8"))
+    def scratch(self, at: Interval) -> Val:
+        """The address of a planned part of scratch memory."""
+        code = self.code
+        if code.bounds is None:
+            return code.early(lambda: code.at(code.args[1], index(at.offset), "i8"))
+        # a name of its own even at the beginning: it has its own range
+        start = code.early(lambda: code.op("ptr", f"getelementptr i8, ptr {code.args[1].text}, i64 {at.offset}"))
+        code.bounds.begin(start, index(at.size))
+        return start
 
     def temporary(self, op: Op, n: int = 0) -> Val:
         """The address of a buffer that `temporaries` has named."""
-        return self.scratch(self.live.scratch[op][n].offset)
+        return self.scratch(self.live.scratch[op][n])
 
     def make(self, v: Value, rows: Val, cols: Val) -> Tile:
         """A tile value in scratch memory, with the extents of this round."""
@@ -60,7 +67,7 @@ class Emitter:
         if interval is None:
             raise BackendError(f"tile %{v.name} has no place")
         t: TileType = v.type  # type: ignore[assignment]
-        tile = self.tiles[v] = placed(self.isa, self.scratch(interval.offset), t, rows, cols)
+        tile = self.tiles[v] = placed(self.isa, self.scratch(interval), t, rows, cols)
         return tile
 
     def word(self, place: int, type_: str = "i64") -> Val:
@@ -70,7 +77,11 @@ class Emitter:
         )
 
     def buffer(self, v: Value) -> Val:
-        return self.word(self.layout.buffer(v), "ptr")
+        place = self.layout.buffer(v)
+        start = self.word(place, "ptr")
+        if self.code.bounds is not None:
+            self.code.bounds.begin(start, self.word(place + 1 + rank_of(v)))
+        return start
 
     def stride(self, v: Value, axis: int) -> Val:
         """Elements from one entry of a buffer to the next along an axis; 0 along one of extent 1."""

@@ -12,6 +12,8 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import NamedTuple
 
+from aatc.backends.native.bounds import Bounds
+
 #: LLVM's names of the IR's element types in registers. A truth value is one bit; in memory it is a byte.
 REGISTER = {"f64": "double", "f32": "float", "bf16": "bfloat", "f16": "half", "i64": "i64", "i32": "i32",
             "i16": "i16", "i8": "i8", "u8": "i8", "bool": "i1"}  # fmt: skip
@@ -79,10 +81,12 @@ class Module:
     """Functions, and what they declare.
 
     ``fma``: the processor multiplies and adds in one step, with one rounding. ``avx512``: it has AVX-512 F, DQ, VL.
+    ``check``: addresses are checked, and ``operations`` are what an address may belong to, by number.
     """
 
-    def __init__(self, *, fma: bool = True, avx512: bool = False) -> None:
-        self.fma, self.avx512 = fma, avx512
+    def __init__(self, *, fma: bool = True, avx512: bool = False, check: bool = False) -> None:
+        self.fma, self.avx512, self.check = fma, avx512, check
+        self.operations: list[str] = ["none"]
         self.functions: list[str] = []
         self.declared: dict[str, str] = {}
         self.constants: dict[str, str] = {}
@@ -90,8 +94,15 @@ class Module:
     def declare(self, name: str, returns: str, args: Sequence[str]) -> None:
         self.declared[name] = f"declare {returns} @{name}({', '.join(args)})"
 
+    def operation(self, said: str) -> int:
+        """The number of an operation."""
+        if self.operations[-1] != said:
+            self.operations.append(said)
+        return len(self.operations) - 1
+
     def text(self) -> str:
-        parts = [*self.constants.values(), "", *sorted(self.declared.values()), "", *self.functions]
+        rare = ['!0 = !{!"branch_weights", i32 1, i32 1000000}'] if self.check else []
+        parts = [*rare, *self.constants.values(), "", *sorted(self.declared.values()), "", *self.functions]
         return "\n".join(parts) + "\n"
 
 
@@ -105,6 +116,8 @@ class Code:
         self.block = "entry"
         self._count = 0
         self._early = 1  # where lines of the entry go
+        self.said = name
+        self.bounds = Bounds(self) if module.check else None
 
     # --- text ----------------------------------------------------------------------------------------------
     def fresh(self, hint: str = "v") -> str:
@@ -113,6 +126,7 @@ class Code:
 
     def note(self, text: str) -> None:
         """A comment; what it says is kept to one line."""
+        self.said = text
         self.lines.append("  ; " + re.sub(r"[^\x20-\x7e]", " ", text))
 
     def do(self, text: str) -> None:
@@ -267,11 +281,21 @@ class Code:
         """The address of an element."""
         if offset.text == "0":
             return base
+        if self.bounds is not None:  # one that is not inbounds would be undefined, and its check with it
+            pointer = self.op("ptr", f"getelementptr {type_}, ptr {base.text}, i64 {offset.text}")
+            self.bounds.derive(pointer, base)
+            return pointer
         return self.op("ptr", f"getelementptr inbounds {type_}, ptr {base.text}, i64 {offset.text}")
+
+    def touches(self, type_: str, at: Val, keep: Val | None = None) -> None:
+        """Says that a scalar or vector is read or written; `load` and `store` do."""
+        if self.bounds is not None:
+            self.bounds.check(at, size_of(scalar_of(type_)), Val("", type_).lanes, keep)
 
     def load(self, type_: str, at: Val, align: int | None = None, keep: Val | None = None) -> Val:
         """A scalar or vector in memory, aligned as one element unless said; lanes that a mask leaves out are 0."""
         align = align or size_of(scalar_of(type_))
+        self.touches(type_, at, keep)
         if keep is None:
             return self.op(type_, f"load {type_}, ptr {at.text}, align {align}")
         name = f"llvm.masked.load.{mangled(type_)}.p0"
@@ -281,6 +305,7 @@ class Code:
 
     def store(self, value: Val, at: Val, align: int | None = None, keep: Val | None = None) -> None:
         align = align or size_of(value.scalar)
+        self.touches(value.type, at, keep)
         if keep is None:
             self.do(f"store {value.type} {value.text}, ptr {at.text}, align {align}")
             return

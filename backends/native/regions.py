@@ -175,10 +175,12 @@ class Text:
     names: list[str]
     layouts: list[Layout]
     scratch: list[int]
+    operations: list[str]  # by the numbers that checks of addresses leave; empty without
 
 
-def generate(func: Func, isa: Isa, blocks: tuple[int, int]) -> Text:
-    module = Module(fma=isa.fma, avx512=isa.name == "avx512")
+def generate(func: Func, isa: Isa, blocks: tuple[int, int], *, check: bool = False) -> Text:
+    """``check``: with checks of every address (`bounds`)."""
+    module = Module(fma=isa.fma, avx512=isa.name == "avx512", check=check)
     steps = split(func)
     names, layouts, scratch = [], [], []
     for n, step in enumerate(steps):
@@ -191,7 +193,7 @@ def generate(func: Func, isa: Isa, blocks: tuple[int, int]) -> Text:
         names.append(f"region{n}")
         layouts.append(layout)
         scratch.append(_region(module, names[-1], step, isa, layout, blocks))
-    return Text(module.text(), steps, names, layouts, scratch)
+    return Text(module.text(), steps, names, layouts, scratch, module.operations if check else [])
 
 
 def _region(module: Module, name: str, region: Region, isa: Isa, layout: Layout, blocks: tuple[int, int]) -> int:
@@ -304,11 +306,13 @@ def _phase(e: Emitter, p: int, tasks: list[tuple[str, Nest]], layout: Layout, sc
     draw, run, done = (f"{word}{p}" for word in ("draw", "run", "drawn"))
     code.jump(draw)
     code.label(draw)
+    # before a task is drawn: one that is drawn is done, or a kernel that goes on after a signal would miss it
+    go = f"go{p}"
+    code.do(f"br i1 {_halted(e).text}, label %{done}, label %{go}")
+    code.label(go)
     first = code.op("i64", f"atomicrmw add ptr {slot(NEXT).text}, i64 {chunk.text} monotonic")
     ended = code.compare("sge", first, total)
-    halted = _halted(e)
-    out = code.op("i1", f"or i1 {ended.text}, {halted.text}")
-    code.do(f"br i1 {out.text}, label %{done}, label %{run}")
+    code.do(f"br i1 {ended.text}, label %{done}, label %{run}")
     code.label(run)
     end = code.call("llvm.smin", "i64", [code.add(first, chunk), total])
 

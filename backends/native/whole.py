@@ -123,7 +123,9 @@ def peak(e: Emitter, op: Op, at: list[Val]) -> None:
         )
     most = code.call("llvm.fabs", memory, [most])
     as_bits = code.cast("bitcast", most, bits)
-    code.op(bits, f"atomicrmw umax ptr {e.buffer(op.result).text}, {bits} {as_bits.text} monotonic")
+    to = e.buffer(op.result)
+    code.touches(bits, to)
+    code.op(bits, f"atomicrmw umax ptr {to.text}, {bits} {as_bits.text} monotonic")
 
 
 def _offset(e: Emitter, op: Op, at: list[Val]) -> Val:
