@@ -37,8 +37,8 @@ def finish_token(
     t: torch.Tensor | float, extents: tuple[int, int, int], shape: list[int], dtype: torch.dtype
 ) -> torch.Tensor:
     """A per-token value (b, h, token, feature) at full extents, in the shape and dtype of its buffer."""
-    if not isinstance(t, torch.Tensor):
-        return torch.full(shape, t, dtype=dtype)
+    if not isinstance(t, torch.Tensor) or not t.dim():
+        return torch.full(shape, float(t), dtype=torch.float64).to(dtype)
     return t.expand(*extents, t.shape[3]).reshape(shape).to(dtype).contiguous()
 
 
@@ -104,13 +104,17 @@ def column_keys(m: int) -> torch.Tensor:
 pair_numbers = random.pair_numbers
 
 
-def sum_to(value: torch.Tensor, axes: str, like: torch.Tensor, sizes: tuple[int, int, int, int]) -> torch.Tensor:
+def sum_to(
+    cotangent: torch.Tensor | float, axes: str, like: torch.Tensor, sizes: tuple[int, int, int, int]
+) -> torch.Tensor:
     """A cotangent (b, h, token, feature...) summed to the shape of ``like``, whose dimensions are ``axes``.
 
     Axes the cotangent is constant along count once per entry only if it was already summed there, so missing
-    token axes are left alone and missing b, h are expanded first. The dtype stays that of ``value``.
+    token axes are left alone and missing b, h are expanded first. The dtype stays that of the cotangent.
     """
     b, h = sizes[:2]
+    number = not isinstance(cotangent, torch.Tensor) or not cotangent.dim()
+    value = torch.full((1, 1, 1, 1), float(cotangent), dtype=torch.float64) if number else torch.as_tensor(cotangent)
     lead = [c for c in axes if c in "bhij"]
     shape = {c: like.shape[n] for n, c in enumerate(lead)}
     heads = shape.get("h", 1)

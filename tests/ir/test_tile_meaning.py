@@ -184,6 +184,16 @@ def test_parts_of_an_axis_that_is_as_long_in_every_round():
     check(text, X)
 
 
+@pytest.mark.parametrize("constant", ["6", "2.5", "inf * 2.0", "-(3.0)"])
+def test_programs_of_constants(constant):
+    check(
+        func(f"""  %v = tile.token() {{program = fn() => {constant}, axes = "bhi", sizes = [1,2,6,6], flat = true}} : f32[2,6]
+  %c = tile.gradient(%x) {{program = fn() => {constant}, axes = "bhi", sizes = [1,2,6,6], add = false}} : f32[1,2,6]
+  tile.return(%v, %c)""", "%x: f32[1,2,6]"),
+        X[None],
+    )  # fmt: skip
+
+
 # --- programs that would mean two ----------------------------------------------------------------------------------
 B = "  %b = tile.alloc() {fill = 1.0} : f32[2,6]"
 FILL = '%z = tile.fill(%g, %i) {axes = "gi", value = 1.0} : tile<f32[1,6,1]>'
