@@ -184,7 +184,7 @@ def combined(e: Emitter, how: str, a: Val, b: Val) -> Val:
     """A sum, or the larger or smaller of two, NaN if one is."""
     if how == "sum":
         return e.code.add(a, b)
-    return e.code.call("llvm.maximum" if how == "max" else "llvm.minimum", a.type, [a, b])
+    return e.code.extreme("llvm.maximum" if how == "max" else "llvm.minimum", a, b)
 
 
 def across(e: Emitter, how: str, x: Val) -> Val:

@@ -229,6 +229,12 @@ class Code:
             return Val("", "void")
         return self.op(type_, text)
 
+    def extreme(self, intrinsic: str, a: Val, b: Val) -> Val:
+        """llvm.maximum or llvm.minimum, NaN if one is; of -0 and 0 it may be either, which saves half the code."""
+        name = f"{intrinsic}.{mangled(a.type)}"
+        self.module.declare(name, a.type, [a.type, b.type])
+        return self.op(a.type, f"call nsz {a.type} @{name}({a.type} {a.text}, {b.type} {b.text})")
+
     def external(self, name: str, type_: str, args: Sequence[Val]) -> Val:
         """A function of the C library, scalar by scalar."""
         self.module.declare(name, type_, [a.type for a in args])
@@ -275,6 +281,22 @@ class Code:
         """Per lane whether start + lane < end, of i64."""
         room = self.splat(self.sub(end, start), lanes)
         return self.compare("slt", self.steps(lanes), room)
+
+    def transposed(self, rows: Sequence[Val]) -> list[Val]:
+        """The vectors of the columns of a square of numbers, whose rows are given; their number is a power of two."""
+        n = len(rows)
+        low = ", ".join(f"i32 {k // 2 + (k % 2) * n}" for k in range(n))
+        high = ", ".join(f"i32 {n // 2 + k // 2 + (k % 2) * n}" for k in range(n))
+        out = list(rows)
+        v, size = rows[0].type, 1
+        while size < n:  # rows k and k + n/2 are interleaved, as often as doubles one to n
+            out = [
+                self.op(v, f"shufflevector {v} {out[k].text}, {v} {out[k + n // 2].text}, <{n} x i32> <{order}>")
+                for k in range(n // 2)
+                for order in (low, high)
+            ]
+            size *= 2
+        return out
 
     # --- memory --------------------------------------------------------------------------------------------
     def at(self, base: Val, offset: Val, type_: str) -> Val:

@@ -19,6 +19,7 @@ from aatc.backends.native.isa import Isa
 from aatc.backends.native.llvm import MEMORY, Val, index, number, size_of, vector_of
 from aatc.backends.native.table import lowering
 from aatc.backends.native.tiles import ALIGN, MOST_ROWS, Tile, lanes_of, row_length, tile_shape
+from aatc.backends.native.whole import panels
 from aatc.ir.core import Op, Value
 from aatc.ir.errors import BackendError
 from aatc.ir.types import TensorType
@@ -82,29 +83,11 @@ def dot(e: Emitter, op: Op) -> None:
 
 def _turned(e: Emitter, op: Op, b: Tile) -> Tile:
     """The second factor of nt in panels, in scratch memory."""
-    code, panel = e.code, own_panel(e.isa, b.shape[0])
+    panel = own_panel(e.isa, b.shape[0])
     to = e.temporary(op)
     width = b.shape[1]
 
-    def one_panel(j: Val) -> None:
-        at = code.mul(j, index(width))
-
-        def one(n: Val) -> None:
-            row = code.add(j, n)
-            inside = code.compare("slt", row, b.rows)
-            clamped = code.select(inside, row, index(0))
-
-            def feature(d: Val) -> None:
-                x = code.load(b.memory, e.address(b, clamped, d))
-                x = code.select(inside, x, number(0, x.type))
-                where = code.add(code.add(at, code.mul(d, index(panel))), n)
-                code.store(x, code.at(to, where, b.memory))
-
-            e.each_row(index(width), feature)
-
-        code.loop(index(0), index(panel), 1, lambda n: one(n))
-
-    code.loop(index(0), b.rows, panel, lambda j: one_panel(j))
+    panels(e, b.base, (b.row, index(1)), to, (index(0), b.rows), b.rows, width, panel, b.memory)
     return Tile(to, index(0), b.rows, b.cols, b.shape, b.dtype, local=True, panel=panel)
 
 

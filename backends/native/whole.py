@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 
+from aatc.backends.native.elements import line_total
 from aatc.backends.native.emit import Emitter, resized
 from aatc.backends.native.llvm import MEMORY, Val, index, number, size_of, vector_of
 from aatc.backends.native.table import lowering
@@ -58,25 +59,66 @@ def pack(e: Emitter, op: Op, at: list[Val]) -> None:
     to = code.at(e.buffer(made), code.mul(at[0], size), memory)
     end = code.call("llvm.smin", "i64", [code.add(at[1], index(panel * _PANELS)), tokens])
     row, col = e.stride(buffer, 1), e.stride(buffer, 2)
+    panels(e, source, (row, col), to, (at[1], end), tokens, width, panel, memory)
+
+
+def panels(
+    e: Emitter,
+    source: Val,
+    strides: tuple[Val, Val],
+    to: Val,
+    tokens: tuple[Val, Val],
+    last: Val,
+    width: int,
+    panel: int,
+    memory: str,
+) -> None:
+    """Panels of ``tokens``, from the first to the last, of vectors at ``source``; behind token ``last`` there are zeros.
+    Squares of numbers are turned in registers."""
+    code, lanes = e.code, e.lanes
+    row, col = strides
+    squares = lanes > 1 and panel % lanes == 0 and col.text == "1"
+
+    def one(k: Val, d: Val, place: Val) -> None:
+        inside = code.compare("slt", k, last)
+        at = code.add(code.mul(code.select(inside, k, index(0)), row), code.mul(d, col))
+        x = code.load(memory, code.at(source, at, memory))
+        code.store(code.select(inside, x, number(0, memory)), code.at(to, place, memory))
+
+    def square(j: Val, n: Val, d: int) -> None:
+        """Features d ... of the tokens n ... of the panel that begins at token j."""
+        v, here = vector_of(memory, lanes), min(lanes, width - d)
+        keep = None
+        if here < lanes:
+            flags = ", ".join(f"i1 {'true' if x < here else 'false'}" for x in range(lanes))
+            keep = Val(f"<{flags}>", vector_of("i1", lanes))
+        rows = []
+        for m in range(lanes):
+            k = code.add(code.add(j, n), index(m))
+            inside = code.compare("slt", k, last)
+            at = code.add(code.mul(code.select(inside, k, index(0)), row), index(d))
+            x = code.load(v, code.at(source, at, memory), keep=keep)
+            rows.append(code.select(inside, x, number(0, v)))
+        for m, x in enumerate(code.transposed(rows)[:here]):
+            place = code.add(code.add(code.mul(j, index(width)), index((d + m) * panel)), n)
+            code.store(x, code.at(to, place, memory))
 
     def one_panel(j: Val) -> None:
-        place = code.at(to, code.mul(j, index(width)), memory)
+        if squares:
+            for d in range(0, width, lanes):
+                code.loop(index(0), index(panel), lanes, lambda n, d=d: square(j, n, d))  # type: ignore[misc]
+            return
+        base = code.mul(j, index(width))
 
         def token(n: Val) -> None:
-            k = code.add(j, n)
-            inside = code.compare("slt", k, tokens)
-            line = code.at(source, code.mul(code.select(inside, k, index(0)), row), memory)
-
-            def feature(d: Val) -> None:
-                x = code.load(memory, code.at(line, code.mul(d, col), memory))
-                x = code.select(inside, x, number(0, memory))
-                code.store(x, code.at(place, code.add(code.mul(d, index(panel)), n), memory))
-
-            e.each_row(index(width), feature)
+            e.each_row(
+                index(width),
+                lambda d: one(code.add(j, n), d, code.add(code.add(base, code.mul(d, index(panel))), n)),
+            )
 
         code.loop(index(0), index(panel), 1, lambda n: token(n))
 
-    code.loop(at[1], end, panel, lambda j: one_panel(j))
+    code.loop(tokens[0], tokens[1], panel, lambda j: one_panel(j))
 
 
 def _lines(op: Op) -> Extents:
@@ -98,12 +140,20 @@ def peak(e: Emitter, op: Op, at: list[Val]) -> None:
     def length(at_row: Val, axis: int) -> Val:
         """Of the vector along ``axis``, or its largest magnitude."""
         stride = e.stride(buffer, axis)
+        if op.attrs["rows"] and stride.text == "1":
+
+            def squares(j: Val, keep: Val | None) -> Val:
+                x = code.load(vector_of(memory, e.lanes), code.at(at_row, j, memory), keep=keep)
+                return code.mul(x, x)
+
+            total = line_total(e, "sum", e.dim(t.shape[axis]), squares, memory, False)
+            return code.call("llvm.sqrt", memory, [total])
 
         def step(d: Val, so_far: Val) -> list[Val]:
             x = code.load(memory, code.at(at_row, code.mul(d, stride), memory))
             if op.attrs["rows"]:
                 return [code.fma(x, x, so_far)]
-            return [code.call("llvm.maximum", memory, [so_far, code.call("llvm.fabs", memory, [x])])]
+            return [code.extreme("llvm.maximum", so_far, code.call("llvm.fabs", memory, [x]))]
 
         (out,) = code.loop(index(0), e.dim(t.shape[axis]), 1, step, [zero])
         return code.call("llvm.sqrt", memory, [out]) if op.attrs["rows"] else out
@@ -116,9 +166,7 @@ def peak(e: Emitter, op: Op, at: list[Val]) -> None:
             index(0),
             e.dim(t.shape[axes[0]]),
             1,
-            lambda n, m: [
-                code.call("llvm.maximum", memory, [m, length(code.at(base, code.mul(n, stride), memory), axes[1])])
-            ],
+            lambda n, m: [code.extreme("llvm.maximum", m, length(code.at(base, code.mul(n, stride), memory), axes[1]))],
             [zero],
         )
     most = code.call("llvm.fabs", memory, [most])
@@ -155,34 +203,40 @@ def centre(e: Emitter, op: Op, at: list[Val]) -> None:
     for axis, p in enumerate(at):
         place = code.add(place, code.mul(p, e.stride(op.result, axis)))
 
-    def mean(offset: Val, to: Val) -> None:
+    def mean(offset: Val, to: Val, lanes: int, keep: Val | None) -> None:
+        wide = vector_of("double", lanes)
+        zero = number(0, wide)
+
         def step(k: Val, total: Val) -> list[Val]:
-            x = code.load(memory, code.at(base, code.add(offset, code.mul(k, stride)), memory))
-            x = resized(code, x, "double")
-            size = code.call("llvm.fabs", "double", [x])
-            finite = code.compare("olt", size, number(float("inf"), "double"))
-            return [code.add(total, code.select(finite, x, number(0, "double")))]
+            at_token = code.at(base, code.add(offset, code.mul(k, stride)), memory)
+            x = resized(code, code.load(vector_of(memory, lanes), at_token, keep=keep), wide)
+            finite = code.compare("olt", code.call("llvm.fabs", wide, [x]), number(float("inf"), wide))
+            return [code.add(total, code.select(finite, x, zero))]
 
-        (total,) = code.loop(index(0), n, 1, step, [number(0, "double")])
-        count = code.cast("sitofp", n, "double")
-        some = code.compare("sgt", n, index(0))
-        found = code.select(some, code.div(total, code.select(some, count, number(1, "double"))), number(0, "double"))
+        (total,) = code.loop(index(0), n, 1, step, [zero])
+        count = code.cast("sitofp", code.call("llvm.smax", "i64", [n, index(1)]), "double")
+        found = code.div(total, code.splat(count, lanes))
         at_mean = code.at(e.buffer(op.result), code.add(place, to), MEMORY[made.dtype])
-        code.store(resized(code, found, MEMORY[made.dtype]), at_mean)
+        code.store(resized(code, found, vector_of(MEMORY[made.dtype], lanes)), at_mean, keep=keep)
 
-    def axis_loop(axes: list[int], offset: Val, to: Val) -> None:
+    def axes_loop(axes: list[int], offset: Val, to: Val) -> None:
         if not axes:
-            mean(offset, to)
+            mean(offset, to, 1, None)
             return
         first, *others = axes
-        step = e.stride(buffer, first)
-        out = e.stride(op.result, first - 1)
+        extent, step, out = e.dim(t.shape[first]), e.stride(buffer, first), e.stride(op.result, first - 1)
+        if not others and step.text == "1" and out.text == "1" and e.lanes > 1:
+            e.each_vector(
+                extent,
+                lambda x, keep: mean(code.add(offset, x), code.add(to, x), e.lanes, keep),
+                masked=True,
+            )
+            return
         code.loop(
             index(0),
-            e.dim(t.shape[first]),
+            extent,
             1,
-            lambda x: axis_loop(others, code.add(offset, code.mul(x, step)), code.add(to, code.mul(x, out))),
+            lambda x: axes_loop(others, code.add(offset, code.mul(x, step)), code.add(to, code.mul(x, out))),
         )
 
-    axis_loop(rest, index(0), index(0))
-    _ = vector_of
+    axes_loop(rest, index(0), index(0))
