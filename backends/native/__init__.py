@@ -9,7 +9,7 @@ import torch
 
 from aatc.backends.contract import Backend
 from aatc.backends.native import isa as instruction_sets
-from aatc.backends.native import rows_by_use  # noqa: F401  (a pass)
+from aatc.backends.native import forward_copies, rows_by_use  # noqa: F401  (passes)
 from aatc.backends.native.table import lowering
 from aatc.ir.core import Func
 from aatc.ir.legal import Workload
@@ -23,7 +23,7 @@ class NativeBackend(Backend):
     caches."""
 
     name = "native"
-    suffix = "lower-tokens,rows-by-use"
+    suffix = "lower-tokens,rows-by-use,forward-copies"
     lowerings = lowering
 
     def __init__(self) -> None:

@@ -98,6 +98,8 @@ def is_view(op: Op) -> bool:
     if buffer.panel:
         return True
     inside, layout = access(op.attrs["axes"]).inside, layout_of(op.operands[0])
+    if not isinstance(op.operands[0].owner, Op):
+        layout = layout or "rows"  # the caller sees to it
     if inside == "":
         return True
     if inside in ("ic", "jc") or (any(d == 1 for d in buffer.shape[-len(inside) :]) and inside == "ij"):
