@@ -7,6 +7,7 @@ from typing import Any
 
 from aatc.backends.liveness import Interval, Liveness, place
 from aatc.backends.native.context import Layout, constant, factors, rank_of
+from aatc.backends.native.halves import narrowed, widened
 from aatc.backends.native.isa import Isa
 from aatc.backends.native.llvm import MEMORY, Code, Val, index, number, size_of, vector_of
 from aatc.backends.native.table import lowering
@@ -216,12 +217,15 @@ def resized(code: Code, x: Val, to: str) -> Val:
     if x.type == to:
         return x
     halves = ("half", "bfloat")
-    if x.scalar in halves and scalar != "float":  # there are instructions to and from single precision only
-        x = code.cast("fpext", x, vector_of("float", x.lanes))
+    if x.scalar in halves:  # there are instructions to and from single precision only
+        known = x.scalar in code.module.halves
+        x = code.cast("fpext", x, vector_of("float", x.lanes)) if known else widened(code, x)
     if scalar in halves and x.scalar == "double":
         x = code.cast("fptrunc", x, vector_of("float", x.lanes))
     if x.type == to:
         return x
+    if scalar in halves and scalar not in code.module.halves:
+        return narrowed(code, x, scalar)
     size = {"half": 16, "bfloat": 16, "float": 32, "double": 64}
     return code.cast("fptrunc" if size[x.scalar] > size[scalar] else "fpext", x, to)
 

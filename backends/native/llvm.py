@@ -18,6 +18,7 @@ from aatc.backends.native.bounds import Bounds
 REGISTER = {"f64": "double", "f32": "float", "bf16": "bfloat", "f16": "half", "i64": "i64", "i32": "i32",
             "i16": "i16", "i8": "i8", "u8": "i8", "bool": "i1"}  # fmt: skip
 MEMORY = {**REGISTER, "bool": "i8"}
+_HALVES = ("half", "bfloat")
 _FLOATS = ("half", "bfloat", "float", "double")
 
 
@@ -81,11 +82,14 @@ class Module:
     """Functions, and what they declare.
 
     ``fma``: the processor multiplies and adds in one step, with one rounding. ``avx512``: it has AVX-512 F, DQ, VL.
+    ``halves``: LLVM's types of 16 bits that it converts.
     ``check``: addresses are checked, and ``operations`` are what an address may belong to, by number.
     """
 
-    def __init__(self, *, fma: bool = True, avx512: bool = False, check: bool = False) -> None:
-        self.fma, self.avx512, self.check = fma, avx512, check
+    def __init__(
+        self, *, fma: bool = True, avx512: bool = False, halves: Sequence[str] = (), check: bool = False
+    ) -> None:
+        self.fma, self.avx512, self.halves, self.check = fma, avx512, tuple(halves), check
         self.operations: list[str] = ["none"]
         self.functions: list[str] = []
         self.declared: dict[str, str] = {}
@@ -316,6 +320,9 @@ class Code:
 
     def load(self, type_: str, at: Val, align: int | None = None, keep: Val | None = None) -> Val:
         """A scalar or vector in memory, aligned as one element unless said; lanes that a mask leaves out are 0."""
+        if scalar_of(type_) in _HALVES:  # as integers: else LLVM may convert them to float and back on the way
+            bits = self.load(vector_of("i16", Val("", type_).lanes), at, align, keep)
+            return self.cast("bitcast", bits, type_)
         align = align or size_of(scalar_of(type_))
         self.touches(type_, at, keep)
         if keep is None:
@@ -326,6 +333,8 @@ class Code:
         return self.op(type_, f"call {type_} @{name}(ptr {at.text}, i32 {align}, {keep.type} {keep.text}, {zero})")
 
     def store(self, value: Val, at: Val, align: int | None = None, keep: Val | None = None) -> None:
+        if value.scalar in _HALVES:
+            value = self.cast("bitcast", value, vector_of("i16", value.lanes))
         align = align or size_of(value.scalar)
         self.touches(value.type, at, keep)
         if keep is None:

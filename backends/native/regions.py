@@ -180,7 +180,8 @@ class Text:
 
 def generate(func: Func, isa: Isa, blocks: tuple[int, int], *, check: bool = False) -> Text:
     """``check``: with checks of every address (`bounds`)."""
-    module = Module(fma=isa.fma, avx512=isa.name == "avx512", check=check)
+    halves = [name for name, known in (("half", isa.half), ("bfloat", isa.bf16)) if known]
+    module = Module(fma=isa.fma, avx512=isa.name == "avx512", halves=halves, check=check)
     steps = split(func)
     names, layouts, scratch = [], [], []
     for n, step in enumerate(steps):
