@@ -388,7 +388,8 @@ class _Gradient(_Token):
             for left, right in self._factors(body):
                 factors = [self.expr(left), self.expr(right)]
                 rows = max(int(_shape(self._tile(x))[1]) for x in factors)  # one may be the same for all tokens
-                total = self.b.dot("tn", *(self._full(x, rows) for x in factors), total, name="outer")
+                first, second = (self._full(x, rows) for x in factors)
+                total = self.b.dot("tn", first, second, total, name="outer")
             assert total is not None
             return total
         if per_token:

@@ -19,6 +19,7 @@ from aatc.backends.native.context import (
     REFUSED,
     SCRATCH,
     SCRATCH_BYTES,
+    STOP,
     THREADS,
     TOTAL,
     Layout,
@@ -37,6 +38,8 @@ from aatc.ir.types import RunsType, TensorType, torch_dtype
 #: Multiplications and additions below which one thread is enough: a second one takes some microseconds to come, and
 #: on a busy machine a scheduler's quantum.
 ALONE = 1 << 21
+#: And beyond which a kernel can be stopped by a signal: some hundredths of a second.
+LONG = 1 << 24
 _EMPTY = np.zeros(1, dtype=np.int64)
 
 
@@ -138,7 +141,8 @@ class Compiled:
         scratch = self.text.scratch[n]
         context[THREADS], context[SCRATCH_BYTES] = threads, scratch
         context[SCRATCH] = session.bytes(scratch * threads + 64)
-        launch.run(self.addresses[n], context.ctypes.data, threads)
+        at = context.ctypes.data
+        launch.run(self.addresses[n], at, threads, stop=at + 8 * STOP, long=work > LONG)
         if context[FAULT]:
             raise BackendError(
                 f"@{self.func.name} leaves its memory in: {self.text.operations[context[FAULT]]}",

@@ -274,11 +274,10 @@ def _driver(
     def slot(place: int) -> Val:
         return code.at(context, index(place), "i64")
 
-    thread = code.op("i64", f"atomicrmw add ptr {slot(NEXT_THREAD).text}, i64 1 monotonic")
+    # no more threads come than there are parts of scratch memory; called again, after a signal, they count on
+    begun = code.op("i64", f"atomicrmw add ptr {slot(NEXT_THREAD).text}, i64 1 monotonic")
     threads = code.load("i64", slot(THREADS), align=8)
-    late = code.compare("uge", thread, threads)
-    code.do(f"br i1 {late.text}, label %end, label %start")
-    code.label("start")
+    thread = code.op("i64", f"urem i64 {begun.text}, {threads.text}")
     size = code.load("i64", slot(SCRATCH_BYTES), align=8)
     scratch = code.at(code.load("ptr", slot(SCRATCH), align=8), code.mul(thread, size), "i8")
     for p, tasks in enumerate(phases):
