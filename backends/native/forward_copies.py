@@ -73,6 +73,8 @@ class _Forward:
             argument: TensorType = source.operands[0].type  # type: ignore[assignment]
             if source.operands[0] not in self.func.args or argument.dtype != made.type.dtype:  # type: ignore[attr-defined]
                 return 0
+        elif any(x.results[0].type.dtype != "i64" for x in readers):  # type: ignore[attr-defined]
+            return 0
         for x in readers:
             inside = access(x.attrs["axes"]).inside
             if source.name == "tile.load":
@@ -81,7 +83,7 @@ class _Forward:
                 if "sizes" in source.attrs:
                     x.attrs["sizes"] = source.attrs["sizes"]
             else:
-                _become_position(self.func.body, x, inside)
+                _become_position(x, inside)
         return 1
 
     def _output(self, nest: Op, source: Op, store: Op) -> int:
@@ -138,12 +140,11 @@ def copy_of(nest: Op) -> tuple[Op, Op] | None:
     return source, store
 
 
-def _become_position(body: Block, load: Op, inside: str) -> None:
+def _become_position(load: Op, inside: str) -> None:
     """A load of positions, in place, as the operation that makes them."""
     load.name = "tile.position"
     load.operands = [load.operands[-1]]
     load.attrs = {"axes": inside}
-    _ = body
 
 
 def _blocks(func: Func) -> Iterator[Block]:
