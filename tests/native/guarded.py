@@ -56,14 +56,31 @@ class _Torch:
         return empty(shape, dtype, at_end=self.at_end)
 
 
+class _Block:
+    """Memory of a call, as the arena lends it."""
+
+    def __init__(self, nbytes: int, *, at_end: bool):
+        self.at_end = at_end
+        self.address = memory(-(-nbytes // 64) * 64, at_end=at_end)
+
+    def tensor(self, shape, dtype: torch.dtype) -> torch.Tensor:
+        return empty(shape, dtype, at_end=self.at_end)
+
+    def __enter__(self):
+        return self
+
+    def __exit__(self, *_):
+        pass
+
+
 def guard_everything(*, at_end: bool) -> None:
-    """Results and temporary buffers of native kernels, and the memory of their tasks."""
+    """Results and temporary memory of native kernels."""
     from aatc.backends.native import arena, compiled
 
     compiled.torch = _Torch()
     compiled.torch.at_end = at_end
-    arena.Session.tensor = lambda self, shape, dtype: empty(shape, dtype, at_end=at_end)
-    arena.Session.bytes = lambda self, n: memory(-(-n // 64) * 64, at_end=at_end)
+    arena.Arena.take = lambda self, nbytes: _Block(nbytes, at_end=at_end)
+    arena.Arena.give = lambda self, block: None
 
 
 def touch_outside() -> None:
