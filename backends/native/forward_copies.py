@@ -73,7 +73,7 @@ class _Forward:
             argument: TensorType = source.operands[0].type  # type: ignore[assignment]
             if source.operands[0] not in self.func.args or argument.dtype != made.type.dtype:  # type: ignore[attr-defined]
                 return 0
-        elif any(x.results[0].type.dtype != "i64" for x in readers):  # type: ignore[attr-defined]
+        elif any(x.results[0].type.dtype != "i64" or x.results[0].type.shape[0] != 1 for x in readers):  # type: ignore[attr-defined]
             return 0
         for x in readers:
             inside = access(x.attrs["axes"]).inside

@@ -54,7 +54,7 @@ def test_drawn_models(seed):
 @pytest.mark.parametrize(
     ("n", "m", "d"), [(1, 130, 65), (2, 17, 1), (15, 16, 3), (63, 65, 100), (130, 1, 17), (64, 64, 1), (16, 63, 100)]
 )
-@pytest.mark.parametrize("kind", ["euclidean", "lorentz, learned beta"])
+@pytest.mark.parametrize("kind", ["euclidean", "lorentz distance"])
 def test_lengths_and_widths_at_the_edges_of_vectors(kind, n, m, d):
     """Native and torch code agree with the formula, outputs and gradients."""
     c = case(kind, "causal" if n > 2 else "none", torch.float32, Sizes(1, 2, 1, n, m, d))

@@ -23,7 +23,10 @@ def threads():
     torch.set_num_threads(before)
 
 
-def built(kind, mask="causal", sizes=Sizes(2, 4, 2, 70, 70, 8), dtype=torch.float32):
+SEVERAL = Sizes(2, 4, 2, 70, 70, 8)
+
+
+def built(kind, mask="causal", sizes=SEVERAL, dtype=torch.float32):
     c = case(kind, mask, dtype, sizes)
     return build(*c.operands[:3], backend="native", tiles="rows=16 cols=32 grain=16", **c.parts)
 
