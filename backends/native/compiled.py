@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ctypes
 import math
+from array import array
 from collections.abc import Callable, Sequence
 from functools import lru_cache
 from typing import Any
@@ -12,6 +13,7 @@ import numpy as np
 import torch
 
 from aatc.backends.native import bounds, launch, machine
+from aatc.backends.native.arena import ALIGNMENT as ALIGN
 from aatc.backends.native.arena import ARENA
 from aatc.backends.native.context import (
     CHUNK,
@@ -22,25 +24,23 @@ from aatc.backends.native.context import (
     STOP,
     THREADS,
     TOTAL,
-    Layout,
     rank_of,
 )
 from aatc.backends.native.isa import Isa
-from aatc.backends.native.regions import HostStep, Region, Text, generate
+from aatc.backends.native.regions import HostStep, Phase, Region, Text, generate
 from aatc.ir.core import Func, Op, Value
 from aatc.ir.dims import Dim
 from aatc.ir.errors import BackendError, ShapeError
 from aatc.ir.registry import lookup_op
 from aatc.ir.schedule import Schedule
 from aatc.ir.tilemap import TileMap
-from aatc.ir.types import RunsType, TensorType, torch_dtype
+from aatc.ir.types import TensorType, TileType, torch_dtype
 
 #: Multiplications and additions below which one thread is enough: a second one takes some microseconds to come, and
 #: on a busy machine a scheduler's quantum.
-ALONE = 1 << 21
+ALONE = 24_000_000
 #: And beyond which a kernel can be stopped by a signal: some hundredths of a second.
-LONG = 1 << 24
-_EMPTY = np.zeros(1, dtype=np.int64)
+LONG = 4_000_000_000
 
 
 def compile_tile(func: Func, isa: Isa) -> tuple[Callable[..., Any], str]:
@@ -68,33 +68,32 @@ class Compiled:
         self.func, self.text = func, text
         self.library = machine.load(text.text, isa)
         self.addresses = [self.library.address(n) if n else 0 for n in text.names]
-        self.allocs = [op for op in func.body.ops if op.name == "tile.alloc"]
         self.results = func.body.ops[-1].operands
-        self.args = [(a, torch_dtype(a.type.dtype), len(a.type.shape)) for a in func.args]  # type: ignore[attr-defined]
-        self.symbols = sorted({s for a in func.args for d in a.type.shape for s in d.symbols})  # type: ignore[attr-defined]
+        self.args = [_Argument(a) for a in func.args]
+        self.plans: dict[tuple[int, ...], Plan] = {}
 
     def __call__(self, *tensors: torch.Tensor) -> list[torch.Tensor] | None:
-        sizes = self._sizes(tensors)
-        held: dict[Value, Any] = dict(zip(self.func.args, tensors, strict=True))
-        with ARENA.session() as session:
-            for op in self.func.body.ops:
-                self._make(op, held, sizes, session)
-            for n, step in enumerate(self.text.steps):
-                if isinstance(step, HostStep):
-                    _host(step.op, held, sizes)
-                elif not self._region(n, step, held, sizes, session):
-                    return None
-            return apart([held[v] for v in self.results], tensors)
+        tensors = tuple([t if a.fits(t) else self._rows(a, t) for a, t in zip(self.args, tensors, strict=True)])
+        shapes = tuple([n for t in tensors for n in t.shape])
+        plan = self.plans.get(shapes)
+        if plan is None:
+            if len(self.plans) >= _PLANS:
+                self.plans.clear()
+            plan = self.plans[shapes] = Plan(self, self._sizes(tensors))
+        return plan.run(tensors)
+
+    def _rows(self, a: _Argument, t: torch.Tensor) -> torch.Tensor:
+        """A tensor as code takes it: its features are neighbours."""
+        if t.dtype != a.dtype or t.dim() != a.rank or t.device.type != "cpu":
+            of, at = f"{t.dtype} {tuple(t.shape)}", f"{t.device}"
+            raise ShapeError(f"%{a.value.name} of @{self.func.name} is {a.value.type}, got {of} on {at}")
+        return t.contiguous()
 
     def _sizes(self, tensors: Sequence[torch.Tensor]) -> dict[str, int]:
-        """Sizes of symbolic dimensions; every shape and type is checked, since code trusts them."""
+        """Sizes of symbolic dimensions; every shape is checked, since code trusts them."""
         sizes: dict[str, int] = {}
         later = []
-        for (arg, dtype, rank), t in zip(self.args, tensors, strict=True):
-            if t.dtype != dtype or t.dim() != rank or t.device.type != "cpu":
-                raise ShapeError(
-                    f"%{arg.name} of @{self.func.name} is {arg.type}, got {t.dtype} {tuple(t.shape)} on {t.device}"
-                )
+        for arg, t in zip(self.func.args, tensors, strict=True):
             for d, n in zip(arg.type.shape, t.shape, strict=True):  # type: ignore[attr-defined]
                 if not d.terms and d.const == n:
                     continue
@@ -107,77 +106,180 @@ class Compiled:
                 raise ShapeError(f"%{arg.name} of @{self.func.name} is {arg.type}: {d} is not {n}")
         return sizes
 
-    def _make(self, op: Op, held: dict[Value, Any], sizes: dict[str, int], session: Any) -> None:
-        """New buffers of an operation that regions write."""
-        if op.name not in ("tile.alloc", "tile.pack", "tile.peak", "tile.centre"):
-            return
-        for v in op.results:
-            t: TensorType = v.type  # type: ignore[assignment]
-            shape = [d.evaluate(sizes) for d in t.shape]
-            if t.panel:
-                shape[1] = -(-shape[1] // t.panel) * t.panel
-            fill = op.attrs.get("fill", 0.0 if op.name == "tile.peak" else None)
-            dtype = torch_dtype(t.dtype)
-            if v in self.results or fill is not None:
-                made = torch.empty(shape, dtype=dtype)
-            else:
-                made = session.tensor(shape, dtype)
-            held[v] = made if fill is None else made.fill_(fill)
 
-    def _region(self, n: int, region: Region, held: dict[Value, Any], sizes: dict[str, int], session: Any) -> bool:
-        layout = self.text.layouts[n]
-        context = np.zeros(layout.size, dtype=np.int64)
-        work = self._work(region, layout, context, sizes)
-        threads = 1 if work < ALONE else torch.get_num_threads()
-        for p in range(layout.phases):
-            total = context[layout.phase(p, TOTAL)]
-            context[layout.phase(p, CHUNK)] = max(1, total // (threads * 16))
-        for v, place in layout.buffers.items():
-            _describe(context, place, v, held[v])
-            if self.text.operations:
-                context[place + 1 + rank_of(v)] = _bytes(held[v])
+#: Operations that make a buffer which regions fill.
+MADE = ("tile.alloc", "tile.pack", "tile.peak", "tile.centre")
+#: Shapes of arguments for which a function remembers what it has worked out.
+_PLANS = 64
+
+
+class _Argument:
+    __slots__ = ("dtype", "rank", "value")
+
+    def __init__(self, v: Value):
+        t: TensorType = v.type  # type: ignore[assignment]
+        self.value, self.dtype, self.rank = v, torch_dtype(t.dtype), len(t.shape)
+
+    def fits(self, t: torch.Tensor) -> bool:
+        return (
+            t.dtype is self.dtype
+            and t.dim() == self.rank
+            and t.is_cpu
+            and (not self.rank or t.stride(-1) == 1 or t.shape[-1] <= 1)
+        )
+
+
+class Plan:
+    """All that calls with arguments of the same shapes have in common: sizes of buffers, their places in one block of
+    memory, tasks, threads, and the context as far as it is known."""
+
+    def __init__(self, compiled: Compiled, sizes: dict[str, int]):
+        self.compiled, self.sizes = compiled, sizes
+        self.text, func = compiled.text, compiled.func
+        seen = {v for s in self.text.steps if isinstance(s, HostStep) for v in [*s.op.operands, *s.op.results]}
+        self.results = set(compiled.results)
+        self.tensors: list[tuple[Value, list[int], torch.dtype, float | None]] = []  # new in every call
+        self.buffers: dict[Value, tuple[int, int, float | None, list[int]]] = {}  # place, bytes, fill, shape
+        at = 0
+        for op in func.body.ops:
+            for v in op.results if op.name in MADE else ():
+                shape, dtype, fill = _made(op, v, sizes)
+                if v in self.results or v in seen or fill not in (None, 0.0):
+                    self.tensors.append((v, shape, dtype, fill))
+                    continue
+                n = math.prod(shape) * dtype.itemsize
+                self.buffers[v] = (at, n, fill, shape)
+                at += -(-n // ALIGN) * ALIGN
+        self.regions = [
+            None if isinstance(s, HostStep) else _RegionPlan(self, n, s) for n, s in enumerate(self.text.steps)
+        ]
+        self.scratch_at = at
+        self.scratch_bytes = max((r.scratch for r in self.regions if r is not None), default=0)
+        self.zeros = [(place, n) for place, n, fill, _ in self.buffers.values() if fill is not None and n]
+
+    def run(self, tensors: Sequence[torch.Tensor]) -> list[torch.Tensor] | None:
+        held: dict[Value, Any] = dict(zip(self.compiled.func.args, tensors, strict=True))
+        for v, shape, dtype, fill in self.tensors:
+            made = torch.empty(shape, dtype=dtype)
+            held[v] = made if fill is None else made.fill_(fill)
+        threads = torch.get_num_threads()
+        with ARENA.take(self.scratch_at + self.scratch_bytes * threads + ALIGN) as block:
+            base = block.address
+            for place, n in self.zeros:
+                ctypes.memset(base + place, 0, n)
+            for step, region in zip(self.text.steps, self.regions, strict=True):
+                if isinstance(step, HostStep):
+                    _host(step.op, held, self.sizes)
+                elif not region.run(held, base, threads):  # type: ignore[union-attr]
+                    return None
+        return apart([held[v] for v in self.compiled.results], tensors)
+
+
+class _RegionPlan:
+    """One region of a plan."""
+
+    def __init__(self, plan: Plan, n: int, region: Region):
+        text, self.plan = plan.text, plan
+        self.layout, self.address = text.layouts[n], plan.compiled.addresses[n]
+        self.scratch = -(-text.scratch[n] // ALIGN) * ALIGN
+        layout = self.layout
+        context = array("q", bytes(8 * layout.size))
+        self.work, self.totals = 0, []
+        for p, phase in enumerate(region.phases):
+            count, work = tasks_of(phase, plan.sizes)
+            self.work += work
+            self.totals.append(count)
+            context[layout.phase(p, TOTAL)] = count
         for name, place in layout.symbols.items():
-            context[place] = sizes[name]
-        scratch = self.text.scratch[n]
-        context[THREADS], context[SCRATCH_BYTES] = threads, scratch
-        context[SCRATCH] = session.bytes(scratch * threads + 64)
-        at = context.ctypes.data
-        launch.run(self.addresses[n], at, threads, stop=at + 8 * STOP, long=work > LONG)
+            context[place] = plan.sizes[name]
+        context[SCRATCH_BYTES] = self.scratch
+        self.inner: list[tuple[int, int]] = []  # of buffers in the block: place in the context, in the block
+        self.outer: list[tuple[int, Value]] = []
+        for v, place in layout.buffers.items():
+            if v not in plan.buffers:
+                self.outer.append((place, v))
+                continue
+            at, size, _, shape = plan.buffers[v]
+            self.inner.append((place, at))
+            step = 1
+            for axis in reversed(range(len(shape))):
+                context[place + 1 + axis] = 0 if shape[axis] == 1 else step
+                step *= shape[axis]
+            if text.operations:
+                context[place + 1 + rank_of(v)] = size
+        self.context = context
+
+    def run(self, held: dict[Value, Any], base: int, threads: int) -> bool:
+        layout, plan = self.layout, self.plan
+        if not any(self.totals):
+            return True
+        context = self.context[:]
+        threads = 1 if self.work < ALONE else threads
+        for p, total in enumerate(self.totals):
+            context[layout.phase(p, CHUNK)] = max(1, total // (threads * 16))
+        for place, at in self.inner:
+            context[place] = base + at
+        for place, v in self.outer:
+            _describe(context, place, v, held[v], sized=bool(plan.text.operations))
+        context[THREADS], context[SCRATCH] = threads, base + plan.scratch_at
+        address = context.buffer_info()[0]
+        launch.run(self.address, address, threads, stop=address + 8 * STOP, long=self.work > LONG)
         if context[FAULT]:
             raise BackendError(
-                f"@{self.func.name} leaves its memory in: {self.text.operations[context[FAULT]]}",
+                f"@{plan.compiled.func.name} leaves its memory in: {plan.text.operations[context[FAULT]]}",
                 hint='this is a bug of the native backend; backend="cpu" does without it',
             )
         return not context[REFUSED]
 
-    def _work(self, region: Region, layout: Layout, context: np.ndarray, sizes: dict[str, int]) -> int:
-        """Fills in the number of tasks of each phase; returns about how much there is to do."""
-        work = 0
-        for p, phase in enumerate(region.phases):
-            total = 0
-            for nest in phase.nests:
-                count = math.prod(-(-d.evaluate(sizes) // step) for d, step in nest.extents)
-                total += count
-                work += (
-                    count * 50_000 if any(x.name == "tile.dot" for y in nest.ops for x in _walk(y)) else count * 4096
-                )
-            context[layout.phase(p, TOTAL)] = total
-        return work
+
+def _made(op: Op, v: Value, sizes: dict[str, int]) -> tuple[list[int], torch.dtype, float | None]:
+    """(shape, dtype, fill) of a new buffer; panels are whole."""
+    t: TensorType = v.type  # type: ignore[assignment]
+    shape = [d.evaluate(sizes) for d in t.shape]
+    if t.panel:
+        shape[1] = -(-shape[1] // t.panel) * t.panel
+    return shape, torch_dtype(t.dtype), op.attrs.get("fill", 0.0 if op.name == "tile.peak" else None)
 
 
-def _walk(op: Op) -> list[Op]:
-    return [op, *(y for r in op.regions for y in r.walk())]
+def tasks_of(phase: Phase, sizes: dict[str, int]) -> tuple[int, int]:
+    """(tasks, about how many multiplications and additions) of a phase."""
+    total = work = 0
+    for nest in phase.nests:
+        count = math.prod(-(-d.evaluate(sizes) // step) for d, step in nest.extents)
+        total += count
+        work += count * max(1024, _work_of(nest.ops, sizes))
+    return total, work
 
 
-def _describe(context: np.ndarray, place: int, v: Value, t: Any) -> None:
-    """Address, and strides of a tensor (0 along axes of one entry) or extents of runs."""
-    if isinstance(v.type, RunsType):
+def _work_of(ops: Sequence[Op], sizes: dict[str, int]) -> int:
+    """Of operations once: products count all their terms, others each number; a branch is not taken."""
+    work = 0
+    for op in ops:
+        if op.name in ("tile.for", "tile.sweep"):
+            rounds = -(-Dim.of(op.attrs["upper"]).evaluate(sizes) // op.attrs["step"])
+            work += rounds * _work_of(op.regions[0].ops, sizes)
+        elif op.name == "tile.dot":
+            _, rows, cols = op.result.type.shape  # type: ignore[attr-defined]
+            depth = op.operands[0].type.shape[1 if op.attrs["form"] == "tn" else 2]  # type: ignore[attr-defined]
+            work += int(rows) * int(cols) * int(depth)
+        elif op.name != "tile.guard" and op.results and isinstance(op.results[0].type, TileType):
+            work += math.prod(int(d) for d in op.results[0].type.shape)
+    return work
+
+
+def _describe(context: Any, place: int, v: Value, t: Any, *, sized: bool) -> None:
+    """Address, and strides of a tensor (0 along axes of one entry) or extents of runs; bytes where asked for."""
+    if isinstance(t, np.ndarray):
         context[place] = t.ctypes.data
-        context[place + 1 : place + 4] = t.shape[:3]
-        return
-    context[place] = t.data_ptr()
-    for axis in range(rank_of(v)):
-        context[place + 1 + axis] = 0 if t.shape[axis] == 1 else t.stride(axis)
+        context[place + 1], context[place + 2], context[place + 3] = t.shape[:3]
+    else:
+        context[place] = t.data_ptr()
+        place_of = place + 1
+        for n, stride in zip(t.shape, t.stride(), strict=True):
+            context[place_of] = 0 if n == 1 else stride
+            place_of += 1
+    if sized:
+        context[place + 1 + rank_of(v)] = _bytes(t)
 
 
 def _bytes(t: Any) -> int:
@@ -238,6 +340,3 @@ def apart(results: Sequence[torch.Tensor], args: Sequence[torch.Tensor]) -> list
         seen.add(t.data_ptr())
         out.append(t)
     return out
-
-
-_ = ctypes
