@@ -28,6 +28,7 @@ if TYPE_CHECKING:
         normalizers,
         passes,
         report,
+        tuning,
         validation,
     )  # fmt: skip
     from aatc.analysis.run import analyze
@@ -36,13 +37,14 @@ if TYPE_CHECKING:
     from aatc.ir.interpreter import run
     from aatc.ir.parser import parse
     from aatc.metrics import metric
+    from aatc.tuning import tune
 
 __version__ = "0.1.0"
 
 __all__ = [
     "__version__", "analysis", "analyze", "attend", "backends", "biases", "compile", "connections", "devices",
     "errors", "export", "geometry", "ir", "masks", "metric", "metrics", "nn", "normalizers", "parse", "passes",
-    "report", "run", "validation",
+    "report", "run", "tune", "tuning", "validation",
 ]  # fmt: skip
 
 # Everything else is loaded when it is first asked for, so that importing aatc costs little.
@@ -54,10 +56,11 @@ _FROM = {
     "metric": "aatc.metrics",
     "parse": "aatc.ir.parser",
     "run": "aatc.ir.interpreter",
+    "tune": "aatc.tuning",
 }
 _MODULES = (
     "analysis", "backends", "biases", "connections", "errors", "geometry", "ir", "masks", "metrics",
-    "nn", "normalizers", "passes", "report", "validation",
+    "nn", "normalizers", "passes", "report", "tuning", "validation",
 )  # fmt: skip
 
 

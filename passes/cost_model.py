@@ -79,17 +79,33 @@ def _thread_tiles(w: Workload, target: Target) -> Schedule:
     vector = max(1, target.vector_bytes // 4)  # columns of a tile are whole vectors, whatever stands in the last
     rows, cols = min(unknown(w.rows), 128), min(-(-unknown(w.cols) // vector) * vector, 256)
     room = target.cache_bytes // 2
-    while cols > 64 and _working_set(w, rows, cols) > room:
+    while cols > 64 and working_set(w, rows, cols) > room:
         cols //= 2
-    while rows > 16 and _working_set(w, rows, cols) > room:
+    while rows > 16 and working_set(w, rows, cols) > room:
         rows //= 2
     if w.direction == "forward" and w.problems is not None and w.rows is not None:
         while rows > 64 and w.problems * -(-w.rows // rows) < 2 * target.cores:
             rows //= 2
-    rows, cols = max(rows, 1), max(-(-cols // vector) * vector, 1)
+    rows, cols = max(rows, 1), max(-(-cols // vector), 1) * vector
     few = w.problems is None or w.problems < 2 * target.cores
-    extras = [*_blocks(w, target, rows, cols), *_tasks(w, target, "threads", few)]
-    return _obeyed(rows, cols, extras, target)
+    return task_tiles(w, target, rows, cols, _best_block(w, target, rows, cols), few=few)
+
+
+def task_tiles(
+    w: Workload,
+    target: Target,
+    rows: int,
+    cols: int,
+    block: tuple[int, int] | None,
+    *,
+    few: bool,
+    packed: int | None = None,
+) -> Schedule:
+    """The schedule of tiles of ``rows`` and ``cols`` by tasks. ``block``: rows and vectors of the register block.
+    ``few``: a backward is cut in two kernels. ``packed``: so many operands of the keys are, by default those that
+    products read in panels."""
+    extras: list[Directive] = [] if block is None else _block(w, target, *block, packed)
+    return _obeyed(rows, cols, [*extras, *_tasks(w, target, "threads", few)], target)
 
 
 def _tasks(w: Workload, target: Target, level: str, few: bool) -> list[Directive]:
@@ -102,7 +118,7 @@ def _tasks(w: Workload, target: Target, level: str, few: bool) -> list[Directive
     return [Bind("g", level)]
 
 
-def _working_set(w: Workload, rows: int, cols: int) -> int:
+def working_set(w: Workload, rows: int, cols: int) -> int:
     """Bytes of the tiles that are live at once."""
     per_row, per_col = w.width("i") + w.value, w.width("j")
     if w.direction == "backward":  # vectors and their gradients
@@ -110,26 +126,40 @@ def _working_set(w: Workload, rows: int, cols: int) -> int:
     return (w.pairs * rows * cols + rows * per_row + cols * per_col) * w.item
 
 
-def _blocks(w: Workload, target: Target, rows: int, cols: int) -> list[Directive]:
-    """The register block: most products per number loaded, in as many registers as there are. Panels of the keys are
-    as wide as it."""
+def blocks(w: Workload, target: Target, cols: int) -> list[tuple[int, int]]:
+    """Register blocks, (rows, vectors), that there are registers for and that divide ``cols``."""
     vector = target.vector_bytes // 4
     if vector < 2 or not target.registers:
         return []
+
+    def fits(high: int, wide: int) -> bool:
+        block = Schedule((Split("ii", high), Split("jj", wide * vector)))
+        return cols % (wide * vector) == 0 and registers(block, w, target) <= target.registers
+
+    return [(high, wide) for high in range(1, 9) for wide in (1, 2, 3, 4) if fits(high, wide)]
+
+
+def _best_block(w: Workload, target: Target, rows: int, cols: int) -> tuple[int, int] | None:
+    """The register block with most products per number loaded; (1, 1) where none fits, None without vectors."""
+    if target.vector_bytes < 8 or not target.registers:
+        return None
     best: tuple[float, int, int] = (0.0, 1, 1)
-    for high in range(1, min(rows, 8) + 1):
-        spare = rows / (-(-rows // high) * high)  # rows of the last block that are there
-        for wide in (1, 2, 3, 4):
-            block = Schedule((Split("ii", high), Split("jj", wide * vector)))
-            if cols % (wide * vector) == 0 and registers(block, w, target) <= target.registers:
-                best = max(best, (spare * high * wide / (high + wide), high, wide))
-    _, high, wide = best
-    panel = wide * vector
+    for high, wide in blocks(w, target, cols):
+        if high <= rows:
+            spare = rows / (-(-rows // high) * high)  # rows of the last block that are there
+            best = max(best, (spare * high * wide / (high + wide), high, wide))
+    return best[1:]
+
+
+def _block(w: Workload, target: Target, high: int, wide: int, packed: int | None) -> list[Directive]:
+    """Directives of a register block. Panels of the keys are as wide as it."""
+    panel = wide * (target.vector_bytes // 4)
     keys = [x for x in w.operands if x.along == "j" and x.width > 1]
-    packed = [Pack(x.name, panel) for x in (keys if w.direction == "backward" else keys[:1])]
+    if packed is None:
+        packed = len(keys) if w.direction == "backward" else 1
     number = max(1, target.vector_bytes // w.item)
     vectors = [Vectorize("jj", number)] if number > 1 else []
-    return [Split("ii", high), Split("jj", panel), *vectors, *packed]
+    return [Split("ii", high), Split("jj", panel), *vectors, *(Pack(x.name, panel) for x in keys[:packed])]
 
 
 def _workgroup_tiles(w: Workload, target: Target) -> Schedule:

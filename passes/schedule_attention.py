@@ -78,8 +78,9 @@ def chosen(
             legal(schedule, w, ctx.target)
         except AatcError as e:
             schedule = default
-            note = f"{op.loc or 'attention'}: the schedule {text} gives way to {default} ({direction}): {e.message}"
-            ctx.notes.append(note)
+            if not double or op.attrs.get("double"):  # a version that stands by need not go by the first one's choice
+                note = f"{op.loc or 'attention'}: the schedule {text} gives way to {default} ({direction}): {e.message}"
+                ctx.notes.append(note)
     changed = change(schedule)
     if changed is not schedule and changed != schedule:
         legal(changed, w, ctx.target)

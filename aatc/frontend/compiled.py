@@ -35,7 +35,7 @@ def compile(  # type: ignore[overload-overlap]  # a module is a callable, too
     *,
     backend: str = ...,
     dynamic: bool | None = ...,
-    tune: str = ...,
+    tune: Any = ...,
     passes: Any = ...,
     fallback: bool = ...,
     verify: str = ...,
@@ -46,7 +46,7 @@ def compile(
     *,
     backend: str = ...,
     dynamic: bool | None = ...,
-    tune: str = ...,
+    tune: Any = ...,
     passes: Any = ...,
     fallback: bool = ...,
     verify: str = ...,
@@ -56,7 +56,7 @@ def compile(
     *,
     backend: str = "auto",
     dynamic: bool | None = None,
-    tune: str = "none",
+    tune: Any = "none",
     passes: Any = None,
     fallback: bool = True,
     verify: str = "ir",
@@ -74,6 +74,11 @@ def compile(
     says so and counts it. Failures of the compiler itself give a CompilerBugWarning, attention in much n*m
     memory and more graphs than the limit a FallbackWarning. verify: "numerics" compares every pass's result
     with what went in, on small random inputs.
+
+    tune: "cached" takes the schedules that were measured on this device (`aatc.tune`, ``aatc tune``) where there
+    are any. "quick" (or True) and "full" also measure what there is none for, after the first call, on its inputs;
+    later calls are compiled with what was found. A ``.json`` file, or what `aatc.tune` or `aatc.tuning.load` returned,
+    gives the schedules itself. Whatever the schedule, results are the same to rounding.
 
     The result also has ``ir(stage, graph)``, ``stages``, ``code``, ``graphs`` and ``explain()``.
     """
@@ -106,6 +111,7 @@ class _Runner:
         self.session = Session(options, name)
         self._run: Callable[..., Any] | None = None
         self._preparing = threading.Lock()
+        self._measures = options.tuning.effort
 
     def _prepare(self) -> Callable[..., Any]:
         session = self.session
@@ -151,11 +157,31 @@ class _Runner:
     def _first(self, args: tuple, kwargs: dict[str, Any]) -> Any:
         """A call, the first of this model or at the same time as the first."""
         hurry = self.session.hurry = calls.Hurry()
+        effort, self._measures = self._measures, ""
         try:
+            if effort:
+                return self._measured(effort, args, kwargs)
             self._prepare()
             return self.call(*args, **kwargs)
         finally:
             hurry.end()
+
+    def _measured(self, effort: str, args: tuple, kwargs: dict[str, Any]) -> Any:
+        """The first call, after which schedules are measured on the operands its attentions had. If one is faster than
+        the default, the next call compiles anew, with it."""
+        from aatc.tuning.measure import measured_after
+
+        session = self.session
+        with measured_after(session, effort) as done:
+            self._prepare()
+            result = self.call(*args, **kwargs)
+        session.notes += done.notes
+        if done.found:
+            fresh = Session(self.options, session.name)
+            fresh.notes += done.notes
+            with self._preparing:
+                self.session, self._run = fresh, None
+        return result
 
     def _within(self, call: calls.Call, args: tuple, kwargs: dict[str, Any]) -> Any:
         assert self._run is not None

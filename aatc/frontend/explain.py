@@ -28,7 +28,8 @@ class AttentionInfo:
     """One attention of the model. ``lowering`` is its class (`LOWERINGS` says what the letters mean),
     ``engine`` what runs it, ``arena_bytes`` the memory it works in besides inputs and outputs;
     ``certificates`` are the facts its rewrites rest on; ``loc`` is the model's source line; ``double_calls`` counts
-    the calls that took double precision, because single precision would have lost digits of the score."""
+    the calls that took double precision, because single precision would have lost digits of the score. ``origins`` says
+    by direction where its schedule comes from: "default" (the cost model's), "tuned", "imported" or "given"."""
 
     name: str
     kind: str
@@ -40,6 +41,13 @@ class AttentionInfo:
     engine: str = ""
     arena_bytes: int = 0
     double_calls: int = 0
+    origins: tuple[tuple[str, str], ...] = ()
+
+    @property
+    def chosen(self) -> str:
+        """Where the schedules come from, in words."""
+        words = dict.fromkeys(word for _, word in self.origins)
+        return "".join(words) if len(words) < 2 else ", ".join(f"{d} {word}" for d, word in self.origins)
 
     @property
     def runs_as(self) -> str:
@@ -129,6 +137,7 @@ class Explanation:
                     ("kind", a.kind),
                     ("runs as", a.runs_as),
                     ("schedule", a.schedule),
+                    ("chosen", a.chosen),
                     ("works in", memory),
                     ("digits", _digits(sum(x.double_calls for x in group))),
                 ]
@@ -189,6 +198,7 @@ def _alike(attentions: Sequence[AttentionInfo]) -> list[list[AttentionInfo]]:
             a.lowering,
             a.engine,
             a.schedule,
+            a.origins,
             a.arena_bytes,
             tuple(map(str, a.certificates)),
             a.loc,

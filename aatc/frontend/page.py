@@ -33,8 +33,11 @@ def page(e: Explanation) -> str:
     parts += [f'<p class="note">{escape(n)}</p>' for n in e.notes]
     parts += _section(
         "Attentions",
-        ("attention", "kind", "runs as", "schedule", "proved", "source"),
-        ((a.name, a.kind, a.runs_as, a.schedule, "\n".join(map(str, a.certificates)), a.loc) for a in e.attentions),
+        ("attention", "kind", "runs as", "schedule", "chosen", "proved", "source"),
+        (
+            (a.name, a.kind, a.runs_as, a.schedule, a.chosen, "\n".join(map(str, a.certificates)), a.loc)
+            for a in e.attentions
+        ),
     )
     parts += _section(
         "Left to PyTorch",

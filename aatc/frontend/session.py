@@ -18,6 +18,8 @@ from aatc.frontend.capture import capture
 from aatc.frontend.dump import Dump
 from aatc.frontend.explain import AttentionInfo, Explanation, Fallback, GraphInfo, PassInfo
 from aatc.ir import effects, transforms
+from aatc.tuning.origins import origins
+from aatc.tuning.request import Request
 
 if TYPE_CHECKING:
     from torch import fx
@@ -25,7 +27,6 @@ if TYPE_CHECKING:
     from aatc.ir.core import Module
     from aatc.passes import Pipeline
 
-TUNE = ("none",)
 VERIFY = ("ir", "numerics")
 
 
@@ -35,14 +36,14 @@ class Options:
 
     backend: str = "auto"
     dynamic: bool | None = None
-    tune: str = "none"
+    tune: Any = "none"
     passes: Any = None
     fallback: bool = True
     verify: str = "ir"
+    tuning: Request = field(init=False, compare=False)
 
     def __post_init__(self) -> None:
-        if self.tune not in TUNE:
-            raise UnsupportedError(f"tune={self.tune!r} is not known", hint=f"there is: {', '.join(TUNE)}")
+        object.__setattr__(self, "tuning", Request.of(self.tune))
         if self.verify not in VERIFY:
             raise UnsupportedError(f"verify={self.verify!r} is not known", hint=f"there are: {', '.join(VERIFY)}")
         if self.dynamic not in (None, True, False):
@@ -58,7 +59,16 @@ class Options:
         return isinstance(self.passes, (str, passes.Pipeline))
 
     def pipeline(self) -> Pipeline:
-        """The passes to run: those of the backend, these with the user's, or just the user's."""
+        """The passes to run: those of the backend, these with the user's, or just the user's; before `schedule`, with
+        tuning, the one that looks measured schedules up."""
+        found = self._passes()
+        if not self.tuning.on:
+            return found
+        from aatc.tuning.apply import with_tuned
+
+        return with_tuned(found, self.tuning.given)
+
+    def _passes(self) -> Pipeline:
         from aatc import passes
 
         chosen = self.passes
@@ -94,6 +104,7 @@ class Graph:
     key: str = ""
     runs: int = 0
     eager_runs: int = 0
+    passes: Pipeline | None = None
 
     @property
     def code(self) -> str:
@@ -154,6 +165,7 @@ class Session:
         reasons = [] if call is None else call.guards
         with self._lock:
             graph = Graph(len(self.graphs), _reason(reasons), pipeline=str(self.pipeline), backend=self.backend.name)
+            graph.passes = self.pipeline
             self.graphs.append(graph)
         if call is not None:
             call.made += 1
@@ -422,6 +434,7 @@ def _short(reason: str) -> str:
 
 def _attentions(graph: Graph) -> list[AttentionInfo]:
     found = []
+    chosen = origins(graph.stages, graph.passes) if graph.program is not None and graph.passes else {}
     for n, a in enumerate(getattr(graph.program, "attentions", None) or ()):
         loc = a.get("loc")
         certificates = {str(c): c for c in a.get("certificates") or ()}
@@ -431,7 +444,7 @@ def _attentions(graph: Graph) -> list[AttentionInfo]:
                 str(a.get("schedule") or ""), tuple(certificates.values()),
                 (location.where(loc) or "") if loc is None or hasattr(loc, "file") else str(loc), graph.index,
                 str(a.get("engine") or ""), int(a.get("arena_bytes") or 0),
-                int(getattr(a.get("kernel"), "exact_calls", 0)),
+                int(getattr(a.get("kernel"), "exact_calls", 0)), tuple(chosen.get(str(a.get("name")), {}).items()),
             )
         )  # fmt: skip
     return found

@@ -15,7 +15,7 @@ from aatc.ir.core import Func
 from aatc.ir.legal import Workload
 from aatc.ir.schedule import Schedule
 from aatc.ir.target import Target
-from aatc.passes.cost_model import default_schedule
+from aatc.passes.schedule_space import thread_space
 
 
 class NativeBackend(Backend):
@@ -54,4 +54,5 @@ class NativeBackend(Backend):
         return [{"backend": "native", "name": isa.cpu, "threads": torch.get_num_threads(), "isa": isa.name}]
 
     def schedule_space(self, workload: Workload) -> Sequence[Schedule]:
-        return [default_schedule(workload, self.target())]
+        """The cost model's choice, then others by what they are predicted to take."""
+        return thread_space(workload, self.target())
