@@ -64,8 +64,9 @@ _MODULES = (
 )  # fmt: skip
 
 
-# What backends add to the IR is declared when a text asks for it.
+# What backends add to the IR, and the pass that looks tuned schedules up, are declared when a text asks for them.
 on_demand(lambda: importlib.import_module("aatc.backends").load())
+on_demand(lambda: importlib.import_module("aatc.tuning.apply"))
 
 
 def __getattr__(name: str) -> Any:

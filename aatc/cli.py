@@ -1,4 +1,4 @@
-"""The command line: ``aatc opt``, ``dump``, ``run``, ``analyze``, ``devices``.
+"""The command line: ``aatc opt``, ``dump``, ``run``, ``tune``, ``analyze``, ``devices``.
 
 IR texts go in and out as such, so that commands can be joined by pipes; everything else goes to standard
 error. Exit codes: 0 done, 1 it failed, 2 the command was misused.
@@ -289,6 +289,53 @@ def _summary(value: Any) -> str:
     bad = int((~x.isfinite()).sum())
     finite = f"mean {x.mean():.6g}, standard deviation {x.std():.6g}, least {x.min():.6g}, largest {x.max():.6g}"
     return f"shape {tuple(value.shape)}, {finite}" + (f", {bad} not finite" if bad else "")
+
+
+# --- tune --------------------------------------------------------------------------------------------------
+@app.command()
+def tune(
+    source: Annotated[
+        str, typer.Argument(help="module:factory; factory() gives a model, or (model, example_args).")
+    ] = "",
+    inputs: Annotated[str, typer.Option(help="Shapes of random inputs, as 2x16x64,2x16.")] = "",
+    backend: Annotated[str, typer.Option(help="Backend to measure for.")] = "auto",
+    effort: Annotated[str, typer.Option(help="quick, what the cost model finds best, or full, everything.")] = "quick",
+    budget: Annotated[float, typer.Option(help="Seconds for all together; 0 for 30 or 300, by effort.")] = 0.0,
+    dynamic: Annotated[bool, typer.Option(help="Keep sizes beyond the first symbolic.")] = False,
+    again: Annotated[bool, typer.Option("--again", help="Measure what is kept already, too.")] = False,
+    seed: SeedOption = 0,
+    export: Annotated[str, typer.Option(help="Write the schedules there as JSON.")] = "",
+    import_: Annotated[str, typer.Option("--import", help="Keep the schedules of such a file, measuring none.")] = "",
+    list_: Annotated[bool, typer.Option("--list", help="List what is kept.")] = False,
+) -> None:
+    """Measure schedules for a model's attentions on this device, and keep the best."""
+    import torch
+
+    from aatc import tuning
+    from aatc.tuning import store
+
+    if bool(source) + bool(import_) + list_ != 1:
+        raise typer.BadParameter("say one of: a model, --import FILE, --list", param_hint="SOURCE")
+    if import_:
+        found = tuning.load(import_)
+        for entry in found:
+            store.put(entry)
+    elif list_:
+        found = tuning.Schedules(tuple(tuning.kept()))
+    else:
+        torch.manual_seed(seed)
+        model, args = _load(source)
+        args = tuple(torch.randn(s) for s in _shapes(inputs)) if inputs else args
+        if args is None:
+            raise typer.BadParameter(
+                "the factory gives no example arguments: say --inputs 2x16x64", param_hint="--inputs"
+            )
+        found = tuning.tune(
+            model, args, backend=backend, effort=effort, budget=budget or None, dynamic=dynamic, again=again
+        )
+    if export:
+        found.export(export)
+    print(found)
 
 
 # --- analyze -----------------------------------------------------------------------------------------------

@@ -2,8 +2,8 @@
 
 What counts is what schedules of one attention differ in: how full register blocks are, what is loaded per product,
 edges, turned and packed operands, what goes between caches, the number of tasks against that of cores, and how closely
-tiles follow a mask. Constants are cycles of a core with two units for multiply-adds; the sum is in seconds, on a core of
-4 GHz.
+tiles follow a mask. Constants are cycles of a core with two units for multiply-adds; the sum is in seconds, on a core
+of 4 GHz.
 """
 
 from __future__ import annotations

@@ -11,7 +11,7 @@ import torch
 from aatc.errors import UnsupportedError
 from aatc.frontend import compile
 from aatc.tuning.exchange import Schedules
-from aatc.tuning.measure import measure, works
+from aatc.tuning.measure import from_schedule, measure, works
 from aatc.tuning.progress import bar
 from aatc.tuning.recording import Recording
 from aatc.tuning.search import EFFORTS
@@ -24,7 +24,7 @@ def tune(
     backend: str = "auto",
     effort: str = "quick",
     budget: float | None = None,
-    dynamic: bool | None = None,
+    dynamic: bool = False,
     passes: Any = None,
     again: bool = False,
     progress: bool | None = None,
@@ -37,9 +37,10 @@ def tune(
     parameters or inputs that require them, not under `torch.no_grad`.
 
     effort: "quick" tries what the cost model finds best, "full" all schedules of the backend. budget: seconds for all
-    together, 30 or 300 by default; what was found by then is kept. dynamic: as for `aatc.compile`; schedules for sizes
-    that vary are other ones than those for sizes that do not. again: measure what is kept already, too. progress:
-    whether there is a bar; None: on a terminal.
+    together, 30 or 300 by default; what was found by then is kept. dynamic: for graphs whose sizes are symbols, as
+    ``aatc.compile`` makes them when sizes are seen to vary, or from the first call on with ``dynamic=True``: they
+    have schedules of their own. again: measure what is kept already, too. progress: whether there is a bar; None: on a
+    terminal.
 
     Raises: UnsupportedError for an unknown effort, a budget that is no time, or a model without an attention that is
     compiled; what compiling and calling the model raises.
@@ -51,6 +52,7 @@ def tune(
     compiled = compile(model, backend=backend, dynamic=dynamic, passes=passes)
     runner = compiled._aatc
     session = runner.session
+    from_schedule(session.pipeline)
     recording = session.backend = Recording(session.backend)
     args, kwargs = _arguments(inputs)
     try:

@@ -140,7 +140,10 @@ def miss(key: Key) -> str:
         return "nothing is kept for this attention"
     closest = min(alike, key=lambda e: _distance(key, e.key))
     theirs = dict(closest.key.fields)
-    parts = [f"{FIELDS[n]} {theirs[n]}, here {mine[n]}" for n in key.differences(closest.key)]
+    differing = key.differences(closest.key)
+    if len(differing) > 1 and "space" in differing:  # it follows from others
+        differing.remove("space")
+    parts = [f"{FIELDS[n]} {theirs[n]}, here {mine[n]}" for n in differing]
     return f"what is kept is for {'; '.join(parts)}"
 
 

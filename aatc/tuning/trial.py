@@ -11,7 +11,7 @@ import torch
 from aatc.backends import Backend
 from aatc.backends.kernel import Kernel, Version
 from aatc.ir.core import Block, Func, Module, Op, Value
-from aatc.ir.errors import ScheduleError
+from aatc.ir.errors import ScheduleError, UnsupportedError
 from aatc.ir.legal import Workload
 from aatc.ir.schedule import Schedule
 from aatc.ir.schedule_file import SCHEDULE_OF
@@ -88,6 +88,8 @@ class Trial:
         if done is None or done.attrs.get(attribute) != str(schedule):
             raise ScheduleError(f"the passes do not compile it by {schedule}")
         (attention,) = self.backend.build(result.module).attentions
+        if attention["engine"] == "library":
+            raise UnsupportedError("PyTorch's fused attention runs it, which has no schedule")
         kernel: Kernel = attention["kernel"]
         return kernel
 
