@@ -157,7 +157,8 @@ class _Runner:
     def _first(self, args: tuple, kwargs: dict[str, Any]) -> Any:
         """A call, the first of this model or at the same time as the first."""
         hurry = self.session.hurry = calls.Hurry()
-        effort, self._measures = self._measures, ""
+        with self._preparing:
+            effort, self._measures = self._measures, ""
         try:
             if effort:
                 return self._measured(effort, args, kwargs)

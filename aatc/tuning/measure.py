@@ -176,7 +176,8 @@ def _searched(
     found = search(space, subject, level, budget, clock, lambda done, of: report(what, done, of))
     if not found.finished and not found.tried:
         return "the time is over"
+    done = effort if found.finished else LEVELS[0]  # so that another time the rest is measured
     return Entry(
-        w.key, str(found.schedule), str(found.default), effort, found.seconds, found.default_seconds,
+        w.key, str(found.schedule), str(found.default), done, found.seconds, found.default_seconds,
         found.tried, found.of, tuple(found.dropped), kind_of(w.op),
     )  # fmt: skip

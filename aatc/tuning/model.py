@@ -94,8 +94,10 @@ def _undone(model: Any) -> Iterator[None]:
     """Puts a model's buffers and the state of random numbers back."""
     buffers = list(model.buffers()) if isinstance(model, torch.nn.Module) else []
     before = [b.detach().clone() for b in buffers]
-    with torch.random.fork_rng(devices=[]):
-        yield
-    with torch.no_grad():
-        for b, value in zip(buffers, before, strict=True):
-            b.copy_(value)
+    try:
+        with torch.random.fork_rng(devices=[]):
+            yield
+    finally:
+        with torch.no_grad():
+            for b, value in zip(buffers, before, strict=True):
+                b.copy_(value)

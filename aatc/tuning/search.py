@@ -93,6 +93,7 @@ def search(
             ratios[s] = ratio
     progress(len(candidates), len(candidates) + 1)
     _decide(found, bench, sorted(ratios, key=ratios.__getitem__)[: effort.best], effort.last)
+    progress(len(candidates) + 1, len(candidates) + 1)
     return found
 
 

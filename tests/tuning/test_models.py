@@ -4,6 +4,7 @@ small; times are what they are, so that no test asks which schedule was faster."
 import os
 import subprocess
 import sys
+import threading
 from dataclasses import replace
 from pathlib import Path
 
@@ -327,6 +328,53 @@ def test_tune_may_be_so_much_and_no_more(model, tmp_path):
     with pytest.raises(PassError, match="no schedules to be tuned"):
         aatc.compile(model, tune="cached", passes="canonicalize")
     assert "tuned-schedules" not in str(aatc.compile(model, tune=False)._aatc.session.pipeline)
+
+
+def test_a_search_that_the_budget_ended_is_taken_up_again(model, x, monkeypatch):
+    """By `full`, which finds what `quick` or half of itself has kept and measures all."""
+
+    def ended(*args):
+        found = search(*args)
+        found.finished = False
+        return found
+
+    search = measuring.search
+    monkeypatch.setattr(measuring, "search", ended)
+    with torch.no_grad():
+        assert [e.effort for e in tuned(model, x, effort="full")] == ["quick"]
+        monkeypatch.setattr(measuring, "search", search)
+        (e,) = tuned(model, x, effort="full")
+    assert e.effort == "full" and e.tried == e.of
+
+
+def test_a_bar_is_for_terminals(model, x, capsys, monkeypatch):
+    with torch.no_grad():
+        tuned(model, x)
+        assert capsys.readouterr() == ("", "")
+        monkeypatch.setenv("FORCE_COLOR", "1")  # a terminal, for what draws the bar
+        tuned(model, x, again=True, progress=True)
+    assert "attention, masked, forward" in capsys.readouterr().err
+
+
+def test_threads_at_once_measure_once(model, x, monkeypatch):
+    """And all get their results."""
+    measured = []
+    monkeypatch.setattr(
+        measuring, "search", lambda space, bench, *rest: measured.append(1) or search(space, bench, *rest)
+    )
+    search = sys.modules["aatc.tuning.search"].search
+    model.eval()
+    compiled = aatc.compile(model, backend="cpu", tune="quick", fallback=False, dynamic=False)
+    results: list[torch.Tensor] = []
+    threads = [threading.Thread(target=lambda: results.append(compiled(x).detach())) for _ in range(3)]
+    for t in threads:
+        t.start()
+    for t in threads:
+        t.join()
+    want = model(x)
+    assert len(results) == 3 and len(measured) <= 2
+    for r in results:
+        torch.testing.assert_close(r, want)
 
 
 @pytest.mark.slow

@@ -75,4 +75,4 @@ def test_progress_is_told():
     told = []
     bench = Made({s: 1.0 for s in SPACE})
     search(SPACE, bench, SMALL, 1000.0, bench.clock, lambda done, of: told.append((done, of)))
-    assert told == [(0, 4), (1, 4), (2, 4), (3, 4)]
+    assert told == [(0, 4), (1, 4), (2, 4), (3, 4), (4, 4)]
