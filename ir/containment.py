@@ -7,9 +7,11 @@ afterwards. A captured -inf stays: it is an additive mask.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from typing import Any
 
+import numpy as np
 import torch
 
 from aatc.ir.score.evaluate import evaluate, share_heads
@@ -17,6 +19,8 @@ from aatc.ir.score.program import Program
 from aatc.ir.tile_evaluate import bind
 
 _ROWS = 256
+#: Numbers that one thread adds up.
+_ALONE = 1 << 18
 
 
 def spoiled_rows(
@@ -29,7 +33,7 @@ def spoiled_rows(
     if mask is None or tensors[names[1]].shape[2] == 0:
         return dict(tensors), None
     captured = [n for n in names[3:] if _per_key(axes.get(n, "")) and tensors[n].is_floating_point()]
-    suspects = [n for n in (*names[1:3], *captured) if not bool(torch.isfinite(tensors[n].detach().sum()))]
+    suspects = [n for n in (*names[1:3], *captured) if not _sums_up(tensors[n])]
     if not suspects:
         return dict(tensors), None
     q, k = tensors[names[0]], tensors[names[1]]
@@ -49,6 +53,15 @@ def spoiled_rows(
     if not bool(bad.any()):
         return dict(tensors), None
     return clean, _seen(mask, tensors, bad, sizes)
+
+
+def _sums_up(t: torch.Tensor) -> bool:
+    """Whether the sum of all entries is finite. torch would call all threads for a tensor of some thousand numbers, and
+    on a busy machine wait for them longer than a small attention takes."""
+    if t.numel() > _ALONE or t.dtype not in (torch.float32, torch.float64):
+        return bool(torch.isfinite(t.detach().sum()))
+    with np.errstate(all="ignore"):
+        return math.isfinite(t.detach().numpy().sum())
 
 
 def _per_key(axes: str) -> bool:
