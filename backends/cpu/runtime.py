@@ -253,7 +253,8 @@ def library(
         return q.new_zeros(*q.shape[:3], v.shape[3]), q.new_full(q.shape[:3], float("-inf"))
     if shift is None and tiles is None:
         column = None if bias is None else bias.unsqueeze(2)
-        return flash(q, k, v, 0.0, causal, attn_mask=column, scale=1.0)
+        out, lse = flash(q, k, v, 0.0, causal, attn_mask=column, scale=1.0)
+        return _emptied(out, lse, _rows_without_keys(column, causal, q.shape[2]))
     n, m = q.shape[2], k.shape[2]
     if shift is not None:
         rows = _rows_of_shift(shift, n if tiles is None else rows, q.dtype)
@@ -277,16 +278,36 @@ def library(
                 continue
             here = None if column is None else column[..., j : j + tj]
             added = here if added is None else added if here is None else added + here
+            if here is not None and bool((here == float("-inf")).any()):
+                closed = _rows_without_keys(added, triangle, ti)
             o, l = flash(
                 q[:, :, i : i + ti], k[:, :, j : j + tj], v[:, :, j : j + tj], 0.0, triangle, attn_mask=added, scale=1.0
             )
-            if closed is not None:  # the library's log-sum-exp of a row without keys is not -inf
-                o, l = o.masked_fill(closed.unsqueeze(-1), 0.0), l.masked_fill(closed, float("-inf"))
+            o, l = _emptied(o, l, closed)
             found = (o, l) if found is None else _joined(*found, o, l)
         if found is not None:
             out[:, :, i : i + ti] = found[0]
             lse[:, :, i : i + ti] = found[1] if rest is None else found[1] + rest
     return out, lse
+
+
+def _rows_without_keys(added: Maybe, causal: bool, n: int) -> Maybe:
+    """Where all that is ``added`` to the scores of a row, (B, H, N or 1, M), is -inf, of keys j <= i if ``causal``;
+    None where there is no -inf."""
+    if added is None or not bool((shut := added == float("-inf")).any()):
+        return None
+    if not causal:
+        return shut.all(-1)
+    until = torch.arange(n, device=added.device).clamp(max=shut.shape[3] - 1)  # row i looks no further than this
+    first_open = torch.where(shut.all(-1), shut.shape[3], (~shut).to(torch.uint8).argmax(-1))
+    return first_open > until
+
+
+def _emptied(o: torch.Tensor, lse: torch.Tensor, closed: Maybe) -> tuple[torch.Tensor, torch.Tensor]:
+    """Rows that are ``closed``, (B, H, N or 1), as rows without keys: the library's log-sum-exp of them is not -inf."""
+    if closed is None:
+        return o, lse
+    return o.masked_fill(closed.unsqueeze(-1), 0.0), lse.masked_fill(closed, float("-inf"))
 
 
 def _masked_part(
@@ -344,4 +365,5 @@ def library_backward(
     """Gradients of q, k, v by the library's fused attention, scale 1."""
     if not q.numel() or not k.numel():
         return torch.zeros_like(q), torch.zeros_like(k), torch.zeros_like(v)
+    lse = lse.masked_fill(lse == float("-inf"), 0.0)  # scores of rows without keys are -inf, and so their weights 0
     return flash_backward(grad, q, k, v, out, lse, 0.0, causal, attn_mask=None, scale=1.0)

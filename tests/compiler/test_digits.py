@@ -13,6 +13,8 @@ import aatc
 from aatc import biases, masks, metrics, normalizers
 from aatc.nn import GeometricAttention
 from tests.compiler.harness import build
+from tests.compiler.plain import attention as plain_attention
+from tests.compiler.plain import check
 
 N, D = 64, 8
 
@@ -417,3 +419,25 @@ def test_what_the_lorentz_inner_product_loses_far_from_the_origin_is_what_its_fo
     got = all_of(aatc.compile(ours, fallback=False), torch.float32)
     for x, p, w in zip(got, plain, exact, strict=True):
         assert (x - w).norm() <= max(4 * (p - w).norm(), 2e-5 * w.norm()), ((x - w).norm(), (p - w).norm(), w.norm())
+
+
+@pytest.mark.parametrize("library", [True, False])
+@pytest.mark.parametrize("mask", ["none", "causal", "window"])
+@pytest.mark.parametrize("slopes", [0.0, 8.0])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_rows_whose_keys_all_have_a_bias_of_minus_infinity_are_closed(dtype, slopes, mask, library):
+    """One head sees no key at all; the other, as with batches padded at their left, none in its first rows."""
+    n = 150
+    q, k, v = (torch.randn(1, 2, n, D, generator=torch.Generator().manual_seed(s)).to(dtype) for s in range(3))
+    padding = torch.zeros(2, 1, n, dtype=dtype)
+    padding[0], padding[1, :, :100] = float("-inf"), float("-inf")
+    i = torch.arange(n)
+    away = (i.unsqueeze(1) - i).abs()
+    keep = {"none": None, "causal": i.unsqueeze(1) >= i, "window": away < 40}[mask]
+    parts = {} if mask == "none" else {"mask": masks.causal() if mask == "causal" else masks.sliding_window(40)}
+    bias = biases.Dense(padding) + biases.ALiBi(torch.tensor([slopes, slopes / 7])) if slopes else padding
+    far = torch.tensor([slopes, slopes / 7]).double().reshape(2, 1, 1) * away
+    check(
+        lambda q, k, v: plain_attention(q @ k.mT / math.sqrt(D) + padding.double() - far, v, keep),
+        *(q, k, v), tolerance=1e-4, metric=metrics.DotProduct(), bias=bias, library=library, **parts,
+    )  # fmt: skip
