@@ -1,4 +1,5 @@
-# One command each: make demo, test, test-torch, check, accept, bench, bench-analysis, fuzz. The first one sets up .venv.
+# One command each: make demo, test, test-torch, check, accept, bench, bench-readme, bench-attention, bench-analysis,
+# fuzz. The first one sets up .venv.
 PYTHON ?= python3
 VENV := .venv
 RUN := $(VENV)/bin/python
@@ -15,7 +16,7 @@ JOBS ?= auto
 TORCH ?= 2.11.0
 OTHER := .venv-torch-$(TORCH)
 
-.PHONY: demo test test-torch check accept bench bench-analysis fuzz clean
+.PHONY: demo test test-torch check accept bench bench-readme bench-attention bench-analysis fuzz clean
 .NOTPARALLEL:
 .DELETE_ON_ERROR:
 
@@ -40,6 +41,13 @@ accept: $(VENV)/.test
 	$(RUN) -m pytest --accept $(ARGS)
 
 bench: $(VENV)/.examples
+	$(RUN) -m bench.native $(ARGS)
+
+# The README's figures, from what bench measured last.
+bench-readme: $(VENV)/.examples
+	$(RUN) -m bench.readme $(ARGS)
+
+bench-attention: $(VENV)/.examples
 	$(RUN) -m bench.attention $(ARGS)
 
 bench-analysis: $(VENV)/.examples

@@ -109,6 +109,12 @@ def kinds() -> list[Kind]:
         scores = peers.lorentz_distance_scores(q, k)
         return peers.transported_attention(scores, peers.hyperboloid_transport(q, k, v))
 
+    def learned(q: Tensor, k: Tensor, v: Tensor, beta: Tensor) -> Tensor:
+        return aatc.attend(q, k, v, metric=M.LorentzDistance(beta=beta))
+
+    def learned_eager(q: Tensor, k: Tensor, v: Tensor, beta: Tensor) -> Tensor:
+        return peers.attention(beta[:, None, None] * peers.lorentz_distance_scores(q, k), v)
+
     def measured_by(metric: Callable[[], object]) -> Attention:
         return lambda q, k, v: aatc.attend(q, k, v, metric=metric())
 
@@ -116,6 +122,13 @@ def kinds() -> list[Kind]:
         return lambda q, k, v, *rest: peers.attention(scores(q, k, *rest), v)
 
     return [
+        Kind(
+            "dot-product",
+            plain,
+            measured_by(M.DotProduct),
+            written_out(peers.dot_scores),
+            over_sdpa=1.3,
+        ),
         Kind(
             "euclidean",
             plain,
@@ -141,6 +154,13 @@ def kinds() -> list[Kind]:
             over_sdpa=2.0,
             under_compiled=1.8,
             training=1.3,
+        ),
+        Kind(
+            "lorentz-learned",
+            lambda n: (*hyperboloid(n), 0.5 + 0.5 * torch.arange(1, HEADS + 1) / HEADS),
+            learned,
+            learned_eager,
+            over_sdpa=2.6,
         ),
         Kind(
             "poincare",

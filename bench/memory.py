@@ -59,12 +59,13 @@ def peak(call: Callable[[], object], returned: int) -> dict[str, object]:
 
 
 def compiled(system: str, name: str) -> Callable[..., torch.Tensor]:
-    """The attention ``name`` as ``system`` runs it: aatc, torch.compile, eager or sdpa."""
+    """The attention ``name`` as ``system`` runs it: aatc, one backend of it (as aatc-native), torch.compile, eager or
+    sdpa."""
     chosen = kind(name)
-    if system == "aatc":
+    if system.partition("-")[0] == "aatc":
         import aatc
 
-        return aatc.compile(chosen.ours)
+        return aatc.compile(chosen.ours, backend=system.partition("-")[2] or "auto")
     if system == "torch.compile":
         return torch.compile(chosen.eager)
     return chosen.eager if system == "eager" else chosen.sdpa

@@ -44,7 +44,7 @@ class Layer(nn.Module):
         return x + self.mlp(self.between(x))
 
 
-def first_call_here() -> float:
+def first_call_here(backend: str) -> float:
     """Seconds from handing the model to ``aatc.compile`` to its first output, less an eager call's."""
     import aatc
 
@@ -54,14 +54,14 @@ def first_call_here() -> float:
     with torch.no_grad():
         model(x)
         eager = seconds(lambda: model(x))
-        return seconds(lambda: aatc.compile(model)(x)) - eager
+        return seconds(lambda: aatc.compile(model, backend=backend)(x)) - eager
 
 
 def _python(*command: str, home: str | None = None) -> str:
     kept = {**os.environ, "PYTHONPATH": str(ROOT)}
     if home:
         # Nothing is found that an earlier compile left: neither aatc's files nor those of torch.compile.
-        kept |= {"XDG_CACHE_HOME": home, "TORCHINDUCTOR_CACHE_DIR": f"{home}/inductor"}
+        kept |= {"AATC_CACHE": f"{home}/aatc", "XDG_CACHE_HOME": home, "TORCHINDUCTOR_CACHE_DIR": f"{home}/inductor"}
     done = subprocess.run([sys.executable, *command], env=kept, capture_output=True, text=True, timeout=600)
     if done.returncode != 0:
         last = (done.stderr.strip().splitlines() or [f"exit status {done.returncode}"])[-1]
@@ -69,13 +69,13 @@ def _python(*command: str, home: str | None = None) -> str:
     return done.stdout.strip().splitlines()[-1]
 
 
-def compile_times(runs: int) -> tuple[Figure, Figure]:
+def compile_times(runs: int, backend: str = "auto") -> tuple[Figure, Figure]:
     """Seconds until a four-layer model's first output: with empty caches, and in the process after that."""
     first, second = [], []
     for _ in range(runs):
         with tempfile.TemporaryDirectory() as home:
             for times in (first, second):
-                times.append(json.loads(_python("-m", "bench.startup", home=home)))
+                times.append(json.loads(_python("-m", "bench.startup", backend, home=home)))
     return Figure(tuple(first), "s"), Figure(tuple(second), "s")
 
 
@@ -109,4 +109,4 @@ def call_overhead(runs: int, *, calls: int = 50, n: int = 16) -> tuple[Figure, F
 
 
 if __name__ == "__main__":
-    print(json.dumps(first_call_here()))
+    print(json.dumps(first_call_here(*sys.argv[1:] or ["auto"])))

@@ -1,0 +1,1 @@
+"""What native kernels must hold: every bound as data, measured in one run."""
