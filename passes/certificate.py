@@ -186,7 +186,8 @@ def _noise(kind: str, roots: list[Expr], env: Env, sizes: Sizes, starts: Sizes, 
     for _ in range(_SAMPLES):
         others = _found(roots[-2:], env, sizes, starts, dict(kept), rounded)
         apart = [(_compared(kind, x) - _compared(kind, y)).abs() for x, y in zip(sides, others, strict=True)]
-        noise = torch.maximum(noise, (apart[0] + apart[1]).nan_to_num(0.0, 0.0, 0.0))
+        # on a pole, where rounding alone makes a side infinite, all deviations are explained
+        noise = torch.maximum(noise, (apart[0] + apart[1]).nan_to_num(*[float("inf")] * 3))
     return noise * _EXPLAINED
 
 
@@ -277,12 +278,25 @@ def _scale(sides: list[torch.Tensor]) -> torch.Tensor:
 
 
 def _defined(e: Expr, values: dict[Expr, torch.Tensor], sizes: Sizes) -> torch.Tensor:
-    """Pairs for which no part of ``e`` is infinite or NaN: elsewhere real arithmetic gives it no value."""
+    """Pairs for which no part of ``e`` is infinite or NaN: elsewhere real arithmetic gives it no value. What is infinite
+    because a constant is, as where a score is closed by -inf, has one."""
     defined = torch.ones(*sizes, 1, dtype=torch.bool)
+    meant: dict[Expr, torch.Tensor] = {}
     for x in postorder(e):
-        if x.dtype == "f" and x.rank < 3:
-            finite = torch.isfinite(values[x])
-            defined = defined & finite.flatten(4).all(-1, keepdim=True)
+        if x.dtype != "f" or x.rank >= 3:
+            continue
+        v = values[x]
+        if x.is_const:
+            meant[x] = torch.isinf(v)
+            continue
+        for a in x.args:
+            if a in meant and not x.rank:
+                found = meant[a] & (torch.isinf(v) if x.fn != "where" else v == values[a])
+                meant[x] = found | meant[x] if x in meant else found
+        finite = torch.isfinite(v)
+        if x in meant:
+            finite = finite | (meant[x] & ~torch.isnan(v))
+        defined = defined & finite.flatten(4).all(-1, keepdim=True)
     return defined
 
 
@@ -318,5 +332,6 @@ def _deviation(
     before, after = _compared(kind, before), _compared(kind, after)
     if kind == "row-constant":
         part = part.amin(3, keepdim=True)
-    difference = (((before - after).abs() - noise).clamp(min=0.0) * part).masked_fill(~counts, 0.0)
+    apart = (before - after).abs().masked_fill(before == after, 0.0)  # one infinity is like the other
+    difference = ((apart - noise).clamp(min=0.0) * part).masked_fill(~counts, 0.0)
     return float(difference.max()) if not torch.isnan(difference).any() else float("inf")
