@@ -158,10 +158,10 @@ def extend(name: str, extension: Extension) -> None:
 
 
 #: Called once, when a text names what nobody has declared so far: it brings in what backends declare.
-_loaders: list[Callable[[], None]] = []
+_loaders: list[Callable[[], object]] = []
 
 
-def on_demand(bring: Callable[[], None]) -> None:
+def on_demand(bring: Callable[[], object]) -> None:
     """Has ``bring`` called when an operation, an attribute or a pass is not known yet."""
     _loaders.append(bring)
 

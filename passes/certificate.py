@@ -278,8 +278,8 @@ def _scale(sides: list[torch.Tensor]) -> torch.Tensor:
 
 
 def _defined(e: Expr, values: dict[Expr, torch.Tensor], sizes: Sizes) -> torch.Tensor:
-    """Pairs for which no part of ``e`` is infinite or NaN: elsewhere real arithmetic gives it no value. What is infinite
-    because a constant is, as where a score is closed by -inf, has one."""
+    """Pairs for which no part of ``e`` is infinite or NaN: elsewhere real arithmetic gives it no value. What is
+    infinite because a constant is, as where a score is closed by -inf, has one."""
     defined = torch.ones(*sizes, 1, dtype=torch.bool)
     meant: dict[Expr, torch.Tensor] = {}
     for x in postorder(e):

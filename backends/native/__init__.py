@@ -8,8 +8,8 @@ from typing import Any
 import torch
 
 from aatc.backends.contract import Backend
-from aatc.backends.native import isa as instruction_sets
 from aatc.backends.native import forward_copies, rows_by_use  # noqa: F401  (passes)
+from aatc.backends.native import isa as instruction_sets
 from aatc.backends.native.table import lowering
 from aatc.ir.core import Func
 from aatc.ir.legal import Workload

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 from aatc.backends.native.emit import Emitter, resized
 from aatc.backends.native.llvm import Val, index, number, vector_of
@@ -43,11 +43,17 @@ def _number(e: Emitter, x: Val, kind: str) -> Val:
 
 
 def each_number(
-    e: Emitter, shape: tuple[int, int], rows: Val, cols: Val, tiles: Sequence[Tile], body, keep_local=False
-):  # type: ignore[no-untyped-def]
+    e: Emitter,
+    shape: tuple[int, int],
+    rows: Val,
+    cols: Val,
+    tiles: Sequence[Tile],
+    body: Callable[[Val, Val, Val | None, list[Val], int], None],
+    keep_local: bool = False,
+) -> None:
     """Vectors of a tile of ``shape`` and of what is broadcast to it. The body takes (i, j, mask, numbers of ``tiles``);
     in a tile of one column, i counts vectors."""
-    code, lanes = e.code, e.lanes
+    lanes = e.lanes
     masked = keep_local or any(not t.local and not t.scalar for t in tiles)
     if shape == (1, 1):
         body(index(0), index(0), None, [e.read(t, index(0), index(0), 1) for t in tiles], 1)
@@ -69,7 +75,6 @@ def each_number(
             e.each_vector(cols, vector, masked=masked)
 
         e.each_row(rows, row)
-    _ = code
 
 
 def put(e: Emitter, t: Tile, i: Val, j: Val, x: Val, lanes: int) -> None:
@@ -210,7 +215,7 @@ def across(e: Emitter, how: str, x: Val) -> Val:
     return code.lane(x, 0)
 
 
-def line_total(e: Emitter, how: str, n: Val, read, scalar: str, local: bool) -> Val:  # type: ignore[no-untyped-def]
+def line_total(e: Emitter, how: str, n: Val, read: Callable[[Val, Val | None], Val], scalar: str, local: bool) -> Val:
     """n numbers in one; ``read`` gives the vector that begins at a number, under a mask."""
     code, lanes = e.code, e.lanes
     if lanes == 1:

@@ -16,7 +16,7 @@ from aatc.passes.base import Context, Pass, register
 @register
 @dataclass(frozen=True)
 class ForwardCopies(Pass):
-    """Loops that copy an argument's vectors, or number positions → ``load`` of the argument, ``position``, where the copy
+    """Loops that copy an argument's vectors, or number positions → ``load`` of the argument, ``position``, where that
     was read; loops that copy a buffer to a result → ``store`` to the result beside that to the buffer.
 
     Kernels read arguments in rows, which their caller sees to, so that a copy in rows would bring nothing.
@@ -95,7 +95,7 @@ class _Forward:
         if not self._is_new(buffer) or len(writers) != 1 or self._writers(made) != [store]:
             return 0
         (writer,) = writers
-        if writer.attrs.get("add") or "shared" in writer.attrs or "g" != access(writer.attrs["axes"]).lead:
+        if writer.attrs.get("add") or "shared" in writer.attrs or access(writer.attrs["axes"]).lead != "g":
             return 0
         inside = access(writer.attrs["axes"]).inside
         if inside != access(source.attrs["axes"]).inside or access(source.attrs["axes"]).lead != "g":

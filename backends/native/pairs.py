@@ -149,7 +149,7 @@ def refine_gradient(e: Emitter, op: Op) -> None:
                 code.store(code.add(code.load(d.memory, at), x), at)
 
             if p.rank:
-                code.loop(index(0), index(d.shape[1]), 1, lambda c, add=add: add(c))  # type: ignore[misc]
+                code.loop(index(0), index(d.shape[1]), 1, lambda c, add=add: add(c))
             else:
                 add(None)
         code.store(number(0, rest.memory), e.address(rest, i, j))

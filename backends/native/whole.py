@@ -27,8 +27,11 @@ class Whole:
 WHOLE: dict[str, Whole] = {}
 
 
-def whole(name: str, extents: Callable[[Op], Extents]):  # type: ignore[no-untyped-def]
-    def register(write: Callable[[Emitter, Op, list[Val]], None]) -> Callable[[Emitter, Op, list[Val]], None]:
+Write = Callable[[Emitter, Op, list[Val]], None]
+
+
+def whole(name: str, extents: Callable[[Op], Extents]) -> Callable[[Write], Write]:
+    def register(write: Write) -> Write:
         WHOLE[name] = Whole(extents, write)
         lowering(name)(write)
         return write
@@ -73,7 +76,7 @@ def panels(
     panel: int,
     memory: str,
 ) -> None:
-    """Panels of ``tokens``, from the first to the last, of vectors at ``source``; behind token ``last`` there are zeros.
+    """Panels of ``tokens``, from the first to behind the last, of vectors at ``source``; behind ``last`` are zeros.
     Squares of numbers are turned in registers."""
     code, lanes = e.code, e.lanes
     row, col = strides
@@ -106,7 +109,7 @@ def panels(
     def one_panel(j: Val) -> None:
         if squares:
             for d in range(0, width, lanes):
-                code.loop(index(0), index(panel), lanes, lambda n, d=d: square(j, n, d))  # type: ignore[misc]
+                code.loop(index(0), index(panel), lanes, lambda n, d=d: square(j, n, d))
             return
         base = code.mul(j, index(width))
 
