@@ -20,16 +20,16 @@ _stop: ctypes.c_int64 | None = None  # of the kernel that runs
 _before = -1  # where the program wanted signals written
 
 
-def watched(call: Callable[[], None], stop: int) -> None:
-    """Calls ``call`` until it returns with the int64 at ``stop`` 0; it is set to 1 when a signal arrives that
-    Python handles. Of the main thread only. An exception of the signal's handler comes out of here."""
+def watched(call: Callable[[], None], stop: int, resume: Callable[[], None] | None = None) -> None:
+    """Calls ``call`` until it returns with the int64 at ``stop`` 0, and ``resume`` in between. The int64 is set to 1
+    when a signal arrives that Python handles; an exception of its handler comes out of here. Of the main thread only.
+    """
     global _stop, _before
     flag = ctypes.c_int64.from_address(stop)
     writer = _watcher()
     before = signal.set_wakeup_fd(writer.fileno(), warn_on_full_buffer=False)
     try:
-        stopped = True
-        while stopped:
+        while True:
             with _lock:
                 flag.value, _stop, _before = 0, flag, before
             try:
@@ -37,6 +37,10 @@ def watched(call: Callable[[], None], stop: int) -> None:
             finally:
                 with _lock:
                     stopped, _stop, _before = bool(flag.value), None, -1
+            if not stopped:
+                return
+            if resume is not None:
+                resume()
     finally:
         signal.set_wakeup_fd(before)
 

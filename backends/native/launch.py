@@ -14,7 +14,8 @@ import sys
 import threading
 import time
 from collections.abc import Callable
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor, wait
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -27,14 +28,23 @@ _KERNEL = ctypes.CFUNCTYPE(None, ctypes.c_void_p)
 Region = Callable[[int, int, int], None]
 
 
-def run(address: int, context: int, threads: int, *, stop: int | None = None, long: bool = False) -> None:
+def run(
+    address: int,
+    context: int,
+    threads: int,
+    *,
+    stop: int | None = None,
+    long: bool = False,
+    resume: Callable[[], None] | None = None,
+) -> None:
     """Calls the function at ``address`` with ``context``, a pointer, on up to ``threads`` threads at once, and returns
     when all of them have. The calling thread is one of them; with one there are no others. No lock of Python's is held.
 
     ``stop`` is the address of an int64 that a kernel reads before it draws a task. If a call is ``long`` and made by
     the main thread, it is set to 1 when a signal arrives, as by Ctrl-C; the kernel returns after the tasks that have
-    begun, and Python's handler of the signal runs. It raises KeyboardInterrupt, or the kernel is called again, with
-    ``stop`` at 0, for the tasks that are left. Elsewhere handlers run when the kernel has ended.
+    been drawn, and Python's handler of the signal runs. It raises KeyboardInterrupt, or the kernel is called again,
+    with ``stop`` at 0, for the tasks that are left. ``resume`` is called before, to count threads from 0 again. In
+    other threads a kernel is not stopped.
     """
     if threads > 1:
         call = functools.partial(_parallel(), address, context, threads)
@@ -43,7 +53,7 @@ def run(address: int, context: int, threads: int, *, stop: int | None = None, lo
     if stop is None or not long or threading.current_thread() is not threading.main_thread():
         call()
     else:
-        interrupt.watched(call, stop)
+        interrupt.watched(call, stop, resume)
 
 
 def parallel_kind() -> str:
@@ -117,11 +127,30 @@ def _on_threads(address: int, context: int, threads: int) -> None:
         pool = _pools.get(threads)
         if pool is None:
             pool = _pools[threads] = ThreadPoolExecutor(threads - 1, thread_name_prefix="aatc")
-    others = [pool.submit(function, context) for _ in range(threads - 1)]
-    function(context)
-    for other in others:
-        if not other.cancel():  # one that has not begun would find nothing left to do
-            other.result()
+    others: list[Future[None]] = []
+    try:
+        with suppress(RuntimeError):  # of an interpreter that shuts down: one thread does all
+            for _ in range(threads - 1):
+                others.append(pool.submit(function, context))
+        function(context)
+    finally:
+        _wait_for(others)
+
+
+def _wait_for(others: list[Future[None]]) -> None:
+    """Until none of them is in the kernel: it works in memory of the caller's. An exception of a signal's handler is
+    raised after that."""
+    raised: BaseException | None = None
+    while True:
+        try:
+            for other in others:
+                if not other.cancel():  # one that has not begun would find nothing left to do
+                    wait([other])
+            break
+        except BaseException as error:
+            raised = error
+    if raised is not None:
+        raise raised
 
 
 # --- forked children ---------------------------------------------------------------------------------------
