@@ -13,6 +13,9 @@ from aatc.ir.score.program import Program
 from aatc.ir.target import Target
 from aatc.ir.tilemap import TileMap
 
+#: Multiply-adds that have to be under way at once, for none to wait for the one before.
+_LATENCY = 8
+
 
 def default_schedule(w: Workload, target: Target, *, masked: bool = True) -> Schedule:
     """A legal schedule for one direction; unless it is not ``masked``, its rows follow the mask."""
@@ -88,7 +91,9 @@ def _thread_tiles(w: Workload, target: Target) -> Schedule:
             rows //= 2
     rows, cols = max(rows, 1), max(-(-cols // vector), 1) * vector
     few = w.problems is None or w.problems < 2 * target.cores
-    return task_tiles(w, target, rows, cols, _best_block(w, target, rows, cols), few=few)
+    once = w.rows is not None and w.rows <= rows  # what is read by one block of queries is turned as it is read
+    packed = 0 if once else None
+    return task_tiles(w, target, rows, cols, _best_block(w, target, rows, cols), few=few, packed=packed)
 
 
 def task_tiles(
@@ -140,15 +145,21 @@ def blocks(w: Workload, target: Target, cols: int) -> list[tuple[int, int]]:
 
 
 def _best_block(w: Workload, target: Target, rows: int, cols: int) -> tuple[int, int] | None:
-    """The register block with most products per number loaded; (1, 1) where none fits, None without vectors."""
+    """The register block with most products per cycle; (1, 1) where none fits, None without vectors."""
     if target.vector_bytes < 8 or not target.registers:
         return None
     best: tuple[float, int, int] = (0.0, 1, 1)
     for high, wide in blocks(w, target, cols):
         if high <= rows:
             spare = rows / (-(-rows // high) * high)  # rows of the last block that are there
-            best = max(best, (spare * high * wide / (high + wide), high, wide))
-    return best[1:]
+            best = max(best, (spare * high * wide / step_cycles(high, wide), wide, high))
+    return best[2], best[1]
+
+
+def step_cycles(high: int, vectors: int) -> float:
+    """Cycles of one step of a contraction in a register block, on a core with two units for multiply-adds: those that
+    products and loads take, as many as keep both units under way, and half a one for the loop."""
+    return max(high * vectors, high + vectors, _LATENCY) / 2 + 0.5
 
 
 def _block(w: Workload, target: Target, high: int, wide: int, packed: int | None) -> list[Directive]:

@@ -16,12 +16,11 @@ from aatc.ir.schedule import Pack, Schedule
 from aatc.ir.score.program import Program
 from aatc.ir.target import Target
 from aatc.ir.tilemap import TileMap
-from aatc.passes.cost_model import unknown, working_set
+from aatc.passes.cost_model import step_cycles, unknown, working_set
 
 _CYCLE = 0.25e-9
 _REGION = 20_000  # cycles that a start of the threads takes
 _TILE = 400  # cycles per tile besides what grows with it
-_LATENCY = 8  # multiply-adds that have to be under way at once
 _SEEN = 2048  # tokens for which masks are looked at; longer ones are taken for alike
 _LIKELY = 2048  # tokens, where a length is not known
 
@@ -79,7 +78,7 @@ def _product(s: Schedule, target: Target, rows: int, cols: int, width: int, dept
     lanes = max(1, target.vector_bytes // item)
     high = min(s.extent("ii") or 1, rows)
     vectors = max(1, (s.extent("jj") or lanes) // lanes)
-    per_step = max(high * vectors, high + vectors, _LATENCY) / 2 + 0.5
+    per_step = step_cycles(high, vectors)
     steps = -(-rows // high) * -(-cols // (vectors * lanes)) * width
     return per_step * steps * (1 + 2 / max(depth, 1))
 

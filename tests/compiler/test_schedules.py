@@ -82,7 +82,7 @@ def test_the_default_for_code_of_our_own_has_a_task_per_block_of_rows():
     wide = Target("native", 2, (48 << 10, 1 << 20), 64, 32, directives=NATIVE.directives, levels=("threads",))
     w = Workload("forward", 8, 2048, 2048, 4, 64, 2, held)
     assert str(default_schedule(w, wide)) == (
-        "split(g, 1) split(i, 128) split(j, 256) grain(j, 64) split(ii, 6) split(jj, 64) vectorize(jj, 16) pack(k, 64) "
+        "split(g, 1) split(i, 128) split(j, 256) grain(j, 64) split(ii, 4) split(jj, 64) vectorize(jj, 16) pack(k, 64) "
         "bind(g, threads) bind(i, threads)"
     )
 

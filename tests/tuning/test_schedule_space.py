@@ -106,3 +106,11 @@ def test_a_mask_saves_more_with_low_tiles():
         return predicted_seconds(s, w, TARGETS[0]) / predicted_seconds(s, full, TARGETS[0])
 
     assert 0.5 < saved(64) < saved(128) < saved(1024) < 0.9
+
+
+def test_what_one_block_of_queries_reads_is_not_packed():
+    """A decoding step would copy all of its keys to read them once."""
+    target = TARGETS[0]
+    for sizes, packed in (((1, 1, 8192), 0), ((256, 49, 49), 0), ((8, 2048, 2048), 1), ((8, None, 2048), 1)):
+        default = default_schedule(work("forward", sizes), target)
+        assert sum(1 for _ in default.every(Pack)) == packed, sizes
