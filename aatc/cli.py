@@ -1,4 +1,4 @@
-"""The command line: ``aatc opt``, ``dump``, ``run``, ``tune``, ``analyze``, ``devices``.
+"""The command line: ``aatc opt``, ``dump``, ``profile``, ``run``, ``tune``, ``analyze``, ``devices``.
 
 IR texts go in and out as such, so that commands can be joined by pipes; everything else goes to standard
 error. Exit codes: 0 done, 1 it failed, 2 the command was misused.
@@ -168,7 +168,9 @@ def _timing(report: Any) -> None:
 @app.command()
 def dump(
     source: Annotated[str, typer.Argument(help="module:factory; factory() gives a model, or (model, example_args).")],
-    stage: Annotated[str, typer.Option(help="import, the name of a pass, final, or code.")] = "final",
+    stage: Annotated[
+        str, typer.Option(help="import, the name of a pass, final, code; of native kernels llvm or asm.")
+    ] = "final",
     inputs: Annotated[str, typer.Option(help="Shapes of random inputs, as 2x16x64,2x16.")] = "",
     pipeline: PipelineOption = "",
     backend: Annotated[str, typer.Option(help="Backend to compile for.")] = "cpu",
@@ -179,22 +181,62 @@ def dump(
     import torch
 
     import aatc
+    from aatc import backends
     from aatc.errors import UnsupportedError
+
+    model, args = _model(source, inputs)
+    compiled = aatc.compile(model, backend=backend, dynamic=dynamic, passes=pipeline or None, fallback=False)
+    with torch.no_grad():
+        compiled(*args)
+    if not compiled.graphs:
+        raise UnsupportedError("the model has nothing to compile: no tensor operation was recorded")
+    text = _listed(compiled, backends.get(backend), stage) or str(compiled.ir(stage))
+    if explain:
+        _say(str(compiled.explain()))
+    print(text)
+
+
+_LISTINGS = ("llvm", "asm")
+
+
+def _listed(compiled: Any, backend: Any, stage: str) -> str:
+    """Generated code: all of it, or the kernels' in a form that the backend lists; else nothing."""
+    if stage == "code":
+        return str(compiled.code)
+    if stage not in (*backend.listings, *_LISTINGS):
+        return ""
+    kernels = [a["kernel"] for g in compiled.graphs if g.program is not None for a in g.program.attentions]
+    mark = "#" if stage == "asm" else ";"
+    funcs = {id(f): f for k in kernels for v in k.versions for f in (v.forward_func, v.backward_func)}
+    return "\n".join(f"{mark} @{f.name}\n{backend.listing(f, stage)}" for f in funcs.values()) or f"{mark} no kernel"
+
+
+# --- profile -----------------------------------------------------------------------------------------------
+@app.command()
+def profile(
+    source: Annotated[str, typer.Argument(help="module:factory; factory() gives a model, or (model, example_args).")],
+    inputs: Annotated[str, typer.Option(help="Shapes of random inputs, as 2x16x64,2x16.")] = "",
+    backend: Annotated[str, typer.Option(help="Backend to compile for.")] = "native",
+    runs: Annotated[int, typer.Option(min=1, help="Runs that are counted.")] = 5,
+    backward: Annotated[bool, typer.Option("--backward", help="Also the gradients of the outputs' sum.")] = False,
+) -> None:
+    """Run a model with kernels that count, and print where their time goes, by tile operation."""
+    import aatc
+
+    model, args = _model(source, inputs)
+    print(aatc.compile(model, backend=backend, fallback=False).profile(args, runs=runs, backward=backward))
+
+
+def _model(source: str, inputs: str) -> tuple[Any, tuple]:
+    """The model of ``module:factory`` and its arguments: random ones of the shapes ``inputs``, or its examples."""
+    import torch
 
     model, args = _load(source)
     if inputs:
         args = tuple(torch.randn(s) for s in _shapes(inputs))
     if args is None:
         raise typer.BadParameter("the factory gives no example arguments: say --inputs 2x16x64", param_hint="--inputs")
-    compiled = aatc.compile(model, backend=backend, dynamic=dynamic, passes=pipeline or None, fallback=False)
-    with torch.no_grad():
-        compiled(*args)
-    if not compiled.graphs:
-        raise UnsupportedError("the model has nothing to compile: no tensor operation was recorded")
-    text = compiled.code if stage == "code" else str(compiled.ir(stage))
-    if explain:
-        _say(str(compiled.explain()))
-    print(text)
+    return model, args
 
 
 def _load(source: str) -> tuple[Any, tuple | None]:
@@ -324,12 +366,7 @@ def tune(
         found = tuning.Schedules(tuple(tuning.kept()))
     else:
         torch.manual_seed(seed)
-        model, args = _load(source)
-        args = tuple(torch.randn(s) for s in _shapes(inputs)) if inputs else args
-        if args is None:
-            raise typer.BadParameter(
-                "the factory gives no example arguments: say --inputs 2x16x64", param_hint="--inputs"
-            )
+        model, args = _model(source, inputs)
         found = tuning.tune(
             model, args, backend=backend, effort=effort, budget=budget or None, dynamic=dynamic, again=again
         )
@@ -358,11 +395,7 @@ def analyze(
     from aatc.analysis.run import analyze as study
 
     torch.manual_seed(seed)
-    model, args = _load(source)
-    if inputs:
-        args = tuple(torch.randn(s) for s in _shapes(inputs))
-    if args is None:
-        raise typer.BadParameter("the factory gives no example arguments: say --inputs 2x16x64", param_hint="--inputs")
+    model, args = _model(source, inputs)
     chosen = [p.strip() for p in passes.split(",") if p.strip()] or list(FAMILIES)
     with Progress(console=Console(stderr=True), transient=True) as bar:
         tasks = {name: bar.add_task(name, total=None) for name in chosen}

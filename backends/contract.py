@@ -8,11 +8,15 @@ from typing import Any, ClassVar
 
 from aatc.backends.host import build
 from aatc.backends.lowerings import Lowerings
+from aatc.backends.profile import Profiler
 from aatc.backends.program import Program
 from aatc.ir.core import Func, Module
+from aatc.ir.errors import BackendError
 from aatc.ir.legal import Workload
 from aatc.ir.schedule import Schedule
 from aatc.ir.target import Target
+
+_COUNTS = 'backend="native" does; a profiler of the process sees the others, as torch.profiler'
 
 
 class Backend(ABC):
@@ -20,12 +24,13 @@ class Backend(ABC):
     entry program and its constants are the host's.
 
     name: a word of its own. suffix: the text of its passes, which follow the neutral ones; may be empty. lowerings: its
-    table of tile operations.
+    table of tile operations. listings: words of the forms that `listing` shows a tile function's code in.
     """
 
     name: ClassVar[str]
     suffix: ClassVar[str] = ""
     lowerings: ClassVar[Lowerings]
+    listings: ClassVar[tuple[str, ...]] = ()
 
     @abstractmethod
     def target(self) -> Target:
@@ -44,6 +49,15 @@ class Backend(ABC):
     @abstractmethod
     def schedule_space(self, workload: Workload) -> Sequence[Schedule]:
         """Schedules worth trying for one direction of an attention, the default first, none twice."""
+
+    def profiler(self) -> Profiler:
+        """What counts the time of tile operations. Raises BackendError if the backend has none."""
+        raise BackendError(f"backend {self.name!r} does not count the time of tile operations", hint=_COUNTS)
+
+    def listing(self, func: Func, form: str) -> str:
+        """The code of a tile function in a form of ``listings``. Raises BackendError for another."""
+        have = ", ".join(self.listings) or "none: its source is the stage code"
+        raise BackendError(f"backend {self.name!r} has no listing {form!r}", hint=f"it has {have}")
 
     def build(self, module: Module) -> Program:
         """The program of a verified module that has been through this backend's passes."""

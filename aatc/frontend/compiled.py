@@ -20,6 +20,7 @@ from aatc.frontend.session import Graph, Options, Session
 from aatc.ir import transforms
 
 if TYPE_CHECKING:
+    from aatc.backends.profile import Profile
     from aatc.ir.core import Module
 
 M = TypeVar("M", bound=nn.Module)
@@ -315,6 +316,18 @@ class _Questions:
     def graphs(self) -> list[Graph]:
         """The graphs compiled so far."""
         return list(self._aatc.session.graphs)
+
+    def profile(self, inputs: Any = None, *, runs: int = 3, backward: bool = False) -> Profile:
+        """Where the time of the kernels goes: time and share of every operation of their tile programs, from builds of
+        the kernels that count; ``str()`` is a table.
+
+        inputs: a tensor or a tuple of the call's arguments. Without, the graphs compiled so far run on random tensors
+        of their shapes, which may take other branches than data does. backward: also the gradients of the outputs' sum.
+        Raises BackendError for backends that do not count.
+        """
+        from aatc.frontend import profiling
+
+        return profiling.profile(self, self._aatc, inputs, runs=runs, backward=backward)
 
     def explain(self) -> Explanation:
         """What was fused, tiled and proved, and what was left to PyTorch and why; ``str()`` is a report."""

@@ -11,6 +11,7 @@ from aatc.backends.contract import Backend
 from aatc.backends.native import forward_copies, rows_by_use  # noqa: F401  (passes)
 from aatc.backends.native import isa as instruction_sets
 from aatc.backends.native.table import lowering
+from aatc.backends.profile import Profiler
 from aatc.ir.core import Func
 from aatc.ir.legal import Workload
 from aatc.ir.schedule import Schedule
@@ -25,6 +26,7 @@ class NativeBackend(Backend):
     name = "native"
     suffix = "lower-tokens,rows-by-use,forward-copies"
     lowerings = lowering
+    listings = ("llvm", "asm")
 
     def __init__(self) -> None:
         from aatc.backends.native import regions  # noqa: F401  (registers all lowerings)
@@ -48,6 +50,16 @@ class NativeBackend(Backend):
         from aatc.backends.native.compiled import compile_tile
 
         return compile_tile(func, instruction_sets.host())
+
+    def listing(self, func: Func, form: str) -> str:
+        from aatc.backends.native.compiled import listing
+
+        return listing(func, instruction_sets.host(), form) if form in self.listings else super().listing(func, form)
+
+    def profiler(self) -> Profiler:
+        from aatc.backends.native.profile import Watch
+
+        return Watch()
 
     def devices(self) -> Sequence[dict[str, Any]]:
         isa = instruction_sets.host()

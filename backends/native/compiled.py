@@ -18,6 +18,7 @@ from aatc.backends.native.arena import ARENA
 from aatc.backends.native.context import (
     CHUNK,
     FAULT,
+    PROFILE,
     REFUSED,
     SCRATCH,
     SCRATCH_BYTES,
@@ -26,6 +27,7 @@ from aatc.backends.native.context import (
     TOTAL,
     rank_of,
 )
+from aatc.backends.native.counters import WATCH
 from aatc.backends.native.isa import Isa
 from aatc.backends.native.regions import HostStep, Phase, Region, Text, generate
 from aatc.ir.core import Func, Op, Value
@@ -49,6 +51,12 @@ def compile_tile(func: Func, isa: Isa) -> tuple[Callable[..., Any], str]:
     return Compiled(func, text, isa), text.text
 
 
+def listing(func: Func, isa: Isa, form: str) -> str:
+    """A tile function as LLVM IR ("llvm"), or as assembly ("asm")."""
+    text = generate(func, isa, blocks_of(func, isa), check=bounds.wanted()).text
+    return text if form == "llvm" else machine.assembly(text, isa)
+
+
 def blocks_of(func: Func, isa: Isa) -> tuple[int, int]:
     """(rows, vectors) of the products' register block: of the schedule where it says so."""
     rows, vectors = (8, 2) if isa.registers >= 32 else (4, 2)
@@ -62,10 +70,13 @@ def blocks_of(func: Func, isa: Isa) -> tuple[int, int]:
 
 
 class Compiled:
-    """Runs one tile function."""
+    """Runs one tile function. ``counters``: of a build that counts, their address; ``build``: this function's."""
+
+    counters = 0
+    build: Any = None
 
     def __init__(self, func: Func, text: Text, isa: Isa):
-        self.func, self.text = func, text
+        self.func, self.text, self.isa = func, text, isa
         self.library = machine.load(text.text, isa)
         self.addresses = [self.library.address(n) if n else 0 for n in text.names]
         self.results = func.body.ops[-1].operands
@@ -73,6 +84,10 @@ class Compiled:
         self.plans: dict[tuple[int, ...], Plan] = {}
 
     def __call__(self, *tensors: torch.Tensor) -> list[torch.Tensor] | None:
+        watch = WATCH.get()
+        return self.run(tensors) if watch is None else watch.run(self, tensors)
+
+    def run(self, tensors: Sequence[torch.Tensor]) -> list[torch.Tensor] | None:
         tensors = tuple([t if a.fits(t) else self._rows(a, t) for a, t in zip(self.args, tensors, strict=True)])
         shapes = tuple([n for t in tensors for n in t.shape])
         plan = self.plans.get(shapes)
@@ -192,7 +207,7 @@ class _RegionPlan:
             context[layout.phase(p, TOTAL)] = count
         for name, place in layout.symbols.items():
             context[place] = plan.sizes[name]
-        context[SCRATCH_BYTES] = self.scratch
+        context[SCRATCH_BYTES], context[PROFILE] = self.scratch, plan.compiled.counters
         self.inner: list[tuple[int, int]] = []  # of buffers in the block: place in the context, in the block
         self.outer: list[tuple[int, Value]] = []
         for v, place in layout.buffers.items():

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable
+from contextlib import AbstractContextManager, nullcontext
 from typing import Any
 
 from aatc.backends.liveness import Interval, Liveness, place
@@ -130,7 +131,13 @@ class Emitter:
     def ops(self, ops: Iterable[Op]) -> None:
         for op in ops:
             self.code.note(_shown(op))
-            lowering[op.name](self, op)
+            with self.timed(op):
+                lowering[op.name](self, op)
+
+    def timed(self, op: Op) -> AbstractContextManager[None]:
+        """Around the code of an operation, which a build that counts counts."""
+        counters = self.code.module.counters
+        return nullcontext() if counters is None else counters.around(self.code, op, _shown(op))
 
     # --- loops over the numbers of tiles -----------------------------------------------------------------------
     def each_row(self, rows: Val, body: Callable[[Val], None]) -> None:

@@ -10,9 +10,12 @@ import re
 import struct
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 from aatc.backends.native.bounds import Bounds
+
+if TYPE_CHECKING:
+    from aatc.backends.native.counters import Counters
 
 #: LLVM's names of the IR's element types in registers. A truth value is one bit; in memory it is a byte.
 REGISTER = {"f64": "double", "f32": "float", "bf16": "bfloat", "f16": "half", "i64": "i64", "i32": "i32",
@@ -84,12 +87,20 @@ class Module:
     ``fma``: the processor multiplies and adds in one step, with one rounding. ``avx512``: it has AVX-512 F, DQ, VL.
     ``halves``: LLVM's types of 16 bits that it converts.
     ``check``: addresses are checked, and ``operations`` are what an address may belong to, by number.
+    ``counters``: of a build that counts.
     """
 
     def __init__(
-        self, *, fma: bool = True, avx512: bool = False, halves: Sequence[str] = (), check: bool = False
+        self,
+        *,
+        fma: bool = True,
+        avx512: bool = False,
+        halves: Sequence[str] = (),
+        check: bool = False,
+        counters: Counters | None = None,
     ) -> None:
         self.fma, self.avx512, self.halves, self.check = fma, avx512, tuple(halves), check
+        self.counters = counters
         self.operations: list[str] = ["none"]
         self.functions: list[str] = []
         self.declared: dict[str, str] = {}

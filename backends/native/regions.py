@@ -24,6 +24,7 @@ from aatc.backends.native.context import (
     TOTAL,
     Layout,
 )
+from aatc.backends.native.counters import Counters
 from aatc.backends.native.emit import Emitter
 from aatc.backends.native.isa import Isa
 from aatc.backends.native.llvm import Code, Module, Val, index
@@ -178,10 +179,12 @@ class Text:
     operations: list[str]  # by the numbers that checks of addresses leave; empty without
 
 
-def generate(func: Func, isa: Isa, blocks: tuple[int, int], *, check: bool = False) -> Text:
-    """``check``: with checks of every address (`bounds`)."""
+def generate(
+    func: Func, isa: Isa, blocks: tuple[int, int], *, check: bool = False, counters: Counters | None = None
+) -> Text:
+    """``check``: with checks of every address (`bounds`). ``counters``: with a clock around operations (`profile`)."""
     halves = [name for name, known in (("half", isa.half), ("bfloat", isa.bf16)) if known]
-    module = Module(fma=isa.fma, avx512=isa.name == "avx512", halves=halves, check=check)
+    module = Module(fma=isa.fma, avx512=isa.name == "avx512", halves=halves, check=check, counters=counters)
     steps = split(func)
     names, layouts, scratch = [], [], []
     for n, step in enumerate(steps):
@@ -194,6 +197,8 @@ def generate(func: Func, isa: Isa, blocks: tuple[int, int], *, check: bool = Fal
         names.append(f"region{n}")
         layouts.append(layout)
         scratch.append(_region(module, names[-1], step, isa, layout, blocks))
+        if counters is not None:  # which thread it is, is seen by its scratch memory
+            scratch[-1] = max(1, scratch[-1])
     return Text(module.text(), steps, names, layouts, scratch, module.operations if check else [])
 
 
@@ -241,7 +246,8 @@ def _task(module: Module, name: str, nest: Nest, isa: Isa, layout: Layout, block
         code.loop(first, code.add(first, extents[several[0]]), 1, lambda g: one(g))
     elif not nest.loops and nest.ops[0].name in whole.WHOLE:
         code.note(nest.ops[0].name)
-        whole.WHOLE[nest.ops[0].name].write(e, nest.ops[0], positions)
+        with e.timed(nest.ops[0]):
+            whole.WHOLE[nest.ops[0].name].write(e, nest.ops[0], positions)
     else:
         e.ops(nest.ops)
     code.do("ret void")
