@@ -2,10 +2,7 @@
 
 from __future__ import annotations
 
-import platform
 from collections.abc import Callable, Sequence
-from functools import lru_cache
-from pathlib import Path
 from typing import Any
 
 import torch
@@ -19,6 +16,7 @@ from aatc.backends.cpu import (  # noqa: F401  (they register what they declare)
 )
 from aatc.backends.cpu.emit import compile_tile
 from aatc.backends.cpu.table import lowering
+from aatc.backends.processor import caches, model
 from aatc.ir.core import Func
 from aatc.ir.legal import Workload
 from aatc.ir.schedule import Schedule
@@ -38,7 +36,7 @@ class CpuBackend(Backend):
         return Target(
             "cpu",
             cores=torch.get_num_threads(),
-            caches=_caches(),
+            caches=caches(),
             vector_bytes=vector_bytes,
             registers=registers,
             library=("sdpa",),
@@ -62,10 +60,10 @@ class CpuBackend(Backend):
         return [
             {
                 "backend": "cpu",
-                "name": _model(),
+                "name": model(),
                 "threads": torch.get_num_threads(),
                 "isa": capability,
-                "cache_bytes": _caches()[1],
+                "cache_bytes": caches()[1],
             }
         ]
 
@@ -83,28 +81,3 @@ _VECTORS = {
     "SVE256": (32, 32),
     "SVE": (16, 32),
 }
-
-
-@lru_cache(maxsize=1)
-def _caches() -> tuple[int, ...]:
-    """Bytes of a core's caches by level; 32 KiB and 1 MiB where the system does not tell of the first two."""
-    found = {1: 32 << 10, 2: 1 << 20}
-    for cache in Path("/sys/devices/system/cpu/cpu0/cache").glob("index*"):
-        try:
-            kind, level, size = ((cache / f).read_text("ascii").strip() for f in ("type", "level", "size"))
-            if kind != "Instruction":
-                found[int(level)] = int(size.rstrip("KM")) << {"K": 10, "M": 20}.get(size[-1:], 0)
-        except (OSError, ValueError):
-            continue
-    return tuple(found[level] for level in sorted(found))
-
-
-@lru_cache(maxsize=1)
-def _model() -> str:
-    try:
-        with open("/proc/cpuinfo") as f:
-            return next(
-                (line.split(":", 1)[1].strip() for line in f if line.startswith("model name")), platform.processor()
-            )
-    except OSError:
-        return platform.processor() or platform.machine()

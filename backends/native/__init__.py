@@ -11,6 +11,7 @@ from aatc.backends.contract import Backend
 from aatc.backends.native import forward_copies, rows_by_use  # noqa: F401  (passes)
 from aatc.backends.native import isa as instruction_sets
 from aatc.backends.native.table import lowering
+from aatc.backends.processor import caches
 from aatc.backends.profile import Profiler
 from aatc.ir.core import Func
 from aatc.ir.legal import Workload
@@ -32,13 +33,11 @@ class NativeBackend(Backend):
         from aatc.backends.native import regions  # noqa: F401  (registers all lowerings)
 
     def target(self) -> Target:
-        from aatc.backends.cpu import _caches
-
         isa = instruction_sets.host()
         return Target(
             "native",
             cores=torch.get_num_threads(),
-            caches=_caches(),
+            caches=caches(),
             vector_bytes=isa.vector_bytes,
             registers=isa.registers,
             directives=("split", "grain", "reorder", "order", "bind", "pack", "vectorize"),
@@ -62,6 +61,8 @@ class NativeBackend(Backend):
         return Watch()
 
     def devices(self) -> Sequence[dict[str, Any]]:
+        if not instruction_sets.available():
+            return []
         isa = instruction_sets.host()
         return [{"backend": "native", "name": isa.cpu, "threads": torch.get_num_threads(), "isa": isa.name}]
 

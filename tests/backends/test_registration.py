@@ -68,7 +68,7 @@ def test_a_registered_backend_compiles_models():
 
 def test_ours_is_there_without_being_installed(monkeypatch):
     declare(monkeypatch)
-    assert backends.names() == ["cpu"]
+    assert backends.names() == ["cpu", "native"]
     assert backends.get("auto").name == "cpu"
 
 
@@ -83,7 +83,7 @@ def test_our_own_entry_point_is_the_one_pyproject_declares():
 def test_entry_points_are_read(monkeypatch):
     module_with(monkeypatch, "planted_backend", Made=other)
     declare(monkeypatch, ("cpu", "aatc.backends.cpu:CpuBackend"), ("other", "planted_backend:Made"))
-    assert backends.names() == ["cpu", "other"]
+    assert backends.names() == ["cpu", "native", "other"]
     assert backends.get("other").suffix == "plan-memory"
 
 
@@ -108,7 +108,7 @@ def test_a_broken_entry_point_is_told_and_leaves_the_rest_alone(monkeypatch, poi
     with pytest.raises(BackendError, match=message):
         backends.get(name)
     with pytest.warns(AatcWarning, match=message):
-        assert [d["backend"] for d in backends.devices()] == ["cpu"]
+        assert [d["backend"] for d in backends.devices()] == ["cpu", "native"]
 
 
 def test_nothing_is_searched_for_while_the_cpu_will_do(monkeypatch):
