@@ -76,3 +76,18 @@ def golden(request: pytest.FixtureRequest) -> Callable[[str, str], None]:
     folder = request.path.parent / "golden"
     accept = bool(request.config.getoption("--accept"))
     return lambda name, text: check_golden(folder / name, text, accept=accept)
+
+
+@pytest.fixture(scope="session", autouse=True)
+def own_cache(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+    """Object code and schedules of a run lie in a folder of the run, which its processes share."""
+    base = tmp_path_factory.getbasetemp()
+    folder = (base.parent if "PYTEST_XDIST_WORKER" in os.environ else base) / "aatc-cache"
+    folder.mkdir(mode=0o700, exist_ok=True)
+    before = os.environ.get("AATC_CACHE")
+    os.environ["AATC_CACHE"] = str(folder)
+    yield
+    if before is None:
+        del os.environ["AATC_CACHE"]
+    else:
+        os.environ["AATC_CACHE"] = before
