@@ -61,7 +61,7 @@ def _sums_up(t: torch.Tensor) -> bool:
     if t.numel() > _ALONE or t.dtype not in (torch.float32, torch.float64):
         return bool(torch.isfinite(t.detach().sum()))
     with np.errstate(all="ignore"):
-        return math.isfinite(t.detach().numpy().sum())
+        return math.isfinite(t.numpy(force=True).sum())
 
 
 def _per_key(axes: str) -> bool:

@@ -98,13 +98,15 @@ def _largest_deviation(witness: tuple[Any, ...]) -> float:
             env = draw.tensors(domain, sizes, n)
             found = _found(roots, env, sizes, starts, values)
             defined = _defined(items[-2] if kind != "bound" else items[0], values, sizes)
+            if domain in _SINGULAR and kind != "bound":  # rounding may put either side on a pole there
+                defined = defined & _defined(items[-1], values, sizes)
             held |= bool((defined & found[1] if kind == "equal-where" else defined).any())
             singular = domain in _SINGULAR
             # half of the digits: deviations up to 1e-6 count as 1e-9 there
             part = (1e-3 if singular else 1.0) / _scale(found[-2:])
             deviation = _deviation(kind, items, found, defined, singular, part)
             if math.isfinite(deviation) and deviation > _EXACT and kind != "bound":
-                noise = _noise(kind, roots, env, sizes, starts, values)
+                noise = _noise(kind, roots, env, sizes, starts, values, singular)
                 deviation = _deviation(kind, items, found, defined, singular, part, noise)
             worst = max(worst, deviation)
     return worst if held else float("inf")  # what is said of pairs where there are none says nothing
@@ -170,7 +172,9 @@ def _found(
     return [evaluate(e, env, sizes, **more).expand(*sizes, -1) for e in roots]
 
 
-def _noise(kind: str, roots: list[Expr], env: Env, sizes: Sizes, starts: Sizes, exact: Values) -> torch.Tensor:
+def _noise(
+    kind: str, roots: list[Expr], env: Env, sizes: Sizes, starts: Sizes, exact: Values, singular: bool
+) -> torch.Tensor:
     """How far apart the two sides may be because every number on the way is rounded, per pair."""
     generator, unit = torch.Generator().manual_seed(20241), 2.0**-52
 
@@ -183,11 +187,12 @@ def _noise(kind: str, roots: list[Expr], env: Env, sizes: Sizes, starts: Sizes, 
     kept = {e: v for e, v in exact.items() if e.dtype != "f" or (e.fn in FUNCTIONS and FUNCTIONS[e.fn].jumps)}
     sides = [exact[e].expand(*sizes, -1) for e in roots[-2:]]
     noise = torch.zeros(*sizes, 1, dtype=torch.float64)
+    # among singular data a pair that another rounding puts on a pole says nothing
+    pole = float("inf") if singular else 0.0
     for _ in range(_SAMPLES):
         others = _found(roots[-2:], env, sizes, starts, dict(kept), rounded)
         apart = [(_compared(kind, x) - _compared(kind, y)).abs() for x, y in zip(sides, others, strict=True)]
-        # on a pole, where rounding alone makes a side infinite, all deviations are explained
-        noise = torch.maximum(noise, (apart[0] + apart[1]).nan_to_num(*[float("inf")] * 3))
+        noise = torch.maximum(noise, (apart[0] + apart[1]).nan_to_num(pole, pole, pole))
     return noise * _EXPLAINED
 
 
@@ -325,8 +330,6 @@ def _deviation(
         hidden = torch.isnan(before) & torch.isfinite(after)
         if bool((hidden if mask is None else hidden & mask).any()):
             return float("inf")
-    if singular:
-        counts = counts & torch.isfinite(after)
     if kind == "row-constant":
         counts = counts & counts[:, :, :, :1]
     before, after = _compared(kind, before), _compared(kind, after)

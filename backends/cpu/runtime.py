@@ -9,6 +9,7 @@ import torch
 
 from aatc.backends.cpu.masks import Runs, Sizes, additive_block, classify, close, diagonal, hull, selection
 from aatc.backends.cpu.pair_runtime import clear, gathered, give, lost_pairs, put_pairs
+from aatc.backends.results import apart as apart
 from aatc.ir.access import access
 from aatc.ir.score import random
 from aatc.ir.score.evaluate import add_entries, entries, numbered, share_heads, table_position
@@ -47,20 +48,6 @@ def rows(t: torch.Tensor) -> torch.Tensor:
     if t.stride(-1) == 1 and t.stride(-2) >= t.shape[-1]:
         return t
     return t.clone(memory_format=torch.contiguous_format)
-
-
-def apart(results: Sequence[torch.Tensor], args: Sequence[torch.Tensor]) -> tuple[torch.Tensor, ...]:
-    """Results as tensors of their own: none shares memory with another, with an argument, or with itself."""
-    taken = {t.untyped_storage().data_ptr() for t in args if t.numel()}
-    out = []
-    for t in results:
-        at = t.untyped_storage().data_ptr()
-        if t.numel() and (at in taken or any(s == 0 and n > 1 for s, n in zip(t.stride(), t.shape, strict=True))):
-            t = t.clone(memory_format=torch.contiguous_format)
-            at = t.untyped_storage().data_ptr()
-        taken.add(at)
-        out.append(t)
-    return tuple(out)
 
 
 def centre(x: torch.Tensor) -> torch.Tensor:

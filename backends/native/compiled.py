@@ -30,6 +30,7 @@ from aatc.backends.native.context import (
 from aatc.backends.native.counters import WATCH
 from aatc.backends.native.isa import Isa
 from aatc.backends.native.regions import HostStep, Phase, Region, Text, generate
+from aatc.backends.results import apart
 from aatc.ir.core import Func, Op, Value
 from aatc.ir.dims import Dim
 from aatc.ir.errors import BackendError, ShapeError
@@ -83,11 +84,11 @@ class Compiled:
         self.args = [_Argument(a) for a in func.args]
         self.plans: dict[tuple[int, ...], Plan] = {}
 
-    def __call__(self, *tensors: torch.Tensor) -> list[torch.Tensor] | None:
+    def __call__(self, *tensors: torch.Tensor) -> Sequence[torch.Tensor] | None:
         watch = WATCH.get()
         return self.run(tensors) if watch is None else watch.run(self, tensors)
 
-    def run(self, tensors: Sequence[torch.Tensor]) -> list[torch.Tensor] | None:
+    def run(self, tensors: Sequence[torch.Tensor]) -> Sequence[torch.Tensor] | None:
         tensors = tuple([t if a.fits(t) else self._rows(a, t) for a, t in zip(self.args, tensors, strict=True)])
         shapes = tuple([n for t in tensors for n in t.shape])
         plan = self.plans.get(shapes)
@@ -98,11 +99,13 @@ class Compiled:
         return plan.run(tensors)
 
     def _rows(self, a: _Argument, t: torch.Tensor) -> torch.Tensor:
-        """A tensor as code takes it: its features are neighbours."""
+        """A tensor as code takes it: its features are neighbours, and memory holds its numbers. A view may only say
+        that they are to be negated, and a gradient that it is zero, without any memory."""
         if t.dtype != a.dtype or t.dim() != a.rank or t.device.type != "cpu":
             of, at = f"{t.dtype} {tuple(t.shape)}", f"{t.device}"
             raise ShapeError(f"%{a.value.name} of @{self.func.name} is {a.value.type}, got {of} on {at}")
-        return t.contiguous()
+        t = t.resolve_neg().contiguous()
+        return t if t.data_ptr() or not t.numel() else t.clone()
 
     def _sizes(self, tensors: Sequence[torch.Tensor]) -> dict[str, int]:
         """Sizes of symbolic dimensions; every shape is checked, since code trusts them."""
@@ -141,6 +144,8 @@ class _Argument:
             and t.dim() == self.rank
             and t.is_cpu
             and (not self.rank or t.stride(-1) == 1 or t.shape[-1] <= 1)
+            and not t.is_neg()
+            and (t.data_ptr() != 0 or not t.numel())
         )
 
 
@@ -172,7 +177,7 @@ class Plan:
         self.scratch_bytes = max((r.scratch for r in self.regions if r is not None), default=0)
         self.zeros = [(place, n) for place, n, fill, _ in self.buffers.values() if fill is not None and n]
 
-    def run(self, tensors: Sequence[torch.Tensor]) -> list[torch.Tensor] | None:
+    def run(self, tensors: Sequence[torch.Tensor]) -> Sequence[torch.Tensor] | None:
         held: dict[Value, Any] = dict(zip(self.compiled.func.args, tensors, strict=True))
         for v, shape, dtype, fill in self.tensors:
             made = torch.empty(shape, dtype=dtype)
@@ -343,15 +348,3 @@ def _runs(mask: Any, values: Any, extents: Any, rows: int, cols: int, heads: int
 def _plain_runs(mask: Any, extents: Any, rows: int, cols: int, heads: int, over: str) -> np.ndarray:
     """Runs of a mask that reads no tensor."""
     return _runs(mask, [], extents, rows, cols, heads, over)
-
-
-def apart(results: Sequence[torch.Tensor], args: Sequence[torch.Tensor]) -> list[torch.Tensor]:
-    """Results as tensors of their own."""
-    seen: set[int] = {t.data_ptr() for t in args}
-    out = []
-    for t in results:
-        if t.data_ptr() in seen and t.numel():
-            t = t.clone()
-        seen.add(t.data_ptr())
-        out.append(t)
-    return out

@@ -10,7 +10,7 @@ from aatc.backends.native.table import lowering
 from aatc.backends.native.tiles import Tile, is_part, tile_shape
 from aatc.backends.native.words import expression
 from aatc.ir.access import access
-from aatc.ir.core import Op, Value
+from aatc.ir.core import Op
 from aatc.ir.score.expr import Expr
 from aatc.ir.score.program import Program
 
@@ -215,7 +215,7 @@ def across(e: Emitter, how: str, x: Val) -> Val:
     return code.lane(x, 0)
 
 
-def line_total(e: Emitter, how: str, n: Val, read: Callable[[Val, Val | None], Val], scalar: str, local: bool) -> Val:
+def line_total(e: Emitter, how: str, n: Val, read: Callable[[Val, Val | None], Val], scalar: str) -> Val:
     """n numbers in one; ``read`` gives the vector that begins at a number, under a mask."""
     code, lanes = e.code, e.lanes
     if lanes == 1:
@@ -264,18 +264,18 @@ def reduce(e: Emitter, op: Op) -> None:
 
     def ended(i: Val, j: Val, x: Val) -> None:
         if before is not None:
-            x = combined(e, how, code.load(before.memory, _place(e, before, i, j)), x)
-        code.store(x, _place(e, out, i, j))
+            x = combined(e, how, code.load(before.memory, e.address(before, i, j)), x)
+        code.store(x, e.address(out, i, j))
 
     def of_row(i: Val) -> Val:
         if tile.shape[1] == 1:
             return code.load(tile.memory, code.at(tile.base, code.mul(i, tile.row), tile.memory))
-        return line_total(e, how, tile.cols, lambda j, keep: e.read(tile, i, j, e.lanes, keep), scalar, tile.local)
+        return line_total(e, how, tile.cols, lambda j, keep: e.read(tile, i, j, e.lanes, keep), scalar)
 
     if over == "j":
         e.each_row(tile.rows, lambda i: ended(i, index(0), of_row(i)))
     elif tile.line:
-        x = line_total(e, how, tile.rows, lambda i, keep: e.read_line(tile, i, e.lanes, keep), scalar, tile.local)
+        x = line_total(e, how, tile.rows, lambda i, keep: e.read_line(tile, i, e.lanes, keep), scalar)
         ended(index(0), index(0), x)
     elif over == "ij":
         (x,) = code.loop(
@@ -284,10 +284,6 @@ def reduce(e: Emitter, op: Op) -> None:
         ended(index(0), index(0), x)
     else:
         _down(e, how, tile, before, out)
-
-
-def _place(e: Emitter, t: Tile, i: Val, j: Val) -> Val:
-    return e.address(t, i, j)
 
 
 def _down(e: Emitter, how: str, tile: Tile, before: Tile | None, out: Tile) -> None:
@@ -352,7 +348,3 @@ def insert(e: Emitter, op: Op) -> None:
         code.store(values[0], at, keep=keep)
 
     each_number(e, part.shape, part.rows, part.cols, [part], vector, keep_local=True)
-
-
-def operands(e: Emitter, values: Sequence[Value]) -> list[Tile]:
-    return [e.tile(v) for v in values]

@@ -191,9 +191,6 @@ class Emitter:
     def _loaded(self, t: Tile, x: Val) -> Val:
         return self.code.compare("ne", x, number(0, x.type)) if t.dtype == "bool" else x
 
-    def write(self, t: Tile, at: Val, x: Val) -> None:
-        self.code.store(self.stored(x, t.dtype), at)
-
     def stored(self, x: Val, dtype: str) -> Val:
         """A number as it stands in memory of ``dtype``."""
         return convert(self.code, x, dtype)

@@ -384,9 +384,6 @@ def _wait(e: Emitter, done: Val, total: Val, p: int) -> None:
     code.label(after)
 
 
-__all__ = ["HOST", "HostStep", "Nest", "Phase", "Region", "Step", "Text", "generate", "split"]
-
-
 def _outside(e: Emitter, op: Op) -> None:
     """What the caller does, or regions do as a whole."""
     raise AssertionError(op.name)

@@ -149,7 +149,7 @@ def peak(e: Emitter, op: Op, at: list[Val]) -> None:
                 x = code.load(vector_of(memory, e.lanes), code.at(at_row, j, memory), keep=keep)
                 return code.mul(x, x)
 
-            total = line_total(e, "sum", e.dim(t.shape[axis]), squares, memory, False)
+            total = line_total(e, "sum", e.dim(t.shape[axis]), squares, memory)
             return code.call("llvm.sqrt", memory, [total])
 
         def step(d: Val, so_far: Val) -> list[Val]:

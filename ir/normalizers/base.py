@@ -182,6 +182,8 @@ class Normalizer:
         """Raises VerifyError where the declaration does not hold together."""
         if not NAME.match(self.name):
             raise VerifyError(f"a normaliser is called {self.name!r}", hint="a name is an identifier")
+        if not isinstance(self.weight(1.0), Expr):
+            raise VerifyError(f"the weight of {self.name} is {self.weight(1.0)!r}, no expression of scores")
         given = {SCORE, *(x.next for x in self.of_scores)}
         free = [p for p in params(self.weight(1.0)) if p not in given]
         if free:

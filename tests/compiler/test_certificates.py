@@ -69,6 +69,41 @@ def test_what_is_no_witness_is_a_typed_error(witness) -> None:
         verify(witness)
 
 
+BALL = "acosh(1.0 + 2.0 * (dot(q - k, q - k) / ((1.0 - dot(q, q)) * (1.0 - dot(k, k)))))"
+SPLIT = "(1.0 - dot(q, q) - dot(k, k) + dot(q, q) * dot(k, k))"
+CLOSED = "where(i <= j, dot(q, k), -inf)"
+
+
+@pytest.mark.parametrize(
+    "before, after",
+    [
+        (BALL, f"acosh(1.0 + 2.0 * ((dot(q, q) + dot(k, k) - 2.0 * dot(q, k)) / {SPLIT}))"),
+        ("1.0 / (1.0 - dot(q, q))", "-1.0 / (dot(q, q) - 1.0)"),
+        (CLOSED, "where(j >= i, dot(q, k), -inf)"),
+        (f"{CLOSED} + 1.0", "where(i <= j, dot(q, k) + 1.0, -inf)"),
+    ],
+)
+def test_poles_and_infinities_that_are_meant_are_no_deviation(before, after) -> None:
+    assert verify(("equal", body(before), body(after))) <= 1e-9
+
+
+@pytest.mark.parametrize(
+    "before, after",
+    [
+        (BALL, f"acosh(1.0 + 2.0001 * ((dot(q, q) + dot(k, k) - 2.0 * dot(q, k)) / {SPLIT}))"),
+        (BALL, f"acosh(1.0 + 2.0 * ((dot(q, q) + dot(k, k) - 2.0 * dot(q, k)) / abs({SPLIT}))) + 1.0e-6"),
+        ("1.0 / (1.0 - dot(q, q))", "1.0000001 / (1.0 - dot(q, q))"),
+        (CLOSED, "where(i <= j, dot(q, k), 0.0)"),
+        (CLOSED, "where(i <= j, dot(q, k), inf)"),
+        (CLOSED, "where(i < j, dot(q, k), -inf)"),
+        ("where(i <= j, dot(q, k), 0.0)", CLOSED),
+        ("where(i <= j, 1.0 / (1.0 - dot(q, q)), -inf)", "where(i <= j, 1.001 / (1.0 - dot(q, q)), -inf)"),
+    ],
+)
+def test_wrong_rewrites_beside_poles_and_infinities_are_refused(before, after) -> None:
+    assert not verify(("equal", body(before), body(after))) <= 1e-9
+
+
 def test_rounding_is_no_deviation() -> None:
     """Large numbers that cancel leave their rounding, which is not the rule's fault."""
     expanded = body("dot(q, q) - 2.0 * dot(q, k) + dot(k, k)")
