@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import platform
 from functools import lru_cache
 from pathlib import Path
@@ -31,3 +32,10 @@ def model() -> str:
             )
     except OSError:
         return platform.processor() or platform.machine()
+
+
+def cores() -> int:
+    """Cores that this process may use, however many threads torch has been told to take."""
+    if hasattr(os, "sched_getaffinity"):
+        return len(os.sched_getaffinity(0))
+    return os.cpu_count() or 1

@@ -2,7 +2,7 @@
 
 import gc
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 
 import torch
 from torch import Tensor
@@ -16,8 +16,15 @@ def seconds(call: Callable[[], object]) -> float:
     return time.perf_counter() - start
 
 
-def alternate(calls: Mapping[str, Callable[[], object]], runs: int, warm: int = 2) -> dict[str, Figure]:
-    """Milliseconds of each call in ``runs`` rounds, every round running all of them once."""
+#: Seconds after which a peer has been run often enough.
+_PATIENCE = 2.0
+
+
+def alternate(
+    calls: Mapping[str, Callable[[], object]], runs: int, warm: int = 2, peers: Collection[str] = ()
+) -> dict[str, Figure]:
+    """Milliseconds of each call in ``runs`` rounds, every round running all of them once. ``peers`` hold nobody to a
+    bound: a slow one leaves out rounds."""
     for call in calls.values():
         for _ in range(warm):
             call()
@@ -27,6 +34,8 @@ def alternate(calls: Mapping[str, Callable[[], object]], runs: int, warm: int = 
     try:
         for _ in range(runs):
             for name, call in calls.items():
+                if name in peers and sum(taken[name]) > 1e3 * _PATIENCE:
+                    continue
                 taken[name].append(1e3 * seconds(call))
     finally:
         gc.enable()

@@ -11,7 +11,7 @@ from aatc.backends.contract import Backend
 from aatc.backends.native import forward_copies, rows_by_use  # noqa: F401  (passes)
 from aatc.backends.native import isa as instruction_sets
 from aatc.backends.native.table import lowering
-from aatc.backends.processor import caches
+from aatc.backends.processor import caches, cores
 from aatc.backends.profile import Profiler
 from aatc.ir.core import Func
 from aatc.ir.legal import Workload
@@ -36,7 +36,7 @@ class NativeBackend(Backend):
         isa = instruction_sets.host()
         return Target(
             "native",
-            cores=torch.get_num_threads(),
+            cores=cores(),  # not torch's threads: another number of these must not change a bit
             caches=caches(),
             vector_bytes=isa.vector_bytes,
             registers=isa.registers,

@@ -49,17 +49,21 @@ def main(
         console.print(verdicts.table(rows))
         return
     _hold(threads)
-    machine, started, rows = verdicts.device(), time.monotonic(), []
+    machine, path, rows = verdicts.device(), verdicts.new_file(), []
+    taken: dict[str, float] = {}
+    settings = {"only": only, "runs": runs, "busy": busy, "peers": peers, "seconds": taken}
     columns = (SpinnerColumn(), BarColumn(), TextColumn("{task.description}"), TimeElapsedColumn())
     with Progress(*columns, console=console, transient=True) as progress:
         task = progress.add_task("", total=len(chosen))
         for plan, wanted in chosen:
             progress.update(task, description=plan.names[0])
+            started = time.monotonic()
             rows += plan.rows(Settings(runs, peers), wanted)
+            taken[plan.names[0]] = round(time.monotonic() - started, 1)
+            verdicts.save(path, rows, settings, machine)  # what is there if this is interrupted
             progress.advance(task)
     verdicts.show(rows, console)
-    settings = {"only": only, "runs": runs, "busy": busy, "peers": peers, "seconds": time.monotonic() - started}
-    console.print(f"kept in {os.path.relpath(verdicts.save(rows, settings, machine))}")
+    console.print(f"{sum(taken.values()):.0f} s; kept in {os.path.relpath(path)}")
 
 
 def _hold(threads: int) -> None:

@@ -107,13 +107,15 @@ def show(rows: Sequence[Measured], console: Console) -> None:
     console.print(f"{sum(judged)} of {len(judged)} bounds met")
 
 
-def save(rows: Sequence[Measured], settings: dict[str, object], machine: dict[str, object]) -> Path:
+def new_file() -> Path:
     RESULTS.mkdir(exist_ok=True)
-    path = RESULTS / time.strftime("native-%Y%m%d-%H%M%S.json")
+    return RESULTS / time.strftime("native-%Y%m%d-%H%M%S.json")
+
+
+def save(path: Path, rows: Sequence[Measured], settings: dict[str, object], machine: dict[str, object]) -> None:
     kept = [
         {**asdict(BOUNDS[row.name]), "measured": row.value, "met": row.met, "note": row.note,
          "figures": {name: asdict(figure) for name, figure in row.figures.items()}}
         for row in rows
     ]  # fmt: skip
     path.write_text(json.dumps({"device": machine, "settings": settings, "rows": kept}, indent=1) + "\n", "utf-8")
-    return path

@@ -9,6 +9,8 @@ from pathlib import Path
 import pytest
 import torch
 
+import aatc
+from aatc import masks, metrics
 from aatc.backends.native import compiled, isa
 from tests.compiler.harness import build
 from tests.conformance.cases import Sizes, case
@@ -119,3 +121,29 @@ def test_compiling_running_and_dropping_does_not_grow_the_process(threads):
         assert torch.equal(run(*operands)[0], want)
 
     assert growth_kib(cycle, 200) < 20
+
+
+@pytest.mark.parametrize("mask", [None, masks.causal()])
+def test_a_model_compiled_for_other_threads_gives_the_same_bits(mask):
+    """Torch compiles again where their number changes, and the schedule must not."""
+    q, k, v = torch.randn(3, 1, 2, 300, 32)
+
+    def bits(threads):
+        torch._dynamo.reset()
+        before = torch.get_num_threads()
+        torch.set_num_threads(threads)
+        try:
+            model = aatc.compile(
+                lambda q, k, v: aatc.attend(q, k, v, metric=metrics.Euclidean(), mask=mask),
+                backend="native",
+                fallback=False,
+            )
+            leaves = [t.clone().requires_grad_() for t in (q, k, v)]
+            out = model(*leaves)
+            return [out.detach(), *torch.autograd.grad(out.square().sum(), leaves)]
+        finally:
+            torch.set_num_threads(before)
+
+    one = bits(1)
+    for threads in (2, 4):
+        assert all(torch.equal(x, y) for x, y in zip(one, bits(threads), strict=True))
