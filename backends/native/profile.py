@@ -34,7 +34,7 @@ class Build:
         self.apart = -(-EACH * len(self.counters.operations) // LINE) * LINE
         self.sums = np.zeros(LINE, dtype=np.int64)
 
-    def run(self, tensors: Sequence[torch.Tensor]) -> list[torch.Tensor] | None:
+    def run(self, tensors: Sequence[torch.Tensor]) -> Sequence[torch.Tensor] | None:
         threads = torch.get_num_threads()
         if len(self.sums) < LINE + threads * self.apart:
             more = np.zeros(LINE + threads * self.apart, dtype=np.int64)
