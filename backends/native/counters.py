@@ -26,7 +26,7 @@ LINE = 8
 class Watching(Protocol):
     """Runs kernels in builds that count."""
 
-    def run(self, kernel: Any, tensors: Sequence[torch.Tensor]) -> list[torch.Tensor] | None: ...
+    def run(self, kernel: Any, tensors: Sequence[torch.Tensor]) -> Sequence[torch.Tensor] | None: ...
 
 
 #: What counts the calls of this thread.

@@ -77,7 +77,7 @@ class Watch:
     def __exit__(self, *_: object) -> None:
         WATCH.reset(self._token)
 
-    def run(self, kernel: Compiled, tensors: Sequence[torch.Tensor]) -> list[torch.Tensor] | None:
+    def run(self, kernel: Compiled, tensors: Sequence[torch.Tensor]) -> Sequence[torch.Tensor] | None:
         """A kernel's results, from the build of it that counts."""
         build = self._builds.get(kernel)
         if build is None:

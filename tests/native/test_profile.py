@@ -45,7 +45,8 @@ def test_a_profile_of_gradients_has_both_directions(inputs):
     found = aatc.compile(attention, backend="native", fallback=False).profile(inputs, runs=2, backward=True)
     functions = {row.function for row in found.operations}
     assert len(functions) == 2 and any("backward" in name for name in functions)
-    assert sum("tile.dot" in row.operation for row in found.operations) == 7
+    dots = sum("tile.dot" in row.operation for row in found.operations)
+    assert dots in (2 + 5, 2 + 7)  # a backward by rows, or by rows and by columns: that depends on the cores
     assert all(x.grad is None and not x.requires_grad for x in inputs)
 
 
