@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import ctypes
 import os
+import select
 import signal
 import socket
 import threading
@@ -36,13 +37,16 @@ def watched(call: Callable[[], None], stop: int, resume: Callable[[], None] | No
                 call()
             finally:
                 with _lock:
-                    stopped, _stop, _before = bool(flag.value), None, -1
+                    stopped, _stop = bool(flag.value), None
             if not stopped:
                 return
             if resume is not None:
                 resume()
     finally:
         signal.set_wakeup_fd(before)
+        with _lock:
+            _pass_on()  # what the watcher has not come to yet: later nobody knows whom to tell
+            _before = -1
 
 
 def forget() -> None:
@@ -55,20 +59,30 @@ def _watcher() -> socket.socket:
     global _sockets
     if _sockets is None:
         _sockets = socket.socketpair()
-        _sockets[1].setblocking(False)
+        for end in _sockets:
+            end.setblocking(False)
         threading.Thread(target=_watch, args=(_sockets[0],), name="aatc-interrupt", daemon=True).start()
     return _sockets[1]
 
 
 def _watch(reader: socket.socket) -> None:
     while True:
-        signals = reader.recv(64)
-        if not signals:
-            return
-        with _lock:
-            if _stop is not None:
-                _stop.value = 1
-            if _before >= 0:
-                # One that is full has been told to wake up; on Windows it is a socket, told when the kernel is done.
-                with suppress(OSError):
-                    os.write(_before, signals)
+        select.select([reader], [], [])
+        with _lock:  # before it is read: whoever has read must still know whom to tell
+            if _sockets is None or _sockets[0] is not reader:
+                return
+            _pass_on()
+
+
+def _pass_on() -> None:
+    """Tells the kernel, and whoever the program wanted told, of signals that have arrived. With the lock held."""
+    if _sockets is None:
+        return
+    with suppress(BlockingIOError):
+        signals = _sockets[0].recv(64)
+        if _stop is not None:
+            _stop.value = 1
+        if _before >= 0:
+            # One that is full has been told to wake up; on Windows it is a socket, told when the kernel is done.
+            with suppress(OSError):
+                os.write(_before, signals)
