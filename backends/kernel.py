@@ -88,8 +88,9 @@ class Kernel:
         clean, spoiled = spoiled_rows(self.mask, self.names, self.axes, dict(zip(self.names, operands, strict=True)))
         version, used, results = self._run([clean[n] for n in self.names])
         if spoiled is not None:
-            rows = spoiled.unsqueeze(-1)
-            results = tuple(x.masked_fill(rows if x.dim() == 4 else spoiled, float("nan")) for x in results)
+            rows, found = spoiled.unsqueeze(-1), {id(x): x for x in results}
+            marked = {n: x.masked_fill(rows if x.dim() == 4 else spoiled, float("nan")) for n, x in found.items()}
+            results = tuple(marked[id(x)] for x in results)
         return version, used, results
 
     def _run(self, operands: list[torch.Tensor]) -> tuple[Version, list[torch.Tensor], tuple[torch.Tensor, ...]]:

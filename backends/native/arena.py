@@ -122,7 +122,8 @@ class Figures:
 
 
 class Arena:
-    """Lends blocks of memory; ``keep`` is how many bytes of given ones are kept at most. Of any thread."""
+    """Lends blocks of memory; ``keep`` is how many bytes of given ones are kept at most, less what is asked for anew: a
+    large block does not come on top of those that were kept. Of any thread."""
 
     def __init__(self, keep: int = 64 << 20):
         self.keep = keep
@@ -140,6 +141,7 @@ class Arena:
         with _lock:
             memory = self._best(size)
             if memory is None:
+                self._trim(max(0, self.keep - size))
                 memory = self._new(size)
             else:
                 self._reused += 1

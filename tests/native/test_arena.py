@@ -87,6 +87,16 @@ def test_what_is_kept_is_bounded_and_the_oldest_goes_first():
     assert Arena(keep=0).figures().held == 0
 
 
+def test_a_large_block_does_not_come_on_top_of_what_was_kept():
+    arena = Arena(keep=4 * MIB)
+    arena.give(arena.take(3 * MIB))
+    with arena.take(MIB):
+        assert arena.figures().held == 4 * MIB  # beside what was kept
+    with arena.take(8 * MIB):
+        assert arena.figures().held == 8 * MIB
+    assert arena.figures().peak_held == 8 * MIB
+
+
 def test_a_block_comes_back_once():
     arena, other = Arena(), Arena()
     block = arena.take(100)
