@@ -6,10 +6,13 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
 from typing import Any, ClassVar
 
+import torch
+
 from aatc.backends.host import build
 from aatc.backends.lowerings import Lowerings
 from aatc.backends.profile import Profiler
 from aatc.backends.program import Program
+from aatc.ir.containment import sums_up
 from aatc.ir.core import Func, Module
 from aatc.ir.errors import BackendError
 from aatc.ir.legal import Workload
@@ -40,7 +43,8 @@ class Backend(ABC):
     def compile(self, func: Func) -> tuple[Callable[..., Any], str]:
         """A tile function as a callable of its tensors that returns a sequence of tensors, and its source. The callable
         returns None where an operation that may leave the function (`tile.require`) does; results are tensors of their
-        own, not views of arguments or of each other."""
+        own, not views of arguments or of each other. It may have a method ``first(count, *tensors)``, which gives that
+        many of them."""
 
     @abstractmethod
     def devices(self) -> Sequence[dict[str, Any]]:
@@ -49,6 +53,11 @@ class Backend(ABC):
     @abstractmethod
     def schedule_space(self, workload: Workload) -> Sequence[Schedule]:
         """Schedules worth trying for one direction of an attention, the default first, none twice."""
+
+    def finite(self) -> Callable[[torch.Tensor], bool]:
+        """What says whether all numbers of a tensor are finite; False sends a call to where they are looked at one by
+        one. Masked attentions ask it in every call."""
+        return sums_up
 
     def profiler(self) -> Profiler:
         """What counts the time of tile operations. Raises BackendError if the backend has none."""

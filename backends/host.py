@@ -32,7 +32,7 @@ def _build(module: Module, backend: Backend) -> Program:
     for op in module.walk():
         if op.name == "geo.kernel":
             _check_supported(op, module, backend)
-            kernel = kernels[op.attrs["forward"].name] = _kernel(op, module, backend.compile)
+            kernel = kernels[op.attrs["forward"].name] = _kernel(op, module, backend)
             attentions.append(describe(op, module, kernel, backend.name))
     entry = Entry(module, module.entry, kernels)
     main, text = entry.build()
@@ -53,13 +53,15 @@ def _check_supported(op: Op, module: Module, backend: Backend) -> None:
                 )
 
 
-def _kernel(op: Op, module: Module, compile_tile: Compile) -> Kernel:
+def _kernel(op: Op, module: Module, backend: Backend) -> Kernel:
     a = op.attrs
+    compile_tile: Compile = backend.compile
 
     def version(forward: str, backward: str, grads: str) -> Version:
         return Version(module.funcs[a[forward].name], module.funcs[a[backward].name], a[grads], compile_tile)
 
-    return Kernel(a["names"], a.get("mask"), a.get("axes", ()), [version(*v) for v in VERSIONS if v[0] in a])
+    versions = [version(*v) for v in VERSIONS if v[0] in a]
+    return Kernel(a["names"], a.get("mask"), a.get("axes", ()), versions, backend.finite())
 
 
 def describe(op: Op, module: Module, kernel: Kernel, backend: str) -> dict[str, Any]:

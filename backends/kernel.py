@@ -8,7 +8,7 @@ from typing import Any, NoReturn
 import torch
 
 from aatc.ir import reference
-from aatc.ir.containment import spoiled_rows
+from aatc.ir.containment import checked, spoiled_rows, sums_up
 from aatc.ir.core import Func, clone_func
 from aatc.ir.errors import BackendError, UnsupportedError
 from aatc.ir.score.program import Program
@@ -38,6 +38,12 @@ class Version:
             self._forward = self._compile(self.forward_func)[0]
         return self._forward
 
+    def first(self, count: int, *operands: torch.Tensor) -> Any:
+        """The forward's first results, or None where a condition does not hold."""
+        forward = self.forward
+        first = getattr(forward, "first", None)
+        return forward(*operands) if first is None else first(count, *operands)
+
     def backward(self, needed: tuple[bool, ...]) -> Any:
         """The backward that returns the gradients ``needed`` (by position in ``grads``) and computes no others."""
         found = self._backwards.get(needed)
@@ -57,12 +63,23 @@ class Version:
 
 class Kernel:
     """Forward and backward of one attention, by the first of its ``versions`` whose conditions hold. ``exact_calls``
-    counts those that another one than the first did."""
+    counts those that another one than the first did. ``finite`` says whether all numbers of a tensor are, or their sum
+    is. ``seen`` is called with the operands of every call."""
 
-    def __init__(self, names: Sequence[str], mask: Program | None, axes: Sequence[str], versions: Sequence[Version]):
+    seen: Callable[[Sequence[torch.Tensor]], None] | None = None
+
+    def __init__(
+        self,
+        names: Sequence[str],
+        mask: Program | None,
+        axes: Sequence[str],
+        versions: Sequence[Version],
+        finite: Callable[[torch.Tensor], bool] = sums_up,
+    ):
         self.names, self.mask, self.axes = tuple(names), mask, dict(zip(names, axes, strict=False))
-        self.versions = tuple(versions)
+        self.versions, self.finite = tuple(versions), finite
         self.exact_calls = 0
+        self._checked = () if mask is None else checked(self.names, self.axes)
 
     def code(self) -> str:
         return "\n\n".join(v.code() for v in self.versions)
@@ -73,29 +90,48 @@ class Kernel:
                 "a compiled attention within torch.func, torch.vmap or forward mode",
                 hint="transform the model itself, not its compiled form",
             )
-        if torch.is_grad_enabled() and any(t.requires_grad for t in operands):
-            done: tuple[torch.Tensor, torch.Tensor] = _Attend.apply(self, *operands)
-            return done
-        _, _, (o, lse, *_) = self.forward(*operands)
+        if torch.is_grad_enabled():
+            for t in operands:
+                if t.requires_grad:
+                    done: tuple[torch.Tensor, torch.Tensor] = _Attend.apply(self, *operands)
+                    return done
+        return self.results(*operands)
+
+    @undisturbed
+    def results(self, *operands: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        """Output and log-sum-exp, without what a backward needs."""
+        _, _, (o, lse, *_) = self._contained(operands, 2)
         return o, lse
 
     @undisturbed
-    def forward(self, *operands: torch.Tensor) -> tuple[Version, list[torch.Tensor], tuple[torch.Tensor, ...]]:
+    def forward(self, *operands: torch.Tensor) -> tuple[Version, Sequence[torch.Tensor], Sequence[torch.Tensor]]:
         """(version that ran, operands as computed with, results): keys that are not finite spoil only rows that see
         them."""
-        if self.mask is None:
-            return self._run(list(operands))
+        return self._contained(operands, None)
+
+    def _contained(
+        self, operands: Sequence[torch.Tensor], count: int | None
+    ) -> tuple[Version, Sequence[torch.Tensor], Sequence[torch.Tensor]]:
+        if self.seen is not None:
+            self.seen(operands)
+        for n in self._checked:
+            if not self.finite(operands[n]):
+                break
+        else:
+            return self._run(operands, count)
         clean, spoiled = spoiled_rows(self.mask, self.names, self.axes, dict(zip(self.names, operands, strict=True)))
-        version, used, results = self._run([clean[n] for n in self.names])
+        version, used, results = self._run([clean[n] for n in self.names], count)
         if spoiled is not None:
             rows, found = spoiled.unsqueeze(-1), {id(x): x for x in results}
             marked = {n: x.masked_fill(rows if x.dim() == 4 else spoiled, float("nan")) for n, x in found.items()}
             results = tuple(marked[id(x)] for x in results)
         return version, used, results
 
-    def _run(self, operands: list[torch.Tensor]) -> tuple[Version, list[torch.Tensor], tuple[torch.Tensor, ...]]:
+    def _run(
+        self, operands: Sequence[torch.Tensor], count: int | None
+    ) -> tuple[Version, Sequence[torch.Tensor], Sequence[torch.Tensor]]:
         for n, version in enumerate(self.versions):
-            results = version.forward(*operands)
+            results = version.forward(*operands) if count is None else version.first(count, *operands)
             if results is not None:
                 self.exact_calls += n > 0
                 return version, operands, results
@@ -108,6 +144,10 @@ class Formula(Kernel):
 
     def __init__(self, att: reference.Attention):
         self.att, self.names, self.grads = att, att.names, att.names
+
+    def results(self, *operands: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        _, _, (o, lse, *_) = self.forward(*operands)
+        return o, lse
 
     def forward(self, *operands: torch.Tensor) -> tuple[Any, list[torch.Tensor], tuple[torch.Tensor, ...]]:
         return self, list(operands), reference.attend(self.att, dict(zip(self.names, operands, strict=True)))

@@ -32,8 +32,7 @@ def spoiled_rows(
     """
     if mask is None or tensors[names[1]].shape[2] == 0:
         return dict(tensors), None
-    captured = [n for n in names[3:] if _per_key(axes.get(n, "")) and tensors[n].is_floating_point()]
-    suspects = [n for n in (*names[1:3], *captured) if not _sums_up(tensors[n])]
+    suspects = [names[n] for n in checked(names, axes) if not sums_up(tensors[names[n]])]
     if not suspects:
         return dict(tensors), None
     q, k = tensors[names[0]], tensors[names[1]]
@@ -46,7 +45,7 @@ def spoiled_rows(
             # entry by entry, so that the mean of the keys (`centre`) is that of the tensors as they are given
             clean[n] = tensors[n].masked_fill(~torch.isfinite(tensors[n]), 0.0)
         bad = bad | share_heads(of_keys, sizes[1])
-    for n in set(captured) & set(suspects):
+    for n in set(suspects) - set(names[1:3]):
         own = torch.isnan(tensors[n]) | (tensors[n] == float("inf"))
         clean[n] = tensors[n].masked_fill(own, 0.0)
         bad = bad | share_heads(_placed(own, axes[n]), sizes[1])
@@ -55,9 +54,16 @@ def spoiled_rows(
     return clean, _seen(mask, tensors, bad, sizes)
 
 
-def _sums_up(t: torch.Tensor) -> bool:
-    """Whether the sum of all entries is finite. torch would call all threads for a tensor of some thousand numbers, and
-    on a busy machine wait for them longer than a small attention takes."""
+def checked(names: tuple[str, ...], axes: Mapping[str, str]) -> tuple[int, ...]:
+    """Positions of the operands that a row must not see unless they are finite: keys, values, captures per key."""
+    return (1, 2, *(n for n in range(3, len(names)) if _per_key(axes.get(names[n], ""))))
+
+
+def sums_up(t: torch.Tensor) -> bool:
+    """Whether the sum of all entries is finite; that of integers is. torch would call all threads for a tensor of some
+    thousand numbers, and on a busy machine wait for them longer than a small attention takes."""
+    if not t.is_floating_point():
+        return True
     if t.numel() > _ALONE or t.dtype not in (torch.float32, torch.float64):
         return bool(torch.isfinite(t.detach().sum()))
     with np.errstate(all="ignore"):

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -39,7 +39,7 @@ class Recording:
         for a in program.attentions:
             kernel = a["kernel"]
             if isinstance(kernel, Kernel):
-                kernel.forward = _recorder(kernel.forward, seen, str(a["name"]))  # type: ignore[method-assign]
+                kernel.seen = _recorder(seen, str(a["name"]))
                 self._hooked.append((program, kernel))
         return program
 
@@ -49,16 +49,15 @@ class Recording:
 
     def end(self) -> None:
         for _, kernel in self._hooked:
-            vars(kernel).pop("forward", None)
+            kernel.seen = None
         self._hooked.clear()
         self.recorded.clear()
 
 
-def _recorder(forward: Callable[..., Any], seen: dict[str, Recorded], name: str) -> Callable[..., Any]:
-    def recording(*operands: torch.Tensor) -> Any:
+def _recorder(seen: dict[str, Recorded], name: str) -> Callable[[Sequence[torch.Tensor]], None]:
+    def record(operands: Sequence[torch.Tensor]) -> None:
         if name not in seen:
             wanted = tuple(t.requires_grad for t in operands)
             seen[name] = Recorded(tuple(t.detach() for t in operands), wanted)
-        return forward(*operands)
 
-    return recording
+    return record

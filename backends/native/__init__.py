@@ -50,6 +50,11 @@ class NativeBackend(Backend):
 
         return compile_tile(func, instruction_sets.host())
 
+    def finite(self) -> Callable[[torch.Tensor], bool]:
+        from aatc.backends.native.finite import Finite
+
+        return Finite(instruction_sets.host())
+
     def listing(self, func: Func, form: str) -> str:
         from aatc.backends.native.compiled import listing
 

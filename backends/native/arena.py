@@ -6,6 +6,7 @@ is kept, up to a bound, and lent again to whoever asks for about as much.
 
 from __future__ import annotations
 
+import functools
 import math
 import mmap
 import os
@@ -128,7 +129,7 @@ class Arena:
     def __init__(self, keep: int = 64 << 20):
         self.keep = keep
         self._kept: OrderedDict[int, _Memory] = OrderedDict()  # by address, those given back first in front
-        self._of_size: dict[int, list[int]] = {}  # addresses of those, the latest last
+        self._of_size: dict[int, list[_Memory]] = {}  # those, the latest last
         self._kept_bytes = 0
         self._allocated = self._peak = self._held = self._peak_held = self._lent = self._reused = 0
 
@@ -139,15 +140,17 @@ class Arena:
             raise ValueError(f"a block of {nbytes} bytes")
         size = _rounded(nbytes)
         with _lock:
-            memory = self._best(size)
+            same = self._of_size.get(size)
+            memory = self._unkept(same[-1]) if same else self._larger(size)
             if memory is None:
                 self._trim(max(0, self.keep - size))
                 memory = self._new(size)
             else:
                 self._reused += 1
-            self._allocated += nbytes
             self._lent += 1
-            self._peak = max(self._peak, self._allocated)
+            self._allocated = now = self._allocated + nbytes
+            if now > self._peak:
+                self._peak = now
             return Block(self, memory, nbytes)
 
     def session(self) -> Session:
@@ -178,27 +181,34 @@ class Arena:
         with _lock:
             self._peak, self._peak_held = self._allocated, self._held
 
-    def _best(self, size: int) -> _Memory | None:
-        """The smallest kept memory that is large enough, if it is not much too large; of equals the latest, which is
-        in the caches."""
-        found = size if size in self._of_size else min((s for s in self._of_size if size < s <= 2 * size), default=0)
+    def _larger(self, size: int) -> _Memory | None:
+        """The smallest kept memory that is larger, but not much too large; of equals the latest, which is in the
+        caches."""
+        found = min((s for s, same in self._of_size.items() if same and size < s <= 2 * size), default=0)
         return self._unkept(self._of_size[found][-1]) if found else None
 
     def _keep(self, memory: _Memory) -> None:
-        if memory.size > self.keep:
-            self._held -= memory.size
+        size = memory.size
+        if size > self.keep:
+            self._held -= size
             return
         self._kept[memory.address] = memory
-        self._of_size.setdefault(memory.size, []).append(memory.address)
-        self._kept_bytes += memory.size
-        self._trim(self.keep)
+        same = self._of_size.get(size)
+        if same is None:
+            self._of_size[size] = [memory]
+        else:
+            same.append(memory)
+        self._kept_bytes += size
+        if self._kept_bytes > self.keep:
+            self._trim(self.keep)
 
-    def _unkept(self, address: int) -> _Memory:
-        memory = self._kept.pop(address)
+    def _unkept(self, memory: _Memory) -> _Memory:
+        del self._kept[memory.address]
         same = self._of_size[memory.size]
-        same.remove(address)
-        if not same:
-            del self._of_size[memory.size]
+        if same[-1] is memory:
+            same.pop()
+        else:
+            same.remove(memory)
         self._kept_bytes -= memory.size
         return memory
 
@@ -217,7 +227,7 @@ class Arena:
 
     def _trim(self, keep: int) -> None:
         while self._kept_bytes > keep:
-            self._held -= self._unkept(next(iter(self._kept))).size
+            self._held -= self._unkept(next(iter(self._kept.values()))).size
 
 
 class _Memory:
@@ -252,6 +262,7 @@ def _pages(size: int) -> torch.Tensor:
     return torch.frombuffer(pages, dtype=torch.uint8, offset=-start % HUGE, count=size)
 
 
+@functools.lru_cache(maxsize=1024)
 def _rounded(nbytes: int) -> int:
     """The size of the memory for a block: cache lines, pages, and eight steps per power of two, so that blocks of
     nearly the same size can take each other's place."""

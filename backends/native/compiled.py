@@ -36,7 +36,7 @@ from aatc.ir.dims import Dim
 from aatc.ir.errors import BackendError, ShapeError
 from aatc.ir.registry import lookup_op
 from aatc.ir.schedule import Schedule
-from aatc.ir.tilemap import TileMap
+from aatc.ir.tilemap import PARTIAL, TileMap
 from aatc.ir.types import TensorType, TileType, torch_dtype
 
 #: Multiplications and additions below which one thread is enough: a second one takes some microseconds to come, and
@@ -82,21 +82,44 @@ class Compiled:
         self.addresses = [self.library.address(n) if n else 0 for n in text.names]
         self.results = func.body.ops[-1].operands
         self.args = [_Argument(a) for a in func.args]
-        self.plans: dict[tuple[int, ...], Plan] = {}
+        self.dtypes = [a.dtype for a in self.args]
+        self.plans: dict[tuple[Any, ...], Plan] = {}  # by results that are wanted, and arguments' shapes and strides
 
     def __call__(self, *tensors: torch.Tensor) -> Sequence[torch.Tensor] | None:
         watch = WATCH.get()
         return self.run(tensors) if watch is None else watch.run(self, tensors)
 
-    def run(self, tensors: Sequence[torch.Tensor]) -> Sequence[torch.Tensor] | None:
-        tensors = tuple([t if a.fits(t) else self._rows(a, t) for a, t in zip(self.args, tensors, strict=True)])
-        shapes = tuple([n for t in tensors for n in t.shape])
-        plan = self.plans.get(shapes)
+    def first(self, count: int, *tensors: torch.Tensor) -> Sequence[torch.Tensor] | None:
+        """The first ``count`` results; the others are not handed out."""
+        watch = WATCH.get()
+        found = self.run(tensors, count) if watch is None else watch.run(self, tensors)
+        return found if found is None else found[:count]
+
+    def run(self, tensors: Sequence[torch.Tensor], count: int | None = None) -> Sequence[torch.Tensor] | None:
+        dtypes = self.dtypes
+        key: list[Any] = [count]
+        addresses: list[int] = []
+        known = len(tensors) == len(dtypes)
+        for dtype, t in zip(dtypes, tensors, strict=False):
+            known = known and t.dtype is dtype and t.is_cpu and not t.is_neg()
+            addresses.append(t.data_ptr())
+            key += (t.shape, t.stride())
+        plan = self.plans.get(tuple(key)) if known and 0 not in addresses else None
+        if plan is None:
+            tensors, plan = self._planned(tensors, count)
+            addresses = [t.data_ptr() for t in tensors]
+        return plan.run(tensors, addresses)
+
+    def _planned(self, tensors: Sequence[torch.Tensor], count: int | None) -> tuple[tuple[torch.Tensor, ...], Plan]:
+        """Tensors as code takes them, and what calls with such ones have in common."""
+        taken = tuple([t if a.fits(t) else self._rows(a, t) for a, t in zip(self.args, tensors, strict=True)])
+        key = (count, *(x for t in taken for x in (t.shape, t.stride())))
+        plan = self.plans.get(key)
         if plan is None:
             if len(self.plans) >= _PLANS:
                 self.plans.clear()
-            plan = self.plans[shapes] = Plan(self, self._sizes(tensors))
-        return plan.run(tensors)
+            plan = self.plans[key] = Plan(self, self._sizes(taken), taken, count)
+        return taken, plan
 
     def _rows(self, a: _Argument, t: torch.Tensor) -> torch.Tensor:
         """A tensor as code takes it: its features are neighbours, and memory holds its numbers. A view may only say
@@ -127,7 +150,7 @@ class Compiled:
 
 #: Operations that make a buffer which regions fill.
 MADE = ("tile.alloc", "tile.pack", "tile.peak", "tile.centre")
-#: Shapes of arguments for which a function remembers what it has worked out.
+#: Shapes and strides of arguments for which a function remembers what it has worked out.
 _PLANS = 64
 
 
@@ -150,49 +173,83 @@ class _Argument:
 
 
 class Plan:
-    """All that calls with arguments of the same shapes have in common: sizes of buffers, their places in one block of
-    memory, tasks, threads, and the context as far as it is known."""
+    """All that calls with arguments of the same shapes and strides have in common: sizes of buffers, their places in
+    one block of memory, tasks, threads, and the context as far as it is known. Results behind the first ``count`` are
+    buffers like all others."""
 
-    def __init__(self, compiled: Compiled, sizes: dict[str, int]):
-        self.compiled, self.sizes = compiled, sizes
-        self.text, func = compiled.text, compiled.func
-        seen = {v for s in self.text.steps if isinstance(s, HostStep) for v in [*s.op.operands, *s.op.results]}
-        self.results = set(compiled.results)
-        self.tensors: list[tuple[Value, list[int], torch.dtype, float | None]] = []  # new in every call
+    def __init__(
+        self, compiled: Compiled, sizes: dict[str, int], tensors: Sequence[torch.Tensor], count: int | None = None
+    ):
+        self.compiled, self.sizes, self.text = compiled, sizes, compiled.text
+        func, self.results = compiled.func, compiled.results[:count]
+        self.known: dict[Value, np.ndarray] = {}  # runs that sizes alone decide
+        for s in self.text.steps:
+            runs = known_runs(s.op, sizes) if isinstance(s, HostStep) else None
+            if runs is not None:
+                self.known[s.op.result] = runs  # type: ignore[union-attr]
+        self.hosted = [s.op for s in self.text.steps if isinstance(s, HostStep) and s.op.result not in self.known]
+        seen = {v for op in self.hosted for v in [*op.operands, *op.results]}
+        self.made: list[tuple[list[int], torch.dtype]] = []  # new in every call
+        self.filled: list[tuple[int, float]] = []  # those of them that begin with a number
+        self.places: dict[Value, int] = {a: n for n, a in enumerate(func.args)}  # arguments, then what is made
         self.buffers: dict[Value, tuple[int, int, float | None, list[int]]] = {}  # place, bytes, fill, shape
+        self.laid = {v: (t.shape, t.stride(), t.itemsize) for v, t in zip(func.args, tensors, strict=True)}
         at = 0
         for op in func.body.ops:
             for v in op.results if op.name in MADE else ():
                 shape, dtype, fill = _made(op, v, sizes)
                 if v in self.results or v in seen or fill not in (None, 0.0):
-                    self.tensors.append((v, shape, dtype, fill))
+                    if fill is not None:
+                        self.filled.append((len(self.made), fill))
+                    self.places[v] = len(self.places)
+                    self.laid[v] = torch.Size(shape), tuple(_strides(shape)), dtype.itemsize
+                    self.made.append((shape, dtype))
                     continue
                 n = math.prod(shape) * dtype.itemsize
                 self.buffers[v] = (at, n, fill, shape)
                 at += -(-n // ALIGN) * ALIGN
-        self.regions = [
-            None if isinstance(s, HostStep) else _RegionPlan(self, n, s) for n, s in enumerate(self.text.steps)
+        self.steps = [
+            s.op if isinstance(s, HostStep) else _RegionPlan(self, n, s)
+            for n, s in enumerate(self.text.steps)
+            if not isinstance(s, HostStep) or s.op in self.hosted
         ]
+        regions = [r for r in self.steps if isinstance(r, _RegionPlan)]
         self.scratch_at = at
-        self.scratch_bytes = max((r.scratch for r in self.regions if r is not None), default=0)
+        self.scratch_bytes = max((r.scratch for r in regions), default=0)
+        self.alone = all(r.work < ALONE for r in regions)
         self.zeros = [(place, n) for place, n, fill, _ in self.buffers.values() if fill is not None and n]
+        args = len(func.args)
+        order = [self.places.get(v, -1) - args for v in self.results]
+        self.order = order if min(order, default=0) >= 0 and len(set(order)) == len(order) else None
 
-    def run(self, tensors: Sequence[torch.Tensor]) -> Sequence[torch.Tensor] | None:
-        held: dict[Value, Any] = dict(zip(self.compiled.func.args, tensors, strict=True))
-        for v, shape, dtype, fill in self.tensors:
-            made = torch.empty(shape, dtype=dtype)
-            held[v] = made if fill is None else made.fill_(fill)
-        threads = torch.get_num_threads()
-        with ARENA.take(self.scratch_at + self.scratch_bytes * threads + ALIGN) as block:
+    def run(self, tensors: Sequence[torch.Tensor], addresses: list[int]) -> Sequence[torch.Tensor] | None:
+        """``addresses``: of the tensors, which are taken over."""
+        made = [torch.empty(shape, dtype=dtype) for shape, dtype in self.made]
+        for t in made:
+            addresses.append(t.data_ptr())
+        for n, fill in self.filled:
+            made[n].fill_(fill)
+        held: dict[Value, Any] = {}
+        if self.hosted:
+            given = [*tensors, *made]
+            held = {v: given[n] for v, n in self.places.items()}
+        threads = 1 if self.alone else torch.get_num_threads()
+        block = ARENA.take(self.scratch_at + self.scratch_bytes * threads + ALIGN)
+        try:
             base = block.address
-            for place, n in self.zeros:
-                ctypes.memset(base + place, 0, n)
-            for step, region in zip(self.text.steps, self.regions, strict=True):
-                if isinstance(step, HostStep):
-                    _host(step.op, held, self.sizes)
-                elif not region.run(held, base, threads):  # type: ignore[union-attr]
+            for place, size in self.zeros:
+                ctypes.memset(base + place, 0, size)
+            for step in self.steps:
+                if isinstance(step, Op):
+                    _host(step, held, self.sizes)
+                elif not step.run(addresses, held, base, threads):
                     return None
-        return apart([held[v] for v in self.compiled.results], tensors)
+        finally:
+            ARENA.give(block)
+        if self.order is not None:
+            return [made[n] for n in self.order]
+        given = [*tensors, *made]
+        return apart([given[self.places[v]] if v in self.places else held[v] for v in self.results], tensors)
 
 
 class _RegionPlan:
@@ -201,6 +258,7 @@ class _RegionPlan:
     def __init__(self, plan: Plan, n: int, region: Region):
         text, self.plan = plan.text, plan
         self.layout, self.address = text.layouts[n], plan.compiled.addresses[n]
+        self.function = launch.function(self.address)
         self.scratch = -(-text.scratch[n] // ALIGN) * ALIGN
         layout = self.layout
         context = array("q", bytes(8 * layout.size))
@@ -213,37 +271,52 @@ class _RegionPlan:
         for name, place in layout.symbols.items():
             context[place] = plan.sizes[name]
         context[SCRATCH_BYTES], context[PROFILE] = self.scratch, plan.compiled.counters
+        sized = bool(text.operations)
         self.inner: list[tuple[int, int]] = []  # of buffers in the block: place in the context, in the block
-        self.outer: list[tuple[int, Value]] = []
+        self.outer: list[tuple[int, int]] = []  # of arguments and what is made: place in the context, number
+        self.late: list[tuple[int, Value]] = []  # of what the caller computes between regions
         for v, place in layout.buffers.items():
-            if v not in plan.buffers:
-                self.outer.append((place, v))
-                continue
-            at, size, _, shape = plan.buffers[v]
-            self.inner.append((place, at))
-            step = 1
-            for axis in reversed(range(len(shape))):
-                context[place + 1 + axis] = 0 if shape[axis] == 1 else step
-                step *= shape[axis]
-            if text.operations:
-                context[place + 1 + rank_of(v)] = size
+            if v in plan.known:
+                _describe(context, place, v, plan.known[v], sized=sized)
+            elif v in plan.places:
+                _lay(context, place, v, *plan.laid[v], sized=sized)
+                self.outer.append((place, plan.places[v]))
+            elif v in plan.buffers:
+                at, size, _, shape = plan.buffers[v]
+                self.inner.append((place, at))
+                _lay(context, place, v, shape, _strides(shape), size // max(1, math.prod(shape)), sized=sized)
+            else:
+                self.late.append((place, v))
+        self.alone, self.long = self.work < ALONE, self.work > LONG
+        self.empty = not any(self.totals)
         self.context = context
+        self.contexts: dict[int, array[int]] = {}  # by threads
 
-    def run(self, held: dict[Value, Any], base: int, threads: int) -> bool:
-        layout, plan = self.layout, self.plan
-        if not any(self.totals):
-            return True
-        context = self.context[:]
-        threads = 1 if self.work < ALONE else threads
+    def _of(self, threads: int) -> array[int]:
+        context = self.contexts[threads] = self.context[:]
         for p, total in enumerate(self.totals):
-            context[layout.phase(p, CHUNK)] = max(1, total // (threads * 16))
+            context[self.layout.phase(p, CHUNK)] = max(1, total // (threads * 16))
+        context[THREADS] = threads
+        return context
+
+    def run(self, addresses: list[int], held: dict[Value, Any], base: int, threads: int) -> bool:
+        if self.empty:
+            return True
+        threads = 1 if self.alone else threads
+        context = (self.contexts.get(threads) or self._of(threads))[:]
         for place, at in self.inner:
             context[place] = base + at
-        for place, v in self.outer:
+        for place, n in self.outer:
+            context[place] = addresses[n]
+        plan = self.plan
+        for place, v in self.late:
             _describe(context, place, v, held[v], sized=bool(plan.text.operations))
-        context[THREADS], context[SCRATCH] = threads, base + plan.scratch_at
+        context[SCRATCH] = base + plan.scratch_at
         address = context.buffer_info()[0]
-        launch.run(self.address, address, threads, stop=address + 8 * STOP, long=self.work > LONG)
+        if self.alone:
+            self.function(address)
+        else:
+            launch.run(self.address, address, threads, stop=address + 8 * STOP, long=self.long)
         if context[FAULT]:
             raise BackendError(
                 f"@{plan.compiled.func.name} leaves its memory in: {plan.text.operations[context[FAULT]]}",
@@ -287,28 +360,41 @@ def _work_of(ops: Sequence[Op], sizes: dict[str, int]) -> int:
     return work
 
 
-def _describe(context: Any, place: int, v: Value, t: Any, *, sized: bool) -> None:
-    """Address, and strides of a tensor (0 along axes of one entry) or extents of runs; bytes where asked for."""
-    if isinstance(t, np.ndarray):
-        context[place] = t.ctypes.data
-        context[place + 1], context[place + 2], context[place + 3] = t.shape[:3]
-    else:
-        context[place] = t.data_ptr()
-        place_of = place + 1
-        for n, stride in zip(t.shape, t.stride(), strict=True):
-            context[place_of] = 0 if n == 1 else stride
-            place_of += 1
+def _strides(shape: Sequence[int]) -> list[int]:
+    """Of a tensor that lies in the order of its axes."""
+    steps = [1]
+    for n in reversed(shape[1:]):
+        steps.append(steps[-1] * n)
+    return steps[::-1] if shape else []
+
+
+def _lay(
+    context: Any, place: int, v: Value, shape: Sequence[int], strides: Sequence[int], itemsize: int, *, sized: bool
+) -> None:
+    """Strides, 0 along axes of one entry, and where asked for the bytes from the first element to behind the last."""
+    for axis, (n, stride) in enumerate(zip(shape, strides, strict=True)):
+        context[place + 1 + axis] = 0 if n == 1 else stride
     if sized:
-        context[place + 1 + rank_of(v)] = _bytes(t)
+        context[place + 1 + rank_of(v)] = _bytes(shape, strides, itemsize)
 
 
-def _bytes(t: Any) -> int:
-    """From the first element of a tensor, or of runs, to behind the last."""
-    if isinstance(t, np.ndarray):
-        return t.nbytes
-    if not t.numel():
+def _bytes(shape: Sequence[int], strides: Sequence[int], itemsize: int) -> int:
+    """From the first element of a tensor to behind the last."""
+    if not math.prod(shape):
         return 0
-    return (sum((n - 1) * s for n, s in zip(t.shape, t.stride(), strict=True)) + 1) * t.itemsize
+    return (sum((n - 1) * s for n, s in zip(shape, strides, strict=True)) + 1) * itemsize
+
+
+def _describe(context: Any, place: int, v: Value, t: Any, *, sized: bool) -> None:
+    """Address, and layout of a tensor or extents of runs."""
+    if not isinstance(t, np.ndarray):
+        context[place] = t.data_ptr()
+        _lay(context, place, v, t.shape, t.stride(), t.itemsize, sized=sized)
+        return
+    context[place] = t.ctypes.data
+    context[place + 1], context[place + 2], context[place + 3] = t.shape[:3]
+    if sized:
+        context[place + 1 + rank_of(v)] = t.nbytes
 
 
 def _host(op: Op, held: dict[Value, Any], sizes: dict[str, int]) -> None:
@@ -331,11 +417,31 @@ class _Sizes:
         return Dim.of(d).evaluate(self.sizes)
 
 
+#: Pairs of a problem below which a mask that reads tensors is not looked at before: that takes longer than what is
+#: known of its tiles saves.
+_FEW_PAIRS = 128 * 128
+
+
+def known_runs(op: Op, sizes: dict[str, int]) -> np.ndarray | None:
+    """Runs of a mask where these are the same in every call of these sizes; None otherwise."""
+    if op.name != "tile.classify":
+        return None
+    a = op.attrs
+    extents = tuple(Dim.of(d).evaluate(sizes) for d in a["sizes"])
+    over = a.get("over", "j")
+    if not op.operands:
+        return _plain_runs(a["mask"], extents, a["rows"], a["cols"], a["heads"], over)
+    if extents[2] * extents[3] > _FEW_PAIRS:
+        return None
+    blocks = -(-extents[2] // a["rows"]) if over == "j" else -(-extents[3] // a["cols"])
+    runs = np.zeros((1, blocks, 1, 3), dtype=np.int32)
+    runs[..., 1], runs[..., 2] = extents[3 if over == "j" else 2], PARTIAL
+    return runs
+
+
 def _classified(op: Op, values: list[torch.Tensor], sizes: dict[str, int]) -> np.ndarray:
     a = op.attrs
     extents = tuple(Dim.of(d).evaluate(sizes) for d in a["sizes"])
-    if not values:
-        return _plain_runs(a["mask"], extents, a["rows"], a["cols"], a["heads"], a.get("over", "j"))
     return _runs(a["mask"], values, extents, a["rows"], a["cols"], a["heads"], a.get("over", "j"))
 
 

@@ -49,7 +49,7 @@ def run(
     if threads > 1:
         call = functools.partial(_parallel(), address, context, threads)
     else:
-        call = functools.partial(_function(address), context)
+        call = functools.partial(function(address), context)
     if stop is None or not long or threading.current_thread() is not threading.main_thread():
         call()
     else:
@@ -62,7 +62,8 @@ def parallel_kind() -> str:
 
 
 @functools.lru_cache(maxsize=4096)
-def _function(address: int) -> Any:
+def function(address: int) -> Any:
+    """The function at an address, to call with a context on this thread alone."""
     return _KERNEL(address)
 
 
@@ -122,7 +123,7 @@ _pools: dict[int, ThreadPoolExecutor] = {}
 
 
 def _on_threads(address: int, context: int, threads: int) -> None:
-    function = _function(address)
+    kernel = function(address)
     with _pool_lock:
         pool = _pools.get(threads)
         if pool is None:
@@ -131,8 +132,8 @@ def _on_threads(address: int, context: int, threads: int) -> None:
     try:
         with suppress(RuntimeError):  # of an interpreter that shuts down: one thread does all
             for _ in range(threads - 1):
-                others.append(pool.submit(function, context))
-        function(context)
+                others.append(pool.submit(kernel, context))
+        kernel(context)
     finally:
         _wait_for(others)
 

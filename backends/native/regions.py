@@ -82,6 +82,9 @@ def split(func: Func) -> list[Step]:
     for op in func.body.ops:
         if op.name in ("tile.alloc", "tile.return"):
             continue
+        if op.name == "tile.classify" and all(v in func.args for v in op.operands):
+            steps.insert(0, HostStep(op))  # needs nothing that regions make: they are not cut for it
+            continue
         if op.name in HOST:
             steps.append(HostStep(op))
             current, written = None, {}

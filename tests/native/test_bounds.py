@@ -51,14 +51,12 @@ def test_checks_find_nothing(checked, monkeypatch, name, kind, mask, dtype, size
 
 
 def test_an_operand_shorter_than_its_shape_is_told_by_the_operation(checked, monkeypatch):
-    attention = built("dot product", "none", torch.float32, Sizes(1, 1, 1, 19, 21, 4))
-    o = attention.run()[0].detach()
+    sizes = Sizes(1, 1, 1, 19, 21, 4)
+    built("dot product", "none", torch.float32, sizes).run()
     true = compiled._bytes
-    monkeypatch.setattr(compiled, "_bytes", lambda t: true(t) - 1)
+    monkeypatch.setattr(compiled, "_bytes", lambda *layout: true(*layout) - 1)
     with pytest.raises(BackendError, match=r"@attend0\w* leaves its memory in: .*tile\.\w+"):
-        attention.run()
-    monkeypatch.undo()
-    assert torch.equal(attention.run()[0], o)
+        built("dot product", "none", torch.float32, sizes).run()
 
 
 def test_scratch_memory_is_held_tile_by_tile(checked, monkeypatch):
