@@ -220,7 +220,7 @@ class Plan:
         self.zeros = [(place, n) for place, n, fill, _ in self.buffers.values() if fill is not None and n]
         args = len(func.args)
         order = [self.places.get(v, -1) - args for v in self.results]
-        self.order = order if min(order, default=0) >= 0 and len(set(order)) == len(order) else None
+        self.order = order if min(order, default=0) >= 0 else None  # of results that are made here
 
     def run(self, tensors: Sequence[torch.Tensor], addresses: list[int]) -> Sequence[torch.Tensor] | None:
         """``addresses``: of the tensors, which are taken over."""
