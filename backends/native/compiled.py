@@ -41,7 +41,7 @@ from aatc.ir.types import TensorType, TileType, torch_dtype
 
 #: Multiplications and additions below which one thread is enough: a second one takes some microseconds to come, and
 #: on a busy machine a scheduler's quantum.
-ALONE = 24_000_000
+ALONE = 32_000_000
 #: And beyond which a kernel can be stopped by a signal: some hundredths of a second.
 LONG = 4_000_000_000
 
@@ -335,21 +335,23 @@ def _made(op: Op, v: Value, sizes: dict[str, int]) -> tuple[list[int], torch.dty
 
 
 def tasks_of(phase: Phase, sizes: dict[str, int]) -> tuple[int, int]:
-    """(tasks, about how many multiplications and additions) of a phase."""
+    """(tasks, about how many multiplications and additions) of a phase. Rounds count by how much of their step there
+    is: code for any length has large tiles, of which a short problem fills a part."""
     total = work = 0
     for nest in phase.nests:
-        count = math.prod(-(-d.evaluate(sizes) // step) for d, step in nest.extents)
+        rounds = [(d.evaluate(sizes), step) for d, step in nest.extents]
+        count = math.prod(-(-n // step) for n, step in rounds)
         total += count
-        work += count * max(1024, _work_of(nest.ops, sizes))
+        work += max(1024 * count, int(math.prod(n / step for n, step in rounds) * _work_of(nest.ops, sizes)))
     return total, work
 
 
-def _work_of(ops: Sequence[Op], sizes: dict[str, int]) -> int:
+def _work_of(ops: Sequence[Op], sizes: dict[str, int]) -> float:
     """Of operations once: products count all their terms, others each number; a branch is not taken."""
-    work = 0
+    work = 0.0
     for op in ops:
         if op.name in ("tile.for", "tile.sweep"):
-            rounds = -(-Dim.of(op.attrs["upper"]).evaluate(sizes) // op.attrs["step"])
+            rounds = Dim.of(op.attrs["upper"]).evaluate(sizes) / op.attrs["step"]
             work += rounds * _work_of(op.regions[0].ops, sizes)
         elif op.name == "tile.dot":
             _, rows, cols = op.result.type.shape  # type: ignore[attr-defined]

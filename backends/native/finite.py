@@ -18,7 +18,7 @@ from aatc.backends.native.llvm import Code, Module, Val, index, number, vector_o
 from aatc.ir.containment import sums_up
 
 #: Numbers that one thread looks at.
-_ALONE = 1 << 18
+_ALONE = 1 << 20
 #: Integers of a number's size, and the bits of infinity, above which NaNs are.
 _BITS = {
     torch.float64: ("i64", 0x7FF0 << 48),

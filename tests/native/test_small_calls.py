@@ -205,3 +205,19 @@ def test_a_view_to_be_negated_after_one_that_is_not(causal):
     causal(q, k, v)
     negated = torch._neg_view(v)
     torch.testing.assert_close(causal(q, k, negated), -causal(q, k, v), atol=1e-6, rtol=1e-6)
+
+
+@pytest.mark.parametrize("metric", [metrics.DotProduct(), metrics.LorentzDistance(lift=True)])
+def test_work_is_that_of_the_lengths_there_are(metric):
+    """Code for any length has large tiles; short problems stay on one thread all the same."""
+    f = aatc.compile(lambda q, k, v: aatc.attend(q, k, v, metric=metric), backend="native", dynamic=True)
+    found = {}
+    for n in (16, 64, 128, 1024):
+        q, k, v = 0.3 * torch.randn(3, 1, 8, n, 64)
+        f(q, k, v)
+        (kernel,) = {g.program.attentions[0]["kernel"] for g in f.graphs}
+        *_, plan = kernel.versions[0].forward.plans.values()
+        found[n] = sum(r.work for r in plan.steps)
+        assert plan.alone == (n <= 128)
+    products = {n: 2 * 8 * n * n * 64 for n in found}
+    assert all(products[n] <= found[n] <= 2.5 * products[n] + 2e6 for n in found)
