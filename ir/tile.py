@@ -15,7 +15,7 @@ from aatc.ir.access import AXES
 from aatc.ir.layouts import verify_pack
 from aatc.ir.registry import Attr, OpDef, Traits, define
 from aatc.ir.schedule import LEVELS
-from aatc.ir.types import INDEX, LAYOUTS, TensorType
+from aatc.ir.types import INDEX, LAYOUTS, TensorType, summed_name
 
 
 def _def(name: str, doc: str, operands: Any = (), attrs: Any = None, **more: Any) -> None:
@@ -109,7 +109,7 @@ _def(
     "empty buffer",
     ("buffer",),
     {"rows": Attr.of("bool", "lengths of vectors, not entries")},
-    infer=lambda op: [TensorType.of(op.operands[0].type.dtype, ())],
+    infer=lambda op: [TensorType.of(summed_name(op.operands[0].type.dtype), ())],
     verify=rules.peak_verify,
     evaluate=ev.peak,
 )
@@ -253,9 +253,12 @@ _def(
 _def(
     "tile.dot",
     "contraction of two tiles, added to a third when given: nt (i,d)(j,d)->(i,j), nn (i,j)(j,d)->(i,d), "
-    "tn (i,j)(i,d)->(j,d)",
+    "tn (i,j)(i,d)->(j,d); of bf16, products and sums are of f32",
     ("a", "b", "c*"),
-    {"form": Attr.of("str", "see above", choices=("nt", "nn", "tn"))},
+    {
+        "form": Attr.of("str", "see above", choices=("nt", "nn", "tn")),
+        "factor": Attr.of("float", "what the contraction of tiles of bf16 is multiplied by", required=False),
+    },
     infer=lambda op: [rules.dot_type(op)],
     verify=rules.dot_verify,
     evaluate=ev.dot,

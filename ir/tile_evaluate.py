@@ -13,7 +13,7 @@ from aatc.ir.score.evaluate import add_entries, entries, evaluate, numbered, sha
 from aatc.ir.score.evaluate import lookup as read_table
 from aatc.ir.score.expr import Expr
 from aatc.ir.tilemap import PARTIAL, TileMap
-from aatc.ir.types import TensorType, torch_dtype
+from aatc.ir.types import TensorType, summed_name, torch_dtype
 
 if TYPE_CHECKING:
     from aatc.ir.core import Op
@@ -124,6 +124,7 @@ class Refused(Exception):
 
 def peak(op: Op, values: list[Any], interp: Any) -> list[Any]:
     (x,) = values
+    x = x.to(dtype_of(op.results[0].type))
     if not x.numel():
         return [torch.zeros((), dtype=x.dtype)]
     return [(x.square().sum(-1).sqrt() if op.attrs["rows"] else x.abs()).max()]
@@ -239,7 +240,9 @@ def store(op: Op, values: list[Any], interp: Any) -> list[Any]:
 
 def dot(op: Op, values: list[Any], interp: Any) -> list[Any]:
     a, b, *c = values
+    a, b = (x.to(dtype_of(op.results[0].type)) for x in (a, b))
     out = {"nt": lambda: a @ b.mT, "nn": lambda: a @ b, "tn": lambda: a.mT @ b}[op.attrs["form"]]()
+    out = out * op.attrs.get("factor", 1.0)
     return [out + c[0] if c else out]
 
 
@@ -252,7 +255,7 @@ def _pairwise(program: Program, tiles: Sequence[Any], dtype: Any) -> torch.Tenso
 def map_tiles(op: Op, values: list[Any], interp: Any) -> list[Any]:
     out = []
     for program, r in zip(op.attrs["programs"], op.results, strict=True):
-        value = _pairwise(program, values, dtype_of(r.type))
+        value = _pairwise(program, values, torch_dtype(summed_name(r.type.dtype)))  # type: ignore[attr-defined]
         whole = torch.broadcast_shapes(value.shape, *(v.shape for v in values))
         shape = [n if int(d) == 1 else w for n, d, w in zip(value.shape, r.type.shape, whole, strict=True)]  # type: ignore[attr-defined]
         out.append(value.expand(shape).to(dtype_of(r.type)))
@@ -276,7 +279,7 @@ def reduce(op: Op, values: list[Any], interp: Any) -> list[Any]:
         "sum": (torch.sum, torch.add),
     }
     whole, both = folds[op.attrs["op"]]
-    out = whole(tile, dims, keepdim=True)
+    out = whole(tile.to(dtype_of(op.results[0].type)), dims, keepdim=True)
     return [both(out, into[0]) if into else out]
 
 

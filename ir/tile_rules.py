@@ -14,9 +14,11 @@ from aatc.ir.errors import VerifyError
 from aatc.ir.score.program import Program
 from aatc.ir.score.widths import extents
 from aatc.ir.score.words import reading
-from aatc.ir.types import BOOL, INDEX, RunsType, TensorType, TileType
+from aatc.ir.types import BOOL, INDEX, RunsType, TensorType, TileType, summed_name
 
 _FLOATS, _TILES = ("f32", "f64"), ("f32", "f64", "i64", "bool")
+#: And what tiles of factors hold besides; what is computed from them is of f32.
+_SHORT = "bf16"
 
 
 def _tile(op: Op, n: int) -> TileType:
@@ -210,8 +212,8 @@ def alloc_verify(op: Op) -> None:
 
 def peak_verify(op: Op) -> None:
     t = op.operands[0].type
-    if not isinstance(t, TensorType) or t.dtype not in _FLOATS or (op.attrs["rows"] and not t.rank):
-        raise VerifyError(f"{op.name} measures a buffer of f32 or f64, not {t}")
+    if not isinstance(t, TensorType) or t.dtype not in (*_FLOATS, _SHORT) or (op.attrs["rows"] and not t.rank):
+        raise VerifyError(f"{op.name} measures a buffer of f32, f64 or {_SHORT}, not {t}")
 
 
 def return_verify(op: Op) -> None:
@@ -242,13 +244,16 @@ def dot_verify(op: Op) -> None:
     t = op.results[0].type
     if len(op.operands) > 3 or any(v.type != t for v in op.operands[2:]):
         raise VerifyError(f"{op.name} has one addend at most, of its own type {t}")
-    if any(v.type.dtype not in _FLOATS or v.type.dtype != t.dtype for v in op.operands):  # type: ignore[attr-defined]
-        raise VerifyError(f"{op.name} contracts tiles of f32, or of f64")
+    factors = {v.type.dtype for v in op.operands[:2]}  # type: ignore[attr-defined]
+    if factors not in ({"f32"}, {"f64"}, {_SHORT}) or t.dtype != summed_name(*factors):
+        raise VerifyError(f"{op.name} contracts tiles of f32, of f64, or of {_SHORT} to one of f32")
+    if "factor" in op.attrs and (factors != {_SHORT} or not math.isfinite(op.attrs["factor"])):
+        raise VerifyError(f"{op.name}: factor = {op.attrs['factor']}", hint=f"a number, for tiles of {_SHORT} only")
 
 
 def mask_verify(op: Op) -> None:
     t, partial = _tile(op, 0), op.operands[1].type
-    if t.dtype not in _FLOATS or partial != BOOL:
+    if t.dtype not in (*_FLOATS, _SHORT) or partial != BOOL:
         raise VerifyError(f"{op.name} takes a tile of numbers and whether it is partial, not {t} and {partial}")
     _elementwise(op, [op.attrs["mask"]], op.operands[2:])
     if op.attrs["mask"].body.dtype != "b":
@@ -391,10 +396,10 @@ def access_verify(op: Op, at: int) -> None:
     if not isinstance(tile, TileType) or len(tile.shape) != 3:
         raise VerifyError(f"{op.name} moves a tile of three extents, not {tile}")
     held, given = (buffer, tile) if at else (tile, buffer)
-    if tile.dtype not in _TILES or _kind(given.dtype) not in (_HELD.get(_kind(held.dtype)) or ()):
+    if tile.dtype not in (*_TILES, _SHORT) or _kind(given.dtype) not in (_HELD.get(_kind(held.dtype)) or ()):
         raise VerifyError(f"{op.name}: {given} does not fit into {held}")
-    if op.attrs.get("add") and held.dtype == "bool":
-        raise VerifyError(f"{op.name} adds numbers, not truth values")
+    if op.attrs.get("add") and (held.dtype == "bool" or tile.dtype == _SHORT):
+        raise VerifyError(f"{op.name} adds numbers, not truth values, and of f32 rather than {_SHORT}")
     a, positions = access(axes), op.operands[at + 1 :]
     repeated = at == 0 and repeats(op)
     if len(positions) != len(a.walks) + repeated or any(p.type != INDEX for p in positions):
@@ -418,7 +423,7 @@ def dot_type(op: Op) -> TileType:
     if contracted[0] != contracted[1] or (a.shape[0] != b.shape[0] and b.shape[0] != 1):
         raise VerifyError(f"tile.dot {form} of {a} and {b}: extents {contracted[0]} and {contracted[1]} differ")
     shape = {"nt": (g, a.shape[1], b.shape[1]), "nn": (g, a.shape[1], b.shape[2]), "tn": (g, a.shape[2], b.shape[2])}
-    return TileType(a.dtype, shape[form])
+    return TileType(summed_name(a.dtype), shape[form])
 
 
 def map_verify(op: Op) -> None:
@@ -427,7 +432,7 @@ def map_verify(op: Op) -> None:
         raise VerifyError(f"tile.map has {len(programs)} programs and {len(op.results)} results")
     _elementwise(op, programs, op.operands)
     for p, r in zip(programs, op.results, strict=True):
-        if not isinstance(r.type, TileType) or r.type.dtype not in _TILES:
+        if not isinstance(r.type, TileType) or r.type.dtype not in (*_TILES, _SHORT):
             raise VerifyError(f"tile.map makes tiles of numbers, not {r.type}")
         if _kind(r.type.dtype) != "b" and p.body.dtype not in _HELD[_kind(r.type.dtype)]:
             raise VerifyError(f"tile.map: {p} makes no {r.type}")
@@ -436,4 +441,4 @@ def map_verify(op: Op) -> None:
 def reduce_type(op: Op) -> TileType:
     t = _tile(op, 0)
     over = op.attrs["over"]
-    return TileType.of(t.dtype, (t.shape[0], 1 if "i" in over else t.shape[1], 1 if "j" in over else t.shape[2]))
+    return TileType.of(summed_name(t.dtype), (t.shape[0], 1 if "i" in over else t.shape[1], 1 if "j" in over else t.shape[2]))

@@ -41,7 +41,7 @@ _WRAPPERS: dict[str, Callable[[TensorType], Type]] = {
 }
 _SPACE = re.compile(r"(.*\])\s*,\s*([A-Za-z_]\w*)\s*", re.ASCII | re.DOTALL)
 _RUNS = re.compile(r"runs\[\s*([0-9]+)\s*,\s*([0-9]+)\s*,\s*([0-9]+)\s*\]", re.ASCII)
-_PANELS = re.compile(r"panels\s*\(\s*([0-9]+)\s*\)", re.ASCII)
+_PANELS = re.compile(r"panels\s*\(\s*([0-9]+)\s*(?:,\s*([0-9]+)\s*)?\)", re.ASCII)
 _NAME = "[A-Za-z_][A-Za-z0-9_]*"
 _TERM = re.compile(rf"\s*([+-])?\s*(?:([0-9]+)\s*\*\s*({_NAME})|([0-9]+)(?![A-Za-z0-9_])|({_NAME}))\s*", re.ASCII)
 
@@ -124,10 +124,15 @@ def _read_layout(text: str, at: int) -> str:
     m = _PANELS.fullmatch(word)
     if m is None:
         raise Malformed(f"{word!r} is no layout: there are {', '.join(LAYOUTS)}, panels(n)", at)
-    try:
-        n = read_integer(m[1])
-    except Malformed as e:
-        raise Malformed(str(e), at + m.start(1)) from None
-    if n < 1:
-        raise Malformed("a panel holds 1 token at least", at + m.start(1))
-    return f"panels({n})"
+    numbers = []
+    for which, what in ((1, "1 token"), (2, "1 feature")):
+        if m[which] is None:
+            continue
+        try:
+            n = read_integer(m[which])
+        except Malformed as e:
+            raise Malformed(str(e), at + m.start(which)) from None
+        if n < 1:
+            raise Malformed(f"a panel holds {what} at least", at + m.start(which))
+        numbers.append(str(n))
+    return f"panels({', '.join(numbers)})"

@@ -66,13 +66,18 @@ def compute_name(dtype: str) -> str:
     return "f64" if dtype == "f64" else "f32"
 
 
+def summed_name(dtype: str) -> str:
+    """What tiles of ``dtype`` are computed with and added up in."""
+    return compute_name(dtype) if dtype in ("bf16", "f16") else dtype
+
+
 #: Where a tile may lie: the registers of its lanes, memory of one lane or core, of a workgroup, or of the device.
 TILE_SPACES = ("register", "private", "shared", "global")
 
 #: What a buffer's type may say of its strides, the weaker first. rows: features next to each other, and tokens at least
 #: that far apart. contiguous: as a new tensor of that shape.
 LAYOUTS = ("rows", "contiguous")
-_PANELS = re.compile(r"panels\(([1-9][0-9]*)\)", re.ASCII)
+_PANELS = re.compile(r"panels\(([1-9][0-9]*)(?:, ([1-9][0-9]*))?\)", re.ASCII)
 
 
 class Type:
@@ -88,7 +93,8 @@ class TensorType(Type):
     ``layout`` is what may be assumed of where its elements lie: nothing (any strides: transposed, overlapping, 0) where
     it is empty, as in arguments; one of `LAYOUTS`, ``f32[2,8,N,64; rows]``; or ``panels(16)`` of a buffer (problems,
     tokens, features), which has no strides: so many tokens after the other, those of a panel feature by feature, behind
-    the last token whatever fills its panel. `ir.layouts` has the rules, and what holds where a type says nothing.
+    the last token whatever fills its panel. In ``panels(16, 2)`` two features of a token stand next to each other, with
+    a 0 behind the last of an odd number. `ir.layouts` has the rules, and what holds where a type says nothing.
     """
 
     dtype: str
@@ -108,6 +114,12 @@ class TensorType(Type):
         """Tokens of a panel; 0 of a buffer that has strides."""
         m = _PANELS.fullmatch(self.layout)
         return int(m[1]) if m else 0
+
+    @property
+    def together(self) -> int:
+        """Features of a token that stand next to each other in a panel."""
+        m = _PANELS.fullmatch(self.layout)
+        return int(m[2] or 1) if m else 1
 
     def nbytes(self, values: Mapping[str, int]) -> int:
         n = itemsize(self.dtype)

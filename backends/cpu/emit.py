@@ -28,7 +28,7 @@ from aatc.ir.score.expr import Expr, substitute
 from aatc.ir.score.functions import FUNCTIONS
 from aatc.ir.score.program import Program
 from aatc.ir.tile_evaluate import position_numbers
-from aatc.ir.types import RunsType, TileType, itemsize
+from aatc.ir.types import RunsType, TileType, itemsize, summed_name
 
 #: How what an access reads becomes a tile, by the axes behind the problem's: of several problems, and of one.
 _TO_TILE = {
@@ -409,7 +409,11 @@ def _mask_of_indices(op: Op) -> tuple[Program, Op] | None:
 
 
 def compile_tile(func: Func) -> tuple[Any, str]:
-    """The callable of a tile function and its source."""
+    """The callable of a tile function and its source. Raises BackendError for tiles of half precision."""
+    for v in (v for op in func.body.walk() for v in op.results):
+        if isinstance(v.type, TileType) and v.type.dtype != summed_name(v.type.dtype):
+            hint = "a pass of another backend made them: compile from the neutral tile program"
+            raise BackendError(f"the torch code has no tiles like %{v.name} of @{func.name}, a {v.type}", hint=hint)
     constants: list[Any] = []
     text = Emitter(func, constants).source("kernel")
     return compile_source(text, _namespace(constants), func.name)["kernel"], text

@@ -331,6 +331,7 @@ def _made(op: Op, v: Value, sizes: dict[str, int]) -> tuple[list[int], torch.dty
     shape = [d.evaluate(sizes) for d in t.shape]
     if t.panel:
         shape[1] = -(-shape[1] // t.panel) * t.panel
+        shape[2] = -(-shape[2] // t.together) * t.together
     return shape, torch_dtype(t.dtype), op.attrs.get("fill", 0.0 if op.name == "tile.peak" else None)
 
 

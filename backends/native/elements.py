@@ -262,6 +262,9 @@ def reduce(e: Emitter, op: Op) -> None:
     before = e.tile(into[0]) if into else None
     out = e.make(op.result, rows, cols)
 
+    def wide(x: Val) -> Val:
+        return resized(code, x, vector_of(scalar, x.lanes)) if x.floating else x
+
     def ended(i: Val, j: Val, x: Val) -> None:
         if before is not None:
             x = combined(e, how, code.load(before.memory, e.address(before, i, j)), x)
@@ -269,13 +272,13 @@ def reduce(e: Emitter, op: Op) -> None:
 
     def of_row(i: Val) -> Val:
         if tile.shape[1] == 1:
-            return code.load(tile.memory, code.at(tile.base, code.mul(i, tile.row), tile.memory))
-        return line_total(e, how, tile.cols, lambda j, keep: e.read(tile, i, j, e.lanes, keep), scalar)
+            return wide(code.load(tile.memory, code.at(tile.base, code.mul(i, tile.row), tile.memory)))
+        return line_total(e, how, tile.cols, lambda j, keep: wide(e.read(tile, i, j, e.lanes, keep)), scalar)
 
     if over == "j":
         e.each_row(tile.rows, lambda i: ended(i, index(0), of_row(i)))
     elif tile.line:
-        x = line_total(e, how, tile.rows, lambda i, keep: e.read_line(tile, i, e.lanes, keep), scalar)
+        x = line_total(e, how, tile.rows, lambda i, keep: wide(e.read_line(tile, i, e.lanes, keep)), scalar)
         ended(index(0), index(0), x)
     elif over == "ij":
         (x,) = code.loop(
@@ -283,19 +286,21 @@ def reduce(e: Emitter, op: Op) -> None:
         )
         ended(index(0), index(0), x)
     else:
-        _down(e, how, tile, before, out)
+        _down(e, how, tile, before, out, wide)
 
 
-def _down(e: Emitter, how: str, tile: Tile, before: Tile | None, out: Tile) -> None:
+def _down(
+    e: Emitter, how: str, tile: Tile, before: Tile | None, out: Tile, wide: Callable[[Val], Val]
+) -> None:
     """Over the rows of a tile, vector by vector of its columns."""
     code = e.code
 
     def vector(j: Val, keep: Val | None) -> None:
-        x = number(_START[how], vector_of(tile.memory, e.lanes))
+        x = number(_START[how], vector_of(out.memory, e.lanes))
         if before is not None:
             x = e.read(before, index(0), j, e.lanes, keep)
         (x,) = code.loop(
-            index(0), tile.rows, 1, lambda i, t: [combined(e, how, t, e.read(tile, i, j, e.lanes, keep))], [x]
+            index(0), tile.rows, 1, lambda i, t: [combined(e, how, t, wide(e.read(tile, i, j, e.lanes, keep)))], [x]
         )
         put(e, out, index(0), j, x, e.lanes)
 

@@ -44,8 +44,9 @@ def start(e: Emitter, op: Op, buffer: Value, positions: Sequence[Value]) -> Val:
     if t.panel:
         _, tokens, features = t.shape
         whole = code.op("i64", f"udiv i64 {code.add(e.dim(tokens), index(t.panel - 1)).text}, {t.panel}")
-        size = code.mul(whole, index(t.panel * int(features)))
-        offset = code.add(code.mul(at["g"], size), code.mul(at["j" if "j" in at else "i"], index(int(features))))
+        width = -(-int(features) // t.together) * t.together
+        size = code.mul(whole, index(t.panel * width))
+        offset = code.add(code.mul(at["g"], size), code.mul(at["j" if "j" in at else "i"], index(width)))
         return code.at(e.buffer(buffer), offset, MEMORY[t.dtype])
     offset = index(0)
     for axis, c in enumerate(a.axes):
@@ -92,7 +93,9 @@ def load(e: Emitter, op: Op) -> None:
     shape = tile_shape(op.result.type)  # type: ignore[arg-type]
     t: TensorType = buffer.type  # type: ignore[assignment]
     if t.panel:
-        e.tiles[op.result] = Tile(base, index(0), rows, cols, shape, t.dtype, local=False, panel=t.panel)
+        e.tiles[op.result] = Tile(
+            base, index(0), rows, cols, shape, t.dtype, local=False, panel=t.panel, together=t.together
+        )
         return
     row, col = block_strides(e, op, buffer)
     if is_view(op):

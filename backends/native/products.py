@@ -13,6 +13,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 
+from aatc.backends.native.bf16 import short_products
 from aatc.backends.native.elements import copy
 from aatc.backends.native.emit import Emitter, temporary_of
 from aatc.backends.native.isa import Isa
@@ -32,6 +33,8 @@ _UNROLL = 4
 def turned_bytes(isa: Isa, op: Op) -> list[int]:
     """Room for the panels of a second factor that is not packed."""
     b = op.operands[1]
+    if b.type.dtype == "bf16":  # type: ignore[attr-defined]
+        return []
     if op.attrs["form"] != "nt" or tile_shape(op.result.type)[1] == 1 or panel_of(b):  # type: ignore[arg-type]
         return []
     rows, cols = tile_shape(b.type)  # type: ignore[arg-type]
@@ -67,6 +70,9 @@ def dot(e: Emitter, op: Op) -> None:
     out = e.make(op.result, rows, cols)
     if c:
         copy(e, out, c[0])
+    if a.dtype == "bf16":
+        short_products(e, op, a, b, out, depth)
+        return
     if out.shape[1] == 1 or e.lanes == 1:
         _by_numbers(e, form, a, b, out, depth, bool(c))
         return

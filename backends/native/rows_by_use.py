@@ -14,7 +14,8 @@ from aatc.passes.base import Context, Pass, register
 @register
 @dataclass(frozen=True)
 class RowsByUse(Pass):
-    """``load`` of a packed buffer → for every use but the second factor of ``dot`` nt, ``load`` of what was packed.
+    """``load`` of a packed buffer → for every use but the second factor of ``dot`` nt, or of one of bf16, ``load`` of
+    what was packed.
 
     A product that goes along tokens reads vectors of one token's features, which panels do not have next to each other.
     """
@@ -65,4 +66,6 @@ def _of_block(block: Block, uses: dict[Value, list[tuple[Op, int]]]) -> int:
 
 def _wants_panels(op: Op, n: int) -> bool:
     t = op.operands[n].type
-    return op.name == "tile.dot" and op.attrs["form"] == "nt" and n == 1 and not isinstance(t, TensorType)
+    if op.name != "tile.dot" or n != 1 or isinstance(t, TensorType):
+        return False
+    return op.attrs["form"] == "nt" or (op.attrs["form"] == "nn" and t.dtype == "bf16")  # type: ignore[attr-defined]

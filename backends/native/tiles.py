@@ -26,7 +26,7 @@ ALIGN = 64
 class Tile:
     """``base``: address of the first element. ``row``: elements from one row to the next. ``rows``, ``cols``: extents
     of this round, i64. ``shape``: extents of the type. ``local``: in scratch memory. ``panel``: columns of a panel
-    where the tile is a part of a buffer in panels, else 0."""
+    where the tile is a part of a buffer in panels, else 0; ``together``: features next to each other in one."""
 
     base: Val
     row: Val
@@ -36,6 +36,7 @@ class Tile:
     dtype: str
     local: bool
     panel: int = 0
+    together: int = 1
 
     @property
     def memory(self) -> str:

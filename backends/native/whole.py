@@ -5,12 +5,14 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 
+from aatc.backends.native.bf16 import pack_shorts
 from aatc.backends.native.elements import line_total
 from aatc.backends.native.emit import Emitter, resized
 from aatc.backends.native.llvm import MEMORY, Val, index, number, size_of, vector_of
 from aatc.backends.native.table import lowering
 from aatc.ir.core import Op
 from aatc.ir.dims import Dim
+from aatc.ir.errors import BackendError
 from aatc.ir.types import TensorType
 
 Extents = list[tuple[Dim, int]]
@@ -44,24 +46,35 @@ def _shape(op: Op) -> tuple[Dim, ...]:
     return t.shape
 
 
-#: Panels that a task fills.
-_PANELS = 4
+#: Tokens that a task packs, or some more.
+_TOKENS = 256
 
 
-@whole("tile.pack", lambda op: [(_shape(op)[0], 1), (_shape(op)[1], op.result.type.panel * _PANELS)])  # type: ignore[attr-defined]
+def _packed_at_once(op: Op) -> int:
+    panel: int = op.result.type.panel  # type: ignore[attr-defined]
+    return -(-_TOKENS // panel) * panel
+
+
+@whole("tile.pack", lambda op: [(_shape(op)[0], 1), (_shape(op)[1], _packed_at_once(op))])
 def pack(e: Emitter, op: Op, at: list[Val]) -> None:
     buffer, made, code = op.operands[0], op.result, e.code
     t: TensorType = made.type  # type: ignore[assignment]
     memory, panel = MEMORY[t.dtype], t.panel
     width = int(t.shape[2])
+    held = -(-width // t.together) * t.together
     tokens = e.dim(t.shape[1])
     source = code.at(e.buffer(buffer), code.mul(at[0], e.stride(buffer, 0)), memory)
     size = code.mul(
-        code.op("i64", f"udiv i64 {code.add(tokens, index(panel - 1)).text}, {panel}"), index(panel * width)
+        code.op("i64", f"udiv i64 {code.add(tokens, index(panel - 1)).text}, {panel}"), index(panel * held)
     )
     to = code.at(e.buffer(made), code.mul(at[0], size), memory)
-    end = code.call("llvm.smin", "i64", [code.add(at[1], index(panel * _PANELS)), tokens])
+    end = code.call("llvm.smin", "i64", [code.add(at[1], index(_packed_at_once(op))), tokens])
     row, col = e.stride(buffer, 1), e.stride(buffer, 2)
+    if size_of(memory) == 2:
+        pack_shorts(e, source, (row, col), to, (at[1], end), tokens, width, t)
+        return
+    if t.together != 1:
+        raise BackendError(f"there are no panels like those of {t}")
     panels(e, source, (row, col), to, (at[1], end), tokens, width, panel, memory)
 
 
@@ -134,11 +147,15 @@ def peak(e: Emitter, op: Op, at: list[Val]) -> None:
     """Magnitudes are compared as integers, which order as they do, NaN above all: tasks may come in any order."""
     (buffer,), code = op.operands, e.code
     t: TensorType = buffer.type  # type: ignore[assignment]
-    memory = MEMORY[t.dtype]
-    bits = "i64" if size_of(memory) == 8 else "i32"
+    memory, kind = MEMORY[t.dtype], MEMORY[op.result.type.dtype]  # type: ignore[attr-defined]
+    bits = "i64" if size_of(kind) == 8 else "i32"
     base = _offset(e, op, at)
     axes = list(range(len(at), len(t.shape)))
-    zero = number(0, memory)
+    zero = number(0, kind)
+
+    def read(type_: str, place: Val, keep: Val | None = None) -> Val:
+        x = code.load(type_, place, keep=keep)
+        return resized(code, x, vector_of(kind, x.lanes))
 
     def length(at_row: Val, axis: int) -> Val:
         """Of the vector along ``axis``, or its largest magnitude."""
@@ -146,23 +163,23 @@ def peak(e: Emitter, op: Op, at: list[Val]) -> None:
         if op.attrs["rows"] and stride.text == "1":
 
             def squares(j: Val, keep: Val | None) -> Val:
-                x = code.load(vector_of(memory, e.lanes), code.at(at_row, j, memory), keep=keep)
+                x = read(vector_of(memory, e.lanes), code.at(at_row, j, memory), keep)
                 return code.mul(x, x)
 
-            total = line_total(e, "sum", e.dim(t.shape[axis]), squares, memory)
-            return code.call("llvm.sqrt", memory, [total])
+            total = line_total(e, "sum", e.dim(t.shape[axis]), squares, kind)
+            return code.call("llvm.sqrt", kind, [total])
 
         def step(d: Val, so_far: Val) -> list[Val]:
-            x = code.load(memory, code.at(at_row, code.mul(d, stride), memory))
+            x = read(memory, code.at(at_row, code.mul(d, stride), memory))
             if op.attrs["rows"]:
                 return [code.fma(x, x, so_far)]
-            return [code.extreme("llvm.maximum", so_far, code.call("llvm.fabs", memory, [x]))]
+            return [code.extreme("llvm.maximum", so_far, code.call("llvm.fabs", kind, [x]))]
 
         (out,) = code.loop(index(0), e.dim(t.shape[axis]), 1, step, [zero])
-        return code.call("llvm.sqrt", memory, [out]) if op.attrs["rows"] else out
+        return code.call("llvm.sqrt", kind, [out]) if op.attrs["rows"] else out
 
     if len(axes) < 2:
-        most = length(base, axes[0]) if axes else code.call("llvm.fabs", memory, [code.load(memory, base)])
+        most = length(base, axes[0]) if axes else code.call("llvm.fabs", kind, [read(memory, base)])
     else:
         stride = e.stride(buffer, axes[0])
         (most,) = code.loop(
@@ -172,7 +189,7 @@ def peak(e: Emitter, op: Op, at: list[Val]) -> None:
             lambda n, m: [code.extreme("llvm.maximum", m, length(code.at(base, code.mul(n, stride), memory), axes[1]))],
             [zero],
         )
-    most = code.call("llvm.fabs", memory, [most])
+    most = code.call("llvm.fabs", kind, [most])
     as_bits = code.cast("bitcast", most, bits)
     to = e.buffer(op.result)
     code.touches(bits, to)

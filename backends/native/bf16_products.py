@@ -1,0 +1,350 @@
+"""Lets products of bfloat16 take bfloat16, where the processor multiplies it twice as fast and no digit is lost that
+counts."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+from typing import ClassVar
+
+from aatc.ir.access import access
+from aatc.ir.core import Block, Func, Module, Op, Value, clone_func
+from aatc.ir.dims import Dim
+from aatc.ir.score.expr import call, const, mul, param
+from aatc.ir.score.program import Program
+from aatc.ir.specialize import prune
+from aatc.ir.types import TensorType, TileType
+from aatc.passes.base import Context, Pass, register
+
+#: Rows of a block of queries from which on packing keys pays.
+_ROWS = 16
+#: The longest vector, and the limits of a factor, with which neither a product leaves the range of single precision nor
+#: what the instruction takes for 0, below 2**-126, counts.
+_LONGEST, _FACTOR = 2.0**60, 2.0**40
+
+
+@register
+@dataclass(frozen=True)
+class Bf16Products(Pass):
+    """``dot`` of what was widened from bf16 → ``dot`` of tiles of bf16, in forwards of a softmax.
+
+    Scores: where both factors are arguments of bf16, but for a constant factor, which moves behind the sum. Products
+    of bf16 are exact in f32. Vectors longer than 2**60 have the function as it was.
+    Values: where weights meet an argument of bf16 and the weights' sum alone, the weights are rounded to bf16 before
+    either, so that they still add up to one; their error is that of the output's own rounding.
+    """
+
+    name: ClassVar[str] = "bf16-products"
+    counts: ClassVar[bool] = True
+
+    def run(self, module: Module, ctx: Context) -> Module:
+        if "bf16" not in ctx.target.features:
+            return module
+        lanes = ctx.target.vector_bytes // 4
+        for op in module.entry.body.walk():
+            if op.name != "geo.kernel" or op.attrs["kind"] != "softmax":
+                continue
+            func = module.funcs[op.attrs["forward"].name]
+            before = clone_func(func)
+            found = _Narrow(func, lanes)
+            count = found.run()
+            ctx.count("narrowed", count)
+            if found.scores and "exact" not in op.attrs:
+                _keep(module, op, before)
+        return module
+
+
+def _keep(module: Module, op: Op, func: Func) -> None:
+    """``func`` is what runs where a condition of the forward of ``op`` fails."""
+    forward = op.attrs["forward"]
+    func.name = f"{func.name}_wide"
+    module.add(func)
+    op.attrs |= {
+        "exact": replace(forward, name=func.name),
+        "exact_backward": op.attrs["backward"],
+        "exact_grads": op.attrs["grads"],
+    }
+
+
+@dataclass(frozen=True)
+class _Source:
+    """An argument of bf16 that a buffer holds, times a factor: ``load`` reads a block of it, at the positions that a
+    block of the buffer has."""
+
+    load: Op
+    factor: float
+
+
+class _Narrow:
+    """One forward. ``scores``: how many of its products were those of scores."""
+
+    def __init__(self, func: Func, lanes: int):
+        self.func, self.lanes, self.scores = func, lanes, 0
+        self.uses: dict[Value, list[Op]] = {}
+        self.loops: dict[Value, Op] = {}  # by their positions
+        self.places: dict[Op, Op] = {}  # the operation of the body that an operation is part of
+        self.blocks: dict[Op, Block] = {}
+        for top in func.body.ops:
+            for op in [top, *(x for r in top.regions for x in r.walk())]:
+                self.places[op] = top
+                for v in op.operands:
+                    self.uses.setdefault(v, []).append(op)
+                if op.name in ("tile.for", "tile.sweep"):
+                    self.loops[op.regions[0].args[0]] = op
+        for block in _blocks(func):
+            self.blocks.update(dict.fromkeys(block.ops, block))
+        self.copies: dict[tuple[Value, str], Value] = {}  # packed buffers by argument and layout
+        self.long: list[Value] = []  # arguments whose vectors may be too long
+
+    def run(self) -> int:
+        count = 0
+        for op in list(self.func.body.walk()):
+            if op.name == "tile.dot" and op.attrs["form"] == "nt":
+                self.scores += self._score(op)
+            elif op.name == "tile.dot" and op.attrs["form"] == "nn":
+                count += self._values(op)
+        if self.scores:
+            self._require()
+        if count + self.scores:
+            prune(self.func)
+        return count + self.scores
+
+    # --- scores --------------------------------------------------------------------------------------------
+    def _score(self, op: Op) -> bool:
+        row, col = self._loaded(op.operands[0]), self._loaded(op.operands[1])
+        if row is None or col is None or len(op.operands) > 2:
+            return False
+        (a, left), (b, right) = row, col
+        factor = left.factor * right.factor
+        t: TileType = op.result.type  # type: ignore[assignment]
+        if not 1 / _FACTOR <= abs(factor) <= _FACTOR or int(t.shape[1]) < _ROWS or int(t.shape[2]) < 2:
+            return False
+        panel = self._panel(b, int(t.shape[2]))
+        if not panel:
+            return False
+        packed = self._packed(right, op, f"panels({panel}, 2)")
+        before = self.blocks[op].ops
+        at = before.index(op)
+        lead, inside = access(left.load.attrs["axes"]).lead, access(a.attrs["axes"]).inside
+        attrs = {**a.attrs, "axes": lead + inside}
+        if "sizes" in left.load.attrs:
+            attrs["sizes"] = left.load.attrs["sizes"]
+        rows = _read(left.load.operands[0], a.operands[1:], attrs, a)
+        cols = _read(packed, b.operands[1:], b.attrs, b)
+        # a block of queries is read where it was, not again for every block of keys
+        home = self.blocks[a].ops
+        home.insert(home.index(a), rows)
+        at = before.index(op)
+        before.insert(at, cols)
+        op.operands = [rows.result, cols.result]
+        if factor != 1.0:
+            op.attrs = {**op.attrs, "factor": factor}
+        self.blocks[rows], self.blocks[cols] = self.blocks[a], self.blocks[op]
+        self.long += [left.load.operands[0], right.load.operands[0]]
+        return True
+
+    # --- values --------------------------------------------------------------------------------------------
+    def _values(self, op: Op) -> bool:
+        """All products of the weights of ``op``, or none."""
+        if op.operands[0].type.dtype != "f32":  # type: ignore[attr-defined]
+            return False
+        chain, dots, sums = self._weights(op.operands[0])
+        found = [self._loaded(x.operands[1]) for x in dots]
+        t: TileType = op.operands[0].type  # type: ignore[assignment]
+        if not chain or not sums or int(t.shape[1]) < _ROWS:
+            return False
+        if any(x is None or x[1].factor != 1.0 or not self._even(x[0]) for x in found):
+            return False
+        for v in chain:
+            v.type = TileType("bf16", v.type.shape, v.type.space)  # type: ignore[attr-defined]
+        for dot, x in zip(dots, found, strict=True):
+            assert x is not None
+            load, source = x
+            packed = self._packed(source, dot, "panels(2)")
+            values = _read(packed, load.operands[1:], load.attrs, load)
+            ops = self.blocks[dot].ops
+            ops.insert(ops.index(dot), values)
+            self.blocks[values] = self.blocks[dot]
+            dot.operands = [dot.operands[0], values.result, *dot.operands[2:]]
+        return True
+
+    def _weights(self, v: Value) -> tuple[list[Value], list[Op], list[Op]]:
+        """(a map's result and what masks make of it, products, sums) where nothing else reads weights; else nothing."""
+        chain = [v]
+        while isinstance(v.owner, Op) and v.owner.name == "tile.mask":
+            v = v.owner.operands[0]
+            chain.append(v)
+        if not isinstance(v.owner, Op) or v.owner.name != "tile.map":
+            return [], [], []
+        dots, sums = [], []
+        for x in chain:
+            for use in self.uses.get(x, ()):
+                first = use.operands[0] is x and use.operands.count(x) == 1
+                if first and use.name == "tile.mask" and use.result in chain:
+                    continue
+                if first and use.name == "tile.dot" and use.attrs["form"] == "nn":
+                    dots.append(use)
+                elif first and use.name == "tile.reduce" and (use.attrs["op"], use.attrs["over"]) == ("sum", "j"):
+                    sums.append(use)
+                else:
+                    return [], [], []
+        return chain, dots, sums
+
+    # --- where tiles come from -------------------------------------------------------------------------------
+    def _loaded(self, v: Value) -> tuple[Op, _Source] | None:
+        """The load of a tile, and what its buffer holds."""
+        op = v.owner
+        if not isinstance(op, Op) or op.name != "tile.load" or access(op.attrs["axes"]).inside not in ("id", "jd"):
+            return None
+        buffer = op.operands[0]
+        if isinstance(buffer.owner, Op) and buffer.owner.name == "tile.pack":
+            buffer = buffer.owner.operands[0]
+        source = self._source(buffer)
+        return None if source is None or op.attrs["axes"][:1] != "g" else (op, source)
+
+    def _source(self, buffer: Value) -> _Source | None:
+        made = buffer.owner
+        if not isinstance(made, Op) or made.name != "tile.alloc" or "fill" in made.attrs:
+            return None
+        stores = [x for x in self.uses.get(buffer, ()) if x.name in ("tile.store", "tile.scatter")]
+        if len(stores) != 1 or stores[0].name != "tile.store" or stores[0].attrs["add"]:
+            return None
+        (store,) = stores
+        if store.attrs["axes"] != "gid" or not self._of_all_tokens(store):
+            return None
+        value, factor = store.operands[0], 1.0
+        if isinstance(value.owner, Op) and value.owner.name == "tile.map":
+            found = _scaling(value.owner)
+            if found is None:
+                return None
+            value, factor = value.owner.operands[0], found
+        load = value.owner
+        if not isinstance(load, Op) or load.name != "tile.load" or load.operands[0] not in self.func.args:
+            return None
+        if load.operands[0].type.dtype != "bf16" or access(load.attrs["axes"]).inside != "id":  # type: ignore[attr-defined]
+            return None
+        return _Source(load, factor) if load.operands[1:] == store.operands[2:] else None
+
+    def _of_all_tokens(self, store: Op) -> bool:
+        """Whether a store stands in a loop over blocks of tokens in one over problems, and in no other."""
+        top = self.places[store]
+        if top.name != "tile.for" or top.attrs["axis"] != "g" or top.results:
+            return False
+        inner = [x for x in top.regions[0].ops if x.name == "tile.for" and store in x.regions[0].ops]
+        return len(inner) == 1 and store.operands[2:] == [top.regions[0].args[0], inner[0].regions[0].args[0]]
+
+    # --- panels ----------------------------------------------------------------------------------------------
+    def _packed(self, source: _Source, before: Op, layout: str) -> Value:
+        """An argument in panels, made before an operation of the function unless it is there."""
+        arg = source.load.operands[0]
+        key = (arg, layout)
+        if key not in self.copies:
+            nest = self.places[source.load]
+            ops, at = self.func.body.ops, self.func.body.ops.index(self.places[before])
+            made = _copied(nest, source.load)
+            pack = Op(
+                "tile.pack",
+                [made[0].result],
+                {"axes": "gjd"},
+                [replace(made[0].result.type, layout=layout)],  # type: ignore[type-var]
+                loc=source.load.loc,
+                result_names=[f"{arg.name}_panels"],
+            )
+            ops[at:at] = [*made, pack]
+            self.copies[key] = pack.result
+        return self.copies[key]
+
+    def _panel(self, load: Op, cols: int) -> int:
+        """Tokens of a panel that blocks of keys begin at: those of the program's panels, or as many as fit."""
+        given: TensorType = load.operands[0].type  # type: ignore[assignment]
+        step = self._step(load)
+        wanted = [given.panel] if given.panel else [n * self.lanes for n in (4, 3, 2, 1)]
+        whole = -(-cols // self.lanes) * self.lanes
+        fits = [n for n in wanted if n % self.lanes == 0 and whole % n == 0 and (not step or step % n == 0)]
+        return fits[0] if fits else 0
+
+    def _even(self, load: Op) -> bool:
+        return self._step(load) % 2 == 0
+
+    def _step(self, load: Op) -> int:
+        """What divides all positions of keys that a block is loaded at."""
+        loop = self.loops.get(load.operands[-1])
+        if loop is None:
+            return 1
+        if loop.name == "tile.sweep":
+            return int(loop.operands[0].type.grain)  # type: ignore[attr-defined]
+        upper = Dim.of(loop.attrs["upper"])
+        return 0 if upper.is_static and int(upper) <= loop.attrs["step"] else int(loop.attrs["step"])
+
+    # --- the condition -----------------------------------------------------------------------------------------
+    def _require(self) -> None:
+        """No vector of a score is too long."""
+        ops: list[Op] = []
+        tiles = []
+        one = TileType.of("f32", (1, 1, 1))
+        for arg in dict.fromkeys(self.long):
+            peak = Op("tile.peak", [arg], {"rows": True}, [TensorType.of("f32", ())], result_names=[f"longest_{arg.name}"])
+            load = Op("tile.load", [peak.result], {"axes": ""}, [one], result_names=[f"longest_{arg.name}_t"])
+            ops += [peak, load]
+            tiles.append(load.result)
+        names = [param(f"v{n}", "bhi") for n in range(len(tiles))]
+        most = names[0]
+        for x in names[1:]:
+            most = call("maximum", most, x)
+        body = call("sub", const(_LONGEST), most)
+        room = Op("tile.alloc", [], {}, [TensorType.of("f32", ())], result_names=["room"])
+        left = Op("tile.map", tiles, {"programs": (Program(tuple(names), body),)}, [one], result_names=["room_t"])
+        store = Op("tile.store", [left.result, room.result], {"axes": "", "add": False})
+        ops += [room, left, store, Op("tile.require", [room.result], {"least": 0.0})]
+        self.func.body.ops[:0] = ops
+
+
+def _read(buffer: Value, positions: list[Value], attrs: dict[str, object], like: Op) -> Op:
+    t: TileType = like.result.type  # type: ignore[assignment]
+    return Op(
+        "tile.load",
+        [buffer, *positions],
+        dict(attrs),
+        [TileType("bf16", t.shape, t.space)],
+        loc=like.loc,
+        result_names=[f"{buffer.name}_t"],
+    )
+
+
+def _copied(nest: Op, load: Op) -> list[Op]:
+    """[a buffer, the loops that copy an argument to it], as those of ``nest`` around ``load``."""
+    arg = load.operands[0]
+    source: TensorType = arg.type  # type: ignore[assignment]
+    store = next(x for x in nest.regions[0].walk() if x.name == "tile.store")
+    like: TensorType = store.operands[1].type  # type: ignore[assignment]
+    made = Op("tile.alloc", [], {}, [TensorType(source.dtype, like.shape)], result_names=[f"{arg.name}_flat"])
+    inner = next(x for x in nest.regions[0].ops if x.name == "tile.for")
+    g, i = (Value(x.regions[0].args[0].type, axis) for x, axis in ((nest, "g"), (inner, "i")))
+    tile: TileType = load.result.type  # type: ignore[assignment]
+    read = Op("tile.load", [arg, g, i], dict(load.attrs), [TileType(source.dtype, tile.shape)], loc=load.loc)
+    read.result.name = f"{arg.name}_t"
+    write = Op("tile.store", [read.result, made.result, g, i], {"axes": "gid", "add": False}, loc=load.loc)
+    tokens = Op("tile.for", [], dict(inner.attrs), regions=[Block([i], [read, write, Op("tile.yield")])], loc=load.loc)
+    return [
+        made,
+        Op("tile.for", [], dict(nest.attrs), regions=[Block([g], [tokens, Op("tile.yield")])], loc=load.loc),
+    ]
+
+
+def _scaling(op: Op) -> float | None:
+    """c of a map that multiplies its one tile by c."""
+    if len(op.operands) != 1 or len(op.results) != 1:
+        return None
+    body = op.attrs["programs"][0].body
+    p = op.attrs["programs"][0].params[0]
+    if body is p:
+        return 1.0
+    if body.fn == "mul" and body.args[1] is p and body.args[0].is_const and mul(body.args[0], p) is body:
+        return float(body.args[0].value)
+    return None
+
+
+def _blocks(func: Func) -> Iterator[Block]:
+    yield func.body
+    for op in func.body.walk():
+        yield from op.regions
