@@ -241,10 +241,10 @@ def guard_verify(op: Op) -> None:
 
 
 def dot_verify(op: Op) -> None:
-    t = op.results[0].type
+    t: TileType = op.results[0].type  # type: ignore[assignment]
     if len(op.operands) > 3 or any(v.type != t for v in op.operands[2:]):
         raise VerifyError(f"{op.name} has one addend at most, of its own type {t}")
-    factors = {v.type.dtype for v in op.operands[:2]}  # type: ignore[attr-defined]
+    factors = {_tile(op, n).dtype for n in (0, 1)}
     if factors not in ({"f32"}, {"f64"}, {_SHORT}) or t.dtype != summed_name(*factors):
         raise VerifyError(f"{op.name} contracts tiles of f32, of f64, or of {_SHORT} to one of f32")
     if "factor" in op.attrs and (factors != {_SHORT} or not math.isfinite(op.attrs["factor"])):
@@ -441,4 +441,6 @@ def map_verify(op: Op) -> None:
 def reduce_type(op: Op) -> TileType:
     t = _tile(op, 0)
     over = op.attrs["over"]
-    return TileType.of(summed_name(t.dtype), (t.shape[0], 1 if "i" in over else t.shape[1], 1 if "j" in over else t.shape[2]))
+    return TileType.of(
+        summed_name(t.dtype), (t.shape[0], 1 if "i" in over else t.shape[1], 1 if "j" in over else t.shape[2])
+    )

@@ -28,7 +28,8 @@ class AttentionInfo:
     """One attention of the model. ``lowering`` is its class (`LOWERINGS` says what the letters mean),
     ``engine`` what runs it, ``arena_bytes`` the memory it works in besides inputs and outputs;
     ``certificates`` are the facts its rewrites rest on; ``loc`` is the model's source line; ``double_calls`` counts
-    the calls that took double precision, because single precision would have lost digits of the score. ``origins`` says
+    the calls that took double precision, because single precision would have lost digits of the score, or single
+    precision, because products of bfloat16 would have left their range. ``origins`` says
     by direction where its schedule comes from: "default" (the cost model's), "tuned", "imported" or "given"."""
 
     name: str
@@ -216,7 +217,8 @@ def _names(group: Sequence[AttentionInfo]) -> str:
 def _digits(calls: int) -> str:
     if not calls:
         return ""
-    return f"double precision in {_count(calls, 'call')}: tokens far apart, or close to each other"
+    why = "tokens far apart, or close to each other; single precision for tokens too long for products of bfloat16"
+    return f"double precision in {_count(calls, 'call')}: {why}"
 
 
 def _count(n: int, word: str) -> str:

@@ -51,9 +51,7 @@ def place_in_panels(e: Emitter, token: Val, feature: Val, panel: int, together: 
     return code.add(code.add(offset, code.mul(t, index(together))), one)
 
 
-def _by_numbers(
-    e: Emitter, form: str, a: Tile, b: Tile, out: Tile, depth: Val, factor: float, add: bool
-) -> None:
+def _by_numbers(e: Emitter, form: str, a: Tile, b: Tile, out: Tile, depth: Val, factor: float, add: bool) -> None:
     code, zero = e.code, number(0, "float")
 
     def widened(at: Val) -> Val:
@@ -125,9 +123,7 @@ class _Blocks:
             columns(index(whole), -(-(width - whole) // _LANES))
 
     def _columns(self, base: Val, j: Val, step: Val, vectors: int) -> None:
-        self.e.code.loop(
-            index(0), self.out.rows, self.high, lambda i: self._block(base, i, j, step, vectors)
-        )
+        self.e.code.loop(index(0), self.out.rows, self.high, lambda i: self._block(base, i, j, step, vectors))
 
     def _block(self, base: Val, i: Val, j: Val, step: Val, vectors: int) -> None:
         e, code, a, out = self.e, self.e.code, self.a, self.out
@@ -178,9 +174,7 @@ class _Blocks:
         if out.shape[0] == 1:
             outs = outs[:1]
         plain = self.add and self.factor == 1.0
-        first = [
-            code.load(v, outs[m][n]) if plain else number(0, v) for m in range(len(outs)) for n in range(vectors)
-        ]
+        first = [code.load(v, outs[m][n]) if plain else number(0, v) for m in range(len(outs)) for n in range(vectors)]
         sums = self._contracted(part, first)
         for m in range(len(outs)):
             for n in range(vectors):

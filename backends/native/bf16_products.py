@@ -10,43 +10,49 @@ from typing import ClassVar
 from aatc.ir.access import access
 from aatc.ir.core import Block, Func, Module, Op, Value, clone_func
 from aatc.ir.dims import Dim
+from aatc.ir.errors import PassError
 from aatc.ir.score.expr import call, const, mul, param
 from aatc.ir.score.program import Program
 from aatc.ir.specialize import prune
 from aatc.ir.types import TensorType, TileType
 from aatc.passes.base import Context, Pass, register
 
-#: Rows of a block of queries from which on packing keys pays.
-_ROWS = 16
-#: The longest vector, and the limits of a factor, with which neither a product leaves the range of single precision nor
+#: The largest number, and the limits of a factor, with which neither a product leaves the range of single precision nor
 #: what the instruction takes for 0, below 2**-126, counts.
-_LONGEST, _FACTOR = 2.0**60, 2.0**40
+_LARGEST, _FACTOR = 2.0**56, 2.0**40
 
 
 @register
 @dataclass(frozen=True)
 class Bf16Products(Pass):
-    """``dot`` of what was widened from bf16 → ``dot`` of tiles of bf16, in forwards of a softmax.
+    """``dot`` of what was widened from bf16 → ``dot`` of tiles of bf16, in forwards of a softmax and its mean.
 
     Scores: where both factors are arguments of bf16, but for a constant factor, which moves behind the sum. Products
-    of bf16 are exact in f32. Vectors longer than 2**60 have the function as it was.
+    of bf16 are exact in f32. For numbers beyond 2**56 the function stays as it was.
     Values: where weights meet an argument of bf16 and the weights' sum alone, the weights are rounded to bf16 before
     either, so that they still add up to one; their error is that of the output's own rounding.
+
+    queries: of a problem, from which on it pays to pack its keys and values; that many there are where it is not known.
     """
 
+    queries: int = 192
     name: ClassVar[str] = "bf16-products"
     counts: ClassVar[bool] = True
+
+    def __post_init__(self) -> None:
+        if self.queries < 1:
+            raise PassError(f"bf16-products: queries = {self.queries}", hint="from one query on, all are enough")
 
     def run(self, module: Module, ctx: Context) -> Module:
         if "bf16" not in ctx.target.features:
             return module
         lanes = ctx.target.vector_bytes // 4
-        for op in module.entry.body.walk():
-            if op.name != "geo.kernel" or op.attrs["kind"] != "softmax":
+        for op in [x for x in module.walk() if x.name == "geo.kernel"]:
+            if (op.attrs["kind"], op.attrs.get("aggregate")) != ("softmax", "mean"):
                 continue
             func = module.funcs[op.attrs["forward"].name]
             before = clone_func(func)
-            found = _Narrow(func, lanes)
+            found = _Narrow(func, lanes, self.queries)
             count = found.run()
             ctx.count("narrowed", count)
             if found.scores and "exact" not in op.attrs:
@@ -78,8 +84,8 @@ class _Source:
 class _Narrow:
     """One forward. ``scores``: how many of its products were those of scores."""
 
-    def __init__(self, func: Func, lanes: int):
-        self.func, self.lanes, self.scores = func, lanes, 0
+    def __init__(self, func: Func, lanes: int, queries: int):
+        self.func, self.lanes, self.queries, self.scores = func, lanes, queries, 0
         self.uses: dict[Value, list[Op]] = {}
         self.loops: dict[Value, Op] = {}  # by their positions
         self.places: dict[Op, Op] = {}  # the operation of the body that an operation is part of
@@ -94,7 +100,7 @@ class _Narrow:
         for block in _blocks(func):
             self.blocks.update(dict.fromkeys(block.ops, block))
         self.copies: dict[tuple[Value, str], Value] = {}  # packed buffers by argument and layout
-        self.long: list[Value] = []  # arguments whose vectors may be too long
+        self.long: list[Value] = []  # arguments whose numbers may be too large
 
     def run(self) -> int:
         count = 0
@@ -109,6 +115,14 @@ class _Narrow:
             prune(self.func)
         return count + self.scores
 
+    def _few(self, op: Op) -> bool:
+        """Whether keys are packed for few queries."""
+        for loop in self.loops.values():
+            if loop.attrs.get("axis") == "i" and self.places[loop] is self.places[op]:
+                upper = Dim.of(loop.attrs["upper"])
+                return upper.is_static and int(upper) < self.queries
+        return True
+
     # --- scores --------------------------------------------------------------------------------------------
     def _score(self, op: Op) -> bool:
         row, col = self._loaded(op.operands[0]), self._loaded(op.operands[1])
@@ -117,7 +131,7 @@ class _Narrow:
         (a, left), (b, right) = row, col
         factor = left.factor * right.factor
         t: TileType = op.result.type  # type: ignore[assignment]
-        if not 1 / _FACTOR <= abs(factor) <= _FACTOR or int(t.shape[1]) < _ROWS or int(t.shape[2]) < 2:
+        if not 1 / _FACTOR <= abs(factor) <= _FACTOR or self._few(op) or int(t.shape[2]) < 2:
             return False
         panel = self._panel(b, int(t.shape[2]))
         if not panel:
@@ -150,8 +164,7 @@ class _Narrow:
             return False
         chain, dots, sums = self._weights(op.operands[0])
         found = [self._loaded(x.operands[1]) for x in dots]
-        t: TileType = op.operands[0].type  # type: ignore[assignment]
-        if not chain or not sums or int(t.shape[1]) < _ROWS:
+        if not chain or not sums or self._few(op):
             return False
         if any(x is None or x[1].factor != 1.0 or not self._even(x[0]) for x in found):
             return False
@@ -278,20 +291,22 @@ class _Narrow:
 
     # --- the condition -----------------------------------------------------------------------------------------
     def _require(self) -> None:
-        """No vector of a score is too long."""
+        """No number of a score's vectors is too large."""
         ops: list[Op] = []
         tiles = []
         one = TileType.of("f32", (1, 1, 1))
         for arg in dict.fromkeys(self.long):
-            peak = Op("tile.peak", [arg], {"rows": True}, [TensorType.of("f32", ())], result_names=[f"longest_{arg.name}"])
-            load = Op("tile.load", [peak.result], {"axes": ""}, [one], result_names=[f"longest_{arg.name}_t"])
+            peak = Op(
+                "tile.peak", [arg], {"rows": False}, [TensorType.of("f32", ())], result_names=[f"largest_{arg.name}"]
+            )
+            load = Op("tile.load", [peak.result], {"axes": ""}, [one], result_names=[f"largest_{arg.name}_t"])
             ops += [peak, load]
             tiles.append(load.result)
         names = [param(f"v{n}", "bhi") for n in range(len(tiles))]
         most = names[0]
         for x in names[1:]:
             most = call("maximum", most, x)
-        body = call("sub", const(_LONGEST), most)
+        body = call("sub", const(_LARGEST), most)
         room = Op("tile.alloc", [], {}, [TensorType.of("f32", ())], result_names=["room"])
         left = Op("tile.map", tiles, {"programs": (Program(tuple(names), body),)}, [one], result_names=["room_t"])
         store = Op("tile.store", [left.result, room.result], {"axes": "", "add": False})

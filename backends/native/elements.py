@@ -289,9 +289,7 @@ def reduce(e: Emitter, op: Op) -> None:
         _down(e, how, tile, before, out, wide)
 
 
-def _down(
-    e: Emitter, how: str, tile: Tile, before: Tile | None, out: Tile, wide: Callable[[Val], Val]
-) -> None:
+def _down(e: Emitter, how: str, tile: Tile, before: Tile | None, out: Tile, wide: Callable[[Val], Val]) -> None:
     """Over the rows of a tile, vector by vector of its columns."""
     code = e.code
 

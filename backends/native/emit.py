@@ -99,6 +99,8 @@ class Emitter:
                 known *= n
             else:
                 return index(known)
+        elif axis == t.rank - 1:  # the caller sees to it
+            return index(1)
         return self.word(self.layout.buffer(v) + 1 + axis)
 
     def dim(self, d: Dim | int) -> Val:

@@ -69,25 +69,33 @@ _ALLOWED = {"avx2": _X86_64_V3, "sse": _X86_64}
 
 
 def host() -> Isa:
-    """The best instruction set of this machine, or the one that the environment variable ``AATC_ISA`` names.
+    """The best instruction set of this machine, or the one that the environment variable ``AATC_ISA`` names; with
+    ``,-bf16`` behind it, without products of bfloat16.
 
     Raises BackendError if there is none, or not that one.
     """
     found = available()
-    wanted = os.environ.get("AATC_ISA", "").strip()
+    wanted, comma, without = (word.strip() for word in os.environ.get("AATC_ISA", "").partition(","))
+    if comma and without != "-bf16":
+        hint = f"{wanted},-bf16 takes away products of bfloat16"
+        raise BackendError(f"AATC_ISA takes away {without!r}", hint=hint)
     if not found:
         arch = _machine()[0]
         hint = 'backend="cpu" runs on every processor'
         raise BackendError(f"there are no native kernels for {arch} processors", hint=hint)
     if not wanted:
-        return found[0]
+        return _without(found[0], without)
     if wanted not in TABLE:
         raise BackendError(f"AATC_ISA names an unknown instruction set, {wanted!r}", hint=f"one of {', '.join(TABLE)}")
     for isa in found:
         if isa.name == wanted:
-            return isa
+            return _without(isa, without)
     ours = ", ".join(isa.name for isa in found)
     raise BackendError(f"AATC_ISA names {wanted}, which this machine does not have", hint=f"it has {ours}")
+
+
+def _without(isa: Isa, word: str) -> Isa:
+    return replace(isa, bf16=False) if word else isa
 
 
 @functools.cache

@@ -64,9 +64,7 @@ def pack(e: Emitter, op: Op, at: list[Val]) -> None:
     held = -(-width // t.together) * t.together
     tokens = e.dim(t.shape[1])
     source = code.at(e.buffer(buffer), code.mul(at[0], e.stride(buffer, 0)), memory)
-    size = code.mul(
-        code.op("i64", f"udiv i64 {code.add(tokens, index(panel - 1)).text}, {panel}"), index(panel * held)
-    )
+    size = code.mul(code.op("i64", f"udiv i64 {code.add(tokens, index(panel - 1)).text}, {panel}"), index(panel * held))
     to = code.at(e.buffer(made), code.mul(at[0], size), memory)
     end = code.call("llvm.smin", "i64", [code.add(at[1], index(_packed_at_once(op))), tokens])
     row, col = e.stride(buffer, 1), e.stride(buffer, 2)
@@ -178,7 +176,11 @@ def peak(e: Emitter, op: Op, at: list[Val]) -> None:
         (out,) = code.loop(index(0), e.dim(t.shape[axis]), 1, step, [zero])
         return code.call("llvm.sqrt", kind, [out]) if op.attrs["rows"] else out
 
-    if len(axes) < 2:
+    last = e.stride(buffer, axes[-1]) if axes else index(0)
+    if not op.attrs["rows"] and len(axes) == 2 and last.text == "1" and e.lanes > 1:
+        most = _largest(e, base, [e.dim(t.shape[n]) for n in axes], e.stride(buffer, axes[0]), memory)
+        most = resized(code, most, kind)
+    elif len(axes) < 2:
         most = length(base, axes[0]) if axes else code.call("llvm.fabs", kind, [read(memory, base)])
     else:
         stride = e.stride(buffer, axes[0])
@@ -194,6 +196,34 @@ def peak(e: Emitter, op: Op, at: list[Val]) -> None:
     to = e.buffer(op.result)
     code.touches(bits, to)
     code.op(bits, f"atomicrmw umax ptr {to.text}, {bits} {as_bits.text} monotonic")
+
+
+def _largest(e: Emitter, base: Val, extents: list[Val], row: Val, memory: str) -> Val:
+    """The largest magnitude of vectors ``row`` elements apart, or NaN."""
+    code, bits = e.code, f"i{8 * size_of(memory)}"
+    v = vector_of(bits, e.isa.vector_bytes // size_of(memory))
+    magnitudes = number(2 ** (8 * size_of(memory) - 1) - 1, v)
+
+    def larger(most: Val, at: Val, keep: Val | None) -> Val:
+        x = code.binary("and", code.load(v, at, keep=keep), magnitudes)
+        return code.call("llvm.umax", v, [most, x])
+
+    def of_row(i: Val, most: Val) -> list[Val]:
+        start = code.at(base, code.mul(i, row), bits)
+        whole = code.op("i64", f"and i64 {extents[1].text}, {-v_lanes}")
+        (most,) = code.loop(index(0), whole, v_lanes, lambda j, m: [larger(m, code.at(start, j, bits), None)], [most])
+        some = code.compare("slt", whole, extents[1])
+        return [
+            code.choose(
+                some,
+                lambda: larger(most, code.at(start, whole, bits), code.below(whole, extents[1], v_lanes)),
+                lambda: most,
+            )
+        ]
+
+    v_lanes = Val("", v).lanes
+    (most,) = code.loop(index(0), extents[0], 1, of_row, [number(0, v)])
+    return code.cast("bitcast", code.call("llvm.vector.reduce.umax", bits, [most], [v]), memory)
 
 
 def _offset(e: Emitter, op: Op, at: list[Val]) -> Val:
