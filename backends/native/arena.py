@@ -1,34 +1,45 @@
 """Memory that compiled programs run in: blocks are lent, taken back, and kept for the next call.
 
-A call's temporary memory costs page faults if it is new each time: about a tenth of a second per GiB. What comes back
-is kept, up to a bound, and lent again to whoever asks for about as much.
+A call's temporary memory costs page faults if it is new each time: about a tenth of a second per GiB. It comes from the
+system in segments. A block is a span of one; what is given back joins the free spans beside it, and is lent again.
+Small blocks have segments of their own, so that a lasting one does not hold a large one. Segments that are free as a
+whole are kept, up to a bound.
 """
 
 from __future__ import annotations
 
+import ctypes
 import functools
 import math
 import mmap
 import os
 import threading
-from collections import OrderedDict
-from collections.abc import Sequence
+import weakref
+from collections import OrderedDict, deque
+from collections.abc import Callable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from types import TracebackType
 
 import torch
 
+from aatc.backends.native.free_list import FreeList
 from aatc.ir.errors import AatcError
 
 #: Bytes. A cache line, and the widest vector.
 ALIGNMENT = 64
 #: Bytes of a huge page. Blocks of several begin at one, and ask the system for them.
 HUGE = 2 << 20
+#: Bytes below which blocks share segments of ``HUGE`` bytes.
+SMALL = 1 << 20
 
-# One for all arenas, so that none is in the middle of something when a process forks. Reentrant: a block that nobody
-# gave back may be found by the garbage collector anywhere.
+
+# One for all arenas, so that none is in the middle of something when a process forks. A thread may meet it again while
+# it has it: the garbage collector finds a block anywhere, and a signal's handler may run a program.
 _lock = threading.RLock()
+_mine: Callable[[], bool] = _lock._is_owned  # type: ignore[attr-defined]
+#: Blocks that were found then, as (arena, address): taken back by whoever has the lock next.
+_found: deque[tuple[Arena, int]] = deque()
 
 if hasattr(os, "register_at_fork"):
     os.register_at_fork(before=_lock.acquire, after_in_parent=_lock.release, after_in_child=_lock.release)
@@ -40,18 +51,19 @@ class Block:
     It is given back by `Arena.give`, at the end of a ``with``, or else when nobody holds the block any more.
     """
 
-    __slots__ = ("_arena", "_memory", "address", "nbytes")
+    __slots__ = ("_arena", "_segment", "address", "nbytes")
 
-    def __init__(self, arena: Arena, memory: _Memory, nbytes: int):
+    def __init__(self, arena: Arena | None, segment: _Segment, address: int, nbytes: int):
+        self._segment, self.address, self.nbytes = segment, address, nbytes
         self._arena: Arena | None = arena
-        self._memory, self.address, self.nbytes = memory, memory.address, nbytes
 
     def tensor(self, shape: Sequence[int], dtype: torch.dtype) -> torch.Tensor:
         """The block, or the beginning of it, as a contiguous tensor. It must not be used once the block has been given
         back. Raises ValueError if the block is too small."""
         if math.prod(shape) * dtype.itemsize > self.nbytes:
             raise ValueError(f"{self!r} is too small for {dtype} {tuple(shape)}")
-        return torch.empty(0, dtype=dtype).set_(self._memory.bytes.untyped_storage(), 0, tuple(shape))  # type: ignore[call-overload]
+        place = (self.address - self._segment.address) // dtype.itemsize
+        return torch.empty(0, dtype=dtype).set_(self._segment.bytes.untyped_storage(), place, tuple(shape))  # type: ignore[call-overload]
 
     def __enter__(self) -> Block:
         return self
@@ -101,37 +113,60 @@ class Session:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         while self._blocks:
-            self._arena.give(self._blocks.pop())
+            self._blocks.pop().__exit__(kind, error, trace)
 
 
 @dataclass(frozen=True)
 class Figures:
-    """What an arena does, in bytes: ``allocated`` are lent now, ``peak`` is the most that ever were at once; ``held``
-    are the system's, lent or kept; ``lent`` and ``reused`` count blocks, all and those that were not new."""
+    """What an arena does, in bytes: ``allocated`` were asked for and are lent now, ``peak`` is the most that ever were
+    at once; ``held`` are the system's: lent (rounded up) or ``free``, at most ``largest_free`` of these in one piece.
+    ``lent`` and ``reused`` count blocks, all and those that needed no new segment."""
 
     allocated: int
     peak: int
     held: int
     peak_held: int
+    free: int
+    largest_free: int
     lent: int
     reused: int
 
     @property
     def fragmentation(self) -> float:
-        """The part of the memory held that is not lent: kept for later, or lost to rounding; 0 of nothing."""
-        return (self.held - self.allocated) / self.held if self.held else 0.0
+        """1 - (largest free span) / (free bytes): the part of the free memory that one block cannot have, however it is
+        cut. 0 where nothing is free."""
+        return 1 - self.largest_free / self.free if self.free else 0.0
+
+
+class Watch:
+    """``peak`` bytes at most were lent at once since the watch began."""
+
+    __slots__ = ("__weakref__", "peak")
+
+    def __init__(self, peak: int):
+        self.peak = peak
 
 
 class Arena:
-    """Lends blocks of memory; ``keep`` is how many bytes of given ones are kept at most, less what is asked for anew: a
-    large block does not come on top of those that were kept. Of any thread."""
+    """Lends blocks of memory, to any thread. ``keep`` is how many bytes of segments that are free as a whole are kept
+    at most, less what is asked for anew: a large block does not come on top of those that were kept.
+
+    What is given back is ready for whoever asks for as much next, and joins the free spans when somebody asks for
+    something else. ``_segments`` and ``_lent`` say what is so, and change by one step each. All else follows from them:
+    if a signal's exception leaves that half changed (``_stale``), it is made anew.
+    """
 
     def __init__(self, keep: int = 64 << 20):
         self.keep = keep
-        self._kept: OrderedDict[int, _Memory] = OrderedDict()  # by address, those given back first in front
-        self._of_size: dict[int, list[_Memory]] = {}  # those, the latest last
-        self._kept_bytes = 0
-        self._allocated = self._peak = self._held = self._peak_held = self._lent = self._reused = 0
+        self._segments: dict[int, _Segment] = {}  # by address
+        self._lent: dict[int, tuple[int, int, _Segment]] = {}  # address: (bytes taken, asked for, where)
+        self._stale = False
+        self._ready: dict[int, list[tuple[int, _Segment]]] = {}  # by size: addresses and segments, the latest last
+        self._free = {False: FreeList[_Segment](), True: FreeList[_Segment]()}  # of large and of small blocks
+        self._kept: OrderedDict[int, _Segment] = OrderedDict()  # free as a whole, by address; the oldest in front
+        self._ready_bytes = self._kept_bytes = self._allocated = self._held = 0
+        self._peak = self._peak_held = self._blocks = self._reused = 0
+        self._watches: tuple[weakref.ref[Watch], ...] = ()
 
     def take(self, nbytes: int) -> Block:
         """Lends ``nbytes`` bytes, aligned to 64, or to 4096 where it is at least a page. Raises MemoryError if the
@@ -139,19 +174,43 @@ class Arena:
         if nbytes < 0:
             raise ValueError(f"a block of {nbytes} bytes")
         size = _rounded(nbytes)
+        if _mine():  # lists may be half changed: a segment apart, that nobody counts
+            segment = _Segment(size, small=False)
+            return Block(None, segment, segment.address, nbytes)
         with _lock:
-            same = self._of_size.get(size)
-            memory = self._unkept(same[-1]) if same else self._larger(size)
-            if memory is None:
-                self._trim(max(0, self.keep - size))
-                memory = self._new(size)
-            else:
+            if _found or self._stale:
+                self._tidy()
+            self._stale = True
+            same = self._ready.get(size)
+            if same:
+                address, segment = same.pop()
+                self._ready_bytes -= size
                 self._reused += 1
-            self._lent += 1
+            else:
+                address, segment = self._place(size)
+            block = Block(self, segment, address, nbytes)
+            self._lent[address] = (size, nbytes, segment)
+            self._blocks += 1
             self._allocated = now = self._allocated + nbytes
             if now > self._peak:
                 self._peak = now
-            return Block(self, memory, nbytes)
+            if self._watches:
+                self._tell(now)
+            self._stale = False
+            return block
+
+    def tensor(self, shape: Sequence[int], dtype: torch.dtype) -> torch.Tensor:
+        """A contiguous tensor with anything in it, not to be resized. Its block comes back when the last tensor that
+        shares its memory has gone: views, what autograd keeps, and arrays of NumPy among them. One without elements
+        takes no memory. Raises MemoryError as `take`."""
+        nbytes = math.prod(shape) * dtype.itemsize
+        if not nbytes:
+            return torch.empty(tuple(shape), dtype=dtype)
+        block = self.take(nbytes)
+        memory = (ctypes.c_char * nbytes).from_address(block.address)
+        memory.block = block  # type: ignore[attr-defined]  # lives as long as the storage, which holds ``memory``
+        storage = torch.frombuffer(memory, dtype=torch.uint8).untyped_storage()
+        return torch.empty(0, dtype=dtype).set_(storage, 0, tuple(shape))  # type: ignore[call-overload]
 
     def session(self) -> Session:
         """For blocks that are given back together."""
@@ -159,85 +218,170 @@ class Arena:
 
     def give(self, block: Block) -> None:
         """Takes a block back. Raises AatcError if it was given back before, or is another arena's."""
+        mine = _mine()
         with _lock:
             if block._arena is not self:
                 what = "was given back before" if block._arena is None else "belongs to another arena"
                 raise AatcError(f"{block!r} {what}")
-            block._arena = None
-            self._allocated -= block.nbytes
-            self._keep(block._memory)
+            block._arena = None  # first: a block that is lost does less harm than one that is given back twice
+            if mine:
+                _found.append((self, block.address))
+                return
+            if _found or self._stale:
+                self._tidy()
+            self._back(block.address)
 
     def release(self) -> None:
         """Returns what is kept to the system."""
-        with _lock:
-            self._trim(0)
+        if not _mine():
+            with _lock:
+                self._tidy()
+                self._stale = True
+                self._join()
+                self._trim(0)
+                self._stale = False
 
     def figures(self) -> Figures:
+        mine = _mine()
         with _lock:
-            return Figures(self._allocated, self._peak, self._held, self._peak_held, self._lent, self._reused)
+            if not mine:
+                self._tidy()
+                self._stale = True
+                self._join()
+                self._stale = False
+            lists = self._free.values()
+            free, largest = sum(f.bytes for f in lists), max(f.largest for f in lists)
+            return Figures(
+                self._allocated, self._peak, self._held, self._peak_held, free, largest, self._blocks, self._reused
+            )
 
     def reset_peak(self) -> None:
         """Peaks are those from now on."""
+        now = self.figures()
         with _lock:
-            self._peak, self._peak_held = self._allocated, self._held
+            self._peak, self._peak_held = now.allocated, now.held
 
-    def _larger(self, size: int) -> _Memory | None:
-        """The smallest kept memory that is larger, but not much too large; of equals the latest, which is in the
-        caches."""
-        found = min((s for s, same in self._of_size.items() if same and size < s <= 2 * size), default=0)
-        return self._unkept(self._of_size[found][-1]) if found else None
+    def watch(self) -> Watch:
+        """A peak of one's own, counted from now on for as long as somebody holds the result."""
+        watch = Watch(0)
+        with _lock:
+            self._watches = (*(w for w in self._watches if w() is not None), weakref.ref(watch))
+        watch.peak = max(watch.peak, self.figures().allocated)
+        return watch
 
-    def _keep(self, memory: _Memory) -> None:
-        size = memory.size
-        if size > self.keep:
-            self._held -= size
-            return
-        self._kept[memory.address] = memory
-        same = self._of_size.get(size)
+    def _tidy(self) -> None:
+        """Before anything changes, or is read."""
+        while _found:
+            arena, address = _found[0]
+            if arena._stale:
+                arena._recount()
+            if address in arena._lent:  # else it is done, but for a signal
+                arena._back(address)
+            _found.popleft()
+        if self._stale:
+            self._recount()
+
+    def _back(self, address: int) -> None:
+        self._stale = True
+        size, nbytes, segment = self._lent.pop(address)
+        self._allocated -= nbytes
+        same = self._ready.get(size)
         if same is None:
-            self._of_size[size] = [memory]
+            self._ready[size] = [(address, segment)]
         else:
-            same.append(memory)
-        self._kept_bytes += size
-        if self._kept_bytes > self.keep:
-            self._trim(self.keep)
+            same.append((address, segment))
+        self._ready_bytes += size
+        if self._ready_bytes + self._kept_bytes > self.keep:
+            self._join()
+        self._stale = False
 
-    def _unkept(self, memory: _Memory) -> _Memory:
-        del self._kept[memory.address]
-        same = self._of_size[memory.size]
-        if same[-1] is memory:
-            same.pop()
-        else:
-            same.remove(memory)
-        self._kept_bytes -= memory.size
-        return memory
+    def _join(self) -> None:
+        """Makes free spans of what was given back; segments that are free as a whole are kept, within the bound."""
+        for size, same in self._ready.items():
+            for address, segment in same:
+                start, end = self._free[segment.small].add(address, address + size, segment)
+                if end - start == segment.size:
+                    self._kept[segment.address] = segment
+                    self._kept_bytes += segment.size
+        self._ready.clear()
+        self._ready_bytes = 0
+        self._trim(self.keep)
 
-    def _new(self, size: int) -> _Memory:
+    def _place(self, size: int) -> tuple[int, _Segment]:
+        """A place for a block, in the smallest free span that is large enough or else in a new segment."""
+        self._join()
+        small = size < SMALL
+        found = self._free[small].take(size, _alignment(size))
+        if found is not None:
+            _, segment = found
+            self._reused += 1
+            if self._kept.pop(segment.address, None) is not None:
+                self._kept_bytes -= segment.size
+            return found
+        segment = self._new(HUGE if small else size, small)
+        if segment.size > size:
+            self._free[small].add(segment.address + size, segment.address + segment.size, segment)
+        return segment.address, segment
+
+    def _new(self, size: int, small: bool) -> _Segment:
+        self._trim(max(0, self.keep - size))
         try:
-            memory = _Memory(size)
+            segment = _Segment(size, small)
         except (MemoryError, OSError):
             self._trim(0)  # what is kept may be what is missing
             try:
-                memory = _Memory(size)
+                segment = _Segment(size, small)
             except OSError as error:
                 raise MemoryError(f"no memory for a block of {size} bytes: {error}") from error
+        self._segments[segment.address] = segment
         self._held += size
         self._peak_held = max(self._peak_held, self._held)
-        return memory
+        return segment
 
     def _trim(self, keep: int) -> None:
         while self._kept_bytes > keep:
-            self._held -= self._unkept(next(iter(self._kept.values()))).size
+            address, segment = self._kept.popitem(last=False)
+            del self._segments[address]
+            self._kept_bytes -= segment.size
+            self._held -= segment.size
+            self._free[segment.small].remove(address)
+
+    def _tell(self, now: int) -> None:
+        for watch in self._watches:
+            watched = watch()
+            if watched is not None and watched.peak < now:
+                watched.peak = now
+
+    def _recount(self) -> None:
+        """Free spans and sums, from what is lent."""
+        ends = {address: address for address in self._segments}
+        free = {small: FreeList[_Segment]() for small in (False, True)}
+        for address, (size, _, segment) in sorted(self._lent.items(), key=lambda entry: entry[0]):
+            if address > ends[segment.address]:
+                free[segment.small].add(ends[segment.address], address, segment)
+            ends[segment.address] = address + size
+        for address, segment in self._segments.items():
+            if ends[address] < address + segment.size:
+                free[segment.small].add(ends[address], address + segment.size, segment)
+        whole = [a for a in self._segments if ends[a] == a]
+        order = {a: n for n, a in enumerate(self._kept)}
+        whole.sort(key=lambda a: order.get(a, len(order)))
+        self._free, self._kept = free, OrderedDict((a, self._segments[a]) for a in whole)
+        self._ready, self._ready_bytes = {}, 0
+        self._kept_bytes = sum(self._segments[a].size for a in whole)
+        self._allocated = sum(nbytes for _, nbytes, _ in self._lent.values())
+        self._held = sum(segment.size for segment in self._segments.values())
+        self._stale = False
 
 
-class _Memory:
+class _Segment:
     """Memory of the system's, private to the process: a forked child has a copy. Freed with this object, or when the
     last tensor that lies in it goes."""
 
-    __slots__ = ("address", "bytes", "size")
+    __slots__ = ("address", "bytes", "size", "small")
 
-    def __init__(self, size: int):
-        self.size = size
+    def __init__(self, size: int, small: bool):
+        self.size, self.small = size, small
         if size < mmap.PAGESIZE:
             self.bytes = torch.empty(size, dtype=torch.uint8)  # aligned to 64
         else:
@@ -260,6 +404,10 @@ def _pages(size: int) -> torch.Tensor:
             pages.madvise(mmap.MADV_HUGEPAGE)
     start = torch.frombuffer(pages, dtype=torch.uint8, count=1).data_ptr()
     return torch.frombuffer(pages, dtype=torch.uint8, offset=-start % HUGE, count=size)
+
+
+def _alignment(size: int) -> int:
+    return HUGE if size >= 2 * HUGE else mmap.PAGESIZE if size >= mmap.PAGESIZE else ALIGNMENT
 
 
 @functools.lru_cache(maxsize=1024)
