@@ -53,7 +53,7 @@ class Block:
 
     __slots__ = ("_arena", "_segment", "address", "nbytes")
 
-    def __init__(self, arena: Arena | None, segment: _Segment, address: int, nbytes: int):
+    def __init__(self, arena: Arena, segment: _Segment, address: int, nbytes: int):
         self._segment, self.address, self.nbytes = segment, address, nbytes
         self._arena: Arena | None = arena
 
@@ -175,8 +175,8 @@ class Arena:
             raise ValueError(f"a block of {nbytes} bytes")
         size = _rounded(nbytes)
         if _mine():  # lists may be half changed: a segment apart, that nobody counts
-            segment = _Segment(size, small=False)
-            return Block(None, segment, segment.address, nbytes)
+            segment = _Segment(size, small=None)
+            return Block(self, segment, segment.address, nbytes)
         with _lock:
             if _found or self._stale:
                 self._tidy()
@@ -224,6 +224,8 @@ class Arena:
                 what = "was given back before" if block._arena is None else "belongs to another arena"
                 raise AatcError(f"{block!r} {what}")
             block._arena = None  # first: a block that is lost does less harm than one that is given back twice
+            if block._segment.small is None:
+                return
             if mine:
                 _found.append((self, block.address))
                 return
@@ -299,7 +301,7 @@ class Arena:
         """Makes free spans of what was given back; segments that are free as a whole are kept, within the bound."""
         for size, same in self._ready.items():
             for address, segment in same:
-                start, end = self._free[segment.small].add(address, address + size, segment)
+                start, end = self._free[bool(segment.small)].add(address, address + size, segment)
                 if end - start == segment.size:
                     self._kept[segment.address] = segment
                     self._kept_bytes += segment.size
@@ -344,7 +346,7 @@ class Arena:
             del self._segments[address]
             self._kept_bytes -= segment.size
             self._held -= segment.size
-            self._free[segment.small].remove(address)
+            self._free[bool(segment.small)].remove(address)
 
     def _tell(self, now: int) -> None:
         for watch in self._watches:
@@ -358,11 +360,11 @@ class Arena:
         free = {small: FreeList[_Segment]() for small in (False, True)}
         for address, (size, _, segment) in sorted(self._lent.items(), key=lambda entry: entry[0]):
             if address > ends[segment.address]:
-                free[segment.small].add(ends[segment.address], address, segment)
+                free[bool(segment.small)].add(ends[segment.address], address, segment)
             ends[segment.address] = address + size
         for address, segment in self._segments.items():
             if ends[address] < address + segment.size:
-                free[segment.small].add(ends[address], address + segment.size, segment)
+                free[bool(segment.small)].add(ends[address], address + segment.size, segment)
         whole = [a for a in self._segments if ends[a] == a]
         order = {a: n for n, a in enumerate(self._kept)}
         whole.sort(key=lambda a: order.get(a, len(order)))
@@ -380,8 +382,8 @@ class _Segment:
 
     __slots__ = ("address", "bytes", "size", "small")
 
-    def __init__(self, size: int, small: bool):
-        self.size, self.small = size, small
+    def __init__(self, size: int, small: bool | None):
+        self.size, self.small = size, small  # None: apart from all lists
         if size < mmap.PAGESIZE:
             self.bytes = torch.empty(size, dtype=torch.uint8)  # aligned to 64
         else:

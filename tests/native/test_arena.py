@@ -326,6 +326,10 @@ def test_a_program_in_a_signals_handler_has_memory():
             block.tensor((5000,), torch.uint8).fill_(1)
         with arena.session() as session:
             assert session.tensor((3, 5), torch.float64).shape == (3, 5)
+        block = arena.take(100)
+        arena.give(block)
+        with pytest.raises(AatcError, match="before"):
+            arena.give(block)
         arena.release()
         assert arena.figures().allocated == 0
     assert arena.figures().held == 0
