@@ -173,7 +173,7 @@ def dump(
     ] = "final",
     inputs: Annotated[str, typer.Option(help="Shapes of random inputs, as 2x16x64,2x16.")] = "",
     pipeline: PipelineOption = "",
-    backend: Annotated[str, typer.Option(help="Backend to compile for.")] = "cpu",
+    backend: Annotated[str, typer.Option(help="Backend to compile for.")] = "auto",
     dynamic: Annotated[bool, typer.Option(help="Keep sizes beyond the first symbolic.")] = False,
     explain: Annotated[bool, typer.Option("--explain", help="Also report what was done, to standard error.")] = False,
 ) -> None:

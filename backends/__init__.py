@@ -1,8 +1,8 @@
 """Backends: what turns tile programs into something that runs, and where to find them."""
 
 from aatc.backends.contract import Backend
-from aatc.backends.found import devices, get, load, names, pipeline, register
+from aatc.backends.found import automatic, devices, get, load, names, pipeline, register
 from aatc.backends.lowerings import Lowerings
 from aatc.backends.program import Program
 
-__all__ = ["Backend", "Lowerings", "Program", "devices", "get", "load", "names", "pipeline", "register"]
+__all__ = ["Backend", "Lowerings", "Program", "automatic", "devices", "get", "load", "names", "pipeline", "register"]

@@ -70,9 +70,9 @@ def _points() -> Iterable[EntryPoint]:
 
 
 def get(name: str = "auto") -> Backend:
-    """The backend called ``name``; "auto" is the best one for tensors on this machine. Raises: BackendError if there is
-    none, or it cannot be loaded."""
-    name = "cpu" if name == "auto" else name
+    """The backend called ``name``; "auto" is the one of `automatic`. Raises: BackendError if there is none, or it
+    cannot be loaded."""
+    name = automatic()[0] if name == "auto" else name
     found = _backends.get(name)
     if found is None:
         at = [_OWN[name]] if name in _OWN else _declared().get(name, [])
@@ -84,6 +84,17 @@ def get(name: str = "auto") -> Backend:
             )
         found = _backends[name] = _load(name, at[0])
     return found
+
+
+def automatic() -> tuple[str, str]:
+    """The backend that "auto" stands for, native kernels where they can run, else torch code; and why it is not the
+    former, nothing if it is. Raises: BackendError if ``AATC_ISA`` names an instruction set that is not there."""
+    try:
+        usable = importlib.import_module("aatc.backends.native.usable")
+    except (ImportError, AttributeError, OSError) as error:  # no llvmlite, another than we know, or one that is broken
+        return "cpu", f"llvmlite cannot be loaded: {type(error).__name__}: {error}"
+    reason: str = usable.why_not()
+    return ("cpu", reason) if reason else ("native", "")
 
 
 def _load(name: str, at: str) -> Backend:
@@ -104,13 +115,13 @@ def pipeline(name: str = "auto", extra: Iterable[Pass | Placed] = ()) -> Pipelin
 
 
 def load() -> list[Backend]:
-    """Every backend, and with it what it declares. One that cannot be loaded gives a warning; ours must not fail."""
+    """Every backend, and with it what it declares. One that cannot be loaded gives a warning; torch code always can."""
     found = []
     for name in names():
         try:
             found.append(get(name))
         except AatcError as error:
-            if name in _OWN:
+            if name == "cpu":
                 raise
             warnings.warn(f"{error}", AatcWarning, stacklevel=2)
     return found

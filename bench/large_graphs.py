@@ -56,7 +56,7 @@ def compile_seconds(captured: fx.GraphModule) -> float:
     from aatc import backends
     from aatc.frontend.importer import import_graph
 
-    backend = backends.get("cpu")
+    backend = backends.get()
     start = time.process_time()
     imported = import_graph(captured)
     backend.build(backends.pipeline().run(imported.module, target=backend.target()).module)

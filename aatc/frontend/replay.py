@@ -16,7 +16,7 @@ def replay(
     path: str | Path,
     *,
     pipeline: str,
-    backend: str = "cpu",
+    backend: str = "auto",
     seed: int = 0,
     sizes: Mapping[str, int] = {},
 ) -> float:

@@ -130,6 +130,8 @@ class Session:
         self.backend = backends.get(options.backend)
         self.graphs: list[Graph] = []
         self.notes: list[str] = []
+        if options.backend == "auto" and (reason := backends.automatic()[1]):
+            self.notes.append(f"No native kernels, but torch code: {reason}.")
         self.calls = self.elsewhere = 0
         self.hurry: calls.Hurry | None = None
         self._fallbacks: dict[Fallback, set[int]] = {}  # and the graphs they are part of

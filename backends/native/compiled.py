@@ -25,6 +25,7 @@ from aatc.backends.native.context import (
     STOP,
     THREADS,
     TOTAL,
+    factors,
     rank_of,
 )
 from aatc.backends.native.counters import WATCH
@@ -132,7 +133,7 @@ class Compiled:
 
     def _sizes(self, tensors: Sequence[torch.Tensor]) -> dict[str, int]:
         """Sizes of symbolic dimensions; every shape is checked, since code trusts them."""
-        sizes: dict[str, int] = {}
+        sizes: dict[str, int] = _Dims()
         later = []
         for arg, t in zip(self.func.args, tensors, strict=True):
             for d, n in zip(arg.type.shape, t.shape, strict=True):  # type: ignore[attr-defined]
@@ -146,6 +147,16 @@ class Compiled:
             if d.evaluate(sizes) != n:
                 raise ShapeError(f"%{arg.name} of @{self.func.name} is {arg.type}: {d} is not {n}")
         return sizes
+
+
+class _Dims(dict[str, int]):
+    """Sizes by name; a product of two is in no shape of an argument."""
+
+    def __missing__(self, name: str) -> int:
+        parts = factors(name)
+        if len(parts) < 2:
+            raise KeyError(name)
+        return math.prod(self[part] for part in parts)
 
 
 #: Operations that make a buffer which regions fill.

@@ -80,9 +80,8 @@ def host() -> Isa:
         hint = f"{wanted},-bf16 takes away products of bfloat16"
         raise BackendError(f"AATC_ISA takes away {without!r}", hint=hint)
     if not found:
-        arch = _machine()[0]
         hint = 'backend="cpu" runs on every processor'
-        raise BackendError(f"there are no native kernels for {arch} processors", hint=hint)
+        raise BackendError(f"there are no native kernels for {architecture()} processors", hint=hint)
     if not wanted:
         return _without(found[0], without)
     if wanted not in TABLE:
@@ -112,6 +111,11 @@ def available() -> tuple[Isa, ...]:
             bf16 = isa.name == "avx512" and "avx512bf16" in used
             found.append(replace(isa, cpu=cpu, features=text, bf16=bf16))
     return tuple(found)
+
+
+def architecture() -> str:
+    """Of this machine's processor, by LLVM's name."""
+    return _machine()[0]
 
 
 @functools.cache

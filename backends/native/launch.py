@@ -61,6 +61,11 @@ def parallel_kind() -> str:
     return "threads" if _forked or _gomp() is None else "GOMP_parallel"
 
 
+def has_openmp() -> bool:
+    """Whether torch's OpenMP can be told to run kernels, in processes that were not forked."""
+    return _gomp() is not None
+
+
 @functools.lru_cache(maxsize=4096)
 def function(address: int) -> Any:
     """The function at an address, to call with a context on this thread alone."""

@@ -1,5 +1,6 @@
 """How backends are found, and what is known of them when they are."""
 
+import subprocess
 import sys
 import types
 import warnings
@@ -13,6 +14,7 @@ from aatc import backends
 from aatc.backends import Lowerings, found
 from aatc.backends.cpu import CpuBackend
 from aatc.backends.cpu.table import lowering
+from aatc.backends.native import isa, launch, machine, usable
 from aatc.errors import AatcWarning, BackendError, PassError, UnsupportedError
 from aatc.ir.registry import OPS
 
@@ -52,24 +54,100 @@ def module_with(monkeypatch, name: str, **members) -> None:
     monkeypatch.setitem(sys.modules, name, module)
 
 
+def attend(q, k, v):
+    return aatc.attend(q, k, v, metric=aatc.metrics.Euclidean(), mask=aatc.masks.causal())
+
+
 def test_a_registered_backend_compiles_models():
     backend = backends.register(other())
     assert backends.get("other") is backend
     assert "other" in backends.names()
-
-    def f(q, k, v):
-        return aatc.attend(q, k, v, metric=aatc.metrics.Euclidean(), mask=aatc.masks.causal())
-
     q, k, v = torch.randn(3, 1, 2, 9, 4)
-    compiled = aatc.compile(f, backend="other", fallback=False)
-    torch.testing.assert_close(compiled(q, k, v), f(q, k, v))
+    compiled = aatc.compile(attend, backend="other", fallback=False)
+    torch.testing.assert_close(compiled(q, k, v), attend(q, k, v))
     assert compiled.explain().backend == "other"
 
 
 def test_ours_is_there_without_being_installed(monkeypatch):
     declare(monkeypatch)
     assert backends.names() == ["cpu", "native"]
-    assert backends.get("auto").name == "cpu"
+    assert backends.get("auto").name == "native"
+
+
+@pytest.fixture
+def asked_anew():
+    usable._why_not.cache_clear()
+    yield
+    usable._why_not.cache_clear()
+
+
+def no_openmp(monkeypatch):
+    monkeypatch.setattr(launch, "_gomp", lambda: None)
+
+
+def strange_processor(monkeypatch):
+    monkeypatch.setattr(isa, "available", lambda: ())
+    monkeypatch.setattr(isa, "architecture", lambda: "hexagon")
+
+
+def no_executable_memory(monkeypatch):
+    def refused(self, code, isa):
+        raise BackendError("object code cannot be linked: Permission denied")
+
+    monkeypatch.setattr(machine.Library, "__init__", refused)
+
+
+@pytest.mark.parametrize(
+    ("without", "reason"),
+    [
+        (strange_processor, "there are none for hexagon processors"),
+        (no_openmp, "torch's OpenMP, on whose threads they run, was not found"),
+        (no_executable_memory, "the system runs no code that is made in the process: object code cannot be linked"),
+    ],
+)
+def test_torch_code_runs_where_native_kernels_cannot_and_explain_says_why(monkeypatch, asked_anew, without, reason):
+    without(monkeypatch)
+    assert backends.get("auto").name == backends.get().name == "cpu"
+    assert backends.pipeline("auto").passes[-1].name == "plan-memory"
+    q, k, v = torch.randn(3, 1, 2, 9, 4)
+    compiled = aatc.compile(attend, fallback=False)
+    torch.testing.assert_close(compiled(q, k, v), attend(q, k, v))
+    told = compiled.explain()
+    assert told.backend == "cpu"
+    (line,) = (line for line in str(told).splitlines() if "No native kernels, but torch code: " in line)
+    assert reason in line
+    assert "No native kernels" not in str(aatc.compile(attend, backend="cpu").explain())
+
+
+def test_without_llvmlite_all_runs_as_torch_code():
+    script = """
+import sys, warnings
+sys.modules["llvmlite"] = None
+import torch, aatc
+from aatc.errors import BackendError
+f = lambda q: aatc.attend(q, q, q, metric=aatc.metrics.Euclidean())
+compiled = aatc.compile(f, fallback=False)
+q = torch.randn(1, 2, 9, 4)
+torch.testing.assert_close(compiled(q), f(q))
+assert "llvmlite cannot be loaded: ModuleNotFoundError: " in str(compiled.explain()), compiled.explain()
+with warnings.catch_warnings(record=True) as told:
+    assert [d["backend"] for d in aatc.devices()] == ["cpu"]
+assert "backend 'native' cannot be loaded" in str(told[-1].message), told
+try:
+    aatc.compile(f, backend="native")
+except BackendError as error:
+    assert "llvmlite" in str(error)
+else:
+    raise AssertionError("native kernels without llvmlite")
+"""
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, timeout=300)
+    assert done.returncode == 0, done.stderr
+
+
+def test_an_instruction_set_that_is_not_there_is_an_error_not_another_backend(monkeypatch):
+    monkeypatch.setenv("AATC_ISA", "mmx")
+    with pytest.raises(BackendError, match="AATC_ISA names an unknown instruction set, 'mmx'"):
+        aatc.compile(attend)
 
 
 def test_our_own_entry_point_is_the_one_pyproject_declares():
@@ -111,7 +189,7 @@ def test_a_broken_entry_point_is_told_and_leaves_the_rest_alone(monkeypatch, poi
         assert [d["backend"] for d in backends.devices()] == ["cpu", "native"]
 
 
-def test_nothing_is_searched_for_while_the_cpu_will_do(monkeypatch):
+def test_nothing_is_searched_for_while_ours_will_do(monkeypatch):
     monkeypatch.setattr(found, "_points", lambda: pytest.fail("the installed packages were searched"))
     backends.pipeline("auto")
     backends.get("cpu")

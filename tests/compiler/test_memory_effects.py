@@ -60,10 +60,15 @@ def places(values: list[torch.Tensor]) -> list[list[bool]]:
     return [[x.data_ptr() == y.data_ptr() for x in values] for y in values]
 
 
+def compiled(module: Module, backend: str = "auto") -> aatc.backends.Program:
+    found = aatc.backends.get(backend)
+    return found.build(aatc.backends.pipeline(backend).run(module, target=found.target()).module)
+
+
 def same_after(module: Module, *inputs: torch.Tensor) -> None:
     """The compiled program against the interpreter of the unchanged text, on two calls: results, what becomes of the
     inputs, and which of them share memory."""
-    program = aatc.backends.get("cpu").build(aatc.backends.pipeline().run(module).module)
+    program = compiled(module)
     for _ in range(2):
         mine, theirs = [x.clone() for x in inputs], [x.clone() for x in inputs]
         got, want = program.main(*mine), aatc.run(module, *theirs)
@@ -249,15 +254,15 @@ KEEP = """%u = torch.call(%lse) {target = "aten.unsqueeze.default", args = [#0, 
         ({"AFTER_NORMALIZE": KEEP.replace("%w", "%v")}, "%w"),
     ],
 )
-def test_an_attention_reads_what_its_stages_read(places_of, results, metric):
+@pytest.mark.parametrize("backend", ["cpu", "native"])
+def test_an_attention_reads_what_its_stages_read(places_of, results, metric, backend):
     text = ATTENTION.replace("METRIC", metric).replace("RESULTS", results)
     for place in ("AFTER_A", "AFTER_SCORE", "AFTER_NORMALIZE", "AFTER_TRANSPORT"):
         text = text.replace(place, places_of.get(place, ""))
     module = parse(text)
     inputs = [torch.randn(1, 1, 3, 2, dtype=torch.float64) for _ in range(4)]
     mine, theirs = [x.clone() for x in inputs], [x.clone() for x in inputs]
-    result = aatc.backends.pipeline().run(module)
-    got = aatc.backends.get("cpu").build(result.module).main(*mine)
+    got = compiled(module, backend).main(*mine)
     torch.testing.assert_close([*got, *mine], [*aatc.run(module, *theirs), *theirs])
 
 

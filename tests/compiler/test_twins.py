@@ -32,8 +32,8 @@ def module_of(metric, mask):
     return aatc.export(Model(), (q, q, q, torch.ones(2)))
 
 
-def lowered(module):
-    result = backends.pipeline().run(module, target=backends.get("cpu").target())
+def lowered(module, backend):
+    result = backends.pipeline(backend).run(module, target=backends.get(backend).target())
     counted = [dict(r.rewrites) for r in result.report]
     notes = [r.notes for r in result.report]
     locs = [[(op.name, str(op.loc)) for op in m.walk()] for m in result.stages.values()]
@@ -42,12 +42,13 @@ def lowered(module):
 
 @pytest.mark.parametrize("mask", [None, masks.causal()], ids=["all", "causal"])
 @pytest.mark.parametrize("metric", METRICS)
-def test_copies_are_what_lowering_each_gives(metric, mask, monkeypatch):
+@pytest.mark.parametrize("backend", ["cpu", "native"])
+def test_copies_are_what_lowering_each_gives(backend, metric, mask, monkeypatch):
     module = module_of(metric, mask)
-    found = lowered(module)
+    found = lowered(module, backend)
     monkeypatch.setattr(twins.Twins, "_key", lambda self, op, stem: None)
     monkeypatch.setattr(plan_memory, "key_of_function", lambda func: None)
-    assert lowered(module) == found
+    assert lowered(module, backend) == found
 
 
 def test_numbers_that_are_merely_equal_make_another_key():

@@ -73,5 +73,5 @@ def test_a_real_explanation_has_one_entry_per_attention_and_pass():
     (graph,) = explanation.graphs
     assert graph.operations > 20 and graph.attentions == 2 and graph.compiled
     text = str(explanation)
-    assert "Classifier compiled by aatc for cpu" in text
+    assert "Classifier compiled by aatc for native" in text
     assert "1 graph, 2 attentions, nothing left to PyTorch" in text

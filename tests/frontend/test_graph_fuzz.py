@@ -124,7 +124,8 @@ def compare(drawn: Drawn, compile_with) -> None:
 
 def through_passes(drawn: Drawn, arguments: list[Tensor]):
     imported = import_graph(traced(drawn, arguments))
-    program = backends.get("cpu").build(backends.pipeline().run(imported.module).module)
+    backend = backends.get()
+    program = backend.build(backends.pipeline().run(imported.module, target=backend.target()).module)
     return imported.bind(program.main)
 
 
