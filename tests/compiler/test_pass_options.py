@@ -195,10 +195,11 @@ def test_two_passes_of_one_name_have_two_keys():
     assert key(first()) == key(first())
 
 
-def test_the_key_knows_threads(monkeypatch):
-    before = key()
+@pytest.mark.parametrize(("backend", "knows"), [("cpu", True), ("native", False)])
+def test_the_key_knows_threads_where_schedules_do(monkeypatch, backend, knows):
+    before = key(backend=backend)
     monkeypatch.setattr(torch, "get_num_threads", lambda: 7)
-    assert key() != before
+    assert (key(backend=backend) != before) == knows
 
 
 # --- places -------------------------------------------------------------------------------------------------

@@ -8,7 +8,7 @@ import torch
 from hypothesis import given, settings
 
 import aatc
-from aatc import biases, connections, masks, metrics, passes
+from aatc import backends, biases, connections, masks, metrics, passes
 from aatc.backends.liveness import Interval, max_live, place
 from aatc.ir import Module
 from aatc.ir.errors import PassError, ScoreError
@@ -391,16 +391,23 @@ def test_malformed_pipelines_say_what_is_wrong(text, what):
         passes.Pipeline.parse(text)
 
 
-@pytest.mark.parametrize("tiles", ["rows=8 cols=8", "rows=8 cols=10 grain=4", "rows=3 cols=7 grain=100", "cols=1"])
-def test_tiles_of_any_size_under_a_mask_agree_with_the_reference(tiles):
+@pytest.mark.parametrize(
+    ("backend", "tiles"),
+    [
+        *(("cpu", t) for t in ("rows=8 cols=8", "rows=8 cols=10 grain=4", "rows=3 cols=7 grain=100", "cols=1")),
+        *(("native", t) for t in ("rows=8 cols=16", "rows=5 cols=48 grain=16", "rows=1 cols=64 grain=100")),
+    ],
+)
+def test_tiles_of_any_size_under_a_mask_agree_with_the_reference(backend, tiles):
     q, k, v = (torch.randn(1, 2, n, 8, generator=torch.Generator().manual_seed(n)) for n in (33, 50, 50))
     q.requires_grad_(), k.requires_grad_()
 
     def attended(q, k, v):
         return aatc.attend(q, k, v, metric=metrics.SphereGeodesic(), mask=masks.causal())
 
-    pipeline = passes.Pipeline.parse(passes.DEFAULT.replace("adaptive-tile", f"adaptive-tile{{{tiles}}},plan-memory"))
-    compiled = aatc.compile(attended, passes=pipeline)
+    pipeline = str(backends.pipeline(backend)).replace("call-library,", "")
+    pipeline = pipeline.replace("adaptive-tile", f"adaptive-tile{{{tiles}}}")
+    compiled = aatc.compile(attended, backend=backend, passes=pipeline, fallback=False)
     results = [f(q, k, v) for f in (compiled, attended)]
     for got, want in zip(*[(o, *torch.autograd.grad(o.square().sum(), (q, k))) for o in results]):
         torch.testing.assert_close(got, want, rtol=1e-5, atol=2e-6)
