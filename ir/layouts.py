@@ -3,7 +3,7 @@
 A promise in the type of an operation's result is kept by every backend; only operations whose traits name layouts make
 one. Where a type says nothing, an argument of a tile function has any strides, and so has what an operation makes whose
 traits say nothing else: a backend may hand out a view, or lay it out as it likes. Packed buffers stay inside: only what
-views blocks of them, `tile.load`, reads them.
+views blocks of them, `tile.load`, reads them, and `tile.store` fills whole panels of one that `tile.alloc` made.
 """
 
 from __future__ import annotations
@@ -34,11 +34,11 @@ def check_layouts(func: Func) -> None:
             if layout and ("panels" if v.type.panel else layout) not in traits.layouts:  # type: ignore[attr-defined]
                 fail(op, f"{op.name} makes no buffer of layout {layout}", _MADE.get(layout, _STRIDES))
         for v in op.operands:
-            if isinstance(v.type, TensorType) and v.type.panel and not traits.view:
+            if isinstance(v.type, TensorType) and v.type.panel and not traits.view and op.name != "tile.store":
                 fail(op, f"{op.name} takes a buffer with strides, %{v.name or '?'} is {v.type}", _STRIDES)
 
 
-_STRIDES = "panels are made by tile.pack and read by tile.load, inside of one function"
+_STRIDES = "panels are made by tile.pack, or tile.alloc and tile.store, and read by tile.load, inside of one function"
 _MADE = dict.fromkeys(LAYOUTS, "tile.token and tile.alloc do")
 
 

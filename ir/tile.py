@@ -92,7 +92,7 @@ _def(
     {"fill": Attr.of("float", "initial value", required=False)},
     verify=rules.alloc_verify,
     evaluate=ev.alloc,
-    traits=Traits(layouts=("contiguous", "rows")),
+    traits=Traits(layouts=("contiguous", "rows", "panels")),
 )
 _def(
     "tile.pack",

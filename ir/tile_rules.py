@@ -413,6 +413,8 @@ def access_verify(op: Op, at: int) -> None:
     ones = [n for n, c in enumerate(a.tile) if c == "1" and tile.shape[n] != 1 and not (repeated and n == 0)]
     if ones and not (ones == [0] and op.attrs.get("add")):
         raise VerifyError(f"{op.name} with axes {axes!r}: extent {ones[0]} of {tile} must be 1")
+    if at and buffer.panel and (op.attrs["add"] or axes not in ("gid", "gjd") or tile.dtype != buffer.dtype):
+        raise VerifyError(f"{op.name} writes vectors of {buffer.dtype} to {buffer}, and adds nothing there")
 
 
 def dot_type(op: Op) -> TileType:

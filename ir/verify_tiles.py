@@ -138,6 +138,9 @@ class _Tiles:
             want: Extent = at[c] if c in at else 1 if c == "1" else int(where[c])
             if have != want and not (broad and op.attrs["add"]):
                 fail(op, f"a tile of {_shown(have)} entries along axis {n} is stored where {_shown(want)} are")
+        panel = op.operands[1].type.panel  # type: ignore[attr-defined]
+        if panel and self.loops[op.operands[3]].attrs["step"] % panel:
+            fail(op, f"panels of {panel} are written as a whole", "make the step of the loop a multiple of that")
 
     def access(self, op: Op, buffer: Value, positions: Sequence[Value], tile: Any) -> None:
         """A load or store stays inside its buffer and its tile."""

@@ -8,7 +8,7 @@ from typing import Any
 import torch
 
 from aatc.backends.contract import Backend
-from aatc.backends.native import bf16_products, forward_copies, rows_by_use  # noqa: F401  (passes)
+from aatc.backends.native import bf16_products, forward_copies, panels_by_tile, rows_by_use  # noqa: F401  (passes)
 from aatc.backends.native import isa as instruction_sets
 from aatc.backends.native.table import lowering
 from aatc.backends.processor import caches, cores
@@ -25,7 +25,7 @@ class NativeBackend(Backend):
     caches."""
 
     name = "native"
-    suffix = "lower-tokens,bf16-products,rows-by-use,forward-copies"
+    suffix = "lower-tokens,bf16-products,rows-by-use,panels-by-tile,forward-copies"
     lowerings = lowering
     listings = ("llvm", "asm")
 

@@ -125,7 +125,7 @@ def copy_of(nest: Op) -> tuple[Op, Op] | None:
     if len(ops) != 2 or ops[0].name not in ("tile.load", "tile.position") or ops[1].name != "tile.store":
         return None
     source, store = ops
-    if store.operands[0] is not source.results[0] or store.attrs["add"]:
+    if store.operands[0] is not source.results[0] or store.attrs["add"] or store.operands[1].type.panel:  # type: ignore[attr-defined]
         return None
     if source.name == "tile.position" and (source.attrs["axes"] != "i" or store.attrs["axes"] != "gi"):
         return None

@@ -10,6 +10,7 @@ from aatc.backends.native.emit import Emitter, convert
 from aatc.backends.native.llvm import MEMORY, Val, index, number, vector_of
 from aatc.backends.native.table import lowering
 from aatc.backends.native.tiles import Tile, is_view, tile_shape
+from aatc.backends.native.whole import panels
 from aatc.backends.native.words import expression
 from aatc.ir.access import access, repeats
 from aatc.ir.core import Op, Value
@@ -162,9 +163,12 @@ def store(e: Emitter, op: Op) -> None:
     tile, code = e.tile(value), e.code
     a = access(op.attrs["axes"])
     base = start(e, op, buffer, positions)
-    row, col = block_strides(e, op, buffer)
     t: TensorType = buffer.type  # type: ignore[assignment]
     memory, add = MEMORY[t.dtype], op.attrs["add"]
+    if t.panel:
+        panels(e, tile.base, (tile.row, index(1)), base, (index(0), tile.rows), tile.rows, int(t.shape[2]), t.panel, memory)
+        return
+    row, col = block_strides(e, op, buffer)
     along = row if tile.line else col
 
     def written(x: Val, at: Val, keep: Val | None) -> None:
