@@ -166,7 +166,8 @@ def store(e: Emitter, op: Op) -> None:
     t: TensorType = buffer.type  # type: ignore[assignment]
     memory, add = MEMORY[t.dtype], op.attrs["add"]
     if t.panel:
-        panels(e, tile.base, (tile.row, index(1)), base, (index(0), tile.rows), tile.rows, int(t.shape[2]), t.panel, memory)
+        width, rows = int(t.shape[2]), tile.rows
+        panels(e, tile.base, (tile.row, index(1)), base, (index(0), rows), rows, width, t.panel, memory)
         return
     row, col = block_strides(e, op, buffer)
     along = row if tile.line else col

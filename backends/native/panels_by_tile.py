@@ -68,8 +68,8 @@ def _filled(func: Func, source: Value, panel: int) -> tuple[Op, Op] | None:
         return None
     if [x.attrs.get("axis") for x in loops] != ["g", "i"] or loops[1].attrs["step"] % panel:
         return None
-    same = store.operands[0].type.dtype == source.type.dtype  # type: ignore[attr-defined]
-    return (nest, store) if same else None
+    dtypes = {store.operands[0].type.dtype, source.type.dtype}  # type: ignore[attr-defined]
+    return (nest, store) if len(dtypes) == 1 and dtypes <= {"f32", "f64"} else None
 
 
 def _block_of(nest: Op, op: Op) -> Block:
