@@ -45,6 +45,14 @@ def access(axes: str) -> Access:
     return Access(axes, lead, inside, ("g" if lead else "1") + _INSIDE[inside], walks)
 
 
+def shares_heads(have: Dim, heads: Dim) -> bool:
+    """Whether a buffer with ``have`` heads may serve ``heads`` of them, several each. What is a symbol may divide the
+    other: that is for whoever calls to check."""
+    if have.is_static and int(have) < 1:
+        return False
+    return not (have.is_static and heads.is_static) or int(heads) % int(have) == 0
+
+
 def repeats(op: Op) -> bool:
     """Whether a `tile.load` gives the same block for every problem: its buffer has no axis of problems, and a position
     along g comes first."""

@@ -173,8 +173,27 @@ VERSIONS = (
 )
 
 
+def _check_axes(op: Op) -> None:
+    """``axes`` say what the programs say, of which numbers that are not finite spoil which rows."""
+    names, read = op.attrs["names"], attention_of(op).axes
+    axes = op.attrs.get("axes")
+    if axes is None:
+        if "mask" in op.attrs and any(read.get(n) for n in names[3:]):
+            raise VerifyError(
+                f"{op.name}: with a mask and captures it needs axes",
+                hint=f"axes = [{', '.join(f'{chr(34)}{read.get(n, str())}{chr(34)}' for n in names)}]",
+            )
+        return
+    if len(axes) != len(names):
+        raise VerifyError(f"{op.name}: {len(axes)} axes for {len(names)} names")
+    for name, word in zip(names, axes, strict=True):
+        if word != read.get(name, ""):
+            raise VerifyError(f"{op.name}: axes of {name} are {word!r}; its programs read {read.get(name, '')!r}")
+
+
 def _kernel_verify(op: Op) -> None:
     _attend_verify(op)
+    _check_axes(op)
     for grads in (op.attrs.get(g, ()) for _, _, g in VERSIONS):
         if not _are_names(grads) or not set(grads) <= set(op.attrs["names"]):
             raise VerifyError(f"{op.name}: grads {grads} are not among its names {op.attrs['names']}")

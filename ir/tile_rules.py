@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from functools import lru_cache
 from typing import Any
 
-from aatc.ir.access import access, repeats
+from aatc.ir.access import access, repeats, shares_heads
 from aatc.ir.core import Op, Value
 from aatc.ir.dims import Dim, product
 from aatc.ir.errors import VerifyError
@@ -80,8 +80,7 @@ def _misfit(axes: str, t: TensorType, sizes: tuple[Dim, ...]) -> str | None:
         if c not in "bhij":
             continue
         want = sizes["bhij".index(c)]
-        shared = c == "h" and not (have.is_static and (int(have) < 1 or (want.is_static and int(want) % int(have))))
-        if have not in (1, want) and not shared:
+        if have not in (1, want) and not (c == "h" and shares_heads(have, want)):
             return f"axis {c} of {t} has extent {have}; it can be 1 or {want}"
     return None
 

@@ -12,16 +12,19 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 from aatc.ir.blame import fail
 from aatc.ir.core import Block, Func, Module, Op, Value
 from aatc.ir.dims import ATTRIBUTE, NAME, Dim
-from aatc.ir.errors import AatcError, VerifyError
+from aatc.ir.errors import AatcError, ParseError, VerifyError
+from aatc.ir.geo import VERSIONS
 from aatc.ir.known import Known, key_of, key_of_function
 from aatc.ir.layouts import check_layouts
 from aatc.ir.races import check_races
 from aatc.ir.registry import EXTENSIONS, OPS, Operand, Symbol, TorchConst, check_against_declaration, extended
+from aatc.ir.schedule import Schedule
 from aatc.ir.score.program import Program
 from aatc.ir.torch_names import problem
 from aatc.ir.types import SHAPED, ListType, PairType, TensorType, TileType, Type, fits
@@ -224,6 +227,8 @@ def _check_level(func: Func, module: Module, leaves: dict[Op, list[Any]], ops: l
             raise VerifyError(f"an attribute of @{func.name}: {why}", at=func)
         if "." in name and not isinstance(value, getattr(extended(name, function=True), "types", ())):
             raise VerifyError(f"@{func.name} has no attribute {name} of such a value", at=func)
+        if name == "schedule" and func.level == "tile":
+            _check_schedule(func, value)
     for op in ops:
         if OPS[op.name].level != func.level:
             fail(op, f"{op.name} belongs to level {OPS[op.name].level}, @{func.name} is of level {func.level}")
@@ -237,6 +242,16 @@ def _check_level(func: Func, module: Module, leaves: dict[Op, list[Any]], ops: l
         for d in found:
             if isinstance(d, Dim) and (missing := sorted(d.symbols - module.dims.keys())):
                 fail(op, f"dimension {missing[0]} is not declared in the module's dims")
+
+
+def _check_schedule(func: Func, text: Any) -> None:
+    """What a tile function says it was made by is a schedule: backends read it."""
+    if not isinstance(text, str):
+        raise VerifyError(f"the schedule of @{func.name} is {text!r}, which is no text", at=func)
+    try:
+        Schedule.parse(text)
+    except ParseError as e:
+        raise VerifyError(f"schedule of @{func.name}, column {e.column}: {e.message}", hint=e.hint, at=func) from None
 
 
 def _type_problem(t: Type, level: str, module: Module) -> str | None:
@@ -292,18 +307,28 @@ def _check_calls(module: Module, leaves: dict[Op, list[Any]]) -> None:
 
 def _check_signature(op: Op, module: Module) -> None:
     if op.name == "geo.checkpoint":
-        _check_call(op, module.funcs[op.attrs["body"].name], "geo", [r.type for r in op.results], whole=True)
+        given, results = [v.type for v in op.operands], [r.type for r in op.results]
+        _check_call(op, module.funcs[op.attrs["body"].name], "geo", given, results, whole=True)
     elif op.name == "geo.kernel":
-        _check_call(op, module.funcs[op.attrs["forward"].name], "tile", [r.type for r in op.results], whole=False)
-        backward = op.attrs.get("backward")
-        if backward is not None and module.funcs[backward.name].level != "tile":
-            fail(op, f"{backward} is not a tile function")
+        for forward, backward, grads in VERSIONS:
+            if forward in op.attrs:
+                names = (op.attrs[forward].name, op.attrs[backward].name)
+                _check_kernel(op, module.funcs[names[0]], module.funcs[names[1]], op.attrs[grads])
 
 
-def _check_call(op: Op, func: Func, level: str, results: list[Type], *, whole: bool) -> None:
+def _check_kernel(op: Op, forward: Func, backward: Func, grads: Sequence[str]) -> None:
+    """A forward and its backward are called as the host calls them (`aatc.backends.kernel`)."""
+    operands, results = [v.type for v in op.operands], [r.type for r in op.results]
+    _check_call(op, forward, "tile", operands, results, whole=False)
+    of = dict(zip(op.attrs["names"], operands, strict=True))
+    saved = forward.result_types[len(results) :]
+    _check_call(op, backward, "tile", [*results, *saved, *operands], [of[g] for g in grads], whole=True)
+
+
+def _check_call(op: Op, func: Func, level: str, given: list[Type], results: list[Type], *, whole: bool) -> None:
     if func.level != level:
         fail(op, f"@{func.name} is not a {level} function")
-    given, taken = [v.type for v in op.operands], [v.type for v in func.args]
+    taken = [v.type for v in func.args]
     if len(given) != len(taken) or not all(map(fits, given, taken)):
         fail(
             op,

@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from aatc.ir.access import Access, access, repeats
+from aatc.ir.access import Access, access, repeats, shares_heads
 from aatc.ir.blame import fail, sound
 from aatc.ir.core import Block, Func, Op, Value
 from aatc.ir.dims import Dim, at_most, product
@@ -174,8 +174,7 @@ class _Tiles:
             if letter == "g":
                 continue
             n = sizes[letter]
-            divides = letter == "h" and have.is_static and n.is_static and int(have) > 0 and int(n) % int(have) == 0
-            if have not in (1, n) and not divides:
+            if have not in (1, n) and not (letter == "h" and shares_heads(have, n)):
                 fail(op, f"axis {letter} of the buffer has extent {have}; it can be 1 or {n}")
         most = product(sizes["b"], sizes["h"])
         if not at_most(_upper(loop), most, self.ranges):

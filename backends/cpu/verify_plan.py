@@ -65,6 +65,9 @@ def check_plan(func: Func, ranges: Ranges) -> None:
         places.update((place.value, place) for place in _planned(op, ranges) if place.value is not None)
     if places or any("cpu.scratch" in op.attrs for op in func.body.walk()):
         arena = func.attrs.get("cpu.arena")
+        if arena is None or arena < 0:
+            first = next(op for op in func.body.walk() if op.attrs.keys() & {"cpu.plan", "cpu.scratch"})
+            fail(first, f"a place in the arena of @{func.name}, which has none", f"@{func.name} {{cpu.arena = bytes}}")
         for place in places.values():
             if isinstance(arena, int) and place.stop > arena:
                 fail(place.op, f"a tile ends at byte {place.stop} of an arena of {arena}")

@@ -30,7 +30,7 @@ aatc 2
 dims {N in [1, inf], M in [2, 4096]}
 
 geo.func @main(%q: f64[1,2,N,4], %k: f64[1,2,M,4], %v: f64[1,2,M,4]) {
-  %o, %lse = geo.kernel(%q, %k, %v) {names = ["q", "k", "v"], score = fn(q: f[bhid], k: f[bhjd]) => dot(q, k), kind = "softmax", aggregate = "mean", forward = @attend, backward = @attend, grads = []} : \
+  %o, %lse = geo.kernel(%q, %k, %v) {names = ["q", "k", "v"], score = fn(q: f[bhid], k: f[bhjd]) => dot(q, k), kind = "softmax", aggregate = "mean", forward = @attend, backward = @nothing, grads = []} : \
 f64[1,2,N,4], f64[1,2,N]
   geo.return(%o)
 }
@@ -79,6 +79,10 @@ cpu.plan = [2048, 2112, 2176]} (%j: index, %partial: bool, %m1: tile<f64[1,8,1]>
 f64[1,2,N,4]
   %lse = tile.token(%lse_all) {program = fn(l: f[bhi]) => l, axes = "bhi", sizes = [1, 2, dim(N), dim(M)], flat = false} : f64[1,2,N]
   tile.return(%o, %lse)
+}
+
+tile.func @nothing(%grad_o: f64[1,2,N,4], %grad_lse: f64[1,2,N], %q: f64[1,2,N,4], %k: f64[1,2,M,4], %v: f64[1,2,M,4]) {
+  tile.return()
 }
 """
 SAMPLES = {"geo": GEO, "tile": TILE}

@@ -60,6 +60,19 @@ BROKEN_TEXTS = {
     "a function that calls itself": (GEO, "%0 = torch.call(%x) {target = \"aten.mul.Tensor\", args = [#0, 0.5]}", "%0 = geo.checkpoint(%x) {body = @half}", "calling itself"),
     "a circle of calls": (GEO, "%0 = torch.call(%x) {target = \"aten.mul.Tensor\", args = [#0, 0.5]}", None, "calling itself"),
     "a kernel that is no tile function": (TILE, "forward = @attend", "forward = @main", "not a tile function"),
+    "a backward that takes what a forward does": (TILE, "backward = @nothing", "backward = @attend", r"@attend takes .*, it is given \(f64.1,2,N,4., f64.1,2,N., f64.1,2,N,4., f64.1,2,M,4., f64.1,2,M,4.\)"),
+    "a backward that is no tile function": (TILE, "backward = @nothing", "backward = @main", "@main is not a tile function"),
+    "a backward without its gradients": (TILE, "grads = []", 'grads = ["q", "v"]', r"@nothing returns \(\), not \(f64.1,2,N,4., f64.1,2,M,4.\)"),
+    "a backward with other gradients": (TILE, "tile.return()", "tile.return(%q)", r"returns \(f64.1,2,N,4.\), not \(\)"),
+    "a backward that saw no statistics": (TILE, "tile.return(%o, %lse)", "tile.return(%o, %lse, %acc_all)", r"given \(f64.1,2,N,4., f64.1,2,N., f64.2,N,4., "),
+    "a second version with another backward": (TILE, "grads = []", 'grads = [], exact = @attend, exact_backward = @nothing, exact_grads = ["k"]', r"@nothing returns \(\), not"),
+    "a second version with another forward": (TILE, "grads = []", "grads = [], whole_forward = @nothing, whole_backward = @nothing, whole_grads = []", "@nothing takes"),
+    "axes that are no words": (TILE, "grads = []", "grads = [], axes = [1, 2, 3]", "axes of q are 1; its programs read 'bhid'"),
+    "axes of fewer names": (TILE, "grads = []", 'grads = [], axes = ["bhid"]', "1 axes for 3 names"),
+    "axes that the programs do not read": (TILE, "grads = []", 'grads = [], axes = ["bhid", "bhid", "bhjd"]', "axes of k are 'bhid'; its programs read 'bhjd'"),
+    "a mask and captures without axes": (TILE, '(%q, %k, %v) {names = ["q", "k", "v"],', '(%q, %k, %v, %v) {mask = fn(w: f[bhjd]) => sum(w) > 0.0, names = ["q", "k", "v", "w"],', "with a mask and captures it needs axes"),
+    "a schedule of a tile function that is none": (TILE, "split(i, 8) split(j, 16)", "split(zz", "schedule of @attend, column"),
+    "a schedule that is no text": (TILE, 'schedule = "split(i, 8) split(j, 16)"', "schedule = 3", "schedule of @attend is 3"),
     # accesses
     "a loop longer than a buffer": (TILE, "upper = dim(N), step = 8", "upper = dim(N+1), step = 8", "out of bounds"),
     "a loop over another length": (TILE, "upper = dim(N), step = 8", "upper = dim(M), step = 8", "out of bounds"),
@@ -107,6 +120,8 @@ BROKEN_TEXTS = {
     "a program no tile can run": (TILE, "fn(c: f[bhid], l: f[bhi]) => c / l", "fn(c: f[bhid], l: f[bhi]) => sum(c) / l", "element by element"),
     "temporaries without a plan": (TILE, "{value = 0.0, axes = \"gi\", cpu.plan = [2112]}", "{value = 0.0, axes = \"gi\", cpu.scratch = [0]}", "temporaries"),
     "sizes that are no sizes": (TILE, "%it = tile.load(%is, %g, %i) {axes = \"gi\"}", "%it = tile.load(%q, %g, %i) {axes = \"bhid\", sizes = [none]}", "four extents"),
+    "places without an arena": (TILE, ", cpu.arena = 3072", "", "the arena of @attend, which has none"),
+    "a negative arena": (TILE, "cpu.arena = 3072", "cpu.arena = -8", "the arena of @attend, which has none"),
     "a plan of another length": (TILE, "cpu.plan = [2048, 2112, 2176]", "cpu.plan = [2048, 2112]", "planned offsets"),
 }  # fmt: skip
 LONGER = {
@@ -133,6 +148,7 @@ def test_a_broken_text_is_refused(name):
     text = sample.replace(old, new, 1)
     if name == "panels handed out":
         text = text.replace("tile.return(%o, %lse)", "tile.return(%o, %lse, %bp)")
+        text = text.replace("%grad_lse: f64[1,2,N],", "%grad_lse: f64[1,2,N], %bp: f64[2,M,4; panels(8)],")
     if name == "a position that is no loop's":
         module = parse(text.replace('torch.call() {target = "operator.add", args = []}', "tile.alloc()"), verify=False)
         with pytest.raises(VerifyError, match=message):
@@ -284,7 +300,6 @@ ALLOWED = {
     "overwriting an operand that dies": ("over = \"j\", cpu.plan = [2432]", "over = \"j\", cpu.plan = [2432]"),
     "a tile in the place of a dead one": ("%lt = tile.map(%l, %m) {programs = [fn(l: f[bhi], m: f[bhi]) => m + log(l)], cpu.plan = [0]}",
                                         "%lt = tile.map(%l, %m) {programs = [fn(l: f[bhi], m: f[bhi]) => m + l], cpu.plan = [2048]}"),
-    "no arena given": (", cpu.arena = 3072", ""),
     "an unplanned tile": ("over = \"j\", cpu.plan = [2432]", "over = \"j\""),
     "a loop that is shorter than its buffer": ("upper = 2, step = 1", "upper = 1, step = 1", "tile.alloc()", "tile.alloc() {fill = 0.0}"),
     "a step larger than the whole axis": ("axis = \"g\", upper = 2, step = 1", "axis = \"g\", upper = 1, step = 4",
