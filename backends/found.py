@@ -11,7 +11,9 @@ from importlib.metadata import EntryPoint, entry_points
 from typing import Any
 
 from aatc.backends.contract import Backend
+from aatc.backends.lowerings import Lowerings
 from aatc.ir.errors import AatcError, AatcWarning, BackendError
+from aatc.ir.target import Target
 from aatc.passes import Pass, Pipeline, Placed, default_pipeline
 
 #: Packages declare their backends in this group of entry points: a name, and the class as ``module:attribute``.
@@ -28,7 +30,8 @@ def register(backend: Backend, *, replace: bool = False) -> Backend:
     """Makes ``backend`` known as its ``name``, for ``aatc.compile(backend=...)`` and all else; it is returned.
 
     Raises: BackendError if it lowers not every tile operation that it does not refuse, if its name is no lower-case
-    word, or is taken and ``replace`` is off; PassError if its suffix is no pipeline.
+    word, or is taken and ``replace`` is off, if its suffix is no text or its target no `Target`; PassError if its
+    suffix is no pipeline.
     """
     name = _checked(backend).name
     if not replace and (name in _backends or name in _declared()):
@@ -47,12 +50,33 @@ def _checked(backend: Any) -> Backend:
             hint=f"lower-case letters, digits and _, and none of {', '.join(_RESERVED)}",
         )
     table = getattr(backend, "lowerings", None)
-    if table is None or table.backend != name:
+    if not isinstance(table, Lowerings) or table.backend != name:
         raise BackendError(f"backend {name!r} has no table of lowerings", hint=f'lowerings = Lowerings("{name}")')
     table.check()
+    if not isinstance(backend.suffix, str):
+        raise BackendError(
+            f"backend {name!r} has the suffix {backend.suffix!r}, which is no text",
+            hint='suffix = "lower-tokens", passes joined by commas, or "" for none',
+        )
     if backend.suffix:
         Pipeline.parse(backend.suffix)
+    if not isinstance(backend.listings, (tuple, list)) or not all(isinstance(w, str) for w in backend.listings):
+        raise BackendError(f"backend {name!r} has the listings {backend.listings!r}", hint='listings = ("asm",), or ()')
+    _check_target(backend)
     return backend
+
+
+def _check_target(backend: Backend) -> None:
+    """What it raises is not told: it may know no machine here, and yet be asked for its name only."""
+    try:
+        target = backend.target()
+    except Exception:
+        return
+    if not isinstance(target, Target):
+        raise BackendError(
+            f"backend {backend.name!r} has the target {target!r}",
+            hint=f'target() has to return a Target("{backend.name}", cores=..., caches=...)',
+        )
 
 
 @cache
@@ -132,5 +156,25 @@ def names() -> list[str]:
 
 
 def devices() -> list[dict[str, Any]]:
-    """What each backend sees on this machine."""
-    return [d for backend in load() for d in backend.devices()]
+    """What each backend sees on this machine. A backend that says nonsense gives a warning; ours must not."""
+    seen: list[dict[str, Any]] = []
+    for backend in load():
+        try:
+            seen += _devices(backend)
+        except Exception as error:
+            if backend.name in _OWN:
+                raise
+            warnings.warn(f"backend {backend.name!r} cannot list its devices: {error}", AatcWarning, stacklevel=2)
+    return seen
+
+
+def _devices(backend: Backend) -> Iterable[dict[str, Any]]:
+    listed = backend.devices()
+    if not isinstance(listed, (list, tuple)) or not all(
+        isinstance(d, dict) and {"backend", "name"} <= d.keys() for d in listed
+    ):
+        raise BackendError(
+            f"devices() returned {listed!r}",
+            hint='a list of dicts with at least "backend" and "name", which may be empty',
+        )
+    return listed

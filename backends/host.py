@@ -8,12 +8,12 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from aatc.backends.entry import Entry
-from aatc.backends.kernel import Compile, Kernel, Version
+from aatc.backends.kernel import Kernel, Version
 from aatc.backends.program import Program
 from aatc.ir import collector
 from aatc.ir.core import Module, Op
-from aatc.ir.errors import UnsupportedError
-from aatc.ir.geo import VERSIONS
+from aatc.ir.errors import BackendError, UnsupportedError
+from aatc.ir.geo import VERSIONS, attention_of
 from aatc.ir.registry import Symbol
 
 if TYPE_CHECKING:
@@ -54,14 +54,18 @@ def _check_supported(op: Op, module: Module, backend: Backend) -> None:
 
 
 def _kernel(op: Op, module: Module, backend: Backend) -> Kernel:
-    a = op.attrs
-    compile_tile: Compile = backend.compile
+    a, att = op.attrs, attention_of(op)
 
     def version(forward: str, backward: str, grads: str) -> Version:
-        return Version(module.funcs[a[forward].name], module.funcs[a[backward].name], a[grads], compile_tile)
+        return Version(module.funcs[a[forward].name], module.funcs[a[backward].name], a[grads], att, backend)
 
-    versions = [version(*v) for v in VERSIONS if v[0] in a]
-    return Kernel(a["names"], a.get("mask"), a.get("axes", ()), versions, backend.finite())
+    versions, finite = [version(*v) for v in VERSIONS if v[0] in a], backend.finite()
+    if not callable(finite):
+        raise BackendError(
+            f"backend {backend.name!r} finds numbers that are not finite by {finite!r}, which cannot be called",
+            hint="finite() has to return a function of a tensor, or leave it to Backend.finite",
+        )
+    return Kernel(a["names"], a.get("mask"), a.get("axes", ()), versions, finite)
 
 
 def describe(op: Op, module: Module, kernel: Kernel, backend: str) -> dict[str, Any]:

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import Any, NoReturn
+from typing import TYPE_CHECKING, Any, NoReturn
 
 import torch
 
+from aatc.backends.checked import Checked
 from aatc.ir import reference
 from aatc.ir.containment import checked, spoiled_rows, sums_up
 from aatc.ir.core import Func, clone_func
@@ -15,47 +16,50 @@ from aatc.ir.score.program import Program
 from aatc.ir.specialize import keep_results
 from aatc.ir.transforms import by_sample, is_batched, transformed, undisturbed
 
+if TYPE_CHECKING:
+    from aatc.backends.contract import Backend
+
 Grad = torch.Tensor | None
-Compile = Callable[[Func], tuple[Any, str]]
 
 
 class Version:
-    """A forward and its backward.
+    """A forward and its backward, of the attention ``att``.
 
     The backward is compiled on first use for each set of operands that need gradients, without the rest.
     """
 
-    def __init__(self, forward: Func, backward: Func, grads: Sequence[str], compile_tile: Compile):
+    def __init__(self, forward: Func, backward: Func, grads: Sequence[str], att: reference.Attention, backend: Backend):
         self.forward_func, self.backward_func, self.grads = forward, backward, tuple(grads)
-        self._compile = compile_tile
-        self._forward: Any = None
-        self._backwards: dict[tuple[bool, ...], Any] = {}
+        self._att, self._backend = att, backend
+        self._forward: Checked | None = None
+        self._backwards: dict[tuple[bool, ...], Checked] = {}
 
     @property
-    def forward(self) -> Any:
+    def forward(self) -> Checked:
         """The compiled forward. None among its results' places means that a condition does not hold."""
         if self._forward is None:
-            self._forward = self._compile(self.forward_func)[0]
+            self._forward = Checked(self.forward_func, self._backend, self._fit)
         return self._forward
 
-    def first(self, count: int, *operands: torch.Tensor) -> Any:
-        """The forward's first results, or None where a condition does not hold."""
-        forward = self.forward
-        first = getattr(forward, "first", None)
-        return forward(*operands) if first is None else first(count, *operands)
+    def first(self, count: int, *operands: torch.Tensor) -> Sequence[torch.Tensor] | None:
+        """At least the forward's first results, or None where a condition does not hold."""
+        return self.forward.first(count, *operands)
 
-    def backward(self, needed: tuple[bool, ...]) -> Any:
+    def _fit(self, operands: Sequence[torch.Tensor]) -> None:
+        reference.check_fit(self._att, [t.shape for t in operands])
+
+    def backward(self, needed: tuple[bool, ...]) -> Checked:
         """The backward that returns the gradients ``needed`` (by position in ``grads``) and computes no others."""
         found = self._backwards.get(needed)
         if found is None:
             func = keep_results(clone_func(self.backward_func), needed)
-            found = self._backwards[needed] = self._compile(func)[0]
+            found = self._backwards[needed] = Checked(func, self._backend)
         return found
 
     def code(self) -> str:
         """Source of both, the backward with all gradients."""
         texts = [
-            f"# {what} of @{self.forward_func.name}\n{self._compile(func)[1]}"
+            f"# {what} of @{self.forward_func.name}\n{Checked(func, self._backend).source}"
             for what, func in (("forward", self.forward_func), ("backward", self.backward_func))
         ]
         return "\n\n".join(texts)
@@ -135,7 +139,9 @@ class Kernel:
             if results is not None:
                 self.exact_calls += n > 0
                 return version, operands, results
-        raise BackendError("a kernel refused its operands and has no other version")
+        raise BackendError(
+            f"@{self.versions[-1].forward_func.name} refused its operands and the attention has no other version"
+        )
 
 
 class Formula(Kernel):
@@ -150,6 +156,7 @@ class Formula(Kernel):
         return o, lse
 
     def forward(self, *operands: torch.Tensor) -> tuple[Any, list[torch.Tensor], tuple[torch.Tensor, ...]]:
+        reference.check_fit(self.att, [t.shape for t in operands])
         return self, list(operands), reference.attend(self.att, dict(zip(self.names, operands, strict=True)))
 
     def backward(self, needed: tuple[bool, ...]) -> Any:
@@ -209,6 +216,8 @@ class _Attend(torch.autograd.Function):
             grad_o = torch.zeros_like(o) if grad_o is None else grad_o
             grad_lse = torch.zeros_like(lse) if grad_lse is None else grad_lse
             found = version.backward(needed)(grad_o, grad_lse, *rest, *operands)
+            if found is None:
+                raise BackendError(f"@{version.backward_func.name} refused what its forward has taken")
             named = dict(zip((g for g, keep in zip(version.grads, needed, strict=True) if keep), found, strict=True))
         for name, t in zip(kernel.names, operands, strict=True):
             if wanted[name] and name not in named:  # what has no influence on the scores' differences

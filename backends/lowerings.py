@@ -20,7 +20,7 @@ class Lowerings:
         def dot(emitter, op): ...
 
     What a lowering takes and returns is the backend's own affair. ``unsupported``: operations it has none for, each
-    with the reason. Raises: BackendError for an operation that is registered twice.
+    with the reason. Raises: BackendError for an operation that is registered twice, or by what cannot be called.
     """
 
     def __init__(self, backend: str, *, unsupported: Mapping[str, str] | None = None):
@@ -30,6 +30,11 @@ class Lowerings:
 
     def __call__(self, *names: str) -> Callable[[F], F]:
         def register(function: F) -> F:
+            if not callable(function):
+                raise BackendError(
+                    f"backend {self.backend!r} lowers {', '.join(names)} by {function!r}, which cannot be called",
+                    hint="register a function, or say why there is none in Lowerings(unsupported=...)",
+                )
             for name in names:
                 if name in self._functions:
                     raise BackendError(f"backend {self.backend!r} lowers {name} twice")

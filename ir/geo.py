@@ -102,7 +102,9 @@ def _attend_verify(op: Op) -> None:
 
 
 def _run_attend(op: Op, values: list[Any], _: Any) -> list[Any]:
-    return list(reference.attend(attention_of(op), dict(zip(op.attrs["names"], values, strict=True))))
+    att = attention_of(op)
+    reference.check_fit(att, [t.shape for t in values])
+    return list(reference.attend(att, dict(zip(att.names, values, strict=True))))
 
 
 _ATTEND = {
@@ -208,6 +210,7 @@ def run_kernel(
 ) -> tuple[list[torch.Tensor], list[torch.Tensor], tuple[str, str, str]]:
     """Operands as computed with, all results of the forward, and which of `VERSIONS` that was."""
     a = op.attrs
+    reference.check_fit(attention_of(op), [t.shape for t in values])
     tensors, axes = dict(zip(a["names"], values, strict=True)), dict(zip(a["names"], a.get("axes", ()), strict=False))
     clean, spoiled = spoiled_rows(a.get("mask"), a["names"], axes, tensors)
     used = [clean[n] for n in a["names"]]

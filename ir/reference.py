@@ -6,7 +6,7 @@ passes are tested against. Shapes: q (B,H,N,D), k (B,Hk,M,D), v (B,Hk,M,E), Hk d
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -61,6 +61,21 @@ class Attention:
                 if found.setdefault(p.name, p) is not p:
                     raise ShapeError(f"parameter {p.name} is declared in two ways: {found[p.name].attrs} and {p.attrs}")
         return found
+
+
+def check_fit(att: Attention, shapes: Sequence[Sequence[int]]) -> None:
+    """ShapeError unless operands of these ``shapes`` fit together, along the axes that the programs read them: heads
+    may be fewer where they divide q's, any other extent is that of all operands or 1."""
+    q, k = (list(s) for s in shapes[:2])
+    sizes, axes = dict(zip("bhij", (*q[:3], k[2]), strict=True)), att.axes
+    for name, shape in zip(att.names, shapes, strict=True):
+        for c, have in zip(axes.get(name, ""), shape, strict=False):
+            want = sizes.get(c, have)
+            if have not in (1, want) and not (c == "h" and have and want % have == 0):
+                raise ShapeError(
+                    f"{name} has shape {list(shape)}, axes {axes[name]}: {have} along {c} do not fit {want}",
+                    hint=f"q has {q}, k has {k}; heads may be fewer where their number divides that of q's",
+                )
 
 
 def compute_dtype(dtype: torch.dtype) -> torch.dtype:

@@ -11,7 +11,7 @@ import torch
 from aatc.backends import Backend
 from aatc.backends.kernel import Kernel, Version
 from aatc.ir.core import Block, Func, Module, Op, Value
-from aatc.ir.errors import ScheduleError, UnsupportedError
+from aatc.ir.errors import BackendError, ScheduleError, UnsupportedError
 from aatc.ir.legal import Workload
 from aatc.ir.schedule import Schedule
 from aatc.ir.schedule_file import SCHEDULE_OF
@@ -51,7 +51,13 @@ class Trial:
         self._given: Any = None
 
     def space(self) -> Sequence[Schedule]:
-        return self.backend.schedule_space(Workload.of(self.op, self.direction))
+        found = self.backend.schedule_space(Workload.of(self.op, self.direction))
+        if not isinstance(found, (list, tuple)) or not found or not all(isinstance(s, Schedule) for s in found):
+            raise BackendError(
+                f"backend {self.backend.name!r} has the schedules {found!r} for an attention",
+                hint="schedule_space(workload) has to return a list of Schedules, the default first",
+            )
+        return found
 
     def prepare(self, schedule: Schedule) -> None:
         kernel = self._kernel(schedule)
@@ -115,7 +121,9 @@ class Trial:
 
         def run() -> Sequence[torch.Tensor]:
             with torch.no_grad():
-                found: Sequence[torch.Tensor] = compiled(*given)
+                found = compiled(*given)
+            if found is None:
+                raise BackendError(f"@{chosen.backward_func.name} refused what its forward has taken")
             return found
 
         return run

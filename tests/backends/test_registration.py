@@ -228,6 +228,57 @@ def test_a_suffix_names_passes_there_are():
         backends.register(other(suffix="paint"))
 
 
+@pytest.mark.parametrize(
+    ("member", "value", "message"),
+    [
+        ("suffix", None, "backend 'other' has the suffix None, which is no text\n  hint: suffix ="),
+        (
+            "target",
+            lambda self: None,
+            r"backend 'other' has the target None\n  hint: target\(\) has to return a Target",
+        ),
+        ("lowerings", {"tile.dot": print}, "backend 'other' has no table of lowerings"),
+        ("listings", None, "backend 'other' has the listings None"),
+        ("listings", "asm", "backend 'other' has the listings 'asm'"),
+    ],
+)
+def test_what_a_backend_says_of_itself_is_looked_at_when_it_is_registered(monkeypatch, member, value, message):
+    made = other()
+    monkeypatch.setattr(type(made), member, value)
+    with pytest.raises(BackendError, match=message):
+        backends.register(made)
+    module_with(monkeypatch, "planted_backend", Made=lambda: made)
+    declare(monkeypatch, ("other", "planted_backend:Made"))
+    with pytest.raises(BackendError, match=message):
+        backends.get("other")
+
+
+def test_a_backend_that_knows_no_machine_here_can_be_registered(monkeypatch):
+    made = other()
+
+    def target(self):
+        raise OSError("no such device")
+
+    monkeypatch.setattr(type(made), "target", target)
+    assert backends.register(made) is made
+
+
+def test_a_lowering_can_be_called():
+    table = Lowerings("other")
+    with pytest.raises(
+        BackendError, match=r"backend 'other' lowers tile\.dot, tile\.map by None, which cannot be called"
+    ):
+        table("tile.dot", "tile.map")(None)
+
+
+@pytest.mark.parametrize("said", [None, [None], [{"name": "a chip"}]])
+def test_devices_that_are_none_are_told_and_leave_the_rest_alone(monkeypatch, said):
+    made = backends.register(other())
+    monkeypatch.setattr(type(made), "devices", lambda self: said)
+    with pytest.warns(AatcWarning, match="backend 'other' cannot list its devices"):
+        assert [d["backend"] for d in backends.devices()] == ["cpu", "native"]
+
+
 def test_a_missing_lowering_is_known_at_registration():
     with pytest.raises(BackendError, match=r"has no lowering for tile\.dot, tile\.sweep\n"):
         backends.register(other(left_out=("tile.sweep", "tile.dot")))

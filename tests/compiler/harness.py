@@ -53,13 +53,20 @@ class Built:
         return next(f for f in self.result.module.funcs.values() if f.level == "tile")
 
 
-def module_of(operands, spec: str) -> Module:
-    """``(q, k, v, captures) -> (o, lse)`` as a geo module of the four stages."""
-    values = [Value(TensorType.of(dtype_name(t.dtype), t.shape), f"x{n}") for n, t in enumerate(operands)]
+def module_of(operands, spec: str, key_heads: str | None = None) -> Module:
+    """``(q, k, v, captures) -> (o, lse)`` as a geo module of the four stages; the number of k's and v's heads may be a
+    symbol."""
+    shapes = [list(t.shape) for t in operands]
+    if key_heads is not None:
+        shapes[1][1] = shapes[2][1] = key_heads
+    values = [
+        Value(TensorType.of(dtype_name(t.dtype), shape), f"x{n}")
+        for n, (t, shape) in enumerate(zip(operands, shapes, strict=True))
+    ]
     body = Block(values)
     o, lse = stages(body, values, spec, None)
     body.add(Op("geo.return", [o, lse]))
-    module = Module()
+    module = Module(dims={} if key_heads is None else {key_heads: (1, None)})
     module.add(Func("main", "geo", body))
     return module.verify()
 

@@ -8,6 +8,7 @@ import torch
 
 import aatc
 from aatc import backends, passes
+from aatc.errors import ShapeError
 from aatc.ir.legal import Workload, legal
 from aatc.ir.parser import parse
 from tests.compiler.harness import module_of, record
@@ -20,12 +21,12 @@ SMALL = "adaptive-tile{rows=16 cols=32 grain=8}"
 pytestmark = pytest.mark.usefixtures("one_thread")
 
 
-def compiled(backend, operands, parts, tiles=SMALL):
-    """(the module after all passes, its program, its operands) of one attention."""
+def compiled(backend, operands, parts, tiles=SMALL, key_heads=None):
+    """(the module after all passes, its program, its operands) of one attention; ``key_heads``: a symbol for these."""
     q, k, v = operands[:3]
     taken, spec, _ = record(q, k, v, **parts)
     text = ",".join(filter(None, [passes.DEFAULT.replace("adaptive-tile", tiles), backend.suffix]))
-    result = passes.Pipeline.parse(text).run(module_of(taken, spec), target=backend.target())
+    result = passes.Pipeline.parse(text).run(module_of(taken, spec, key_heads), target=backend.target())
     return result.module, backend.build(result.module), taken
 
 
@@ -44,6 +45,10 @@ def check(backend, kind, mask="none", dtype=torch.float64, sizes="ragged", tiles
     """Output, log-sum-exp and the gradient of every operand against the oracle."""
     c = case(kind, mask, dtype, sizes)
     _, program, operands = compiled(backend, c.operands, c.parts, tiles)
+    agree(c, program, operands, dtype)
+
+
+def agree(c, program, operands, dtype=torch.float64):
     assert [a["kind"] for a in program.attentions], "the attention has no tile program"
     exact = [t.detach().double().requires_grad_() for t in c.operands]
     want, got = c.formula(*exact), program.main(*operands)
@@ -78,6 +83,23 @@ def test_every_kind_in_every_dtype(backend, kind, dtype):
 @pytest.mark.parametrize("kind", KINDS)
 def test_every_kind_in_every_size(backend, kind, sizes):
     check(backend, kind, "causal" if sizes in ("even", "without keys") else "none", sizes=sizes)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_the_number_of_key_heads_may_vary(backend, kind):
+    """One program, whose key heads are a symbol: as many as q's, half of them, one for all; no number that does not
+    divide theirs."""
+    sizes = Sizes(2, 4, 4, 19, 21, 6)
+    c = case(kind, "causal", sizes=sizes)
+    _, program, _ = compiled(backend, c.operands, c.parts, key_heads="Hk")
+    for key_heads in (4, 2, 1):
+        c = case(kind, "causal", sizes=sizes._replace(hk=key_heads))
+        agree(c, program, record(*c.operands[:3], **c.parts)[0])
+    for key_heads in (3, 8, 0):
+        operands = [t.detach() for t in record(*c.operands[:3], **c.parts)[0]]
+        operands[1:3] = (torch.randn(2, key_heads, 21, t.shape[-1], dtype=t.dtype) for t in operands[1:3])
+        with pytest.raises(ShapeError, match=rf"{key_heads} along h do not fit 4"):
+            program.main(*operands)
 
 
 # --- more of the contract ----------------------------------------------------------------------------------
@@ -168,6 +190,19 @@ def test_a_model_is_compiled_for_it_and_trained(backend):
     report = run.explain()
     assert report.backend == backend.name and len(report.attentions) >= 1 and not report.fallbacks
     assert run.code
+
+
+def test_a_model_whose_key_heads_change_from_call_to_call(backend):
+    run = aatc.compile(
+        lambda q, k, v: aatc.attend(q, k, v, metric=aatc.metrics.DotProduct()), backend=backend.name, fallback=False
+    )
+    for key_heads in (4, 2, 4, 1):
+        q, k, v = (torch.randn(1, h, 13, 8, dtype=torch.float64, requires_grad=True) for h in (4, key_heads, key_heads))
+        got = run(q, k, v)
+        want = torch.nn.functional.scaled_dot_product_attention(q, k, v, enable_gqa=True)
+        assert off(got, want) <= 1e-12
+        found, wanted = (torch.autograd.grad(x.square().sum(), (q, k, v)) for x in (got, want))
+        assert all(off(g, w) <= 1e-11 for g, w in zip(found, wanted, strict=True))
 
 
 def test_it_says_what_it_runs_on(backend):
