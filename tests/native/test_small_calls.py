@@ -216,7 +216,7 @@ def test_work_is_that_of_the_lengths_there_are(metric):
         q, k, v = 0.3 * torch.randn(3, 1, 8, n, 64)
         f(q, k, v)
         (kernel,) = {g.program.attentions[0]["kernel"] for g in f.graphs}
-        *_, plan = kernel.versions[0].forward.plans.values()
+        *_, plan = kernel.versions[0].forward.run.plans.values()
         found[n] = sum(r.work for r in plan.steps)
         assert plan.alone == (n <= 128)
     products = {n: 2 * 8 * n * n * 64 for n in found}
