@@ -329,11 +329,11 @@ class Arena:
         self._trim(max(0, self.keep - size))
         try:
             segment = _Segment(size, small)
-        except (MemoryError, OSError):
+        except (MemoryError, OSError, OverflowError):
             self._trim(0)  # what is kept may be what is missing
             try:
                 segment = _Segment(size, small)
-            except OSError as error:
+            except (OSError, OverflowError) as error:
                 raise MemoryError(f"no memory for a block of {size} bytes: {error}") from error
         self._segments[segment.address] = segment
         self._held += size
