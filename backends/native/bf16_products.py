@@ -7,6 +7,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from typing import ClassVar
 
+from aatc.backends.native.rounded_sums import RoundedSums
 from aatc.ir.access import access
 from aatc.ir.core import Block, Func, Module, Op, Value, clone_func
 from aatc.ir.dims import Dim
@@ -29,8 +30,8 @@ class Bf16Products(Pass):
 
     Scores: where both factors are arguments of bf16, but for a constant factor, which moves behind the sum. Products
     of bf16 are exact in f32. For numbers beyond 2**56 the function stays as it was.
-    Values: where weights meet an argument of bf16 and the weights' sum alone, the weights are rounded to bf16 before
-    either, so that they still add up to one; their error is that of the output's own rounding.
+    Values: where weights meet arguments of bf16, they are rounded to bf16, and the output is divided by the sum of what
+    they are then (`rounded_sums`): it is still a mean. Its error is that of its own rounding.
 
     queries: of a problem, from which on it pays to pack its keys and values; that many there are where it is not known.
     """
@@ -81,6 +82,15 @@ class _Source:
     factor: float
 
 
+@dataclass(frozen=True)
+class _Weights:
+    """What reads a tile of weights: sums, and products with ``values``, which are loaded from a source each."""
+
+    sums: list[Op]
+    dots: list[Op]
+    values: list[tuple[Op, _Source]]
+
+
 class _Narrow:
     """One forward. ``scores``: how many of its products were those of scores."""
 
@@ -103,12 +113,10 @@ class _Narrow:
         self.long: list[Value] = []  # arguments whose numbers may be too large
 
     def run(self) -> int:
-        count = 0
         for op in list(self.func.body.walk()):
             if op.name == "tile.dot" and op.attrs["form"] == "nt":
                 self.scores += self._score(op)
-            elif op.name == "tile.dot" and op.attrs["form"] == "nn":
-                count += self._values(op)
+        count = self._values()
         if self.scores:
             self._require()
         if count + self.scores:
@@ -131,7 +139,7 @@ class _Narrow:
         (a, left), (b, right) = row, col
         factor = left.factor * right.factor
         t: TileType = op.result.type  # type: ignore[assignment]
-        if not 1 / _FACTOR <= abs(factor) <= _FACTOR or self._few(op) or int(t.shape[2]) < 2:
+        if t.dtype != "f32" or not 1 / _FACTOR <= abs(factor) <= _FACTOR or self._few(op) or int(t.shape[2]) < 2:
             return False
         panel = self._panel(b, int(t.shape[2]))
         if not panel:
@@ -158,50 +166,58 @@ class _Narrow:
         return True
 
     # --- values --------------------------------------------------------------------------------------------
-    def _values(self, op: Op) -> bool:
-        """All products of the weights of ``op``, or none."""
-        if op.operands[0].type.dtype != "f32":  # type: ignore[attr-defined]
-            return False
-        chain, dots, sums = self._weights(op.operands[0])
-        found = [self._loaded(x.operands[1]) for x in dots]
-        if not chain or not sums or self._few(op):
-            return False
-        if any(x is None or x[1].factor != 1.0 or not self._even(x[0]) for x in found):
-            return False
-        for v in chain:
-            v.type = TileType("bf16", v.type.shape, v.type.space)  # type: ignore[attr-defined]
-        for dot, x in zip(dots, found, strict=True):
-            assert x is not None
-            load, source = x
-            packed = self._packed(source, dot, "panels(2)")
-            values = _read(packed, load.operands[1:], load.attrs, load)
-            ops = self.blocks[dot].ops
-            ops.insert(ops.index(dot), values)
-            self.blocks[values] = self.blocks[dot]
-            dot.operands = [dot.operands[0], values.result, *dot.operands[2:]]
-        return True
+    def _values(self) -> int:
+        """Products of weights and values; how many."""
+        found: dict[Value, _Weights] = {}
+        for op in self.func.body.walk():
+            if op.name == "tile.dot" and op.attrs["form"] == "nn" and op.operands[0] not in found:
+                weights = self._weights(op)
+                if weights is not None:
+                    found[op.operands[0]] = weights
+        sums = RoundedSums(self.func, [op for w in found.values() for op in w.sums])
+        if not sums.possible():
+            return 0
+        rounded = {w: _rounded(w, self.blocks) for w in found}
+        sums.add({op: rounded[w] for w in found for op in found[w].sums})
+        for w, weights in found.items():
+            for dot, (load, source) in zip(weights.dots, weights.values, strict=True):
+                packed = self._packed(source, dot, "panels(2)")
+                values = _read(packed, load.operands[1:], load.attrs, load)
+                ops = self.blocks[dot].ops
+                ops.insert(ops.index(dot), values)
+                self.blocks[values] = self.blocks[dot]
+                dot.operands = [rounded[w], values.result, *dot.operands[2:]]
+        return sum(len(x.dots) for x in found.values())
 
-    def _weights(self, v: Value) -> tuple[list[Value], list[Op], list[Op]]:
-        """(a map's result and what masks make of it, products, sums) where nothing else reads weights; else nothing."""
+    def _weights(self, op: Op) -> _Weights | None:
+        """The weights of a product, where a map makes them, masks or not, and all that reads them are such products and
+        at least one sum."""
+        v = op.operands[0]
         chain = [v]
         while isinstance(v.owner, Op) and v.owner.name == "tile.mask":
             v = v.owner.operands[0]
             chain.append(v)
-        if not isinstance(v.owner, Op) or v.owner.name != "tile.map":
-            return [], [], []
-        dots, sums = [], []
+        if not isinstance(v.owner, Op) or v.owner.name != "tile.map" or v.type.dtype != "f32" or self._few(op):  # type: ignore[attr-defined]
+            return None
+        found = _Weights([], [], [])
         for x in chain:
             for use in self.uses.get(x, ()):
                 first = use.operands[0] is x and use.operands.count(x) == 1
                 if first and use.name == "tile.mask" and use.result in chain:
                     continue
-                if first and use.name == "tile.dot" and use.attrs["form"] == "nn":
-                    dots.append(use)
-                elif first and use.name == "tile.reduce" and (use.attrs["op"], use.attrs["over"]) == ("sum", "j"):
-                    sums.append(use)
+                if first and x is chain[0] and use.name == "tile.dot" and use.attrs["form"] == "nn":
+                    value = self._loaded(use.operands[1])
+                    if value is None or value[1].factor != 1.0 or self._step(value[0]) % 2:
+                        return None
+                    found.dots.append(use)
+                    found.values.append(value)
+                elif first and x is chain[0] and use.name == "tile.reduce" and use.attrs["over"] == "j":
+                    if use.attrs["op"] != "sum":
+                        return None
+                    found.sums.append(use)
                 else:
-                    return [], [], []
-        return chain, dots, sums
+                    return None
+        return found if found.sums else None
 
     # --- where tiles come from -------------------------------------------------------------------------------
     def _loaded(self, v: Value) -> tuple[Op, _Source] | None:
@@ -276,9 +292,6 @@ class _Narrow:
         fits = [n for n in wanted if n % self.lanes == 0 and whole % n == 0 and (not step or step % n == 0)]
         return fits[0] if fits else 0
 
-    def _even(self, load: Op) -> bool:
-        return self._step(load) % 2 == 0
-
     def _step(self, load: Op) -> int:
         """What divides all positions of keys that a block is loaded at."""
         loop = self.loops.get(load.operands[-1])
@@ -312,6 +325,26 @@ class _Narrow:
         store = Op("tile.store", [left.result, room.result], {"axes": "", "add": False})
         ops += [room, left, store, Op("tile.require", [room.result], {"least": 0.0})]
         self.func.body.ops[:0] = ops
+
+
+def _rounded(w: Value, blocks: dict[Op, Block]) -> Value:
+    """Weights in bf16, beside those that they are."""
+    op = w.owner
+    assert isinstance(op, Op)
+    t: TileType = w.type  # type: ignore[assignment]
+    short = TileType("bf16", t.shape, t.space)
+    name = f"{w.name}_r"
+    if op.name == "tile.mask":
+        first = _rounded(op.operands[0], blocks)
+        made = Op(op.name, [first, *op.operands[1:]], dict(op.attrs), [short], loc=op.loc, result_names=[name])
+        ops = blocks[op].ops
+        ops.insert(ops.index(op) + 1, made)
+        blocks[made] = blocks[op]
+        return made.result
+    program = op.attrs["programs"][op.results.index(w)]
+    op.attrs = {**op.attrs, "programs": (*op.attrs["programs"], program)}
+    op.results = [*op.results, Value(short, name, op)]
+    return op.results[-1]
 
 
 def _read(buffer: Value, positions: list[Value], attrs: dict[str, object], like: Op) -> Op:

@@ -104,10 +104,13 @@ def _map(
     programs = [op.attrs["programs"][n] for n in members]
 
     def body(i: Val, j: Val, keep: Val | None, values: list[Val], lanes: int) -> None:
-        found = []
+        found: list[Val] = []
+        done: dict[tuple[Program, str], Val] = {}
         for program, out in zip(programs, outs, strict=True):
             kind = "double" if out.dtype == "f64" else "float"
-            found.append(expression(e.code, program.body, bound(e, [program], values, kind), kind))
+            if (program, kind) not in done:
+                done[program, kind] = expression(e.code, program.body, bound(e, [program], values, kind), kind)
+            found.append(done[program, kind])
         for x, out in zip(found, outs, strict=True):
             put(e, out, i, j, x, lanes)
 

@@ -249,8 +249,8 @@ def _replaceable(op: Op, r: Value) -> list[Value]:
     if traits.replaces is None:
         return []
     found = op.operands[traits.replaces]
-    if op.name == "tile.map":  # a vector is read from all operands before it is written to any result
-        alike = len({x.type for x in op.results}) == 1
+    if op.name == "tile.map":  # a vector is read from all operands before it is written to any result of one shape
+        alike = len({x.type.shape for x in op.results}) == 1  # type: ignore[attr-defined]
         return [v for v in found if alike and v.type == r.type]
     return list(found) if op.name in _IN_PLACE else []
 
