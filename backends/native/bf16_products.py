@@ -36,7 +36,7 @@ class Bf16Products(Pass):
     queries: of a problem, from which on it pays to pack its keys and values; that many there are where it is not known.
     """
 
-    queries: int = 192
+    queries: int = 32
     name: ClassVar[str] = "bf16-products"
     counts: ClassVar[bool] = True
 

@@ -8,6 +8,7 @@ from typing import Any, ClassVar
 
 from aatc.ir.access import access
 from aatc.ir.core import Block, Func, Module, Op, Value
+from aatc.ir.dims import Dim
 from aatc.ir.specialize import prune
 from aatc.ir.types import TensorType, TileType
 from aatc.passes.base import Context, Pass, register
@@ -39,7 +40,13 @@ class _Forward:
         for op in func.body.walk():
             for v in op.operands:
                 self.uses.setdefault(v, []).append(op)
-        self.places: dict[Op, tuple[Block, int]] = {}
+        self.around: dict[Op, list[Op]] = {}  # operations whose regions an operation stands in
+        todo: list[tuple[Block, list[Op]]] = [(func.body, [])]
+        while todo:
+            block, outer = todo.pop()
+            for op in block.ops:
+                self.around[op] = outer
+                todo += [(r, [*outer, op]) for r in op.regions]
 
     def run(self) -> int:
         count = 0
@@ -71,7 +78,9 @@ class _Forward:
             return 0
         if source.name == "tile.load":
             argument: TensorType = source.operands[0].type  # type: ignore[assignment]
-            if source.operands[0] not in self.func.args or argument.dtype != made.type.dtype:  # type: ignore[attr-defined]
+            if source.operands[0] not in self.func.args:
+                return 0
+            if argument.dtype != source.results[0].type.dtype and not all(map(self._read_once, readers)):  # type: ignore[attr-defined]
                 return 0
         elif any(x.results[0].type.dtype != "i64" or x.results[0].type.shape[0] != 1 for x in readers):  # type: ignore[attr-defined]
             return 0
@@ -85,6 +94,16 @@ class _Forward:
             else:
                 _become_position(x, inside)
         return 1
+
+    def _read_once(self, load: Op) -> bool:
+        """Whether every part of a buffer is loaded in one round only: then it may as well be widened there."""
+        walks = load.operands[1:]
+        for loop in self.around[load]:
+            if loop.name in ("tile.for", "tile.sweep") and loop.regions[0].args[0] not in walks:
+                upper = Dim.of(loop.attrs["upper"])
+                if not upper.is_static or int(upper) > loop.attrs["step"]:
+                    return False
+        return True
 
     def _output(self, nest: Op, source: Op, store: Op) -> int:
         """What is written to the buffer that is copied is written to the copy as well."""
@@ -133,7 +152,9 @@ def copy_of(nest: Op) -> tuple[Op, Op] | None:
         load, to = access(source.attrs["axes"]), access(store.attrs["axes"])
         tile: TileType = source.results[0].type  # type: ignore[assignment]
         numbers: TensorType = source.operands[0].type  # type: ignore[assignment]
-        if load.inside != to.inside or load.inside not in ("id", "i") or tile.dtype != numbers.dtype:
+        if load.inside != to.inside or load.inside not in ("id", "i"):
+            return None
+        if tile.dtype != numbers.dtype and (load.inside, numbers.dtype) not in (("id", "bf16"), ("id", "f16")):
             return None
         if source.operands[1:] != store.operands[2:]:
             return None

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 
+from aatc.backends.native.bf16 import pack_shorts
 from aatc.backends.native.context import constant
 from aatc.backends.native.elements import bound, each_number, extents
 from aatc.backends.native.emit import Emitter, convert
-from aatc.backends.native.llvm import MEMORY, Val, index, number, vector_of
+from aatc.backends.native.llvm import MEMORY, Val, index, number, size_of, vector_of
 from aatc.backends.native.table import lowering
 from aatc.backends.native.tiles import Tile, is_view, tile_shape
 from aatc.backends.native.whole import panels
@@ -167,6 +168,9 @@ def store(e: Emitter, op: Op) -> None:
     memory, add = MEMORY[t.dtype], op.attrs["add"]
     if t.panel:
         width, rows = int(t.shape[2]), tile.rows
+        if size_of(memory) == 2:
+            pack_shorts(e, tile.base, (tile.row, index(1)), base, (index(0), rows), rows, width, t)
+            return
         panels(e, tile.base, (tile.row, index(1)), base, (index(0), rows), rows, width, t.panel, memory)
         return
     row, col = block_strides(e, op, buffer)

@@ -31,7 +31,7 @@ class PanelsByTile(Pass):
 
 def _pack(func: Func) -> int:
     made: dict[Value, Value] = {}
-    for pack in [op for op in func.body.ops if op.name == "tile.pack" and op.result.type.together == 1]:  # type: ignore[attr-defined]
+    for pack in [op for op in func.body.ops if op.name == "tile.pack"]:
         found = _filled(func, pack.operands[0], pack.result.type.panel)  # type: ignore[attr-defined]
         if found is None:
             continue
@@ -69,7 +69,7 @@ def _filled(func: Func, source: Value, panel: int) -> tuple[Op, Op] | None:
     if [x.attrs.get("axis") for x in loops] != ["g", "i"] or loops[1].attrs["step"] % panel:
         return None
     dtypes = {store.operands[0].type.dtype, source.type.dtype}  # type: ignore[attr-defined]
-    return (nest, store) if len(dtypes) == 1 and dtypes <= {"f32", "f64"} else None
+    return (nest, store) if len(dtypes) == 1 and dtypes <= {"f32", "f64", "bf16"} else None
 
 
 def _block_of(nest: Op, op: Op) -> Block:

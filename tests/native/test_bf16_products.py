@@ -262,7 +262,7 @@ def test_code_for_a_processor_with_the_instruction_assembles(monkeypatch):
 @HERE
 def test_packing_pays_for_many_queries_only(monkeypatch):
     monkeypatch.undo()
-    few, many = (forward_text(build(*operands(1, 1, 1, n, 64, 8, 8), backend="native", metric=DOT)) for n in (64, 200))
+    few, many = (forward_text(build(*operands(1, 1, 1, n, 64, 8, 8), backend="native", metric=DOT)) for n in (31, 32))
     assert "tile<bf16[" not in few and "tile<bf16[" in many
     with pytest.raises(errors.PassError, match="queries = 0"):
         passes.Pipeline.parse("bf16-products{queries=0}")
