@@ -131,6 +131,7 @@ def test_scores_of_arguments_and_their_values_are_products_of_bf16():
     built = build(*operands(1, 2, 2, 64, 128, 16, 16), backend="native", metric=DOT, mask=masks.causal())
     text = forward_text(built)
     assert "panels(64, 2)" in text and "panels(2)" in text and "tile.require" in text
+    assert "tile.pack" not in text and "bf16[2,128,16]" not in text  # panels are filled from the operands
     assert '{form = "nt", factor = 0.36' in text  # the scale stands behind the sum: a factor would be rounded
     assert '= tile.reduce(%p_r, %l_s_r) {op = "sum", over = "j"}' in text  # what divides the output
     llvm = backends.get("native").listing(built.result.module.funcs["attend0"], "llvm")
@@ -266,6 +267,18 @@ def test_packing_pays_for_many_queries_only(monkeypatch):
     assert "tile<bf16[" not in few and "tile<bf16[" in many
     with pytest.raises(errors.PassError, match="queries = 0"):
         passes.Pipeline.parse("bf16-products{queries=0}")
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
+@pytest.mark.parametrize("queries", [1, 12])
+def test_operands_that_are_read_once_are_widened_where_they_are_read(monkeypatch, queries, dtype):
+    monkeypatch.undo()
+    q, k, v = operands(1, 4, 2, queries, 300, 24, 17, dtype=dtype)
+    built = build(q, k, v, backend="native", metric=DOT)
+    assert "f32[4,300" not in forward_text(built) and "tile<f32[1,256,24]>" in forward_text(built)
+    o, lse = built.run()
+    want, lse_want = formula(q, k, v)
+    assert off(o, want) <= 2.0**-8 and off(lse, lse_want) <= 1e-6
 
 
 @HERE
