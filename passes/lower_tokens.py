@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from typing import ClassVar
 
 from aatc.ir.access import AXES, access, owned_by
-from aatc.ir.core import Func, Module, Op, Value, replace_uses
+from aatc.ir.core import Block, Func, Module, Op, Value, replace_uses
 from aatc.ir.dims import Dim
 from aatc.ir.errors import PassError
 from aatc.ir.score.expr import ZERO, Expr, add, call, const, mul, param, params, postorder, rebuild
@@ -15,10 +15,11 @@ from aatc.ir.score.widths import extents
 from aatc.ir.tile_evaluate import token_numbers
 from aatc.ir.types import INDEX, TensorType, TileType
 from aatc.passes.base import Context, Pass, register
+from aatc.passes.inline_tokens import inline, lengths_of_peaks, loads_in_tasks
 from aatc.passes.lowering import Builder, product
 
 
-class _Left(Exception):
+class Left(Exception):
     """A program with a word that has no tile operations yet."""
 
 
@@ -27,10 +28,12 @@ class _Left(Exception):
 class LowerTokens(Pass):
     """``tile.token``, ``tile.gradient`` → loops over blocks of tokens that load, compute and store tiles.
 
-    rows: tokens of a block. Programs of a matrix per token, tables and random words are left as they are.
+    rows: tokens of a block. inline: vectors of queries are computed in the loops over queries that read them, where
+    that takes no longer. Programs of a matrix per token, tables and random words are left as they are.
     """
 
     rows: int = 64
+    inline: bool = False
     name: ClassVar[str] = "lower-tokens"
 
     def __post_init__(self) -> None:
@@ -46,13 +49,22 @@ class LowerTokens(Pass):
     def _lower(self, func: Func, module: Module, ctx: Context) -> None:
         ops: list[Op] = []
         renamed: dict[Value, Value] = {}
+        centres: Centres = {}
+        if self.inline:
+            lengths_of_peaks(func)
         for op in func.body.ops:
             op.operands = [renamed.get(v, v) for v in op.operands]
             if op.name in _LOWERED:
+                known = dict(centres)
                 try:
-                    lowered = _LOWERED[op.name](op, self.rows, module)
-                    renamed[op.result] = lowered.run()
-                except _Left as e:
+                    lowered = _LOWERED[op.name](op, self.rows, module, centres)
+                    loads = loads_in_tasks(func, op) if self.inline and op.name == "tile.token" else None
+                    if loads:
+                        renamed |= lowered.inlined(func, loads)
+                    else:
+                        renamed[op.result] = lowered.run()
+                except Left as e:
+                    centres = known  # others were not made
                     ctx.notes.append(f"@{func.name}: %{op.result.name} is left as a program of whole buffers: {e}")
                 else:
                     ops += lowered.b.blocks[0].ops
@@ -68,11 +80,15 @@ def _shape(v: Value) -> tuple[Dim, ...]:
     return v.type.shape
 
 
-class _Token:
+#: Means of vectors over their tokens, by the vector and the buffers that it is computed from: one for all tokens.
+Centres = dict[tuple[Expr, tuple[Value, ...]], Value]
+
+
+class TokenLoops:
     """One `tile.token` being lowered. Be the tokens queries or keys, their loop walks axis i of the tiles."""
 
-    def __init__(self, op: Op, rows: int, module: Module):
-        self.op, self.rows, self.module = op, rows, module
+    def __init__(self, op: Op, rows: int, module: Module, centres: Centres):
+        self.op, self.rows, self.module, self.centres = op, rows, module, centres
         self.sizes = tuple(Dim.of(d) for d in op.attrs["sizes"])
         self.numbers = token_numbers(op)
         self.b = Builder(op.loc, self.numbers)
@@ -90,7 +106,10 @@ class _Token:
     def _centres(self, body: Expr) -> None:
         for e in postorder(body):
             if e.fn == "centre" and e not in self.buffers:
-                self.buffers[e] = self._centre(e.args[0])
+                key = e, tuple(self.buffers[p] for p in params(e))
+                if key not in self.centres:
+                    self.centres[key] = self._centre(e.args[0])
+                self.buffers[e] = self.centres[key]
 
     def run(self) -> Value:
         """The buffer that holds the result; its operations stand in ``b``."""
@@ -98,6 +117,24 @@ class _Token:
         body: Expr = op.attrs["program"].body
         self._centres(body)
         return self._loops(body, op.attrs["axes"], op.result.type, op.result.name, op.attrs["flat"])  # type: ignore[arg-type]
+
+    def inlined(self, func: Func, loads: list[tuple[Block, Op]]) -> dict[Value, Value]:
+        """What stands for blocks of the result that are read; ``b`` holds what comes before all loops."""
+        body: Expr = self.op.attrs["program"].body
+        self._centres(body)
+        return inline(func, loads, self)
+
+    def block(self, load: Op) -> tuple[list[Op], Value]:
+        """Operations that compute what a load of the result reads, and the tile."""
+        before, self.b = self.b, Builder(self.op.loc, self.numbers)
+        rows, self.rows = self.rows, int(_shape(load.result)[1])
+        self.at = dict(zip("gi", load.operands[1:], strict=True))
+        self.tiles, self.done = {}, {}
+        body: Expr = self.op.attrs["program"].body
+        value = self._filled(self.expr(body), body, self.op.result.type)  # type: ignore[arg-type]
+        ops = self.b.blocks[0].ops
+        self.b, self.rows = before, rows
+        return ops, value
 
     def _centre(self, vector: Expr) -> Value:
         """The mean of a vector over the tokens it varies along."""
@@ -159,9 +196,9 @@ class _Token:
         buffer = self.buffers[p]
         word = self._word(axes, buffer).replace("j", "i")
         if p.rank > 1 and "i" in word:
-            raise _Left(f"{p} is a matrix per token")
+            raise Left(f"{p} is a matrix per token")
         if word not in AXES:
-            raise _Left(f"{p} is read by position")
+            raise Left(f"{p} is read by position")
         letters = access(word).tile
         shape = [1, self.rows if "i" in letters else 1, 1]
         for n, c in enumerate(letters):
@@ -185,13 +222,13 @@ class _Token:
         if not used:
             return self.b.op("tile.fill", [], [TileType.of(kind, shape)], names=["c"], value=float(e.value), axes="")[0]
         if kind == "bool":
-            raise _Left(f"{e} is a truth value")
+            raise Left(f"{e} is a truth value")
         return self.b.map([("t", e, TileType.of(kind, shape))], self.tiles)[0]
 
     def _filled(self, value: Expr, e: Expr, t: TensorType) -> Value:
         """The tile of the result, of full extents even where it depends on fewer axes."""
         if e.dtype == "b" and value.fn != "param":
-            raise _Left("a truth value")
+            raise Left("a truth value")
         width = self.widths[e][0] if e.rank else 1
         shape = (1, self.rows if "i" in self.at else 1, width)
         used = params(value)
@@ -201,7 +238,7 @@ class _Token:
             zero = self.b.fill(0.0, axes, self.at, *shape, name="zero")
             value = add(value, call("mul", ZERO, self._atom(zero, e)))
         elif not full:
-            raise _Left(f"{e} is the same integer for all tokens")
+            raise Left(f"{e} is the same integer for all tokens")
         return self._tile(value)
 
     # --- words ---------------------------------------------------------------------------------------------
@@ -232,7 +269,7 @@ class _Token:
             return rebuild(e, tuple(self.done[a] for a in e.args))
         special = _WORDS.get(e.fn)
         if special is None:
-            raise _Left(f"the word {e.fn}")
+            raise Left(f"the word {e.fn}")
         return special(self, e, [self.done[a] for a in e.args])
 
     def _stored(self, e: Expr) -> Expr:
@@ -334,11 +371,11 @@ class _Token:
     def matvec(self, form: str, e: Expr, args: list[Expr]) -> Expr:
         matrix = e.args[0]
         if matrix.fn != "param":
-            raise _Left("a matrix that is computed")
+            raise Left("a matrix that is computed")
         return self._atom(self.b.dot(form, self._tile(args[1]), self._tile(args[0]), name=e.fn), e)
 
 
-class _Gradient(_Token):
+class _Gradient(TokenLoops):
     """One `tile.gradient` being lowered: what tokens send to an operand is added up in a buffer of its shape."""
 
     def _bound(self) -> dict[Expr, Value]:
@@ -352,7 +389,7 @@ class _Gradient(_Token):
         axes, t = op.attrs["axes"].replace("j", "i"), op.result.type
         assert isinstance(t, TensorType)
         if axes not in AXES:
-            raise _Left("a matrix per token")
+            raise Left("a matrix per token")
         tokens = next((self.sizes["bhij".index(c)] for c in "ij" if c in body.axes or c in op.attrs["axes"]), None)
         walked = [*"g", *(["i"] if tokens is not None else [])]
         shared = None if all(owned_by(axes, t.shape, self.sizes, loop) for loop in walked) else "ordered"
@@ -383,7 +420,7 @@ class _Gradient(_Token):
         """The tile of a cotangent, summed over its tokens unless the operand has them."""
         if body.rank == 2:
             if per_token:
-                raise _Left("a matrix per token")
+                raise Left("a matrix per token")
             total: Value | None = None
             for left, right in self._factors(body):
                 factors = [self.expr(left), self.expr(right)]
@@ -410,7 +447,7 @@ class _Gradient(_Token):
             for number, matrix in (body.args, body.args[::-1]):
                 if number.rank == 0:
                     return [(self._noted(call("mul", number, x), x), y) for x, y in self._factors(matrix)]
-        raise _Left(f"{body.fn} of matrices")
+        raise Left(f"{body.fn} of matrices")
 
     def _noted(self, e: Expr, like: Expr) -> Expr:
         self.widths[e] = self.widths[like]
@@ -439,19 +476,19 @@ class _Gradient(_Token):
             self._close("g", product(*own, self.module.dims), 1)
 
 
-_LOWERED = {"tile.token": _Token, "tile.gradient": _Gradient}
+_LOWERED = {"tile.token": TokenLoops, "tile.gradient": _Gradient}
 _WORDS = {
     "sum": lambda t, e, args: t.reduce("sum", e, args),
     "amax": lambda t, e, args: t.reduce("max", e, args),
     "amin": lambda t, e, args: t.reduce("min", e, args),
-    "dot": _Token.dot,
-    "item": _Token.item,
-    "eta": _Token.eta,
-    "append": _Token.append,
-    "init": _Token.init,
-    "embed": _Token.embed,
-    "rotate": _Token.rotate,
-    "rotate_angle": _Token.rotate_angle,
+    "dot": TokenLoops.dot,
+    "item": TokenLoops.item,
+    "eta": TokenLoops.eta,
+    "append": TokenLoops.append,
+    "init": TokenLoops.init,
+    "embed": TokenLoops.embed,
+    "rotate": TokenLoops.rotate,
+    "rotate_angle": TokenLoops.rotate_angle,
     "matvec": lambda t, e, args: t.matvec("nt", e, args),
     "turn": lambda t, e, args: t.matvec("nt", e, args),
     "tmatvec": lambda t, e, args: t.matvec("nn", e, args),

@@ -25,7 +25,7 @@ class NativeBackend(Backend):
     caches."""
 
     name = "native"
-    suffix = "lower-tokens,bf16-products,rows-by-use,panels-by-tile,forward-copies"
+    suffix = "lower-tokens{inline=true},bf16-products,rows-by-use,panels-by-tile,forward-copies"
     lowerings = lowering
     listings = ("llvm", "asm")
 

@@ -5,6 +5,7 @@ import torch
 
 import aatc
 from aatc import passes
+from aatc.ir.core import Op
 from aatc.ir.interpreter import run
 from tests.compiler.harness import module_of, record
 from tests.compiler.test_passes import CASES, GEO_PASSES
@@ -61,4 +62,24 @@ def test_gradients_by_loops_over_tokens_agree_with_the_formula(name, shape):
     planned = passes.Pipeline.parse("plan-memory").run(result.module).module
     got = torch.autograd.grad(aatc.backends.get("cpu").build(planned).main(*operands), (q, k, v), pull)
     for x, y in zip(got, torch.autograd.grad(eager, (q, k, v), pull), strict=True):
+        torch.testing.assert_close(x, y, rtol=0, atol=1e-11)
+
+
+@pytest.mark.parametrize("name", CASES)
+def test_vectors_computed_where_they_are_read_agree_with_the_formula(name):
+    generator = torch.Generator().manual_seed(3)
+    q, k, v = (torch.rand(2, 2, 6, 4, dtype=torch.float64, generator=generator, requires_grad=True) for _ in range(3))
+    result, operands, eager = lowered(q, k, v, CASES[name], PIPELINE.replace("{rows=3}", "{rows=3 inline=true}"))
+    (kernel,) = [op for op in result.module.walk() if op.name == "geo.kernel"]
+    forward = result.module.funcs[kernel.attrs["forward"].name]
+    loads = [op for op in forward.body.walk() if op.name == "tile.load" and op.attrs["axes"] == "gid"]
+    made = {op.operands[0].name for op in loads if isinstance(op.operands[0].owner, Op)}
+    assert made <= {"acc_all"}, "vectors of queries lie in a buffer"
+    pull = tuple(torch.randn(x.shape, dtype=torch.float64, generator=generator) for x in eager)
+    planned = passes.Pipeline.parse("plan-memory").run(result.module).module
+    got = aatc.backends.get("cpu").build(planned).main(*operands)
+    for x, y in zip(got, eager, strict=True):
+        torch.testing.assert_close(x, y, rtol=0, atol=1e-12)
+    wanted = torch.autograd.grad(eager, (q, k, v), pull)
+    for x, y in zip(torch.autograd.grad(got, (q, k, v), pull), wanted, strict=True):
         torch.testing.assert_close(x, y, rtol=0, atol=1e-11)
