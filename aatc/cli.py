@@ -24,7 +24,7 @@ FileArgument = Annotated[str, typer.Argument(help="A file with IR text; - reads 
 PipelineOption = Annotated[
     str, typer.Option("--pipeline", "-p", help="Passes in order, as canonicalize,simplify-score; see --list.")
 ]
-SeedOption = Annotated[int, typer.Option(help="Seed of the random inputs.")]
+SeedOption = Annotated[int, typer.Option(help="Seed of the random inputs.", min=0, max=2**63 - 1)]
 
 
 def main(argv: list[str] | None = None) -> NoReturn:
@@ -54,12 +54,13 @@ def _fail(message: str) -> NoReturn:
 
 
 def _read(file: str) -> str:
-    if file == "-":
-        return sys.stdin.read()
     try:
-        return Path(file).read_text("utf-8")
+        if file != "-":
+            return Path(file).read_text("utf-8")
+        raw = getattr(sys.stdin, "buffer", None)
+        return sys.stdin.read() if raw is None else str(raw.read(), "utf-8").replace("\r\n", "\n")
     except UnicodeDecodeError:
-        _fail(f"error: {file} is not UTF-8 text")
+        _fail(f"error: {'standard input' if file == '-' else file} is not UTF-8 text")
 
 
 def _parse(file: str) -> Module:
@@ -287,8 +288,7 @@ def run(
     import torch
 
     from aatc import passes
-    from aatc.frontend.replay import random_inputs
-    from aatc.ir.interpreter import run as interpret
+    from aatc.frontend.replay import random_inputs, reference_run
 
     module = _parse(file)
     if pipeline.strip():
@@ -303,10 +303,12 @@ def run(
     else:
         values = random_inputs(module, seed=seed, sizes=_sizes(sizes))
     torch.manual_seed(seed)
-    results = interpret(module, *values)
-    results = list(results) if isinstance(results, tuple) else [results]
+    results = reference_run(module, values)
     if output:
-        torch.save(results, output)
+        try:
+            torch.save(results, output)
+        except RuntimeError as error:  # torch's word for a folder that is not there
+            _fail(f"error: {output} cannot be written: {error}")
     for n, (result, kind) in enumerate(zip(results, module.entry.result_types, strict=True)):
         print(f"{n}: {kind}  {_summary(result)}")
 

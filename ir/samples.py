@@ -40,7 +40,17 @@ def random_inputs(module: Module, *, seed: int = 0, sizes: Mapping[str, int] = {
     """
     generator = torch.Generator().manual_seed(seed)
     known = sizes_of(module, sizes)
-    return [_input(v, known, generator) for v in module.entry.args]
+    return [_made(v, known, generator) for v in module.entry.args]
+
+
+def _made(value: Value, sizes: Mapping[str, int], generator: torch.Generator) -> Any:
+    try:
+        return _input(value, sizes, generator)
+    except (RuntimeError, TypeError, ValueError, OverflowError, MemoryError) as error:
+        raise ReplayError(
+            f"no input can be made up for %{value.name}: {value.type}: {str(error).strip().partition(chr(10))[0]}",
+            hint="say smaller sizes, or hand in inputs",
+        ) from None
 
 
 def _input(value: Value, sizes: Mapping[str, int], generator: torch.Generator) -> Any:

@@ -2,14 +2,52 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import torch
 
+from aatc.ir.core import Module, Op
+from aatc.ir.errors import AatcError, ShapeError
+from aatc.ir.interpreter import Interpreter
+from aatc.ir.printer import op_line
 from aatc.ir.samples import TOLERANCE, ReplayError, copied, difference, random_inputs, sizes_of
+from aatc.ir.tile_evaluate import Refused
+from aatc.ir.types import TensorType, torch_dtype
 
-__all__ = ["TOLERANCE", "ReplayError", "copied", "difference", "random_inputs", "replay", "sizes_of"]
+__all__ = ["TOLERANCE", "ReplayError", "copied", "difference", "random_inputs", "reference_run", "replay", "sizes_of"]
+
+
+class _Told(Interpreter):
+    """Says of an operation that fails which one it was."""
+
+    def evaluate(self, op: Op, values: list[Any]) -> Sequence[Any]:
+        try:
+            return super().evaluate(op, values)
+        except (AatcError, Refused):
+            raise
+        except Exception as error:
+            said = f"{type(error).__name__}: {error}".strip().partition("\n")[0]
+            raise ReplayError(
+                f"{op.name} failed on the values it was given: {said}\n  in: {op_line(op)[:400]}",
+                where=str(op.loc) if op.loc else None,
+            ) from error
+
+
+def reference_run(module: Module, values: Sequence[Any]) -> list[Any]:
+    """The results of the entry function in the reference interpreter. Raises: ShapeError where a value does not fit its
+    argument, ReplayError where an operation fails."""
+    for arg, value in zip(module.entry.args, values, strict=False):
+        if isinstance(arg.type, TensorType) and isinstance(value, torch.Tensor):
+            if value.dtype != torch_dtype(arg.type.dtype):
+                raise ShapeError(f"argument %{arg.name} is {arg.type}, got {value.dtype} {tuple(value.shape)}")
+        elif isinstance(value, torch.Tensor) or not isinstance(value, (bool, int, float, list, tuple)):
+            raise ShapeError(f"argument %{arg.name} is {arg.type}, got a {type(value).__name__}")
+    try:
+        return _Told(module).call(module.entry.name, values)
+    except Refused:
+        raise ReplayError(f"a condition of @{module.entry.name} does not hold on these values") from None
 
 
 def replay(

@@ -2,6 +2,8 @@
 
 import io
 import os
+import random
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -218,6 +220,73 @@ def test_run_is_reproduced_by_its_seed_and_takes_saved_inputs(command, file, tex
 def test_run_refuses_a_file_that_is_no_list_of_tensors(command, file):
     (file.parent / "x.pt").write_bytes(b"nonsense")
     assert "not a saved list" in failed(command("run", "block.aatc", "--inputs", "x.pt", cwd=file.parent), 1)
+
+
+@pytest.mark.parametrize(
+    ("values", "says"),
+    [
+        ([1.0], "takes"), (3, "not a saved list"), ([torch.ones(3)], "takes"), ({"x": 1}, "argument %"),
+        (None, "No such file"),
+    ],
+)  # fmt: skip
+def test_run_refuses_inputs_that_do_not_fit(command, file, values, says):
+    if values is not None:
+        torch.save(values, file.parent / "x.pt")
+    assert says in failed(command("run", "block.aatc", "--inputs", "x.pt", cwd=file.parent), 1)
+
+
+SMALL = """aatc 2
+
+dims {N in [1, inf]}
+
+geo.func @main(%x: f64[N]) {
+  %y = torch.call(%x) {target = "aten.view.default", args = [#0, [7, 3]]} : f64[7,3] loc("model.py":7)
+  geo.return(%y)
+}
+"""
+
+
+@pytest.mark.parametrize(
+    ("args", "says"),
+    [
+        (("--sizes", "N=4"), "model.py:7: torch.call failed on the values it was given: RuntimeError: shape '[7, 3]'"),
+        (("--sizes", "N=999999999999999999"), "no input can be made up for %x: f64[N]"),
+        (("--sizes", "N=99999999999999999999999999"), "no input can be made up for %x: f64[N]"),
+        (("--sizes", "N=21", "-o", "nowhere/y.pt"), "nowhere/y.pt cannot be written"),
+        (("--inputs", "single.pt"), "argument %x is f64[N], got torch.float32 (21,)"),
+    ],
+)
+def test_run_says_what_failed(command, tmp_path, args, says):
+    (tmp_path / "small.aatc").write_text(SMALL, "utf-8")
+    torch.save([torch.ones(21)], tmp_path / "single.pt")
+    assert says in failed(command("run", "small.aatc", *args, cwd=tmp_path), 1)
+    assert command("run", "small.aatc", "--sizes", "N=21", cwd=tmp_path).returncode == 0
+
+
+def test_files_that_are_no_text_are_told(command, tmp_path):
+    (tmp_path / "bytes").write_bytes(b"\x80\x01\xff")
+    (tmp_path / "empty").write_text("", "utf-8")
+    (tmp_path / "deep").write_text(SMALL.replace("[7, 3]", "[" * 50_000 + "]" * 50_000), "utf-8")
+    for name, says in (("bytes", "not UTF-8"), ("empty", "no function"), ("deep", "line 6"), (".", "Is a directory")):
+        for verb in ("run", "opt"):
+            assert says in failed(command(verb, name, cwd=tmp_path), 1)
+
+
+def test_mutated_texts_give_messages_only(command, tmp_path):
+    """Numbers, names and words of goldens in each other's places."""
+    golden = sorted((ROOT / "tests/compiler/golden").glob("*.aatc"))
+    draw = random.Random(0)
+    for n in range(150):
+        words = re.findall(r'\s+|%?\w+|"[^"\n]*"|.', draw.choice(golden).read_text("utf-8"))
+        for _ in range(draw.choice((1, 2))):
+            like = draw.choice((str.isdigit, str.isalpha, lambda w: w[0] == "%", lambda w: w[0] == '"', lambda w: True))
+            at = [i for i, w in enumerate(words) if like(w)]
+            if at:
+                words[draw.choice(at)] = words[draw.choice(at)]
+        (tmp_path / "m.aatc").write_text("".join(words), "utf-8")
+        args = (("run",), ("opt",), ("opt", "-p", "lower-tokens"), ("opt", "-p", "canonicalize,plan-memory"))[n % 4]
+        done = command(*args, "m.aatc", cwd=tmp_path)
+        assert done.returncode in (0, 1) and (done.returncode == 0 or "error" in done.stderr), (n, done.stderr)
 
 
 def test_devices_lists_the_cpu(command, tmp_path):
