@@ -2,8 +2,8 @@
 
 A call's temporary memory costs page faults if it is new each time: about a tenth of a second per GiB. It comes from the
 system in segments. A block is a span of one; what is given back joins the free spans beside it, and is lent again.
-Small blocks have segments of their own, so that a lasting one does not hold a large one. Segments that are free as a
-whole are kept, up to a bound.
+Small blocks and tensors have segments of their own, so that a lasting one does not hold a call's large one. Segments
+that are free as a whole are kept, up to a bound.
 """
 
 from __future__ import annotations
@@ -32,6 +32,8 @@ ALIGNMENT = 64
 HUGE = 2 << 20
 #: Bytes below which blocks share segments of ``HUGE`` bytes.
 SMALL = 1 << 20
+#: Segments of small blocks, of large ones of calls, and of large ones of tensors, which last.
+KINDS = ("small", "call", "lasting")
 
 
 # One for all arenas, so that none is in the middle of something when a process forks. A thread may meet it again while
@@ -162,32 +164,32 @@ class Arena:
         self._lent: dict[int, tuple[int, int, _Segment]] = {}  # address: (bytes taken, asked for, where)
         self._stale = False
         self._ready: dict[int, list[tuple[int, _Segment]]] = {}  # by size: addresses and segments, the latest last
-        self._free = {False: FreeList[_Segment](), True: FreeList[_Segment]()}  # of large and of small blocks
+        self._free = {kind: FreeList[_Segment]() for kind in KINDS}
         self._kept: OrderedDict[int, _Segment] = OrderedDict()  # free as a whole, by address; the oldest in front
         self._ready_bytes = self._kept_bytes = self._allocated = self._held = 0
         self._peak = self._peak_held = self._blocks = self._reused = 0
         self._watches: tuple[weakref.ref[Watch], ...] = ()
 
-    def take(self, nbytes: int) -> Block:
-        """Lends ``nbytes`` bytes, aligned to 64, or to 4096 where it is at least a page. Raises MemoryError if the
-        system has none."""
+    def take(self, nbytes: int, *, lasting: bool = False) -> Block:
+        """Lends ``nbytes`` bytes, aligned to 64, or to 4096 where it is at least a page. A ``lasting`` block is none of
+        a call. Raises MemoryError if the system has none."""
         if nbytes < 0:
             raise ValueError(f"a block of {nbytes} bytes")
         size = _rounded(nbytes)
         if _mine():  # lists may be half changed: a segment apart, that nobody counts
-            segment = _Segment(size, small=None)
+            segment = _Segment(size, kind="")
             return Block(self, segment, segment.address, nbytes)
         with _lock:
             if _found or self._stale:
                 self._tidy()
             self._stale = True
-            same = self._ready.get(size)
+            same = None if lasting else self._ready.get(size)
             if same:
                 address, segment = same.pop()
                 self._ready_bytes -= size
                 self._reused += 1
             else:
-                address, segment = self._place(size)
+                address, segment = self._place(size, lasting)
             block = Block(self, segment, address, nbytes)
             self._lent[address] = (size, nbytes, segment)
             self._blocks += 1
@@ -206,7 +208,7 @@ class Arena:
         nbytes = math.prod(shape) * dtype.itemsize
         if not nbytes:
             return torch.empty(tuple(shape), dtype=dtype)
-        block = self.take(nbytes)
+        block = self.take(nbytes, lasting=True)
         memory = (ctypes.c_char * nbytes).from_address(block.address)
         memory.block = block  # type: ignore[attr-defined]  # lives as long as the storage, which holds ``memory``
         storage = torch.frombuffer(memory, dtype=torch.uint8).untyped_storage()
@@ -224,7 +226,7 @@ class Arena:
                 what = "was given back before" if block._arena is None else "belongs to another arena"
                 raise AatcError(f"{block!r} {what}")
             block._arena = None  # first: a block that is lost does less harm than one that is given back twice
-            if block._segment.small is None:
+            if not block._segment.kind:
                 return
             if mine:
                 _found.append((self, block.address))
@@ -301,7 +303,7 @@ class Arena:
         """Makes free spans of what was given back; segments that are free as a whole are kept, within the bound."""
         for size, same in self._ready.items():
             for address, segment in same:
-                start, end = self._free[bool(segment.small)].add(address, address + size, segment)
+                start, end = self._free[segment.kind].add(address, address + size, segment)
                 if end - start == segment.size:
                     self._kept[segment.address] = segment
                     self._kept_bytes += segment.size
@@ -309,30 +311,30 @@ class Arena:
         self._ready_bytes = 0
         self._trim(self.keep)
 
-    def _place(self, size: int) -> tuple[int, _Segment]:
+    def _place(self, size: int, lasting: bool) -> tuple[int, _Segment]:
         """A place for a block, in the smallest free span that is large enough or else in a new segment."""
         self._join()
-        small = size < SMALL
-        found = self._free[small].take(size, _alignment(size))
+        kind = "small" if size < SMALL else "lasting" if lasting else "call"
+        found = self._free[kind].take(size, _alignment(size))
         if found is not None:
             _, segment = found
             self._reused += 1
             if self._kept.pop(segment.address, None) is not None:
                 self._kept_bytes -= segment.size
             return found
-        segment = self._new(HUGE if small else size, small)
+        segment = self._new(HUGE if size < SMALL else size, kind)
         if segment.size > size:
-            self._free[small].add(segment.address + size, segment.address + segment.size, segment)
+            self._free[kind].add(segment.address + size, segment.address + segment.size, segment)
         return segment.address, segment
 
-    def _new(self, size: int, small: bool) -> _Segment:
+    def _new(self, size: int, kind: str) -> _Segment:
         self._trim(max(0, self.keep - size))
         try:
-            segment = _Segment(size, small)
+            segment = _Segment(size, kind)
         except (MemoryError, OSError, OverflowError):
             self._trim(0)  # what is kept may be what is missing
             try:
-                segment = _Segment(size, small)
+                segment = _Segment(size, kind)
             except (OSError, OverflowError) as error:
                 raise MemoryError(f"no memory for a block of {size} bytes: {error}") from error
         self._segments[segment.address] = segment
@@ -346,7 +348,7 @@ class Arena:
             del self._segments[address]
             self._kept_bytes -= segment.size
             self._held -= segment.size
-            self._free[bool(segment.small)].remove(address)
+            self._free[segment.kind].remove(address)
 
     def _tell(self, now: int) -> None:
         for watch in self._watches:
@@ -357,14 +359,14 @@ class Arena:
     def _recount(self) -> None:
         """Free spans and sums, from what is lent."""
         ends = {address: address for address in self._segments}
-        free = {small: FreeList[_Segment]() for small in (False, True)}
+        free = {kind: FreeList[_Segment]() for kind in KINDS}
         for address, (size, _, segment) in sorted(self._lent.items(), key=lambda entry: entry[0]):
             if address > ends[segment.address]:
-                free[bool(segment.small)].add(ends[segment.address], address, segment)
+                free[segment.kind].add(ends[segment.address], address, segment)
             ends[segment.address] = address + size
         for address, segment in self._segments.items():
             if ends[address] < address + segment.size:
-                free[bool(segment.small)].add(ends[address], address + segment.size, segment)
+                free[segment.kind].add(ends[address], address + segment.size, segment)
         whole = [a for a in self._segments if ends[a] == a]
         order = {a: n for n, a in enumerate(self._kept)}
         whole.sort(key=lambda a: order.get(a, len(order)))
@@ -380,10 +382,10 @@ class _Segment:
     """Memory of the system's, private to the process: a forked child has a copy. Freed with this object, or when the
     last tensor that lies in it goes."""
 
-    __slots__ = ("address", "bytes", "size", "small")
+    __slots__ = ("address", "bytes", "kind", "size")
 
-    def __init__(self, size: int, small: bool | None):
-        self.size, self.small = size, small  # None: apart from all lists
+    def __init__(self, size: int, kind: str):
+        self.size, self.kind = size, kind  # none: apart from all lists
         if size < mmap.PAGESIZE:
             self.bytes = torch.empty(size, dtype=torch.uint8)  # aligned to 64
         else:

@@ -109,6 +109,20 @@ def test_small_blocks_do_not_hold_large_segments():
     arena.give(small)
 
 
+def test_tensors_do_not_hold_segments_of_calls():
+    arena = Arena()
+    arena.give(arena.take(20 * MIB))
+    lasting = arena.tensor((3 * MIB,), torch.uint8)
+    with arena.take(20 * MIB):
+        assert arena.figures().held == 23 * MIB
+    assert arena.figures().free == 20 * MIB
+    del lasting
+    assert arena.figures().free == arena.figures().held == 23 * MIB
+    again = arena.tensor((2 * MIB,), torch.uint8)
+    assert arena.figures().held == 23 * MIB
+    del again
+
+
 def test_a_large_segment_is_divided():
     arena = Arena()
     arena.give(arena.take(20 * MIB))

@@ -48,7 +48,7 @@ def test_holes_are_filled():
 def test_the_default_is_the_arena_of_compiled_programs(monkeypatch):
     taken: list[int] = []
     take = Arena.take
-    monkeypatch.setattr(Arena, "take", lambda self, n: (taken.append(n), take(self, n))[1])
+    monkeypatch.setattr(Arena, "take", lambda self, n, **how: (taken.append(n), take(self, n, **how))[1])
 
     def attention(x):
         return aatc.attend(x, x, x, metric=aatc.metrics.LorentzDistance(lift=True))
