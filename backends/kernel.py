@@ -97,7 +97,7 @@ class Kernel:
         if torch.is_grad_enabled():
             for t in operands:
                 if t.requires_grad:
-                    done: tuple[torch.Tensor, torch.Tensor] = _Attend.apply(self, *operands)
+                    done: tuple[torch.Tensor, torch.Tensor] = _Attend.apply(self, *operands)  # type: ignore[no-untyped-call]
                     return done
         return self.results(*operands)
 
@@ -230,7 +230,7 @@ def _once(found: list[torch.Tensor | None], sources: list[torch.Tensor]) -> list
     given = [g for g in found if g is not None]
     if not sources or not given:
         return found
-    marked = iter(_Once.apply(len(given), *given, *sources))
+    marked = iter(_Once.apply(len(given), *given, *sources))  # type: ignore[no-untyped-call]
     return [None if g is None else next(marked) for g in found]
 
 

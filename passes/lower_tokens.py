@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
-from typing import ClassVar
+from typing import Any, ClassVar
 
 from aatc.ir.access import AXES, access, owned_by
 from aatc.ir.core import Block, Func, Module, Op, Value, replace_uses
@@ -477,7 +478,7 @@ class _Gradient(TokenLoops):
 
 
 _LOWERED = {"tile.token": TokenLoops, "tile.gradient": _Gradient}
-_WORDS = {
+_WORDS: dict[str, Callable[[Any, Expr, list[Expr]], Expr]] = {
     "sum": lambda t, e, args: t.reduce("sum", e, args),
     "amax": lambda t, e, args: t.reduce("max", e, args),
     "amin": lambda t, e, args: t.reduce("min", e, args),

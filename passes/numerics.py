@@ -233,7 +233,8 @@ class Trial(Interpreter):
         if op.name not in ("geo.attend", "geo.kernel") or not any(_records(v) for v in values):
             return super().evaluate(op, values)
         whole = op.name == "geo.attend"
-        return _Attention.apply(lambda own: _Formula(op, own) if whole else _Tiles(op, own, self.module), *values)
+        run = lambda own: _Formula(op, own) if whole else _Tiles(op, own, self.module)  # noqa: E731
+        return _Attention.apply(run, *values)  # type: ignore[no-untyped-call]
 
     def _constant(self, op: Op) -> bool:
         """Whether ``op`` gives the same on every call, and nobody can tell it from a constant."""

@@ -254,14 +254,14 @@ def _fold(fn: str, *args: Expr) -> Expr | None:
     x = [a.value for a in args]
     if fn == "div" and x[1] == 0:
         return None
-    value = {
+    folds: dict[str, Callable[[], float]] = {
         "add": lambda: x[0] + x[1],
         "sub": lambda: x[0] - x[1],
         "mul": lambda: x[0] * x[1],
         "div": lambda: x[0] / x[1],
         "neg": lambda: -x[0],
-    }[fn]()
-    return const(value)
+    }
+    return const(folds[fn]())
 
 
 def _folded(fn: str, *args: Expr) -> Expr:
