@@ -84,7 +84,7 @@ def _attend_verify(op: Op) -> None:
         )
     whole = whole_attention_of(op)
     whole.declared()
-    for program in {*att.programs, *whole.programs, *op.attrs.get("refined", ())}:
+    for program in {*att.programs, *whole.programs, *(p for n in REFINED for p in op.attrs.get(n, ()))}:
         missing = [n for n in program.names if n not in bound]
         if missing:
             raise VerifyError(f"{op.name}: program parameter {missing[0]} is not among its operands {names}")

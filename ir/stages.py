@@ -67,6 +67,12 @@ REFINED = {
         "at which the first has lost its digits",
         required=False,
     ),
+    "apart": Attr.of(
+        "list",
+        "for the backward: the score plus ``dropped``, in which squares of differences stand apart, and of each square "
+        "itself, the same with no difference multiplied out, and as it was written",
+        required=False,
+    ),
 }
 
 
@@ -80,7 +86,8 @@ def _metric_verify(op: Op) -> None:
     program: Program = op.attrs["score"]
     if program.body.rank or program.body.dtype == "b":
         raise VerifyError("a score must be a number per pair")
-    for p in (program, *(op.attrs[n] for n in WHOLE if n in op.attrs), *op.attrs.get("refined", ())):
+    lists = (p for n in REFINED for p in op.attrs.get(n, ()))
+    for p in (program, *(op.attrs[n] for n in WHOLE if n in op.attrs), *lists):
         check_binding(op, p, op.operands)
 
 

@@ -26,9 +26,10 @@ def by_channel(e: Expr) -> bool:
 
 
 # --- evaluation --------------------------------------------------------------------------------------------
-def outside(x: torch.Tensor, low: torch.Tensor, high: torch.Tensor) -> torch.Tensor:
-    """Which numbers do not lie between two others; NaN does not."""
-    return ~((x >= low) & (x <= high))
+def lost(x: torch.Tensor, low: torch.Tensor, high: torch.Tensor, inside: bool) -> torch.Tensor:
+    """Which numbers do not lie between two others, NaN among them; or with ``inside`` those that do."""
+    between = (x >= low) & (x <= high)
+    return between if inside else ~between
 
 
 def _placed(program: Program, tiles: Sequence[torch.Tensor]) -> dict[Expr, torch.Tensor]:
@@ -50,12 +51,12 @@ def _value(program: Program, tiles: Sequence[torch.Tensor], dtype: torch.dtype) 
 def _refine(op: Op, values: list[Any], interp: Any) -> list[Any]:
     x, low, high, *tiles = values
     again = _value(op.attrs["program"], tiles, x.dtype)[..., 0]
-    return [torch.where(outside(x, low, high), again, x)]
+    return [torch.where(lost(x, low, high, is_inside(op)), again, x)]
 
 
 def _refine_gradient(op: Op, values: list[Any], interp: Any) -> list[Any]:
     ct, x, low, high, *tiles = values
-    again = outside(x, low, high) & (ct != 0)
+    again = lost(x, low, high, is_inside(op)) & (ct != 0)
     out = [ct.masked_fill(again, 0.0)]
     for program, t in zip(op.attrs["programs"], tiles, strict=True):
         axes = program.params[len(out)].attrs[1]
@@ -64,6 +65,11 @@ def _refine_gradient(op: Op, values: list[Any], interp: Any) -> list[Any]:
         over = [n for n, c in ((1, "i"), (2, "j")) if c not in axes]
         out.append(full.sum(over).reshape(ct.shape[0], *t.shape[1:]))
     return out
+
+
+def is_inside(op: Op) -> bool:
+    """Whether a pair is computed again where its number lies between the bounds, not where it does not."""
+    return bool(op.attrs.get("inside", False))
 
 
 # --- types -------------------------------------------------------------------------------------------------
@@ -112,13 +118,18 @@ def gradient_types(op: Op) -> list[TileType]:
     return [first, *(TileType(first.dtype, (first.shape[0], *t.shape[1:])) for t in of_tiles)]  # type: ignore[attr-defined]
 
 
+_INSIDE = {"inside": Attr.of("bool", "where an entry does lie between the bounds instead", required=False)}
+
 define(
     OpDef(
         "tile.refine",
         "tile",
         "a tile of pairs; where an entry does not lie between two bounds, a program of the pair's own row and column",
         ("tile", "low", "high", "tiles*"),
-        attrs={"program": Attr.of("program", "a number, of vectors and numbers per row or column, channel by channel")},
+        attrs={
+            "program": Attr.of("program", "a number, of vectors and numbers per row or column, channel by channel"),
+            **_INSIDE,
+        },
         infer=lambda op: [op.operands[0].type],
         verify=_refine_verify,
         evaluate=_refine,
@@ -133,7 +144,10 @@ define(
         "the bounds; and from there the gradients of what the program reads, in order, added up over pairs",
         ("cotangent", "refined", "low", "high", "tiles*"),
         results=-1,
-        attrs={"programs": Attr.of("list", "per tile that is read its gradient, over the cotangent and these tiles")},
+        attrs={
+            "programs": Attr.of("list", "per tile that is read its gradient, over the cotangent and these tiles"),
+            **_INSIDE,
+        },
         infer=gradient_types,
         verify=_gradient_verify,
         evaluate=_refine_gradient,

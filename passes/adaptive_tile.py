@@ -127,7 +127,7 @@ def add_stream(module: Module, a: Attention, stem: str, schedules: Schedules, ct
     ``geo.kernel`` that name them."""
     forms = Forms(a)
     forward = lower_forward(a, forms, schedules[0], stem)
-    backward, grads = lower_backward(a, Forms(a), schedules[1], f"{stem}_backward", summed=False)
+    backward, grads = lower_backward(a, Forms(a, backward=True), schedules[1], f"{stem}_backward", summed=False)
     plain = plain_terms(a.programs.score.body)
     linear = "" if plain is None else "G" if plain.col is ZERO else "G+1"
     return add_version(module, a, forms, (forward, backward), grads, linear, "stream", ctx)

@@ -6,7 +6,7 @@ tensors and sums over channels become *atoms*, and score, carried value and mask
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
 from typing import Any
 
 from aatc.ir.errors import UnsupportedError
@@ -102,13 +102,26 @@ COTANGENT = param("ct_", "bhij")
 @dataclass(frozen=True)
 class Refined:
     """``plain``, a function of contractions and tokens; where that has lost its digits ``body``, a function of
-    ``tokens``, pair by pair. ``grads``: per token what `COTANGENT` sends to it there."""
+    ``tokens``, pair by pair. ``grads``: per token what `COTANGENT` sends to it there. ``inside``: it has lost them
+    between two bounds, not beyond them."""
 
     atom: Expr
     plain: Expr
     body: Expr
     tokens: tuple[Token, ...]
     grads: tuple[Expr, ...]
+    inside: bool = False
+
+
+@dataclass(frozen=True)
+class Square(Refined):
+    """A refined quadratic form of one difference, of vectors ``row`` and ``col``: ``grads`` are what `COTANGENT` times
+    the difference sends to these, ``slope`` is the linear map, over ``delta``, that takes such sums to gradients."""
+
+    row: Token | None = None
+    col: Token | None = None
+    slope: Expr = ZERO
+    delta: Expr = ZERO
 
 
 @dataclass(frozen=True)
@@ -213,7 +226,7 @@ class Factored:
             self.atoms[e, exact] = atom
         return self.atoms[e, exact].atom
 
-    def refined(self, plain: Expr, exact: Expr) -> Refined | None:
+    def refined(self, plain: Expr, exact: Expr, inside: bool = False) -> Refined | None:
         """The number ``plain`` by the formula ``exact`` where it must be, to be put in its place; None unless the one
         is a function of contractions and the other of channels of the query's and the key's vectors."""
         given = {x.atom: x for x in self.atoms.values()}
@@ -247,9 +260,23 @@ class Factored:
         grads = tuple(add(sent.get(p, ZERO), call("mul", ZERO, p)) if _needs_width(sent, p) else sent[p] for p in read)
         if not all(map(by_channel, postorder(*grads))):
             return None
-        found = Refined(param(self.fresh("y"), "bhij"), plain, body, tuple(tokens[p] for p in read), grads)
+        found = Refined(param(self.fresh("y"), "bhij"), plain, body, tuple(tokens[p] for p in read), grads, inside)
         self.atoms[found.atom, False] = found
         return found
+
+    def square(self, plain: Expr, exact: Expr, slope: tuple[Expr, Expr, Expr], delta: Expr) -> Refined | None:
+        """`refined`, near the bounds' middle, for a quadratic form of the difference of two vectors: (x, y, gradient
+        over ``delta``)."""
+        found = self.refined(plain, exact, inside=True)
+        if found is None:
+            return None
+        x, y, g = slope
+        row, col = self.token(x, "bhid"), self.token(y, "bhjd")
+        grads = tuple(call("mul", COTANGENT, call("sub", *e)) for e in ((row.atom, col.atom), (col.atom, row.atom)))
+        more = {"grads": grads, "row": row, "col": col, "slope": g, "delta": delta}
+        square = Square(**{f.name: getattr(found, f.name) for f in fields(Refined)} | more)
+        self.atoms[found.atom, False] = square
+        return square
 
     def _reduction(self, e: Expr) -> None:
         if e.fn == "dot":

@@ -11,6 +11,7 @@ from aatc.ir.normalizers import normalizer_named
 from aatc.ir.registry import lookup_op
 from aatc.ir.score.expr import Expr, call, neg, param, params, postorder, substitute
 from aatc.ir.score.program import Program
+from aatc.ir.stages import REFINED
 from aatc.ir.types import PairType
 from aatc.passes.base import Context, Pass, register
 from aatc.passes.plain_sizes import plain_sizes
@@ -160,8 +161,8 @@ def attention_at(aggregate: Op) -> tuple[list[Value], dict[str, Any], Op]:
     if metric.attrs.get("double"):
         attrs["double"] = True
     attrs |= {n: _used(_rename(metric.attrs[n], names_of_score)) for n in ("whole", "dropped") if n in metric.attrs}
-    if "refined" in metric.attrs:
-        attrs["refined"] = tuple(_used(_rename(x, names_of_score)) for x in metric.attrs["refined"])
+    for n in (n for n in REFINED if n in metric.attrs):
+        attrs[n] = tuple(_used(_rename(x, names_of_score)) for x in metric.attrs[n])
     if carry.body.fn != "param":
         attrs["carry"] = carry
     if mask is not None:

@@ -7,9 +7,10 @@ from typing import Any
 
 from aatc.ir.core import Value
 from aatc.ir.score.derivative import gradients
-from aatc.ir.score.expr import Expr, params, postorder
+from aatc.ir.score.expr import ONE, Expr, call, const, mul, param, params, postorder, substitute
 from aatc.ir.score.program import Program
 from aatc.ir.types import TensorType, compute_name
+from aatc.passes.factor import Square, Token
 from aatc.passes.tile_core import Frame
 
 
@@ -45,6 +46,26 @@ def operand_gradients(
         results.append(total)
         grads.append(name)
     return results, grads
+
+
+def square_cotangents(
+    moments: Mapping[tuple[Square, Token], Value], factor: float, env: dict[str, Value]
+) -> list[tuple[Token, Expr, Expr]]:
+    """(token, expression, cotangent) of what near pairs send to the vectors of squares, and to what a square's slope
+    reads: the square is half the product of its slope and the difference. ``moments``: sums of the cotangent, which
+    carries ``factor``, times the difference. Enters what is read in ``env``."""
+    out = []
+    for (x, t), buffer in moments.items():
+        moment = param(f"m_{x.atom.name}_{t.name}__", t.axes)
+        env[moment.name] = buffer
+        mapped = substitute(x.slope, {x.delta: mul(const(factor), moment)})
+        out.append((t, t.expr, mapped))
+        if params(x.slope) != [x.delta]:
+            held = {p: param(f"held_{p.name}__", *p.attrs[1:]) for p in params(t.expr)}
+            env |= {h.name: env[p.name] for p, h in held.items()}
+            itself = substitute(t.expr, held, smart=False)
+            out.append((t, mul(const(0.5), call("dot", mapped, itself)), ONE))
+    return out
 
 
 def _part_type(fr: Frame, name: str) -> TensorType:

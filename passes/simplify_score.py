@@ -12,6 +12,7 @@ from aatc.ir.normalizers import normalizer_named
 from aatc.ir.score.expr import Expr, add, index, param, params, postorder, substitute
 from aatc.ir.score.program import Program
 from aatc.passes.base import Context, Pass, register
+from aatc.passes.differences import apart
 from aatc.passes.normal_form import Normaliser, Terms, jumps
 from aatc.passes.rounding import SINGULAR, Check, carry_checks, checks_of, grouped
 from aatc.passes.snapshots import snapshot_operands
@@ -75,6 +76,7 @@ class SimplifyScore(Pass):
         _add_checks(op, program, body, rules)
         if rules.count["expand"]:
             _add_refined(op, program, rules, exact)
+            _add_apart(op, program, causal, ctx, witness, widths)
         for rule, n in rules.count.items():
             if n:
                 ctx.count(rule, n)
@@ -235,6 +237,17 @@ def _add_refined(op: Op, program: Program, rules: Normaliser, exact: Normaliser)
     pairs = [(x, y) for x, y in found.items() if x is not y]
     if pairs:
         op.attrs["refined"] = tuple(Program(program.params, e) for pair in pairs for e in pair)
+
+
+def _add_apart(op: Op, program: Program, causal: bool, ctx: Context, witness: tuple[Any, ...], widths: Any) -> None:
+    """The score for the backward, in which squares of differences stand apart, certified as the normal form was."""
+    found = apart(program.body, causal)
+    if found is None:
+        return
+    if found.score is not program.body:
+        ctx.certify(op, "squares-apart", f"the score equals {found.score}", (*witness[:-1], found.score), widths=widths)
+    squares = (e for pair in found.squares for e in pair)
+    op.attrs["apart"] = tuple(Program(program.params, e) for e in (found.score, *squares))
 
 
 def _attach(op: Op, program: Program, checks: list[Check]) -> None:

@@ -19,8 +19,8 @@ from aatc.ir.score.expr import ZERO, Expr, add, call, const, mul, param, params,
 from aatc.ir.score.program import Program
 from aatc.ir.tile_pairs import gradient_types
 from aatc.ir.types import INDEX, TensorType, TileType
-from aatc.passes.factor import COTANGENT, ChannelSum, Contraction, Lookup, Refined, Stored, Token
-from aatc.passes.gradients import operand_gradients
+from aatc.passes.factor import COTANGENT, ChannelSum, Contraction, Lookup, Refined, Square, Stored, Token
+from aatc.passes.gradients import operand_gradients, square_cotangents
 from aatc.passes.lowering import (
     TILE_OF,
     Attention,
@@ -31,7 +31,7 @@ from aatc.passes.lowering import (
     pack_tokens,
     token_type,
 )
-from aatc.passes.tile_checks import bound_refined
+from aatc.passes.tile_checks import bound_refined, bound_squares
 from aatc.passes.tile_core import (
     Frame,
     at_positions,
@@ -65,6 +65,7 @@ def lower_backward(a: Attention, forms: Forms, s: Schedule, name: str, *, summed
     a.tails |= {"grad_o__": (a.value_width,), "o__": (a.value_width,), "summed": (a.value_width,)}
     fr.buffers = compute_tokens(b, a, fr.f, fr.operands, fr.f.tokens.values())
     bound_refined(fr, forms.refined, forms.digits)
+    bound_squares(fr, forms.squares, forms.digits)
     extra = extra_tokens(fr, forms, summed)
     plan = _Plan(fr, forms, extra)
     pack_tokens(b, s, fr.buffers, fr.f.tokens.values())
@@ -134,19 +135,21 @@ class _Plan:
         for term in self.forms.carry:
             name = term.vector.name
             self.extra.values[name] = self._zeros(term.vector, f"d_{name}_v")
+        #: Of squares, what near pairs send to either vector before the square's slope maps it.
+        self.moments: dict[tuple[Square, Token], Value] = {}
+        for x in self.refined.values():
+            for t in (x.row, x.col) if isinstance(x, Square) else ():
+                self.moments[x, t] = self._zeros(t, f"{x.atom.name}_{t.name}")
         self.pairs: dict[str, Value] = {}
         for x in self.fr.f.atoms.values():
             if isinstance(x, Stored) and x.atom in self.reached:
-                kind = TensorType(self.fr.a.dtype, self.fr.a.types[x.source.name].shape)
-                self.pairs[x.source.name] = self.fr.b.op(
-                    "tile.alloc", [], [kind], names=[f"d_{x.source.name}"], fill=0.0
-                )[0]
-            elif isinstance(x, Lookup) and x.atom in self.reached:
-                kind = TensorType(self.fr.a.dtype, self.fr.a.types[x.table.name].shape)
-                if x.table.name not in self.pairs:
-                    self.pairs[x.table.name] = self.fr.b.op(
-                        "tile.alloc", [], [kind], names=[f"d_{x.table.name}"], fill=0.0
-                    )[0]
+                self.pairs[x.source.name] = self._like_operand(x.source.name)
+            elif isinstance(x, Lookup) and x.atom in self.reached and x.table.name not in self.pairs:
+                self.pairs[x.table.name] = self._like_operand(x.table.name)
+
+    def _like_operand(self, name: str) -> Value:
+        kind = TensorType(self.fr.a.dtype, self.fr.a.types[name].shape)
+        return self.fr.b.op("tile.alloc", [], [kind], names=[f"d_{name}"], fill=0.0)[0]
 
     def _zeros(self, t: Token, name: str) -> Value:
         kind = token_type(self.fr.a, Token(t.name, t.expr, "bh") if t.axes == "" else t)
@@ -166,7 +169,8 @@ class _Plan:
             names |= {t.name: t for _, t in (*x.rows, *x.cols)}
             names |= {by_atom[e].name: by_atom[e] for e in self.channel_grads[x.atom.name] if e in by_atom}
         for y, grads in self.refined_grads.items():
-            names |= {t.name: t for t in self.refined[y].tokens}
+            if not isinstance(self.refined[y], Square):
+                names |= {t.name: t for t in self.refined[y].tokens}
             names |= {by_atom[e].name: by_atom[e] for e in grads if e in by_atom}
         return list(names.values())
 
@@ -323,19 +327,22 @@ class _Plan:
 
     def _refined(self, fr: Frame, x: Refined, value: Value) -> None:
         """Pairs that were computed again send gradients straight to their tokens, all others through contractions."""
-        read = (COTANGENT, *(t.atom for t in x.tokens))
+        tokens = (x.row, x.col) if isinstance(x, Square) else x.tokens
+        read = (COTANGENT, *(t.atom for t in tokens))
         programs = tuple(Program(read, g) for g in x.grads)
-        operands = [value, fr.tiles[x.atom.name], *bounds(fr, x), *map(fr.tile, x.tokens)]
+        operands = [value, fr.tiles[x.atom.name], *bounds(fr, x), *map(fr.tile, tokens)]
         op = Op("tile.refine_gradient", operands, {"programs": programs})
         rest, *grads = fr.b.op(
             op.name,
             op.operands,
             gradient_types(op),
-            names=[f"d_{x.atom.name}_rest", *(f"d_{t.name}_own" for t in x.tokens)],
+            names=[f"d_{x.atom.name}_rest", *(f"d_{t.name}_own" for t in tokens)],
             programs=programs,
+            inside=x.inside or None,
         )
-        for t, d in zip(x.tokens, grads, strict=True):
-            self._add(fr, self.extra.buffers[t.name], TILE_OF[t.axes] or "g", d)
+        for t, d in zip(tokens, grads, strict=True):
+            buffer = self.moments[x, t] if isinstance(x, Square) else self.extra.buffers[t.name]
+            self._add(fr, buffer, TILE_OF[t.axes] or "g", d)
         fr.tiles["dy_"] = rest
         self._distribute(fr, self.refined_grads[x.atom])
 
@@ -444,6 +451,8 @@ class _Plan:
         sides: dict[str, list[tuple[Expr, Expr]]] = {}
         for t, ct in self._token_cotangents(env):
             sides.setdefault(t.axes[2:3], []).append((t.expr, ct))
+        for t, e, ct in square_cotangents(self.moments, self.factor, env):
+            sides.setdefault(t.axes[2:3], []).append((e, ct))
         if self.forms.epilogue is not None:
             sides.setdefault("i", []).append((self.forms.epilogue, param("grad_o__", "bhid")))
             env[self.forms.place.name] = fr.operands["o__"]

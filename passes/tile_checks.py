@@ -15,7 +15,7 @@ from aatc.ir.core import Value
 from aatc.ir.score.expr import ZERO, Expr, add, call, const, mul, param, params, sub, substitute, total
 from aatc.ir.score.program import Program
 from aatc.ir.types import TensorType
-from aatc.passes.factor import Refined, Token
+from aatc.passes.factor import Factored, Refined, Token
 from aatc.passes.normal_form import Normaliser, Terms
 from aatc.passes.rounding import SINGULAR, Check, Digits, grouped
 from aatc.passes.tile_core import Frame, atom_env, compute_atoms, mask_tile
@@ -74,17 +74,31 @@ def rounding_error(peaks: Peaks, t: Terms, unit: float) -> Expr:
     return mul(const(unit), total(parts))
 
 
-def tokens_of(check: Check, f: Any, unit: float, body: Expr) -> Terms:
+def tokens_of(check: Check, f: Factored, unit: float, body: Expr) -> Terms:
     """The linear form of a condition, its tokens entered among those of ``f``."""
     rules = Normaliser()
     scaled = unit if check.argument is body else 1.0
     t = rules.forms[rules.number(mul(const(scaled), check.argument))]
+    _enter(t, f)
+    if not check.gain.is_const:
+        f.token(check.gain)
+    return t
+
+
+def square_terms(plain: Expr, f: Factored) -> Terms:
+    """The linear form of a square of a difference, its tokens entered among those of ``f``."""
+    rules = Normaliser()
+    t = rules.forms[rules.number(plain)]
+    _enter(t, f)
+    return t
+
+
+def _enter(t: Terms, f: Factored) -> None:
     for x, y in t.contractions:
         f.token(x, "bhid"), f.token(y, "bhjd")
-    for e in (t.row, t.col, check.gain, *(x for pair in t.separable for x in pair)):
+    for e in (t.row, t.col, *(x for pair in t.separable for x in pair)):
         if not e.is_const:
             f.token(e)
-    return t
 
 
 def distance_limit(gain: Expr, error: Expr, digits: Digits) -> Expr:
@@ -110,6 +124,16 @@ def bound_refined(fr: Frame, found: Sequence[tuple[Refined, list[tuple[Check, Te
         high = reduce(lambda a, b: call("minimum", a, b), highs) if highs else const(_INF)
         name = x.atom.name
         fr.bounds[name] = (peaks.scalar(low, f"{name}_low"), peaks.scalar(high, f"{name}_high"))
+
+
+def bound_squares(fr: Frame, found: Sequence[tuple[Refined, Terms]], digits: Digits) -> None:
+    """Emits below which size each square of a difference is that of a near pair: where the difference itself is, of
+    the vectors' lengths, no more than what rounding leaves too few digits of."""
+    peaks = Peaks(fr)
+    for x, terms in found:
+        near = rounding_error(peaks, terms, (digits.unit / digits.tolerance) ** 2)
+        name = x.atom.name
+        fr.bounds[name] = (peaks.scalar(mul(const(-1.0), near), f"{name}_low"), peaks.scalar(near, f"{name}_high"))
 
 
 @dataclass

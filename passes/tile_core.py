@@ -137,7 +137,7 @@ def _atom(fr: Frame, atom: Any) -> Value:
             x = b.map([(f"{name}_plain", atom.plain, tile)], atom_env(fr, [atom.plain]))[0]
         program = Program(tuple(t.atom for t in atom.tokens), atom.body)
         operands = [x, *bounds(fr, atom), *map(fr.tile, atom.tokens)]
-        return b.op("tile.refine", operands, [x.type], names=[name], program=program)[0]
+        return b.op("tile.refine", operands, [x.type], names=[name], program=program, inside=atom.inside or None)[0]
     return _channel_sum(fr, atom)
 
 

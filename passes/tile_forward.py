@@ -7,6 +7,7 @@ from dataclasses import replace
 
 from aatc.ir.aggregations import SUM
 from aatc.ir.core import Func, Value
+from aatc.ir.geo import whole_attention_of
 from aatc.ir.normalizers import SCORE, WEIGHT, Normalizer, Statistic
 from aatc.ir.normalizers.base import MASS
 from aatc.ir.schedule import Schedule
@@ -14,12 +15,25 @@ from aatc.ir.score.expr import ZERO, Expr, add, call, const, mul, param, params,
 from aatc.ir.score.program import Program
 from aatc.ir.types import TensorType, compute_name, torch_dtype
 from aatc.passes.captured import absorbed
+from aatc.passes.differences import DELTA, slope
 from aatc.passes.factor import CarryTerm, ChannelSum, Factored, Lookup, Refined, carry_terms, split_epilogue, used_by
 from aatc.passes.lowering import LOG2E, Attention, Builder, compute_tokens, new_func, pack_tokens
 from aatc.passes.normal_form import Normaliser, Terms
 from aatc.passes.rounding import SINGULAR, Check, digits, grouped
-from aatc.passes.tile_checks import Watch, bound_refined, checks_of, tokens_of
+from aatc.passes.tile_checks import Watch, bound_refined, checks_of, square_terms, tokens_of
 from aatc.passes.tile_core import Frame, atom_env, classify, compute_atoms, loops, mask_tile, sweep
+
+
+def squares_apart(a: Attention) -> Sequence[Program]:
+    """The score for a backward in which squares of differences stand apart, and these; empty where it is not to be
+    used: where the weight is no exponential of the score, or what was dropped of that enters statistics that do not
+    move with it."""
+    found: Sequence[Program] = a.op.attrs.get("apart", ())
+    weight = a.op.attrs.get("weight")
+    if a.whole or not found or (weight is not None and weight.body.fn != "exp"):
+        return ()
+    moved = all(x.op == "max" and x.of is SCORE for x in a.programs.normalizer.of_scores)
+    return found if moved or "dropped" not in a.op.attrs else ()
 
 
 class Forms:
@@ -31,14 +45,19 @@ class Forms:
     the end of the range may be added to them, such as a bias of the least finite number: these would overflow.
     """
 
-    def __init__(self, a: Attention):
+    def __init__(self, a: Attention, *, backward: bool = False):
         self.f = Factored(taken=set(a.names) | {"lse", "summed"})
         body = a.programs.score.body
         self.normalizer = a.programs.normalizer
         self.unit = LOG2E if self.normalizer.exponential and not _adds_what_is_given(body) else 1.0
+        apart = squares_apart(a) if backward else ()
         score = Normaliser(whole=a.whole).number(mul(const(self.unit), body))
         single = compute_name(a.types[a.names[0]].dtype) == "f32"
-        self.score = self.f.pair(absorbed(score) if single and a.dtype == "f64" else score)
+        if apart:
+            score = apart[0].body if self.unit == 1 else mul(const(self.unit), apart[0].body)
+        elif single and a.dtype == "f64":
+            score = absorbed(score)
+        self.score = self.f.pair(score)
         weight = None if a.whole else a.op.attrs.get("weight")  # that is a function of what was multiplied out
         self.bounded = weight is not None
         self.floor = float(a.op.attrs.get("floor", float("-inf")))
@@ -62,6 +81,26 @@ class Forms:
         if a.dtype == "f64" and found:
             for plain, exact in grouped(a.op.attrs.get("refined", ()), 2):
                 self._refine(plain.body, exact.body)
+        self.squares: list[tuple[Refined, Terms]] = []
+        for plain, exact, written in grouped(apart[1:], 3):
+            self._refine_square(plain.body, exact.body, written.body)
+        #: What scores lack of those in which squares stand apart, a number per query.
+        self.dropped: Expr | None = a.op.attrs["dropped"].body if apart and "dropped" in a.op.attrs else None
+        if self.dropped is not None:
+            whole = whole_attention_of(a.op)
+            self.row = whole.row.body if whole.row is not None else None
+
+    def _refine_square(self, plain: Expr, exact: Expr, written: Expr) -> None:
+        """Puts a square of a difference, which nearly coinciding pairs have by its own formula, in the score."""
+        terms = square_terms(plain, self.f)
+        number = self.f.number(plain)
+        if number.is_const or number not in postorder(self.score):
+            return
+        form = slope(written)
+        found = self.f.refined(number, exact, True) if form is None else self.f.square(number, exact, form, DELTA)
+        if found is not None:
+            self.score = substitute(self.score, {number: found.atom}, smart=False)
+            self.squares.append((found, terms))
 
     def _refine(self, argument: Expr, exact: Expr) -> None:
         """Takes the conditions on ``argument`` away by a formula for the pairs that break them, if that can be had."""

@@ -18,7 +18,7 @@ from aatc.passes.cost_model import default_schedule, masked_rows, unknown
 from aatc.passes.lowering import Attention
 from aatc.passes.schedule_attention import chosen
 from aatc.passes.tile_backward import lower_backward
-from aatc.passes.tile_forward import Forms
+from aatc.passes.tile_forward import Forms, squares_apart
 from aatc.passes.twins import Twins
 
 
@@ -61,10 +61,11 @@ class CallLibrary(Pass):
         forward = lower_library(a, forms, plain, self._schedule(op, plain, "forward", ctx), stem)
         schedule = self._schedule(op, plain, "backward", ctx)
         backward_name = op.attrs["backward"].name
-        if plain.shift is None and (a.programs.mask is None or plain.causal):
+        apart = squares_apart(a)
+        if not apart and plain.shift is None and (a.programs.mask is None or plain.causal):
             backward, grads = lower_library_backward(a, forms, plain, schedule, backward_name)
         else:
-            backward, grads = lower_backward(a, Forms(a), schedule, backward_name, summed=True)
+            backward, grads = lower_backward(a, Forms(a, backward=True), schedule, backward_name, summed=True)
         linear = "G+1" if plain.biased else "G"
         attrs = add_version(module, a, forms, (forward, backward), grads, linear, "library", ctx)
         if "exact" not in op.attrs and may_leave(forward):

@@ -7,7 +7,7 @@ from math import inf
 
 import torch
 
-from aatc.ir.tile_pairs import outside
+from aatc.ir.tile_pairs import lost
 
 #: Pairs that are gathered at a time: a megabyte or two of 64 channels.
 _MOST = 1 << 12
@@ -17,17 +17,27 @@ Pairs = tuple[torch.Tensor, torch.Tensor, torch.Tensor]
 
 
 def lost_pairs(
-    x: torch.Tensor, low: torch.Tensor, high: torch.Tensor, cotangent: torch.Tensor | None = None
+    x: torch.Tensor,
+    low: torch.Tensor,
+    high: torch.Tensor,
+    cotangent: torch.Tensor | None = None,
+    *,
+    inside: bool = False,
 ) -> Iterator[Pairs]:
-    """Pairs whose number does not lie from ``low`` to ``high``, some at a time; with a cotangent only those where it is
-    not 0. The tile may be written to meanwhile."""
+    """Pairs whose number does not lie from ``low`` to ``high``, or with ``inside`` does, some at a time; with a
+    cotangent only those where it is not 0. The tile may be written to meanwhile."""
     if not x.numel():
         return
     least = x.amin()  # NaN where there is one
-    within = bool(high == inf) or bool(x.amax() <= high)
-    if least >= low and within:
-        return
-    where = _true(x < low if within and least < low else outside(x, low, high))
+    if inside:
+        if least > high:
+            return
+        where = _true(lost(x, low, high, inside))
+    else:
+        within = bool(high == inf) or bool(x.amax() <= high)
+        if least >= low and within:
+            return
+        where = _true(x < low if within and least < low else lost(x, low, high, inside))
     if cotangent is not None:
         counts = cotangent[where] != 0
         where = tuple(w[counts] for w in where)

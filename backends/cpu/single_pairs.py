@@ -10,6 +10,7 @@ from aatc.backends.source import torch_name
 from aatc.ir.core import Op, Value
 from aatc.ir.score.expr import Expr
 from aatc.ir.score.program import Program
+from aatc.ir.tile_pairs import is_inside
 
 if TYPE_CHECKING:
     from aatc.backends.cpu.emit import Emitter
@@ -22,7 +23,7 @@ def _refine(e: Emitter, op: Op) -> None:
     e.src.comment(f"{op.result.name} where digits are lost: {program.body}", op.loc)
     if not e.places.same(x, op.result):
         e.src.line(f"{out}.copy_({e.name(x)})")
-    pairs = _open(e, f"{out}, {e.name(low)}, {e.name(high)}")
+    pairs = _open(e, op, f"{out}, {e.name(low)}, {e.name(high)}")
     bound = _bound(e, program, tiles, pairs)
     e.src.line(f"rt.put_pairs({out}, {pairs}, {_value(e, op, program, bound)})")
     e.src.depth -= 1
@@ -37,7 +38,7 @@ def _refine_gradient(e: Emitter, op: Op) -> None:
         e.src.line(f"{e.name(rest)}.copy_({e.name(ct)})")
     for g in grads:
         e.src.line(f"{e.name(g)}.zero_()")
-    pairs = _open(e, f"{e.name(x)}, {e.name(low)}, {e.name(high)}, {e.name(rest)}")
+    pairs = _open(e, op, f"{e.name(x)}, {e.name(low)}, {e.name(high)}, {e.name(rest)}")
     bound: dict[Expr, str] = {}
     for program, g, p in zip(op.attrs["programs"], grads, op.attrs["programs"][0].params[1:], strict=True):
         bound = bound or _bound(e, program, [rest, *tiles], pairs)
@@ -47,10 +48,10 @@ def _refine_gradient(e: Emitter, op: Op) -> None:
     e.src.depth -= 1
 
 
-def _open(e: Emitter, arguments: str) -> str:
+def _open(e: Emitter, op: Op, arguments: str) -> str:
     """Opens the loop over lost pairs; returns the name of some of them."""
     pairs = e.src.fresh("pairs")
-    e.src.line(f"for {pairs} in rt.lost_pairs({arguments}):")
+    e.src.line(f"for {pairs} in rt.lost_pairs({arguments}{', inside=True' if is_inside(op) else ''}):")
     e.src.depth += 1
     return pairs
 

@@ -14,6 +14,7 @@ from aatc.backends.native.words import word
 from aatc.ir.core import Op
 from aatc.ir.score.expr import Expr, postorder
 from aatc.ir.score.program import Program
+from aatc.ir.tile_pairs import is_inside
 
 
 class Pair:
@@ -67,22 +68,28 @@ class Pair:
         return self.i, self.j
 
 
-def _outside(e: Emitter, x: Val, low: Val, high: Val) -> Val:
-    """Which numbers do not lie between two others; NaN does not."""
+def _lost(e: Emitter, x: Val, low: Val, high: Val, inside: bool) -> Val:
+    """Which numbers do not lie between two others, NaN among them; or with ``inside`` those that do."""
     code = e.code
+    if inside:
+        above = code.compare("oge", x, code.splat(low, x.lanes))
+        below = code.compare("ole", x, code.splat(high, x.lanes))
+        return code.op(below.type, f"and {below.type} {below.text}, {above.text}")
     below = code.compare("ult", x, code.splat(low, x.lanes))
     above = code.compare("ugt", x, code.splat(high, x.lanes))
     return code.op(below.type, f"or {below.type} {below.text}, {above.text}")
 
 
-def each_outside(e: Emitter, tiles: Sequence[Tile], low: Tile, high: Tile, body: Callable[[Val, Val], None]) -> None:
-    """Calls ``body`` for every pair whose number in the first tile lies outside, and, of a second tile, is not 0."""
+def each_lost(
+    e: Emitter, tiles: Sequence[Tile], low: Tile, high: Tile, inside: bool, body: Callable[[Val, Val], None]
+) -> None:
+    """Calls ``body`` for every pair whose number in the first tile is lost, and, of a second tile, is not 0."""
     code = e.code
     first = tiles[0]
     bounds = [e.read(t, index(0), index(0), 1) for t in (low, high)]
 
     def vector(i: Val, j: Val, keep: Val | None, values: list[Val], lanes: int) -> None:
-        out = _outside(e, values[0], bounds[0], bounds[1])
+        out = _lost(e, values[0], bounds[0], bounds[1], inside)
         if len(values) > 1:
             some = code.compare("une", values[1], number(0, values[1].type))
             out = code.op(out.type, f"and {out.type} {out.text}, {some.text}")
@@ -122,7 +129,7 @@ def refine(e: Emitter, op: Op) -> None:
         x = Pair(e, [program], tiles, i, j).done[program.body]
         e.code.store(x, e.address(out, i, j))
 
-    each_outside(e, [out], low, high, again)
+    each_lost(e, [out], low, high, is_inside(op), again)
 
 
 @lowering("tile.refine_gradient")
@@ -154,7 +161,7 @@ def refine_gradient(e: Emitter, op: Op) -> None:
                 add(None)
         code.store(number(0, rest.memory), e.address(rest, i, j))
 
-    each_outside(e, [tile, rest], low, high, again)
+    each_lost(e, [tile, rest], low, high, is_inside(op), again)
 
 
 def _writer(e: Emitter, d: Tile, value: Val) -> Callable[..., None]:

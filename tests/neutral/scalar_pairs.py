@@ -14,7 +14,7 @@ class Pairs:
         self.declare(op.result, self.extent[tile])
         self.copy(op.result, tile)
         x = self.each(self.extent[tile])
-        self.open(f"if (!{self.between(op.result, low, high, x)})")
+        self.open(f"if ({self.lost(op, op.result, low, high, x)})")
         done = self.pair_numbers([op.attrs["program"]], tiles, x)
         self.line(f"{self.item(op.result, x)} = {done[op.attrs['program'].body]};")
         self.close()
@@ -31,7 +31,7 @@ class Pairs:
             self.line(f"{self.item(d, x)} = 0;")
             self.done()
         x = self.each(self.extent[tile])
-        self.open(f"if (!{self.between(tile, low, high, x)} && {self.item(rest, x)} != 0)")
+        self.open(f"if ({self.lost(op, tile, low, high, x)} && {self.item(rest, x)} != 0)")
         programs = op.attrs["programs"]
         done = self.pair_numbers(programs, [cotangent, *tiles], x)
         bound = dict(zip(programs[0].params, [cotangent, *tiles], strict=True))
@@ -45,9 +45,10 @@ class Pairs:
         self.close()
         self.done()
 
-    def between(self, v: Value, low: Value, high: Value, x) -> str:
+    def lost(self, op: Op, v: Value, low: Value, high: Value, x) -> str:
         value = self.item(v, x)
-        return f"({value} >= {self.item(low, x)} && {value} <= {self.item(high, x)})"
+        between = f"({value} >= {self.item(low, x)} && {value} <= {self.item(high, x)})"
+        return between if op.attrs.get("inside") else f"!{between}"
 
     def of_pair(self, p, x, c: str) -> tuple[str, str, str]:
         """The index of what a pair ``x`` has in the tile of a parameter, at channel ``c`` of a vector."""

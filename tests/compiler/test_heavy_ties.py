@@ -1,0 +1,147 @@
+"""Gradients of squared distances where what a token sends to itself outweighs all it gets from others.
+
+A token's distance to itself is 0 and so is what it sends itself; but for its rounding where the square was multiplied
+out, which may be more than all that thousandths of weights of others sum to. Oracles are plain PyTorch in float64.
+"""
+
+import pytest
+import torch
+
+import aatc
+from aatc import masks, metrics, normalizers
+from tests.compiler.harness import build
+
+N, D = 96, 64
+MATRIX = torch.eye(D) + 0.02 * torch.randn(D, D, generator=torch.Generator().manual_seed(1))
+MATRIX = MATRIX @ MATRIX.mT
+FACTOR = torch.randn(D, 24, generator=torch.Generator().manual_seed(2)) / 4
+INTERVAL = torch.diag(torch.tensor([-1.0] + [1.0] * (D - 1)))
+
+
+def forms(difference, matrix):
+    return ((difference @ matrix.to(difference.dtype)) * difference).sum(-1)
+
+
+#: name -> (metric, squared distance of differences)
+METRICS = {
+    "euclidean": (metrics.Euclidean(squared=True), lambda x: x.square().sum(-1)),
+    "matrix": (metrics.Mahalanobis(matrix=MATRIX), lambda x: forms(x, MATRIX)),
+    "factor": (metrics.Mahalanobis(factor=FACTOR), lambda x: (x @ FACTOR.to(x.dtype)).square().sum(-1)),
+    "diagonal": (metrics.Mahalanobis(diagonal=MATRIX.diag()), lambda x: forms(x, MATRIX.diag().diag())),
+    "interval": (metrics.Mahalanobis(matrix=INTERVAL), lambda x: forms(x, INTERVAL)),
+}
+
+
+def tokens(near, seed=3):
+    """Queries that are keys; ``near``: and a pair in four of keys that nearly coincide."""
+    g = torch.Generator().manual_seed(seed)
+    k = torch.randn(1, 2, N, D, generator=g)
+    if near is not None:
+        k[..., 1::4, :] = k[..., 0::4, :] + near * torch.randn(1, 2, N // 4, D, generator=g)
+    v, go = torch.randn(1, 2, N, 5, generator=g), torch.randn(1, 2, N, 5, generator=g)
+    return k.clone(), k, v, go
+
+
+def oracle(square, q, k, v, go, kind, keep, dtype):
+    x = [t.to(dtype).requires_grad_() for t in (q, k, v)]
+    s = -square(x[0].unsqueeze(3) - x[1].unsqueeze(2)) / D**0.5
+    if kind == "softmax":
+        p = s.masked_fill(~keep, float("-inf")).softmax(-1)
+    else:
+        p = torch.sigmoid(s - 1.5).masked_fill(~keep, 0.0)
+    return torch.autograd.grad(p @ x[2], x, go.to(dtype))
+
+
+def worst(found, want):
+    return [float((a - b).abs().max() / b.abs().max()) for a, b in zip(found, want, strict=True)]
+
+
+@pytest.mark.parametrize("backend", ["cpu", "native"])
+@pytest.mark.parametrize("kind", ["softmax", "sigmoid"])
+@pytest.mark.parametrize("near", [None, 0.0, 1e-6, 1e-3, 3e-2])
+@pytest.mark.parametrize("name", METRICS)
+def test_gradients_keep_their_digits_where_a_token_sees_itself(name, near, kind, backend):
+    metric, square = METRICS[name]
+    q, k, v, go = tokens(near)
+    i = torch.arange(N)
+    causal = near == 1e-3
+    keep = i.unsqueeze(1) >= i if causal else torch.ones(N, N, dtype=torch.bool)
+    normalizer = normalizers.Sigmoid(-1.5) if kind == "sigmoid" else "softmax"
+
+    def f(q, k, v):
+        mask = masks.causal() if causal else None
+        return aatc.attend(q, k, v, metric=metric, mask=mask, normalizer=normalizer)
+
+    x = [t.clone().requires_grad_() for t in (q, k, v)]
+    found = torch.autograd.grad(aatc.compile(f, backend=backend)(*x), x, go)
+    want = oracle(square, q, k, v, go, kind, keep, torch.float64)
+    plain = worst(oracle(square, q, k, v, go, kind, keep, torch.float32), want)
+    got = worst(found, want)
+    assert all(a <= max(2e-5, 4 * b) for a, b in zip(got, plain, strict=True)), (got, plain)
+
+
+@pytest.mark.parametrize("backend", ["cpu", "native"])
+@pytest.mark.parametrize("kind", ["softmax", "sigmoid"])
+@pytest.mark.parametrize("form", ["matrix", "factor", "diagonal"])
+def test_the_form_of_a_square_gets_its_gradient_from_near_pairs_too(form, kind, backend):
+    """Data of few channels: near pairs are many, and not all weight is theirs."""
+    g = torch.Generator().manual_seed(5)
+    k, v, go = (torch.randn(1, 2, N, c, generator=g) for c in (4, 5, 5))
+    k[..., 1::2, :] = k[..., 0::2, :] + 1e-2 * torch.randn(1, 2, N // 2, 4, generator=g)
+    given = torch.randn(*{"matrix": (4, 4), "factor": (4, 3), "diagonal": (4,)}[form], generator=g)
+    given = given @ given.mT if form == "matrix" else given.abs()
+    normalizer = normalizers.Sigmoid(-1.5) if kind == "sigmoid" else "softmax"
+
+    def f(q, k, v, m):
+        return aatc.attend(q, k, v, metric=metrics.Mahalanobis(**{form: m}), normalizer=normalizer)
+
+    def plain(q, k, v, m):
+        x = q.unsqueeze(3) - k.unsqueeze(2)
+        y = (x @ m).square().sum(-1) if form == "factor" else (x * (x @ m if form == "matrix" else x * m)).sum(-1)
+        s = -y / 2
+        return (s.softmax(-1) if kind == "softmax" else torch.sigmoid(s - 1.5)) @ v
+
+    def pulled(f, dtype):
+        x = [t.to(dtype).clone().requires_grad_() for t in (k, k, v, given)]
+        return torch.autograd.grad(f(*x), x, go.to(dtype))
+
+    want, near = pulled(plain, torch.float64), pulled(plain, torch.float32)
+    got = pulled(aatc.compile(f, backend=backend), torch.float32)
+    assert all(a <= max(2e-5, 4 * b) for a, b in zip(worst(got, want), worst(near, want), strict=True)), (
+        worst(got, want),
+        worst(near, want),
+    )
+
+
+def test_the_form_that_was_multiplied_out_alone_would_not_do():
+    """The data of these tests do break what they are for."""
+    q, k, v, go = tokens(None)
+    want = oracle(METRICS["euclidean"][1], q, k, v, go, "softmax", torch.ones(N, N, dtype=torch.bool), torch.float64)
+    x, y = (t.clone().requires_grad_() for t in (q, k))
+    s = (2 * x @ y.mT - y.square().sum(-1).unsqueeze(2)) / D**0.5
+    (found,) = torch.autograd.grad(s.softmax(-1) @ v, x, go)
+    assert worst([found], want[:1])[0] > 4e-5
+
+
+def test_log_sum_exp_sends_back_through_the_squares_too():
+    """What the score dropped of a query comes back with the log-sum-exp's gradient, and once only."""
+    q, k, v, _ = tokens(1e-3)
+    x = [t.clone().requires_grad_() for t in (q, k, v)]
+    metric = METRICS["euclidean"][0]
+    out = aatc.compile(lambda q, k, v: aatc.attend(q, k, v, metric=metric, return_lse=True))(*x)[1]
+    found = torch.autograd.grad(out.sum(), x[:2])
+    y = [t.double().requires_grad_() for t in (q, k)]
+    lse = (-(y[0].unsqueeze(3) - y[1].unsqueeze(2)).square().sum(-1) / D**0.5).logsumexp(-1)
+    want = torch.autograd.grad(lse.sum(), y)
+    assert max(worst(found, want)) <= 2e-5, worst(found, want)
+
+
+def test_a_square_stands_apart_in_the_backward_and_not_in_the_forward():
+    built = build(*tokens(None)[:3], metric=METRICS["euclidean"][0])
+    functions = built.result.module.funcs
+    forward, backward = (
+        next(f for n, f in functions.items() if n.endswith(e)) for e in ("attend0", "attend0_backward")
+    )
+    assert not [op for op in forward.body.walk() if op.name == "tile.refine"]
+    (op,) = [op for op in backward.body.walk() if op.name == "tile.refine_gradient"]
+    assert op.attrs["inside"] is True
