@@ -113,15 +113,15 @@ class Refined:
     inside: bool = False
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class Square(Refined):
     """A refined quadratic form of one difference, of vectors ``row`` and ``col``: ``grads`` are what `COTANGENT` times
     the difference sends to these, ``slope`` is the linear map, over ``delta``, that takes such sums to gradients."""
 
-    row: Token | None = None
-    col: Token | None = None
-    slope: Expr = ZERO
-    delta: Expr = ZERO
+    row: Token
+    col: Token
+    slope: Expr
+    delta: Expr
 
 
 @dataclass(frozen=True)
@@ -273,8 +273,8 @@ class Factored:
         x, y, g = slope
         row, col = self.token(x, "bhid"), self.token(y, "bhjd")
         grads = tuple(call("mul", COTANGENT, call("sub", *e)) for e in ((row.atom, col.atom), (col.atom, row.atom)))
-        more = {"grads": grads, "row": row, "col": col, "slope": g, "delta": delta}
-        square = Square(**{f.name: getattr(found, f.name) for f in fields(Refined)} | more)
+        given = {f.name: getattr(found, f.name) for f in fields(Refined)} | {"grads": grads}
+        square = Square(**given, row=row, col=col, slope=g, delta=delta)
         self.atoms[found.atom, False] = square
         return square
 

@@ -33,6 +33,7 @@ class Emitter:
         self.at: dict[Value, Val] = {}  # of loops and truth values
         self.extent: dict[Value, Val] = {}  # of a loop's round, by its position
         self.carriers: dict[Op, Op] = {}
+        self.read_by: dict[Value, list[Op]] = {}
         self.live = Liveness(
             lambda t: scratch_bytes(isa, t),
             _replaceable,
@@ -48,6 +49,10 @@ class Emitter:
         self.live.ops(ops, set())
         self.scratch_bytes = place(self.live.every)
         self.carriers |= {x.regions[0].ops[-1]: x for op in ops for x in _with_regions(op)}
+        for op in ops:
+            for x in (op, *(y for region in op.regions for y in region.walk())):
+                for v in dict.fromkeys(x.operands):
+                    self.read_by.setdefault(v, []).append(x)
 
     def scratch(self, at: Interval) -> Val:
         """The address of a planned part of scratch memory."""
@@ -241,7 +246,9 @@ def _with_regions(op: Op) -> list[Op]:
 
 
 #: Operations that may write their result over an operand as they go.
-_IN_PLACE = frozenset({"tile.map", "tile.mask", "tile.dot", "tile.reduce", "tile.insert", "tile.refine"})
+_IN_PLACE = frozenset(
+    {"tile.map", "tile.mask", "tile.dot", "tile.reduce", "tile.insert", "tile.refine", "tile.refine_gradient"}
+)
 
 
 def _replaceable(op: Op, r: Value) -> list[Value]:
@@ -249,6 +256,8 @@ def _replaceable(op: Op, r: Value) -> list[Value]:
     if traits.replaces is None:
         return []
     found = op.operands[traits.replaces]
+    if op.name == "tile.refine_gradient" and r is not op.results[0]:
+        return []
     if op.name == "tile.map":  # a vector is read from all operands before it is written to any result of one shape
         alike = len({x.type.shape for x in op.results}) == 1  # type: ignore[attr-defined]
         return [v for v in found if alike and v.type == r.type]

@@ -160,9 +160,17 @@ def gather(e: Emitter, out: Tile, base: Val, row: Val, col: Val, dtype: str) -> 
 
 @lowering("tile.store")
 def store(e: Emitter, op: Op) -> None:
-    value, buffer, *positions = op.operands
-    tile, code = e.tile(value), e.code
-    a = access(op.attrs["axes"])
+    tile = e.tile(op.operands[0])
+    if tile.filled is None:
+        _store(e, op, tile)
+        return
+    with e.code.when(tile.filled):
+        _store(e, op, tile)
+
+
+def _store(e: Emitter, op: Op, tile: Tile) -> None:
+    _, buffer, *positions = op.operands
+    code = e.code
     base = start(e, op, buffer, positions)
     t: TensorType = buffer.type  # type: ignore[assignment]
     memory, add = MEMORY[t.dtype], op.attrs["add"]
@@ -194,7 +202,6 @@ def store(e: Emitter, op: Op) -> None:
         written(x, code.at(base, code.add(code.mul(i, row), code.mul(j, col)), memory), None)
 
     e.each_row(tile.rows, lambda i: e.each_row(tile.cols, lambda j: one(i, j)))
-    _ = a
 
 
 # --- tables ------------------------------------------------------------------------------------------------------

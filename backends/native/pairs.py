@@ -4,14 +4,16 @@ for it."""
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 
 from aatc.backends.native.elements import copy, each_number, put
-from aatc.backends.native.emit import Emitter
+from aatc.backends.native.emit import Emitter, temporary_of
+from aatc.backends.native.isa import Isa
 from aatc.backends.native.llvm import Val, index, number
 from aatc.backends.native.table import lowering
-from aatc.backends.native.tiles import Tile
+from aatc.backends.native.tiles import ALIGN, Tile
 from aatc.backends.native.words import word
-from aatc.ir.core import Op
+from aatc.ir.core import Op, Value
 from aatc.ir.score.expr import Expr, postorder
 from aatc.ir.score.program import Program
 from aatc.ir.tile_pairs import is_inside
@@ -84,8 +86,38 @@ def each_lost(
     e: Emitter, tiles: Sequence[Tile], low: Tile, high: Tile, inside: bool, body: Callable[[Val, Val], None]
 ) -> None:
     """Calls ``body`` for every pair whose number in the first tile is lost, and, of a second tile, is not 0."""
-    code = e.code
-    first = tiles[0]
+    code, first = e.code, tiles[0]
+
+    def vector(i: Val, j: Val, out: Val, lanes: int) -> None:
+        if lanes == 1:
+            body(i, j)
+            return
+        bits = code.cast("bitcast", out, f"i{lanes}")
+
+        def lane(n: Val) -> None:
+            at = code.cast("trunc", n, bits.type)
+            bit = code.op(bits.type, f"lshr {bits.type} {bits.text}, {at.text}")
+            with code.when(code.cast("trunc", bit, "i1")):
+                if first.line:
+                    body(code.add(i, n), index(0))
+                else:
+                    body(i, code.add(j, n))
+
+        code.loop(index(0), index(lanes), 1, lambda n: lane(n))
+
+    each_vector_lost(e, tiles, low, high, inside, vector)
+
+
+def each_vector_lost(
+    e: Emitter,
+    tiles: Sequence[Tile],
+    low: Tile,
+    high: Tile,
+    inside: bool,
+    body: Callable[[Val, Val, Val, int], None],
+) -> None:
+    """`each_lost`, vector by vector: calls ``body`` with (i, j, which lanes are lost, lanes) where one is."""
+    code, first = e.code, tiles[0]
     bounds = [e.read(t, index(0), index(0), 1) for t in (low, high)]
 
     def vector(i: Val, j: Val, keep: Val | None, values: list[Val], lanes: int) -> None:
@@ -95,25 +127,9 @@ def each_lost(
             out = code.op(out.type, f"and {out.type} {out.text}, {some.text}")
         if keep is not None:
             out = code.op(out.type, f"and {out.type} {out.text}, {keep.text}")
-        zero = index(0)
-        if lanes == 1:
-            with code.when(out):
-                body(i, j)
-            return
-        any_ = code.call("llvm.vector.reduce.or", "i1", [out], [out.type])
+        any_ = out if lanes == 1 else code.call("llvm.vector.reduce.or", "i1", [out], [out.type])
         with code.when(any_):
-            bits = code.cast("bitcast", out, f"i{lanes}")
-
-            def lane(n: Val) -> None:
-                at = code.cast("trunc", n, bits.type)
-                bit = code.op(bits.type, f"lshr {bits.type} {bits.text}, {at.text}")
-                with code.when(code.cast("trunc", bit, "i1")):
-                    if first.line:
-                        body(code.add(i, n), zero)
-                    else:
-                        body(i, code.add(j, n))
-
-            code.loop(zero, index(lanes), 1, lambda n: lane(n))
+            body(i, j, out, lanes)
 
     each_number(e, first.shape, first.rows, first.cols, tiles, vector, keep_local=True)
 
@@ -132,18 +148,19 @@ def refine(e: Emitter, op: Op) -> None:
     each_lost(e, [out], low, high, is_inside(op), again)
 
 
+@temporary_of("tile.refine_gradient")
+def _flag_bytes(isa: Isa, op: Op) -> list[int]:
+    """Room for whether any pair is lost."""
+    return [ALIGN]
+
+
 @lowering("tile.refine_gradient")
 def refine_gradient(e: Emitter, op: Op) -> None:
     cotangent, tile, low, high, *tiles = (e.tile(v) for v in op.operands)
     code = e.code
     rest = e.make(op.results[0], cotangent.rows, cotangent.cols)
     copy(e, rest, cotangent)
-    grads = []
-    for r, t in zip(op.results[1:], tiles, strict=True):
-        d = e.make(r, t.rows, t.cols)
-        zero = number(0, d.memory)
-        each_number(e, d.shape, d.rows, d.cols, [], _writer(e, d, zero))
-        grads.append(d)
+    grads = [e.make(r, t.rows, t.cols) for r, t in zip(op.results[1:], tiles, strict=True)]
     programs: list[Program] = op.attrs["programs"]
 
     def again(i: Val, j: Val) -> None:
@@ -161,7 +178,27 @@ def refine_gradient(e: Emitter, op: Op) -> None:
                 add(None)
         code.store(number(0, rest.memory), e.address(rest, i, j))
 
-    each_lost(e, [tile, rest], low, high, is_inside(op), again)
+    def all_pairs() -> None:
+        for d in grads:
+            each_number(e, d.shape, d.rows, d.cols, [], _writer(e, d, number(0, d.memory)))
+        each_lost(e, [tile, rest], low, high, is_inside(op), again)
+
+    if not all(_is_only_added(e, r) for r in op.results[1:]):
+        all_pairs()
+        return
+    flag = e.temporary(op)
+    code.store(index(0), flag)
+    each_vector_lost(e, [tile, rest], low, high, is_inside(op), lambda *_: code.store(index(1), flag))
+    found = code.compare("ne", code.load("i64", flag), index(0))
+    for r, d in zip(op.results[1:], grads, strict=True):
+        e.tiles[r] = replace(d, filled=found)
+    with code.when(found):
+        all_pairs()
+
+
+def _is_only_added(e: Emitter, v: Value) -> bool:
+    """Whether a tile of nothing need not be filled with zeros."""
+    return all(x.name == "tile.store" and x.attrs["add"] for x in e.read_by.get(v, ()))
 
 
 def _writer(e: Emitter, d: Tile, value: Val) -> Callable[..., None]:

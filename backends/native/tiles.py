@@ -26,7 +26,8 @@ ALIGN = 64
 class Tile:
     """``base``: address of the first element. ``row``: elements from one row to the next. ``rows``, ``cols``: extents
     of this round, i64. ``shape``: extents of the type. ``local``: in scratch memory. ``panel``: columns of a panel
-    where the tile is a part of a buffer in panels, else 0; ``together``: features next to each other in one."""
+    where the tile is a part of a buffer in panels, else 0; ``together``: features next to each other in one.
+    ``filled``: whether there is anything in it, where it may be left alone: a sum of nothing, which is only added."""
 
     base: Val
     row: Val
@@ -37,6 +38,7 @@ class Tile:
     local: bool
     panel: int = 0
     together: int = 1
+    filled: Val | None = None
 
     @property
     def memory(self) -> str:
