@@ -137,9 +137,9 @@ class _Plan:
             self.extra.values[name] = self._zeros(term.vector, f"d_{name}_v")
         #: Of squares, what near pairs send to either vector before the square's slope maps it.
         self.moments: dict[tuple[Square, Token], Value] = {}
-        for x in self.refined.values():
-            for t in (x.row, x.col) if isinstance(x, Square) else ():
-                self.moments[x, t] = self._zeros(t, f"{x.atom.name}_{t.name}")
+        for square in (x for x in self.refined.values() if isinstance(x, Square)):
+            for t in (square.row, square.col):
+                self.moments[square, t] = self._zeros(t, f"{square.atom.name}_{t.name}")
         self.pairs: dict[str, Value] = {}
         for x in self.fr.f.atoms.values():
             if isinstance(x, Stored) and x.atom in self.reached:
