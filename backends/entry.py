@@ -25,6 +25,7 @@ class Entry:
     def __init__(self, module: Module, func: Func, kernels: dict[str, Kernel]):
         self.module, self.func, self.kernels = module, func, kernels
         self.memory = Memory(func, module)
+        self.read = {v for op in func.body.ops for v in op.operands}
         self.src = Source()
         self.namespace: dict[str, Any] = {
             "torch": torch,
@@ -117,7 +118,11 @@ class Entry:
     def _geo_kernel(self, op: Op) -> None:
         name = op.attrs["forward"].name
         self.src.comment(f"attention @{name}", op.loc)
-        self._results(op, f"kernels[{name!r}]({', '.join(self.src.name(v) for v in op.operands)})")
+        operands = ", ".join(self.src.name(v) for v in op.operands)
+        if op.results[1] in self.read:
+            self._results(op, f"kernels[{name!r}]({operands})")
+        else:
+            self._results(op, f"kernels[{name!r}].output({operands}), None")
 
     def _geo_checkpoint(self, op: Op) -> None:
         name = op.attrs["body"].name

@@ -88,7 +88,8 @@ class Kernel:
     def code(self) -> str:
         return "\n\n".join(v.code() for v in self.versions)
 
-    def __call__(self, *operands: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    def __call__(self, *operands: torch.Tensor, count: int = 2) -> Sequence[torch.Tensor]:
+        """Output and log-sum-exp, or the first of them."""
         if transformed():
             raise UnsupportedError(
                 "a compiled attention within torch.func, torch.vmap or forward mode",
@@ -99,13 +100,16 @@ class Kernel:
                 if t.requires_grad:
                     done: tuple[torch.Tensor, torch.Tensor] = _Attend.apply(self, *operands)  # type: ignore[no-untyped-call]
                     return done
-        return self.results(*operands)
+        return self.results(count, *operands)
+
+    def output(self, *operands: torch.Tensor) -> torch.Tensor:
+        """The output, where nobody wants the log-sum-exp."""
+        return self(*operands, count=1)[0]
 
     @undisturbed
-    def results(self, *operands: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-        """Output and log-sum-exp, without what a backward needs."""
-        _, _, (o, lse, *_) = self._contained(operands, 2)
-        return o, lse
+    def results(self, count: int, *operands: torch.Tensor) -> Sequence[torch.Tensor]:
+        """The first of output and log-sum-exp, without what a backward needs."""
+        return self._contained(operands, count)[2][:count]
 
     @undisturbed
     def forward(self, *operands: torch.Tensor) -> tuple[Version, Sequence[torch.Tensor], Sequence[torch.Tensor]]:
@@ -151,9 +155,8 @@ class Formula(Kernel):
     def __init__(self, att: reference.Attention):
         self.att, self.names, self.grads = att, att.names, att.names
 
-    def results(self, *operands: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-        _, _, (o, lse, *_) = self.forward(*operands)
-        return o, lse
+    def results(self, count: int, *operands: torch.Tensor) -> Sequence[torch.Tensor]:
+        return self.forward(*operands)[2][:count]
 
     def forward(self, *operands: torch.Tensor) -> tuple[Any, list[torch.Tensor], tuple[torch.Tensor, ...]]:
         reference.check_fit(self.att, [t.shape for t in operands])

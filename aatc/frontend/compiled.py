@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import copy
 import functools
 import threading
@@ -142,7 +141,7 @@ class _Runner:
             return self._untransformed(args, kwargs)
         call = calls.Call(self.session)
         try:
-            with calls.calling(call):
+            with calls.Calling(call):
                 result = self._within(call, args, kwargs)
         except BaseException:
             # the limit of graphs and what could not be recorded are told of calls that succeed: when the model raises,
@@ -191,13 +190,16 @@ class _Runner:
             off = private_torch.switched_off()
             if off is not None:
                 raise UnsupportedError(f"nothing can be compiled: {off}", hint="switch Dynamo on, or allow fallback")
+        before = None if self.options.fallback else private_torch.count_frames(0)
         try:
-            with contextlib.nullcontext() if self.options.fallback else private_torch.counted_frames():
-                return self._run(*args, **kwargs)
+            return self._run(*args, **kwargs)
         except Exception as error:
             if private_torch.ends_recomputation(error):
                 raise
             failed = error
+        finally:
+            if before is not None:
+                private_torch.count_frames(before)
         return self._failed(call, failed, args, kwargs)
 
     def _untransformed(self, args: tuple, kwargs: dict[str, Any]) -> Any:
@@ -208,7 +210,7 @@ class _Runner:
         session = self.session
         session.add_fallback(Fallback(session.name, "", f"{what}, which the model's own operators go through"), calls=1)
         call = calls.Call(session)
-        with calls.calling(call):
+        with calls.Calling(call):
             result = self.original(*args, **kwargs)
         session.called(call)
         for category, text in call.warnings:

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import functools
 import inspect
 import operator
 import os
@@ -214,12 +215,16 @@ class Watch(Protocol):
     def failed(self, error: Exception, code: types.CodeType) -> None: ...
 
 
+#: Changes options of Dynamo, and returns what sets them back.
+Setting = Callable[[], Callable[[], None]]
+
+
 class _Frames:
     """Dynamo's compilation of frames, watched. ``limit``: graphs that a code may have; None where Dynamo counts them
-    for every callable apart."""
+    for every callable apart. ``settings``: each is called before a frame is compiled, and what it returns after it."""
 
-    def __init__(self, inner: Any, watch: Watch, limit: int | None):
-        self._inner, self._watch, self._limit = inner, watch, limit
+    def __init__(self, inner: Any, watch: Watch, limit: int | None, settings: Sequence[Setting]):
+        self._inner, self._watch, self._limit, self._settings = inner, watch, limit, settings
         self._graphs: dict[types.CodeType, int] = {}
         self._left: dict[types.CodeType, Any] = {}
 
@@ -231,6 +236,7 @@ class _Frames:
         if code in self._left:
             return self._left[code]
         self._watch.starts()
+        backs = [change() for change in self._settings]
         try:
             with self._counted(code):
                 result = self._inner(frame, *args, skip=skip + 1, **kwargs)
@@ -239,6 +245,9 @@ class _Frames:
             if self._limit is None or getattr(error, "gb_type", None) != LIMIT:
                 raise
             result = _run_only()
+        finally:
+            for back in backs:
+                back()
         if result.guarded_code is not None:
             self._graphs[code] = self._graphs.get(code, 0) + 1
         elif self._limit is not None:
@@ -278,13 +287,14 @@ def optimize(
     dynamic: bool | None,
     limit: int,
     guard_failed: Callable[[Any], None],
-    enter: Callable[[], Callable[[], None]],
+    enter: Setting,
     watch: Watch,
 ) -> Callable[..., Any]:
     """``target`` run by Dynamo, with at most ``limit`` graphs for one code, its cache apart from everybody else's. With
     ``fullgraph``, a torch that does not isolate caches leaves the limit to ``compile_graph``.
 
-    ``enter`` is called before every call and returns what is called after it. RuntimeError for script modules.
+    ``enter`` is called before a frame is compiled and returns what is called after it: not in every call, of which
+    that would be a tenth where an attention is small. RuntimeError for script modules.
     """
     import torch._dynamo
     from torch._dynamo import config
@@ -295,19 +305,21 @@ def optimize(
         compile_graph, nopython=fullgraph, dynamic=dynamic, guard_fail_fn=guard_failed, **keywords
     )
     if hasattr(context, "enter_exit_hooks"):  # absent when TORCHDYNAMO_DISABLE=1
-        context.enter_exit_hooks.append(enter)
         # graphs of all callables that share this code count against the accumulated limit
         total = max(config.accumulated_recompile_limit, 128 * limit)
-        context.enter_exit_hooks.append(config._make_closure_patcher(accumulated_recompile_limit=total))
+        settings = [enter, config._make_closure_patcher(accumulated_recompile_limit=total)]
         convert: Any = getattr(context.callback, "_torchdynamo_orig_backend", None)
         if hasattr(convert, "_inner_convert"):
-            convert._inner_convert = _Frames(convert._inner_convert, watch, None if isolates else limit)
-        elif not isolates:  # all of the target is one graph, and who compiles graphs counts them
-            context.enter_exit_hooks.append(config._make_closure_patcher(recompile_limit=total))
+            counted = None if isolates else limit
+            convert._inner_convert = _Frames(convert._inner_convert, watch, counted, settings)
+        else:
+            context.enter_exit_hooks += settings
+            if not isolates:  # all of the target is one graph, and who compiles graphs counts them
+                context.enter_exit_hooks.append(config._make_closure_patcher(recompile_limit=total))
     return context(target)
 
 
-def patchers(*, specialize_float: bool, dynamic_sources: str) -> list[Callable[[], Callable[[], None]]]:
+def patchers(*, specialize_float: bool, dynamic_sources: str) -> list[Setting]:
     """What sets these options of Dynamo when called, and returns what sets them back."""
     from torch._dynamo import config
     from torch.compiler import config as sources
@@ -323,24 +335,30 @@ def switched_off() -> str | None:
     """Why Dynamo records nothing at all in this process at this moment, if so."""
     if os.environ.get("TORCHDYNAMO_DISABLE", "") == "1":
         return "TORCHDYNAMO_DISABLE=1 is set"
-    from torch._dynamo import eval_frame
-
-    stance = eval_frame._stance.stance
+    stance = _eval_frame()._stance.stance
     return None if stance in ("default", "aot_eager_then_compile") else f"torch.compiler's stance is {stance!r}"
 
 
-@contextlib.contextmanager
-def counted_frames() -> Iterator[None]:
-    """Without Dynamo's complaint that nothing was compiled: it would come after the model has run."""
+@functools.cache
+def _eval_frame() -> Any:
+    from torch._dynamo import eval_frame
+
+    return eval_frame
+
+
+def count_frames(count: int) -> int:
+    """Sets how many frames Dynamo has compiled, and returns what it was. From 0 on it does not complain that nothing
+    was compiled: that would come after the model has run."""
+    setter = _frame_counter()
+    return count if setter is None else setter(count)
+
+
+@functools.cache
+def _frame_counter() -> Callable[[int], int] | None:
     if not PARTS["set_fullgraph_compiled_frame_count"].present():
-        yield
-        return
-    count = torch._C._dynamo.eval_frame.set_fullgraph_compiled_frame_count
-    before = count(0)
-    try:
-        yield
-    finally:
-        count(before)
+        return None
+    found: Callable[[int], int] = torch._C._dynamo.eval_frame.set_fullgraph_compiled_frame_count
+    return found
 
 
 def leave_alone(codes: Iterator[types.CodeType]) -> None:
