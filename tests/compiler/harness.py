@@ -80,9 +80,11 @@ def record(q, k, v, **parts):
     return [q, k, v, *captures], spec, eager
 
 
-def build(q, k, v, *, tiles: str = "", library: bool = True, backend: str = "cpu", **parts) -> Built:
-    """Compiles ``aatc.attend(q, k, v, **parts)`` for the backend named; ``tiles`` are options of adaptive-tile, whose
-    rows are the library's too; ``library``: whether that may be called."""
+def build(q, k, v, *, tiles: str = "", library: bool | None = None, backend: str = "", **parts) -> Built:
+    """Compiles ``aatc.attend(q, k, v, **parts)`` for the backend named, by default that of torch code if ``library``
+    says whether it may call torch's fused attention, else "auto"; ``tiles`` are options of adaptive-tile, whose rows
+    are the library's too."""
+    backend = backend or ("auto" if library is None else "cpu")
     operands, spec, eager = record(q, k, v, **parts)
     module = module_of(operands, spec)
     made_by = backends.get(backend)
@@ -90,7 +92,7 @@ def build(q, k, v, *, tiles: str = "", library: bool = True, backend: str = "cpu
         tiles = " ".join(f"cols={-(-int(w[5:]) // 16) * 16}" if w.startswith("cols=") else w for w in tiles.split())
     text = f"{passes.DEFAULT},{made_by.suffix}".replace("adaptive-tile", f"adaptive-tile{{{tiles}}}")
     rows = "".join(f"{{{word}}}" for word in tiles.split() if word.startswith("rows="))
-    text = text.replace("call-library,", f"call-library{rows}," if library else "")
+    text = text.replace("call-library,", f"call-library{rows}," if library is not False else "")
     result = passes.Pipeline.parse(text).run(module, target=made_by.target())
     sink = getattr(parts.get("normalizer"), "sink", None)
     return Built(module, result, made_by.build(result.module), operands, eager, spec, sink)

@@ -349,7 +349,7 @@ def _added_tangent(frame, size):
     return t + t.mT
 
 
-def check_attention(case: Case, stages: bool = True, backend: str = "cpu") -> None:
+def check_attention(case: Case, stages: bool = True, backend: str = "auto") -> None:
     """Eager, kernel of a backend and, with ``stages``, the interpreter of every level. Raises Wrong, or what aatc
     raised."""
     judge = Judge(case)
@@ -387,7 +387,7 @@ def _spoiled(case: Case, t: torch.Tensor, name: str) -> tuple[torch.Tensor, torc
     return t.masked_fill(where, value), where.reshape(*(1,) * (4 - t.dim()), *t.shape).expand(b, h, n, m)
 
 
-def check_spoiled(case: Case, name: str, backend: str = "cpu") -> None:
+def check_spoiled(case: Case, name: str, backend: str = "auto") -> None:
     """A key, value or bias that is not finite (``name``) spoils the rows that see it and nothing else; ``case`` has a
     mask. Where no row sees one, the gradients are right, too."""
     high = tensors(case, torch.float64)
@@ -432,7 +432,7 @@ def spoiled_word(t: torch.Tensor) -> str:
     return "NaN" if bool(t.isnan().any()) else "infinity"
 
 
-def check_compiled(case: Case, dynamic: bool = False, backend: str = "cpu") -> None:
+def check_compiled(case: Case, dynamic: bool = False, backend: str = "auto") -> None:
     """The same through `aatc.compile`, without any fallback."""
     judge = Judge(case)
     x = tensors(case)

@@ -37,7 +37,7 @@ def main() -> None:
     p.add_argument("--out")
     p.add_argument("--off", default=",".join(sorted(OFF)))
     p.add_argument("--dtypes", default="float64,float32,bfloat16,float16")
-    p.add_argument("--backend", default="cpu")
+    p.add_argument("--backend", default="auto")
     p.add_argument("--compiled", action="store_true", help="through aatc.compile")
     p.add_argument("--spoiled", action="store_true", help="with numbers that are not finite under the mask")
     p.add_argument("--no-stages", action="store_true")

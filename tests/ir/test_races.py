@@ -96,11 +96,9 @@ def test_a_backward_whose_rows_add_into_keys_is_not_parallel_over_rows():
     from tests.compiler.harness import build
 
     q, k, v = (torch.randn(1, 2, 6, 4, dtype=torch.float64) for _ in range(3))
-    text = str(
-        build(q, k, v, metric=aatc.metrics.SphereGeodesic(), tiles="rows=4 cols=4 heads=1 grain=2").result.stages[
-            "adaptive-tile"
-        ]
-    )
+    tiles = "rows=4 cols=4 heads=1 grain=2"
+    built = build(q, k, v, metric=aatc.metrics.SphereGeodesic(), tiles=tiles, backend="cpu")
+    text = str(built.result.stages["adaptive-tile"])
     assert 'axis = "i", upper = 6, step = 4, kind = "seq"' in text
     with pytest.raises(VerifyError, match="loop over i add into the same places"):
         parse(
