@@ -1,8 +1,9 @@
 """Which block of a buffer a tile is: one letter per axis of the buffer, and how they lie in the tile.
 
-Letters: b batch, h heads, g both in one; i queries, j keys, d and e features, c one feature at a loop's position. A
-tile has three axes: problems, then what the letters after b, h, g say (`_INSIDE`). An axis of extent 1 stands for any
-position, and h may have fewer heads than there are: several of them then share one.
+Letters: b batch, h heads, g both in one; i queries, j keys, d and e features; c one feature, and s one part of an axis
+that is cut in some, at a loop's position. A tile has three axes: problems, then what the letters after b, h, g say
+(`_INSIDE`). An axis of extent 1 stands for any position, and h may have fewer heads than there are: several of them
+then share one.
 """
 
 from __future__ import annotations
@@ -17,6 +18,7 @@ from aatc.ir.dims import Dim
 #: Letters behind those of the problem -> letters of a tile's second and third axis; "1" is a broadcast axis.
 _INSIDE = {
     "": "11", "i": "i1", "j": "1j", "d": "1d", "id": "id", "jd": "jd", "ij": "ij", "ic": "i1", "jc": "1j", "de": "de",
+    "si": "i1", "sid": "id",
 }  # fmt: skip
 _PROBLEMS = ("", "g", "b", "h", "bh")
 

@@ -24,6 +24,7 @@ from aatc.ir.schedule import (
     Reorder,
     Schedule,
     Split,
+    SplitKeys,
     Stage,
     Unroll,
     Vectorize,
@@ -37,6 +38,7 @@ DIRECTIONS = ("forward", "backward")
 #: A tile of more bytes is refused: no cache holds it, and offsets into work space have 32 bits on GPUs.
 LARGEST_TILE = 1 << 30
 LARGEST_UNROLL = 64
+LARGEST_PARTS = 4096
 _LOOPS, _INNER = ("g", "i", "j"), {"ii": "i", "jj": "j"}
 
 
@@ -54,7 +56,8 @@ class Workload:
     """One direction of an attention, as a schedule sees it. Extents that are not known are None.
 
     ``item`` is the bytes of a number, ``value`` the width of a carried value, ``pairs`` the numbers per pair that are
-    live at once, ``operands`` what may be staged or packed.
+    live at once, ``operands`` what may be staged or packed, ``shared`` how many neighbouring problems have the same
+    keys and values, ``unmerged`` the normaliser's name if it cannot merge sums over parts of the keys.
     """
 
     direction: str
@@ -66,6 +69,8 @@ class Workload:
     pairs: int
     operands: tuple[Held, ...] = ()
     mask: Program | None = field(default=None, repr=False)
+    shared: int = 1
+    unmerged: str = ""
 
     @staticmethod
     def of(op: Op, direction: str = "forward", *, double: bool = False) -> Workload:
@@ -86,6 +91,8 @@ class Workload:
             max(1, atoms) + (1 if direction == "forward" else 3),
             held,
             programs.mask,
+            _shared(q, k, v),
+            "" if programs.normalizer.merges else programs.normalizer.name,
         )
 
     def extent(self, axis: str) -> int | None:
@@ -113,13 +120,34 @@ def _known(d: Dim) -> int | None:
     return int(d) if d.is_static else None
 
 
+def _shared(q: TensorType, k: TensorType, v: TensorType) -> int:
+    """Query heads per head of keys and values."""
+    heads, *fewer = (_known(t.shape[1]) for t in (q, k, v))
+    if not heads or not all(fewer):
+        return 1
+    return math.gcd(*(heads // n for n in fewer if n))
+
+
 def _product(a: Dim, b: Dim) -> int | None:
     return int(a) * int(b) if a.is_static and b.is_static else None
 
 
 def legal(schedule: Schedule, program: Workload, target: Target) -> None:
     """ScheduleError with the reason and a hint if ``schedule``, complete, does not fit ``program`` or ``target``."""
-    for check in (_words, _splits, _grains, _nest, _order, _binds, _lanes, _vectors, _unrolls, _held_tiles, _packs):
+    for check in (
+        _words,
+        _splits,
+        _grains,
+        _nest,
+        _order,
+        _parts,
+        _binds,
+        _lanes,
+        _vectors,
+        _unrolls,
+        _held_tiles,
+        _packs,
+    ):
         check(schedule, program, target)
 
 
@@ -131,7 +159,7 @@ def _words(s: Schedule, p: Workload, t: Target) -> None:
     for d in s:
         if d.word not in t.directives:
             _refuse(d, f"the {t.backend} backend obeys no {d.word}", f"it obeys: {', '.join(t.directives)}")
-    for kind in (Grain, Reorder, Order):
+    for kind in (Grain, Reorder, Order, SplitKeys):
         _once(kind, (d.word for d in s.every(kind)), s)
     _once(Split, (d.axis for d in s.every(Split)), s)
     _once(Bind, (d.axis for d in s.every(Bind)), s)
@@ -185,6 +213,21 @@ def _order(s: Schedule, p: Workload, t: Target) -> None:
     for d in s.every(Order):
         if p.direction == "forward":
             _refuse(d, "a forward goes by rows; only a backward has an order", "leave it out, or give it backward")
+
+
+def _parts(s: Schedule, p: Workload, t: Target) -> None:
+    for d in s.every(SplitKeys):
+        if not 1 <= d.parts <= LARGEST_PARTS:
+            _refuse(d, f"the keys go in 1 to {LARGEST_PARTS} parts", "write split-keys(8), say")
+        if p.direction == "backward":
+            _refuse(
+                d, "a backward goes over all keys of a row, or all rows of a key", "leave it out, or give it forward"
+            )
+        if p.unmerged:
+            _refuse(d, f"{p.unmerged} cannot merge what it has gathered of parts of the keys", "leave it out")
+        held = (p.problems or 1) * d.parts * (p.rows or 1) * (p.value + 2) * p.item
+        if held > LARGEST_TILE:
+            _refuse(d, f"sums of all parts would be {held} bytes, {LARGEST_TILE} at most may be", "cut in fewer parts")
 
 
 def _binds(s: Schedule, p: Workload, t: Target) -> None:

@@ -172,9 +172,17 @@ class Order(Directive):
     word: ClassVar[str] = "order"
 
 
+@dataclass(frozen=True)
+class SplitKeys(Directive):
+    """of a forward: the keys go in so many parts at the same time, whose sums are merged"""
+
+    parts: int = _argument("number")
+    word: ClassVar[str] = "split-keys"
+
+
 #: Directives by their words.
 DIRECTIVES: dict[str, type[Directive]] = {
-    d.word: d for d in (Split, Grain, Reorder, Bind, Stage, Pack, Unroll, Vectorize, Order)
+    d.word: d for d in (Split, Grain, Reorder, Bind, Stage, Pack, Unroll, Vectorize, Order, SplitKeys)
 }
 
 
@@ -234,6 +242,11 @@ class Schedule:
     @property
     def grain(self) -> int:
         return next((d.extent for d in self.every(Grain)), self.cols)
+
+    @property
+    def parts(self) -> int:
+        """Parts that the keys go in, 1 if they go one after the other."""
+        return next((d.parts for d in self.every(SplitKeys)), 1)
 
     @property
     def order(self) -> str:

@@ -121,6 +121,8 @@ def _hoist(block: Block, written: set[Value]) -> int:
                 for x in region.ops
                 if x.name == "tile.load" and x.operands[0] not in written and not any(v in inside for v in x.operands)
             ]
+            if op.attrs.get("kind") == "par":  # two such loops are one nest while nothing stands between them
+                free = [x for x in free if len(x.operands) == 1]
             if lookup_op(op.name).traits.region == "loop" and free:
                 region.ops = [x for x in region.ops if x not in free]
                 at = block.ops.index(op)

@@ -25,7 +25,7 @@ class Target:
     shared_bytes: int = 0
     subgroup: int = 0
     workgroup: int = 0
-    directives: tuple[str, ...] = ("split", "grain", "reorder", "order")
+    directives: tuple[str, ...] = ("split", "grain", "reorder", "order", "split-keys")
     levels: tuple[str, ...] = ()
     spaces: tuple[str, ...] = ()
     library: tuple[str, ...] = ()

@@ -163,7 +163,7 @@ _def(
     "loop over an axis in steps; carries values from one round to the next",
     ("inits*",),
     {
-        "axis": Attr.of("str", "what it walks", choices=("g", "i", "j", "c")),
+        "axis": Attr.of("str", "what it walks", choices=("g", "i", "j", "c", "s")),
         "upper": Attr.of("dim", "extent of the axis"),
         "step": Attr.of("int", "tile extent"),
         "kind": Attr.of(
@@ -196,6 +196,43 @@ _def(
     verify=rules.sweep_verify,
     evaluate=ev.sweep,
     traits=Traits(region="loop", replaces=slice(3, None), carried=(3, 2)),
+)
+_PARTS = Attr.of("int", "how many parts: of as many whole steps each, but for the last ones, which may be empty")
+_def(
+    "tile.for_part",
+    "a tile.for over one part of an axis, whose number is the position of a loop over s",
+    ("part", "inits*"),
+    {
+        "axis": Attr.of("str", "what it walks", choices=("i", "j")),
+        "upper": Attr.of("dim", "extent of the axis"),
+        "step": Attr.of("int", "tile extent"),
+        "parts": _PARTS,
+        "kind": Attr.of("str", "as in tile.for", choices=("red", "seq")),
+        **_BODY,
+    },
+    results=-1,
+    regions=("body",),
+    verify=lambda op: rules.part_loop_verify(op, 0),
+    evaluate=ev.loop_part,
+    traits=Traits(region="loop", replaces=slice(1, None), carried=(1, 1)),
+)
+_def(
+    "tile.sweep_part",
+    "a tile.sweep over what lies in one part of the axis, whose number is the position of a loop over s",
+    ("runs", "g", "block", "part", "inits*"),
+    {
+        "axis": Attr.of("str", "what it walks: j, or i over runs of rows", required=False, choices=("i", "j")),
+        "upper": Attr.of("dim", "extent of that axis"),
+        "step": Attr.of("int", "largest run; parts are whole steps"),
+        "parts": _PARTS,
+        "kind": Attr.of("str", "as in tile.for", choices=("red", "seq")),
+        **_BODY,
+    },
+    results=-1,
+    regions=("body",),
+    verify=lambda op: rules.part_loop_verify(op, 3),
+    evaluate=ev.sweep_part,
+    traits=Traits(region="loop", replaces=slice(4, None), carried=(4, 2)),
 )
 _def(
     "tile.guard",

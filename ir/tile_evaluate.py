@@ -178,6 +178,30 @@ def sweep(op: Op, values: list[Any], interp: Any) -> list[Any]:
     return values
 
 
+def _part(op: Op, part: Any, interp: Any) -> tuple[int, int]:
+    """Where a part of an axis begins and ends."""
+    upper, step = interp.dim(Dim.of(op.attrs["upper"])), op.attrs["step"]
+    length = -(-upper // (step * op.attrs["parts"])) * step
+    return int(part) * length, min(int(part) * length + length, upper)
+
+
+def loop_part(op: Op, values: list[Any], interp: Any) -> list[Any]:
+    part, *values = values
+    first, last = _part(op, part, interp)
+    for at in range(first, last, op.attrs["step"]):
+        values = interp.block(op.regions[0], [Position(at, min(op.attrs["step"], last - at)), *values])
+    return values
+
+
+def sweep_part(op: Op, values: list[Any], interp: Any) -> list[Any]:
+    runs, g, block, part, *values = values
+    first, last = _part(op, part, interp)
+    cut = runs.clone()
+    cut[..., 0].clamp_(min=first)
+    cut[..., 1].clamp_(max=last)  # a run that ends before it begins has no round
+    return sweep(op, [cut, g, block, *values], interp)
+
+
 def guard(op: Op, values: list[Any], interp: Any) -> list[Any]:
     if not bool((values[0] >= op.attrs["least"]).all()):
         return interp.block(op.regions[0], [])
@@ -197,6 +221,8 @@ def _places(buffer: torch.Tensor, axes: str, positions: Any, sizes: Any) -> list
         for axis, c in enumerate(a.inside):
             if c not in "de" and view.shape[axis] != 1:
                 view = view.narrow(axis, int(at[c]), at[c].extent)
+        if "s" in a.inside:
+            view = view.squeeze(a.inside.index("s"))
         out.append(view)
     return out
 
@@ -211,7 +237,7 @@ def _problem(letter: str, problem: int, extent: int, sizes: Any) -> int:
     return problem // heads if letter == "b" else problem % heads // (heads // extent)
 
 
-_TILED = {"": (1, 1), "i": (-1, 1), "j": (1, -1), "d": (1, -1), "ic": (-1, 1), "jc": (1, -1)}
+_TILED = {"": (1, 1), "i": (-1, 1), "j": (1, -1), "d": (1, -1), "ic": (-1, 1), "jc": (1, -1), "si": (-1, 1)}
 
 
 def load(op: Op, values: list[Any], interp: Any) -> list[Any]:
@@ -307,7 +333,7 @@ def position(op: Op, values: list[Any], interp: Any) -> list[Any]:
     return [numbers.reshape({"i": (1, -1, 1), "j": (1, 1, -1)}.get(axis, (-1, 1, 1)))]
 
 
-def _part(op: Op, part: Any) -> tuple[slice, ...]:
+def _entries_of(op: Op, part: Any) -> tuple[slice, ...]:
     at = {"i": 1, "j": 2}[op.attrs["over"]]
     start, stride, n = op.attrs["start"], op.attrs["stride"], int(part.shape[at])
     where = [slice(None)] * 3
@@ -316,13 +342,13 @@ def _part(op: Op, part: Any) -> tuple[slice, ...]:
 
 
 def slice_tile(op: Op, values: list[Any], interp: Any) -> list[Any]:
-    return [values[0][_part(op, op.results[0].type)]]
+    return [values[0][_entries_of(op, op.results[0].type)]]
 
 
 def insert_tile(op: Op, values: list[Any], interp: Any) -> list[Any]:
     part, whole = values
     out = whole.clone()
-    out[_part(op, op.operands[0].type)] = part
+    out[_entries_of(op, op.operands[0].type)] = part
     return [out]
 
 

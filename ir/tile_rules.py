@@ -377,13 +377,29 @@ def runs_type(op: Op) -> RunsType:
     return RunsType(a["heads"], block, grain)
 
 
-def sweep_verify(op: Op) -> None:
+def runs_verify(op: Op) -> None:
+    """The first operand of a sweep."""
     runs = op.operands[0].type
     if not isinstance(runs, RunsType):
-        raise VerifyError(f"tile.sweep goes over runs, not {runs}")
+        raise VerifyError(f"{op.name} goes over runs, not {runs}")
     if runs.grain < 1 or op.attrs["step"] % runs.grain:
-        raise VerifyError(f"tile.sweep steps by {op.attrs['step']}, which {runs.grain} do not divide")
+        raise VerifyError(f"{op.name} steps by {op.attrs['step']}, which {runs.grain} do not divide")
+
+
+def sweep_verify(op: Op) -> None:
+    runs_verify(op)
     for_verify(op, 3, [INDEX, BOOL])
+
+
+def part_loop_verify(op: Op, before: int) -> None:
+    """`tile.for_part`, `tile.sweep_part`; the part is the operand behind ``before`` others."""
+    if op.attrs["parts"] < 1:
+        raise VerifyError(f"{op.name}: parts = {op.attrs['parts']}", hint="an axis has at least one part")
+    if len(op.operands) <= before or op.operands[before].type != INDEX:
+        raise VerifyError(f"{op.name} takes the number of a part, the position of a loop over s")
+    if before:
+        runs_verify(op)
+    for_verify(op, before + 1, [INDEX, BOOL] if before else [INDEX])
 
 
 def access_verify(op: Op, at: int) -> None:

@@ -20,6 +20,8 @@ from aatc.ir.tile_extents import Extent, Extents, of_round, results, table_exten
 from aatc.ir.types import INDEX, RunsType, TensorType, TileType
 
 Ranges = Mapping[str, tuple[int, int | None]]
+#: Axes of which a loop takes one entry at a time.
+_SINGLE = {"c": "feature", "s": "part"}
 
 
 def check_tiles(func: Func, ranges: Ranges) -> None:
@@ -60,8 +62,10 @@ class _Tiles:
             axis = op.attrs.get("axis", "j")
             if axis in self.axes:
                 fail(op, f"a loop over {axis} within one over {axis}", "split the axis into two, or join the loops")
-            if op.name == "tile.sweep":
+            if op.name in ("tile.sweep", "tile.sweep_part"):
                 self.sweep(op)
+            if "parts" in op.attrs:
+                self.part(op, op.operands[skip - 1])
             self.loops[body.args[0]] = op
             self.axes.append(axis)
             self.tiles.update((a, e) for a, e in zip(body.args[lead:], carried, strict=True) if e is not None)
@@ -98,6 +102,12 @@ class _Tiles:
         if not at_most(extents[along], _upper(op), self.ranges):
             fail(op, f"out of bounds: runs along {along} go up to {extents[along]}, the sweep up to {_upper(op)}")
 
+    def part(self, op: Op, position: Value) -> None:
+        """All parts of the axis are gone over, and no others."""
+        upper = _upper(self.loop(op, position, "s"))
+        if upper != op.attrs["parts"]:
+            fail(op, f"an axis in {op.attrs['parts']} parts, in a loop over {upper} of them", "make both the same")
+
     def loop(self, op: Op, position: Value, letter: str) -> Op:
         """The loop that a position along ``letter`` is of."""
         loop = self.loops.get(position)
@@ -106,8 +116,8 @@ class _Tiles:
         axis = loop.attrs.get("axis", "j")
         if axis != letter:
             fail(op, f"axis {letter} is accessed at a position of a loop over {axis}")
-        if letter == "c" and loop.attrs["step"] != 1:
-            fail(op, f"one feature is taken at a position of a loop in steps of {loop.attrs['step']}")
+        if letter in _SINGLE and loop.attrs["step"] != 1:
+            fail(op, f"one {_SINGLE[letter]} is taken at a position of a loop in steps of {loop.attrs['step']}")
         return loop
 
     # --- single operations ---------------------------------------------------------------------------------
@@ -158,9 +168,9 @@ class _Tiles:
                 if have != extent:
                     fail(op, f"{tile} has no room for the {extent} features of {buffer.type}: it has one for {have}")
                 continue
-            if extent != 1 or letter == "c" or not _broadcasts(op, a):
+            if extent != 1 or letter in _SINGLE or not _broadcasts(op, a):
                 self.inside(op, extent, at[letter], f"axis {letter} of {buffer.type}")
-            if letter != "c":
+            if letter not in _SINGLE:
                 self.room(op, tile, a.tile.index(letter), at[letter])
 
     def problems(self, op: Op, lead: str, shape: Sequence[Dim], loop: Op) -> None:
@@ -194,7 +204,7 @@ class _Tiles:
         a, t = access(op.attrs["axes"]), op.results[0].type
         for c, p in zip(a.walks, op.operands, strict=True):
             loop = self.loop(op, p, c)
-            if c != "c":
+            if c not in _SINGLE:
                 self.room(op, t, a.tile.index(c), loop)
 
     def position(self, op: Op) -> None:

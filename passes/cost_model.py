@@ -7,14 +7,18 @@ from functools import lru_cache
 
 import numpy as np
 
-from aatc.ir.legal import Workload, registers
-from aatc.ir.schedule import Bind, Directive, Grain, Order, Pack, Schedule, Split, Stage, Vectorize
+from aatc.ir.legal import LARGEST_PARTS, Workload, registers
+from aatc.ir.schedule import Bind, Directive, Grain, Order, Pack, Schedule, Split, SplitKeys, Stage, Vectorize
 from aatc.ir.score.program import Program
 from aatc.ir.target import Target
 from aatc.ir.tilemap import TileMap
 
 #: Multiply-adds that have to be under way at once, for none to wait for the one before.
 _LATENCY = 8
+#: Queries of a problem, or of those that have the same keys, up to which the keys go in parts.
+FEW_ROWS = 16
+#: Keys of a part, at least: what one costs beside its keys is little then.
+LEAST_PART = 512
 
 
 def default_schedule(w: Workload, target: Target, *, masked: bool = True) -> Schedule:
@@ -93,7 +97,32 @@ def _thread_tiles(w: Workload, target: Target) -> Schedule:
     few = w.problems is None or w.problems < 2 * target.cores
     once = w.rows is not None and w.rows <= rows  # what is read by one block of queries is turned as it is read
     packed = 0 if once else None
-    return task_tiles(w, target, rows, cols, _best_block(w, target, rows, cols), few=few, packed=packed)
+    s = task_tiles(w, target, rows, cols, _best_block(w, target, rows, cols), few=few, packed=packed)
+    return in_parts(s, w, target)
+
+
+def in_parts(s: Schedule, w: Workload, target: Target) -> Schedule:
+    """The same with its keys in parts, where there are so few queries that it pays: neighbouring problems with the same
+    keys are taken together, part by part of these, each of which stays in a core's second cache from one to the next;
+    and few problems have parts for all cores. How many depends on the machine's cores, not on the threads in use."""
+    if w.direction != "forward" or "split-keys" not in target.directives or w.unmerged:
+        return s
+    if w.rows is None or w.cols is None or w.problems is None or w.rows > min(s.rows, FEW_ROWS):
+        return s
+    most = FEW_ROWS // max(w.rows, 1)
+    together = max(n for n in range(1, max(most, 1) + 1) if w.shared % n == 0)
+    per_key = max(1, w.width("j") * w.item)
+    least = -(-max(LEAST_PART, 2 * s.cols) // s.cols) * s.cols
+    fitting = max(least, target.cache_bytes // 2 // per_key // s.cols * s.cols)
+    wanted = -(-w.cols // fitting) if together > 1 else 1
+    tasks = w.problems // together
+    if tasks < 2 * target.cores and target.cores > 1:
+        wanted = max(wanted, -(-2 * target.cores // max(tasks, 1)))
+    parts = min(wanted, w.cols // least, LARGEST_PARTS)
+    if parts < 2:
+        return s
+    found = s.with_extents(g=together)
+    return Schedule((*found.directives, SplitKeys(parts)))
 
 
 def task_tiles(

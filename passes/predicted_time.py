@@ -16,7 +16,7 @@ from aatc.ir.schedule import Pack, Schedule
 from aatc.ir.score.program import Program
 from aatc.ir.target import Target
 from aatc.ir.tilemap import TileMap
-from aatc.passes.cost_model import step_cycles, unknown, working_set
+from aatc.passes.cost_model import FEW_ROWS, step_cycles, unknown, working_set
 
 _CYCLE = 0.25e-9
 _REGION = 20_000  # cycles that a start of the threads takes
@@ -35,9 +35,12 @@ def predicted_seconds(s: Schedule, w: Workload, target: Target) -> float:
     blocks_i, blocks_j = -(-n // rows), -(-m // cols)
     visited = _visited(w.mask, n, m, rows, s.grain)
     tile = sum(_products(s, w, target, rows, cols)) + _entries(s, w, target, rows, cols)
-    per_problem = blocks_i * blocks_j * visited * tile + _packing(s, w, m)
+    per_problem = (
+        blocks_i * blocks_j * visited * tile + _packing(s, w, m) + _parts(s, w, n) + _fetched(s, w, target, n, m)
+    )
     if "threads" in target.levels or "workgroups" in target.levels:
-        tasks = -(-problems // s.heads) * (blocks_i if s.level("i") else 1)
+        parts = min(s.parts, blocks_j)
+        tasks = -(-problems // s.heads) * (blocks_i if s.level("i") else 1) * parts
         cycles = per_problem * problems / tasks * -(-tasks // max(1, target.cores)) + _REGION
     else:  # every operation is a region of all cores
         cycles = per_problem * problems / max(1, target.cores) + _REGION * blocks_i * blocks_j * problems / s.heads
@@ -99,6 +102,21 @@ def _entries(s: Schedule, w: Workload, target: Target, rows: int, cols: int) -> 
 def _packing(s: Schedule, w: Workload, keys: int) -> float:
     widths = {x.name: x.width for x in w.operands}
     return 1.5 * keys * sum(widths.get(d.what, 0) for d in s.every(Pack))
+
+
+def _parts(s: Schedule, w: Workload, rows: int) -> float:
+    """Cycles of keeping what parts of the keys gather, and of merging it."""
+    return 0.0 if s.parts < 2 else s.parts * (_TILE + rows * (20 + w.value / 4))
+
+
+def _fetched(s: Schedule, w: Workload, target: Target, rows: int, keys: int) -> float:
+    """Cycles of fetching keys and values from memory for few queries, which do not hide it; problems that share them
+    fetch them once, as long as they take the same part of them one after the other."""
+    if rows > FEW_ROWS or not w.rows:
+        return 0.0
+    size = keys * w.width("j") * w.item
+    once = s.heads > 1 and w.shared % s.heads == 0 and size <= 2 * s.parts * target.cache_bytes // 3
+    return size / 12 / (s.heads if once else 1)
 
 
 def _visited(mask: Program | None, n: int, m: int, rows: int, grain: int) -> float:

@@ -7,10 +7,10 @@ from collections.abc import Iterator
 from functools import lru_cache
 
 from aatc.ir.errors import ScheduleError
-from aatc.ir.legal import Workload, legal
-from aatc.ir.schedule import Pack, Schedule
+from aatc.ir.legal import LARGEST_PARTS, Workload, legal
+from aatc.ir.schedule import Pack, Schedule, SplitKeys
 from aatc.ir.target import Target
-from aatc.passes.cost_model import blocks, default_schedule, task_tiles, unknown
+from aatc.passes.cost_model import blocks, default_schedule, in_parts, task_tiles, unknown
 from aatc.passes.predicted_time import ordered, predicted_seconds
 
 ROWS = (32, 64, 96, 128, 192, 256)
@@ -22,8 +22,9 @@ _EACH, _MOST = 3, 32
 @lru_cache(maxsize=128)
 def thread_space(w: Workload, target: Target) -> tuple[Schedule, ...]:
     """The default, then legal schedules by what they are predicted to take: tiles of 32 to 256 queries and 64 to 512
-    keys, register blocks that fit, operands packed or not, a backward by rows or by rows and columns. No pair of
-    extents has more than a few, and each order and number of packed operands has one: the prediction may be wrong."""
+    keys, register blocks that fit, operands packed or not, keys in parts, a backward by rows or by rows and columns. No
+    pair of extents has more than a few, and each order, number of packed operands and of parts has one: the prediction
+    may be wrong."""
     default = default_schedule(w, target)
     grid = [s for s in ordered(_grid(w, target), w, target) if s != default and _is_legal(s, w, target)]
     kinds = {_kind(s): s for s in reversed(grid)}  # the first of each
@@ -37,8 +38,8 @@ def thread_space(w: Workload, target: Target) -> tuple[Schedule, ...]:
     return (default, *(s for s in grid if s in chosen))
 
 
-def _kind(s: Schedule) -> tuple[str, int]:
-    return s.order, sum(1 for _ in s.every(Pack))
+def _kind(s: Schedule) -> tuple[str, int, int]:
+    return s.order, sum(1 for _ in s.every(Pack)), s.parts
 
 
 def _grid(w: Workload, target: Target) -> Iterator[Schedule]:
@@ -53,7 +54,18 @@ def _grid(w: Workload, target: Target) -> Iterator[Schedule]:
             for block in _promising(w, target, n, m):
                 for few in orders:
                     for packed in range(keys + 1):
-                        yield task_tiles(w, target, n, m, block, few=few, packed=packed)
+                        yield from _cut(task_tiles(w, target, n, m, block, few=few, packed=packed), w, target)
+
+
+def _cut(s: Schedule, w: Workload, target: Target) -> Iterator[Schedule]:
+    """With the keys in one, and in parts where that may pay: as many as the cost model's, half and twice as many."""
+    yield s
+    cut = in_parts(s, w, target)
+    if cut is not s:
+        others = [d for d in cut if not isinstance(d, SplitKeys)]
+        for parts in (cut.parts // 2, cut.parts, cut.parts * 2):
+            if 1 < parts <= LARGEST_PARTS:
+                yield Schedule((*others, SplitKeys(parts)))
 
 
 def _promising(w: Workload, target: Target, rows: int, cols: int) -> list[tuple[int, int] | None]:

@@ -8,6 +8,7 @@ from typing import Any
 
 from aatc.ir.access import access
 from aatc.ir.core import Value
+from aatc.ir.dims import Dim
 from aatc.ir.schedule import Schedule, Unroll, Vectorize
 from aatc.ir.score.expr import Expr, call, param, params
 from aatc.ir.score.program import Program
@@ -212,25 +213,28 @@ def sweep(
     emit: Callable[[Frame, Value | None, list[Value]], Sequence[Value]],
     axis: str = "j",
 ) -> list[Value]:
-    """A loop over keys, or with axis i over queries, that skips empty tiles when there is a tile map; ``emit`` gets
-    (frame, partial, carried)."""
+    """A loop over keys, or with axis i over queries, that skips empty tiles when there is a tile map; in a loop over
+    parts, over those of one part. ``emit`` gets (frame, partial, carried)."""
     b = fr.b
     types = [v.type for v in inits]
     upper, step = (fr.a.cols, fr.s.cols) if axis == "j" else (fr.a.rows, fr.s.rows)
+    part = [fr.at["s"]] if "s" in fr.at else []
+    parts = fr.s.parts if part else None
     if fr.tile_map is None:
         at, *carried = b.open([INDEX, *types], [axis, *names])
         inner = fr.scoped()
         inner.at[axis] = at
         body = b.close(emit(inner, None, carried))
         return b.op(
-            "tile.for",
-            inits,
+            "tile.for_part" if part else "tile.for",
+            [*part, *inits],
             types,
             regions=[body],
             names=names,
             axis=axis,
             upper=_dim(upper),
             step=step,
+            parts=parts,
             kind=kind,
             **body_attrs(fr.s, "j"),
         )
@@ -240,14 +244,15 @@ def sweep(
     grain = fr.tile_map.type.grain  # type: ignore[attr-defined]
     body = b.close(emit(inner, partial, carried))
     return b.op(
-        "tile.sweep",
-        [fr.tile_map, fr.at["g"], fr.at["i" if axis == "j" else "j"], *inits],
+        "tile.sweep_part" if part else "tile.sweep",
+        [fr.tile_map, fr.at["g"], fr.at["i" if axis == "j" else "j"], *part, *inits],
         types,
         regions=[body],
         names=names,
         axis=None if axis == "j" else axis,
         upper=_dim(upper),
         step=step // grain * grain,
+        parts=parts,
         kind=kind,
         **body_attrs(fr.s, "j"),
     )
@@ -262,23 +267,25 @@ def _dim(d: Any) -> Any:
     return int(d) if d.is_static else d
 
 
-def loops(fr: Frame, emit: Callable[[Frame], None], kind: str = "par", blocks: str = "i") -> None:
+def loops(
+    fr: Frame, emit: Callable[[Frame], None], kind: str = "par", blocks: str = "i", *, parts: bool = False
+) -> None:
     """The loops over problems and blocks of queries, or with ``blocks`` j of keys, around ``emit``, in the order of the
-    schedule, where keys then take the queries' place. ``kind`` is that of the loop over blocks; problems are
-    independent."""
+    schedule, where keys then take the queries' place; within these with ``parts`` one over parts of the keys, which go
+    where blocks of queries go. ``kind`` is that of the loop over blocks; problems and parts are independent."""
     b = fr.b
-    outer, inner_axis = (blocks if axis == "i" else axis for axis in fr.s.nest if axis != "j")
-    kinds = {"g": "par", blocks: kind}
+    nest = [blocks if axis == "i" else axis for axis in fr.s.nest if axis != "j"] + ["s"] * parts
+    kinds = {"g": "par", blocks: kind, "s": "par"}
     inner = fr.scoped()
-    for axis in (outer, inner_axis):
+    for axis in nest:
         (inner.at[axis],) = b.open([INDEX], [axis])
     inner.parallel = "".join(axis for axis in ("g", blocks) if kinds[axis] == "par")
     emit(inner)
-    upper = {"g": fr.a.problems, "i": fr.a.rows, "j": fr.a.cols}
-    step = {"g": fr.s.heads, "i": fr.s.rows, "j": fr.s.cols}
-    for axis in (inner_axis, outer):
+    upper = {"g": fr.a.problems, "i": fr.a.rows, "j": fr.a.cols, "s": Dim(fr.s.parts)}
+    step = {"g": fr.s.heads, "i": fr.s.rows, "j": fr.s.cols, "s": 1}
+    for axis in reversed(nest):
         body = b.close()
-        said = "i" if axis == blocks else axis
+        said = "i" if axis in (blocks, "s") else axis
         b.op(
             "tile.for",
             [],
@@ -289,7 +296,7 @@ def loops(fr: Frame, emit: Callable[[Frame], None], kind: str = "par", blocks: s
             step=step[axis],
             kind=kinds[axis],
             bind=fr.s.level(said),
-            **body_attrs(fr.s, said),
+            **({} if axis == "s" else body_attrs(fr.s, said)),
         )
 
 

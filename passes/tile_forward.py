@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import replace
 
 from aatc.ir.aggregations import SUM
@@ -13,10 +13,11 @@ from aatc.ir.normalizers.base import MASS
 from aatc.ir.schedule import Schedule
 from aatc.ir.score.expr import ZERO, Expr, add, call, const, mul, param, params, postorder, substitute
 from aatc.ir.score.program import Program
-from aatc.ir.types import TensorType, compute_name, torch_dtype
+from aatc.ir.types import TensorType, compute_name
 from aatc.passes.captured import absorbed
 from aatc.passes.differences import DELTA, slope
 from aatc.passes.factor import CarryTerm, ChannelSum, Factored, Lookup, Refined, carry_terms, split_epilogue, used_by
+from aatc.passes.key_parts import in_parts, starts
 from aatc.passes.lowering import LOG2E, Attention, Builder, compute_tokens, new_func, pack_tokens
 from aatc.passes.normal_form import Normaliser, Terms
 from aatc.passes.rounding import SINGULAR, Check, digits, grouped
@@ -178,14 +179,18 @@ def lower_forward(a: Attention, forms: Forms, s: Schedule, name: str) -> Func:
         for n in ("lse", *titles)
     )
 
-    def block(inner: Frame) -> None:
+    def gathered(inner: Frame) -> list[Value]:
         if forms.bounded:
-            results = _bounded(inner, forms, watch)
-        else:
-            results = (_online if forms.reference else _at_once)(inner, forms, watch)
+            return _bounded(inner, forms, watch)
+        return (_online if forms.reference else _at_once)(inner, forms, watch)
+
+    def finish(inner: Frame, results: list[Value]) -> None:
         _finish(inner, forms, results, out, [lse, *statistics])
 
-    loops(fr, block)
+    if s.parts > 1:
+        in_parts(fr, forms.normalizer, forms.unit, gathered, finish)
+    else:
+        loops(fr, lambda inner: finish(inner, gathered(inner)))
     results = finish_output(fr, forms, out, lse, dict(zip(titles, statistics, strict=True)))
     return new_func(name, b, args, results, {"schedule": str(s)})
 
@@ -239,15 +244,6 @@ def saved_type(a: Attention) -> TensorType:
 
 def statistic_type(a: Attention) -> TensorType:
     return TensorType(a.dtype, (a.batch, a.heads, a.rows))
-
-
-def _starts(fr: Frame, statistics: Sequence[Statistic]) -> list[Value]:
-    """What statistics and the sum of weight times value start from."""
-    b, s, dtype = fr.b, fr.s, torch_dtype(fr.a.dtype)
-    return [
-        *(b.fill(x.start(dtype), "gi", fr.at, s.heads, s.rows, 1, name=f"{x.name}0") for x in statistics),
-        b.fill(0.0, "gid", fr.at, s.heads, s.rows, fr.a.value_width, name="acc0"),
-    ]
 
 
 def add_carried(fr: Frame, forms: Forms, p: Value, acc: Value) -> Value:
@@ -310,7 +306,7 @@ def _online(fr: Frame, forms: Forms, watch: Watch | None) -> list[Value]:
         return [*news, acc, *near]
 
     names = [*(x.name for x in n.statistics), "acc", *(watch.names() if watch else [])]
-    inits = [*_starts(fr, n.statistics), *(watch.inits(fr) if watch else [])]
+    inits = [*starts(fr, n.statistics), *(watch.inits(fr) if watch else [])]
     found = sweep(fr, inits, names, "seq", body)
     statistics, acc, near = _parted(n, found)
     if watch:
@@ -360,7 +356,7 @@ def _at_once(fr: Frame, forms: Forms, watch: Watch) -> list[Value]:
         acc = add_carried(inner, forms, p, acc)
         return [*sums, acc, *(near if partial is None else watch.update(inner, forms, partial, near))]
 
-    inits = [*_starts(fr, n.of_weights), *watch.inits(fr)]
+    inits = [*starts(fr, n.of_weights), *watch.inits(fr)]
     names = [*(x.name for x in n.of_weights), "acc", *watch.names()]
     found = sweep(fr, inits, names, "red", body)
     watch.require(fr, found[count + 1 :])

@@ -6,6 +6,7 @@ place comes from its plan; views are rebound only when a ragged edge changes an 
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import replace
 from typing import Any
 
@@ -38,6 +39,8 @@ _TO_TILE = {
     "d": ("[..., None, :]", "[..., None, :]"),
     "ic": ("[..., None]", "[..., None]"),
     "jc": ("[..., None, :]", "[..., None, :]"),
+    "si": ("[..., None]", "[..., None]"),
+    "sid": ("", ""),
     "id": ("", ""),
     "jd": ("", ""),
     "de": ("", ""),
@@ -52,6 +55,8 @@ _OF_TILE = {
     "d": "[..., 0, :]",
     "ic": "[..., 0]",
     "jc": "[..., 0, :]",
+    "si": "[..., 0]",
+    "sid": "",
     "id": "",
     "jd": "",
     "de": "",
@@ -70,10 +75,39 @@ class Emitter(BufferEmitter):
         self.src.line(f"for {at} in range(0, {upper}, {step}):")
         exact = step == 1 or (upper.isdigit() and int(upper) % step == 0)
         extent = str(step) if exact else f"min({step}, {upper} - {at})"
-        self._body(op, axis, at, None if axis == "c" else extent)
+        self._body(op, axis, at, None if axis in "cs" else extent)
+
+    @lowering("tile.for_part")
+    def _for_part(self, op: Op) -> None:
+        step, at = op.attrs["step"], self.name(op.regions[0].args[0])
+        self._enter(op)
+        first, last = self._bounds_of(op, op.operands[0])
+        self.src.line(f"for {at} in range({first}, {last}, {step}):")
+        self._body(op, op.attrs["axis"], at, f"min({step}, {last} - {at})")
+
+    def _bounds_of(self, op: Op, part: Value) -> tuple[str, str]:
+        """Names of where a part of an axis begins and ends: as many whole steps as any other has, at most."""
+        upper, step, parts = self.dim(op.attrs["upper"]), op.attrs["step"], op.attrs["parts"]
+        first, last = self.src.fresh("begin"), self.src.fresh("end")
+        if upper.isdigit():
+            length = str(-(-int(upper) // (step * parts)) * step)
+        else:
+            length = f"(-(-({upper}) // {step * parts}) * {step})"
+        self.src.line(f"{first} = {self.name(part)} * {length}")
+        self.src.line(f"{last} = min({first} + {length}, {upper})")
+        return first, last
 
     @lowering("tile.sweep")
     def _sweep(self, op: Op) -> None:
+        self._runs(op, lambda first, last: (first, last))
+
+    @lowering("tile.sweep_part")
+    def _sweep_part(self, op: Op) -> None:
+        begin, end = self._bounds_of(op, op.operands[3])
+        self._runs(op, lambda first, last: (f"max({first}, {begin})", f"min({last}, {end})"))
+
+    def _runs(self, op: Op, within: Callable[[str, str], tuple[str, str]]) -> None:
+        """Goes over ``within`` of each run."""
         runs, g, i = (self.name(v) for v in op.operands[:3])
         at, partial = (self.name(v) for v in op.regions[0].args[:2])
         kind: RunsType = op.operands[0].type  # type: ignore[assignment]
@@ -82,8 +116,9 @@ class Emitter(BufferEmitter):
         block = f"{runs}[{g} // {kind.heads} % len({runs})][{i} // {kind.block}]"
         self.src.line(f"for {first}, {last}, {partial} in {block}:")
         self.src.depth += 1
-        self.src.line(f"for {at} in range({first}, {last}, {op.attrs['step']}):")
-        self._body(op, op.attrs.get("axis", "j"), at, f"min({op.attrs['step']}, {last} - {at})")
+        start, stop = within(first, last)
+        self.src.line(f"for {at} in range({start}, {stop}, {op.attrs['step']}):")
+        self._body(op, op.attrs.get("axis", "j"), at, f"min({op.attrs['step']}, {stop} - {at})")
         self.src.depth -= 1
 
     def _body(self, op: Op, axis: str, at: str, extent: str | None) -> None:
@@ -91,7 +126,7 @@ class Emitter(BufferEmitter):
         outer = self.x
         self.src.depth += 1
         changes: dict[str, Any] = {"at": {**outer.at, axis: at}}
-        if axis != "c":
+        if axis not in "cs":
             changes[axis] = extent if extent is not None and extent.isdigit() else f"t{axis}"
             if extent is not None and not extent.isdigit():
                 self.src.line(f"t{axis} = {extent}")
@@ -204,7 +239,7 @@ class Emitter(BufferEmitter):
                 continue
             if c == "g":
                 parts.append(at if self.x.flat else f"{at} : {at} + {self.x.g}")
-            elif c == "c":
+            elif c in "cs":
                 parts.append(at)
             else:
                 parts.append(f"{at} : {at} + {getattr(self.x, c)}")

@@ -40,7 +40,7 @@ class NativeBackend(Backend):
             caches=caches(),
             vector_bytes=isa.vector_bytes,
             registers=isa.registers,
-            directives=("split", "grain", "reorder", "order", "bind", "pack", "vectorize"),
+            directives=("split", "grain", "reorder", "order", "bind", "pack", "vectorize", "split-keys"),
             levels=("threads",),
             features=(isa.name, *(["bf16"] if isa.bf16 else [])),
         )

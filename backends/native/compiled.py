@@ -362,8 +362,8 @@ def _work_of(ops: Sequence[Op], sizes: dict[str, int]) -> float:
     """Of operations once: products count all their terms, others each number; a branch is not taken."""
     work = 0.0
     for op in ops:
-        if op.name in ("tile.for", "tile.sweep"):
-            rounds = Dim.of(op.attrs["upper"]).evaluate(sizes) / op.attrs["step"]
+        if op.name in ("tile.for", "tile.sweep", "tile.for_part", "tile.sweep_part"):
+            rounds = Dim.of(op.attrs["upper"]).evaluate(sizes) / (op.attrs["step"] * op.attrs.get("parts", 1))
             work += rounds * _work_of(op.regions[0].ops, sizes)
         elif op.name == "tile.dot":
             _, rows, cols = op.result.type.shape  # type: ignore[attr-defined]

@@ -54,9 +54,31 @@ def for_(e: Emitter, op: Op) -> None:
     e.code.loop(index(0), e.dim(op.attrs["upper"]), step, lambda p: body(e, op, p, extent(p)))
 
 
-@lowering("tile.sweep")
+def part_of(e: Emitter, op: Op, part: Value) -> tuple[Val, Val]:
+    """Where a part of an axis begins and ends: as many whole steps as any other has, at most."""
+    code, upper, step = e.code, e.dim(op.attrs["upper"]), op.attrs["step"]
+    whole = step * op.attrs["parts"]
+    if upper.text.startswith("%"):
+        steps = code.op("i64", f"udiv i64 {code.add(upper, index(whole - 1)).text}, {whole}")
+    else:
+        steps = index(-(-int(upper.text) // whole))
+    length = code.mul(steps, index(step))
+    first = code.mul(e.at[part], length)
+    return first, minimum(e, code.add(first, length), upper)
+
+
+@lowering("tile.for_part")
+def for_part(e: Emitter, op: Op) -> None:
+    enter(e, op)
+    first, last = part_of(e, op, op.operands[0])
+    _, extent = rounds(e, op)
+    e.code.loop(first, last, op.attrs["step"], lambda p: body(e, op, p, extent(p)))
+
+
+@lowering("tile.sweep", "tile.sweep_part")
 def sweep(e: Emitter, op: Op) -> None:
     runs, g, block = op.operands[:3]
+    part = part_of(e, op, op.operands[3]) if op.name == "tile.sweep_part" else None
     kind: RunsType = runs.type  # type: ignore[assignment]
     enter(e, op)
     code, step = e.code, op.attrs["step"]
@@ -74,6 +96,8 @@ def sweep(e: Emitter, op: Op) -> None:
         )
         partial = code.compare("eq", what, index(1))
         e.at[op.regions[0].args[1]] = partial
+        if part is not None:  # a run that ends before it begins has no round
+            first, last = code.call("llvm.smax", "i64", [first, part[0]]), minimum(e, last, part[1])
         code.loop(first, last, step, lambda p: body(e, op, p, minimum(e, index(step), code.sub(last, p))))
 
     # runs behind the last are empty: their first and last are 0

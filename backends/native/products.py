@@ -5,6 +5,9 @@ axis goes by; each step reads NV vectors of the second factor and MR numbers of 
 forms differ in is where these stand. The second factor of nt has to lie in panels; where the program has not packed it,
 it is turned into scratch memory first.
 
+Few rows are not worth turning the second factor: a vector of features is multiplied at a time, and added up across at
+the end.
+
 Rows behind the last of a view are that one again, so that nothing is read outside of a buffer; what comes of rows
 behind the last lands in those that a tile in scratch memory has to spare.
 """
@@ -14,7 +17,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 
 from aatc.backends.native.bf16 import short_products
-from aatc.backends.native.elements import copy
+from aatc.backends.native.elements import across, copy
 from aatc.backends.native.emit import Emitter, temporary_of
 from aatc.backends.native.isa import Isa
 from aatc.backends.native.llvm import MEMORY, Val, index, number, size_of, vector_of
@@ -27,6 +30,10 @@ from aatc.ir.types import TensorType
 
 #: Steps of the contracted axis that stand in the body of the loop.
 _UNROLL = 4
+#: Keys whose features are multiplied at a time; vectors of every instruction set have as many numbers, or more.
+_KEYS = 4
+#: Features per row from which on few rows are multiplied feature by feature.
+_ACROSS = 8
 
 
 @temporary_of("tile.dot")
@@ -36,6 +43,8 @@ def turned_bytes(isa: Isa, op: Op) -> list[int]:
     if b.type.dtype == "bf16":  # type: ignore[attr-defined]
         return []
     if op.attrs["form"] != "nt" or tile_shape(op.result.type)[1] == 1 or panel_of(b):  # type: ignore[arg-type]
+        return []
+    if goes_by_features(isa, op):
         return []
     rows, cols = tile_shape(b.type)  # type: ignore[arg-type]
     panel = own_panel(isa, rows)
@@ -49,6 +58,12 @@ def panel_of(v: Value) -> int:
         t: TensorType = v.owner.operands[0].type  # type: ignore[assignment]
         return t.panel
     return 0
+
+
+def goes_by_features(isa: Isa, op: Op) -> bool:
+    """Whether a product nt takes its second factor as it lies: turning would cost more than adding up across."""
+    (rows, cols), width = tile_shape(op.result.type), tile_shape(op.operands[1].type)[1]  # type: ignore[arg-type]
+    return cols > 1 and lanes_of(isa) > 1 and not panel_of(op.operands[1]) and rows * _ACROSS <= width
 
 
 def own_panel(isa: Isa, cols: int) -> int:
@@ -76,6 +91,9 @@ def dot(e: Emitter, op: Op) -> None:
     if out.shape[1] == 1 or e.lanes == 1:
         _by_numbers(e, form, a, b, out, depth, bool(c))
         return
+    if form == "nt" and goes_by_features(e.isa, op):
+        _by_features(e, a, b, out, bool(c))
+        return
     if form == "nt" and not b.panel:
         b = _turned(e, op, b)
     if form == "nt":
@@ -83,7 +101,8 @@ def dot(e: Emitter, op: Op) -> None:
         if b.panel % e.lanes or row_length(e.isa, out.shape) % b.panel:
             raise BackendError(f"panels of {b.panel} do not fit {out.shape[1]} columns in vectors of {e.lanes}")
     else:
-        vectors = min(e.blocks[1], -(-out.shape[1] // e.lanes))
+        most = e.isa.registers // 4 if out.shape[0] == 1 else e.blocks[1]  # one row has sums of few vectors to hold
+        vectors = min(most, -(-out.shape[1] // e.lanes))
     _blocks(e, form, a, b, out, depth, vectors, bool(c))
 
 
@@ -118,6 +137,46 @@ def _by_numbers(e: Emitter, form: str, a: Tile, b: Tile, out: Tile, depth: Val, 
         code.store(total, e.address(out, i, j))
 
     e.each_row(out.rows, lambda i: e.each_row(out.cols, lambda j: one(i, j)))
+
+
+def _by_features(e: Emitter, a: Tile, b: Tile, out: Tile, add: bool) -> None:
+    """Product nt of few rows: some rows of either factor at a time, vector by vector of their features."""
+    code, lanes = e.code, e.lanes
+    high = min(4 if e.isa.registers >= 32 else 2, out.shape[0])
+    v, width = vector_of(out.memory, lanes), b.shape[1]
+    zero = number(0, v)
+
+    def heads(t: Tile, first: Val, count: int, last: Val) -> list[Val]:
+        found = []
+        for n in range(count):
+            k = code.add(first, index(n))
+            k = code.call("llvm.smin", "i64", [k, last]) if n and not t.local else k
+            found.append(code.at(t.base, code.mul(k, t.row), t.memory))
+        return found
+
+    def block(i: Val, j: Val, last: tuple[Val, Val]) -> None:
+        rows, cols = heads(a, i, high, last[0]), heads(b, j, _KEYS, last[1])
+
+        def part(k: Val, sums: Sequence[Val], keep: Val | None = None) -> list[Val]:
+            xs, ys = ([code.load(v, code.at(h, k, out.memory), keep=keep) for h in side] for side in (rows, cols))
+            return [code.fma(x, y, sums[m * _KEYS + n]) for m, x in enumerate(xs) for n, y in enumerate(ys)]
+
+        whole = width // lanes * lanes
+        sums = [zero] * (high * _KEYS)
+        if whole:
+            sums = code.loop(index(0), index(whole), lanes, lambda k, *s: part(k, s), sums)
+        if whole < width:
+            sums = part(index(whole), sums, code.below(index(whole), index(width), lanes))
+        for m in range(high):
+            for n in range(_KEYS):
+                at = e.address(out, code.add(i, index(m)), code.add(j, index(n)))
+                total = across(e, "sum", sums[m * _KEYS + n])
+                code.store(code.add(code.load(out.memory, at), total) if add else total, at)
+
+    last = code.sub(a.rows, index(1)), code.sub(b.rows, index(1))
+    code.loop(
+        index(0), out.rows, high, lambda i: code.loop(index(0), out.cols, _KEYS, lambda j: block(i, j, last)) and None
+    )
 
 
 def _blocks(e: Emitter, form: str, a: Tile, b: Tile, out: Tile, depth: Val, vectors: int, add: bool) -> None:

@@ -7,6 +7,7 @@ the interpreter evaluates them, tile programs are made of them, and their deriva
   of scores (softmax: the largest, m), the others of weights (softmax: their sum, l).
 - **step**: the weight u of a score, given the statistics of scores; and, where these change from one tile to the next,
   what sums so far have to be multiplied by.
+- **merge**: how what is gathered of some keys joins what is gathered of others.
 - **finish**: what the sum of u times value is multiplied by, and the row's log-sum-exp, given all statistics.
 - **cotangent**: the gradient of a score from that of its weight.
 - **invariant**: what may be added to all scores of a row without any weight changing.
@@ -59,6 +60,11 @@ class Statistic:
         return param(self.follows or f"{self.name}_next_", "bhi")
 
     @property
+    def other(self) -> Expr:
+        """What has been gathered of other keys, see `Normalizer.merge`."""
+        return param(f"{self.name}_other_", "bhi")
+
+    @property
     def saved(self) -> Expr:
         return param(f"{self.heading}__", "bhi")
 
@@ -81,7 +87,8 @@ class Normalizer:
 
     label: for people. normalized: weights are divided by their sum. exponential: the weight is the exponential of the
     score up to a factor per row, so that scores may be kept in units of log 2 and other forms of the exponential apply.
-    invariant: "row" where a number per row may be added to the scores.
+    invariant: "row" where a number per row may be added to the scores. merges: what is gathered of parts of the keys
+    can be joined by `merge`.
     """
 
     name: ClassVar[str]
@@ -89,6 +96,7 @@ class Normalizer:
     normalized: ClassVar[bool] = False
     exponential: ClassVar[bool] = False
     invariant: ClassVar[frozenset[str]] = frozenset()
+    merges: ClassVar[bool] = True
     of_scores: ClassVar[tuple[Statistic, ...]] = ()
     of_weights: ClassVar[tuple[Statistic, ...]] = (MASS,)
 
@@ -109,6 +117,17 @@ class Normalizer:
     def shrink(self, unit: float) -> Expr | None:
         """What sums of weights are multiplied by when statistics of scores go from ``value`` to ``next``."""
         return None
+
+    # --- merge ---------------------------------------------------------------------------------------------
+    def merge(self, unit: float) -> tuple[Mapping[Statistic, Expr], tuple[Expr, Expr] | None]:
+        """How what is gathered of some keys joins what is gathered of others: the statistics of scores of all, over the
+        ``value`` of the ones and the ``other`` of the others; and what sums of weights of either side are multiplied by
+        before they are added, over these and ``next``, the statistic of all (None: by nothing)."""
+        joined = {x: call(f"{x.op}imum", x.value, x.other) for x in self.of_scores}
+        shrink = self.shrink(unit) if self.of_scores else None
+        if shrink is None:
+            return joined, None
+        return joined, (shrink, substitute(shrink, {x.value: x.other for x in self.of_scores}))
 
     # --- finish --------------------------------------------------------------------------------------------
     def finish(self, unit: float) -> tuple[Expr | None, Expr]:

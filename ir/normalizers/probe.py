@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from itertools import pairwise
+
 import torch
 
 from aatc.ir.errors import VerifyError
-from aatc.ir.normalizers.base import SCORE, WEIGHT, Normalizer
+from aatc.ir.normalizers.base import SCORE, WEIGHT, Normalizer, _number
 
 #: What `Normalizer.invariant` may hold.
 _INVARIANCES = frozenset({"row"})
@@ -44,3 +46,41 @@ def _probe(n: Normalizer, s: torch.Tensor) -> None:
             raise VerifyError(
                 f"the weights of {n.name} change with a number added to a row", hint="leave row out of invariant"
             )
+    if n.merges:
+        _probe_merge(n, s)
+
+
+def _probe_merge(n: Normalizer, s: torch.Tensor) -> None:
+    """Sums over the weights, part by part of the keys."""
+    value = torch.linspace(-1, 2, s.shape[-1], dtype=s.dtype)
+    bounds = (0, 4, 5, s.shape[-1])  # a row that is closed at 4 has a part without open keys
+    found: dict[str, torch.Tensor] | None = None
+    for first, last in pairwise(bounds):
+        part = _sums(n, s[..., first:last], value[first:last])
+        found = part if found is None else _merged(n, found, part, s)
+    whole = _sums(n, s, value)
+    assert found is not None
+    for name, x in whole.items():
+        if not bool(torch.isclose(found[name], x, rtol=1e-9, atol=1e-12).all()):
+            raise VerifyError(
+                f"{n.name} says that it merges what it gathers of parts of the keys, and {name} is another then",
+                hint="write its merge, or merges = False",
+            )
+
+
+def _sums(n: Normalizer, s: torch.Tensor, value: torch.Tensor) -> dict[str, torch.Tensor]:
+    """All statistics, and the sum of weight times value."""
+    u, env = n._gathered(s)
+    return {x.value.name: env[x.value.name] for x in n.statistics} | {"sum": (u * value).sum(-1)}
+
+
+def _merged(
+    n: Normalizer, one: dict[str, torch.Tensor], other: dict[str, torch.Tensor], s: torch.Tensor
+) -> dict[str, torch.Tensor]:
+    joined, factors = n.merge(1.0)
+    env = {**one, **{x.other.name: other[x.value.name] for x in n.statistics}}
+    found = {x.value.name: _number(e, env, s) for x, e in joined.items()}
+    env |= {x.next.name: found[x.value.name] for x in joined}
+    mine, theirs = (1.0, 1.0) if factors is None else (_number(e, env, s) for e in factors)
+    sums = ["sum", *(x.value.name for x in n.of_weights)]
+    return found | {name: mine * one[name] + theirs * other[name] for name in sums}

@@ -102,6 +102,33 @@ def test_the_number_of_key_heads_may_vary(backend, kind):
             program.main(*operands)
 
 
+#: Three parts of the keys, some of which see nothing: the last ones are empty where keys are few.
+PARTS = "split(g, {heads}) split(i, 16) split(j, 16) grain(j, 8) split-keys(3)"
+
+
+def in_parts(heads=1):
+    wish = passes.ScheduleAttention(given=f"attend0.forward: {PARTS.format(heads=heads)}")
+    return f"{wish},adaptive-tile"
+
+
+@pytest.mark.parametrize("mask", ["none", "window", "predicate"])
+@pytest.mark.parametrize("kind", KINDS)
+def test_every_kind_with_its_keys_in_parts(backend, kind, mask):
+    check(backend, kind, mask, tiles=in_parts())
+
+
+@pytest.mark.parametrize("mask", MASKS)
+def test_keys_in_parts_under_every_mask(backend, mask):
+    """Several problems at a time."""
+    check(backend, "dot product", mask, torch.float32, tiles=in_parts(2))
+
+
+@pytest.mark.parametrize("sizes", [n for n in SIZES if n != "ragged"])
+@pytest.mark.parametrize("kind", ["dot product", "sphere", "hyperboloid transport"])
+def test_keys_in_parts_in_every_size(backend, kind, sizes):
+    check(backend, kind, "causal" if sizes in ("even", "without keys") else "none", torch.bfloat16, sizes, in_parts(2))
+
+
 # --- more of the contract ----------------------------------------------------------------------------------
 @pytest.mark.parametrize("mask", ["none", "causal"])
 def test_gradients_that_nobody_asked_for_change_nothing(backend, mask):

@@ -11,7 +11,8 @@ from aatc.geometry.bundle_charts import stereographic_charts
 from aatc.geometry.charts import ChartError
 from aatc.geometry.connection import PathError
 from aatc.geometry.coordinate_bundle import BundleError
-from tests.geometry.bundle_cases import (
+from tests.geometry.manifold_cases import close
+from tests.geometry.test_bundle import (
     F64,
     HYPERBOLIC,
     MONOPOLE,
@@ -21,7 +22,6 @@ from tests.geometry.bundle_cases import (
     points_of,
     randn,
 )
-from tests.geometry.manifold_cases import close
 
 
 @pytest.mark.parametrize("bundle", [MONOPOLE, TANGENT, HYPERBOLIC], ids=["monopole", "sphere", "hyperbolic"])

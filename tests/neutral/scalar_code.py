@@ -217,6 +217,10 @@ class Scalar(Pairs):
         self.open(f"for ({self.types['index']} {p} = 0; {p} < {upper}; {p} += {step})")
 
     def tile_sweep(self, op: Op) -> None:
+        self.sweep(op)
+
+    def sweep(self, op: Op, part: tuple[str, str] | None = None) -> None:
+        """Of ``part`` what lies between its bounds."""
         self.enter(op)
         runs, g, i = op.operands[:3]
         kind: RunsType = runs.type
@@ -226,11 +230,31 @@ class Scalar(Pairs):
         block = f"(({self.name(g)} / {kind.heads} % {size[0]}) * {size[1]} + {self.name(i)} / {kind.block})"
         self.line(f"{self.types['index']} {base} = {block} * {size[2]} * 3;")
         self.open(f"for ({self.types['index']} {n} = {base}; {self.run(runs, f'{n} + 2')} != 0; {n} += 3)")
-        last = self.run(runs, f"{n} + 1")
-        self.open(f"for ({self.types['index']} {j} = {self.run(runs, n)}; {j} < {last}; {j} += {op.attrs['step']})")
+        first, last = self.run(runs, n), self.run(runs, f"{n} + 1")
+        if part is not None:
+            first, last = f"-{self.minimum}(-({first}), -{part[0]})", f"{self.minimum}({last}, {part[1]})"
+        self.open(f"for ({self.types['index']} {j} = {first}; {j} < {last}; {j} += {op.attrs['step']})")
         self.line(f"{self.types['bool']} {partial} = {self.run(runs, f'{n} + 2')} == 1;")
         self.round(op, 0, j, f"{self.minimum}({op.attrs['step']}, {last} - {j})")
         self.close()
+
+    def bounds_of(self, op: Op, part: Value) -> tuple[str, str]:
+        upper, step = self.dim(op.attrs["upper"]), op.attrs["step"]
+        first, last, n = self.fresh("begin"), self.fresh("end"), step * op.attrs["parts"]
+        self.line(f"{self.types['index']} {last} = ({upper} + {n - 1}) / {n} * {step};")
+        self.line(f"{self.types['index']} {first} = {self.name(part)} * {last};")
+        self.line(f"{last} = {self.minimum}({first} + {last}, {upper});")
+        return first, last
+
+    def tile_for_part(self, op: Op) -> None:
+        self.enter(op)
+        p, step = self.name(op.regions[0].args[0]), op.attrs["step"]
+        first, last = self.bounds_of(op, op.operands[0])
+        self.open(f"for ({self.types['index']} {p} = {first}; {p} < {last}; {p} += {step})")
+        self.round(op, 0, p, f"{self.minimum}({step}, {last} - {p})")
+
+    def tile_sweep_part(self, op: Op) -> None:
+        self.sweep(op, self.bounds_of(op, op.operands[3]))
 
     def round(self, op: Op, arg: int, p: str, extent: str) -> None:
         e = self.fresh("n")
@@ -301,8 +325,8 @@ class Scalar(Pairs):
                     have = self.extent_of(buffer, axis)
                     problem = f"{problem} / ({heads})" if c == "b" else f"{problem} % ({heads}) / (({heads}) / {have})"
                 out.append(problem)
-            elif c == "c":
-                out.append(self.name(at["c"]))
+            elif c in "cs":
+                out.append(self.name(at[c]))
             else:
                 out.append(f"{self.name(at[c])} + {of[c]}" if c in at else of[c])
         return [f"({self.extent_of(buffer, n)} == 1 ? 0 : {x})" for n, x in enumerate(out)]
