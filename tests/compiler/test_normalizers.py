@@ -1,4 +1,4 @@
-"""Sigmoid, sinks and soft caps, and normalisers and aggregations that a test declares, against plain torch."""
+"""Sigmoid, and normalisers and aggregations that a test declares, against plain torch."""
 
 import math
 import re
@@ -19,8 +19,8 @@ from aatc.ir.normalizers.base import MASS
 from aatc.ir.score.expr import call, const, mul
 from tests.compiler.harness import build
 from tests.compiler.plain import check, close
+from tests.compiler.plain_weights import DTYPES, INF, MASKS, TILES, drawn, heads, weighed
 
-INF = float("inf")
 SQUARES = Statistic("squares", of=mul(WEIGHT, WEIGHT))
 
 
@@ -90,63 +90,7 @@ def _declared():
 
 
 # --- what they mean -----------------------------------------------------------------------------------------
-def weighed(kind, s, keep=None):
-    """Weights and log-sum-exp of scores (B,H,N,M); ``keep`` tells which pairs count."""
-    if keep is not None:
-        s = torch.where(keep, s, -INF)
-    if kind == "softmax":
-        open_ = (s > -INF).any(-1)
-        total = torch.where(open_.unsqueeze(-1), s, 0.0).exp() * (s > -INF)
-        sums = total.sum(-1)
-        return total / torch.where(open_, sums, 1.0).unsqueeze(-1), torch.where(open_, sums, 1.0).log().where(
-            open_, -INF
-        )
-    finite = torch.where(s > -INF, s, 0.0)
-    u = {
-        "sigmoid": lambda x: 1 / (1 + (-x).exp()),
-        "squared_relu": lambda x: x.clamp(min=0) ** 2,
-        "relu_share": lambda x: x.clamp(min=0),
-        "relu_sphere": lambda x: x.clamp(min=0),
-    }[kind](finite)
-    u = torch.where(s > -INF, u, 0.0)
-    if kind == "relu_sphere":
-        squares = u.square().sum(-1)
-        root = torch.where(squares > 0, squares, 1.0).sqrt()
-        return u / root.unsqueeze(-1), torch.where(squares > 0, root.log(), -INF)
-    sums = u.sum(-1)
-    some = sums > 0
-    lse = torch.where(some, torch.where(some, sums, 1.0).log(), -INF)
-    return (u / torch.where(some, sums, 1.0).unsqueeze(-1) if kind == "relu_share" else u), lse
-
-
-MASKS = {
-    "none": (None, None),
-    "causal": (masks.causal(), lambda n, m: torch.ones(n, m, dtype=torch.bool).tril()),
-    "window": (
-        masks.causal() & masks.sliding_window(3),
-        lambda n, m: torch.ones(n, m, dtype=torch.bool).tril().triu(-2),
-    ),
-    "rows without keys": (
-        masks.predicate(lambda b, h, i, j: j + 4 < i),
-        lambda n, m: torch.ones(n, m, dtype=torch.bool).tril(-5),
-    ),
-}
-DTYPES = {torch.float64: 1e-11, torch.float32: 1e-5, torch.bfloat16: 1.5e-2}
 KINDS = ["sigmoid", "squared_relu", "relu_share", "relu_sphere"]
-TILES = {"tiles": "rows=5 cols=4 grain=2", "library": False}
-
-
-def drawn(*sizes, dtype=torch.float64, seed=0):
-    b, h, hk, n, m, d, e = sizes
-    g = torch.Generator().manual_seed(seed)
-    return [
-        torch.randn(*shape, generator=g, dtype=torch.float64).to(dtype)
-        for shape in ((b, h, n, d), (b, hk, m, d), (b, hk, m, e))
-    ]
-
-
-def heads(t, h):
-    return t.repeat_interleave(h // t.shape[1], 1)
 
 
 @pytest.mark.parametrize("dtype", DTYPES)
@@ -324,108 +268,6 @@ def test_the_declaration_s_formula_is_softmax_s_own():
         close(got, want, 1e-13, "weights and log-sum-exp")
     got = Normalizer.reference_cotangent(softmax, s, grad_w, grad_lse)
     close(got, softmax.reference_cotangent(s, grad_w, grad_lse), 1e-13, "gradient")
-
-
-# --- sinks and soft caps ------------------------------------------------------------------------------------
-def sunk(s, v, sink, keep=None):
-    """Softmax over the keys and one more logit, whose value is 0."""
-    if keep is not None:
-        s = torch.where(keep, s, -INF)
-    extra = sink.reshape(1, -1, 1, 1).expand(*s.shape[:3], 1)
-    full = torch.cat([s, extra], -1)
-    return full.softmax(-1)[..., :-1] @ v, full.logsumexp(-1)
-
-
-@pytest.mark.parametrize("dtype", DTYPES)
-@pytest.mark.parametrize("mask", MASKS)
-def test_a_sink_takes_weight_and_brings_no_value(mask, dtype):
-    made, truth = MASKS[mask]
-    leaves = [*drawn(1, 3, 3, 13, 11, 6, 5, dtype=dtype), torch.tensor([-1.0, 0.3, 2.0]).to(dtype)]
-
-    def ours(q, k, v, sink):
-        return aatc.attend(
-            q, k, v, metric=metrics.DotProduct(), mask=made, normalizer=normalizers.Softmax(sink), return_lse=True
-        )
-
-    def plain(q, k, v, sink):
-        s = q @ k.mT * q.shape[-1] ** -0.5
-        return sunk(s, v, sink, None if truth is None else truth(*s.shape[2:]))
-
-    high = [t.double().requires_grad_() for t in leaves]
-    want = plain(*high)
-    probes = [torch.randn_like(w) for w in want]
-    wanted = torch.autograd.grad(want, high, probes)
-    for f in (ours, aatc.compile(ours, fallback=False)):
-        low = [t.clone().requires_grad_() for t in leaves]
-        got = f(*low)
-        assert got[0].dtype == dtype
-        for name, g, w in zip(("output", "log-sum-exp"), got, want, strict=True):
-            close(g, w, DTYPES[dtype], name)
-        found = torch.autograd.grad(got, low, [p.to(g.dtype) for p, g in zip(probes, got, strict=True)])
-        for n, (g, w) in enumerate(zip(found, wanted, strict=True)):
-            close(g, w, DTYPES[dtype], f"gradient {n}")
-
-
-def test_a_sink_of_minus_infinity_is_none_and_wrong_ones_are_named():
-    q, k, v = drawn(1, 2, 2, 5, 4, 3, 3)
-    keep = masks.predicate(lambda b, h, i, j: j < i)
-    sink = torch.tensor([-INF, 1.0], dtype=torch.float64, requires_grad=True)
-
-    def run(normalizer):
-        return aatc.attend(q, k, v, metric=metrics.DotProduct(), mask=keep, normalizer=normalizer, return_lse=True)
-
-    o, lse = run(normalizers.Softmax(sink))
-    plain_o, plain_lse = run("softmax")
-    assert torch.equal(o[:, 0], plain_o[:, 0]) and torch.equal(lse[:, 0], plain_lse[:, 0])
-    assert (o[:, 1, 0] == 0).all() and lse[0, 1, 0] == 1.0
-    (grad,) = torch.autograd.grad(o.sum(), sink)
-    assert torch.isfinite(grad).all() and grad[0] == 0
-    assert torch.equal(run(normalizers.Softmax(1.0))[0][:, 1], o[:, 1])
-    for wrong, text in (
-        (torch.zeros(3), r"\(3,\)"),
-        (torch.zeros(2, 1), r"\(2, 1\)"),
-        (torch.zeros(2).long(), "int64"),
-    ):
-        with pytest.raises(aatc.errors.CaptureError, match=text):
-            run(normalizers.Softmax(wrong))
-
-
-@pytest.mark.parametrize("kind", ["softmax", "sigmoid"])
-@pytest.mark.parametrize("cap", [0.8, torch.tensor(0.8), torch.tensor([0.5, 3.0])], ids=["number", "one", "heads"])
-@pytest.mark.parametrize("dtype", DTYPES)
-def test_a_soft_cap_bounds_scores_before_the_bias(kind, cap, dtype):
-    cap = cap if isinstance(cap, float) else cap.to(dtype)
-    tensors = [] if isinstance(cap, float) else [cap]
-    slope = torch.tensor([0.5, 0.25], dtype=torch.float64)
-
-    def formula(q, k, v, *given):
-        c = given[0].reshape(-1, 1, 1) if given else cap
-        s = c * torch.tanh(q @ k.mT * 3.0 / c)
-        i, j = torch.arange(9).reshape(-1, 1), torch.arange(7)
-        p, lse = weighed(kind, s - slope.reshape(-1, 1, 1) * (i - j).abs())
-        return p @ v, lse
-
-    built = check(
-        formula,
-        *drawn(1, 2, 2, 9, 7, 4, 3, dtype=dtype),
-        metric=metrics.DotProduct(),
-        scale=3.0,
-        tensors=tensors,
-        soft_cap=cap,
-        bias=biases.ALiBi(slope.to(dtype)),
-        normalizer=kind,
-        tolerance=DTYPES[dtype],
-        compiled=TILES,
-    )
-    assert built.forward.attrs["engine"] == "stream"
-
-
-def test_a_soft_cap_without_a_bias_needs_no_running_maximum():
-    q, k, v = drawn(1, 2, 2, 9, 7, 4, 3)
-    built = build(q, k, v, metric=metrics.DotProduct(), soft_cap=50.0)
-    assert not any(op.attrs.get("op") == "max" for op in built.forward.body.walk())
-    with pytest.raises(aatc.errors.ScoreError, match="soft_cap is -1"):
-        aatc.attend(q, k, v, metric=metrics.DotProduct(), soft_cap=-1.0)
 
 
 # --- compiled models ----------------------------------------------------------------------------------------

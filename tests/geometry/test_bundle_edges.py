@@ -11,8 +11,7 @@ from aatc.geometry.bundle_charts import stereographic_charts
 from aatc.geometry.charts import ChartError
 from aatc.geometry.connection import PathError
 from aatc.geometry.coordinate_bundle import BundleError
-from tests.geometry.manifold_cases import close
-from tests.geometry.test_bundle import (
+from tests.geometry.bundle_cases import (
     F64,
     HYPERBOLIC,
     MONOPOLE,
@@ -22,6 +21,7 @@ from tests.geometry.test_bundle import (
     points_of,
     randn,
 )
+from tests.geometry.manifold_cases import close
 
 
 @pytest.mark.parametrize("bundle", [MONOPOLE, TANGENT, HYPERBOLIC], ids=["monopole", "sphere", "hyperbolic"])

@@ -357,7 +357,11 @@ tensor_types = st.builds(
 buffer_types = st.builds(
     lambda t, layout: TensorType(t.dtype, t.shape, layout),
     tensor_types,
-    st.one_of(st.sampled_from(["", *LAYOUTS]), st.integers(1, 2**40).map("panels({})".format)),
+    st.one_of(
+        st.sampled_from(["", *LAYOUTS]),
+        st.integers(1, 2**40).map("panels({})".format),
+        st.integers(1, 9).map("panels(16, {})".format),
+    ),
 )
 types = st.recursive(
     st.one_of(tensor_types, st.sampled_from([INT, FLOAT, BOOL, INDEX, OpaqueType()])),

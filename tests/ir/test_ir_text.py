@@ -168,6 +168,8 @@ REFUSED = {
     "two layouts": '%a = torch.call() {target = "t", args = []} : f32[2; ‸rows; rows]\n  geo.return(%x)',
     "panels of nothing": '%a = torch.call() {target = "t", args = []} : i8[; panels(‸0)]\n  geo.return(%x)',
     "panels of too much": '%a = torch.call() {target = "t", args = []} : i8[; panels(‸99999999999999999999)]\n  geo.return(%x)',
+    "features of nothing": '%a = torch.call() {target="t",args=[]} : i8[;panels(4,‸0)]\n  geo.return(%x)',
+    "panels of three numbers": '%a = torch.call() {target = "t", args = []} : i8[; ‸panels(4, 2, 1)]\n  geo.return(%x)',
     "a layout of pairs": '%a = torch.call() {target = "t", args = []} : pair<‸f32[2; rows]>\n  geo.return(%x)',
     "an unclosed type": '%a = torch.call() {target = "t", args = []} : pair<f32[2]‸\n  geo.return(%x)',
     "a list of shapes": '%a = torch.call() {target = "t", args = []} : pair<‸int>\n  geo.return(%x)',
