@@ -16,6 +16,7 @@ from aatc.ir.score.program import Program
 from tests.compiler.harness import build
 from tests.fuzz import oracle
 from tests.fuzz.build import Functions, parts
+from tests.fuzz.formula import Rounding
 from tests.fuzz.strategies import Case
 from tests.fuzz.tensors import CHANGING, LAYOUTS, laid_out, make
 
@@ -226,7 +227,7 @@ class Judge:
         kinds = {case.leaves[n].kind for n in "qk"} | {case.leaves[n].layout for n in "qk"}
         self.close = bool(case.ties) or not kinds <= {"normal", "negative", "contiguous", *_FAITHFUL}
         plain = truth(case, self.compute, nudge=double, instead=instead)
-        with oracle.Rounding(2.0**-52 if double else 2.0**-23):
+        with Rounding(2.0**-52 if double else 2.0**-23):
             self.rough = [plain, truth(case, self.compute, instead=instead)]
 
     def tolerance(
