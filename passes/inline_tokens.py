@@ -6,12 +6,19 @@ from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
 from aatc.ir.core import Block, Func, Op, Value
+from aatc.ir.dims import Dim
 from aatc.ir.score.expr import call, params, postorder
 from aatc.ir.score.program import Program
 from aatc.ir.types import TensorType
 
 if TYPE_CHECKING:
     from aatc.passes.lower_tokens import TokenLoops
+
+
+#: Words that multiply every token with a matrix.
+_PRODUCTS = frozenset({"matvec", "tmatvec", "turn", "unturn"})
+#: Keys per feature from where on that costs little beside the scores, so that it may be done twice.
+_MANY = 8
 
 
 def lengths_of_peaks(func: Func) -> int:
@@ -51,7 +58,15 @@ def _is_plain(token: Op) -> bool:
         and t.dtype in ("f32", "f64")
         and not any(p.rank > 2 or (p.rank == 2 and p.axes & {"i", "j"}) for p in params(body))
         and not words & {"lookup", "pair_uniform"}
+        and not (words & _PRODUCTS and _few_keys(token))
     )
+
+
+def _few_keys(token: Op) -> bool:
+    """Whether there are so few keys that products with a matrix are a large part of all work."""
+    t: TensorType = token.result.type  # type: ignore[assignment]
+    keys, width = Dim.of(token.attrs["sizes"][3]), t.shape[-1]
+    return keys.is_static and width.is_static and keys.const < _MANY * width.const
 
 
 def loads_in_tasks(func: Func, token: Op) -> list[tuple[Block, Op]] | None:
