@@ -86,3 +86,6 @@ tile.func @nothing(%grad_o: f64[1,2,N,4], %grad_lse: f64[1,2,N], %q: f64[1,2,N,4
 }
 """
 SAMPLES = {"geo": GEO, "tile": TILE}
+
+#: A function around the body that is put into it by `str.format`.
+FUNC = "aatc 2\n\ngeo.func @main(%x: f32[4]) {{\n  {}\n}}\n"

@@ -8,7 +8,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 IR = ("tests/ir/test_ir_score.py", "tests/ir/test_ir_interpreter.py", "tests/ir/test_ir_verifier.py")
-TEXT = ("tests/ir/test_ir_text.py", "tests/ir/test_ir_score.py")
+TEXT = ("tests/ir/test_ir_text.py", "tests/ir/test_ir_refused_text.py", "tests/ir/test_ir_score.py")
 KERNELS = ("tests/fuzz", "tests/compiler/test_kernels.py")
 PASSES = ("tests/compiler/test_passes.py",)
 TILES = ("tests/compiler/test_masks_tiles.py", "tests/ir/test_ir_score.py")
