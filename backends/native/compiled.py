@@ -18,6 +18,8 @@ from aatc.backends.native.arena import ARENA
 from aatc.backends.native.context import (
     CHUNK,
     FAULT,
+    FIRST,
+    PROBLEMS,
     PROFILE,
     REFUSED,
     SCRATCH,
@@ -30,7 +32,9 @@ from aatc.backends.native.context import (
 )
 from aatc.backends.native.counters import WATCH
 from aatc.backends.native.isa import Isa
-from aatc.backends.native.regions import HostStep, Phase, Region, Text, generate
+from aatc.backends.native.regions import HostStep, Region, Text, generate
+from aatc.backends.native.turns import Turns, turns_of
+from aatc.backends.native.work import tasks_of
 from aatc.backends.results import apart
 from aatc.ir.core import Func, Op, Value
 from aatc.ir.dims import Dim
@@ -38,7 +42,7 @@ from aatc.ir.errors import BackendError, ShapeError
 from aatc.ir.registry import lookup_op
 from aatc.ir.schedule import Schedule
 from aatc.ir.tilemap import PARTIAL, TileMap
-from aatc.ir.types import TensorType, TileType, torch_dtype
+from aatc.ir.types import TensorType, torch_dtype
 
 #: Multiplications and additions below which one thread is enough: a second one takes some microseconds to come, and
 #: on a busy machine a scheduler's quantum.
@@ -216,9 +220,14 @@ class Plan:
                     self.laid[v] = torch.Size(shape), tuple(_strides(shape)), dtype.itemsize
                     self.made.append((shape, dtype))
                     continue
-                n = math.prod(shape) * dtype.itemsize
-                self.buffers[v] = (at, n, fill, shape)
-                at += -(-n // ALIGN) * ALIGN
+                self.buffers[v] = (0, math.prod(shape) * dtype.itemsize, fill, shape)
+        whole = {v: n for v, (_, n, _, _) in self.buffers.items()}
+        self.turns = turns_of(func, self.text.problems, sizes, whole) if self.text.problems is not None else None
+        for v, (_, n, fill, shape) in self.buffers.items():
+            if self.turns is not None:
+                n = self.turns.nbytes(v, n)
+            self.buffers[v] = (at, n, fill, shape)
+            at += -(-n // ALIGN) * ALIGN
         self.steps = [
             s.op if isinstance(s, HostStep) else _RegionPlan(self, n, s)
             for n, s in enumerate(self.text.steps)
@@ -228,7 +237,9 @@ class Plan:
         self.scratch_at = at
         self.scratch_bytes = max((r.scratch for r in regions), default=0)
         self.alone = all(r.work < ALONE for r in regions)
-        self.zeros = [(place, n) for place, n, fill, _ in self.buffers.values() if fill is not None and n]
+        filled = {v: (place, n) for v, (place, n, fill, _) in self.buffers.items() if fill is not None and n}
+        self.zeros = list(filled.values())
+        self.again = [filled[v] for v in filled if self.turns is not None and v in self.turns.parts]
         args = len(func.args)
         order = [self.places.get(v, -1) - args for v in self.results]
         self.order = order if min(order, default=0) >= 0 else None  # of results that are made here
@@ -250,11 +261,14 @@ class Plan:
             base = block.address
             for place, size in self.zeros:
                 ctypes.memset(base + place, 0, size)
-            for step in self.steps:
-                if isinstance(step, Op):
-                    _host(step, held, self.sizes)
-                elif not step.run(addresses, held, base, threads):
-                    return None
+            for turn in self.turns.starts() if self.turns is not None else [None]:
+                for place, size in self.again if turn is not None and turn[0] else ():
+                    ctypes.memset(base + place, 0, size)
+                for step in self.steps:
+                    if isinstance(step, Op):
+                        _host(step, held, self.sizes)
+                    elif not step.run(addresses, held, base, threads, turn):
+                        return None
         finally:
             ARENA.give(block)
         if self.order is not None:
@@ -282,8 +296,11 @@ class _RegionPlan:
         for name, place in layout.symbols.items():
             context[place] = plan.sizes[name]
         context[SCRATCH_BYTES], context[PROFILE] = self.scratch, plan.compiled.counters
+        if text.problems is not None:
+            context[PROBLEMS] = text.problems.evaluate(plan.sizes)
         sized = bool(text.operations)
         self.inner: list[tuple[int, int]] = []  # of buffers in the block: place in the context, in the block
+        self.shifted: list[tuple[int, int]] = []  # place in the context, bytes per problem before a turn
         self.outer: list[tuple[int, int]] = []  # of arguments and what is made: place in the context, number
         self.late: list[tuple[int, Value]] = []  # of what the caller computes between regions
         for v, place in layout.buffers.items():
@@ -293,9 +310,12 @@ class _RegionPlan:
                 _lay(context, place, v, *plan.laid[v], sized=sized)
                 self.outer.append((place, plan.places[v]))
             elif v in plan.buffers:
-                at, size, _, shape = plan.buffers[v]
+                at, _, _, shape = plan.buffers[v]
                 self.inner.append((place, at))
-                _lay(context, place, v, shape, _strides(shape), size // max(1, math.prod(shape)), sized=sized)
+                size = torch_dtype(v.type.dtype).itemsize  # type: ignore[attr-defined]
+                if plan.turns is not None:
+                    self.shifted.append((place, plan.turns.shift(v, math.prod(shape) * size)))
+                _lay(context, place, v, shape, _strides(shape), size, sized=sized)
             else:
                 self.late.append((place, v))
         self.alone, self.long = self.work < ALONE, self.work > LONG
@@ -310,7 +330,24 @@ class _RegionPlan:
         context[THREADS] = threads
         return context
 
-    def run(self, addresses: list[int], held: dict[Value, Any], base: int, threads: int) -> bool:
+    def _take(self, context: array[int], turns: Turns, turn: tuple[int, int], threads: int) -> None:
+        """Leaves all problems but a turn's out."""
+        context[FIRST], context[PROBLEMS] = turn
+        for p, total in enumerate(self.totals):
+            here = total // turns.total * turn[1]
+            context[self.layout.phase(p, TOTAL)] = here
+            context[self.layout.phase(p, CHUNK)] = max(1, here // (threads * 16))
+        for place, step in self.shifted:
+            context[place] -= step * turn[0]
+
+    def run(
+        self,
+        addresses: list[int],
+        held: dict[Value, Any],
+        base: int,
+        threads: int,
+        turn: tuple[int, int] | None = None,
+    ) -> bool:
         if self.empty:
             return True
         threads = 1 if self.alone else threads
@@ -322,6 +359,8 @@ class _RegionPlan:
         plan = self.plan
         for place, v in self.late:
             _describe(context, place, v, held[v], sized=bool(plan.text.operations))
+        if turn is not None and plan.turns is not None:
+            self._take(context, plan.turns, turn, threads)
         context[SCRATCH] = base + plan.scratch_at
         address = context.buffer_info()[0]
         if self.alone:
@@ -344,34 +383,6 @@ def _made(op: Op, v: Value, sizes: dict[str, int]) -> tuple[list[int], torch.dty
         shape[1] = -(-shape[1] // t.panel) * t.panel
         shape[2] = -(-shape[2] // t.together) * t.together
     return shape, torch_dtype(t.dtype), op.attrs.get("fill", 0.0 if op.name == "tile.peak" else None)
-
-
-def tasks_of(phase: Phase, sizes: dict[str, int]) -> tuple[int, int]:
-    """(tasks, about how many multiplications and additions) of a phase. Rounds count by how much of their step there
-    is: code for any length has large tiles, of which a short problem fills a part."""
-    total = work = 0
-    for nest in phase.nests:
-        rounds = [(d.evaluate(sizes), step) for d, step in nest.extents]
-        count = math.prod(-(-n // step) for n, step in rounds)
-        total += count
-        work += max(1024 * count, int(math.prod(n / step for n, step in rounds) * _work_of(nest.ops, sizes)))
-    return total, work
-
-
-def _work_of(ops: Sequence[Op], sizes: dict[str, int]) -> float:
-    """Of operations once: products count all their terms, others each number; a branch is not taken."""
-    work = 0.0
-    for op in ops:
-        if op.name in ("tile.for", "tile.sweep", "tile.for_part", "tile.sweep_part"):
-            rounds = Dim.of(op.attrs["upper"]).evaluate(sizes) / (op.attrs["step"] * op.attrs.get("parts", 1))
-            work += rounds * _work_of(op.regions[0].ops, sizes)
-        elif op.name == "tile.dot":
-            _, rows, cols = op.result.type.shape  # type: ignore[attr-defined]
-            depth = op.operands[0].type.shape[1 if op.attrs["form"] == "tn" else 2]  # type: ignore[attr-defined]
-            work += int(rows) * int(cols) * int(depth)
-        elif op.name != "tile.guard" and op.results and isinstance(op.results[0].type, TileType):
-            work += math.prod(int(d) for d in op.results[0].type.shape)
-    return work
 
 
 def _strides(shape: Sequence[int]) -> list[int]:

@@ -11,9 +11,9 @@ from aatc.ir.types import RunsType, TensorType
 #: Places of the head. next_thread: threads that have begun. stop: not 0 ends all threads at their next task. refused:
 #: set where a condition of the function fails. scratch, scratch_bytes: memory of the tasks, and of one thread. fault:
 #: where addresses are checked, the number of an operation that would have left its memory. profile: the counters of a
-#: build that counts.
-NEXT_THREAD, STOP, REFUSED, SCRATCH, SCRATCH_BYTES, THREADS, FAULT, PROFILE = range(8)
-HEAD = 8
+#: build that counts. first, problems: which problems this start is for, where they may be done in turns.
+NEXT_THREAD, STOP, REFUSED, SCRATCH, SCRATCH_BYTES, THREADS, FAULT, PROFILE, FIRST, PROBLEMS = range(10)
+HEAD = 16
 #: Places of a phase, a cache line: tasks drawn, tasks done, tasks in all, tasks drawn at once.
 NEXT, DONE, TOTAL, CHUNK = range(4)
 PHASE = 8

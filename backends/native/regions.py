@@ -14,8 +14,10 @@ from aatc.backends.native import control, elements, memory, pairs, products, who
 from aatc.backends.native.context import (
     CHUNK,
     DONE,
+    FIRST,
     NEXT,
     NEXT_THREAD,
+    PROBLEMS,
     REFUSED,
     SCRATCH,
     SCRATCH_BYTES,
@@ -46,6 +48,7 @@ class Nest:
     loops: list[Op]
     ops: list[Op]
     prelude: list[Op] = field(default_factory=list)  # loads and maps outside of loops that it reads
+    turns: bool = False  # whether the call says which rounds of the first loop, over problems, are to be done
 
     @property
     def extents(self) -> list[tuple[Dim, int]]:
@@ -169,6 +172,22 @@ def _needed(ops: Sequence[Op], tiles: dict[Value, Op]) -> list[Op]:
     return list(found)
 
 
+def in_turns(steps: Sequence[Step]) -> Dim | None:
+    """The number of problems where a function does nothing but loop over them, one by one, so that some can be done
+    before others are begun. Marks its loops."""
+    nests = [n for s in steps if isinstance(s, Region) for p in s.phases for n in p.nests]
+    uppers = {Dim.of(n.loops[0].attrs["upper"]) for n in nests if _is_over_problems(n)}
+    if len(uppers) != 1 or not all(map(_is_over_problems, nests)) or any(isinstance(s, HostStep) for s in steps):
+        return None
+    for n in nests:
+        n.turns = True
+    return uppers.pop()
+
+
+def _is_over_problems(n: Nest) -> bool:
+    return bool(n.loops) and n.loops[0].attrs["axis"] == "g" and n.loops[0].attrs["step"] == 1
+
+
 # --- code --------------------------------------------------------------------------------------------------------
 @dataclass
 class Text:
@@ -180,6 +199,7 @@ class Text:
     layouts: list[Layout]
     scratch: list[int]
     operations: list[str]  # by the numbers that checks of addresses leave; empty without
+    problems: Dim | None = None  # how many there are, where they may be done in turns
 
 
 def generate(
@@ -189,6 +209,7 @@ def generate(
     halves = [name for name, known in (("half", isa.half), ("bfloat", isa.bf16)) if known]
     module = Module(fma=isa.fma, avx512=isa.name == "avx512", halves=halves, check=check, counters=counters)
     steps = split(func)
+    problems = None if check else in_turns(steps)
     names, layouts, scratch = [], [], []
     for n, step in enumerate(steps):
         if isinstance(step, HostStep):
@@ -202,7 +223,7 @@ def generate(
         scratch.append(_region(module, names[-1], step, isa, layout, blocks))
         if counters is not None:  # which thread it is, is seen by its scratch memory
             scratch[-1] = max(1, scratch[-1])
-    return Text(module.text(), steps, names, layouts, scratch, module.operations if check else [])
+    return Text(module.text(), steps, names, layouts, scratch, module.operations if check else [], problems)
 
 
 def _region(module: Module, name: str, region: Region, isa: Isa, layout: Layout, blocks: tuple[int, int]) -> int:
@@ -225,11 +246,12 @@ def _task(module: Module, name: str, nest: Nest, isa: Isa, layout: Layout, block
     e.plan([*nest.prelude, *nest.ops])
     rest = code.args[2]
     positions: list[Val] = []
-    for upper, step in reversed(nest.extents):
-        count = _rounds(e, upper, step)
+    for n, (upper, step) in reversed(list(enumerate(nest.extents))):
+        some = nest.turns and n == 0
+        count = e.word(PROBLEMS) if some else _rounds(e, upper, step)
         at = code.op("i64", f"urem i64 {rest.text}, {count.text}")
         rest = code.op("i64", f"udiv i64 {rest.text}, {count.text}")
-        positions.insert(0, code.mul(at, index(step)))
+        positions.insert(0, code.add(at, e.word(FIRST)) if some else code.mul(at, index(step)))
     extents = {}
     for loop, p in zip(nest.loops, positions, strict=False):
         arg = loop.regions[0].args[0]
@@ -307,8 +329,8 @@ def _phase(e: Emitter, p: int, tasks: list[tuple[str, Nest]], layout: Layout, sc
     counts = []
     for _, nest in tasks:
         count = index(1)
-        for upper, step in nest.extents:
-            count = code.mul(count, _rounds(e, upper, step))
+        for n, (upper, step) in enumerate(nest.extents):
+            count = code.mul(count, e.word(PROBLEMS) if nest.turns and n == 0 else _rounds(e, upper, step))
         counts.append(count)
     total = code.load("i64", slot(TOTAL), align=8)
     chunk = code.load("i64", slot(CHUNK), align=8)
