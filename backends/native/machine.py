@@ -6,6 +6,7 @@ folds loads into arithmetic, moves what does not change out of loops, and alloca
 
 from __future__ import annotations
 
+import ctypes
 import functools
 import itertools
 import os
@@ -13,7 +14,7 @@ import re
 import sys
 import threading
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from typing import TypeVar
 
 from llvmlite import binding
@@ -98,8 +99,12 @@ def _linked(code: bytes, text: str, isa: Isa) -> Library:
 
 
 def compile_object(text: str, isa: Isa) -> bytes:
-    """Object code of a module. Raises BackendError if the text is not LLVM IR."""
-    return _compiled(text, isa, lambda machine, module: machine.emit_object(module))
+    """Object code of a module. Raises BackendError if the text is not LLVM IR. What the compiler took is handed back to
+    the system: a first call has large buffers to make next."""
+    code = _compiled(text, isa, lambda machine, module: machine.emit_object(module))
+    with suppress(OSError, AttributeError):  # of other C libraries
+        ctypes.CDLL(None).malloc_trim(0)
+    return code
 
 
 def assembly(text: str, isa: Isa) -> str:
