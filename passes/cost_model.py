@@ -19,6 +19,8 @@ _LATENCY = 8
 FEW_ROWS = 16
 #: Keys of a part, at least: what one costs beside its keys is little then.
 LEAST_PART = 512
+#: Keys that few queries have where their number is not known, as in a cache that grows.
+LIKELY_KEYS = 4096
 
 
 def default_schedule(w: Workload, target: Target, *, masked: bool = True) -> Schedule:
@@ -107,18 +109,19 @@ def in_parts(s: Schedule, w: Workload, target: Target) -> Schedule:
     and few problems have parts for all cores. How many depends on the machine's cores, not on the threads in use."""
     if w.direction != "forward" or "split-keys" not in target.directives or w.unmerged:
         return s
-    if w.rows is None or w.cols is None or w.problems is None or w.rows > min(s.rows, FEW_ROWS):
+    if w.rows is None or w.problems is None or w.rows > min(s.rows, FEW_ROWS):
         return s
+    keys = unknown(w.cols, LIKELY_KEYS)
     most = FEW_ROWS // max(w.rows, 1)
     together = max(n for n in range(1, max(most, 1) + 1) if w.shared % n == 0)
     per_key = max(1, w.width("j") * w.item)
     least = -(-max(LEAST_PART, 2 * s.cols) // s.cols) * s.cols
     fitting = max(least, target.cache_bytes // 2 // per_key // s.cols * s.cols)
-    wanted = -(-w.cols // fitting) if together > 1 else 1
+    wanted = -(-keys // fitting) if together > 1 else 1
     tasks = w.problems // together
     if tasks < 2 * target.cores and target.cores > 1:
         wanted = max(wanted, -(-2 * target.cores // max(tasks, 1)))
-    parts = min(wanted, w.cols // least, LARGEST_PARTS)
+    parts = min(wanted, keys // least, LARGEST_PARTS)
     if parts < 2:
         return s
     found = s.with_extents(g=together)

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 import aatc
 from aatc import backends, biases, masks, metrics, normalizers, passes
 from aatc.errors import ScheduleError, VerifyError
-from aatc.ir.legal import Workload, legal
+from aatc.ir.legal import Held, Workload, legal
 from aatc.ir.normalizers import SCORE, Normalizer
 from aatc.ir.normalizers.base import MASS
 from aatc.ir.normalizers.probe import probe
@@ -19,6 +19,9 @@ from aatc.ir.normalizers.softmax import Softmax
 from aatc.ir.parser import parse
 from aatc.ir.schedule import Schedule
 from aatc.ir.score.expr import ONE, call
+from aatc.ir.target import Target
+from aatc.passes.cost_model import default_schedule
+from aatc.passes.schedule_space import thread_space
 from tests.compiler.harness import module_of, record
 from tests.compiler.test_passes import GEO_PASSES, module
 from tests.conformance.interpreting import Interpreting
@@ -243,3 +246,101 @@ def test_parts_in_c(mask, tmp_path):
         got = Kernel(found, found.funcs[op.attrs["forward"].name], tmp_path / f"{m}")(*operands)
         torch.testing.assert_close(got[0], o, rtol=0, atol=1e-11)
         torch.testing.assert_close(got[1], lse, rtol=0, atol=1e-11)
+
+
+# --- who chooses it ------------------------------------------------------------------------------------------
+CORES = Target(
+    "native",
+    cores=2,
+    caches=(48 << 10, 1 << 20),
+    vector_bytes=64,
+    registers=32,
+    directives=("split", "grain", "bind", "pack", "vectorize", "split-keys", "order"),
+    levels=("threads",),
+)
+
+
+@pytest.mark.parametrize(
+    "problems, shared, rows, cols, width, heads, parts",
+    [
+        (32, 4, 1, 8192, 128, 4, 16),  # parts that stay in a cache from one of four heads to the next
+        (32, 32, 1, 8192, 128, 16, 16),
+        (32, 4, 4, 8192, 128, 4, 16),
+        (32, 4, 1, None, 128, 4, 8),  # keys of a cache that grows
+        (32, 1, 1, 8192, 128, 1, 1),  # enough problems for all cores
+        (1, 1, 1, 8192, 64, 1, 4),  # one problem for both
+        (1, 1, 1, 900, 64, 1, 1),  # too few keys to cut
+        (1, 1, 512, 8192, 64, 1, 1),  # enough queries
+    ],
+)
+def test_few_queries_have_their_keys_in_parts(problems, shared, rows, cols, width, heads, parts):
+    held = (Held("q", "i", width), Held("k", "j", width), Held("v", "j", width))
+    work = Workload("forward", problems, rows, cols, 4, width, 2, held, None, shared)
+    s = default_schedule(work, CORES)
+    legal(s, work, CORES)
+    assert (s.heads, s.parts) == (heads, parts)
+    assert default_schedule(replace(work, direction="backward"), CORES).parts == 1
+    assert default_schedule(replace(work, unmerged="relu"), CORES).parts == 1
+    found = {x.parts for x in thread_space(work, CORES)}
+    assert found == {1} if parts == 1 else found >= {1, parts, 2 * parts}
+
+
+native = pytest.mark.skipif(not backends.get("native").devices(), reason="no native kernels here")
+
+
+def decode(q, k, v):
+    return aatc.attend(q, k, v, metric=metrics.DotProduct())
+
+
+@native
+def test_decoding_has_the_same_bits_for_any_number_of_threads():
+    q, k, v = torch.randn(1, 8, 1, 32), torch.randn(1, 2, 4500, 32), torch.randn(1, 2, 4500, 32)
+    run = aatc.compile(decode, backend="native", fallback=False)
+    before, found = torch.get_num_threads(), []
+    try:
+        for n in (1, 2, 3, 2, 1):
+            torch.set_num_threads(n)
+            found.append(run(q, k, v))
+    finally:
+        torch.set_num_threads(before)
+    assert "split-keys(" in str(run.explain())
+    assert all(torch.equal(x, found[0]) for x in found)
+    exact = decode(*(x.double() for x in (q, k, v)))
+    torch.testing.assert_close(found[0].double(), exact, rtol=0, atol=1e-6)
+
+
+def test_heads_that_share_their_keys_are_known():
+    for heads, keys, shared in ((8, 2, 4), (8, 8, 1), (8, 1, 8), (12, 4, 3)):
+        q, k, v = (torch.rand(1, h, n, 4) for h, n in ((heads, 1), (keys, 20), (keys, 20)))
+        taken, spec, _ = record(q, k, v, metric=metrics.DotProduct())
+        fused = passes.Pipeline.parse(GEO_PASSES).run(module_of(taken, spec)).module
+        (op,) = [op for op in fused.walk() if op.name == "geo.attend"]
+        assert Workload.of(op).shared == shared
+
+
+@native
+def test_a_cache_that_grows():
+    """One program for all lengths, shorter than a part's step and without keys among them; and its gradients."""
+    run = aatc.compile(decode, backend="native", fallback=False, dynamic=True)
+    for m in (700, 4500, 3, 1300, 9000):
+        inputs = [torch.randn(1, h, n, 16, requires_grad=True) for h, n in ((4, 1), (2, m), (2, m))]
+        exact = [x.detach().double().requires_grad_() for x in inputs]
+        got, want = run(*inputs), decode(*exact)
+        torch.testing.assert_close(got.double(), want, rtol=0, atol=2e-6)
+        probe_ = torch.randn_like(got)
+        found = torch.autograd.grad(got, inputs, probe_)
+        for x, y in zip(found, torch.autograd.grad(want, exact, probe_.double()), strict=True):
+            torch.testing.assert_close(x.double(), y, rtol=0, atol=1e-5)
+
+
+def test_dropped_weights_are_the_same_in_parts():
+    """Who is dropped depends on the pair, and not on the part."""
+    q, k, v = (torch.rand(1, 2, n, 4, dtype=torch.float64) for n in (3, 60, 60))
+    what = {"metric": metrics.DotProduct(), "dropout": 0.5, "seed": 5}
+    for backend in every_backend():
+        torch.manual_seed(3)
+        _, whole, operands, _ = made(backend, q, k, v, 1, **what)
+        torch.manual_seed(3)
+        _, program, same, _ = made(backend, q, k, v, 3, **what)
+        assert all(torch.equal(a, b) for a, b in zip(operands, same, strict=True))
+        torch.testing.assert_close(program.main(*same)[0], whole.main(*operands)[0], rtol=0, atol=1e-12)

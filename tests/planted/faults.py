@@ -15,6 +15,7 @@ TILES = ("tests/compiler/test_masks_tiles.py", "tests/ir/test_ir_score.py")
 RACES = ("tests/ir/test_races.py", "tests/ir/test_runs.py", "tests/compiler/test_masks_tiles.py")
 ORDERS = ("tests/compiler/test_backward_orders.py",)
 TOKENS = ("tests/compiler/test_tile_parts.py", "tests/compiler/test_lower_tokens.py")
+KEY_PARTS = ("tests/compiler/test_key_parts.py",)
 BEHAVIOUR = ("tests/ir/test_ir_edges.py", "tests/compiler/test_kernel_edges.py")
 
 
@@ -190,6 +191,54 @@ FAULTS = (
         "not any",
         "loads hoisted over stores",
         BEHAVIOUR + KERNELS,
+    ),
+    Fault(
+        "merge-forgets-the-largest",
+        "passes/key_parts.py",
+        "return add(mul(x, mine), mul(y, theirs)) if scales else add(x, y)",
+        "return add(x, y)",
+        "sums of parts are added whatever their largest scores are",
+        KEY_PARTS,
+    ),
+    Fault(
+        "merge-takes-the-first-largest",
+        "ir/normalizers/base.py",
+        'call(f"{x.op}imum", x.value, x.other)',
+        "x.value",
+        "the largest score of later parts is forgotten",
+        KEY_PARTS,
+    ),
+    Fault(
+        "part-too-short",
+        "ir/tile_evaluate.py",
+        'length = -(-upper // (step * op.attrs["parts"])) * step',
+        'length = upper // (step * op.attrs["parts"]) * step',
+        "the last keys are in no part",
+        KEY_PARTS,
+    ),
+    Fault(
+        "native-part-too-short",
+        "backends/native/control.py",
+        "index(-(-int(upper.text) // whole))",
+        "index(int(upper.text) // whole)",
+        "the last keys are in no part",
+        KEY_PARTS,
+    ),
+    Fault(
+        "runs-of-other-parts",
+        "backends/native/control.py",
+        'first, last = code.call("llvm.smax", "i64", [first, part[0]]), minimum(e, last, part[1])',
+        "first, last = first, minimum(e, last, part[1])",
+        "runs are gone over again in later parts",
+        KEY_PARTS,
+    ),
+    Fault(
+        "heads-that-share-no-keys-together",
+        "ir/legal.py",
+        "return math.gcd(*(heads // n for n in fewer if n))",
+        "return heads",
+        "the cost model takes heads together that have keys of their own",
+        KEY_PARTS,
     ),
     Fault(
         "no-pruning",
