@@ -11,11 +11,10 @@ import contextlib
 import dataclasses
 import functools
 import inspect
-import operator
 import os
 import traceback
 import types
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
 
@@ -385,6 +384,9 @@ def on_graph_break(tell: Callable[[Any], None]) -> None:
 
 
 # --- operators of objects ----------------------------------------------------------------------------------
+Operator = Callable[..., Any]
+
+
 def run_methods_of_objects() -> None:
     """Makes Dynamo run ``~x`` and ``x @ y`` of objects by their methods, as it does for all other operators."""
     from torch._dynamo.variables.builtin import BuiltinVariable
@@ -405,15 +407,9 @@ def run_methods_of_objects() -> None:
     handlers.call_invert, handlers.call_matmul = call_invert, call_matmul
 
 
-_MIRRORED = {
-    operator.lt: operator.gt, operator.le: operator.ge, operator.gt: operator.lt, operator.ge: operator.le,
-    operator.eq: operator.eq, operator.ne: operator.ne,
-}  # fmt: skip
-
-
-def compare_by_methods(of: type) -> None:
-    """Makes Dynamo ask objects of the class ``of`` when they are compared with a number. It would ask the number, which
-    knows no such objects, and take ``==`` for identity."""
+def compare_by_methods(of: type, mirrored: Mapping[Operator, Operator]) -> None:
+    """Makes Dynamo ask objects of the class ``of`` when they are compared with a number, by an operator or, on its
+    right, by the mirrored one. It would ask the number, which knows no such objects, and take ``==`` for identity."""
     from torch._dynamo.variables.builtin import BuiltinVariable
     from torch._dynamo.variables.constant import ConstantVariable
     from torch._dynamo.variables.tensor import SymNodeVariable
@@ -429,33 +425,25 @@ def compare_by_methods(of: type) -> None:
         return handler
 
     table = BuiltinVariable._binop_handlers()
-    for op in _MIRRORED:
+    for op, other in mirrored.items():
         for number in (SymNodeVariable, ConstantVariable):
-            table[op].insert(0, ((number, UserDefinedObjectVariable), compared(_MIRRORED[op], 1)))
+            table[op].insert(0, ((number, UserDefinedObjectVariable), compared(other, 1)))
         table[op].insert(0, ((UserDefinedObjectVariable, SymNodeVariable), compared(op, 0)))
     BuiltinVariable.call_function_handler_cache.clear()
 
 
-#: Operators by which parts of an attention combine with tensors, and the methods of the left and the right side.
-_COMBINING = {
-    operator.add: ("__add__", "__radd__"), operator.iadd: ("__add__", "__radd__"),
-    operator.and_: ("__and__", "__rand__"), operator.iand: ("__and__", "__rand__"),
-    operator.or_: ("__or__", "__ror__"), operator.ior: ("__or__", "__ror__"),
-}  # fmt: skip
-
-
-def combine_by_methods(of: type) -> None:
-    """Makes Dynamo ask objects of the class ``of`` when they are combined with a tensor. It would record an operator of
-    tensors, which cannot take them."""
+def combine_by_methods(of: type, methods: Mapping[Operator, tuple[str, str]]) -> None:
+    """Makes Dynamo ask objects of the class ``of`` when they are combined with a tensor, by the method of the left or
+    of the right side. It would record an operator of tensors, which cannot take them."""
     from torch._dynamo.variables.builtin import BuiltinVariable
 
     handlers: Any = BuiltinVariable
     own = handlers._handle_insert_op_in_graph
 
     def insert(self: Any, tx: Any, args: Any, kwargs: Any) -> Any:
-        if self.fn in _COMBINING and len(args) == 2:
+        if self.fn in methods and len(args) == 2:
             x, y = (a.realize() for a in args)
-            left, right = _COMBINING[self.fn]
+            left, right = methods[self.fn]
             for asked, method, other in ((x, left, y), (y, right, x)):
                 if isinstance(getattr(asked, "value", None), of) and hasattr(asked.value, method):
                     return asked.call_method(tx, method, [other], {})
