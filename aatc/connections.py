@@ -101,8 +101,9 @@ class Rotary(Connection):
         steps = torch.arange(share, dtype=torch.float64, device=positions.device)
         angles = positions.to(torch.float64).unsqueeze(-1) * self.base ** (-steps / share)
         if sizes.dtype != torch.float64:
-            # in float64 up to here: single precision holds a large angle to whole turns only
-            angles = (angles - 2 * math.pi * torch.round(angles / (2 * math.pi))).to(torch.float32)
+            # in float64 up to here: single precision holds a large angle to whole turns only. Not by torch.round, which
+            # calls all threads for a few thousand numbers: on a busy machine that takes longer than a small attention
+            angles = (torch.remainder(angles + math.pi, 2 * math.pi) - math.pi).to(torch.float32)
         return angles.flatten(-2), "b" if angles.dim() == 4 else ""
 
     @classmethod
