@@ -99,12 +99,13 @@ class Rotary(Connection):
             )
         share = pairs // count
         steps = torch.arange(share, dtype=torch.float64, device=positions.device)
-        angles = positions.to(torch.float64).unsqueeze(-1) * self.base ** (-steps / share)
+        each = self.base ** (-steps / share)  # in float64, and so is its product with positions of any type
+        angles = positions * each if count == 1 else (positions.unsqueeze(-1) * each).flatten(-2)
         if sizes.dtype != torch.float64:
             # in float64 up to here: single precision holds a large angle to whole turns only. Not by torch.round, which
             # calls all threads for a few thousand numbers: on a busy machine that takes longer than a small attention
             angles = (torch.remainder(angles + math.pi, 2 * math.pi) - math.pi).to(torch.float32)
-        return angles.flatten(-2), "b" if angles.dim() == 4 else ""
+        return angles, "b" if positions.dim() == 3 else ""
 
     @classmethod
     def _carried(cls, key: Key, x: Expr, captured: list[Expr]) -> Expr:

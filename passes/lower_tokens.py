@@ -216,15 +216,18 @@ class TokenLoops:
         """The tile of an expression over atoms."""
         if e.fn == "param":
             return self.tiles[e.name]
-        used = params(e)
-        shapes = [_shape(self.tiles[p.name]) for p in used]
-        shape = [max((int(s[n]) for s in shapes), default=1) for n in range(3)]
-        kind = {"f": self.numbers, "i": "i64", "b": "bool"}[e.dtype]
-        if not used:
-            return self.b.op("tile.fill", [], [TileType.of(kind, shape)], names=["c"], value=float(e.value), axes="")[0]
-        if kind == "bool":
+        kind = self._kind(e)
+        if not params(e):
+            return self.b.op("tile.fill", [], [kind], names=["c"], value=float(e.value), axes="")[0]
+        if kind.dtype == "bool":
             raise Left(f"{e} is a truth value")
-        return self.b.map([("t", e, TileType.of(kind, shape))], self.tiles)[0]
+        return self.b.map([("t", e, kind)], self.tiles)[0]
+
+    def _kind(self, e: Expr) -> TileType:
+        """The type of the tile of an expression over atoms."""
+        shapes = [_shape(self.tiles[p.name]) for p in params(e)]
+        shape = [max((int(s[n]) for s in shapes), default=1) for n in range(3)]
+        return TileType.of({"f": self.numbers, "i": "i64", "b": "bool"}[e.dtype], shape)
 
     def _filled(self, value: Expr, e: Expr, t: TensorType) -> Value:
         """The tile of the result, of full extents even where it depends on fewer axes."""
@@ -356,8 +359,10 @@ class TokenLoops:
         starts = (0, half) if stride == 1 else (0, 1)
         x, y = (self._atom(self._slice(tile, s, half, stride), e) for s in starts)
         cosine, sine = call("cos", angle), call("sin", angle)
-        first = self._tile(call("sub", call("mul", x, cosine), call("mul", y, sine)))
-        second = self._tile(call("add", call("mul", x, sine), call("mul", y, cosine)))
+        turned = call("sub", call("mul", x, cosine), call("mul", y, sine))
+        other = call("add", call("mul", x, sine), call("mul", y, cosine))
+        kind = self._kind(turned)
+        first, second = self.b.map([("t", turned, kind), ("t", other, kind)], self.tiles)  # one cosine, one sine
         whole = self._widened(first, 2 * half)
         return self._atom(self._insert(second, self._insert(first, whole, starts[0], stride), starts[1], stride), e)
 

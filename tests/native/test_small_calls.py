@@ -223,3 +223,24 @@ def test_work_is_that_of_the_lengths_there_are(metric):
         assert plan.alone == (n <= 128)
     products = {n: 2 * 8 * n * n * 64 for n in found}
     assert all(products[n] <= found[n] <= 2.5 * products[n] + 2e6 for n in found)
+
+
+def test_angles_are_computed_by_the_calling_thread():
+    """torch.round and its like call all threads for two thousand numbers and more."""
+
+    def f(q, k, v, positions):
+        return aatc.attend(q, k, v, metric=metrics.DotProduct(), connection=aatc.connections.Rotary(positions))
+
+    compiled = aatc.compile(f, backend="native", fallback=False)
+    q, k, v = torch.randn(3, 1, 2, 128, 64)
+    at = torch.arange(128) + 1_000_000
+    got = compiled(q, k, v, at)
+    assert not any(f"aten.{word}" in compiled.code for word in ("round", "floor", "cos", "sin", "exp"))
+    angles = at.double()[:, None] * 10_000.0 ** (-torch.arange(32, dtype=torch.float64) / 32)
+
+    def turned(x):
+        a, b = x.double().chunk(2, -1)
+        return torch.cat([a * angles.cos() - b * angles.sin(), a * angles.sin() + b * angles.cos()], -1)
+
+    want = F.scaled_dot_product_attention(turned(q), turned(k), v.double()).float()
+    torch.testing.assert_close(got, want, atol=2e-5, rtol=2e-5)
