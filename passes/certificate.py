@@ -162,6 +162,8 @@ Values = dict[Expr, torch.Tensor]
 _EXACT = 1e-12
 #: How often a formula is evaluated with other roundings, and how many times what they make of it is explained by them.
 _SAMPLES, _EXPLAINED = 4, 32.0
+#: By how much of itself a number moves where it has lost all but three of its digits.
+_BESIDE_A_POLE = 1e-3
 
 
 def _found(
@@ -193,6 +195,8 @@ def _noise(
         others = _found(roots[-2:], env, sizes, starts, dict(kept), rounded)
         apart = [(_compared(kind, x) - _compared(kind, y)).abs() for x, y in zip(sides, others, strict=True)]
         noise = torch.maximum(noise, (apart[0] + apart[1]).nan_to_num(pole, pole, pole))
+    if singular:  # beside a pole, too: what other roundings move that far, they may move further
+        noise = noise.masked_fill(noise > _BESIDE_A_POLE * _scale([_compared(kind, x) for x in sides]), pole)
     return noise * _EXPLAINED
 
 

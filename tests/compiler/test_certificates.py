@@ -104,6 +104,21 @@ def test_wrong_rewrites_beside_poles_and_infinities_are_refused(before, after) -
     assert not verify(("equal", body(before), body(after))) <= 1e-9
 
 
+def test_numbers_that_have_lost_their_digits_beside_a_pole_say_nothing() -> None:
+    """Vectors of length 1 lie on the pole, or a rounding away from it."""
+    operands = "(beta: f[], q: f[bhid], fq: f[bide], fk: f[bjde], k: f[bhjd])"
+    widths = (("q", (4,)), ("k", (4,)), ("fq", (4, 4)), ("fk", (4, 4)))
+    written, made = (
+        f"{operands} => let x = unturn(fq, turn(fk, k)); y = q - x in beta * square(acosh(1.0 + 2.0 * (dot(y, y) / "
+        "((1.0 - dot(q, q)) * (1.0 - dot(x, x)))))) + -1.5",
+        f"{operands} => let x = turn(fq, q) - turn(fk, k); y = 1.0 - dot(q, q) in {{}}beta * square(acosh(2.0 * "
+        "(dot(x, x) / (-(y * dot(k, k)) + y)) + 1.0)) + -1.5",
+    )
+    before = parse_program(written).body
+    assert verify(("equal", before, parse_program(made.format("")).body, widths)) <= 1e-9
+    assert not verify(("equal", before, parse_program(made.format("1.0001 * ")).body, widths)) <= 1e-9
+
+
 def test_rounding_is_no_deviation() -> None:
     """Large numbers that cancel leave their rounding, which is not the rule's fault."""
     expanded = body("dot(q, q) - 2.0 * dot(q, k) + dot(k, k)")
