@@ -233,7 +233,7 @@ FAULTS = (
     ),
     Fault(
         "region-types",
-        "ir/tile.py",
+        "ir/tile_rules.py",
         "if [a.type for a in body.args] != [*lead, *carried]:",
         "if len(body.args) != len(lead) + len(carried):",
         "types of region arguments",

@@ -56,7 +56,7 @@ FAULTS = (
     ),
     Fault(
         "plan-loop-lives",
-        "backends/cpu/plan_memory.py",
+        "backends/liveness.py",
         "if self.intervals[v].end > max(before[v], start):",
         "if False:",
         "what a loop reads is given away inside it",
@@ -147,8 +147,8 @@ FAULTS = (
     Fault(
         "race-anywhere",
         "ir/races.py",
-        "return owned_by(axes, buffer.shape, sizes, axis)",
-        "return True",
+        "return at.get(axis) is position and owned_by(axes, buffer.shape, sizes, axis)",
+        "return at.get(axis) is position",
         "a check that always holds: whose places an access reaches",
         RACES,
     ),
