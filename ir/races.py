@@ -119,18 +119,21 @@ def _check_reduction(loop: Op) -> None:
 
 
 def _accumulates(op: Op, v: Value) -> bool:
-    traits = lookup_op(op.name).traits
     at = op.operands.index(v)
+    if op.operands.count(v) != 1:
+        return False
     if op.name == "tile.map":
-        return op.operands.count(v) == 1 and sum(_adds(p, at) for p in op.attrs["programs"]) == 1
-    into = op.operands[traits.replaces] if traits.replaces is not None else []
-    return op.name in ("tile.dot", "tile.reduce") and v in into and op.operands.count(v) == 1
+        return sum(_adds(p, at) for p in op.attrs["programs"]) == 1
+    accumulates = lookup_op(op.name).traits.accumulates
+    return accumulates is not None and at in accumulates(op)
 
 
 def _result_of(op: Op, v: Value) -> int:
-    if op.name != "tile.map":
-        return 0
-    return next(n for n, p in enumerate(op.attrs["programs"]) if _adds(p, op.operands.index(v)))
+    at = op.operands.index(v)
+    accumulates = lookup_op(op.name).traits.accumulates
+    if accumulates is not None:
+        return accumulates(op)[at]
+    return next(n for n, p in enumerate(op.attrs["programs"]) if _adds(p, at))
 
 
 def _adds(program: Program, at: int) -> bool:

@@ -84,8 +84,10 @@ class Traits:
     writes: positions of the operands whose memory it changes. replaces: the operands whose place a result may take,
     none of them read any more once writing has begun. view: its results lie where an operand lies. region: "loop", run
     any number of times, or "branch", run or not. carried: position of the first operand that goes through the region
-    to the results, and of the first argument of the region that does. leaves: it may end the function early. layouts:
-    those in which it makes a buffer when the result's type says so, first what it makes when the type says nothing.
+    to the results, and of the first argument of the region that does. accumulates: operands that are only added to
+    or compared with, by position, with the positions of the results that hold it. leaves: it may end the function
+    early. layouts: those in which it makes a buffer when the result's type says so, first what it makes when the type
+    says nothing.
     """
 
     writes: tuple[int, ...] = ()
@@ -93,6 +95,7 @@ class Traits:
     view: bool = False
     region: str = ""
     carried: tuple[int, int] = (0, 0)
+    accumulates: Callable[[Op], Mapping[int, int]] | None = None
     leaves: bool = False
     layouts: tuple[str, ...] = ("",)
 

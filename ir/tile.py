@@ -299,7 +299,7 @@ _def(
     infer=lambda op: [rules.dot_type(op)],
     verify=rules.dot_verify,
     evaluate=ev.dot,
-    traits=Traits(replaces=slice(2, None)),
+    traits=Traits(replaces=slice(2, None), accumulates=lambda op: {2: 0}),
 )
 _def(
     "tile.map",
@@ -332,7 +332,7 @@ _def(
     infer=lambda op: [rules.reduce_type(op)],
     verify=rules.reduce_verify,
     evaluate=ev.reduce,
-    traits=Traits(replaces=slice(1, None)),
+    traits=Traits(replaces=slice(1, None), accumulates=lambda op: {1: 0}),
 )
 _def(
     "tile.fill",

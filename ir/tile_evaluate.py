@@ -272,7 +272,7 @@ def dot(op: Op, values: list[Any], interp: Any) -> list[Any]:
     return [out + c[0] if c else out]
 
 
-def _pairwise(program: Program, tiles: Sequence[Any], dtype: Any) -> torch.Tensor:
+def pairwise(program: Program, tiles: Sequence[Any], dtype: Any) -> torch.Tensor:
     """A program over tiles (g, i, j): its parameters are laid out by position, not by their declared axes."""
     values: dict[Expr, Any] = {p: t.unsqueeze(0).unsqueeze(-1) for p, t in zip(program.params, tiles, strict=True)}
     return evaluate(program.body, {}, (1, 1, 1, 1), dtype=dtype, values=values)[0, ..., 0]
@@ -281,7 +281,7 @@ def _pairwise(program: Program, tiles: Sequence[Any], dtype: Any) -> torch.Tenso
 def map_tiles(op: Op, values: list[Any], interp: Any) -> list[Any]:
     out = []
     for program, r in zip(op.attrs["programs"], op.results, strict=True):
-        value = _pairwise(program, values, torch_dtype(summed_name(r.type.dtype)))  # type: ignore[attr-defined]
+        value = pairwise(program, values, torch_dtype(summed_name(r.type.dtype)))  # type: ignore[attr-defined]
         whole = torch.broadcast_shapes(value.shape, *(v.shape for v in values))
         shape = [n if int(d) == 1 else w for n, d, w in zip(value.shape, r.type.shape, whole, strict=True)]  # type: ignore[attr-defined]
         out.append(value.expand(shape).to(dtype_of(r.type)))
@@ -292,7 +292,7 @@ def mask_tile(op: Op, values: list[Any], interp: Any) -> list[Any]:
     tile, partial, *captures = values
     if not partial:
         return [tile]
-    keep = _pairwise(op.attrs["mask"], captures, torch.float64)
+    keep = pairwise(op.attrs["mask"], captures, torch.float64)
     return [tile.masked_fill(~keep.expand(tile.shape), op.attrs["value"])]
 
 
@@ -356,7 +356,7 @@ def _entries(shape: Sequence[int], op: Op, g: Any, tiles: Sequence[Any], sizes: 
     """The index of the entries of a table that an operation reads or adds to, in tile layout (g, i, j)."""
     problems = torch.arange(int(g), int(g) + g.extent)
     dtype = torch_dtype(position_numbers(op.operands[len(op.operands) - len(tiles) :]))
-    positions = [_pairwise(p, tiles, dtype) for p in op.attrs["positions"]]
+    positions = [pairwise(p, tiles, dtype) for p in op.attrs["positions"]]
     return entries(op.attrs["axes"], shape, problems, sizes[1], positions)
 
 

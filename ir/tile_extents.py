@@ -8,7 +8,6 @@ two tiles say nothing of the last round.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any
 
 from aatc.ir.access import access, repeats
 from aatc.ir.blame import fail
@@ -59,6 +58,14 @@ def meet(op: Op, operands: Sequence[Value], tiles: Tiles) -> tuple[tuple[int, ..
     return tuple(shape), tuple(extents)
 
 
+Rule = Callable[[Op, Tiles, Callable[[Value], Extent]], list[Extents]]
+
+
+def extent_rule(name: str, rule: Rule) -> None:
+    """Says how large the tiles are that an operation makes, for one whose results' types do not tell (`_like`)."""
+    _RULES[name] = rule
+
+
 def results(op: Op, tiles: Tiles, at: Callable[[Value], Extent]) -> list[Extents]:
     """Extents of the tiles that an operation without a region makes."""
     rule = _RULES.get(op.name, _like)
@@ -78,12 +85,17 @@ def _position(op: Op, tiles: Tiles, at: Callable[[Value], Extent]) -> list[Exten
     return [tuple(extent if k == n else 1 for k in range(3))]
 
 
-def _dot(op: Op, tiles: Tiles, at: Callable[[Value], Extent]) -> list[Extents]:
+def product_extents(op: Op, tiles: Tiles) -> Extents:
+    """Of the contraction of the first two operands in the operation's form."""
     a, b = (tiles[v] for v in op.operands[:2])
     x, y, rows, cols = {"nt": (2, 2, 1, 1), "nn": (2, 1, 1, 2), "tn": (1, 1, 2, 2)}[op.attrs["form"]]
     if a[x] != b[y] or (a[0] != b[0] and b[0] != 1):
         fail(op, f"tiles of different extents are contracted in {op.name}: at ragged edges they differ")
-    found = (a[0], a[rows], b[cols])
+    return a[0], a[rows], b[cols]
+
+
+def _dot(op: Op, tiles: Tiles, at: Callable[[Value], Extent]) -> list[Extents]:
+    found = product_extents(op, tiles)
     _same(op, found, [tiles[v] for v in op.operands[2:]])
     return [found]
 
@@ -177,7 +189,7 @@ def _same(op: Op, found: Extents, others: Sequence[Extents]) -> None:
         fail(op, f"tiles of different extents meet in {op.name}: at ragged edges they differ")
 
 
-_RULES: dict[str, Callable[[Op, Any, Any], list[Extents]]] = {
+_RULES: dict[str, Rule] = {
     "tile.load": _load,
     "tile.fill": _load,
     "tile.position": _position,

@@ -110,7 +110,7 @@ def _program(op: Op, program: Program, operands: Sequence[Value], sizes: tuple[D
     return _width(program, types)
 
 
-def _elementwise(op: Op, programs: Sequence[Program], tiles: Sequence[Value]) -> None:
+def elementwise(op: Op, programs: Sequence[Program], tiles: Sequence[Value]) -> None:
     """Programs over tiles work element by element and bind a tile to each parameter."""
     for p in programs:
         if not isinstance(p, Program):
@@ -254,7 +254,7 @@ def mask_verify(op: Op) -> None:
     t, partial = _tile(op, 0), op.operands[1].type
     if t.dtype not in (*_FLOATS, _SHORT) or partial != BOOL:
         raise VerifyError(f"{op.name} takes a tile of numbers and whether it is partial, not {t} and {partial}")
-    _elementwise(op, [op.attrs["mask"]], op.operands[2:])
+    elementwise(op, [op.attrs["mask"]], op.operands[2:])
     if op.attrs["mask"].body.dtype != "b":
         raise VerifyError(f"{op.name}: {op.attrs['mask']} is no mask")
     _number(op, "value", t)
@@ -293,7 +293,7 @@ def table_verify(op: Op) -> None:
         raise VerifyError(f"{op.name}: {table.type} is no table with axes {axes!r}")
     if len(positions) != len(axes) - len(lead):
         raise VerifyError(f"{op.name}: {len(positions)} positions in a table with axes {axes!r}")
-    _elementwise(op, positions, tiles)
+    elementwise(op, positions, tiles)
     kinds = [_kind(t.dtype) for t in ((tile, table.type) if scatter else (table.type, tile))]
     if kinds[0] not in _HELD.get(kinds[1], "") or (scatter and kinds[1] == "b"):
         raise VerifyError(f"{op.name}: {tile} and {table.type}")
@@ -447,7 +447,7 @@ def map_verify(op: Op) -> None:
     programs = op.attrs["programs"]
     if len(programs) != len(op.results):
         raise VerifyError(f"tile.map has {len(programs)} programs and {len(op.results)} results")
-    _elementwise(op, programs, op.operands)
+    elementwise(op, programs, op.operands)
     for p, r in zip(programs, op.results, strict=True):
         if not isinstance(r.type, TileType) or r.type.dtype not in (*_TILES, _SHORT):
             raise VerifyError(f"tile.map makes tiles of numbers, not {r.type}")

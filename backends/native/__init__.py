@@ -8,7 +8,13 @@ from typing import Any
 import torch
 
 from aatc.backends.contract import Backend
-from aatc.backends.native import bf16_products, forward_copies, panels_by_tile, rows_by_use  # noqa: F401  (passes)
+from aatc.backends.native import (  # noqa: F401  (passes)
+    bf16_products,
+    forward_copies,
+    join_loops,
+    panels_by_tile,
+    rows_by_use,
+)
 from aatc.backends.native import isa as instruction_sets
 from aatc.backends.native.table import lowering
 from aatc.backends.processor import caches, cores
@@ -25,7 +31,7 @@ class NativeBackend(Backend):
     caches."""
 
     name = "native"
-    suffix = "lower-tokens{inline=true},bf16-products,rows-by-use,panels-by-tile,forward-copies"
+    suffix = "lower-tokens{inline=true},bf16-products,rows-by-use,panels-by-tile,forward-copies,join-loops"
     lowerings = lowering
     listings = ("llvm", "asm")
 

@@ -165,6 +165,9 @@ class _Dims(dict[str, int]):
 
 #: Operations that make a buffer which regions fill.
 MADE = ("tile.alloc", "tile.pack", "tile.peak", "tile.centre")
+#: About how many multiplications and additions a thread draws at once, at most: a thread that draws the last tasks lets
+#: the others wait for no longer than these take, some microseconds.
+_DRAWN = 1 << 20
 #: Shapes and strides of arguments for which a function remembers what it has worked out.
 _PLANS = 64
 
@@ -287,11 +290,12 @@ class _RegionPlan:
         self.scratch = -(-text.scratch[n] // ALIGN) * ALIGN
         layout = self.layout
         context = array("q", bytes(8 * layout.size))
-        self.work, self.totals = 0, []
+        self.work, self.totals, self.drawn = 0, [], []
         for p, phase in enumerate(region.phases):
             count, work = tasks_of(phase, plan.sizes)
             self.work += work
             self.totals.append(count)
+            self.drawn.append(max(1, _DRAWN * count // max(1, work)))
             context[layout.phase(p, TOTAL)] = count
         for name, place in layout.symbols.items():
             context[place] = plan.sizes[name]
@@ -326,7 +330,7 @@ class _RegionPlan:
     def _of(self, threads: int) -> array[int]:
         context = self.contexts[threads] = self.context[:]
         for p, total in enumerate(self.totals):
-            context[self.layout.phase(p, CHUNK)] = max(1, total // (threads * 16))
+            context[self.layout.phase(p, CHUNK)] = max(1, min(total // (threads * 16), self.drawn[p]))
         context[THREADS] = threads
         return context
 

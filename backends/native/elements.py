@@ -185,7 +185,8 @@ def position(e: Emitter, op: Op) -> None:
 
 
 # --- reductions ----------------------------------------------------------------------------------------------
-_START = {"sum": 0.0, "max": float("-inf"), "min": float("inf")}
+#: What reductions start from.
+START = {"sum": 0.0, "max": float("-inf"), "min": float("inf")}
 
 
 def combined(e: Emitter, how: str, a: Val, b: Val) -> Val:
@@ -223,10 +224,10 @@ def line_total(e: Emitter, how: str, n: Val, read: Callable[[Val, Val | None], V
     code, lanes = e.code, e.lanes
     if lanes == 1:
         (only,) = code.loop(
-            index(0), n, 1, lambda j, t: [combined(e, how, t, read(j, None))], [number(_START[how], scalar)]
+            index(0), n, 1, lambda j, t: [combined(e, how, t, read(j, None))], [number(START[how], scalar)]
         )
         return only
-    start = number(_START[how], vector_of(scalar, lanes))
+    start = number(START[how], vector_of(scalar, lanes))
     literal = not n.text.startswith("%")
     whole = index(int(n.text) // lanes * lanes) if literal else code.op("i64", f"and i64 {n.text}, {-lanes}")
     wide = 4 * lanes
@@ -285,7 +286,7 @@ def reduce(e: Emitter, op: Op) -> None:
         ended(index(0), index(0), x)
     elif over == "ij":
         (x,) = code.loop(
-            index(0), tile.rows, 1, lambda i, t: [combined(e, how, t, of_row(i))], [number(_START[how], scalar)]
+            index(0), tile.rows, 1, lambda i, t: [combined(e, how, t, of_row(i))], [number(START[how], scalar)]
         )
         ended(index(0), index(0), x)
     else:
@@ -297,7 +298,7 @@ def _down(e: Emitter, how: str, tile: Tile, before: Tile | None, out: Tile, wide
     code = e.code
 
     def vector(j: Val, keep: Val | None) -> None:
-        x = number(_START[how], vector_of(out.memory, e.lanes))
+        x = number(START[how], vector_of(out.memory, e.lanes))
         if before is not None:
             x = e.read(before, index(0), j, e.lanes, keep)
         (x,) = code.loop(

@@ -8,6 +8,7 @@ from typing import Any
 
 from aatc.backends.liveness import Interval, Liveness, place
 from aatc.backends.native.context import Layout, constant, factors, rank_of
+from aatc.backends.native.declarations import accumulators, tiles
 from aatc.backends.native.halves import narrowed, widened
 from aatc.backends.native.isa import Isa
 from aatc.backends.native.llvm import MEMORY, Code, Val, index, number, size_of, vector_of
@@ -95,6 +96,8 @@ class Emitter:
         t: TensorType = v.type  # type: ignore[assignment]
         if constant(t.shape[axis]) == 1:
             return index(0)
+        if axis == len(t.shape) - 1:  # the caller sees to it of arguments
+            return index(1)
         if isinstance(v.owner, Op):  # laid out by the caller as a new tensor is
             known = 1
             for d in t.shape[axis + 1 :]:
@@ -253,6 +256,12 @@ _IN_PLACE = frozenset(
 
 def _replaceable(op: Op, r: Value) -> list[Value]:
     traits = lookup_op(op.name).traits
+    if (
+        op.name == "native.join"
+    ):  # a row's sums are there when the row is done, a vector when all are read that it is of
+        n = op.results.index(r)
+        into = [op.operands[at] for at, of in accumulators(op).items() if of == n]
+        return into if op.attrs["keeps"][n] != "tile" else [v for v in tiles(op) if v.type == r.type]
     if traits.replaces is None:
         return []
     found = op.operands[traits.replaces]

@@ -15,8 +15,10 @@ behind the last lands in those that a tile in scratch memory has to spare.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 
 from aatc.backends.native.bf16 import short_products
+from aatc.backends.native.declarations import few_rows, panel_of
 from aatc.backends.native.elements import across, copy
 from aatc.backends.native.emit import Emitter, temporary_of
 from aatc.backends.native.isa import Isa
@@ -24,16 +26,14 @@ from aatc.backends.native.llvm import MEMORY, Val, index, number, size_of, vecto
 from aatc.backends.native.table import lowering
 from aatc.backends.native.tiles import ALIGN, MOST_ROWS, Tile, lanes_of, row_length, tile_shape
 from aatc.backends.native.whole import panels
-from aatc.ir.core import Op, Value
+from aatc.ir.core import Op
 from aatc.ir.errors import BackendError
-from aatc.ir.types import TensorType
+from aatc.ir.tile_rules import dot_type
 
 #: Steps of the contracted axis that stand in the body of the loop.
 _UNROLL = 4
 #: Keys whose features are multiplied at a time; vectors of every instruction set have as many numbers, or more.
 _KEYS = 4
-#: Features per row from which on few rows are multiplied feature by feature.
-_ACROSS = 8
 
 
 @temporary_of("tile.dot")
@@ -42,7 +42,7 @@ def turned_bytes(isa: Isa, op: Op) -> list[int]:
     b = op.operands[1]
     if b.type.dtype == "bf16":  # type: ignore[attr-defined]
         return []
-    if op.attrs["form"] != "nt" or tile_shape(op.result.type)[1] == 1 or panel_of(b):  # type: ignore[arg-type]
+    if op.attrs["form"] != "nt" or tile_shape(dot_type(op))[1] == 1 or panel_of(b):
         return []
     if goes_by_features(isa, op):
         return []
@@ -52,18 +52,9 @@ def turned_bytes(isa: Isa, op: Op) -> list[int]:
     return [-(-n // ALIGN) * ALIGN]
 
 
-def panel_of(v: Value) -> int:
-    """Columns of the panels that a tile is read from; 0 of any other."""
-    if isinstance(v.owner, Op) and v.owner.name == "tile.load":
-        t: TensorType = v.owner.operands[0].type  # type: ignore[assignment]
-        return t.panel
-    return 0
-
-
 def goes_by_features(isa: Isa, op: Op) -> bool:
-    """Whether a product nt takes its second factor as it lies: turning would cost more than adding up across."""
-    (rows, cols), width = tile_shape(op.result.type), tile_shape(op.operands[1].type)[1]  # type: ignore[arg-type]
-    return cols > 1 and lanes_of(isa) > 1 and not panel_of(op.operands[1]) and rows * _ACROSS <= width
+    """Whether a product nt takes its second factor as it lies."""
+    return tile_shape(dot_type(op))[1] > 1 and lanes_of(isa) > 1 and few_rows(op)
 
 
 def own_panel(isa: Isa, cols: int) -> int:
@@ -94,22 +85,28 @@ def dot(e: Emitter, op: Op) -> None:
     if form == "nt" and goes_by_features(e.isa, op):
         _by_features(e, a, b, out, bool(c))
         return
-    if form == "nt" and not b.panel:
-        b = _turned(e, op, b)
+    most = e.isa.registers // 4 if out.shape[0] == 1 else e.blocks[1]  # one row has sums of few vectors to hold
+    vectors = min(most, -(-out.shape[1] // e.lanes))
     if form == "nt":
-        vectors = b.panel // e.lanes
-        if b.panel % e.lanes or row_length(e.isa, out.shape) % b.panel:
-            raise BackendError(f"panels of {b.panel} do not fit {out.shape[1]} columns in vectors of {e.lanes}")
-    else:
-        most = e.isa.registers // 4 if out.shape[0] == 1 else e.blocks[1]  # one row has sums of few vectors to hold
-        vectors = min(most, -(-out.shape[1] // e.lanes))
-    _blocks(e, form, a, b, out, depth, vectors, bool(c))
+        b, vectors = panelled(e, op, b, out.shape)
+    blocks = Blocks(e, form, a, b, out.of(rows, cols), depth, vectors, bool(c))
+    blocks.each(blocks.stored)
 
 
-def _turned(e: Emitter, op: Op, b: Tile) -> Tile:
+def panelled(e: Emitter, op: Op, b: Tile, shape: tuple[int, int], room: int = 0) -> tuple[Tile, int]:
+    """The second factor of nt in panels, and how many vectors wide these are. ``shape``: of the product. ``room``: the
+    number of the buffer for the panels among the operation's temporaries."""
+    if not b.panel:
+        b = _turned(e, op, b, room)
+    if b.panel % e.lanes or row_length(e.isa, shape) % b.panel:
+        raise BackendError(f"panels of {b.panel} do not fit {shape[1]} columns in vectors of {e.lanes}")
+    return b, b.panel // e.lanes
+
+
+def _turned(e: Emitter, op: Op, b: Tile, room: int) -> Tile:
     """The second factor of nt in panels, in scratch memory."""
     panel = own_panel(e.isa, b.shape[0])
-    to = e.temporary(op)
+    to = e.temporary(op, room)
     width = b.shape[1]
 
     panels(e, b.base, (b.row, index(1)), to, (index(0), b.rows), b.rows, width, panel, b.memory)
@@ -179,90 +176,112 @@ def _by_features(e: Emitter, a: Tile, b: Tile, out: Tile, add: bool) -> None:
     )
 
 
-def _blocks(e: Emitter, form: str, a: Tile, b: Tile, out: Tile, depth: Val, vectors: int, add: bool) -> None:
-    code, lanes = e.code, e.lanes
-    high = max(1, min(e.blocks[0], MOST_ROWS, out.shape[0]))
-    wide = vectors * lanes
-
-    def column(j: Val, used: int) -> None:
-        if form == "nt":
-            base = code.at(b.base, code.mul(j, index(b.shape[1])), b.memory)
-            step, ragged = index(b.panel), None
-        else:
-            base = code.at(b.base, j, b.memory)
-            step = b.row
-            ragged = None if b.local else b.shape[1]
-
-        def row(i: Val) -> None:
-            _block(e, form, a, base, step, out, (i, j), (high, used), depth, ragged, add)
-
-        code.loop(index(0), out.rows, high, lambda i: row(i))
-
-    if form == "nt" or out.shape[1] > wide:
-        whole = out.cols if form == "nt" else index(out.shape[1] // wide * wide)
-        code.loop(index(0), whole, wide, lambda j: column(j, vectors))
-    if form != "nt":
-        rest = out.shape[1] - (out.shape[1] // wide * wide if out.shape[1] > wide else 0)
-        if rest:
-            column(index(out.shape[1] - rest), -(-rest // lanes))
+#: What becomes of a block of a product: takes the number of its first row and of its first column, and its vectors row
+#: by row.
+Finish = Callable[[Val, Val, list[list[Val]]], None]
 
 
-def _block(
-    e: Emitter,
-    form: str,
-    a: Tile,
-    base: Val,
-    step: Val,
-    out: Tile,
-    at: tuple[Val, Val],
-    block: tuple[int, int],
-    depth: Val,
-    ragged: int | None,
-    add: bool,
-) -> None:
-    """Rows i ... and vectors j ... of the result. ``base``, ``step``: the first vector of the second factor and the way
-    from one contracted entry to the next. ``ragged``: columns of a second factor that may not be read behind them."""
-    code, lanes = e.code, e.lanes
-    (i, j), (high, vectors) = at, block
-    v = vector_of(out.memory, lanes)
-    last = code.sub(a.cols if form == "tn" else a.rows, index(1))
-    heads: list[Val] = []
-    for m in range(high):
-        k = code.add(i, index(m))
-        if m and not a.local:
-            k = code.call("llvm.smin", "i64", [k, last])
-        heads.append(code.at(a.base, k if form == "tn" else code.mul(k, a.row), a.memory))
-    along = a.row if form == "tn" else index(1)
-    outs = [
-        [e.address(out, code.add(i, index(m)), code.add(j, index(n * lanes))) for n in range(vectors)]
-        for m in range(high)
-    ]
-    if out.shape[0] == 1:
-        outs = outs[:1]
-    first = [code.load(v, outs[m][n]) if add else number(0, v) for m in range(high) for n in range(vectors)]
+@dataclass(frozen=True)
+class Blocks:
+    """A product in register blocks: of ``form``, over ``depth`` contracted entries, blocks ``vectors`` wide. ``out``
+    says how large it is and, where something is added, what it is added to."""
 
-    def part(k: Val, sums: Sequence[Val]) -> list[Val]:
-        source = code.at(base, code.mul(k, step), out.memory)
-        found = []
-        for n in range(vectors):
-            keep = None
-            if ragged is not None and n == vectors - 1 and ragged % lanes and _is_last(j, n, lanes, ragged):
-                keep = Val(
-                    "<" + ", ".join(f"i1 {'true' if x < ragged % lanes else 'false'}" for x in range(lanes)) + ">",
-                    vector_of("i1", lanes),
-                )
-            found.append(code.load(v, code.at(source, index(n * lanes), out.memory), keep=keep))
-        done = list(sums)
+    e: Emitter
+    form: str
+    a: Tile
+    b: Tile
+    out: Tile
+    depth: Val
+    vectors: int
+    add: bool = False
+
+    @property
+    def high(self) -> int:
+        """Rows of a block."""
+        return max(1, min(self.e.blocks[0], MOST_ROWS, self.out.shape[0]))
+
+    def stored(self, i: Val, j: Val, found: list[list[Val]]) -> None:
+        """Writes a block to ``out``."""
+        for at, row in zip(self._addresses(i, j, len(found[0])), found, strict=False):
+            for address, x in zip(at, row, strict=True):
+                self.e.code.store(x, address)
+
+    def _addresses(self, i: Val, j: Val, vectors: int) -> list[list[Val]]:
+        code, lanes = self.e.code, self.e.lanes
+        found = [
+            [self.e.address(self.out, code.add(i, index(m)), code.add(j, index(n * lanes))) for n in range(vectors)]
+            for m in range(self.high)
+        ]
+        return found[:1] if self.out.shape[0] == 1 else found
+
+    def each(self, finish: Finish) -> None:
+        """All blocks, column by column."""
+        e, code, b, out, form = self.e, self.e.code, self.b, self.out, self.form
+        wide = self.vectors * e.lanes
+
+        def column(j: Val, used: int) -> None:
+            if form == "nt":
+                base = code.at(b.base, code.mul(j, index(b.shape[1])), b.memory)
+                step, ragged = index(b.panel), None
+            else:
+                base = code.at(b.base, j, b.memory)
+                step = b.row
+                ragged = None if b.local else b.shape[1]
+            code.loop(
+                index(0),
+                out.rows,
+                self.high,
+                lambda i: finish(i, j, self._block(i, j, (base, step), used, ragged)),
+            )
+
+        if form == "nt" or out.shape[1] > wide:
+            whole = out.cols if form == "nt" else index(out.shape[1] // wide * wide)
+            code.loop(index(0), whole, wide, lambda j: column(j, self.vectors))
+        if form != "nt":
+            rest = out.shape[1] - (out.shape[1] // wide * wide if out.shape[1] > wide else 0)
+            if rest:
+                column(index(out.shape[1] - rest), -(-rest // e.lanes))
+
+    def _block(self, i: Val, j: Val, source: tuple[Val, Val], vectors: int, ragged: int | None) -> list[list[Val]]:
+        """Rows i ... and vectors j ... of the product. ``source``: the first vector of the second factor and the way
+        from one contracted entry to the next. ``ragged``: columns of it that may not be read behind them."""
+        code, lanes, a, out, high = self.e.code, self.e.lanes, self.a, self.out, self.high
+        base, step = source
+        tn = self.form == "tn"
+        v = vector_of(out.memory, lanes)
+        last = code.sub(a.cols if tn else a.rows, index(1))
+        heads: list[Val] = []
         for m in range(high):
-            x = code.splat(code.load(a.memory, code.at(heads[m], code.mul(k, along), a.memory)), lanes)
-            for n in range(vectors):
-                done[m * vectors + n] = code.fma(x, found[n], done[m * vectors + n])
-        return done
+            k = code.add(i, index(m))
+            if m and not a.local:
+                k = code.call("llvm.smin", "i64", [k, last])
+            heads.append(code.at(a.base, k if tn else code.mul(k, a.row), a.memory))
+        along = a.row if tn else index(1)
+        first = [number(0, v)] * (high * vectors)
+        if self.add:
+            outs = self._addresses(i, j, vectors)
+            first = [code.load(v, outs[min(m, len(outs) - 1)][n]) for m in range(high) for n in range(vectors)]
 
-    sums = contracted(e, depth, part, first)
-    for m in range(len(outs)):
-        for n in range(vectors):
-            code.store(sums[m * vectors + n], outs[m][n])
+        def part(k: Val, sums: Sequence[Val]) -> list[Val]:
+            at = code.at(base, code.mul(k, step), out.memory)
+            found = []
+            for n in range(vectors):
+                keep = None
+                if ragged is not None and n == vectors - 1 and ragged % lanes and _is_last(j, n, lanes, ragged):
+                    keep = Val(
+                        "<" + ", ".join(f"i1 {'true' if x < ragged % lanes else 'false'}" for x in range(lanes)) + ">",
+                        vector_of("i1", lanes),
+                    )
+                found.append(code.load(v, code.at(at, index(n * lanes), out.memory), keep=keep))
+            done = list(sums)
+            for m in range(high):
+                x = code.splat(code.load(a.memory, code.at(heads[m], code.mul(k, along), a.memory)), lanes)
+                for n in range(vectors):
+                    done[m * vectors + n] = code.fma(x, found[n], done[m * vectors + n])
+            return done
+
+        sums = contracted(self.e, self.depth, part, first)
+        return [sums[m * vectors : (m + 1) * vectors] for m in range(high)]
 
 
 def _is_last(j: Val, n: int, lanes: int, ragged: int) -> bool:

@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
-from aatc.backends.native import control, elements, memory, pairs, products, whole  # noqa: F401  (lowerings)
+from aatc.backends.native import control, elements, joins, memory, pairs, products, whole  # noqa: F401  (lowerings)
 from aatc.backends.native.context import (
     CHUNK,
     DONE,

@@ -34,9 +34,15 @@ def expression(code: Code, body: Expr, bound: dict[Expr, Val], kind: str) -> Val
     Constants are scalars: so is the result where nothing in it is a vector. Raises: BackendError for a node that is
     neither ready nor a constant nor element by element, and for an integer of more than 64 bits.
     """
+    return expressions(code, [body], bound, kind)[0]
+
+
+def expressions(code: Code, bodies: Sequence[Expr], bound: dict[Expr, Val], kind: str) -> list[Val]:
+    """The values of several, which share what they have in common."""
     done = dict(bound)
-    _enter(code, body, done, kind)
-    return done[body]
+    for body in bodies:
+        _enter(code, body, done, kind)
+    return [done[body] for body in bodies]
 
 
 def _enter(code: Code, body: Expr, done: dict[Expr, Val], kind: str) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 
+from aatc.backends.native.declarations import product_of, shape_of
 from aatc.backends.native.regions import Phase
 from aatc.ir.core import Op
 from aatc.ir.dims import Dim
@@ -34,6 +35,10 @@ def _work_of(ops: Sequence[Op], sizes: dict[str, int]) -> float:
             _, rows, cols = op.result.type.shape  # type: ignore[attr-defined]
             depth = op.operands[0].type.shape[1 if op.attrs["form"] == "tn" else 2]  # type: ignore[attr-defined]
             work += int(rows) * int(cols) * int(depth)
+        elif op.name == "native.join":
+            _, rows, cols = shape_of(op)
+            depth = op.operands[0].type.shape[2] if product_of(op) else 1  # type: ignore[attr-defined]
+            work += rows * cols * (int(depth) + len(op.results) - 1)
         elif op.name != "tile.guard" and op.results and isinstance(op.results[0].type, TileType):
             work += math.prod(int(d) for d in op.results[0].type.shape)
     return work
