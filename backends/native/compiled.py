@@ -340,7 +340,7 @@ class _RegionPlan:
         for p, total in enumerate(self.totals):
             here = total // turns.total * turn[1]
             context[self.layout.phase(p, TOTAL)] = here
-            context[self.layout.phase(p, CHUNK)] = max(1, here // (threads * 16))
+            context[self.layout.phase(p, CHUNK)] = max(1, min(here // (threads * 16), self.drawn[p]))
         for place, step in self.shifted:
             context[place] -= step * turn[0]
 
