@@ -17,7 +17,7 @@ from aatc.ir.types import TensorType, TileType
 
 #: What becomes of a program's numbers: they are a tile, or the sum, the largest or the smallest of every row is kept.
 KEEPS = ("tile", "sum", "max", "min")
-_FOLDS = {
+_FOLDS: dict[str, tuple[Any, Any]] = {
     "sum": (torch.sum, torch.add),
     "max": (torch.amax, torch.maximum),
     "min": (torch.amin, torch.minimum),
@@ -108,7 +108,7 @@ def _evaluate(op: Op, values: Sequence[Any], interp: Any) -> list[torch.Tensor]:
         x = pairwise(program, read, dtype).expand(shape).to(dtype)
         if keep != "tile":
             whole, both = _FOLDS[keep]
-            x = whole(x, 2, keepdim=True)  # type: ignore[operator]
+            x = whole(x, 2, keepdim=True)
             x = both(x, into[n]) if n in into else x
         out.append(x)
     return out

@@ -67,7 +67,7 @@ def _blocks(block: Block) -> Iterator[Block]:
 
 # --- which belong together ---------------------------------------------------------------------------------
 def _extents(v: Value) -> tuple[int, ...]:
-    return tuple(int(d) for d in v.type.shape) if isinstance(v.type, TileType) else ()  # type: ignore[attr-defined]
+    return tuple(int(d) for d in v.type.shape) if isinstance(v.type, TileType) else ()
 
 
 def _numbers(v: Value) -> str:
@@ -200,14 +200,14 @@ class _Join:
         params = tuple(self.bound.values())
         tiles = [v for v in self.bound if self.product is None or v is not self.product.result]
         made = [r for *_, r, _ in self.kept]
-        into = [(n, v) for n, (*_, v) in enumerate(self.kept) if v is not None]
+        sums = [(n, v) for n, (*_, v) in enumerate(self.kept) if v is not None]
         attrs = {
             **({"form": "nt"} if self.product is not None else {}),
             "programs": tuple(Program(params, e) for e, *_ in self.kept),
             "keeps": tuple(keep for _, keep, *_ in self.kept),
-            "into": tuple(n for n, _ in into),
+            "into": tuple(n for n, _ in sums),
         }
-        operands = [*(self.product.operands if self.product is not None else []), *tiles, *(v for _, v in into)]
+        operands = [*(self.product.operands if self.product is not None else []), *tiles, *(v for _, v in sums)]
         joined = Op("native.join", operands, attrs, [r.type for r in made], loc=self.members[-1].loc)
         joined.results = made
         for r in made:

@@ -67,11 +67,11 @@ class _Loop:
         for x, out, kept in zip(found, self.outs, self.keeps, strict=True):
             if kept == "tile":
                 put(e, out, i, j, x, e.lanes)
-        out = []
+        sums = []
         for n, total, start in zip(self.totals, totals, self.starts(), strict=True):
             x = found[n] if keep is None else e.code.select(keep, found[n], start)
-            out.append(combined(e, self.keeps[n], total, x))
-        return out
+            sums.append(combined(e, self.keeps[n], total, x))
+        return sums
 
     def ended(self, i: Val, totals: Sequence[Val]) -> None:
         """Stores the sums of a row, given lane by lane."""

@@ -45,21 +45,18 @@ def test_the_interpreter_sees_no_difference(name):
 KINDS = {
     "dot": metrics.DotProduct(),
     "lorentz": metrics.LorentzDistance(lift=True),
-    "learned": metrics.LorentzDistance(beta=torch.tensor([0.7, 1.3]), lift=True),
     "sphere": metrics.SphereGeodesic(),
 }
 
 
 @pytest.mark.parametrize("instructions", [x.name for x in isa.available()])
-@pytest.mark.parametrize(("n", "m", "d"), [(1, 70, 5), (37, 65, 16), (70, 130, 33), (64, 256, 64)])
-@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize(("kind", "n", "m", "d"), [("dot", 37, 65, 16), ("lorentz", 70, 130, 33), ("sphere", 2, 70, 5)])
 def test_joined_loops_at_the_edges_of_vectors_and_blocks(kind, n, m, d, instructions, monkeypatch):
     monkeypatch.setenv("AATC_ISA", instructions)
     q, k = (0.3 * torch.randn(1, 2, x, d) for x in (n, m))
     v = torch.randn(1, 2, m, d)
     built = build(q, k, v, metric=KINDS[kind], backend="native")
-    joins = [op for op in built.forward.body.walk() if op.name == "native.join"]
-    assert joins
+    assert [op for op in built.forward.body.walk() if op.name == "native.join"]
     wide = build(*(x.double() for x in (q, k, v)), metric=KINDS[kind], backend="cpu")
     for got, want in zip(built.run(), wide.run(), strict=True):
         torch.testing.assert_close(got.double(), want.double(), atol=2e-5, rtol=2e-5)
