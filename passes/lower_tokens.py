@@ -10,12 +10,11 @@ from aatc.ir.access import AXES, access, owned_by
 from aatc.ir.core import Block, Func, Module, Op, Value, replace_uses
 from aatc.ir.dims import Dim
 from aatc.ir.errors import PassError
-from aatc.ir.registry import lookup_op
 from aatc.ir.score.expr import ZERO, Expr, add, call, const, mul, param, params, postorder, rebuild
 from aatc.ir.score.functions import FUNCTIONS
 from aatc.ir.score.widths import extents
 from aatc.ir.tile_evaluate import token_numbers
-from aatc.ir.types import INDEX, TensorType, TileType, Type
+from aatc.ir.types import INDEX, TensorType, TileType
 from aatc.passes.base import Context, Pass, register
 from aatc.passes.inline_tokens import inline, lengths_of_peaks, loads_in_tasks
 from aatc.passes.lowering import Builder, product
@@ -75,21 +74,6 @@ class LowerTokens(Pass):
             ops.append(op)
         func.body.ops = ops
         replace_uses(func.body, renamed)
-        _once(func)
-
-
-def _once(func: Func) -> None:
-    """Programs that read the mean of the same argument read one."""
-    written = {op.operands[n] for op in func.body.walk() for n in lookup_op(op.name).traits.writes}
-    found: dict[tuple[Value, str, Type], Value] = {}
-    renamed: dict[Value, Value] = {}
-    for op in list(func.body.ops):
-        if op.name == "tile.centre" and op.operands[0] in func.args and op.operands[0] not in written:
-            first = found.setdefault((op.operands[0], op.attrs["axes"], op.result.type), op.result)
-            if first is not op.result:
-                renamed[op.result] = first
-                func.body.ops.remove(op)
-    replace_uses(func.body, renamed)
 
 
 def _shape(v: Value) -> tuple[Dim, ...]:
