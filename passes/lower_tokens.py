@@ -10,7 +10,7 @@ from aatc.ir.access import AXES, access, owned_by
 from aatc.ir.core import Block, Func, Module, Op, Value, replace_uses
 from aatc.ir.dims import Dim
 from aatc.ir.errors import PassError
-from aatc.ir.score.expr import ZERO, Expr, add, call, const, mul, param, params, postorder, rebuild
+from aatc.ir.score.expr import ZERO, Expr, add, call, const, mul, param, params, postorder, rebuild, sub
 from aatc.ir.score.functions import FUNCTIONS
 from aatc.ir.score.widths import extents
 from aatc.ir.tile_evaluate import token_numbers
@@ -359,10 +359,8 @@ class TokenLoops:
         starts = (0, half) if stride == 1 else (0, 1)
         x, y = (self._atom(self._slice(tile, s, half, stride), e) for s in starts)
         cosine, sine = call("cos", angle), call("sin", angle)
-        turned = call("sub", call("mul", x, cosine), call("mul", y, sine))
-        other = call("add", call("mul", x, sine), call("mul", y, cosine))
-        kind = self._kind(turned)
-        first, second = self.b.map([("t", turned, kind), ("t", other, kind)], self.tiles)  # one cosine, one sine
+        turned = sub(mul(x, cosine), mul(y, sine)), add(mul(x, sine), mul(y, cosine))
+        first, second = self.b.map([("t", t, self._kind(t)) for t in turned], self.tiles)  # one cosine, one sine
         whole = self._widened(first, 2 * half)
         return self._atom(self._insert(second, self._insert(first, whole, starts[0], stride), starts[1], stride), e)
 
