@@ -134,7 +134,7 @@ def test_dump_shows_llvm_ir_and_assembly(command, monkeypatch, isa, register):
 
 
 def test_dump_of_a_listing_that_a_backend_lacks_is_refused(command):
-    result = command("dump", "--stage", "asm")
+    result = command("dump", "--stage", "asm", "--backend", "cpu")
     assert isinstance(result.exception, BackendError) and "no listing 'asm'" in str(result.exception)
 
 
