@@ -90,7 +90,7 @@ BROKEN_TEXTS = {
     "a layout that the caller does not promise": (TILE, "@attend(%q: f64[1,2,N,4], %k", "@attend(%q: f64[1,2,N,4; rows], %k", "takes"),
     "panels that the caller does not have": (TILE, "@attend(%q: f64[1,2,N,4], %k", "@attend(%q: f64[1,2,N,4; panels(2)], %k", "takes"),
     "a layout that nobody makes": (TILE, JS, JS + "  %w = tile.finish(%b) {factor = 1.0} : f64[2,M,4; rows]\n", "makes no buffer of layout rows"),
-    "panels by another operation": (TILE, "%acc_all = tile.alloc() : f64[2,N,4]", "%acc_all = tile.alloc() : f64[2,N,4; panels(8)]", "makes no buffer of layout panels"),
+    "panels by another operation": (TILE, "%acc_all = tile.alloc() : f64[2,N,4]", "%acc_all = tile.alloc() : f64[2,N,4; panels(8)]", "takes a buffer with strides"),
     "panels without panels": (TILE, JS, JS + PACK.replace("; panels(8)", ""), r"yields f64.2,M,4; panels\(n\)., not f64.2,M,4."),
     "panels of another shape": (TILE, JS, JS + PACK.replace("M,4; p", "M,5; p"), "yields f64.2,M,4; panels"),
     "panels of numbers": (TILE, JS, JS + PACK.replace("(%b)", "(%js)"), "problems, tokens and features"),
