@@ -9,6 +9,7 @@ from aatc.ir.core import Block, Func, Op, Value
 from aatc.ir.dims import Dim
 from aatc.ir.score.expr import call, params, postorder
 from aatc.ir.score.program import Program
+from aatc.ir.tile_evaluate import token_numbers
 from aatc.ir.types import TensorType
 
 if TYPE_CHECKING:
@@ -79,6 +80,8 @@ def loads_in_tasks(func: Func, token: Op) -> list[tuple[Block, Op]] | None:
     if token.attrs["axes"] != "bhid" or not token.attrs["flat"] or t.dtype not in ("f32", "f64"):
         return None
     if any(v.type.dtype == "bf16" for v in token.operands):  # type: ignore[attr-defined]
+        return None
+    if token_numbers(token) != t.dtype:  # what is computed in double precision is rounded where it is kept
         return None
     found: list[tuple[Block, Op]] = []
     for op, block, around in _walk(func.body, ()):

@@ -4,7 +4,7 @@ import pytest
 import torch
 
 import aatc
-from aatc import passes
+from aatc import metrics, passes
 from aatc.ir.core import Op
 from aatc.ir.interpreter import run
 from tests.compiler.harness import module_of, record
@@ -102,3 +102,13 @@ def test_products_with_a_matrix_are_computed_twice_where_there_are_many_keys(n, 
     result, operands, eager = lowered(q, k, v, parts, PIPELINE.replace("{rows=3}", "{inline=true}"))
     assert products_with_a_matrix(result.module) == products_with_a_matrix(once.module) + more
     torch.testing.assert_close(run(result.module, *operands)[0], eager[0], rtol=0, atol=1e-12)
+
+
+def test_what_is_computed_in_double_precision_is_rounded_before_it_is_read():
+    """A captured tensor of float64 beside operands of float32."""
+    q, k, v = (torch.randn(1, 2, 9, 4) for _ in range(3))
+    matrix = torch.eye(4, dtype=torch.float64) + 0.1
+    f = aatc.compile(lambda q, k, v: aatc.attend(q, k, v, metric=metrics.Mahalanobis(matrix=matrix)), backend="native")
+    x = (q.unsqueeze(3) - k.unsqueeze(2)).double()
+    want = (-(x @ matrix * x).sum(-1) / 2).softmax(-1) @ v.double()
+    torch.testing.assert_close(f(q, k, v).double(), want, rtol=0, atol=2e-5)
