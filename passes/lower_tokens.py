@@ -226,7 +226,7 @@ class TokenLoops:
     def _kind(self, e: Expr) -> TileType:
         """The type of the tile of an expression over atoms."""
         shapes = [_shape(self.tiles[p.name]) for p in params(e)]
-        shape = [max((int(s[n]) for s in shapes), default=1) for n in range(3)]
+        shape = [max({int(s[n]) for s in shapes} - {1}, default=1) for n in range(3)]  # 0 where one has no entries
         return TileType.of({"f": self.numbers, "i": "i64", "b": "bool"}[e.dtype], shape)
 
     def _filled(self, value: Expr, e: Expr, t: TensorType) -> Value:
@@ -238,7 +238,7 @@ class TokenLoops:
         used = params(value)
         full = any(tuple(map(int, _shape(self.tiles[p.name]))) == shape for p in used)
         if not full and value.dtype == "f":
-            axes = ("g" if "g" in self.at else "") + ("i" if "i" in self.at else "") + ("d" if width > 1 else "")
+            axes = ("g" if "g" in self.at else "") + ("i" if "i" in self.at else "") + ("d" if width != 1 else "")
             zero = self.b.fill(0.0, axes, self.at, *shape, name="zero")
             value = add(value, call("mul", ZERO, self._atom(zero, e)))
         elif not full:

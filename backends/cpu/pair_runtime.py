@@ -70,6 +70,8 @@ def gathered(t: torch.Tensor, axes: str, pairs: Pairs) -> torch.Tensor:
 
 def give(t: torch.Tensor, axes: str, pairs: Pairs, value: torch.Tensor) -> None:
     """Adds what each pair has to its place of a tile without gaps."""
+    if not t.numel():  # vectors of no channels
+        return
     t = t if t.dim() == 3 else t.unsqueeze(0)
     g, i, j = pairs
     if axes == "j":

@@ -113,7 +113,7 @@ def test_sizes_of_zero_and_one(shape, mask):
         return -(q - k).abs().sum()
 
     for metric in (metrics.DotProduct(), metrics.Euclidean(), metrics.LorentzDistance(lift=True), l1):
-        for library in (True, False):
+        for library in (True, False, None):  # None: native kernels, where they can run
             q, k, v = (torch.randn(b, x, y, z, dtype=torch.float64) for x, y, z in ((h, n, d), (hk, m, d), (hk, m, e)))
             leaves = [t.requires_grad_() for t in (q, k, v)]
             built = build(q, k, v, metric=metric, mask=chosen, library=library)
