@@ -16,7 +16,7 @@ JOBS ?= auto
 TORCH ?= 2.11.0
 OTHER := .venv-torch-$(TORCH)
 
-.PHONY: demo test test-torch check accept bench bench-readme bench-attention bench-analysis fuzz clean
+.PHONY: demo test test-native test-torch check accept bench bench-readme bench-attention bench-analysis fuzz clean
 .NOTPARALLEL:
 .DELETE_ON_ERROR:
 
@@ -25,6 +25,10 @@ demo: $(VENV)/.examples
 
 test: $(VENV)/.test
 	$(RUN) -m pytest -n $(JOBS) --dist worksteal $(ARGS)
+
+# What is compiled for torch code by default, for native kernels.
+test-native: $(VENV)/.test
+	AATC_TEST_BACKEND=native $(RUN) -m pytest -n $(JOBS) --dist worksteal tests/compiler $(ARGS)
 
 test-torch: $(OTHER)/.test
 	$(OTHER)/bin/python -m pytest -n $(JOBS) --dist worksteal $(ARGS)

@@ -1,5 +1,6 @@
 """One attention through the passes and a backend, without Dynamo in between."""
 
+import os
 from dataclasses import dataclass
 from typing import Any
 
@@ -81,10 +82,10 @@ def record(q, k, v, **parts):
 
 
 def build(q, k, v, *, tiles: str = "", library: bool | None = None, backend: str = "", **parts) -> Built:
-    """Compiles ``aatc.attend(q, k, v, **parts)`` for the backend named, by default that of torch code if ``library``
-    says whether it may call torch's fused attention, else "auto"; ``tiles`` are options of adaptive-tile, whose rows
-    are the library's too."""
-    backend = backend or ("auto" if library is None else "cpu")
+    """Compiles ``aatc.attend(q, k, v, **parts)`` for the backend named, by default that of torch code: ``library`` says
+    whether it may call torch's fused attention, and where that is not said ``AATC_TEST_BACKEND`` names another backend
+    (`make test-native`). ``tiles`` are options of adaptive-tile, whose rows are the library's too."""
+    backend = backend or (os.environ.get("AATC_TEST_BACKEND", "cpu") if library is None else "cpu")
     operands, spec, eager = record(q, k, v, **parts)
     module = module_of(operands, spec)
     made_by = backends.get(backend)

@@ -116,7 +116,8 @@ def test_sizes_of_zero_and_one(shape, mask):
         for library in (True, False, None):  # None: native kernels, where they can run
             q, k, v = (torch.randn(b, x, y, z, dtype=torch.float64) for x, y, z in ((h, n, d), (hk, m, d), (hk, m, e)))
             leaves = [t.requires_grad_() for t in (q, k, v)]
-            built = build(q, k, v, metric=metric, mask=chosen, library=library)
+            backend = "auto" if library is None else ""
+            built = build(q, k, v, metric=metric, mask=chosen, library=library, backend=backend)
             got, want = built.run(), built.eager
             probe = [torch.ones_like(w).masked_fill(torch.isnan(w) | torch.isposinf(w), 0.0) for w in want]
             for name, g, w in zip(("output", "log-sum-exp"), got, want, strict=True):
