@@ -128,6 +128,7 @@ class Session:
         self.options, self.name = options, name
         self.pipeline = options.pipeline()
         self.backend = backends.get(options.backend)
+        self.backend.target()  # what is wrong with the choice of a backend is said at once
         self.graphs: list[Graph] = []
         self.notes: list[str] = []
         if options.backend == "auto" and (reason := backends.automatic()[1]):

@@ -15,7 +15,8 @@ import threading
 from collections.abc import Callable
 from contextlib import suppress
 
-_lock = threading.Lock()
+#: A handler of a signal may run a kernel of its own while its thread holds this.
+_lock = threading.RLock()
 _sockets: tuple[socket.socket, socket.socket] | None = None  # read by the watcher, written by the interpreter
 _stop: ctypes.c_int64 | None = None  # of the kernel that runs
 _before = -1  # where the program wanted signals written
@@ -28,11 +29,12 @@ def watched(call: Callable[[], None], stop: int, resume: Callable[[], None] | No
     global _stop, _before
     flag = ctypes.c_int64.from_address(stop)
     writer = _watcher()
-    before = signal.set_wakeup_fd(writer.fileno(), warn_on_full_buffer=False)
+    before, outer = signal.set_wakeup_fd(writer.fileno(), warn_on_full_buffer=False), (_stop, _before)
+    told = outer[1] if before == writer.fileno() else before  # by a handler of a signal, within another call
     try:
         while True:
             with _lock:
-                flag.value, _stop, _before = 0, flag, before
+                flag.value, _stop, _before = 0, flag, told
             try:
                 call()
             finally:
@@ -46,13 +48,13 @@ def watched(call: Callable[[], None], stop: int, resume: Callable[[], None] | No
         signal.set_wakeup_fd(before)
         with _lock:
             _pass_on()  # what the watcher has not come to yet: later nobody knows whom to tell
-            _before = -1
+            _stop, _before = outer
 
 
 def forget() -> None:
     """The watcher of a process that was forked is not in its child."""
     global _lock, _sockets, _stop, _before
-    _lock, _sockets, _stop, _before = threading.Lock(), None, None, -1
+    _lock, _sockets, _stop, _before = threading.RLock(), None, None, -1
 
 
 def _watcher() -> socket.socket:

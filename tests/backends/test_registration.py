@@ -144,10 +144,11 @@ else:
     assert done.returncode == 0, done.stderr
 
 
-def test_an_instruction_set_that_is_not_there_is_an_error_not_another_backend(monkeypatch):
+@pytest.mark.parametrize("backend", ["auto", "native"])
+def test_an_instruction_set_that_is_not_there_is_an_error_not_another_backend(monkeypatch, backend):
     monkeypatch.setenv("AATC_ISA", "mmx")
     with pytest.raises(BackendError, match="AATC_ISA names an unknown instruction set, 'mmx'"):
-        aatc.compile(attend)
+        aatc.compile(attend, backend=backend)
 
 
 def test_our_own_entry_point_is_the_one_pyproject_declares():

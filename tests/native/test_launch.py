@@ -334,6 +334,33 @@ def test_a_signal_in_the_last_moment_of_a_call_is_passed_on(handler):
 
 
 @posix_signals
+def test_a_handler_may_run_a_kernel_of_its_own():
+    """Wherever the main thread is: a handler that waited for what that thread holds would wait forever."""
+    flags = ctypes.c_int64(0), ctypes.c_int64(0)
+
+    def late(*_: object) -> None:
+        raise TimeoutError
+
+    before = signal.signal(signal.SIGALRM, late)
+    signal.setitimer(signal.ITIMER_REAL, 10)
+    try:
+        with interrupt._lock:
+            interrupt.watched(lambda: None, ctypes.addressof(flags[1]))
+        inner: list[object] = []
+
+        def within() -> None:
+            stop = interrupt._stop
+            interrupt.watched(lambda: None, ctypes.addressof(flags[1]))
+            inner.append(interrupt._stop is stop)
+
+        interrupt.watched(within, ctypes.addressof(flags[0]))
+        assert inner == [True] and interrupt._stop is None and interrupt._before == -1
+    finally:
+        signal.setitimer(signal.ITIMER_REAL, 0)
+        signal.signal(signal.SIGALRM, before)
+
+
+@posix_signals
 def test_a_signal_before_or_after_a_call_does_not_stop_it(kernel, handler):
     for _ in range(30):
         os.kill(os.getpid(), signal.SIGINT)
