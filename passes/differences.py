@@ -31,15 +31,19 @@ class Apart:
     squares: tuple[tuple[Expr, Expr, Expr], ...]
 
 
-def apart(body: Expr, causal: bool) -> Apart | None:
+def apart(body: Expr, causal: bool, alone: bool) -> Apart | None:
     """A score with the squares of differences in it apart; None if it has none that was multiplied out, or none whose
-    pairs are not watched anyway, as those in words of infinite slope are."""
+    pairs are not watched anyway, as those in words of infinite slope are. ``alone``: the score is nothing but multiples
+    of squares, for weights that are taken relative to the forward's scores: a bias of -1e9 is rounded with what it is
+    added to, and the backward must not add it to anything else."""
     names = _names(body)
     rules = Normaliser(causal=causal)
     squares = {e: param(next(names), "bhij") for e in _squares(body, rules)}
     if not squares:
         return None
     score = rules.number(substitute(body, squares))
+    if alone and not _is_of(score, set(squares.values())):
+        return None
     watched = {a for e in postorder(score) if e.fn in SINGULAR and e.fn != "div" for a in postorder(*e.args)}
     exact = Normaliser(causal=causal, whole=True)
     back: dict[Expr, Expr] = {}
@@ -50,6 +54,13 @@ def apart(body: Expr, causal: bool) -> Apart | None:
         if place not in watched and plain is not whole:
             found.append((plain, whole, e))
     return Apart(substitute(score, back, smart=False), tuple(found)) if found else None
+
+
+def _is_of(score: Expr, squares: set[Expr]) -> bool:
+    """Whether a score is a sum of multiples of these and a constant."""
+    t = Normaliser().terms(score)
+    numbers = t.row.is_const and t.col.is_const and t.flat.is_const
+    return numbers and not t.contractions and not t.separable and all(e in squares for _, e in t.others)
 
 
 def _squares(body: Expr, rules: Normaliser) -> list[Expr]:

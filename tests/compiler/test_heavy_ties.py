@@ -143,5 +143,11 @@ def test_a_square_stands_apart_in_the_backward_and_not_in_the_forward():
         next(f for n, f in functions.items() if n.endswith(e)) for e in ("attend0", "attend0_backward")
     )
     assert not [op for op in forward.body.walk() if op.name == "tile.refine"]
-    (op,) = [op for op in backward.body.walk() if op.name == "tile.refine_gradient"]
-    assert op.attrs["inside"] is True
+    found = [op for op in backward.body.walk() if op.name == "tile.refine_gradient"]
+    assert found and all(op.attrs["inside"] is True for op in found)
+
+
+def test_a_score_with_a_bias_stays_in_one_piece():
+    """-1e9 is rounded with what it is added to, in the backward as in the forward."""
+    built = build(*tokens(None)[:3], metric=METRICS["euclidean"][0], bias=aatc.biases.ALiBi(2))
+    assert "apart" not in str(built.result.module)
