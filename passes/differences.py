@@ -13,7 +13,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 
 from aatc.ir.score.derivative import gradients
-from aatc.ir.score.expr import ONE, Expr, param, params, postorder, substitute
+from aatc.ir.score.expr import ONE, ZERO, Expr, param, params, postorder, substitute
 from aatc.passes.normal_form import Normaliser, is_col, is_row, jumps
 from aatc.passes.rounding import SINGULAR
 from aatc.passes.score_rules import LINEAR
@@ -57,10 +57,11 @@ def apart(body: Expr, causal: bool, alone: bool) -> Apart | None:
 
 
 def _is_of(score: Expr, squares: set[Expr]) -> bool:
-    """Whether a score is a sum of multiples of these and a constant."""
+    """Whether a score is a sum of multiples of these. Not even a constant is added: the forward may have dropped it,
+    and a large one would round what it is added to again."""
     t = Normaliser().terms(score)
-    numbers = t.row.is_const and t.col.is_const and t.flat.is_const
-    return numbers and not t.contractions and not t.separable and all(e in squares for _, e in t.others)
+    bare = all(x is ZERO for x in (t.row, t.col, t.flat))
+    return bare and not t.contractions and not t.separable and all(e in squares for _, e in t.others)
 
 
 def _squares(body: Expr, rules: Normaliser) -> list[Expr]:

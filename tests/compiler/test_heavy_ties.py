@@ -147,6 +147,22 @@ def test_a_square_stands_apart_in_the_backward_and_not_in_the_forward():
     assert found and all(op.attrs["inside"] is True for op in found)
 
 
+def test_a_constant_that_softmax_drops_does_not_come_back_in_the_backward():
+    """A score of 1e6 is rounded to sixteenths; the forward drops the constant before it rounds anything."""
+    q, k, v, go = tokens(None)
+
+    @aatc.metric
+    def shifted(q, k):
+        return 1e6 - (q - k).square().sum()
+
+    x = [t.clone().requires_grad_() for t in (0.2 * q, 0.2 * k + 0.1, v)]
+    found = torch.autograd.grad(aatc.compile(lambda q, k, v: aatc.attend(q, k, v, metric=shifted))(*x), x, go)
+    y = [t.detach().double().requires_grad_() for t in x]
+    weights = (-(y[0].unsqueeze(3) - y[1].unsqueeze(2)).square().sum(-1)).softmax(-1)
+    want = torch.autograd.grad(weights @ y[2], y, go.double())
+    assert max(worst(found, want)) <= 5e-5, worst(found, want)
+
+
 def test_a_score_with_a_bias_stays_in_one_piece():
     """-1e9 is rounded with what it is added to, in the backward as in the forward."""
     built = build(*tokens(None)[:3], metric=METRICS["euclidean"][0], bias=aatc.biases.ALiBi(2))
