@@ -1,0 +1,1 @@
+"""Kernels for Vulkan devices: tile programs as GLSL and WGSL, dispatched in levels from one arena."""
