@@ -6,11 +6,18 @@ from aatc.ir.errors import (
     BackendError,
     CaptureError,
     CompilerBugWarning,
+    DeviceError,
+    DeviceFeatureError,
+    DeviceLimitError,
+    DeviceLostError,
+    DeviceMemoryError,
     FallbackWarning,
+    NoDeviceError,
     ParseError,
     PassError,
     ScheduleError,
     ScoreError,
+    ShaderError,
     ShapeError,
     TextError,
     UnsupportedError,
@@ -19,7 +26,8 @@ from aatc.ir.errors import (
 )
 
 __all__ = [
-    "AatcError", "AatcWarning", "BackendError", "CaptureError", "CompilerBugWarning", "FallbackWarning", "ParseError",
-    "PassError", "ScheduleError", "ScoreError", "ShapeError", "TextError", "UnsupportedError", "VerifyError",
-    "VersionError",
+    "AatcError", "AatcWarning", "BackendError", "CaptureError", "CompilerBugWarning", "DeviceError",
+    "DeviceFeatureError", "DeviceLimitError", "DeviceLostError", "DeviceMemoryError", "FallbackWarning",
+    "NoDeviceError", "ParseError", "PassError", "ScheduleError", "ScoreError", "ShaderError", "ShapeError",
+    "TextError", "UnsupportedError", "VerifyError", "VersionError",
 ]  # fmt: skip

@@ -103,6 +103,35 @@ class BackendError(AatcError):
     """A backend is unknown or cannot run here."""
 
 
+class DeviceError(BackendError):
+    """A device cannot do what was asked of it. The process goes on, and other backends still run."""
+
+
+class NoDeviceError(DeviceError):
+    """There is no device, or nothing installed that could drive it."""
+
+
+class DeviceLostError(DeviceError):
+    """The device stopped: a crash of its driver, a reset, or a program that ran for too long. It is opened anew by the
+    next program."""
+
+
+class DeviceMemoryError(DeviceError):
+    """The device, or its driver, has no memory left."""
+
+
+class DeviceLimitError(DeviceError):
+    """A program is larger than a limit of the device, which the message names."""
+
+
+class DeviceFeatureError(DeviceError):
+    """A program uses what the device, or the executor that drives it, does not have."""
+
+
+class ShaderError(DeviceError):
+    """The text of a kernel does not compile, or nothing that compiles it is installed."""
+
+
 class ScheduleError(AatcError):
     """A schedule that was asked for does not fit the program or the target it is for. Never swallowed."""
 
