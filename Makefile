@@ -1,4 +1,4 @@
-# One command each: make demo, test, test-torch, check, accept, bench, bench-readme, bench-attention, bench-analysis,
+# One command each: make demo, test, test-torch, vulkan, kompute, check, accept, bench, bench-readme, bench-attention, bench-analysis,
 # fuzz. The first one sets up .venv.
 PYTHON ?= python3
 VENV := .venv
@@ -16,14 +16,17 @@ JOBS ?= auto
 TORCH ?= 2.11.0
 OTHER := .venv-torch-$(TORCH)
 
-.PHONY: demo test test-native test-torch check accept bench bench-readme bench-attention bench-analysis fuzz clean
+# A software driver, the layers that check what is given to it, and what kp is built with.
+DEBIAN := mesa-vulkan-drivers libvulkan1 vulkan-validationlayers libvulkan-dev libfmt-dev g++
+
+.PHONY: demo test test-native test-torch vulkan drivers kompute check accept bench bench-readme bench-attention bench-analysis fuzz clean
 .NOTPARALLEL:
 .DELETE_ON_ERROR:
 
 demo: $(VENV)/.examples
 	$(RUN) examples/digits.py $(ARGS)
 
-test: $(VENV)/.test
+test: $(VENV)/.test vulkan
 	$(RUN) -m pytest -n $(JOBS) --dist worksteal $(ARGS)
 
 # What is compiled for torch code by default, for native kernels.
@@ -32,6 +35,27 @@ test-native: $(VENV)/.test
 
 test-torch: $(OTHER)/.test
 	$(OTHER)/bin/python -m pytest -n $(JOBS) --dist worksteal $(ARGS)
+
+# What the Vulkan tests run on, as far as it can be had here: a driver (on Debian, as root) and the executors wgpu,
+# native and kompute. Nothing fails without: tests are skipped, and say why. The wheel of kp is kept in the user's cache
+# folder, as are the shaders that Mesa compiles.
+vulkan: $(VENV)/.vulkan-ready
+
+$(VENV)/.vulkan-ready: $(VENV)/.test
+	@$(MAKE) --no-print-directory drivers || true
+	@$(INSTALL) --retries 1 --no-build-isolation -e ".[gpu,vulkan]" \
+		|| echo "without the executors wgpu and native: their packages cannot be installed"
+	@$(RUN) -m aatc.backends.vulkan.build_kompute && touch $@ || echo "without the executor kompute"
+
+drivers:
+	@command -v dpkg >/dev/null || { echo "no Debian: Vulkan drivers are left as they are"; exit 0; }; \
+	dpkg -s $(DEBIAN) >/dev/null 2>&1 && exit 0; \
+	[ "$$(id -u)" = 0 ] || { echo "not root; Vulkan tests want: apt-get install $(DEBIAN)"; exit 0; }; \
+	export DEBIAN_FRONTEND=noninteractive; apt-get update -qq; \
+	apt-get install -y -qq --no-install-recommends $(DEBIAN) >/dev/null || echo "some of $(DEBIAN) are missing"
+
+kompute: $(VENV)/.base
+	$(RUN) -m aatc.backends.vulkan.build_kompute
 
 # Types are checked on an installed copy; paths in its messages are those of the checkout, through aatc/'s links.
 check: $(VENV)/.dev

@@ -1,20 +1,20 @@
-"""Executors that are installed here; tests of the others are skipped, and say what is missing."""
+"""Executors that are open while tests run."""
 
 import pytest
 
-from aatc.backends.vulkan.executors import found
-
-EXECUTORS = tuple(found.EXTRAS)
+from tests.vulkan.running import EXECUTORS, STAGED, opened
 
 
-def usable(name: str) -> str:
-    """Why there is nothing to run on under an executor."""
-    return found.why_not(name) or ("" if found.devices(name) else "it sees no device")
+@pytest.fixture(scope="session")
+def open_executors():
+    """Executors by name, opened once."""
+    made = {}
+    yield lambda name: made[name] if name in made else made.setdefault(name, opened(name))
+    for name, executor in made.items():
+        if name in STAGED:
+            executor.close()
 
 
-@pytest.fixture(params=EXECUTORS)
-def executor(request):
-    name = request.param
-    if why := usable(name):
-        pytest.skip(f"executor {name}: {why} (make vulkan)")
-    return found.open_executor(name)
+@pytest.fixture(params=(*EXECUTORS, *STAGED))
+def executor(request, open_executors):
+    return open_executors(request.param)

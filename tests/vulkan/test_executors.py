@@ -8,6 +8,7 @@ from aatc.backends.vulkan.executors.contract import Limits, check_kernel
 from aatc.backends.vulkan.kernels import Kernel
 from aatc.errors import DeviceFeatureError, DeviceLimitError, ShaderError
 from tests.vulkan.kernels_by_hand import AXPY, EXP, TIMES, TURN
+from tests.vulkan.running import EXECUTORS, STAGED, usable
 
 
 def test_a_kernel_by_itself(executor):
@@ -50,6 +51,22 @@ def test_a_second_call_compiles_and_allocates_nothing(executor):
     assert executor.counters.bytes_uploaded - uploaded == 400
     recording.close()
     arena.close()
+
+
+def test_all_executors_give_the_same_bits(open_executors):
+    x, y = torch.randn(777), torch.randn(777)
+    found = {}
+    for name in (*EXECUTORS, *STAGED):
+        if usable(name):
+            continue
+        made = open_executors(name)
+        y1 = run_kernel(made, AXPY, {"x": x, "y": y}, {"n": 777, "A": 0.3}, (13,))["y"]
+        found[name] = run_kernel(made, EXP, {"x": y1, "y": y}, {"n": 777}, (13,))["y"]
+    if len(found) < 2:
+        pytest.skip("there are no two executors here; make vulkan installs what it can")
+    first, *others = found.values()
+    assert all(torch.equal(first, other) for other in others), found
+    torch.testing.assert_close(first, (y + 0.3 * x).exp(), rtol=1e-5, atol=0)
 
 
 def test_words_of_the_arena_are_written_and_read_anywhere(executor):
