@@ -14,6 +14,7 @@ from aatc.backends.native import (  # noqa: F401  (passes)
     join_loops,
     panels_by_tile,
     rows_by_use,
+    share_tokens,
 )
 from aatc.backends.native import isa as instruction_sets
 from aatc.backends.native.table import lowering
@@ -31,7 +32,7 @@ class NativeBackend(Backend):
     caches."""
 
     name = "native"
-    suffix = "lower-tokens{inline=true},bf16-products,rows-by-use,panels-by-tile,forward-copies,join-loops"
+    suffix = "lower-tokens{inline=true},bf16-products,share-tokens,rows-by-use,panels-by-tile,forward-copies,join-loops"
     lowerings = lowering
     listings = ("llvm", "asm")
 

@@ -290,11 +290,12 @@ class _RegionPlan:
         self.scratch = -(-text.scratch[n] // ALIGN) * ALIGN
         layout = self.layout
         context = array("q", bytes(8 * layout.size))
-        self.work, self.totals, self.drawn = 0, [], []
+        self.work, self.totals, self.again, self.drawn = 0, [], [], []
         for p, phase in enumerate(region.phases):
-            count, work = tasks_of(phase, plan.sizes)
+            count, again, work = tasks_of(phase, plan.sizes)
             self.work += work
             self.totals.append(count)
+            self.again.append(again)
             self.drawn.append(max(1, _DRAWN * count // max(1, work)))
             context[layout.phase(p, TOTAL)] = count
         for name, place in layout.symbols.items():
@@ -337,8 +338,8 @@ class _RegionPlan:
     def _take(self, context: array[int], turns: Turns, turn: tuple[int, int], threads: int) -> None:
         """Leaves all problems but a turn's out."""
         context[FIRST], context[PROBLEMS] = turn
-        for p, total in enumerate(self.totals):
-            here = total // turns.total * turn[1]
+        for p, (total, again) in enumerate(zip(self.totals, self.again, strict=True)):
+            here = again + (total - again) // turns.total * turn[1]
             context[self.layout.phase(p, TOTAL)] = here
             context[self.layout.phase(p, CHUNK)] = max(1, min(here // (threads * 16), self.drawn[p]))
         for place, step in self.shifted:

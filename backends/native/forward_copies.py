@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
-from aatc.ir.access import access
+from aatc.ir.access import access, owns_problem
 from aatc.ir.core import Block, Func, Module, Op, Value
 from aatc.ir.dims import Dim
 from aatc.ir.specialize import prune
@@ -18,7 +18,8 @@ from aatc.passes.base import Context, Pass, register
 @dataclass(frozen=True)
 class ForwardCopies(Pass):
     """Loops that copy an argument's vectors, or number positions → ``load`` of the argument, ``position``, where that
-    was read; loops that copy a buffer to a result → ``store`` to the result beside that to the buffer.
+    was read; loops that copy a buffer to a result → ``store`` to the result beside that to the buffer, or in its place
+    where only the copy is read.
 
     Kernels read arguments in rows, which their caller sees to, so that a copy in rows would bring nothing.
     """
@@ -51,11 +52,12 @@ class _Forward:
     def run(self) -> int:
         count = 0
         for nest in list(self.func.body.ops):
-            found = copy_of(nest)
-            if found is None:
+            source, store = copy_of(nest) or (None, None)
+            if source is None or store is None:
                 continue
-            source, store = found
-            if self._is_new(store.operands[1]):
+            if self._sums_in_place(nest, source, store):
+                count += 1
+            elif self._is_new(store.operands[1]) and not store.attrs["add"]:
                 count += self._input(nest, source, store) or self._output(nest, source, store)
         if count:
             prune(self.func)
@@ -133,9 +135,40 @@ class _Forward:
         self.uses[buffer] = [x for x in self.uses[buffer] if x is not source]
         return 1
 
+    def _sums_in_place(self, nest: Op, source: Op, store: Op) -> bool:
+        """Whether what is added up in a buffer, and then copied, is now added up in the copy."""
+        buffer, made = source.operands[0], store.operands[1]
+        zero: Op = made.owner  # type: ignore[assignment]
+        if source.name != "tile.load" or not (isinstance(zero, Op) and zero.attrs.get("fill", 0.0) == 0.0):
+            return False
+        sums, held, whole = buffer.owner, buffer.type, made.type
+        if not isinstance(sums, Op) or sums.name != "tile.alloc" or "fill" not in sums.attrs or "shared" in store.attrs:
+            return False
+        if held.dtype != whole.dtype or held.layout or access(source.attrs["axes"]).lead != "g":  # type: ignore[attr-defined]
+            return False
+        lead, sizes = access(store.attrs["axes"]).lead, store.attrs.get("sizes")
+        if held.shape[1:] != whole.shape[len(lead) :] or not owns_problem(lead, whole.shape, sizes):  # type: ignore[attr-defined]
+            return False
+        users = [x for x in self.uses[buffer] if x is not source]
+        if any(x.name not in ("tile.load", "tile.store") or access(x.attrs["axes"]).lead != "g" for x in users):
+            return False
+        if any(x is not store and x.name != "tile.return" for x in self.uses[made]):
+            return False
+        for x in users:
+            x.operands = [made if v is buffer else v for v in x.operands]
+            x.attrs = {**x.attrs, "axes": lead + access(x.attrs["axes"]).inside} | ({"sizes": sizes} if sizes else {})
+        ops = self.func.body.ops
+        zero.attrs = {**zero.attrs, "fill": sums.attrs["fill"]}
+        for op in (nest, zero):
+            ops.remove(op)
+        ops[ops.index(sums)] = zero
+        self.uses[made] = [*users, *(x for x in self.uses[made] if x is not store)]
+        self.uses[buffer] = []
+        return True
+
 
 def copy_of(nest: Op) -> tuple[Op, Op] | None:
-    """(load or position, store) of loops over problems and tokens that do nothing else."""
+    """(load or position, store, which may add) of loops over problems and tokens that do nothing else."""
     ops = [nest]
     for axis in ("g", "i"):
         if len(ops) != 1 or ops[0].name != "tile.for" or ops[0].results or ops[0].attrs["axis"] != axis:
@@ -144,7 +177,7 @@ def copy_of(nest: Op) -> tuple[Op, Op] | None:
     if len(ops) != 2 or ops[0].name not in ("tile.load", "tile.position") or ops[1].name != "tile.store":
         return None
     source, store = ops
-    if store.operands[0] is not source.results[0] or store.attrs["add"] or store.operands[1].type.panel:  # type: ignore[attr-defined]
+    if store.operands[0] is not source.results[0] or store.operands[1].type.panel:  # type: ignore[attr-defined]
         return None
     if source.name == "tile.position" and (source.attrs["axes"] != "i" or store.attrs["axes"] != "gi"):
         return None

@@ -48,7 +48,7 @@ class Nest:
     loops: list[Op]
     ops: list[Op]
     prelude: list[Op] = field(default_factory=list)  # loads and maps outside of loops that it reads
-    turns: bool = False  # whether the call says which rounds of the first loop, over problems, are to be done
+    turns: bool = False  # whether a call says which rounds of the first loop, over problems, are to be done
 
     @property
     def extents(self) -> list[tuple[Dim, int]]:
@@ -174,18 +174,32 @@ def _needed(ops: Sequence[Op], tiles: dict[Value, Op]) -> list[Op]:
 
 def in_turns(steps: Sequence[Step]) -> Dim | None:
     """The number of problems where a function does nothing but loop over them, one by one, so that some can be done
-    before others are begun. Marks its loops."""
+    before others are begun; what it computes before, for all of them alike, is computed again in every turn. Marks its
+    loops over problems."""
     nests = [n for s in steps if isinstance(s, Region) for p in s.phases for n in p.nests]
-    uppers = {Dim.of(n.loops[0].attrs["upper"]) for n in nests if _is_over_problems(n)}
-    if len(uppers) != 1 or not all(map(_is_over_problems, nests)) or any(isinstance(s, HostStep) for s in steps):
+    over = [n for n in nests if _is_over_problems(n)]
+    uppers = {Dim.of(n.loops[0].attrs["upper"]) for n in over}
+    if len(uppers) != 1 or any(isinstance(s, HostStep) for s in steps):
         return None
-    for n in nests:
+    made = {v for n in over for v in touched([*n.prelude, n.loops[0]])[1]}
+    if not all(n in over or _is_repeatable(n, made) for n in nests):
+        return None
+    for n in over:
         n.turns = True
     return uppers.pop()
 
 
 def _is_over_problems(n: Nest) -> bool:
     return bool(n.loops) and n.loops[0].attrs["axis"] == "g" and n.loops[0].attrs["step"] == 1
+
+
+def _is_repeatable(n: Nest, made: set[Value]) -> bool:
+    """Whether to do ``n`` once more, after others have made ``made``, changes nothing: loops over tokens whose writes
+    they do not read."""
+    if not n.loops or n.loops[0].attrs["axis"] == "g":
+        return False
+    reads, writes = touched([*n.prelude, n.loops[0]])
+    return not reads & (made | writes) and not writes & made
 
 
 # --- code --------------------------------------------------------------------------------------------------------

@@ -12,16 +12,17 @@ from aatc.ir.dims import Dim
 from aatc.ir.types import TileType
 
 
-def tasks_of(phase: Phase, sizes: dict[str, int]) -> tuple[int, int]:
-    """(tasks, about how many multiplications and additions) of a phase. Rounds count by how much of their step there
-    is: code for any length has large tiles, of which a short problem fills a part."""
-    total = work = 0
+def tasks_of(phase: Phase, sizes: dict[str, int]) -> tuple[int, int, int]:
+    """(tasks, those that every turn does, about how many multiplications and additions) of a phase. Rounds count
+    by how much of their step there is: code for any length has large tiles, of which a short problem fills a part."""
+    total = again = work = 0
     for nest in phase.nests:
         rounds = [(d.evaluate(sizes), step) for d, step in nest.extents]
         count = math.prod(-(-n // step) for n, step in rounds)
         total += count
+        again += 0 if nest.turns else count
         work += max(1024 * count, int(math.prod(n / step for n, step in rounds) * _work_of(nest.ops, sizes)))
-    return total, work
+    return total, again, work
 
 
 def _work_of(ops: Sequence[Op], sizes: dict[str, int]) -> float:

@@ -25,7 +25,7 @@ WIDE = Target(
     levels=("threads",),
 )
 TILES = "adaptive-tile{rows=4 cols=4 heads=1 grain=2}"
-SUFFIX = "lower-tokens{inline=true},rows-by-use,panels-by-tile,forward-copies"
+SUFFIX = "lower-tokens{inline=true},share-tokens,rows-by-use,panels-by-tile,forward-copies"
 
 
 @pytest.mark.parametrize("name", ["dot", "lorentz-distance", "poincare"])

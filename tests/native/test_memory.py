@@ -48,7 +48,7 @@ def test_buffers_of_long_attentions_stay_within_bounds(name):
         assert sum(x.nbytes for x in found) + statistics < bound - 8 * MIB, found
 
 
-@pytest.mark.parametrize("name", ["transport", "lorentz", "dot-product"])
+@pytest.mark.parametrize("name", ["transport", "lorentz", "dot-product", "rotary"])
 def test_problems_in_turns_give_the_same_bits(name, monkeypatch):
     monkeypatch.setattr(turns, "cores", lambda: 3)
     found = []
