@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from aatc import backends
+from aatc.backends import openmp
 from aatc.errors import BackendError, CompilerBugWarning, FallbackWarning, PassError, UnsupportedError
 from aatc.frontend import breaks, calls, failures, location, log, private_torch
 from aatc.frontend.capture import capture
@@ -202,7 +203,8 @@ class Session:
             on_stage = (lambda n, name, module: dump.stage(n, name, str(module))) if dump is not None else None
             verify = self.options.verify
             try:
-                result = self.pipeline.run(imported.module, target=target, on_stage=on_stage, verify=verify)
+                with openmp.one_thread():
+                    result = self.pipeline.run(imported.module, target=target, on_stage=on_stage, verify=verify)
             except PassError as error:
                 error.users = error.users or self.options.own_pipeline  # who orders the passes is told
                 raise

@@ -19,8 +19,7 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
-import torch
-
+from aatc.backends import openmp
 from aatc.backends.native import interrupt
 
 _KERNEL = ctypes.CFUNCTYPE(None, ctypes.c_void_p)
@@ -85,7 +84,7 @@ def _on_gomp(gomp: Any, address: int, context: int, threads: int) -> None:
 @functools.cache
 def _gomp() -> Any:
     """``GOMP_parallel`` of the OpenMP that torch has loaded; None if there is no such one."""
-    for library in _openmp_libraries():
+    for library in openmp.libraries():
         try:
             found = library.GOMP_parallel
         except AttributeError:
@@ -94,32 +93,6 @@ def _gomp() -> Any:
         found.restype = None
         return found
     return None
-
-
-def _openmp_libraries() -> list[ctypes.CDLL]:
-    """Those the process has loaded, torch's own first. None is loaded that torch does not use: its threads would be
-    others than torch's."""
-    names = [
-        str(path)
-        for pattern in ("libgomp*", "libomp*", "libiomp*")
-        for path in sorted((Path(torch.__file__).parent / "lib").glob(pattern))
-    ]
-    try:
-        with open("/proc/self/maps", encoding="utf-8", errors="replace") as maps:
-            mapped = {line.split(maxsplit=5)[5].rstrip("\n") for line in maps if line.count("/")}
-    except OSError:
-        mapped = set()
-    names += sorted(name for name in mapped if "omp" in Path(name).name and ".so" in Path(name).name)
-    only_loaded = getattr(os, "RTLD_NOLOAD", None)
-    if only_loaded is None:
-        return []
-    found = []
-    for name in dict.fromkeys(names):
-        try:
-            found.append(ctypes.CDLL(name, mode=only_loaded | os.RTLD_LAZY))
-        except OSError:
-            continue
-    return found
 
 
 # --- threads of Python's -----------------------------------------------------------------------------------
