@@ -1,1 +1,1 @@
-"""GLSL sources: includes and kernel skeletons that the Vulkan backend completes."""
+"""Shader text written by hand: functions that generated kernels call, in GLSL and in WGSL."""

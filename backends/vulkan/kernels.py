@@ -117,6 +117,7 @@ class Template:
     dispatches: tuple[Dispatch, ...]
     symbols: tuple[str, ...] = ()
     notes: tuple[str, ...] = field(default=())
+    returns: tuple[str, ...] = ()  # names of buffers that the function returns, in order; one may come twice
 
     def buffer(self, name: str) -> Buffer:
         return next(b for b in self.buffers if b.name == name)

@@ -1,0 +1,214 @@
+"""A tile function as kernels and dispatches: one per loop nest, and per operation on whole buffers."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterator
+
+from aatc.backends.vulkan import control, elements, memory, pairs, products, reductions  # noqa: F401  (lowerings)
+from aatc.backends.vulkan import whole as whole_buffers
+from aatc.backends.vulkan.emit import Emitter, Names
+from aatc.backends.vulkan.kernels import Buffer, Dispatch, Rounds, Template
+from aatc.backends.vulkan.lanes import Lanes, chunks, pair_lanes
+from aatc.backends.vulkan.memory import letters_of
+from aatc.backends.vulkan.whole import Device, finished, plain
+from aatc.ir.access import owned_by
+from aatc.ir.core import Func, Op, Value
+from aatc.ir.dims import Dim
+from aatc.ir.errors import UnsupportedError
+from aatc.ir.types import RunsType, TensorType, TileType
+
+_ONE = Rounds((Dim.of(1),))
+_PURE = ("tile.load", "tile.map", "tile.fill", "tile.reduce", "tile.position", "tile.slice", "tile.insert")
+#: Threads of a workgroup over tokens, at most.
+_TOKEN_THREADS = 256
+
+
+def lower(func: Func, device: Device = Device()) -> Template:  # noqa: B008  (frozen)
+    """The template of a tile function whose token programs are loops. Raises: UnsupportedError for what has no kernel,
+    VerifyError for a barrier that not all threads come to."""
+    names = Names(func)
+    buffers = [_buffer(names, a, "argument") for a in func.args]
+    dispatches: list[Dispatch] = []
+    returned = [names.of(v) for v in func.body.ops[-1].operands]
+    for op in func.body.ops:
+        for r in op.results:
+            if isinstance(r.type, (TensorType, RunsType)):
+                runs = isinstance(r.type, RunsType)
+                buffers.append(_buffer(names, r, "runs" if runs else "scratch"))
+        dispatches += _dispatches(func, names, op, device, buffers)
+    buffers = [
+        Buffer(b.name, "result", b.dtype, b.shape) if b.name in returned and b.role == "scratch" else b for b in buffers
+    ]
+    buffers.append(Buffer("refused", "refused", "i32", (Dim.of(1),)))
+    symbols = sorted({s for a in func.args for d in _shape(a) for s in d.symbols})
+    return Template(func.name, tuple(buffers), tuple(dispatches), tuple(symbols), returns=tuple(returned))
+
+
+def _shape(v: Value) -> tuple[Dim, ...]:
+    assert isinstance(v.type, TensorType)
+    return v.type.shape
+
+
+def _buffer(names: Names, v: Value, role: str) -> Buffer:
+    name = names.of(v)
+    if isinstance(v.type, RunsType):
+        return Buffer(name, role, "i32", tuple(Dim.of(f"{name}_n{n}") for n in range(4)))
+    assert isinstance(v.type, TensorType)
+    if v.type.dtype in ("f64", "c64", "c128"):
+        raise UnsupportedError(f"%{v.name} is of {v.type.dtype}, which no kernel computes", hint="it runs on the CPU")
+    return Buffer(name, role, v.type.dtype, v.type.shape)
+
+
+def _dispatches(func: Func, names: Names, op: Op, device: Device, made: list[Buffer]) -> list[Dispatch]:
+    if op.name == "tile.alloc":
+        return [whole_buffers.fill(func, names, op, device)] if "fill" in op.attrs else []
+    if op.name in ("tile.classify", "tile.return") or op.name in _PURE:
+        return []
+    if op.name == "tile.centre":
+        return whole_buffers.centre(func, names, op, device)
+    if op.name == "tile.peak":
+        return whole_buffers.peak(func, names, op, device, made)
+    if op.name == "tile.finish":
+        return whole_buffers.finish(func, names, op, device)
+    if op.name in ("tile.for", "tile.store", "tile.require"):
+        return [_nest(func, names, op, device)]
+    raise UnsupportedError(f"{op.name} has no kernel", hint="it runs on the CPU")
+
+
+# --- loop nests ----------------------------------------------------------------------------------------------
+def loops(op: Op) -> Iterator[Op]:
+    """Loops of a nest, outer ones first."""
+    if op.name in ("tile.for", "tile.sweep", "tile.for_part", "tile.sweep_part"):
+        yield op
+    for region in op.regions:
+        for x in region.ops:
+            yield from loops(x)
+
+
+def _nest(func: Func, names: Names, op: Op, device: Device) -> Dispatch:
+    inside = [op, *(x for r in op.regions for x in r.walk())]
+    found = list(loops(op))
+    letters = list(dict.fromkeys(x.attrs.get("axis", "j") for x in found if x.attrs.get("axis", "j") in "ij"))
+    rows, cols = (*letters, "", "")[:2]
+    writes = [names.of(x.operands[1]) for x in inside if x.name in ("tile.store", "tile.scatter")]
+    name = f"{func.name}_{writes[-1] if writes else 'condition'}"
+    if rows:
+        lanes = _lanes(func, inside, found, rows, cols, device)
+        e = Emitter(func, names, name, lanes, rows, cols, device.shared_bytes)
+    else:
+        e = plain(func, names, name, device, 1)
+    e.carriers = {x.regions[0].ops[-1]: x for x in inside if x.regions and x.results}
+    e.carriers |= {x.regions[0].ops[-1]: x for x in inside if x.regions}
+    prelude = needed(func, op)
+    for x in (*prelude, *inside):
+        for v in x.operands:
+            e.uses.setdefault(v, []).append(x)
+    e.several_stores = Counter(x.operands[1] for x in inside if x.name in ("tile.store", "tile.scatter"))
+    _plan(e, inside, device)
+    grid = _grid(e, op)
+    for x in prelude:
+        e.op(x)
+    e.op(op)
+    return finished(e, grid, _trips(found, e))
+
+
+def _trips(found: list[Op], e: Emitter) -> tuple[Rounds, ...]:
+    """Rounds of the loops of one thread, in all at most: the product of those that are one in the other."""
+    trips = []
+    for x in found:
+        if x not in e.grid:
+            step = control.step_of(x)
+            trips.append(Rounds((Dim.of(x.attrs["upper"]),), step))
+    return tuple(trips)
+
+
+def needed(func: Func, op: Op) -> list[Op]:
+    """Operations outside of loops that make tiles for ``op``, in order."""
+    wanted = {v for x in (op, *(y for r in op.regions for y in r.walk())) for v in x.operands}
+    found = []
+    for before in reversed(func.body.ops[: func.body.ops.index(op)]):
+        if before.name in _PURE and any(r in wanted and isinstance(r.type, TileType) for r in before.results):
+            found.append(before)
+            wanted |= set(before.operands)
+    return found[::-1]
+
+
+def _lanes(func: Func, inside: list[Op], found: list[Op], rows: str, cols: str, device: Device) -> Lanes:
+    def extent(letter: str) -> int:
+        return max(control.step_of(x) for x in found if x.attrs.get("axis", "j") == letter)
+
+    if cols:
+        return pair_lanes(
+            func.attrs.get("schedule", ""), extent(rows), extent(cols), rows, device.subgroup, device.threads
+        )
+    count = extent(rows)
+    most = min(_TOKEN_THREADS, device.threads)
+    apart = any(x.name in ("tile.slice", "tile.insert") for x in inside)
+    widths = [int(v.type.shape[2]) for x in inside for v in x.results if isinstance(v.type, TileType)]
+    across = 1
+    if not apart and widths:
+        while across * 2 <= min(chunks(max(widths)), device.subgroup or 8):
+            across *= 2
+    while across > 1 and count * across > most:
+        across //= 2
+    return Lanes(count, 1, min(count, most // across), across, device.subgroup)
+
+
+def _grid(e: Emitter, op: Op) -> tuple[Rounds, Rounds, Rounds]:
+    """Binds loops whose rounds are workgroups to the axes of the grid, the innermost to x."""
+    chain: list[Op] = []
+    at: Op | None = op
+    while at is not None and at.name == "tile.for" and at.attrs["kind"] == "par":
+        if not adds_up(at):
+            chain.append(at)
+        inner = [x for x in at.regions[0].ops if x.regions]
+        at = inner[0] if len(inner) == 1 else None
+        if at is not None and any(x.name in ("tile.store", "tile.scatter", "tile.require") for x in chain_ops(chain)):
+            break
+    grid = [_ONE, _ONE, _ONE]
+    for n, x in enumerate(reversed(chain[-3:])):
+        e.grid[x] = f"group.{'xyz'[n]}"
+        grid[n] = Rounds((Dim.of(x.attrs["upper"]),), control.step_of(x))
+    return grid[0], grid[1], grid[2]
+
+
+def chain_ops(chain: list[Op]) -> list[Op]:
+    """Operations directly in loops that are bound."""
+    return [x for loop in chain for x in loop.regions[0].ops if not x.regions]
+
+
+def adds_up(loop: Op) -> bool:
+    """Whether rounds of a loop add to one place: they then go one after the other."""
+    for x in loop.regions[0].walk():
+        if x.name == "tile.scatter" or (x.name == "tile.store" and x.attrs["add"]):
+            buffer = x.operands[1]
+            axes, sizes = x.attrs["axes"].rstrip("tu"), x.attrs.get("sizes")
+            shape = _shape(buffer)
+            if x.name == "tile.scatter" and loop.attrs["axis"] != "g":
+                return True
+            if not owned_by(axes, shape, sizes and [Dim.of(d) for d in sizes], loop.attrs["axis"]):
+                return True
+    return False
+
+
+def _plan(e: Emitter, inside: list[Op], device: Device) -> None:
+    """Chooses the vectors that are copied to shared memory where they are loaded: those of columns first."""
+    room = device.shared_bytes - 1024
+    if any(x.name == "tile.dot" and x.attrs["form"] in ("nn", "tn") for x in inside) and e.cols:
+        room -= e.lanes.rows * (e.lanes.cols + 1) * 4
+    if e.lanes.across > device.subgroup or e.lanes.down > 1:
+        room -= e.lanes.threads * 4 * (e.lanes.high if e.lanes.across > device.subgroup else 0)
+    loaded = []
+    for x in inside:
+        if x.name == "tile.load" and any(u.name == "tile.dot" for u in e.uses.get(x.result, [])):
+            t: TileType = x.result.type  # type: ignore[assignment]
+            letters = letters_of(x, t)
+            if "d" in letters and t.dtype == "f32":
+                loaded.append((e.cols not in letters, int(t.shape[2]), letters, x.result))
+    for _, width, letters, v in sorted(loaded, key=lambda x: x[0]):
+        count = e.lanes.cols if e.cols in letters else e.lanes.rows if e.rows in letters else 0
+        size = count * (chunks(width) + 1) * 16
+        if count and size <= room:
+            room -= size
+            e.planned.add(v)
