@@ -81,8 +81,8 @@ float w_asinsqrt(float x) {
 // [w_acos]
 float w_acos(float x) {
   float c = clamp(x, -1.0, 1.0);
-  float half = w_asinsqrt(0.5 * (1.0 - abs(c)));
-  return c >= 0.0 ? 2.0 * half : 3.141592653589793 - 2.0 * half;
+  float h = w_asinsqrt(0.5 * (1.0 - abs(c)));
+  return c >= 0.0 ? 2.0 * h : 3.141592653589793 - 2.0 * h;
 }
 
 // [w_sign]

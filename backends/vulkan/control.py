@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 from aatc.backends.vulkan.emit import Emitter
 from aatc.backends.vulkan.memory import items
 from aatc.backends.vulkan.reductions import across as over_lanes
@@ -51,7 +53,9 @@ def body(e: Emitter, op: Op, position: str, extent: str, sure: bool) -> None:
     (e.row_at, e.row_in, e.col_at, e.col_in, e.row_first, e.row_extent, e.col_first, e.col_extent, e.col_sure) = before
 
 
-def _tokens(e, hint, position, extent, place, count, exact):  # type: ignore[no-untyped-def]
+def _tokens(
+    e: Emitter, hint: str, position: str, extent: str, place: Callable[[int], str], count: int, exact: bool
+) -> tuple[list[str], list[str]]:
     """Tokens of a thread's rows or columns, and whether they are there."""
     at, inside = [], []
     for n in range(count):

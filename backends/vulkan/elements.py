@@ -27,16 +27,19 @@ def joined(tiles: list[Tile]) -> tuple[str, str]:
 def map_tiles(e: Emitter, op: Op) -> None:
     tiles = [e.tile(v) for v in op.operands]
     for program, result in zip(op.attrs["programs"], op.results, strict=True):
-        used = [t for t, p in zip(tiles, program.params, strict=True) if p in set(_params(program))]
-        t: TileType = result.type  # type: ignore[assignment]
-        letters = joined(used)
-        letters = tuple(c if int(n) != 1 or c in "ij" else "1" for c, n in zip(letters, t.shape[1:], strict=True))  # type: ignore[assignment]
-        wanted = joined(tiles)
-        letters = tuple(
-            c if c != "1" or int(n) == 1 else w for c, w, n in zip(letters, wanted, t.shape[1:], strict=True)
-        )  # type: ignore[assignment]
-        out = e.made(result, letters)  # type: ignore[arg-type]
+        used = set(_params(program))
+        kept = [t for t, p in zip(tiles, program.params, strict=True) if p in used]
+        out = e.made(result, _letters(result.type, joined(kept), joined(tiles)))  # type: ignore[arg-type]
         out.items = apply(e, program, tiles, out, result.name or "t")
+
+
+def _letters(t: TileType, used: tuple[str, str], given: tuple[str, str]) -> tuple[str, str]:
+    """The letters of a result: of what its program reads, or, as far as it is wider, of all that is handed in."""
+    out = []
+    for n, (u, w) in enumerate(zip(used, given, strict=True)):
+        letter = w if u == "1" and int(t.shape[n + 1]) != 1 else u
+        out.append("1" if letter in "de" and int(t.shape[n + 1]) == 1 else letter)
+    return out[0], out[1]
 
 
 def _params(program: Program) -> list[object]:

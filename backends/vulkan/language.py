@@ -1,4 +1,4 @@
-"""The kernel language: what a kernel does, as statements of a few kinds, between tile programs and two shading languages.
+"""The kernel language: what a kernel does, as statements of a few kinds; two shading languages are printed from it.
 
 Expressions are text in what GLSL and WGSL have in common; what they spell differently has one name here, which the
 printers define (`f32(x)`, `select(no, yes, condition)`, `load_f(at)`, `shuffle_xor(x, lanes)`). Names are made by the
@@ -97,7 +97,7 @@ class Function:
     name: str
     params: tuple[tuple[str, str], ...]  # (type, name)
     type: str
-    body: tuple[Let, ...]
+    body: tuple[Statement, ...]
     result: str
 
 

@@ -139,9 +139,8 @@ def _lanes(func: Func, inside: list[Op], found: list[Op], rows: str, cols: str, 
         return max(control.step_of(x) for x in found if x.attrs.get("axis", "j") == letter)
 
     if cols:
-        return pair_lanes(
-            func.attrs.get("schedule", ""), extent(rows), extent(cols), rows, device.subgroup, device.threads
-        )
+        schedule = func.attrs.get("schedule", "")
+        return pair_lanes(schedule, extent(rows), extent(cols), rows, device.subgroup, device.threads)
     count = extent(rows)
     most = min(_TOKEN_THREADS, device.threads)
     apart = any(x.name in ("tile.slice", "tile.insert") for x in inside)
@@ -196,7 +195,7 @@ def _plan(e: Emitter, inside: list[Op], device: Device) -> None:
     """Chooses the vectors that are copied to shared memory where they are loaded: those of columns first."""
     room = device.shared_bytes - 1024
     if any(x.name == "tile.dot" and x.attrs["form"] in ("nn", "tn") for x in inside) and e.cols:
-        room -= e.lanes.rows * (e.lanes.cols + 1) * 4
+        room -= e.lanes.down * e.lanes.high * (e.lanes.across * e.lanes.wide + 1) * 4
     if e.lanes.across > device.subgroup or e.lanes.down > 1:
         room -= e.lanes.threads * 4 * (e.lanes.high if e.lanes.across > device.subgroup else 0)
     loaded = []

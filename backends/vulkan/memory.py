@@ -59,8 +59,8 @@ def source(e: Emitter, op: Op, buffer: Value, positions: list[Value]) -> Source:
                 strides["r" if c == e.rows else "c"] = stride
         else:
             strides[c] = stride
-    width = shape[-1]
-    aligned = a.axes.endswith("d") and width.is_static and int(width) % 4 == 0 and a.inside != "de"
+    vectors = a.axes.endswith("d") and shape[-1].is_static
+    aligned = vectors and int(shape[-1]) % 4 == 0 and a.inside != "de"
     base = e.let(f"at_{e.names.of(buffer)}", "i32", e.plus(*terms))
     assert isinstance(buffer.type, TensorType)
     return Source(base, strides, kind_of(buffer.type.dtype), aligned)

@@ -44,8 +44,9 @@ def _used(body: Body, language: str) -> list[str]:
         for e in expressions(s):
             names |= names_in(e)
     for f in body.functions:
-        for let in f.body:
-            names |= names_in(let.value)
+        for s in walk(f.body):
+            for e in expressions(s):
+                names |= names_in(e)
         names |= names_in(f.result)
     there = includes(language)
     for name in reversed(there):
@@ -77,8 +78,8 @@ def glsl(body: Body) -> str:
         "#define f32 float", "#define i32 int", "#define u32 uint", "#define vec4f vec4", "#define vec4i ivec4",
         "#define load_f(at) arena_f[at]", "#define load_i(at) arena_i[at]", "#define load_4(at) arena_4[(at) >> 2]",
         "#define select(no, yes, condition) ((condition) ? (yes) : (no))",
-        "#define bits_f(x) uintBitsToFloat(x)", "#define f_bits(x) floatBitsToUint(x)", "#define inverseSqrt inversesqrt",
-        "#define round_even(x) roundEven(x)",
+        "#define bits_f(x) uintBitsToFloat(x)", "#define f_bits(x) floatBitsToUint(x)",
+        "#define inverseSqrt inversesqrt", "#define round_even(x) roundEven(x)",
         "#define shuffle_xor(x, lanes) subgroupShuffleXor(x, lanes)", "#define agreed(x) (x)",
     ]  # fmt: skip
     out += [f"shared {_GLSL[s.type]} {s.name}[{s.count}];" for s in body.shared]
@@ -102,7 +103,8 @@ def _pushed(word: str) -> tuple[str, str]:
 def _function(f: Function, types: dict[str, str]) -> str:
     params = ", ".join(f"{types[t]} {n}" for t, n in f.params)
     lines = [f"{types[f.type]} {f.name}({params}) {{"]
-    lines += [f"  {types[let.type]} {let.name} = {let.value};" for let in f.body]
+    for s in f.body:
+        _glsl(s, lines, 1)
     return "\n".join([*lines, f"  return {f.result};", "}"])
 
 
@@ -144,7 +146,9 @@ def wgsl(body: Body) -> str:
         "@group(0) @binding(0) var<storage, read_write> arena: array<u32>;",
         "fn load_f(at: i32) -> f32 { return bitcast<f32>(arena[at]); }",
         "fn load_i(at: i32) -> i32 { return bitcast<i32>(arena[at]); }",
-        "fn load_4(at: i32) -> vec4<f32> { return vec4<f32>(load_f(at), load_f(at + 1), load_f(at + 2), load_f(at + 3)); }",
+        "fn load_4(at: i32) -> vec4<f32> {",
+        "  return vec4<f32>(load_f(at), load_f(at + 1), load_f(at + 2), load_f(at + 3));",
+        "}",
         "fn bits_f(x: u32) -> f32 { return bitcast<f32>(x); }",
         "fn f_bits(x: f32) -> u32 { return bitcast<u32>(x); }",
     ]
@@ -155,7 +159,8 @@ def wgsl(body: Body) -> str:
     for f in body.functions:
         params = ", ".join(f"{n}: {_WGSL[t]}" for t, n in f.params)
         lines = [f"fn {f.name}({params}) -> {_WGSL[f.type]} {{"]
-        lines += [f"  let {let.name}: {_WGSL[let.type]} = {_wgsl_text(let.value)};" for let in f.body]
+        for s in f.body:
+            _wgsl(s, lines, 1)
         out += [*lines, f"  return {_wgsl_text(f.result)};", "}"]
     out += [
         f"@compute @workgroup_size({body.threads})",

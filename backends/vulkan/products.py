@@ -1,4 +1,4 @@
-"""Contractions: register blocks whose factors come from shared memory, or from the arena where they do not fit there."""
+"""Contractions: register blocks whose factors come from shared memory, or from the arena where there is no room."""
 
 from __future__ import annotations
 
@@ -95,22 +95,13 @@ def _clamped(e: Emitter, place: str, n: int, covered: int) -> str:
 def _put_pairs(e: Emitter, tile: Tile) -> Staged:
     """Numbers of pairs in shared memory, row by row."""
     if tile.staged is None:
-        stride = e.lanes.cols + 1
-        array = e.pairs_array(e.lanes.rows * stride)
-        e.writing(array)
         held, high, wide = items(e, tile), e.lanes.high, e.lanes.wide
+        stride = e.lanes.across * wide + 1
+        array = e.pairs_array(e.lanes.down * high * stride)
+        e.writing(array)
         for r in range(high):
             for c in range(wide):
-                conditions = []
-                if e.lanes.down * high > e.lanes.rows:
-                    conditions.append(f"{e.row_of(r)} < {e.lanes.rows}")
-                if e.lanes.across * wide > e.lanes.cols:
-                    conditions.append(f"{e.col_of(c)} < {e.lanes.cols}")
-                if conditions:
-                    e.when(" && ".join(conditions))
                 e.body.set(f"{array}[({e.row_of(r)}) * {stride} + {e.col_of(c)}]", held[r * wide + c])
-                if conditions:
-                    e.close()
         return Staged(array, stride)
     return tile.staged
 
@@ -122,7 +113,6 @@ def _weighted(e: Emitter, pairs: Tile, cols: Tile, out: Tile, start: Tile | None
     sums = _started(e, start, high * vectors, "vec4f", hint)
     e.reading(weights.name)
     _read_staged(e, cols)
-    places = [_clamped(e, e.row_of(r), e.lanes.rows, e.lanes.down * high) for r in range(high)]
     last = chunks(cols.width) - 1
     e.body.open()
     n = e.body.fresh("j")
@@ -132,7 +122,7 @@ def _weighted(e: Emitter, pairs: Tile, cols: Tile, out: Tile, start: Tile | None
         chunk = e.feature(k) if e.whole_vectors(4 * chunks(cols.width)) else f"min({e.feature(k)}, {last})"
         b += [e.let("b", "vec4f", x) for x in _vectors(e, cols, "c", [f"({token_at})"], [n], chunk)]
     for r in range(high):
-        w = e.let("w", "f32", f"{weights.name}[({places[r]}) * {weights.stride} + {n}]")
+        w = e.let("w", "f32", f"{weights.name}[({e.row_of(r)}) * {weights.stride} + {n}]")
         for k in range(vectors):
             e.body.set(sums[r * vectors + k], f"{sums[r * vectors + k]} + {w} * {b[k]}")
     e.body.close_for(n, "0", e.col_extent, 1)

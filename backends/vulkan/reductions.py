@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 from aatc.backends.vulkan.emit import Emitter
 from aatc.backends.vulkan.memory import items
 from aatc.backends.vulkan.table import lowering
@@ -114,7 +116,9 @@ def down(e: Emitter, texts: list[str], how: str, type: str, hint: str) -> list[s
     )
 
 
-def _through(e: Emitter, texts: list[str], how: str, type: str, hint: str, at, lanes: int) -> list[str]:  # type: ignore[no-untyped-def]
+def _through(
+    e: Emitter, texts: list[str], how: str, type: str, hint: str, at: Callable[[object, int], str], lanes: int
+) -> list[str]:
     """Through shared memory: thread by thread in order, so that all come to the same bits."""
     array = e.scratch(type, e.lanes.threads * len(texts))
     e.writing(array)

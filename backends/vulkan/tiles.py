@@ -53,6 +53,6 @@ def form_of(letters: tuple[str, str], rows: str, cols: str) -> str:
     first, second = (known.get(x, "?") for x in letters)
     both = "".join(sorted(first + second))
     return {
-        "11": "one", "1r": "row", "1c": "col", "cr": "pair", "dr": "rowvec", "cd": "colvec", "1d": "vec", "de": "matrix",
-        "1e": "vec", "er": "rowvec", "ce": "colvec",
+        "11": "one", "1r": "row", "1c": "col", "cr": "pair", "dr": "rowvec", "cd": "colvec", "1d": "vec",
+        "de": "matrix", "1e": "vec", "er": "rowvec", "ce": "colvec",
     }.get(both, "")  # fmt: skip

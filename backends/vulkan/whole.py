@@ -1,4 +1,4 @@
-"""Kernels of operations on whole buffers: means, largest lengths, fills, conditions, and what stands outside of loops."""
+"""Kernels of operations on whole buffers: means, largest lengths, fills, and what stands outside of loops."""
 
 from __future__ import annotations
 
@@ -169,7 +169,7 @@ def peak(func: Func, names: Names, op: Op, device: Device, made: list[Buffer]) -
     e.when("thread == 0")
     e.body.write("f32", f"{e.offset(part)} + group.x", most)
     e.close()
-    first = finished(e, (Rounds((Dim.of(PARTS),)), _ONE, _ONE), (Rounds(lines, each), Rounds((shape[-1],))))
+    first = finished(e, (Rounds((Dim.of(PARTS),)), _ONE, _ONE), (Rounds(lines, each), Rounds(shape[-1:])))
     e = plain(func, names, "largest", device, 1)
     e.reads[part] = None
     e.writes[op.result] = None

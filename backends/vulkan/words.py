@@ -12,7 +12,10 @@ from aatc.ir.score.program import Program
 
 #: Kinds of values, "f" number, "i" integer, "b" truth value, as types.
 TYPE = {"f": "f32", "i": "i32", "b": "bool"}
-_CALLED = ["exp2", "exp", "log2", "log", "log1p", "tanh", "sigmoid", "softplus", "acosh", "expacosh", "asinsqrt", "acos", "power"]  # fmt: skip
+_CALLED = [
+    "exp2", "exp", "log2", "log", "log1p", "tanh", "sigmoid", "softplus", "acosh", "expacosh", "asinsqrt", "acos",
+    "power",
+]  # fmt: skip
 #: A word as text, from the texts of its operands.
 WORDS: dict[str, str] = {
     "add": "({0} + {1})", "sub": "({0} - {1})", "mul": "({0} * {1})", "div": "({0} / {1})", "neg": "(-{0})",
@@ -100,7 +103,7 @@ class Programs:
             params.append((types[kind], f"a{n}"))
             wanted = kind if kind == "4" else p.dtype
             done[p] = (f"a{n}" if kind in ("4", wanted) else convert(f"a{n}", kind, wanted), wanted)
-        text, kind = _enter(program.body, done, lets)
+        text, kind = enter(program.body, done, lets)
         if result == "4":
             text = text if kind == "4" else f"vec4f({text})"
             self.body.functions.append(Function(name, tuple(params), "vec4f", tuple(lets), text))
@@ -110,11 +113,23 @@ class Programs:
         return name
 
 
-def _enter(body: Expr, done: dict[Expr, tuple[str, str]], lets: list[Let]) -> tuple[str, str]:
-    """Enters the values of all nodes; returns that of ``body``."""
-    for e in postorder(body):
-        if e in done:
-            continue
+def _needed(body: Expr, done: dict[Expr, tuple[str, str]]) -> list[Expr]:
+    """Nodes that the value of ``body`` takes beyond those done, arguments first."""
+    order: dict[Expr, None] = {}
+    stack = [(body, False)]
+    while stack:
+        e, entered = stack.pop()
+        if entered:
+            order[e] = None
+        elif e not in done and e not in order:
+            stack.append((e, True))
+            stack.extend((a, False) for a in reversed(e.args))
+    return list(order)
+
+
+def enter(body: Expr, done: dict[Expr, tuple[str, str]], lets: list[Let], prefix: str = "t") -> tuple[str, str]:
+    """Enters the values of all nodes, as names that begin with ``prefix``; returns (text, kind) of ``body``."""
+    for e in _needed(body, done):
         if e.is_const:
             done[e] = number(e.value, e.dtype), e.dtype
             continue
@@ -122,10 +137,10 @@ def _enter(body: Expr, done: dict[Expr, tuple[str, str]], lets: list[Let]) -> tu
         if declared is None or declared.kind != "pointwise":
             raise UnsupportedError(f"no kernel computes {e.fn} per element", hint="the native backend may")
         if declared.spelled is not None:
-            done[e] = _enter(declared.spelled(*e.args, *e.attrs), done, lets)
+            done[e] = enter(declared.spelled(*e.args, *e.attrs), done, lets, prefix)
             continue
         text, kind = _word(e, [done[a] for a in e.args])
-        name = f"t{len(lets)}"
+        name = f"{prefix}{len(lets)}"
         lets.append(Let(name, "vec4f" if kind == "4" else TYPE[kind], text))
         done[e] = name, kind
     return done[body]
@@ -139,6 +154,8 @@ def _word(e: Expr, args: list[tuple[str, str]]) -> tuple[str, str]:
     if e.fn not in WORDS:
         raise UnsupportedError(f"no kernel computes {e.fn} per element", hint="the native backend may")
     if "4" in kinds:
+        if e.fn not in VECTORS:
+            raise UnsupportedError(f"no kernel computes {e.fn} of four numbers at a time")
         return WORDS[e.fn].format(*(t for t, _ in args)), "4"
     if e.fn in ("lt", "le", "gt", "ge", "eq", "ne"):
         wide = "f" if "f" in kinds else "i" if "i" in kinds else "b"

@@ -1,0 +1,129 @@
+"""The kernel language: barriers in uniform control flow, both printers, words."""
+
+import pytest
+
+from aatc.backends.vulkan.language import Barrier, Body, Shared
+from aatc.backends.vulkan.printers import glsl, includes, wgsl
+from aatc.backends.vulkan.uniform import check_uniform
+from aatc.backends.vulkan.words import WORDS
+from aatc.ir.errors import VerifyError
+from aatc.ir.score.functions import FUNCTIONS
+
+
+def body() -> Body:
+    b = Body("k", 64)
+    b.word("n_N")
+    b.shared.append(Shared("s", "f32", 64))
+    return b
+
+
+def test_barriers_that_all_come_to_are_taken():
+    b = body()
+    b.open()
+    b.add(Barrier())
+    b.close_for("i", "0", "p_n_N", 4)
+    some = b.let("some", "bool", "agreed(s[0]) > 0.0")
+    b.open()
+    b.add(Barrier())
+    b.close_if(some)
+    runs = b.let("first", "i32", "load_i(group.x * 3)")
+    b.open()
+    b.add(Barrier())
+    b.close_for("j", runs, "p_n_N", 1)
+    check_uniform(b)
+
+
+def in_branch_of_threads(b):
+    b.open()
+    b.add(Barrier())
+    b.close_if("thread < 3")
+
+
+def in_loop_to_a_threads_end(b):
+    tx = b.let("tx", "i32", "thread % 8")
+    b.open()
+    b.add(Barrier())
+    b.close_for("i", "0", tx + " + 1", 1)
+
+
+def below_what_shared_memory_says(b):
+    b.open()
+    b.add(Barrier())
+    b.close_if("s[0] > 0.0")
+
+
+def by_a_variable_set_where_threads_part(b):
+    v = b.var("v", "i32", "0")
+    b.open()
+    b.set(v, "1")
+    b.close_if("thread == 0")
+    b.open()
+    b.add(Barrier())
+    b.close_if(f"{v} == 1")
+
+
+def by_a_variable_that_a_later_round_sets(b):
+    v = b.var("v", "i32", "0")
+    b.open()
+    b.open()
+    b.add(Barrier())
+    b.close_if(f"{v} == 0")
+    b.set(v, f"{v} + thread")
+    b.close_for("i", "0", "3", 1)
+
+
+def deep_in_branches(b):
+    b.open()
+    b.open()
+    b.add(Barrier())
+    b.close_if("p_n_N > 3")
+    b.close_if("thread < 3")
+
+
+def shuffled_in_a_branch(b):
+    b.open()
+    b.let("x", "f32", "shuffle_xor(1.0, 1u) + 1.0")
+    b.close_if("thread < 8")
+
+
+@pytest.mark.parametrize(
+    "fault",
+    [
+        in_branch_of_threads,
+        in_loop_to_a_threads_end,
+        below_what_shared_memory_says,
+        by_a_variable_set_where_threads_part,
+        by_a_variable_that_a_later_round_sets,
+        deep_in_branches,
+        shuffled_in_a_branch,
+    ],
+)
+def test_control_flow_that_varies_around_a_barrier_is_refused(fault):
+    b = body()
+    fault(b)
+    with pytest.raises(VerifyError, match="varies between threads"):
+        check_uniform(b)
+
+
+def test_a_kernel_in_both_languages():
+    b = body()
+    at = b.let("at", "i32", "group.x * 64 + thread")
+    b.open()
+    b.write("f32", at, f"w_acosh(load_f({at}))")
+    b.close_if(f"{at} < p_n_N")
+    assert "arena_f[at_1] = w_acosh(load_f(at_1));" in glsl(b)
+    assert "arena[at_1] = bitcast<u32>(w_acosh(load_f(at_1)));" in wgsl(b)
+    for text in (glsl(b), wgsl(b)):  # what it calls, and what that calls, in order, and nothing else
+        assert text.index("w_log2(") < text.index("w_log(") < text.index("w_log1p(") < text.index("w_acosh(")
+        assert "w_tanh" not in text
+
+
+def test_every_word_has_a_text():
+    pointwise = {f.name for f in FUNCTIONS.values() if f.kind == "pointwise" and f.spelled is None}
+    assert pointwise == WORDS.keys() | {"pow"}
+
+
+def test_both_languages_have_the_same_functions():
+    assert includes("glsl").keys() == includes("wgsl").keys()
+    called = {w for text in WORDS.values() for w in text.replace("(", " ").split() if w.startswith("w_")}
+    assert called <= includes("glsl").keys()
