@@ -70,7 +70,7 @@ def sources() -> set[str]:
     found = set()
     for folder, prefix in {**{f: f"aatc/{f}" for f in FOLDERS}, "aatc": "aatc"}.items():
         for path in (ROOT / folder).rglob("*"):
-            if path.suffix in (".py", ".lark", ".glsl", ".comp") or path.name == "py.typed":
+            if path.suffix in (".py", ".lark", ".glsl", ".wgsl", ".comp") or path.name == "py.typed":
                 found.add(str(PurePosixPath(prefix, *path.relative_to(ROOT / folder).parts)))
     return found
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Iterator
 
-from aatc.backends.vulkan import control, elements, memory, pairs, products, reductions  # noqa: F401  (lowerings)
+from aatc.backends.vulkan import control, elements, memory, pairs, products, reductions, stores  # noqa: F401  (lowerings)
 from aatc.backends.vulkan import whole as whole_buffers
 from aatc.backends.vulkan.emit import Emitter, Names
 from aatc.backends.vulkan.kernels import Buffer, Dispatch, Rounds, Template

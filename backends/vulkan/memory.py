@@ -1,11 +1,11 @@
-"""Loads and stores: the place of an element in the arena, copies in shared memory, and who writes what."""
+"""Loads: the place of an element in the arena, what a thread holds of a tile, copies in shared memory."""
 
 from __future__ import annotations
 
 from aatc.backends.vulkan.emit import Emitter, kind_of
 from aatc.backends.vulkan.lanes import chunks
 from aatc.backends.vulkan.table import lowering
-from aatc.backends.vulkan.tiles import Source, Staged, Tile, form_of
+from aatc.backends.vulkan.tiles import Source, Staged, Tile
 from aatc.backends.vulkan.words import convert
 from aatc.ir.access import access, repeats
 from aatc.ir.core import Op, Value
@@ -214,105 +214,6 @@ def masked(e: Emitter, text: str, chunk: str, width: int) -> str:
     v = e.let("v", "vec4f", text)
     parts = ", ".join(f"select({v}.{c}, 0.0, ({chunk}) * 4 + {n} >= {width})" for n, c in enumerate("xyzw"))
     return f"vec4f({parts})"
-
-
-# --- stores ------------------------------------------------------------------------------------------------
-@lowering("tile.store")
-def store(e: Emitter, op: Op) -> None:
-    value, buffer, *positions = op.operands
-    e.writes[buffer] = None
-    add = op.attrs["add"]
-    if add:
-        e.reads[buffer] = None
-    t: TileType = value.type  # type: ignore[assignment]
-    tile = e.tile(value)
-    s = source(e, op, buffer, positions)
-    letters = letters_of(op, t)
-    form = form_of(letters, e.rows, e.cols)
-    if form == "pair" and ("r" not in s.strides or "c" not in s.strides):
-        tile, form = _summed(e, tile, "r" not in s.strides, "c" not in s.strides)
-    elif form in ("row", "rowvec") and "r" not in s.strides and e.lanes.rows > 1:
-        raise UnsupportedError("a store that sums over rows has no kernel")
-    if form in ("colvec", "matrix", ""):
-        raise UnsupportedError(f"a store of a tile of form {form} has no kernel", hint="order(rows-and-columns)")
-    width = next((int(n) for c, n in zip(letters, t.shape[1:], strict=True) if c in "de"), 1)
-    for conditions, at, k in _elements(e, form, s, width):
-        if form in ("rowvec", "vec"):
-            _store_vector(e, tile, form, s, at, k, conditions, add, width)
-            continue
-        text = convert(item(e, tile, form, k), tile.kind, s.kind if s.kind == "f" else "i")
-        if conditions:
-            e.when(" && ".join(conditions))
-        kind = "f32" if s.kind == "f" else "i32"
-        e.body.write(kind, at, f"load_f({at}) + {text}" if add else text)
-        if conditions:
-            e.close()
-    if add and e.several_stores.get(buffer, 0) > 1:
-        e.barrier(storage=True)
-
-
-def _summed(e: Emitter, tile: Tile, over_rows: bool, over_cols: bool) -> tuple[Tile, str]:
-    from aatc.backends.vulkan.reductions import reduced
-
-    over = ("r" if over_rows else "") + ("c" if over_cols else "")
-    out = reduced(e, tile, "sum", over)
-    return out, out.form
-
-
-def _elements(e: Emitter, form: str, s: Source, width: int) -> list[tuple[list[str], str, int]]:
-    """Who writes what: conditions, the place, the number of the thread's register."""
-    high, wide, lanes = e.lanes.high, e.lanes.wide, e.lanes
-    first_col = [f"{e.tx} == 0"] if lanes.across > 1 else []
-    first_row = [f"{e.ty} == 0"] if lanes.down > 1 else []
-    if form == "one":
-        return [([*first_col, *first_row], s.base, 0)]
-    if form == "row":
-        rows = [(e.row_in[r], e.plus(s.base, token(e, s, "r", e.row_at[r]))) for r in range(high)]
-        return [([*first_col, inside], at, r) for r, (inside, at) in enumerate(rows)]
-    if form == "col":
-        cols = [(e.col_in[c], e.plus(s.base, token(e, s, "c", e.col_at[c]))) for c in range(wide)]
-        return [([*first_row, inside], at, c) for c, (inside, at) in enumerate(cols)]
-    if form == "pair":
-        return [
-            (
-                [e.row_in[r], e.col_in[c]],
-                e.plus(s.base, token(e, s, "r", e.row_at[r]), token(e, s, "c", e.col_at[c])),
-                r * wide + c,
-            )
-            for r in range(high)
-            for c in range(wide)
-        ]
-    vectors = lanes.vectors(width)
-    if form == "vec":
-        return [(list(first_row), s.base, k) for k in range(vectors)]
-    out = []
-    for r in range(high):
-        start = e.let("row", "i32", e.plus(s.base, token(e, s, "r", e.row_at[r])))
-        out += [([e.row_in[r]], start, r * vectors + k) for k in range(vectors)]
-    return out
-
-
-def _store_vector(
-    e: Emitter, tile: Tile, form: str, s: Source, at: str, n: int, conditions: list[str], add: bool, width: int
-) -> None:
-    chunk = e.feature(n % e.lanes.vectors(width))
-    value = item(e, tile, form, n, width)
-    if s.aligned:
-        if not e.whole_vectors(width):
-            conditions = [*conditions, f"{chunk} < {chunks(width)}"]
-        place = f"{at} + 4 * ({chunk})"
-        if conditions:
-            e.when(" && ".join(conditions))
-        e.body.write("vec4f", place, f"load_4({place}) + {value}" if add else value)
-        if conditions:
-            e.close()
-        return
-    v = e.let("v", "vec4f", value)
-    for k, c in enumerate("xyzw"):
-        place = f"{at} + 4 * ({chunk}) + {k}"
-        e.when(" && ".join([*conditions, f"4 * ({chunk}) + {k} < {width}"]))
-        e.body.write("f32", place, f"load_f({place}) + {v}.{c}" if add else f"{v}.{c}")
-        e.close()
 
 
 def item(e: Emitter, tile: Tile, form: str, n: int, width: int = 1) -> str:
