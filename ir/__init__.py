@@ -1,6 +1,7 @@
 """The intermediate representation: types, operations, text, verifier, reference interpreter."""
 
 from aatc.ir import geo as geo
+from aatc.ir import program as program
 from aatc.ir import tile as tile
 from aatc.ir import tile_pairs as tile_pairs
 from aatc.ir.core import Block, Func, Loc, Module, Op, Readers, Value, read_by

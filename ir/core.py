@@ -95,7 +95,7 @@ class Block:
 
 @dataclass
 class Func:
-    """A function: level "geo" or "tile", a body whose last operation returns."""
+    """A function: level "geo", "tile" or "program", a body whose last operation returns."""
 
     name: str
     level: str

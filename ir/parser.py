@@ -27,7 +27,7 @@ from aatc.ir.types import Type
 if TYPE_CHECKING:
     from lark import Lark, Token
 
-LEVELS = ("geo", "tile")
+LEVELS = ("geo", "tile", "program")
 
 
 def parse(text: str, *, verify: bool = True) -> Module:
@@ -112,7 +112,7 @@ _WORDS = {
     "STRING": "a string",
     "NUMBER": "a number",
     "NUM": "a number",
-    "FUNC": "geo.func or tile.func",
+    "FUNC": "geo.func, tile.func or program.func",
     "LOC": 'loc("file":line:"text")',
     "AXES": "axes (f[bhid])",
     "DIM": "a dimension",
@@ -232,7 +232,7 @@ class _Builder:
                 self.fail(raw.symbol, f"function @{name} is defined twice")
             level = raw.head.removesuffix(".func")
             if level not in LEVELS:
-                self.fail(raw.head, f"there is no level {level}: functions are geo.func or tile.func")
+                self.fail(raw.head, f"there is no level {level}: functions are geo.func, tile.func or program.func")
             func = module.add(Func(name, level, self.block(raw.args, raw.ops, {}), raw.attrs))
             self.places[id(func)] = (raw.head.line or 1, raw.head.column or 1)
         return module

@@ -239,7 +239,10 @@ def ops_table() -> str:
     """The operations, of backends too, as a Markdown table (docs/ops.md is this text)."""
     load()
     lines = ["| operation | operands | attributes | what it means |", "| --- | --- | --- | --- |"]
-    for d in OPS.values():
+    # Those of backends come by name: in which order they are loaded is anybody's choice.
+    owners = {d.name: d.name.partition(".")[0] for d in OPS.values()}
+    common = ("geo", "torch", "program", "tile")
+    for d in sorted(OPS.values(), key=lambda d: "" if owners[d.name] in common else owners[d.name]):
         attrs = ", ".join(n if a.required else f"{n}?" for n, a in d.attrs.items())
         lines.append(f"| `{d.name}` | {', '.join(d.operands)} | {attrs} | {d.doc} |")
     return "\n".join(lines) + "\n"

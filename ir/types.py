@@ -163,7 +163,8 @@ class TileType(Type):
 
 @dataclass(frozen=True, slots=True)
 class ScalarType(Type):
-    """A number outside tensors: ``int``, ``float``, ``bool``; ``index`` is a loop position."""
+    """A number outside tensors: ``int``, ``float``, ``bool``; ``index`` is a loop position, ``kernel`` a kernel of a
+    program."""
 
     name: str
 
@@ -223,7 +224,8 @@ def fits(given: Type, wanted: Type) -> bool:
 
 
 INT, FLOAT, BOOL, INDEX = ScalarType("int"), ScalarType("float"), ScalarType("bool"), ScalarType("index")
-SCALARS = {t.name: t for t in (INT, FLOAT, BOOL, INDEX)}
+KERNEL = ScalarType("kernel")
+SCALARS = {t.name: t for t in (INT, FLOAT, BOOL, INDEX, KERNEL)}
 SHAPED = (TensorType, PairType, TileType)
 
 

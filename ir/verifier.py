@@ -7,7 +7,8 @@
 4. Tile accesses stay inside their buffers, and tiles fit together in every round (`ir.verify_tiles`); buffers have
    layouts that somebody makes (`ir.layouts`), and are written and read in order (`ir.verify_memory`); parallel loops
    are free of races (`ir.races`).
-5. What backends' own passes have added keeps the backends' rules (`ir.registry.Extension`).
+5. Levels and offsets of programs leave their meaning as it is (`ir.verify_program`).
+6. What backends' own passes have added keeps the backends' rules (`ir.registry.Extension`).
 """
 
 from __future__ import annotations
@@ -27,11 +28,12 @@ from aatc.ir.registry import EXTENSIONS, OPS, Operand, Symbol, TorchConst, check
 from aatc.ir.schedule import Schedule
 from aatc.ir.score.program import Program
 from aatc.ir.torch_names import problem
-from aatc.ir.types import SHAPED, ListType, PairType, TensorType, TileType, Type, fits
+from aatc.ir.types import KERNEL, SHAPED, ListType, PairType, TensorType, TileType, Type, fits
 from aatc.ir.verify_memory import check_memory
+from aatc.ir.verify_program import check_program
 from aatc.ir.verify_tiles import check_tiles
 
-LEVELS = ("geo", "tile")
+LEVELS = ("geo", "tile", "program")
 _INTEGERS = range(-(2**63), 2**64)
 _ATTRIBUTES = (str, bool, int, float, Symbol, Operand, TorchConst, Type, Dim, Program)
 #: What needs no look beyond its type.
@@ -48,24 +50,31 @@ def verify(module: Module, known: Known | None = None) -> None:
     new: dict[Any, Func] = {}
     for func in module.funcs.values():
         _check_block(func.body, func, f"{func.level}.return", set(), seen)
-        key = key_of_function(func) if func.level == "tile" else None
+        key = key_of_function(func) if func.level != "geo" else None
         if known.get(key) or key in new:
             continue
-        if func.level == "tile":
+        if func.level != "geo":
             new[func.name if key is None else key] = func
         _check_ops(func, module, leaves, known)
     _check_calls(module, leaves)
     for key, func in new.items():
-        check_tiles(func, module.dims)
-        check_layouts(func)
-        check_memory(func, module.dims)
-        check_races(func)
-        for extension in EXTENSIONS.values():
-            extension.check(func, module.dims)
+        if func.level == "program":
+            check_program(func)
+        else:
+            _check_tile_function(func, module)
         if isinstance(key, tuple) and not any(
             isinstance(v, Symbol) for op in func.body.walk() for v in leaves.get(op, ())
         ):
             known.add_function(key, True, func)
+
+
+def _check_tile_function(func: Func, module: Module) -> None:
+    check_tiles(func, module.dims)
+    check_layouts(func)
+    check_memory(func, module.dims)
+    check_races(func)
+    for extension in EXTENSIONS.values():
+        extension.check(func, module.dims)
 
 
 def _check_ops(func: Func, module: Module, leaves: dict[Op, list[Any]], known: Known) -> None:
@@ -261,6 +270,8 @@ def _type_problem(t: Type, level: str, module: Module) -> str | None:
         return f"{t} exists at the geo level only"
     if isinstance(t, TileType) and level != "tile":
         return f"{t} exists at the tile level only"
+    if t == KERNEL and level != "program":
+        return f"{t} exists at the program level only"
     if isinstance(t, TensorType) and t.layout and level != "tile":
         return f"{t} has a layout, which only buffers of the tile level have"
     if isinstance(t, SHAPED):

@@ -23,6 +23,7 @@ from aatc.passes.certificate import Certificate, verify
 from aatc.passes.cleanup import Canonicalize, CommonSubexpressions, DeadCode, FoldConstants
 from aatc.passes.fuse_attention import FuseAttention, FuseNormalizer
 from aatc.passes.lower_tokens import LowerTokens
+from aatc.passes.plan_program import PlanProgram
 from aatc.passes.schedule_attention import ScheduleAttention, with_schedules
 from aatc.passes.simplify_score import SimplifyScore
 
@@ -82,6 +83,7 @@ __all__ = [
     "Pipeline",
     "PipelineResult",
     "Placed",
+    "PlanProgram",
     "ScheduleAttention",
     "SimplifyScore",
     "default_pipeline",

@@ -85,7 +85,34 @@ tile.func @nothing(%grad_o: f64[1,2,N,4], %grad_lse: f64[1,2,N], %q: f64[1,2,N,4
   tile.return()
 }
 """
-SAMPLES = {"geo": GEO, "tile": TILE}
+#: A planned program: what %a held is read before %c takes its place.
+PROGRAM = """\
+aatc 2
+
+program.func @main(%x: f32[2,64], %w: f32[64], %n: i64[3]) {words = 448, alignment = 64} {
+  %axpy = program.kernel() {name = "axpy", hash = "0123456789abcdef0123456789abcdef0123456789abcdef0123456789abcdef", push = ["x", "y", "n", "A"], local = [64, 1, 1], shared = 0, features = ["subgroup(8)"], block = false} : kernel
+  %turn = program.kernel() {name = "turn", hash = "fedcba9876543210fedcba9876543210fedcba9876543210fedcba9876543210", push = ["x", "y", "n"], local = [8, 8, 1], shared = 4096, features = [], block = true} : kernel
+  %a = program.buffer() {keep = false, offset = 128} : f32[2,64]
+  %b = program.buffer() {keep = true, offset = 0} : f32[64]
+  %c = program.buffer() {keep = false, offset = 128} : f32[128]
+  %d = program.buffer() {keep = false, offset = 256} : f32[2,64]
+  %at = program.buffer() {keep = true, offset = 64} : i32[3]
+  %k = program.buffer() {keep = false, offset = 384} : i32[3]
+  program.upload(%x, %a)
+  program.upload(%n, %k)
+  program.parameter(%w, %b) loc("model.py":3:"w")
+  program.block(%at, %d, %c) {words = [#1, #2, 128]}
+  program.zero(%d) {level = 0}
+  %half = program.part(%d) {start = 64} : f32[64]
+  program.dispatch(%axpy, %b, %half) {access = ["read", "update"], grid = [1, 1, 1], push = [#1, #2, 64, -0.5], level = 1}
+  program.dispatch(%axpy, %a, %d, %k) {access = ["read", "update", "read"], grid = [2, 1, 1], push = [#1, #2, 128, inf], level = 2}
+  program.dispatch(%turn, %at, %d, %c) {access = ["read", "read", "write"], grid = [2, 1, 1], push = [#1], level = 3}
+  %y = program.download(%c) : bf16[128]
+  program.return(%y, %x)
+}
+"""
+
+SAMPLES = {"geo": GEO, "tile": TILE, "program": PROGRAM}
 
 #: A function around the body that is put into it by `str.format`.
 FUNC = "aatc 2\n\ngeo.func @main(%x: f32[4]) {{\n  {}\n}}\n"

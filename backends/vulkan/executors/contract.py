@@ -6,8 +6,6 @@ in the program. All give the same bits for the same program on the same driver.
 
 from __future__ import annotations
 
-import hashlib
-import json
 import re
 import struct
 from abc import ABC, abstractmethod
@@ -19,6 +17,7 @@ import torch
 
 from aatc.backends.vulkan.kernels import Kernel
 from aatc.ir.errors import DeviceFeatureError, DeviceLimitError
+from aatc.ir.program_rules import kernel_hash
 
 WORD = 4  # bytes
 #: What every kernel may push, in bytes: all that every device has.
@@ -206,8 +205,8 @@ class Executor(ABC):
 
 def digest(kernel: Kernel) -> str:
     """Names a kernel by its content: texts, push words, extents."""
-    fields = [kernel.glsl, kernel.wgsl, kernel.push, kernel.local, kernel.shared_bytes, sorted(kernel.features)]
-    return hashlib.sha256(json.dumps(fields).encode()).hexdigest()
+    k = kernel
+    return kernel_hash(k.glsl, k.wgsl, k.push, k.local, k.shared_bytes, k.features, k.block)
 
 
 def check_kernel(kernel: Kernel, device: Device) -> None:
