@@ -19,7 +19,11 @@ from aatc.passes import Pass, Pipeline, Placed, default_pipeline
 #: Packages declare their backends in this group of entry points: a name, and the class as ``module:attribute``.
 GROUP = "aatc.backends"
 #: Ours, which a checkout finds without being installed.
-_OWN = {"cpu": "aatc.backends.cpu:CpuBackend", "native": "aatc.backends.native:NativeBackend"}
+_OWN = {
+    "cpu": "aatc.backends.cpu:CpuBackend",
+    "native": "aatc.backends.native:NativeBackend",
+    "vulkan": "aatc.backends.vulkan:VulkanBackend",
+}
 _NAME = re.compile(r"[a-z][a-z0-9_]*")
 _RESERVED = ("auto", "tile", "geo", "torch")
 

@@ -1,1 +1,72 @@
 """Kernels for Vulkan devices: tile programs as GLSL and WGSL, dispatched in levels from one arena."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+from aatc.backends.contract import Backend
+from aatc.backends.vulkan.table import lowering
+from aatc.ir.core import Func
+from aatc.ir.errors import UnsupportedError
+from aatc.ir.legal import Workload
+from aatc.ir.schedule import Schedule
+from aatc.ir.target import Target
+
+
+class VulkanBackend(Backend):
+    """Attention on a graphics card, or on any driver of Vulkan; on Metal and DX12 through wgpu. The rest of a model
+    runs in torch. Tile functions of double precision run on the CPU."""
+
+    name = "vulkan"
+    suffix = "lower-tokens{rows=32}"
+    lowerings = lowering
+    listings = ("glsl", "wgsl")
+
+    def __init__(self) -> None:
+        from aatc.backends.vulkan import lower  # noqa: F401  (registers all lowerings)
+
+        self.executor = "auto"
+
+    def target(self) -> Target:
+        from aatc.backends.vulkan.device import target
+
+        return target(self._open().device)
+
+    def compile(self, func: Func) -> tuple[Callable[..., Any], str]:
+        from aatc.backends.vulkan.compiled import Compiled
+        from aatc.backends.vulkan.device import code_device, on_cpu
+        from aatc.backends.vulkan.lower import lower
+
+        executor = self._open()
+        try:
+            lowered = lower(func, code_device(executor.device))
+        except UnsupportedError as error:
+            return on_cpu(func, error)
+        kernels = {d.kernel.name: d.kernel for d in lowered.template.dispatches}
+        return Compiled(lowered, executor), "\n".join(k.glsl for k in kernels.values())
+
+    def listing(self, func: Func, form: str) -> str:
+        from aatc.backends.vulkan.device import code_device
+        from aatc.backends.vulkan.lower import lower
+
+        if form not in self.listings:
+            return super().listing(func, form)
+        lowered = lower(func, code_device(self._open().device))
+        kernels = {d.kernel.name: d.kernel for d in lowered.template.dispatches}
+        return "\n".join(str(getattr(k, form)) for k in kernels.values())
+
+    def devices(self) -> Sequence[dict[str, Any]]:
+        from aatc.backends.vulkan.device import listed
+
+        return listed()
+
+    def schedule_space(self, workload: Workload) -> Sequence[Schedule]:
+        from aatc.backends.vulkan.device import space
+
+        return space(workload, self.target())
+
+    def _open(self) -> Any:
+        from aatc.backends.vulkan.executors import open_executor
+
+        return open_executor(self.executor)

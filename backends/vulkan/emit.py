@@ -26,7 +26,8 @@ class Names:
     def of(self, v: Value) -> str:
         if v not in self.names:
             clean = "".join(c if c.isascii() and c.isalnum() else "_" for c in v.name or "b").strip("_") or "b"
-            clean = "_".join(filter(None, clean.split("_")))
+            # no empty part: GLSL keeps names with two underscores; no part x: it says "times" in names of dimensions
+            clean = "_".join("xx" if part == "x" else part for part in clean.split("_") if part)
             taken, name, n = set(self.names.values()), clean, 1
             while name in taken:
                 n += 1

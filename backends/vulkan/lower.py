@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, replace
 
 from aatc.backends.vulkan import control, elements, memory, pairs, products, reductions, stores  # noqa: F401  (lowerings)
 from aatc.backends.vulkan import whole as whole_buffers
@@ -24,25 +25,64 @@ _PURE = ("tile.load", "tile.map", "tile.fill", "tile.reduce", "tile.position", "
 _TOKEN_THREADS = 256
 
 
-def lower(func: Func, device: Device = Device()) -> Template:  # noqa: B008  (frozen)
-    """The template of a tile function whose token programs are loops. Raises: UnsupportedError for what has no kernel,
-    VerifyError for a barrier that not all threads come to."""
+#: What the host computes, with torch: from arguments, before any dispatch; or from what the device gave, after all.
+HOST = ("tile.token", "tile.gradient", "tile.table_gradient", "tile.pack")
+
+
+@dataclass(frozen=True)
+class Lowered:
+    """A tile function for a device. ``template``; ``arguments``: values that are uploaded, those of the function, then
+    results of ``before``; ``runs``: what the host classifies, by buffer; ``downloads``: values that are read back, by
+    buffer; ``before`` and ``after``: operations of the host."""
+
+    func: Func
+    template: Template
+    arguments: tuple[Value, ...]
+    runs: Mapping[str, Op]
+    downloads: Mapping[Value, str]
+    before: tuple[Op, ...]
+    after: tuple[Op, ...]
+
+
+def lower(func: Func, device: Device = Device()) -> Lowered:  # noqa: B008  (frozen)
+    """The kernels of a tile function whose token programs are loops, as far as there are tile operations for them.
+    Raises: UnsupportedError for what has no kernel, VerifyError for a barrier that not all threads come to."""
     names = Names(func)
-    buffers = [_buffer(names, a, "argument") for a in func.args]
+    before: list[Op] = []
+    after: list[Op] = []
+    arguments, on_host = list(func.args), set(func.args)
+    late: set[Value] = set()
     dispatches: list[Dispatch] = []
-    returned = [names.of(v) for v in func.body.ops[-1].operands]
-    for op in func.body.ops:
-        for r in op.results:
-            if isinstance(r.type, (TensorType, RunsType)):
-                runs = isinstance(r.type, RunsType)
-                buffers.append(_buffer(names, r, "runs" if runs else "scratch"))
-        dispatches += _dispatches(func, names, op, device, buffers)
-    buffers = [
-        Buffer(b.name, "result", b.dtype, b.shape) if b.name in returned and b.role == "scratch" else b for b in buffers
-    ]
+    buffers: list[Buffer] = []
+    runs: dict[str, Op] = {}
+    for op in func.body.ops[:-1]:
+        if op.name == "tile.classify":
+            if not on_host >= set(op.operands):
+                raise UnsupportedError("a mask reads what a kernel computes", hint="it runs on the CPU")
+            runs[names.of(op.result)] = op
+            buffers.append(_buffer(names, op.result, "runs"))
+        elif op.name in HOST and on_host >= set(op.operands):
+            before.append(op)
+            on_host.add(op.result)
+            arguments.append(op.result)
+        elif op.name in HOST or late & set(op.operands):
+            if op.name not in (*HOST, "tile.finish"):
+                raise UnsupportedError(f"{op.name} reads what {after[-1].name} gives, which has no kernel")
+            after.append(op)
+            late.add(op.result)
+        else:
+            buffers += [_buffer(names, r, "scratch") for r in op.results if isinstance(r.type, TensorType)]
+            dispatches += _dispatches(func, names, op, device, buffers)
+    wanted = [v for op in (*after, func.body.ops[-1]) for v in op.operands]
+    downloads = {v: names.of(v) for v in wanted if v not in on_host and v not in late}
+    given = [_buffer(names, a, "argument") for a in arguments]
+    back = set(downloads.values())
+    buffers = [replace(b, role="result") if b.name in back else b for b in (*given, *buffers)]
     buffers.append(Buffer("refused", "refused", "i32", (Dim.of(1),)))
     symbols = sorted({s for a in func.args for d in _shape(a) for s in d.symbols})
-    return Template(func.name, tuple(buffers), tuple(dispatches), tuple(symbols), returns=tuple(returned))
+    returns = tuple(names.of(v) for v in func.body.ops[-1].operands)
+    template = Template(func.name, tuple(buffers), tuple(dispatches), tuple(symbols), returns=returns)
+    return Lowered(func, template, tuple(arguments), runs, downloads, tuple(before), tuple(after))
 
 
 def _shape(v: Value) -> tuple[Dim, ...]:
@@ -63,7 +103,7 @@ def _buffer(names: Names, v: Value, role: str) -> Buffer:
 def _dispatches(func: Func, names: Names, op: Op, device: Device, made: list[Buffer]) -> list[Dispatch]:
     if op.name == "tile.alloc":
         return [whole_buffers.fill(func, names, op, device)] if "fill" in op.attrs else []
-    if op.name in ("tile.classify", "tile.return") or op.name in _PURE:
+    if op.name in _PURE:
         return []
     if op.name == "tile.centre":
         return whole_buffers.centre(func, names, op, device)

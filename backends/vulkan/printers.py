@@ -137,8 +137,6 @@ def _glsl(s: Statement, out: list[str], depth: int) -> None:
 def wgsl(body: Body) -> str:
     """The kernel as WGSL. Numbers of the arena are words of bits; push words are immediates."""
     out = [f"// {body.name}"]
-    if "subgroup" in body.features:
-        out.insert(0, "enable subgroups;")
     if body.push:
         words = " ".join(f"p_{w}: {'f32' if _pushed(w)[1] == 'float' else 'i32'}," for w in body.push)
         out += [f"struct Push {{ {words} }}", f"var<{IMMEDIATE}> push: Push;"]

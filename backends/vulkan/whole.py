@@ -200,9 +200,9 @@ def finish(func: Func, names: Names, op: Op, device: Device) -> list[Dispatch]:
     return [finished(e, elements(e.shape(buffer), e.lanes.threads))]
 
 
-def _unit(e: Emitter, op: Op) -> None:
+def unit(e: Emitter, op: Op) -> None:
     raise UnsupportedError(f"{op.name} stands inside a loop, where it has no kernel")
 
 
-for _name in ("tile.centre", "tile.peak", "tile.finish", "tile.alloc", "tile.classify"):
-    lowering(_name)(_unit)
+_UNITS = ("centre", "peak", "finish", "alloc", "classify", "token", "gradient", "table_gradient", "pack")
+lowering(*(f"tile.{name}" for name in _UNITS))(unit)

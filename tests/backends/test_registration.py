@@ -70,7 +70,7 @@ def test_a_registered_backend_compiles_models():
 
 def test_ours_is_there_without_being_installed(monkeypatch):
     declare(monkeypatch)
-    assert backends.names() == ["cpu", "native"]
+    assert backends.names() == ["cpu", "native", "vulkan"]
     assert backends.get("auto").name == "native"
 
 
@@ -131,8 +131,8 @@ q = torch.randn(1, 2, 9, 4)
 torch.testing.assert_close(compiled(q), f(q))
 assert "llvmlite cannot be loaded: ModuleNotFoundError: " in str(compiled.explain()), compiled.explain()
 with warnings.catch_warnings(record=True) as told:
-    assert [d["backend"] for d in aatc.devices()] == ["cpu"]
-assert "backend 'native' cannot be loaded" in str(told[-1].message), told
+    assert {d["backend"] for d in aatc.devices()} - {"vulkan"} == {"cpu"}
+assert any("backend 'native' cannot be loaded" in str(w.message) for w in told), told
 try:
     aatc.compile(f, backend="native")
 except BackendError as error:
@@ -162,7 +162,7 @@ def test_our_own_entry_point_is_the_one_pyproject_declares():
 def test_entry_points_are_read(monkeypatch):
     module_with(monkeypatch, "planted_backend", Made=other)
     declare(monkeypatch, ("cpu", "aatc.backends.cpu:CpuBackend"), ("other", "planted_backend:Made"))
-    assert backends.names() == ["cpu", "native", "other"]
+    assert backends.names() == ["cpu", "native", "vulkan", "other"]
     assert backends.get("other").suffix == "plan-memory"
 
 
@@ -187,7 +187,7 @@ def test_a_broken_entry_point_is_told_and_leaves_the_rest_alone(monkeypatch, poi
     with pytest.raises(BackendError, match=message):
         backends.get(name)
     with pytest.warns(AatcWarning, match=message):
-        assert [d["backend"] for d in backends.devices()] == ["cpu", "native"]
+        assert [d["backend"] for d in backends.devices() if d["backend"] != "vulkan"] == ["cpu", "native"]
 
 
 def test_nothing_is_searched_for_while_ours_will_do(monkeypatch):
@@ -277,7 +277,7 @@ def test_devices_that_are_none_are_told_and_leave_the_rest_alone(monkeypatch, sa
     made = backends.register(other())
     monkeypatch.setattr(type(made), "devices", lambda self: said)
     with pytest.warns(AatcWarning, match="backend 'other' cannot list its devices"):
-        assert [d["backend"] for d in backends.devices()] == ["cpu", "native"]
+        assert [d["backend"] for d in backends.devices() if d["backend"] != "vulkan"] == ["cpu", "native"]
 
 
 def test_a_missing_lowering_is_known_at_registration():
