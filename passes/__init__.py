@@ -21,6 +21,7 @@ from aatc.passes.base import (
 from aatc.passes.capture_attention import CaptureAttention
 from aatc.passes.certificate import Certificate, verify
 from aatc.passes.cleanup import Canonicalize, CommonSubexpressions, DeadCode, FoldConstants
+from aatc.passes.forward_copies import ForwardCopies
 from aatc.passes.fuse_attention import FuseAttention, FuseNormalizer
 from aatc.passes.lower_tokens import LowerTokens
 from aatc.passes.plan_program import PlanProgram
@@ -75,6 +76,7 @@ __all__ = [
     "Context",
     "DeadCode",
     "FoldConstants",
+    "ForwardCopies",
     "FuseAttention",
     "FuseNormalizer",
     "LowerTokens",

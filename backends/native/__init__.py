@@ -10,7 +10,6 @@ import torch
 from aatc.backends.contract import Backend
 from aatc.backends.native import (  # noqa: F401  (passes)
     bf16_products,
-    forward_copies,
     join_loops,
     panels_by_tile,
     rows_by_use,

@@ -5,10 +5,10 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import ClassVar
 
-from aatc.backends.native.forward_copies import copy_of
 from aatc.ir.core import Block, Func, Module, Op, Value, clone_op, replace_uses
 from aatc.ir.specialize import prune
 from aatc.passes.base import Context, Pass, register
+from aatc.passes.forward_copies import copy_of
 
 
 @register

@@ -19,7 +19,7 @@ class VulkanBackend(Backend):
     runs in torch. Tile functions of double precision run on the CPU."""
 
     name = "vulkan"
-    suffix = "lower-tokens{rows=32}"
+    suffix = "lower-tokens{rows=32},forward-copies"
     lowerings = lowering
     listings = ("glsl", "wgsl")
 
