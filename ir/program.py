@@ -90,6 +90,7 @@ _def(
         "access": Attr.of("list", "what it does with each buffer: read, write (all of it), or update"),
         "grid": Attr.of("list", "workgroups along x, y, z"),
         "push": Attr.of("list", _PUSH),
+        "trips": Attr.of("int", "how often the loops of one thread go in all; drivers have limits", required=False),
         "level": _LEVEL,
     },
     results=0,

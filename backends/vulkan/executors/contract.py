@@ -8,6 +8,8 @@ from __future__ import annotations
 
 import re
 import struct
+import threading
+import weakref
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -149,14 +151,19 @@ class Recording(ABC):
         """Frees it; its tensors must not be touched any more."""
 
 
-@dataclass
+@dataclass(eq=False)
 class Executor(ABC):
-    """A device that is open. Not for several threads at once: `run` takes ``lock``s of its own where it must."""
+    """A device that is open. Whoever uses it, what was made with it included, holds its ``lock``."""
 
     name: ClassVar[str]
     device: Device
     counters: Counters = field(default_factory=Counters)
     handles: dict[str, Any] = field(default_factory=dict)
+    lock: threading.RLock = field(default_factory=threading.RLock)
+    recordings: weakref.WeakSet[Recording] = field(default_factory=weakref.WeakSet)
+    arenas: weakref.WeakSet[Arena] = field(default_factory=weakref.WeakSet)
+    closed: bool = False
+    pool: Any = None  # of arenas: see `aatc.backends.vulkan.pool`
 
     def compile(self, kernel: Kernel) -> Any:
         """What `Launch` takes for a kernel; compiled once. Raises: DeviceLimitError, DeviceFeatureError,
@@ -178,7 +185,38 @@ class Executor(ABC):
                 "(maxStorageBufferRange)",
                 hint="smaller batches, or another device",
             )
-        return self.allocate(max(words, 4))
+        made = self.allocate(max(words, 4))
+        self.arenas.add(made)
+        return made
+
+    def record(
+        self,
+        arena: Arena,
+        levels: Sequence[Sequence[Step]],
+        inputs: Sequence[Range] = (),
+        outputs: Sequence[Range] = (),
+    ) -> Recording:
+        """Levels of steps: those of one level may run at the same time, the next level sees what they wrote. Raises:
+        DeviceLimitError, DeviceMemoryError."""
+        for level in levels:
+            for step in level:
+                if isinstance(step, Launch):
+                    check_grid(step.grid, self.device)
+        made = self.replayed(arena, levels, inputs, outputs)
+        self.recordings.add(made)
+        return made
+
+    def close(self) -> None:
+        """Frees the device, and all that was made with it; more than once is once."""
+        with self.lock:
+            if not self.closed:
+                for recording in list(self.recordings):
+                    recording.close()
+                for arena in list(self.arenas):
+                    arena.close()
+                self.shut()
+                self.handles.clear()
+                self.closed = True
 
     @abstractmethod
     def build(self, kernel: Kernel) -> Any:
@@ -189,18 +227,14 @@ class Executor(ABC):
         """Memory that fits the device's limits."""
 
     @abstractmethod
-    def record(
-        self,
-        arena: Arena,
-        levels: Sequence[Sequence[Step]],
-        inputs: Sequence[Range] = (),
-        outputs: Sequence[Range] = (),
+    def replayed(
+        self, arena: Arena, levels: Sequence[Sequence[Step]], inputs: Sequence[Range], outputs: Sequence[Range]
     ) -> Recording:
-        """Levels of steps: those of one level may run at the same time, the next level sees what they wrote."""
+        """A recording whose grids fit."""
 
     @abstractmethod
-    def close(self) -> None:
-        """Frees the device, and all that was made with it."""
+    def shut(self) -> None:
+        """Frees the device, when arenas and recordings have gone."""
 
 
 def digest(kernel: Kernel) -> str:

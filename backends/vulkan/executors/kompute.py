@@ -28,7 +28,6 @@ from aatc.backends.vulkan.executors.contract import (
     Recording,
     Step,
     Zero,
-    check_grid,
     pack,
 )
 from aatc.backends.vulkan.kernels import Kernel
@@ -119,7 +118,7 @@ def _device(index: int, about: dict[str, Any], known: Device | None) -> Device:
                   trips=65535 if "llvmpipe" in name else 0)  # fmt: skip
 
 
-@dataclass
+@dataclass(eq=False)
 class KomputeExecutor(Executor):
     """Opened by `open_device`."""
 
@@ -146,19 +145,14 @@ class KomputeExecutor(Executor):
         tensor.destroy()
         self.counters.bytes_held -= words * WORD
 
-    def record(
-        self,
-        arena: Arena,
-        levels: Sequence[Sequence[Step]],
-        inputs: Sequence[Range] = (),
-        outputs: Sequence[Range] = (),
+    def replayed(
+        self, arena: Arena, levels: Sequence[Sequence[Step]], inputs: Sequence[Range], outputs: Sequence[Range]
     ) -> Recording:
         assert isinstance(arena, KomputeArena)
         return KomputeRecording(self, arena, levels, inputs, outputs)
 
-    def close(self) -> None:
+    def shut(self) -> None:
         """The manager stays: see `_manager`."""
-        self.handles.clear()
 
 
 def open_device(index: int = 0, *, staged: bool | None = None) -> KomputeExecutor:
@@ -182,7 +176,7 @@ def _own(name: str) -> _Module:
     return _Module(name, spirv.compile_glsl({"move": _MOVE, "zero": _ZERO}[name], name))
 
 
-@dataclass
+@dataclass(eq=False)
 class KomputeArena(Arena):
     executor: KomputeExecutor
     words: int
@@ -292,7 +286,6 @@ class KomputeRecording(Recording):
             return self.arena.dispatch(
                 _own("zero"), _grid(step.range.words), pack([step.range.offset, step.range.words])
             )
-        check_grid(step.grid, self.executor.device)
         return self.arena.dispatch(step.handle, step.grid, step.push)
 
     def _move(self, tensors: tuple[Any, Any], to: int, at: int, words: int) -> Any:

@@ -6,9 +6,8 @@ software devices); elsewhere inputs and outputs go through a staging buffer, in 
 
 from __future__ import annotations
 
-import threading
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any, ClassVar
 
 import torch
@@ -25,7 +24,6 @@ from aatc.backends.vulkan.executors.contract import (
     Range,
     Recording,
     Step,
-    check_grid,
 )
 from aatc.backends.vulkan.executors.native_device import devices, translated, why_not
 from aatc.backends.vulkan.kernels import Kernel
@@ -37,7 +35,7 @@ __all__ = ["NativeExecutor", "devices", "open_device", "why_not"]
 _PATIENCE = 120_000_000_000
 
 
-@dataclass
+@dataclass(eq=False)
 class NativeExecutor(Executor):
     """Opened by `open_device`."""
 
@@ -46,12 +44,11 @@ class NativeExecutor(Executor):
     family: int = 0
     logical: Any = None
     queue: Any = None
-    pool: Any = None
+    command_pool: Any = None
     layout: Any = None  # of a descriptor set: one storage buffer
     pipeline_layout: Any = None
     cache: Any = None
     staged: bool = False
-    lock: threading.Lock = field(default_factory=threading.Lock)
 
     def build(self, kernel: Kernel) -> Any:
         import vulkan as vk
@@ -76,12 +73,8 @@ class NativeExecutor(Executor):
     def allocate(self, words: int) -> Arena:
         return NativeArena(self, words)
 
-    def record(
-        self,
-        arena: Arena,
-        levels: Sequence[Sequence[Step]],
-        inputs: Sequence[Range] = (),
-        outputs: Sequence[Range] = (),
+    def replayed(
+        self, arena: Arena, levels: Sequence[Sequence[Step]], inputs: Sequence[Range], outputs: Sequence[Range]
     ) -> Recording:
         assert isinstance(arena, NativeArena)
         return NativeRecording(self, arena, levels, inputs, outputs)
@@ -106,22 +99,19 @@ class NativeExecutor(Executor):
             return vk.vkAllocateCommandBuffers(
                 self.logical,
                 vk.VkCommandBufferAllocateInfo(
-                    commandPool=self.pool, level=vk.VK_COMMAND_BUFFER_LEVEL_PRIMARY, commandBufferCount=1
+                    commandPool=self.command_pool, level=vk.VK_COMMAND_BUFFER_LEVEL_PRIMARY, commandBufferCount=1
                 ),
             )[0]
 
-    def close(self) -> None:
+    def shut(self) -> None:
         import vulkan as vk
 
-        if self.logical is None:
-            return
         for handle in self.handles.values():
             vk.vkDestroyPipeline(self.logical, handle, None)
-        self.handles.clear()
         vk.vkDestroyPipelineCache(self.logical, self.cache, None)
         vk.vkDestroyPipelineLayout(self.logical, self.pipeline_layout, None)
         vk.vkDestroyDescriptorSetLayout(self.logical, self.layout, None)
-        vk.vkDestroyCommandPool(self.logical, self.pool, None)
+        vk.vkDestroyCommandPool(self.logical, self.command_pool, None)
         vk.vkDestroyDevice(self.logical, None)
         self.logical = None
 
@@ -146,7 +136,7 @@ def open_device(index: int = 0, *, staged: bool | None = None) -> NativeExecutor
     )
     with translated("opening the device"):
         made.queue = vk.vkGetDeviceQueue(logical, family, 0)
-        made.pool = vk.vkCreateCommandPool(logical, vk.VkCommandPoolCreateInfo(queueFamilyIndex=family), None)
+        made.command_pool = vk.vkCreateCommandPool(logical, vk.VkCommandPoolCreateInfo(queueFamilyIndex=family), None)
         binding = vk.VkDescriptorSetLayoutBinding(
             binding=0, descriptorType=vk.VK_DESCRIPTOR_TYPE_STORAGE_BUFFER, descriptorCount=1,
             stageFlags=vk.VK_SHADER_STAGE_COMPUTE_BIT,
@@ -358,7 +348,6 @@ class NativeRecording(Recording):
     def _dispatch(self, step: Launch, bound: Any) -> Any:
         import vulkan as vk
 
-        check_grid(step.grid, self.executor.device)
         if step.handle is not bound:
             vk.vkCmdBindPipeline(self.commands, vk.VK_PIPELINE_BIND_POINT_COMPUTE, step.handle)
         if step.push:
@@ -392,7 +381,7 @@ class NativeRecording(Recording):
             return
         self.inputs, self.outputs = [], []
         vk.vkDestroyFence(self.executor.logical, self.fence, None)
-        vk.vkFreeCommandBuffers(self.executor.logical, self.executor.pool, 1, [self.commands])
+        vk.vkFreeCommandBuffers(self.executor.logical, self.executor.command_pool, 1, [self.commands])
         self.commands = None
         if self.staging is not None:
             self.staging.free()
