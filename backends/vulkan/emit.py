@@ -82,7 +82,8 @@ class Emitter:
         self.clean = True  # whether arrays that are not there yet have been touched by nobody since a barrier
         self.grid: dict[Op, str] = {}
         self.uses: dict[Value, list[Op]] = {}
-        self.planned: set[Value] = set()  # tiles that are staged where they are loaded
+        self.planned: dict[Value, str] = {}  # tiles that are staged where they are loaded, in an array of this name
+        self.slots: dict[str, Shared] = {}
         self.col_sure = False  # whether every column of a block is there
         self.refuses = False
         self.several_stores: dict[Value, int] = {}

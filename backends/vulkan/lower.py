@@ -239,15 +239,20 @@ def _plan(e: Emitter, inside: list[Op], device: Device) -> None:
     if e.lanes.across > device.subgroup or e.lanes.down > 1:
         room -= e.lanes.threads * 4 * (e.lanes.high if e.lanes.across > device.subgroup else 0)
     loaded = []
-    for x in inside:
-        if x.name == "tile.load" and any(u.name == "tile.dot" for u in e.uses.get(x.result, [])):
-            t: TileType = x.result.type  # type: ignore[assignment]
-            letters = letters_of(x, t)
-            if "d" in letters and t.dtype == "f32":
-                loaded.append((e.cols not in letters, int(t.shape[2]), letters, x.result))
-    for _, width, letters, v in sorted(loaded, key=lambda x: x[0]):
+    for block in (r for x in inside for r in x.regions):
+        seen: Counter[int] = Counter()
+        for x in block.ops:
+            if x.name == "tile.load" and any(u.name == "tile.dot" for u in e.uses.get(x.result, [])):
+                t: TileType = x.result.type  # type: ignore[assignment]
+                letters, width = letters_of(x, t), int(t.shape[2])
+                if "d" in letters and t.dtype == "f32":
+                    # loops over columns, one behind the other, take the same arrays in turn
+                    slot = f"cols_{width}_{seen[width]}" if e.cols in letters else ""
+                    seen[width] += e.cols in letters
+                    loaded.append((not slot, slot, width, letters, x.result))
+    for _, slot, width, letters, v in sorted(loaded, key=lambda x: x[:2]):
         count = e.lanes.cols if e.cols in letters else e.lanes.rows if e.rows in letters else 0
-        size = count * (chunks(width) + 1) * 16
+        size = 0 if slot and slot in e.planned.values() else count * (chunks(width) + 1) * 16
         if count and size <= room:
             room -= size
-            e.planned.add(v)
+            e.planned[v] = slot

@@ -102,7 +102,7 @@ def load(e: Emitter, op: Op) -> None:
     tile = e.made(op.result, letters_of(op, t))
     tile.source = source(e, op, buffer, positions)
     if op.result in e.planned:
-        stage(e, tile, op.result.name or "tile")
+        stage(e, tile, op.result.name or "tile", e.planned[op.result])
     if tile.form not in ("colvec", "matrix") and not _only_for_dots(e, op.result, tile):
         items(e, tile, op.result.name or "t")
 
@@ -139,16 +139,19 @@ def items(e: Emitter, tile: Tile, hint: str = "t") -> list[str]:
     return tile.items
 
 
-def stage(e: Emitter, tile: Tile, hint: str) -> bool:
-    """Copies a tile of vectors to shared memory, all threads side by side; False where there is no room."""
+def stage(e: Emitter, tile: Tile, hint: str, slot: str = "") -> bool:
+    """Copies a tile of vectors to shared memory, all threads side by side; False where there is no room. Tiles of one
+    ``slot`` lie in one array, one after the other."""
     s = tile.source
     assert s is not None
     by_rows = tile.form == "rowvec"
     count = e.lanes.rows if by_rows else e.lanes.cols
     per_row = chunks(tile.width)
-    array = e.share(hint, "vec4f", count * (per_row + _PAD))
+    array = e.slots.get(slot) or e.share(hint, "vec4f", count * (per_row + _PAD))
     if array is None:
         return False
+    if slot:
+        e.slots[slot] = array
     e.writing(array.name)
     first, extent = (e.row_first, e.row_extent) if by_rows else (e.col_first, e.col_extent)
     total, threads = count * per_row, e.lanes.threads
