@@ -1,0 +1,194 @@
+"""Attention on a device: every kind, mask and size against plain torch in float64, forward and gradients."""
+
+from dataclasses import replace
+
+import pytest
+import torch
+
+import aatc
+from aatc import backends, passes
+from aatc.backends.vulkan import VulkanBackend
+from aatc.backends.vulkan.compiled import Compiled
+from aatc.backends.vulkan.lower import lower
+from aatc.backends.vulkan.whole import Device
+from aatc.ir.errors import DeviceLimitError, UnsupportedError
+from tests.compiler.harness import record
+from tests.conformance.cases import KINDS, MASKS, Sizes, case
+from tests.conformance.test_conformance import agree, check, compiled, off
+from tests.vulkan.running import EXECUTORS, need, usable
+
+#: Small tiles, of which every case has several, with ragged edges; few threads, so that drivers compile little.
+SMALL = passes.ScheduleAttention(
+    given="\n".join(
+        f"attend0.{direction}: split(g, 1) split(i, 16) split(j, 8) grain(j, 8) split(ii, 4) split(jj, 4) "
+        f"bind(g, workgroups) bind(i, workgroups) bind(ii, lanes) bind(jj, lanes){more}"
+        for direction, more in (("forward", ""), ("backward", " order(rows-and-columns)"))
+    )
+)
+TILES = f"{SMALL},adaptive-tile"
+F32 = torch.float32
+
+pytestmark = pytest.mark.usefixtures("one_thread")
+
+
+@pytest.fixture(scope="module")
+def vulkan():
+    """The backend under the first executor that runs here."""
+    made = VulkanBackend()
+    made.executor = next((name for name in ("native", "wgpu", "kompute") if not usable(name)), "")
+    if not made.executor:
+        need("native")
+    return made
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_every_kind(vulkan, kind):
+    check(vulkan, kind, "causal", F32, tiles=TILES)
+
+
+@pytest.mark.parametrize("mask", MASKS)
+def test_every_mask(vulkan, mask):
+    check(vulkan, "dot product", mask, F32, tiles=TILES)
+
+
+@pytest.mark.parametrize("sizes", ["even", "tall", "wide", "single", "without keys", "without queries"])
+def test_every_size(vulkan, sizes):
+    check(vulkan, "dot product", "causal" if sizes == "even" else "none", F32, sizes, TILES)
+
+
+def test_half_precision_is_single_precision_rounded_once(vulkan):
+    check(vulkan, "lorentz inner", "causal", torch.bfloat16, tiles=TILES)
+
+
+#: Kinds whose first version has a condition; queries and keys that lie so far apart that it holds.
+SPREAD = {"lorentz distance": (0.3, 2.0), "poincare": (0.2, 0.4), "fisher-rao": (0.05, 0.4)}
+
+
+def spread(kind):
+    """Queries along one axis, keys along another."""
+    c = case(kind, "causal", F32)
+    near, far = SPREAD[kind]
+    with torch.no_grad():
+        for n, x in enumerate(c.operands[:2]):
+            x.copy_(near * torch.rand_like(x))
+            x[..., n] += far
+            if kind == "fisher-rao":
+                x /= x.sum(-1, keepdim=True)
+    return c
+
+
+@pytest.mark.parametrize("kind", SPREAD)
+def test_distances_of_points_that_are_far_apart_stay_on_the_device(vulkan, kind):
+    c = spread(kind)
+    module, program, operands = compiled(vulkan, c.operands, c.parts, TILES)
+    run, _ = vulkan.compile(module.funcs["attend0"])
+    assert isinstance(run, Compiled)
+    assert run(*(t.detach() for t in operands)) is not None
+    agree(c, program, operands, F32)
+
+
+@pytest.mark.parametrize("mask", ["none", "window"])
+@pytest.mark.parametrize("heads", [1, 2])
+def test_keys_in_parts(vulkan, mask, heads):
+    given = f"attend0.forward: split(g, {heads}) split(i, 16) split(j, 16) grain(j, 8) split-keys(3)"
+    check(vulkan, "alibi", mask, F32, tiles=f"{passes.ScheduleAttention(given=given)},adaptive-tile")
+
+
+def test_lengths_change_and_no_kernel_is_compiled_again(vulkan):
+    def f(q, k, v):
+        return aatc.attend(q, k, v, metric=aatc.metrics.Euclidean(), mask=aatc.masks.causal())
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setitem(backends.found._backends, "vulkan", vulkan)
+        run = aatc.compile(f, backend="vulkan", fallback=False, dynamic=True)
+        counts = []
+        for n in (37, 70, 41):
+            q, k, v = (torch.randn(1, 2, n, 8, requires_grad=True) for _ in range(3))
+            got, want = run(q, k, v), f(*(t.double() for t in (q, k, v)))
+            assert off(got, want) <= 5e-5
+            found, wanted = (torch.autograd.grad(y.square().sum(), (q, k, v)) for y in (got, want))
+            assert all(off(g, w.double()) <= 5e-5 for g, w in zip(found, wanted, strict=True))
+            counts.append(vulkan._open().counters.shaders)
+    assert counts[0] == counts[1] == counts[2]
+
+
+# --- devices -------------------------------------------------------------------------------------------------
+def results(vulkan, module, operands, device=None):
+    """Of the forward and backward kernels, with gradients of ones."""
+    executor, out = vulkan._open(), []
+    given = [t.detach() for t in operands]
+    for name in ("attend0", "attend0_backward"):
+        func = module.funcs[name]
+        run = Compiled(lower(func, device or Device()), executor)
+        found = run(*given)
+        assert found is not None
+        out += found
+        given = [torch.ones_like(found[0]), torch.ones_like(found[1]), *found[2:], *given]
+        run.close()
+    return out
+
+
+@pytest.mark.parametrize("kind", ["alibi", "relative table"])
+def test_without_subgroups_lanes_meet_in_shared_memory(vulkan, kind):
+    c = case(kind, "window", F32)
+    module, _, operands = compiled(vulkan, c.operands, c.parts, TILES)
+    func = module.funcs["attend0"]
+    features = [d.kernel.features for d in lower(func).template.dispatches]
+    assert any("subgroup" in x for x in features)
+    assert not any(d.kernel.features for d in lower(func, Device(subgroup=0)).template.dispatches)
+    want, got = results(vulkan, module, operands), results(vulkan, module, operands, Device(subgroup=0))
+    assert all(off(g, w) <= 1e-6 for g, w in zip(got, want, strict=True))
+
+
+def test_operands_are_read_from_the_arena_where_shared_memory_is_small(vulkan):
+    c = case("alibi", "causal", F32)
+    module, _, operands = compiled(vulkan, c.operands, c.parts, TILES)
+    want, got = results(vulkan, module, operands), results(vulkan, module, operands, Device(shared_bytes=2048))
+    small = lower(module.funcs["attend0"], Device(shared_bytes=2048)).template.dispatches
+    assert max(d.kernel.shared_bytes for d in small) <= 2048
+    assert all(off(g, w) <= 1e-6 for g, w in zip(got, want, strict=True))
+    with pytest.raises(UnsupportedError, match="needs more shared memory than the 64 bytes"):
+        lower(module.funcs["attend0"], Device(shared_bytes=64))
+
+
+def test_all_executors_give_the_same_bits(vulkan):
+    c = case("alibi", "causal", F32)
+    found = {}
+    for name in EXECUTORS:
+        if not usable(name):
+            vulkan = VulkanBackend()
+            vulkan.executor = name
+            module, _, operands = compiled(vulkan, c.operands, c.parts, TILES)
+            device = Device(subgroup=0)  # what all of them can do
+            found[name] = results(vulkan, module, operands, device)
+    if len(found) < 2:
+        pytest.skip(f"one executor is here: {', '.join(found)}")
+    first, *others = found.values()
+    assert all(torch.equal(a, b) for other in others for a, b in zip(first, other, strict=True))
+
+
+def test_loops_longer_than_a_driver_goes_are_refused(vulkan, monkeypatch):
+    c = case("dot product", "none", F32, Sizes(1, 1, 1, 16, 64, 4))
+    module, _, operands = compiled(vulkan, c.operands, c.parts, TILES)
+    run, _ = vulkan.compile(module.funcs["attend0"])
+    executor = vulkan._open()
+    monkeypatch.setattr(executor, "device", replace(executor.device, trips=5))
+    with pytest.raises(DeviceLimitError, match="the loops of a thread go"):
+        run(*(t.detach() for t in operands))
+
+
+def test_double_precision_runs_on_the_cpu_and_says_so(vulkan):
+    c = case("euclidean", "causal", torch.float64)
+    module, program, operands = compiled(vulkan, c.operands, c.parts, TILES)
+    _, text = vulkan.compile(module.funcs["attend0"])
+    assert text.startswith("// @attend0 runs on the CPU: ")
+    agree(c, program, operands)
+
+
+def test_dropout_draws_the_same_numbers(vulkan):
+    q, k, v = (torch.randn(1, 2, 21, 8) for _ in range(3))
+    parts = {"metric": aatc.metrics.DotProduct(), "dropout": 0.4, "seed": torch.tensor(7)}
+    taken, _, eager = record(q, k, v, **parts)
+    module, program, _ = compiled(vulkan, [q, k, v], parts, TILES)
+    assert isinstance(vulkan.compile(module.funcs["attend0"])[0], Compiled)
+    assert off(program.main(*taken)[0], eager[0].double()) <= 5e-6
