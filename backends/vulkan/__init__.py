@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from functools import cache
 from typing import Any
 
 from aatc.backends.contract import Backend
@@ -44,7 +45,8 @@ class VulkanBackend(Backend):
         except UnsupportedError as error:
             return on_cpu(func, error)
         kernels = {d.kernel.name: d.kernel for d in lowered.template.dispatches}
-        return Compiled(lowered, executor), "\n".join(k.glsl for k in kernels.values())
+        limit = UnsupportedError("an argument holds integers of more than 32 bits")
+        return Compiled(lowered, executor, cache(lambda: on_cpu(func, limit)[0])), "\n".join(k.glsl for k in kernels.values())
 
     def listing(self, func: Func, form: str) -> str:
         from aatc.backends.vulkan.device import code_device

@@ -11,6 +11,7 @@ from aatc.backends.vulkan import whole as whole_buffers
 from aatc.backends.vulkan.emit import Emitter, Names
 from aatc.backends.vulkan.kernels import Buffer, Dispatch, Rounds, Template
 from aatc.backends.vulkan.lanes import Lanes, chunks, pair_lanes
+from aatc.backends.vulkan.language import For, If, Statement
 from aatc.backends.vulkan.memory import letters_of
 from aatc.backends.vulkan.whole import Device, finished, plain
 from aatc.ir.access import owned_by
@@ -150,17 +151,34 @@ def _nest(func: Func, names: Names, op: Op, device: Device) -> Dispatch:
     for x in prelude:
         e.op(x)
     e.op(op)
-    return finished(e, grid, _trips(found, e))
+    return finished(e, grid, _trips(op, e))
 
 
-def _trips(found: list[Op], e: Emitter) -> tuple[Rounds, ...]:
-    """Rounds of the loops of one thread, in all at most: the product of those that are one in the other."""
-    trips = []
-    for x in found:
-        if x not in e.grid:
-            step = control.step_of(x)
-            trips.append(Rounds((Dim.of(x.attrs["upper"]),), step))
-    return tuple(trips)
+def _trips(op: Op, e: Emitter) -> tuple[Rounds, ...]:
+    """What bounds how often the loops of one thread go in all: the loops whose extents are not known, one in the other,
+    times what all others come to within."""
+    chain: tuple[Rounds, ...] = ()
+    todo: list[tuple[Op, tuple[Rounds, ...]]] = [(op, ())]
+    while todo:
+        x, outer = todo.pop()
+        if "upper" in x.attrs and x not in e.grid and not Dim.of(x.attrs["upper"]).is_static:
+            outer = (*outer, Rounds((Dim.of(x.attrs["upper"]),), control.step_of(x)))
+        chain = max(chain, outer, key=len)
+        todo += [(y, outer) for r in x.regions for y in r.ops if y.regions]
+    return (*chain, Rounds((Dim.of(_rounds(e.body.statements)),)))
+
+
+def _rounds(statements: tuple[Statement, ...]) -> int:
+    """Rounds of all loops whose ends are literals; others count as one."""
+    count = 0
+    for s in statements:
+        if isinstance(s, For):
+            literal = s.first.isdigit() and s.last.isdigit()
+            times = max(0, -(-(int(s.last) - int(s.first)) // s.step)) if literal else 1
+            count += times * (1 + _rounds(s.body))
+        elif isinstance(s, If):
+            count += _rounds(s.body)
+    return count
 
 
 def needed(func: Func, op: Op) -> list[Op]:
