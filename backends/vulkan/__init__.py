@@ -46,7 +46,8 @@ class VulkanBackend(Backend):
             return on_cpu(func, error)
         kernels = {d.kernel.name: d.kernel for d in lowered.template.dispatches}
         limit = UnsupportedError("an argument holds integers of more than 32 bits")
-        return Compiled(lowered, executor, cache(lambda: on_cpu(func, limit)[0])), "\n".join(k.glsl for k in kernels.values())
+        run = Compiled(lowered, executor, cache(lambda: on_cpu(func, limit)[0]))
+        return run, "\n".join(k.glsl for k in kernels.values())
 
     def listing(self, func: Func, form: str) -> str:
         from aatc.backends.vulkan.device import code_device

@@ -86,7 +86,7 @@ class Compiled:
             dims += [d for r in op.results if isinstance(r.type, TensorType) for d in r.type.shape]
             for name in {s for d in dims for s in d.symbols} - sizes.keys():
                 sizes[name] = math.prod(sizes[part] for part in name.split("_x_"))
-        return sizes
+        return sizes | {name: rounds.evaluate(sizes) for name, rounds in self.lowered.template.derived}
 
     def _runs(self, name: str, op: Op, values: Mapping[Value, torch.Tensor], sizes: Mapping[str, int]) -> torch.Tensor:
         if op.operands:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from typing import Any
 
 from aatc.backends.vulkan.kernels import Extent, Offset
 from aatc.backends.vulkan.lanes import Lanes
@@ -22,6 +23,7 @@ class Names:
 
     func: Func
     names: dict[Value, str] = field(default_factory=dict)
+    parts: list[Any] = field(default_factory=list)  # whole.Parts: places of partial sums
 
     def of(self, v: Value) -> str:
         if v not in self.names:
@@ -34,6 +36,10 @@ class Names:
                 name = f"{clean}{n}"
             self.names[v] = name
         return self.names[v]
+
+
+class NoRoom(UnsupportedError):
+    """A kernel needs more shared memory than there is."""
 
 
 @dataclass
@@ -84,6 +90,7 @@ class Emitter:
         self.uses: dict[Value, list[Op]] = {}
         self.planned: dict[Value, str] = {}  # tiles that are staged where they are loaded, in an array of this name
         self.slots: dict[str, Shared] = {}
+        self.instead: dict[Value, tuple[Value, str]] = {}  # where partial sums go: a buffer, and the place in it
         self.col_sure = False  # whether every column of a block is there
         self.refuses = False
         self.several_stores: dict[Value, int] = {}
@@ -132,6 +139,9 @@ class Emitter:
 
     def offset(self, buffer: Value) -> str:
         """Where a buffer begins, in words."""
+        if buffer in self.instead:
+            part, at = self.instead[buffer]
+            return f"{self.offset(part)} + {at}"
         name = self.names.of(buffer)
         self.push[f"o_{name}"] = Offset(name)
         return self.body.word(f"o_{name}")
@@ -211,7 +221,7 @@ class Emitter:
     def need(self, hint: str, type: str, count: int) -> Shared:
         array = self.share(hint, type, count)
         if array is None:
-            raise UnsupportedError(
+            raise NoRoom(
                 f"a workgroup needs more shared memory than the {self.room} bytes that the device has",
                 hint="split i or j to smaller extents",
             )

@@ -118,6 +118,7 @@ class Template:
     symbols: tuple[str, ...] = ()
     notes: tuple[str, ...] = field(default=())
     returns: tuple[str, ...] = ()  # names of buffers that the function returns, in order; one may come twice
+    derived: tuple[tuple[str, Rounds], ...] = ()  # symbols of shapes that follow from others
 
     def buffer(self, name: str) -> Buffer:
         return next(b for b in self.buffers if b.name == name)

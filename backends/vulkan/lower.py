@@ -8,7 +8,7 @@ from dataclasses import dataclass, replace
 
 from aatc.backends.vulkan import control, elements, memory, pairs, products, reductions, stores  # noqa: F401  (lowerings)
 from aatc.backends.vulkan import whole as whole_buffers
-from aatc.backends.vulkan.emit import Emitter, Names
+from aatc.backends.vulkan.emit import Emitter, Names, NoRoom
 from aatc.backends.vulkan.kernels import Buffer, Dispatch, Rounds, Template
 from aatc.backends.vulkan.lanes import Lanes, chunks, pair_lanes
 from aatc.backends.vulkan.language import For, If, Statement
@@ -82,7 +82,8 @@ def lower(func: Func, device: Device = Device()) -> Lowered:  # noqa: B008  (fro
     buffers.append(Buffer("refused", "refused", "i32", (Dim.of(1),)))
     symbols = sorted({s for a in func.args for d in _shape(a) for s in d.symbols})
     returns = tuple(names.of(v) for v in func.body.ops[-1].operands)
-    template = Template(func.name, tuple(buffers), tuple(dispatches), tuple(symbols), returns=returns)
+    derived = tuple((p.symbol, p.rounds) for p in names.parts)
+    template = Template(func.name, tuple(buffers), tuple(dispatches), tuple(symbols), (), returns, derived)
     return Lowered(func, template, tuple(arguments), runs, downloads, tuple(before), tuple(after))
 
 
@@ -113,7 +114,7 @@ def _dispatches(func: Func, names: Names, op: Op, device: Device, made: list[Buf
     if op.name == "tile.finish":
         return whole_buffers.finish(func, names, op, device)
     if op.name in ("tile.for", "tile.store", "tile.require"):
-        return [_nest(func, names, op, device)]
+        return _nest(func, names, op, device, made)
     raise UnsupportedError(f"{op.name} has no kernel", hint="it runs on the CPU")
 
 
@@ -127,7 +128,22 @@ def loops(op: Op) -> Iterator[Op]:
             yield from loops(x)
 
 
-def _nest(func: Func, names: Names, op: Op, device: Device) -> Dispatch:
+#: Bytes of shared memory that vectors leave free, from try to try: what else a kernel needs is known when it is made.
+_SPARE = (1024, 6 << 10, 16 << 10)
+
+
+def _nest(func: Func, names: Names, op: Op, device: Device, made: list[Buffer]) -> list[Dispatch]:
+    for spare in (*_SPARE, device.shared_bytes):
+        try:
+            return _written(func, names, op, device, made, spare)
+        except NoRoom:
+            if spare == device.shared_bytes:
+                raise
+    raise AssertionError
+
+
+def _written(func: Func, names: Names, op: Op, device: Device, made: list[Buffer], spare: int) -> list[Dispatch]:
+    """The kernel of a nest, and those that add up its partial sums."""
     inside = [op, *(x for r in op.regions for x in r.walk())]
     found = list(loops(op))
     letters = list(dict.fromkeys(x.attrs.get("axis", "j") for x in found if x.attrs.get("axis", "j") in "ij"))
@@ -139,19 +155,38 @@ def _nest(func: Func, names: Names, op: Op, device: Device) -> Dispatch:
         e = Emitter(func, names, name, lanes, rows, cols, device.shared_bytes)
     else:
         e = plain(func, names, name, device, 1)
-    e.carriers = {x.regions[0].ops[-1]: x for x in inside if x.regions and x.results}
-    e.carriers |= {x.regions[0].ops[-1]: x for x in inside if x.regions}
+    e.carriers = {x.regions[0].ops[-1]: x for x in inside if x.regions}
     prelude = needed(func, op)
     for x in (*prelude, *inside):
         for v in x.operands:
             e.uses.setdefault(v, []).append(x)
     e.several_stores = Counter(x.operands[1] for x in inside if x.name in ("tile.store", "tile.scatter"))
-    _plan(e, inside, device)
-    grid = _grid(e, op)
+    _plan(e, inside, device.shared_bytes - spare)
+    parted = _parted(e, op)
+    grid = _grid(e, op, set(parted))
+    before, after = [], []
+    for buffer, loop in parted.items():
+        part = whole_buffers.parts(func, names, buffer, loop, device)
+        e.instead[buffer] = part.value, part.offset(e)
+        before.append(part.fill)
+        after.append(part.add)
+        made[:] = [*(b for b in made if b.name != part.buffer.name), part.buffer]
     for x in prelude:
         e.op(x)
     e.op(op)
-    return finished(e, grid, _trips(op, e))
+    return [*before, finished(e, grid, _trips(op, e)), *after]
+
+
+def _parted(e: Emitter, op: Op) -> dict[Value, Op]:
+    """Buffers that all blocks of rows add to: every block has a place of its own for them, and the places are added up
+    in order behind the nest."""
+    at: Op | None = op
+    while at is not None and at.name == "tile.for" and at.attrs["kind"] == "par":
+        if at.attrs["axis"] in "ij":
+            return {v: at for v in dict.fromkeys(x.operands[1] for x in _adding(at))} if e.cols else {}
+        inner = [x for x in at.regions[0].ops if x.regions]
+        at = inner[0] if len(inner) == 1 else None
+    return {}
 
 
 def _trips(op: Op, e: Emitter) -> tuple[Rounds, ...]:
@@ -212,16 +247,17 @@ def _lanes(func: Func, inside: list[Op], found: list[Op], rows: str, cols: str, 
     return Lanes(count, 1, min(count, most // across), across, device.subgroup)
 
 
-def _grid(e: Emitter, op: Op) -> tuple[Rounds, Rounds, Rounds]:
+def _grid(e: Emitter, op: Op, parted: set[Value]) -> tuple[Rounds, Rounds, Rounds]:
     """Binds loops whose rounds are workgroups to the axes of the grid, the innermost to x."""
     chain: list[Op] = []
     at: Op | None = op
     while at is not None and at.name == "tile.for" and at.attrs["kind"] == "par":
-        if not adds_up(at):
+        adds = {x.operands[1] for x in _adding(at)}
+        if not (adds - parted if at.attrs["axis"] in "ij" else adds):
             chain.append(at)
         inner = [x for x in at.regions[0].ops if x.regions]
         at = inner[0] if len(inner) == 1 else None
-        if at is not None and any(x.name in ("tile.store", "tile.scatter", "tile.require") for x in chain_ops(chain)):
+        if any(x.name in ("tile.store", "tile.scatter", "tile.require") for y in chain for x in y.regions[0].ops):
             break
     grid = [_ONE, _ONE, _ONE]
     for n, x in enumerate(reversed(chain[-3:])):
@@ -230,32 +266,23 @@ def _grid(e: Emitter, op: Op) -> tuple[Rounds, Rounds, Rounds]:
     return grid[0], grid[1], grid[2]
 
 
-def chain_ops(chain: list[Op]) -> list[Op]:
-    """Operations directly in loops that are bound."""
-    return [x for loop in chain for x in loop.regions[0].ops if not x.regions]
-
-
-def adds_up(loop: Op) -> bool:
-    """Whether rounds of a loop add to one place: they then go one after the other."""
+def _adding(loop: Op) -> list[Op]:
+    """Operations whose sums rounds of a loop add to one place: they go one after the other, or have places apart."""
+    out = []
     for x in loop.regions[0].walk():
         if x.name == "tile.scatter" or (x.name == "tile.store" and x.attrs["add"]):
-            buffer = x.operands[1]
             axes, sizes = x.attrs["axes"].rstrip("tu"), x.attrs.get("sizes")
-            shape = _shape(buffer)
-            if x.name == "tile.scatter" and loop.attrs["axis"] != "g":
-                return True
-            if not owned_by(axes, shape, sizes and [Dim.of(d) for d in sizes], loop.attrs["axis"]):
-                return True
-    return False
+            shared = x.name == "tile.scatter" and loop.attrs["axis"] != "g"
+            owned = owned_by(axes, _shape(x.operands[1]), sizes and [Dim.of(d) for d in sizes], loop.attrs["axis"])
+            if shared or not owned:
+                out.append(x)
+    return out
 
 
-def _plan(e: Emitter, inside: list[Op], device: Device) -> None:
+def _plan(e: Emitter, inside: list[Op], room: int) -> None:
     """Chooses the vectors that are copied to shared memory where they are loaded: those of columns first."""
-    room = device.shared_bytes - 1024
-    if any(x.name == "tile.dot" and x.attrs["form"] in ("nn", "tn") for x in inside) and e.cols:
-        room -= e.lanes.down * e.lanes.high * (e.lanes.across * e.lanes.wide + 1) * 4
-    if e.lanes.across > device.subgroup or e.lanes.down > 1:
-        room -= e.lanes.threads * 4 * (e.lanes.high if e.lanes.across > device.subgroup else 0)
+    if e.cols:
+        room -= e.lanes.down * e.lanes.high * (e.lanes.across * e.lanes.wide + 1) * 4  # weights of pairs
     loaded = []
     for block in (r for x in inside for r in x.regions):
         seen: Counter[int] = Counter()

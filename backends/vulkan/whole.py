@@ -57,8 +57,8 @@ def finished(e: Emitter, grid: tuple[Rounds, Rounds, Rounds], trips: tuple[Round
         features,
         len(body.push) > 32,
     )
-    reads = dict.fromkeys(e.names.of(v) for v in e.reads)
-    writes = dict.fromkeys(e.names.of(v) for v in e.writes)
+    reads = dict.fromkeys(e.names.of(e.instead.get(v, (v,))[0]) for v in e.reads)
+    writes = dict.fromkeys(e.names.of(e.instead.get(v, (v,))[0]) for v in e.writes)
     if e.refuses:
         writes["refused"] = None
     return Dispatch(kernel, grid, {w: e.push[w] for w in body.push}, tuple(reads), tuple(writes), trips)
@@ -198,6 +198,61 @@ def finish(func: Func, names: Names, op: Op, device: Device) -> list[Dispatch]:
     e.body.write("f32", f"{e.offset(op.result)} + {at}", x)
     e.close()
     return [finished(e, elements(e.shape(buffer), e.lanes.threads))]
+
+
+@dataclass(frozen=True)
+class Parts:
+    """Places for partial sums of ``whole``, one per round of a loop: ``symbol`` is how many rounds it has."""
+
+    whole: Value
+    value: Value
+    buffer: Buffer
+    loop: Op
+    symbol: str
+    rounds: Rounds
+    fill: Dispatch
+    add: Dispatch
+
+    def offset(self, e: Emitter) -> str:
+        """Where the place of a workgroup's round begins."""
+        size = e.times("1", *(e.dim(d) for d in e.shape(self.whole)))
+        return f"group.x * {size if ' ' not in size else f'({size})'}"
+
+
+def parts(func: Func, names: Names, buffer: Value, loop: Op, device: Device) -> Parts:
+    known = next((p for p in names.parts if p.whole is buffer and p.loop is loop), None)
+    if known is not None:
+        return known
+    symbol = f"rounds{len(names.parts)}"
+    assert isinstance(buffer.type, TensorType)
+    if e_kind(buffer) != "f":
+        raise UnsupportedError("sums of integers have no kernel")
+    shape = (Dim.of(symbol), *buffer.type.shape)
+    made = Op(
+        "tile.alloc", (), {"fill": 0.0}, [TensorType(buffer.type.dtype, shape)], result_names=[f"{buffer.name}_parts"]
+    )
+    value = made.result
+    e = plain(func, names, f"{func.name}_{names.of(buffer)}_sum", device)
+    e.reads |= {value: None, buffer: None}
+    e.writes[buffer] = None
+    count = _count(e, buffer.type.shape or (Dim.of(1),))
+    at = e.let("at", "i32", f"group.x * {e.lanes.threads} + thread")
+    e.when(f"{at} < {count}")
+    total = e.body.var("total", "f32", f"load_f({e.offset(buffer)} + {at})")
+    e.body.open()
+    n = e.body.fresh("n")
+    e.body.set(total, f"{total} + load_f({e.offset(value)} + {n} * {count} + {at})")
+    e.body.close_for(n, "0", e.symbol(symbol), 1)
+    e.body.write("f32", f"{e.offset(buffer)} + {at}", total)
+    e.close()
+    add = finished(e, elements(buffer.type.shape, e.lanes.threads), (Rounds((Dim.of(symbol),)),))
+    rounds = Rounds((Dim.of(loop.attrs["upper"]),), int(loop.attrs["step"]))
+    part = Parts(
+        buffer, value, Buffer(names.of(value), "scratch", buffer.type.dtype, shape), loop, symbol, rounds,
+        fill(func, names, made, device), add,
+    )  # fmt: skip
+    names.parts.append(part)
+    return part
 
 
 def unit(e: Emitter, op: Op) -> None:
