@@ -1,5 +1,7 @@
 """Attention on a device: every kind, mask and size against plain torch in float64, forward and gradients."""
 
+import os
+import subprocess
 from dataclasses import replace
 
 import pytest
@@ -7,7 +9,7 @@ import torch
 
 import aatc
 from aatc import backends, passes
-from aatc.backends.vulkan import VulkanBackend
+from aatc.backends.vulkan import VulkanBackend, spirv
 from aatc.backends.vulkan.compiled import Compiled
 from aatc.backends.vulkan.lower import lower
 from aatc.backends.vulkan.whole import Device
@@ -192,3 +194,25 @@ def test_dropout_draws_the_same_numbers(vulkan):
     module, program, _ = compiled(vulkan, [q, k, v], parts, TILES)
     assert isinstance(vulkan.compile(module.funcs["attend0"])[0], Compiled)
     assert off(program.main(*taken)[0], eager[0].double()) <= 5e-6
+
+
+@pytest.mark.parametrize("kind", ["alibi", "relative table", "mahalanobis", "poincare", "hyperboloid transport"])
+def test_modules_are_valid(vulkan, kind, tmp_path):
+    """Every kernel of a kind, with subgroups and without, by the validator of SPIR-V."""
+    found = spirv.tool("spirv-val")
+    if found is None or spirv.why_not():
+        pytest.skip("spirv-val or a compiler of GLSL is not installed; make vulkan installs what it can")
+    program, environment = found
+    c = case(kind, "causal", F32)
+    module, _, _ = compiled(vulkan, c.operands, c.parts, TILES)
+    texts = {}
+    for name in ("attend0", "attend0_backward"):
+        for device in (Device(), Device(subgroup=0)):
+            for d in lower(module.funcs[name], device).template.dispatches:
+                texts[d.kernel.glsl] = d.kernel.name
+    for n, (text, name) in enumerate(texts.items()):
+        path = tmp_path / f"{n}.spv"
+        path.write_bytes(spirv.compile_glsl(text, name))
+        command = [program, "--target-env", "vulkan1.1", path]
+        done = subprocess.run(command, env={**os.environ, **environment}, capture_output=True, text=True)
+        assert done.returncode == 0, f"{name}: {done.stdout}{done.stderr}"
