@@ -170,7 +170,10 @@ def _timing(report: Any) -> None:
 def dump(
     source: Annotated[str, typer.Argument(help="module:factory; factory() gives a model, or (model, example_args).")],
     stage: Annotated[
-        str, typer.Option(help="import, the name of a pass, final, code; of native kernels llvm or asm.")
+        str,
+        typer.Option(
+            help="import, the name of a pass, final, code; of native kernels llvm or asm, of Vulkan glsl or wgsl."
+        ),
     ] = "final",
     inputs: Annotated[str, typer.Option(help="Shapes of random inputs, as 2x16x64,2x16.")] = "",
     pipeline: PipelineOption = "",

@@ -280,7 +280,8 @@ def _adding(loop: Op) -> list[Op]:
 
 
 def _plan(e: Emitter, inside: list[Op], room: int) -> None:
-    """Chooses the vectors that are copied to shared memory where they are loaded: those of columns first."""
+    """Chooses the vectors that are copied to shared memory where they are loaded: those that the schedule stages, then
+    those of columns, then those of rows, as long as there is room."""
     if e.cols:
         room -= e.lanes.down * e.lanes.high * (e.lanes.across * e.lanes.wide + 1) * 4  # weights of pairs
     loaded = []
@@ -294,8 +295,8 @@ def _plan(e: Emitter, inside: list[Op], room: int) -> None:
                     # loops over columns, one behind the other, take the same arrays in turn
                     slot = f"cols_{width}_{seen[width]}" if e.cols in letters else ""
                     seen[width] += e.cols in letters
-                    loaded.append((not slot, slot, width, letters, x.result))
-    for _, slot, width, letters, v in sorted(loaded, key=lambda x: x[:2]):
+                    loaded.append((t.space != "shared", not slot, slot, width, letters, x.result))
+    for _, _, slot, width, letters, v in sorted(loaded, key=lambda x: x[:3]):
         count = e.lanes.cols if e.cols in letters else e.lanes.rows if e.rows in letters else 0
         size = 0 if slot and slot in e.planned.values() else count * (chunks(width) + 1) * 16
         if count and size <= room:

@@ -91,6 +91,8 @@ def build(q, k, v, *, tiles: str = "", library: bool | None = None, backend: str
     made_by = backends.get(backend)
     if made_by.target().levels:  # columns are whole vectors
         tiles = " ".join(f"cols={-(-int(w[5:]) // 16) * 16}" if w.startswith("cols=") else w for w in tiles.split())
+    if "workgroups" in made_by.target().levels:  # a workgroup has one problem, and shared memory for no more
+        tiles = " ".join(w for w in tiles.split() if not w.startswith("heads="))
     text = f"{passes.DEFAULT},{made_by.suffix}".replace("adaptive-tile", f"adaptive-tile{{{tiles}}}")
     rows = "".join(f"{{{word}}}" for word in tiles.split() if word.startswith("rows="))
     text = text.replace("call-library,", f"call-library{rows}," if library is not False else "")
