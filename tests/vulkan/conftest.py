@@ -2,6 +2,7 @@
 
 import pytest
 
+from tests.vulkan import validation
 from tests.vulkan.running import EXECUTORS, STAGED, opened
 
 
@@ -13,6 +14,14 @@ def open_executors():
     for name, executor in made.items():
         if name in STAGED:
             executor.close()
+
+
+@pytest.fixture(autouse=True)
+def validation_messages():
+    """Fails a test during which the validation layer said anything that the test has not asked for."""
+    validation.messages()
+    yield validation.messages
+    assert validation.messages() == []
 
 
 @pytest.fixture(params=(*EXECUTORS, *STAGED))

@@ -6,6 +6,7 @@ processor reaches, where the device computes in that, too; else of the device's 
 
 from __future__ import annotations
 
+import ctypes
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
@@ -80,6 +81,34 @@ def translated(what: str) -> Iterator[None]:
         raise DeviceError(f"{what} failed: {said}") from error
 
 
+class _InstanceInfo(ctypes.Structure):
+    """VkInstanceCreateInfo, all of it empty."""
+
+    _fields_ = (
+        ("type", ctypes.c_int), ("next", ctypes.c_void_p), ("flags", ctypes.c_uint32), ("about", ctypes.c_void_p),
+        ("layers", ctypes.c_uint32), ("layer_names", ctypes.c_void_p), ("extensions", ctypes.c_uint32),
+        ("extension_names", ctypes.c_void_p),
+    )  # fmt: skip
+
+
+@cache
+def _devices_there() -> int:
+    """How many devices the loader sees. It is asked by itself, as a Manager without any ends the process."""
+    for name in ("libvulkan.so.1", "vulkan-1.dll", "libvulkan.dylib", "libvulkan.1.dylib"):
+        try:
+            loader = ctypes.CDLL(name)
+        except OSError:
+            continue
+        instance, count = ctypes.c_void_p(), ctypes.c_uint32(0)
+        info = _InstanceInfo(type=1)
+        if loader.vkCreateInstance(ctypes.byref(info), None, ctypes.byref(instance)):
+            return 0
+        answer = loader.vkEnumeratePhysicalDevices(instance, ctypes.byref(count), None)
+        loader.vkDestroyInstance(instance, None)
+        return 0 if answer else count.value
+    return 0
+
+
 @cache
 def _manager(index: int) -> Any:
     """One per device and process, and for its whole life: tensors of one that has gone have silently size 0."""
@@ -93,7 +122,7 @@ def _manager(index: int) -> Any:
 def devices() -> tuple[Device, ...]:
     """Kompute tells little of a device: the rest is Vulkan's own answer where the package vulkan is there to ask, else
     what every device has."""
-    if not native_device.why_not() and not native_device.devices():
+    if not _devices_there():
         return ()
     try:
         listed = _manager(0).list_devices()

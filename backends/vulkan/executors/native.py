@@ -24,12 +24,19 @@ from aatc.backends.vulkan.executors.contract import (
     Range,
     Recording,
     Step,
+    Zero,
 )
-from aatc.backends.vulkan.executors.native_device import devices, translated, why_not
+from aatc.backends.vulkan.executors.native_device import devices, translated
 from aatc.backends.vulkan.kernels import Kernel
 from aatc.ir.errors import DeviceLostError, NoDeviceError, ShaderError
 
 __all__ = ["NativeExecutor", "devices", "open_device", "why_not"]
+
+
+def why_not() -> str:
+    """Why the executor cannot be used; empty if it can."""
+    return devices_of.why_not() or spirv.why_not()
+
 
 #: Nanoseconds; a program that takes longer has lost its device.
 _PATIENCE = 120_000_000_000
@@ -332,13 +339,16 @@ class NativeRecording(Recording):
         for number, level in enumerate(levels):
             if number or (self.staging is not None and inputs):
                 barrier(self.commands)
-            for step in level:
-                if isinstance(step, Launch):
-                    bound = self._dispatch(step, bound)
-                elif step.range.words:
-                    vk.vkCmdFillBuffer(
-                        self.commands, self.arena.store.buffer, step.range.offset * WORD, step.range.words * WORD, 0
-                    )
+            launches = [s for s in level if isinstance(s, Launch)]
+            zeros = [s.range for s in level if isinstance(s, Zero) and s.range.words]
+            for r in zeros:
+                vk.vkCmdFillBuffer(self.commands, self.arena.store.buffer, r.offset * WORD, r.words * WORD, 0)
+            if (
+                zeros and launches
+            ):  # apart in the arena; but the validation layer sees that kernels are bound to all of it
+                barrier(self.commands)
+            for launch in launches:
+                bound = self._dispatch(launch, bound)
         barrier(self.commands, last=self.staging is None)
         if self.staging is not None and outputs:
             at = zip((r.offset for r in outputs), places[len(inputs) :])

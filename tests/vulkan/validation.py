@@ -1,0 +1,54 @@
+"""Khronos' validation layer over the tests: core and synchronisation checks of every call, in a log of the process.
+
+It is switched on for the whole process, before anything asks for Vulkan. `messages` gives what was said since it was
+asked last.
+"""
+
+import os
+import re
+from pathlib import Path
+
+LAYER = "VK_LAYER_KHRONOS_validation"
+_FOLDERS = ("/usr/share/vulkan", "/usr/local/share/vulkan", "/etc/vulkan")
+_SETTINGS = """khronos_validation.debug_action = VK_DBG_LAYER_ACTION_LOG_MSG
+khronos_validation.report_flags = error,warn
+khronos_validation.log_filename = {log}
+khronos_validation.enables = VK_VALIDATION_FEATURE_ENABLE_SYNCHRONIZATION_VALIDATION_EXT
+khronos_validation.syncval_shader_accesses_heuristic = true
+"""
+_SAID = re.compile(r".*(?:VUID-|SYNC-HAZARD|UNASSIGNED-).*")
+
+_log: Path | None = None
+_read = 0
+
+
+def installed():
+    return any(Path(f, "explicit_layer.d", "VkLayer_khronos_validation.json").exists() for f in _FOLDERS)
+
+
+def activate(folder):
+    """Has every Vulkan instance of this process checked, if the layer is installed."""
+    global _log
+    if installed() and "VK_INSTANCE_LAYERS" not in os.environ:
+        _log = Path(folder) / f"validation-{os.getpid()}.log"
+        settings = Path(folder) / f"validation-{os.getpid()}"
+        settings.mkdir()
+        (settings / "vk_layer_settings.txt").write_text(_SETTINGS.format(log=_log))
+        os.environ["VK_INSTANCE_LAYERS"] = LAYER
+        os.environ["VK_LAYER_SETTINGS_PATH"] = str(settings)
+
+
+def active():
+    """Whether an instance has been made under the layer."""
+    return _log is not None and _log.exists()
+
+
+def messages():
+    """What the layer has said since this was called last."""
+    global _read
+    if not active():
+        return []
+    text = _log.read_text(errors="replace")
+    found = _SAID.findall(text, _read)
+    _read = len(text)
+    return found
