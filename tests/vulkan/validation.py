@@ -19,7 +19,6 @@ khronos_validation.syncval_shader_accesses_heuristic = true
 _SAID = re.compile(r".*(?:VUID-|SYNC-HAZARD|UNASSIGNED-).*")
 
 _log: Path | None = None
-_read = 0
 
 
 def installed():
@@ -44,11 +43,10 @@ def active():
 
 
 def messages():
-    """What the layer has said since this was called last."""
-    global _read
+    """What the layer has said since this was called last. Every instance writes to the log from a place of its own, so
+    that it is emptied and not only read on."""
     if not active():
         return []
-    text = _log.read_text(errors="replace")
-    found = _SAID.findall(text, _read)
-    _read = len(text)
-    return found
+    text = _log.read_text(errors="replace").replace("\0", "")
+    os.truncate(_log, 0)
+    return _SAID.findall(text)

@@ -156,6 +156,9 @@ class Executor(ABC):
     """A device that is open. Whoever uses it, what was made with it included, holds its ``lock``."""
 
     name: ClassVar[str]
+    #: Steps of a level one by one: the validation layer sees that kernels are bound to all of an arena, and takes those
+    #: that run at the same time for a hazard.
+    serial: ClassVar[bool] = False
     device: Device
     counters: Counters = field(default_factory=Counters)
     handles: dict[str, Any] = field(default_factory=dict)

@@ -295,6 +295,8 @@ class KomputeRecording(Recording):
         views = [store[p : p + r.words] for p, r in zip(places, moved, strict=True)]
         self.inputs, self.outputs = views[: len(inputs)], views[len(inputs) :]
         self.bytes_in, self.bytes_out = (WORD * sum(r.words for r in of) for of in (inputs, outputs))
+        if executor.serial:
+            levels = [[step] for level in levels for step in level]
         operations = [[self._step(s) for s in level if not isinstance(s, Zero) or s.range.words] for level in levels]
         if self.staging is not None:
             into, out_of = (arena.tensor, self.staging), (self.staging, arena.tensor)

@@ -343,11 +343,11 @@ class NativeRecording(Recording):
             zeros = [s.range for s in level if isinstance(s, Zero) and s.range.words]
             for r in zeros:
                 vk.vkCmdFillBuffer(self.commands, self.arena.store.buffer, r.offset * WORD, r.words * WORD, 0)
-            if (
-                zeros and launches
-            ):  # apart in the arena; but the validation layer sees that kernels are bound to all of it
+            if zeros and launches and self.executor.serial:
                 barrier(self.commands)
-            for launch in launches:
+            for place, launch in enumerate(launches):
+                if place and self.executor.serial:
+                    barrier(self.commands)
                 bound = self._dispatch(launch, bound)
         barrier(self.commands, last=self.staging is None)
         if self.staging is not None and outputs:
