@@ -29,6 +29,7 @@ if TYPE_CHECKING:
         passes,
         performance,
         report,
+        training,
         tuning,
         validation,
     )  # fmt: skip
@@ -45,7 +46,7 @@ __version__ = "0.1.0"
 __all__ = [
     "__version__", "analysis", "analyze", "attend", "backends", "biases", "compile", "connections", "devices",
     "errors", "export", "geometry", "ir", "masks", "metric", "metrics", "nn", "normalizers", "parse", "passes",
-    "performance", "report", "run", "tune", "tuning", "validation",
+    "performance", "report", "run", "training", "tune", "tuning", "validation",
 ]  # fmt: skip
 
 # Everything else is loaded when it is first asked for, so that importing aatc costs little.
@@ -61,7 +62,7 @@ _FROM = {
 }
 _MODULES = (
     "analysis", "backends", "biases", "connections", "errors", "geometry", "ir", "masks", "metrics",
-    "nn", "normalizers", "passes", "performance", "report", "tuning", "validation",
+    "nn", "normalizers", "passes", "performance", "report", "training", "tuning", "validation",
 )  # fmt: skip
 
 

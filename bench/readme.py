@@ -40,7 +40,7 @@ _OTHERS = (
     ("windows/", "256 windows of 49 tokens, relative bias and mask"),
     ("decoding/", "1 query, 8192 keys, 32/8 heads of 128"),
     (r"masks/.*causal", "n 8192, causal"),
-    (r"masks/.*window", "n 8192, window of 512 keys to either side"),
+    (r"masks/.*window", "n 8192, window of 512 keys"),
     (r"memory/(?!.*-backward)", "peak memory above inputs and outputs, n 8192, forward"),
     (r"memory/.*-backward", "with backward"),
     ("compile/kernel", "compiling one kernel"),

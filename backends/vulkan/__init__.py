@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from functools import cache
 from typing import Any
 
 from aatc.backends.contract import Backend
+from aatc.backends.program import Program
 from aatc.backends.vulkan.table import lowering
-from aatc.ir.core import Func
+from aatc.ir.core import Func, Module
 from aatc.ir.errors import UnsupportedError
 from aatc.ir.legal import Workload
 from aatc.ir.schedule import Schedule
@@ -16,8 +18,9 @@ from aatc.ir.target import Target
 
 
 class VulkanBackend(Backend):
-    """Attention on a graphics card, or on any driver of Vulkan; on Metal and DX12 through wgpu. The rest of a model
-    runs in torch. Tile functions of double precision run on the CPU."""
+    """Models on a graphics card, or on any driver of Vulkan; on Metal and DX12 through wgpu. What has no kernel, and tile
+    functions of double precision, run on the CPU; so does the rest of a model around attention where gradients are
+    recorded."""
 
     name = "vulkan"
     suffix = "lower-tokens{rows=32},forward-copies"
@@ -48,6 +51,17 @@ class VulkanBackend(Backend):
         limit = UnsupportedError("an argument holds integers of more than 32 bits")
         run = Compiled(lowered, executor, cache(lambda: on_cpu(func, limit)[0]))
         return run, "\n".join(k.glsl for k in kernels.values())
+
+    def build(self, module: Module) -> Program:
+        """The whole model on the device, as far as there are kernels; where gradients are recorded, its attentions."""
+        from aatc.backends.vulkan.device import code_device
+        from aatc.backends.vulkan.model.program import WholeModel, is_plain
+
+        program = super().build(module)
+        if not is_plain(module):
+            return program
+        whole = WholeModel(module, self._open, code_device(self._open().device), program.main)
+        return replace(program, main=whole)
 
     def listing(self, func: Func, form: str) -> str:
         from aatc.backends.vulkan.device import code_device

@@ -90,12 +90,12 @@ class Compiled:
 
     def _runs(self, name: str, op: Op, values: Mapping[Value, torch.Tensor], sizes: Mapping[str, int]) -> torch.Tensor:
         if op.operands:
-            return _classified(op, values, sizes)
+            return classified(op, values, sizes)
         key = (name, *sorted(sizes.items()))
         if key not in self.fixed:
             if len(self.fixed) > 8 * PLANS:
                 self.fixed.clear()
-            self.fixed[key] = _classified(op, values, sizes)
+            self.fixed[key] = classified(op, values, sizes)
         return self.fixed[key]
 
     def _program(self, sizes: dict[str, int], values: Mapping[Value, torch.Tensor]) -> Loaded:
@@ -151,7 +151,7 @@ def _on_host(op: Op, values: Mapping[Value, torch.Tensor], sizes: Mapping[str, i
     return out
 
 
-def _classified(op: Op, values: Mapping[Value, torch.Tensor], sizes: Mapping[str, int]) -> torch.Tensor:
+def classified(op: Op, values: Mapping[Value, torch.Tensor], sizes: Mapping[str, int]) -> torch.Tensor:
     a = op.attrs
     extents = tuple(Dim.of(d).evaluate(sizes) for d in a["sizes"])
     found = TileMap.of(a["mask"], [values[v] for v in op.operands], extents, a["rows"], a["cols"], a["heads"])

@@ -47,7 +47,7 @@ class Loaded:
     # --- loading --------------------------------------------------------------------------------------------
     def _load(self, executor: Executor) -> None:
         self.executor = executor
-        self._versions: dict[int, Any] = {}
+        self._given: dict[int, torch.Tensor] = {}  # parameters as they were uploaded
         pool = pool_of(executor)
         levels = self._levels(executor)
         arena = pool.take(self.func.attrs["words"])
@@ -132,15 +132,14 @@ class Loaded:
                 continue
             source, target = op.operands
             t = given[source]
-            # A tensor made in inference mode does not count what is written to it.
-            now = None if t.is_inference() else (weakref.ref(t), t.data_ptr(), t._version)
-            before = self._versions.get(n)
-            if now is None or before is None or before[0]() is not t or before[1:] != now[1:]:
+            # not by its version: what is written through .data, or numpy's view of it, counts none
+            before = self._given.get(n)
+            if before is None or not _same(before, t):
                 at = self._range(target)
                 words = torch.zeros(at.words, dtype=torch.int32)
                 _fill(words, t, target.type)
                 self.arena.write(at.offset, words)
-                self._versions[n] = now
+                self._given[n] = t.detach().clone()
 
     def _results(self, given: Mapping[Value, torch.Tensor]) -> list[torch.Tensor]:
         made = dict(given)
@@ -163,6 +162,16 @@ class Loaded:
     def close(self) -> None:
         """Gives its memory back; it cannot be called any more."""
         self._close()
+
+
+def _same(old: torch.Tensor, new: torch.Tensor) -> bool:
+    """Whether two tensors hold the same bits."""
+    if old.shape != new.shape or old.dtype != new.dtype:
+        return False
+    bits = {2: torch.int16, 4: torch.int32, 8: torch.int64}.get(old.itemsize)
+    if bits is None or not old.dtype.is_floating_point:
+        return torch.equal(old, new)
+    return torch.equal(old.contiguous().view(bits), new.detach().contiguous().view(bits))
 
 
 def _drop(pool: Pool, arena: Arena, recording: Recording) -> None:

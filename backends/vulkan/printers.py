@@ -31,10 +31,13 @@ _INCLUDED = re.compile(r"^// \[(\w+)\]$", re.MULTILINE)
 @lru_cache
 def includes(language: str) -> dict[str, str]:
     """Functions written by hand, by name, in the order in which they need each other: what stands under a line
-    ``// [name]`` of ``shaders/elementary.LANGUAGE``."""
-    text = (resources.files("aatc.shaders") / f"elementary.{language}").read_text(encoding="utf-8")
-    parts = _INCLUDED.split(text)
-    return dict(zip(parts[1::2], (p.strip() for p in parts[2::2]), strict=True))
+    ``// [name]`` of ``shaders/elementary.LANGUAGE``, then of ``operators.LANGUAGE``."""
+    found: dict[str, str] = {}
+    for file in ("elementary", "operators"):
+        text = (resources.files("aatc.shaders") / f"{file}.{language}").read_text(encoding="utf-8")
+        parts = _INCLUDED.split(text)
+        found |= zip(parts[1::2], (p.strip() for p in parts[2::2]), strict=True)
+    return found
 
 
 def _used(body: Body, language: str) -> list[str]:

@@ -112,7 +112,10 @@ def _rest() -> list[Bound]:
     ]
     for kind in ("dot-product", "lorentz"):
         rows.append(Bound(f"masks/{kind}-causal", f"{TITLES[kind]}, causal, n {LONG}", 0.55, "× unmasked"))
-        rows.append(Bound(f"masks/{kind}-window", f"{TITLES[kind]}, window 512, n {LONG}", 0.12, "× unmasked"))
+        rows.append(Bound(f"masks/{kind}-window", f"{TITLES[kind]}, window of 512 keys, n {LONG}", 0.12, "× unmasked"))
+        # of all pairs 12.1 % are in it: no kernel that computes them all can be as fast as the row before asks
+        what = f"{TITLES[kind]}, window of 511 keys on either side, n {LONG}"
+        rows.append(Bound(f"masks/{kind}-both", what, 0.16, "× unmasked"))
     for kind in TITLES:
         rows.append(Bound(f"memory/{kind}", f"{TITLES[kind]}, peak, n {LONG}, forward", 48, "MiB"))
         rows.append(Bound(f"memory/{kind}-backward", f"{TITLES[kind]}, peak, n {LONG}, with backward", 160, "MiB"))

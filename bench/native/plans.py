@@ -254,7 +254,12 @@ def time_masks(name: str, settings: Settings, wanted: frozenset[str]) -> list[Me
     from aatc import masks, metrics
 
     metric = metrics.DotProduct if name == "dot-product" else metrics.LorentzDistance
-    made = {"unmasked": lambda: None, "causal": masks.causal, "window": lambda: masks.sliding_window(512)}
+    made: dict[str, Callable[[], object]] = {
+        "unmasked": lambda: None,
+        "causal": masks.causal,
+        "window": lambda: masks.causal() & masks.sliding_window(512),
+        "both": lambda: masks.sliding_window(512),
+    }
 
     def attention(mask: Callable[[], object]) -> Attention:
         return lambda q, k, v: aatc.attend(q, k, v, metric=metric(), mask=mask())  # type: ignore[arg-type]
@@ -262,7 +267,7 @@ def time_masks(name: str, settings: Settings, wanted: frozenset[str]) -> list[Me
     inputs = kind(name).inputs(LONG)
     calls = {word: forward(ours(attention(mask)), inputs) for word, mask in made.items()}
     figures = alternate(calls, max(5, settings.runs // 2), warm=1)
-    return [ratio(f"masks/{name}-{word}", figures, of=word, to="unmasked") for word in ("causal", "window")]
+    return [ratio(f"masks/{name}-{word}", figures, of=word, to="unmasked") for word in made if word != "unmasked"]
 
 
 # --- memory and compile time ---------------------------------------------------------------------------------
@@ -326,7 +331,7 @@ def plans() -> Iterator[Plan]:
     yield Plan(("decoding/8192",), time_decoding)
     for name in ("dot-product", "lorentz"):
         yield Plan(
-            (f"masks/{name}-causal", f"masks/{name}-window"),
+            tuple(f"masks/{name}-{word}" for word in ("causal", "window", "both")),
             lambda s, w, name=name: time_masks(name, s, w),  # type: ignore[misc]
         )
     for name in TITLES:
