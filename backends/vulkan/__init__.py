@@ -18,7 +18,7 @@ from aatc.ir.target import Target
 
 
 class VulkanBackend(Backend):
-    """Models on a graphics card, or on any driver of Vulkan; on Metal and DX12 through wgpu. What has no kernel, and tile
+    """Models on a graphics card, or on any driver of Vulkan; on Metal and DX12 by wgpu. What has no kernel, and tile
     functions of double precision, run on the CPU; so does the rest of a model around attention where gradients are
     recorded."""
 
