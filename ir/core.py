@@ -87,10 +87,15 @@ class Block:
 
     def walk(self) -> Iterator[Op]:
         """Every operation, nested ones after the one that holds them."""
-        for op in self.ops:
-            yield op
-            for region in op.regions:
-                yield from region.walk()
+        blocks = [iter(self.ops)]  # one generator, however deep: as many as there are levels take turns for every one
+        while blocks:
+            for op in blocks[-1]:
+                yield op
+                if op.regions:
+                    blocks.append(inner for region in op.regions for inner in region.ops)
+                    break
+            else:
+                blocks.pop()
 
 
 @dataclass

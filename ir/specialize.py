@@ -40,7 +40,7 @@ def _needed(op: Op, live: set[Value]) -> bool:
     if definition.traits.leaves or definition.terminator:
         return True
     return any(r in live for r in op.results) or any(
-        _needed(inner, live) and (traits.writes or traits.leaves)
+        (traits.writes or traits.leaves) and _needed(inner, live)
         for r in op.regions
         for inner in r.walk()
         for traits in (lookup_op(inner.name).traits,)

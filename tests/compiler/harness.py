@@ -81,10 +81,17 @@ def record(q, k, v, **parts):
     return [q, k, v, *captures], spec, eager
 
 
-def build(q, k, v, *, tiles: str = "", library: bool | None = None, backend: str = "", **parts) -> Built:
+#: (what the passes made, program) by module, passes and backend.
+_shared: dict[tuple[str, str, str], tuple[passes.PipelineResult, backends.Program]] = {}
+
+
+def build(
+    q, k, v, *, tiles: str = "", library: bool | None = None, backend: str = "", shared: bool = False, **parts
+) -> Built:
     """Compiles ``aatc.attend(q, k, v, **parts)`` for the backend named, by default that of torch code: ``library`` says
     whether it may call torch's fused attention, and where that is not said ``AATC_TEST_BACKEND`` names another backend
-    (`make test-native`). ``tiles`` are options of adaptive-tile, whose rows are the library's too."""
+    (`make test-native`). ``tiles`` are options of adaptive-tile, whose rows are the library's too. ``shared``: what an
+    earlier call that said so made of an equal module will do."""
     backend = backend or (os.environ.get("AATC_TEST_BACKEND", "cpu") if library is None else "cpu")
     operands, spec, eager = record(q, k, v, **parts)
     module = module_of(operands, spec)
@@ -96,6 +103,12 @@ def build(q, k, v, *, tiles: str = "", library: bool | None = None, backend: str
     text = f"{passes.DEFAULT},{made_by.suffix}".replace("adaptive-tile", f"adaptive-tile{{{tiles}}}")
     rows = "".join(f"{{{word}}}" for word in tiles.split() if word.startswith("rows="))
     text = text.replace("call-library,", f"call-library{rows}," if library is not False else "")
-    result = passes.Pipeline.parse(text).run(module, target=made_by.target())
+    key = (str(module), text, backend) if shared else ("", "", "")
+    found = _shared.get(key)
+    if found is None:
+        result = passes.Pipeline.parse(text).run(module, target=made_by.target())
+        found = result, made_by.build(result.module)
+        if shared:
+            _shared[key] = found
     sink = getattr(parts.get("normalizer"), "sink", None)
-    return Built(module, result, made_by.build(result.module), operands, eager, spec, sink)
+    return Built(module, *found, operands, eager, spec, sink)

@@ -50,9 +50,9 @@ def dot(mask):
 MASKS = {None: None, "causal": masks.causal(), "window": masks.sliding_window(3)}
 
 
+@pytest.mark.parametrize("layout", LAYOUTS)
 @pytest.mark.parametrize("library", [True, False])
 @pytest.mark.parametrize("mask", [None, "causal", "window"])
-@pytest.mark.parametrize("layout", LAYOUTS)
 def test_queries_keys_and_values_of_every_layout(layout, mask, library):
     torch.manual_seed(0)
     for which in range(3):
@@ -65,7 +65,7 @@ def test_queries_keys_and_values_of_every_layout(layout, mask, library):
                 metric=metrics.DotProduct(),
                 mask=MASKS[mask],
                 tolerance=tolerance,
-                compiled={"library": library, "tiles": "" if library else "rows=4 cols=4 grain=4"},
+                compiled={"library": library, "tiles": "" if library else "rows=4 cols=4 grain=4", "shared": True},
             )
 
 
