@@ -181,8 +181,8 @@ def test_table_positions_beyond_every_integer():
     check(lambda q, k, v, t: attention(q @ k.mT + t[entry], v), q, k, v, tensors=[t], metric=keyed(t=t, far=far))
 
 
-@pytest.mark.parametrize("library", [True, False])
-def test_formulas_deeper_than_the_stack(library):
+def test_formulas_deeper_than_the_stack():
+    """With all passes: the library's has nothing to call here, but looks."""
     torch.manual_seed(0)
     q, k, v = (torch.randn(1, 2, 5, 4, dtype=torch.float64) for _ in range(3))
 
@@ -212,5 +212,5 @@ def test_formulas_deeper_than_the_stack(library):
         *(q, k, v),
         metric=metric,
         mask=masks.predicate(keep),
-        compiled={"library": library, "tiles": "rows=4 cols=4 grain=2"},
+        compiled={"library": True, "tiles": "rows=4 cols=4 grain=2"},
     )
