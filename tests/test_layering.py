@@ -175,6 +175,11 @@ PRIVATE = "aatc/frontend/private_torch.py"
 ALSO_PRIVATE = {
     "aatc/ops.py": {"torch._library": "the op is registered when aatc is imported, before there is a frontend"},
     "aatc/parts.py": {"torch.fx.experimental": "Dynamo traces these functions, and knows what it must not trace"},
+    "backends/vulkan/model/tracing.py": {
+        "torch._decomp": "what operators are made of, and their derivatives",
+        "torch._subclasses": "tensors without data, which derivatives are traced at",
+        "torch.fx.experimental": "tracing operators and their derivatives",
+    },
     "ir/effects.py": {"torch._C": "what an operator's dispatch entries say of it"},
     "ir/interpreter.py": {"torch._C": "the type of an operator's returns"},
     "ir/stage_evaluate.py": {"torch._C": "whether two tensors share memory"},

@@ -211,6 +211,8 @@ class Session:
             graph.stages, graph.report = dict(result.stages), result.report
             clock.lap("passes")
             graph.program = backend.build(result.module)
+            if graph.program.beside is not None:
+                graph.program.beside.refused = not self.options.fallback
             clock.lap("backend")
         self._report_untiled(graph)
         if dump is not None:
@@ -376,6 +378,10 @@ class Session:
         notes = list(self.notes)
         if self.calls and not any(g.error is None for g in self.graphs):
             notes.append(f"Nothing was compiled: {self._why_nothing()}.")
+        for g in self.graphs:
+            beside = g.program.beside if g.program is not None else None
+            for reason, count in beside.reasons.items() if beside is not None else ():
+                notes.append(f"Graph {g.index}, {count} {'call' if count == 1 else 'calls'}: {reason}.")
         return Explanation(
             self.name, self.backend.name,
             tuple(a for g in self.graphs for a in _attentions(g)), tuple(self.fallbacks),

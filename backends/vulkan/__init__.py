@@ -61,7 +61,7 @@ class VulkanBackend(Backend):
         if not is_plain(module):
             return program
         whole = WholeModel(module, self._open, code_device(self._open().device), program.main)
-        return replace(program, main=whole)
+        return replace(program, main=whole, beside=whole.beside)
 
     def listing(self, func: Func, form: str) -> str:
         from aatc.backends.vulkan.device import code_device

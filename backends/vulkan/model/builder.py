@@ -302,9 +302,8 @@ class Builder:
         found = self.call(target, str(target), args, kwargs)
         if in_place:
             self.items[args[0]] = found[0]
-        single = len(n.target._schema.returns) == 1 and not isinstance(
-            n.target._schema.returns[0].type, torch._C.ListType
-        )
+        returns = n.target._schema.returns
+        single = len(returns) == 1 and returns[0].type.kind() != "ListType"
         self.items[n] = found[0] if single else found
         if single and isinstance(found[0], Node) and len(n.users) > 1 and sum(1 for _ in nodes_of(found[0])) > 2:
             self.view(n)

@@ -45,7 +45,10 @@ def broadcast(*shapes: tuple[int, ...]) -> tuple[int, ...]:
 def word(name: str, *args: Node) -> Node:
     """A word over nodes, which broadcast."""
     result = WORDS[name][2]
-    return Node(name, args[1].kind if result == "?" else result, broadcast(*(a.shape for a in args)), args)
+    if result == "?":
+        kinds = {a.kind for a in args[1:]}
+        result = "f" if "f" in kinds else "i" if "i" in kinds else "b"
+    return Node(name, result, broadcast(*(a.shape for a in args)), args)
 
 
 def _f(x: float) -> Node:

@@ -11,6 +11,7 @@ from typing import Any
 import torch
 from torch import nn
 
+from aatc.backends.program import Beside
 from aatc.backends.vulkan.assemble import Assembly, held
 from aatc.backends.vulkan.executors import Executor
 from aatc.backends.vulkan.kernels import Template
@@ -21,12 +22,16 @@ from aatc.backends.vulkan.model.views import View
 from aatc.backends.vulkan.whole import Device
 from aatc.ir.core import Module, Op, Value
 from aatc.ir.effects import Memory
-from aatc.ir.errors import DeviceLimitError, UnsupportedError
+from aatc.ir.errors import BackendError, DeviceLimitError, UnsupportedError
 from aatc.ir.interpreter import Interpreter, target_function
 from aatc.ir.registry import OPS
 
 #: Plans that a model keeps, of the shapes it was called with last.
 PLANS = 8
+
+
+class NoKernelError(BackendError):
+    """An operator that has no kernel, where none may run on the host."""
 
 
 @dataclass
@@ -127,7 +132,7 @@ def _on_host(interpreter: Interpreter, op: Op, values: dict[Value, Any]) -> None
 
 class WholeModel:
     """Runs a module's entry on a device as one program per set of shapes. ``otherwise`` runs what must not: calls that
-    record gradients, numbers that are not finite behind a mask, whatever is no program. `reasons` tells of those calls,
+    record gradients, numbers that are not finite behind a mask, whatever is no program. `beside` tells of those calls,
     and of operators that run on the host."""
 
     def __init__(
@@ -136,7 +141,7 @@ class WholeModel:
         self.module, self.executor, self.otherwise = module, executor, otherwise
         self.attentions = Attentions(module, device)
         self.ready: OrderedDict[Any, Ready | str] = OrderedDict()
-        self.reasons: dict[str, int] = {}
+        self.beside = Beside()
         self.lock = threading.Lock()
 
     def __call__(self, *inputs: Any) -> list[Any]:
@@ -158,15 +163,12 @@ class WholeModel:
         if results is None:
             return self._elsewhere(reason, inputs)
         for step in found.plan.host:
-            self._count(f"{_named(step.op)}: {step.reason}")
+            self.beside.count(f"{_named(step.op)} runs on the host: {step.reason}")
         return results
 
     def _elsewhere(self, reason: str, inputs: Sequence[Any]) -> list[Any]:
-        self._count(reason)
+        self.beside.count(f"attention alone ran on the device: {reason}")
         return self.otherwise(*inputs)
-
-    def _count(self, reason: str) -> None:
-        self.reasons[reason] = self.reasons.get(reason, 0) + 1
 
     def _ready(self, inputs: Sequence[Any]) -> Ready | str:
         key = tuple((x.shape, x.stride(), x.dtype, _stays(x)) if isinstance(x, torch.Tensor) else x for x in inputs)
@@ -187,6 +189,9 @@ class WholeModel:
     def _plan(self, inputs: Sequence[Any]) -> Ready:
         with torch.no_grad():
             plan = Builder(self.module.entry, inputs, self.attentions.forward).run()
+        if plan.host and self.beside.refused:
+            step = plan.host[0]
+            raise NoKernelError(f"{_named(step.op)}: {step.reason}", hint="fallback=True runs it on the host")
         stays = {a for a, x in zip(self.module.entry.args, inputs, strict=True) if _stays(x)}
         executor = self.executor()
         steps = [load_step(executor, s, stays.__contains__) if isinstance(s, DeviceStep) else s for s in plan.steps]
