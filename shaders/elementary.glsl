@@ -1,10 +1,26 @@
 Elementary functions, written by hand. A function may call those above it.
 
 // [w_exp2]
-float w_exp2(float x) { return x < -126.0 ? 0.0 : exp2(x); }
+// 2 to the power x, to a unit in the last place; 0 below 2 to the power -125.5.
+float w_exp2(float x) {
+  float c = clamp(x, -126.0, 128.6);
+  float n = floor(c + 0.5);
+  float f = c - n;
+  float p = (((((0.00015328872541431338 * f + 0.0013390970416367054) * f + 0.009618500247597694) * f + 0.05550359562039375) * f + 0.24022647738456726) * f + 0.6931471824645996) * f + 1.0;
+  float y = 2.0 * p * uintBitsToFloat(uint(int(n) + 126) << 23);
+  return x < -125.5 ? 0.0 : y;
+}
 
 // [w_exp]
-float w_exp(float x) { return x < -87.3 ? 0.0 : exp(x); }
+// The part of x between multiples of log 2 is what is left of two differences, the first of which is exact.
+float w_exp(float x) {
+  float c = clamp(x, -88.0, 89.0);
+  float n = floor(1.4426950408889634 * c + 0.5);
+  float f = (c - n * 0.693145751953125) - n * 1.42860677e-6;
+  float p = (((((0.001382131827995181 * f + 0.00836866907775402) * f + 0.04166825860738754) * f + 0.1666652113199234) * f + 0.4999999403953552) * f + 1.0) * f + 1.0;
+  float y = 2.0 * p * uintBitsToFloat(uint(int(n) + 126) << 23);
+  return x < -87.0 ? 0.0 : y;
+}
 
 // [w_finite]
 bool w_finite(float x) { return (floatBitsToUint(x) & 0x7f800000u) != 0x7f800000u; }
@@ -12,20 +28,29 @@ bool w_finite(float x) { return (floatBitsToUint(x) & 0x7f800000u) != 0x7f800000
 // [w_log2]
 // Of 0, -inf; of a number below, NaN.
 float w_log2(float x) {
-  if (x == 0.0) return uintBitsToFloat(0xff800000u);
-  return x < 0.0 ? uintBitsToFloat(0x7fc00000u) : (floatBitsToUint(x) == 0x7f800000u ? x : log2(x));
+  int e = (int(floatBitsToUint(x)) - 0x3f400000) >> 23;
+  float t = uintBitsToFloat(floatBitsToUint(x) - (uint(e) << 23)) - 1.0;
+  float y = float(e) + t * ((((((((0.07858753949403763 * t - 0.17463845014572144) * t + 0.2162611484527588) * t - 0.24262185394763947) * t + 0.2881852984428406) * t - 0.36058276891708374) * t + 0.4809027314186096) * t - 0.7213483452796936) * t + 1.4426950216293335);
+  if (x <= 0.0) return x == 0.0 ? uintBitsToFloat(0xff800000u) : uintBitsToFloat(0x7fc00000u);
+  return floatBitsToUint(x) == 0x7f800000u ? x : y;
 }
 
 // [w_log]
-float w_log(float x) { return 0.6931471805599453 * w_log2(x); }
+float w_log(float x) {
+  int e = (int(floatBitsToUint(x)) - 0x3f400000) >> 23;
+  float t = uintBitsToFloat(floatBitsToUint(x) - (uint(e) << 23)) - 1.0;
+  float y = float(e) * 0.6931471805599453 + t * ((((((((0.05408977344632149 * t - 0.12061236053705215) * t + 0.14981293678283691) * t - 0.16822849214076996) * t + 0.1997734010219574) * t - 0.24993479251861572) * t + 0.33333542943000793) * t - 0.5000005960464478) * t + 1.0);
+  if (x <= 0.0) return x == 0.0 ? uintBitsToFloat(0xff800000u) : uintBitsToFloat(0x7fc00000u);
+  return floatBitsToUint(x) == 0x7f800000u ? x : y;
+}
 
 // [w_log1p]
-// What rounding takes from 1 + x comes back through the quotient.
+// Near 0 by the series of 2 atanh(x / (2 + x)): what rounding takes from 1 + x would count there.
 float w_log1p(float x) {
-  float u = 1.0 + x;
-  if (u == 1.0) return x;
-  if (abs(x) < 0.03) return x * (1.0 - x * (0.5 - x * (0.3333333333 - x * (0.25 - x * (0.2 - x * 0.1666666667)))));
-  return w_log(u) * (x / (u - 1.0));
+  float s = x / (2.0 + x);
+  float q = s * s;
+  float near = 2.0 * s * (1.0 + q * (0.33333333 + q * (0.2 + q * (0.14285714 + q * (0.11111111 + q * 0.090909091)))));
+  return abs(x) < 0.5 ? near : w_log(1.0 + x);
 }
 
 // [w_tanh]

@@ -1,10 +1,26 @@
 Elementary functions, written by hand. A function may call those above it.
 
 // [w_exp2]
-fn w_exp2(x: f32) -> f32 { return select(exp2(x), 0.0, x < -126.0); }
+// 2 to the power x, to a unit in the last place; 0 below 2 to the power -125.5.
+fn w_exp2(x: f32) -> f32 {
+  let c: f32 = clamp(x, -126.0, 128.6);
+  let n: f32 = floor(c + 0.5);
+  let f: f32 = c - n;
+  let p: f32 = (((((0.00015328872541431338 * f + 0.0013390970416367054) * f + 0.009618500247597694) * f + 0.05550359562039375) * f + 0.24022647738456726) * f + 0.6931471824645996) * f + 1.0;
+  let y: f32 = 2.0 * p * bits_f(u32(i32(n) + 126) << 23u);
+  return select(y, 0.0, x < -125.5);
+}
 
 // [w_exp]
-fn w_exp(x: f32) -> f32 { return select(exp(x), 0.0, x < -87.3); }
+// The part of x between multiples of log 2 is what is left of two differences, the first of which is exact.
+fn w_exp(x: f32) -> f32 {
+  let c: f32 = clamp(x, -88.0, 89.0);
+  let n: f32 = floor(1.4426950408889634 * c + 0.5);
+  let f: f32 = (c - n * 0.693145751953125) - n * 1.42860677e-6;
+  let p: f32 = (((((0.001382131827995181 * f + 0.00836866907775402) * f + 0.04166825860738754) * f + 0.1666652113199234) * f + 0.4999999403953552) * f + 1.0) * f + 1.0;
+  let y: f32 = 2.0 * p * bits_f(u32(i32(n) + 126) << 23u);
+  return select(y, 0.0, x < -87.0);
+}
 
 // [w_finite]
 fn w_finite(x: f32) -> bool { return (f_bits(x) & 0x7f800000u) != 0x7f800000u; }
@@ -12,20 +28,29 @@ fn w_finite(x: f32) -> bool { return (f_bits(x) & 0x7f800000u) != 0x7f800000u; }
 // [w_log2]
 // Of 0, -inf; of a number below, NaN.
 fn w_log2(x: f32) -> f32 {
-  if (x == 0.0) { return bits_f(0xff800000u); }
-  return select(select(log2(x), x, f_bits(x) == 0x7f800000u), bits_f(0x7fc00000u), x < 0.0);
+  let e: i32 = (i32(f_bits(x)) - 0x3f400000) >> 23u;
+  let t: f32 = bits_f(f_bits(x) - (u32(e) << 23u)) - 1.0;
+  let y: f32 = f32(e) + t * ((((((((0.07858753949403763 * t - 0.17463845014572144) * t + 0.2162611484527588) * t - 0.24262185394763947) * t + 0.2881852984428406) * t - 0.36058276891708374) * t + 0.4809027314186096) * t - 0.7213483452796936) * t + 1.4426950216293335);
+  if (x <= 0.0) { return select(bits_f(0x7fc00000u), bits_f(0xff800000u), x == 0.0); }
+  return select(y, x, f_bits(x) == 0x7f800000u);
 }
 
 // [w_log]
-fn w_log(x: f32) -> f32 { return 0.6931471805599453 * w_log2(x); }
+fn w_log(x: f32) -> f32 {
+  let e: i32 = (i32(f_bits(x)) - 0x3f400000) >> 23u;
+  let t: f32 = bits_f(f_bits(x) - (u32(e) << 23u)) - 1.0;
+  let y: f32 = f32(e) * 0.6931471805599453 + t * ((((((((0.05408977344632149 * t - 0.12061236053705215) * t + 0.14981293678283691) * t - 0.16822849214076996) * t + 0.1997734010219574) * t - 0.24993479251861572) * t + 0.33333542943000793) * t - 0.5000005960464478) * t + 1.0);
+  if (x <= 0.0) { return select(bits_f(0x7fc00000u), bits_f(0xff800000u), x == 0.0); }
+  return select(y, x, f_bits(x) == 0x7f800000u);
+}
 
 // [w_log1p]
-// What rounding takes from 1 + x comes back through the quotient.
+// Near 0 by the series of 2 atanh(x / (2 + x)): what rounding takes from 1 + x would count there.
 fn w_log1p(x: f32) -> f32 {
-  let u: f32 = 1.0 + x;
-  if (u == 1.0) { return x; }
-  if (abs(x) < 0.03) { return x * (1.0 - x * (0.5 - x * (0.3333333333 - x * (0.25 - x * (0.2 - x * 0.1666666667))))); }
-  return w_log(u) * (x / (u - 1.0));
+  let s: f32 = x / (2.0 + x);
+  let q: f32 = s * s;
+  let near: f32 = 2.0 * s * (1.0 + q * (0.33333333 + q * (0.2 + q * (0.14285714 + q * (0.11111111 + q * 0.090909091)))));
+  return select(w_log(1.0 + x), near, abs(x) < 0.5);
 }
 
 // [w_tanh]

@@ -28,7 +28,7 @@ class VulkanBackend(Backend):
     listings = ("glsl", "wgsl")
 
     def __init__(self) -> None:
-        from aatc.backends.vulkan import lower  # noqa: F401  (registers all lowerings)
+        from aatc.backends.vulkan import together  # noqa: F401  (registers lowerings, and what it adds to the IR)
 
         self.executor = "auto"
 
@@ -41,9 +41,12 @@ class VulkanBackend(Backend):
         from aatc.backends.vulkan.compiled import Compiled
         from aatc.backends.vulkan.device import code_device, on_cpu
         from aatc.backends.vulkan.lower import lower
+        from aatc.backends.vulkan.together import CPU
 
         executor = self._open()
         try:
+            if CPU in func.attrs:
+                raise UnsupportedError(func.attrs[CPU])
             lowered = lower(func, code_device(executor.device))
         except UnsupportedError as error:
             return on_cpu(func, error)
@@ -56,11 +59,14 @@ class VulkanBackend(Backend):
         """The whole model on the device, as far as there are kernels; where gradients are recorded, its attentions."""
         from aatc.backends.vulkan.device import code_device
         from aatc.backends.vulkan.model.program import WholeModel, is_plain
+        from aatc.backends.vulkan.together import mark
 
+        device = code_device(self._open().device)
+        mark(module, device)
         program = super().build(module)
         if not is_plain(module):
             return program
-        whole = WholeModel(module, self._open, code_device(self._open().device), program.main)
+        whole = WholeModel(module, self._open, device, program.main)
         return replace(program, main=whole, beside=whole.beside)
 
     def listing(self, func: Func, form: str) -> str:

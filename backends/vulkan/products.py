@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from aatc.backends.vulkan.emit import Emitter
 from aatc.backends.vulkan.lanes import chunks
-from aatc.backends.vulkan.memory import items, put_rows, token, vector
+from aatc.backends.vulkan.memory import item, items, put_rows, token, vector
 from aatc.backends.vulkan.reductions import across, fold
 from aatc.backends.vulkan.table import lowering
 from aatc.backends.vulkan.tiles import Staged, Tile
@@ -33,10 +33,20 @@ def dot(e: Emitter, op: Op) -> None:
         out.items = _weighted(e, a, b, out, start, hint)
     elif a.form == "pair" and gone == e.cols and b.form in ("col", "row", "one"):
         out.items = _weighted_number(e, a, b, start, hint)
+    elif form == "nt" and gone == "1" and {a.form, b.form} <= {"row", "col", "one"}:
+        out.items = _outer(e, a, b, out, start, hint)
     elif a.form == "rowvec" and b.form == "matrix":
         out.items = _matrix(e, a, b, out, form, start, hint)
     else:
         raise UnsupportedError(f"a product {form} of tiles {a.form}, {b.form} has no kernel")
+
+
+def _outer(e: Emitter, a: Tile, b: Tile, out: Tile, start: Tile | None, hint: str) -> list[str]:
+    """Products of vectors of one feature."""
+    texts = [f"{item(e, a, out.form, n)} * {item(e, b, out.form, n)}" for n in range(e.count(out.form))]
+    if start is not None:
+        texts = [f"{x} + {y}" for x, y in zip(items(e, start), texts, strict=True)]
+    return e.lets(hint, "f32", texts)
 
 
 def _started(e: Emitter, start: Tile | None, count: int, type: str, hint: str) -> list[str]:

@@ -216,3 +216,23 @@ def test_modules_are_valid(vulkan, kind, tmp_path):
         command = [program, "--target-env", "vulkan1.1", path]
         done = subprocess.run(command, env={**os.environ, **environment}, capture_output=True, text=True)
         assert done.returncode == 0, f"{name}: {done.stdout}{done.stderr}"
+
+
+def test_a_forward_whose_backward_has_no_kernels_runs_on_the_cpu(vulkan):
+    """A backward by rows: its forward's numbers would have other bits."""
+    given = (
+        str(SMALL.given)
+        .replace(" order(rows-and-columns)", " order(rows)")
+        .replace(
+            "backward: split(g, 1) split(i, 16) split(j, 8) grain(j, 8) split(ii, 4) split(jj, 4) bind(g, workgroups) "
+            "bind(i, workgroups)",
+            "backward: split(g, 1) split(i, 16) split(j, 8) grain(j, 8) split(ii, 4) split(jj, 4) bind(g, workgroups)",
+        )
+    )
+    c = case("dot product", "causal", F32)
+    module, program, operands = compiled(
+        vulkan, c.operands, c.parts, f"{passes.ScheduleAttention(given=given)},adaptive-tile"
+    )
+    for name in ("attend0", "attend0_backward"):
+        assert "@attend0_backward: a product tn" in vulkan.compile(module.funcs[name])[1].partition("\n")[0]
+    agree(c, program, operands, F32)
