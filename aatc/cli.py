@@ -7,6 +7,8 @@ error. Exit codes: 0 done, 1 it failed, 2 the command was misused.
 from __future__ import annotations
 
 import sys
+import textwrap
+from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, NoReturn
 
@@ -425,23 +427,26 @@ def _positions(text: str) -> list[int]:
 @app.command()
 def devices() -> None:
     """List what each backend sees on this machine."""
-    from rich.console import Console
-    from rich.table import Table
-
     from aatc import backends
 
-    table = Table(box=None, pad_edge=False)
-    rows = [_row(d) for d in backends.devices()]
-    for head in dict.fromkeys(k for row in rows for k in row):
-        table.add_column(head)
-    for row in rows:
-        table.add_row(*(row.get(c.header, "") for c in table.columns))  # type: ignore[arg-type]
-    Console(markup=False, highlight=False).print(table)
+    for n, device in enumerate(backends.devices()):
+        typer.echo(("" if n == 0 else "\n") + "\n".join(_lines(device)))
 
 
-def _row(device: Any) -> dict[str, str]:
-    import dataclasses
+def _lines(device: dict[str, Any]) -> Iterator[str]:
+    """Backend and name, what is known of the device, and a line for each group of facts."""
+    yield f"{device['backend']:8} {device['name']}"
+    rest = {k: v for k, v in device.items() if k not in ("backend", "name")}
+    plain = {k: v for k, v in rest.items() if not isinstance(v, dict)}
+    groups = [("", plain), *((f"{k}: ", v) for k, v in rest.items() if isinstance(v, dict))]
+    for head, facts in groups:
+        if facts:
+            text = head + ", ".join(f"{k} {_cell(v)}" for k, v in facts.items())
+            yield textwrap.fill(text, 100, initial_indent=" " * 9, subsequent_indent=" " * 11)
 
-    if dataclasses.is_dataclass(device) and not isinstance(device, type):
-        return {f.name: str(getattr(device, f.name)) for f in dataclasses.fields(device)}
-    return {str(k): str(v) for k, v in device.items()} if isinstance(device, dict) else {"device": str(device)}
+
+def _cell(value: Any) -> str:
+    """A triple of extents as 4x2x1, words one after the other."""
+    if isinstance(value, (tuple, list)):
+        return ("x" if all(isinstance(v, int) for v in value) else " ").join(map(str, value)) or "none"
+    return str(value)

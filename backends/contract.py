@@ -54,6 +54,17 @@ class Backend(ABC):
     def schedule_space(self, workload: Workload) -> Sequence[Schedule]:
         """Schedules worth trying for one direction of an attention, the default first, none twice."""
 
+    def using(self, executor: str) -> Backend:
+        """The same backend with another ``executor``, which is what runs its programs; "auto" leaves the choice to it.
+        Raises: BackendError if it has none of that name."""
+        if executor != "auto":
+            raise BackendError(f"backend {self.name!r} has no executor {executor!r}", hint='backend="vulkan" has some')
+        return self
+
+    def notes(self) -> Sequence[str]:
+        """What `explain` says of what was chosen here: a device, an executor, and why."""
+        return ()
+
     def finite(self) -> Callable[[torch.Tensor], bool]:
         """What says whether all numbers of a tensor are finite; False sends a call to where they are looked at one by
         one. Masked attentions ask it in every call."""

@@ -39,6 +39,7 @@ def compile(  # type: ignore[overload-overlap]  # a module is a callable, too
     passes: Any = ...,
     fallback: bool = ...,
     verify: str = ...,
+    executor: str = ...,
 ) -> M: ...
 @overload
 def compile(
@@ -50,6 +51,7 @@ def compile(
     passes: Any = ...,
     fallback: bool = ...,
     verify: str = ...,
+    executor: str = ...,
 ) -> CompiledFunction: ...
 def compile(
     model_or_fn: Any,
@@ -60,6 +62,7 @@ def compile(
     passes: Any = None,
     fallback: bool = True,
     verify: str = "ir",
+    executor: str = "auto",
 ) -> Any:
     """Compiles a model's geometric attentions; everything else runs as PyTorch runs it.
 
@@ -73,7 +76,8 @@ def compile(
     compiled raises UnsupportedError naming the model's source line; with True it runs eagerly and ``explain()``
     says so and counts it. Failures of the compiler itself give a CompilerBugWarning, attention in much n*m
     memory and more graphs than the limit a FallbackWarning. verify: "numerics" compares every pass's result
-    with what went in, on small random inputs.
+    with what went in, on small random inputs. executor: what runs programs of ``backend="vulkan"``: "wgpu", "native",
+    "kompute", or "auto", the first of these that is installed; explain() says which and why.
 
     tune: "cached" takes the schedules that were measured on this device (`aatc.tune`, ``aatc tune``) where there
     are any. "quick" (or True) and "full" also measure what there is none for, after the first call, on its inputs;
@@ -82,7 +86,7 @@ def compile(
 
     The result also has ``ir(stage, graph)``, ``stages``, ``code``, ``graphs`` and ``explain()``.
     """
-    options = Options(backend, dynamic, tune, passes, fallback, verify)
+    options = Options(backend, dynamic, tune, passes, fallback, verify, executor)
     target = _original(model_or_fn)
     if isinstance(target, nn.Module):
         return _twin(target, options)

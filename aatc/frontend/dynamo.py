@@ -27,14 +27,14 @@ GRAPHS = 32
 def backend(gm: fx.GraphModule, example_inputs: Sequence[Any], **options: Any) -> Callable[..., Any]:
     """The Dynamo backend behind ``torch.compile(model, backend="aatc", options={...})``.
 
-    ``options`` are the keywords of `aatc.compile` (backend, tune, passes, fallback, verify).
+    ``options`` are the keywords of `aatc.compile` (backend, tune, passes, fallback, verify, executor).
     """
     from aatc.frontend.session import Options, Session
 
     teach_operators(Traced)
     leave_alone()
     given = {**(options.pop("options", None) or {}), **options}
-    known = {n: given[n] for n in ("backend", "tune", "passes", "fallback", "verify") if n in given}
+    known = {n: given[n] for n in ("backend", "tune", "passes", "fallback", "verify", "executor") if n in given}
     return Session(Options(**known), "torch.compile").compile_graph(gm, example_inputs)
 
 

@@ -41,6 +41,7 @@ class Options:
     passes: Any = None
     fallback: bool = True
     verify: str = "ir"
+    executor: str = "auto"
     tuning: Request = field(init=False, compare=False)
 
     def __post_init__(self) -> None:
@@ -51,6 +52,8 @@ class Options:
             raise UnsupportedError(f"dynamic={self.dynamic!r} is not known", hint="there are: None, True, False")
         if not isinstance(self.backend, str):
             raise BackendError(f"backend={self.backend!r} is not a name", hint="aatc.devices() lists what is there")
+        if not isinstance(self.executor, str):
+            raise BackendError(f"executor={self.executor!r} is not a name", hint="aatc.devices() lists what is there")
 
     @property
     def own_pipeline(self) -> bool:
@@ -128,10 +131,10 @@ class Session:
         log.configure()
         self.options, self.name = options, name
         self.pipeline = options.pipeline()
-        self.backend = backends.get(options.backend)
+        self.backend = backends.get(options.backend).using(options.executor)
         self.backend.target()  # what is wrong with the choice of a backend is said at once
         self.graphs: list[Graph] = []
-        self.notes: list[str] = []
+        self.notes: list[str] = list(self.backend.notes())
         if options.backend == "auto" and (reason := backends.automatic()[1]):
             self.notes.append(f"No native kernels, but torch code: {reason}.")
         self.calls = self.elsewhere = 0

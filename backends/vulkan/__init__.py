@@ -32,6 +32,24 @@ class VulkanBackend(Backend):
 
         self.executor = "auto"
 
+    def using(self, executor: str) -> Backend:
+        from aatc.backends.vulkan.executors import found
+
+        if executor != "auto":
+            found.known(executor)
+        if executor == self.executor:
+            return self
+        made = VulkanBackend()
+        made.executor = executor
+        return made
+
+    def notes(self) -> Sequence[str]:
+        from aatc.backends.vulkan.executors import found
+
+        chosen = found.choose(self.executor)
+        slow = ", which computes on the processor: right, and slow" if chosen.device.software else ""
+        return (f"Kernels run on {chosen.device.name} ({chosen.device.driver}){slow}.", f"{chosen.why}.")
+
     def target(self) -> Target:
         from aatc.backends.vulkan.device import target
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Callable, Iterator
 from functools import lru_cache
 from typing import Any
@@ -84,8 +85,7 @@ def listed() -> list[dict[str, Any]]:
             "kind": d.kind,
             "features": sorted(d.features),
             "subgroup": d.subgroup,
-            "shared_bytes": d.limits.shared_bytes,
-            "threads": d.limits.threads,
+            "limits": dataclasses.asdict(d.limits),
         }
         for d in devices()
     ]

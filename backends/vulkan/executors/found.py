@@ -43,7 +43,7 @@ def why_not(executor: str) -> str:
 
 def devices(executor: str | None = None) -> list[Device]:
     """What an executor, or every one, sees."""
-    asked = EXTRAS if executor is None else (_known(executor),)
+    asked = EXTRAS if executor is None else (known(executor),)
     return [d for name in asked if not why_not(name) for d in _module(name).devices()]
 
 
@@ -55,7 +55,7 @@ def choose(
 
     Raises: BackendError for an executor that there is not, NoDeviceError that says what to install.
     """
-    names = [_known(executor)] if executor != "auto" else _order(tuple(features))
+    names = [known(executor)] if executor != "auto" else _order(tuple(features))
     missing = {}
     for name in names:
         missing[name] = why_not(name)
@@ -85,11 +85,11 @@ def _order(features: tuple[str, ...]) -> list[str]:
 
 def _why(asked: str, name: str, names: list[str], missing: dict[str, str], device: Device) -> str:
     if asked != "auto":
-        return f"executor {name} was asked for"
+        return f"Executor {name} was asked for"
     passed = "; ".join(f"{n} not, as {missing[n]}" for n in names if missing.get(n))
     if name == names[0] == "native":
-        return f"executor native: the program has kernels of cooperative matrices, and {device.name} has them"
-    return f"executor {name}" + (f": {passed}" if passed else ": the first that is installed")
+        return f"Executor native: the program has kernels of cooperative matrices, and {device.name} has them"
+    return f"Executor {name}" + (f": {passed}" if passed else ": the first that is installed")
 
 
 def _hint(missing: dict[str, str]) -> str:
@@ -120,7 +120,8 @@ def forget(executor: Executor) -> None:
         executor.close()
 
 
-def _known(executor: str) -> str:
+def known(executor: str) -> str:
+    """The name of an executor. Raises: BackendError if there is none of it."""
     if executor not in EXTRAS:
         raise BackendError(f"there is no executor {executor!r}", hint=f"there are: auto, {', '.join(EXTRAS)}")
     return executor

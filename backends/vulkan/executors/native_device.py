@@ -5,6 +5,7 @@ The binding is thin and unmaintained; all of its words that we use stand in the 
 
 from __future__ import annotations
 
+import re
 import struct
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -122,7 +123,7 @@ def _device(index: int, physical: Any) -> Device | None:
     info = f"{vk.ffi.string(driver.driverName).decode()} {vk.ffi.string(driver.driverInfo).decode()}".strip()
     operations = subgroup.supportedOperations
     wanted = vk.VK_SUBGROUP_FEATURE_ARITHMETIC_BIT | vk.VK_SUBGROUP_FEATURE_SHUFFLE_BIT
-    features = set(supported(physical))
+    features = set(supported(physical)) - _OF_OURS
     if subgroup.supportedStages & vk.VK_SHADER_STAGE_COMPUTE_BIT and operations & wanted == wanted:
         features.add("subgroup")
     if at.timestampComputeAndGraphics:
@@ -135,11 +136,10 @@ def _device(index: int, physical: Any) -> Device | None:
 def trips(driver: str) -> int:
     """How often the loops of one thread may go in all on this driver, 0 for any number: Mesa's software device before
     25.0 ends loops silently after 65,535 rounds."""
-    words = driver.split()
-    if "llvmpipe" in driver and "Mesa" in words:
-        version = words[words.index("Mesa") + 1].split(".")[0]
-        return 65535 if version.isdecimal() and int(version) < 25 else 0
-    return 0
+    if "llvmpipe" not in driver:
+        return 0
+    m = re.search(r"Mesa ([0-9]+)", driver)
+    return 0 if m and int(m[1]) >= 25 else 65535
 
 
 #: Our words for features, and where they stand in the structs of Vulkan.
@@ -150,6 +150,8 @@ _FEATURES = {
     "local size": ("VkPhysicalDeviceVulkan13Features", "maintenance4"),
     "coopmat": ("VkPhysicalDeviceCooperativeMatrixFeaturesKHR", "cooperativeMatrix"),
 }
+#: What only modules of newer versions need, and no kernel asks for by name.
+_OF_OURS = {"memory model", "local size"}
 _COOPERATIVE = "VK_KHR_cooperative_matrix"
 
 
