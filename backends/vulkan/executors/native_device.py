@@ -6,7 +6,6 @@ The binding is thin and unmaintained; all of its words that we use stand in the 
 from __future__ import annotations
 
 import re
-import struct
 from collections.abc import Iterator
 from contextlib import contextmanager
 from functools import cache
@@ -226,7 +225,3 @@ def memory_type(physical: Any, bits: int, wanted: int, liked: int = 0) -> int:
                 return n
             best = n if best < 0 else best
     return best
-
-
-def words_of(module: bytes) -> tuple[int, ...]:
-    return struct.unpack(f"<{len(module) // 4}I", module)
