@@ -456,7 +456,7 @@ def refuse_membership(of: type, message: str) -> None:
     """Lets ``in`` with objects of the class ``of`` raise TypeError as Python does; Dynamo would take it for False, or
     for several ``==``."""
     from torch._dynamo import utils
-    from torch._dynamo.exc import raise_type_error
+    from torch._dynamo.exc import raise_observed_exception
     from torch._dynamo.variables import lists
     from torch._dynamo.variables.user_defined import UserDefinedObjectVariable
 
@@ -466,7 +466,7 @@ def refuse_membership(of: type, message: str) -> None:
         items = list(items)
         for x in (search, *items):
             if isinstance(x, UserDefinedObjectVariable) and isinstance(x.value, of):
-                raise_type_error(tx, message)
+                raise_observed_exception(TypeError, tx, args=[message])
         return own(items, search, tx, *rest, **more)
 
     for module in (utils, lists):
