@@ -75,8 +75,8 @@ FAULTS = (
     Fault(
         "parameters-once",
         "backends/vulkan/loaded.py",
-        "before[1:] != now[1:]:",
-        "False:",
+        "if before is None or not _same(before, t):",
+        "if before is None:",
         "parameters that changed are not uploaded",
         DEVICE,
     ),
