@@ -56,7 +56,7 @@ class Compiled:
         func = self.lowered.func
         if any(map(_too_large, tensors)):
             return self.elsewhere()(*tensors)
-        sizes = self._sizes(bind_sizes(func, tensors, {}))
+        sizes = all_sizes(self.lowered, bind_sizes(func, tensors, {}))
         values: dict[Value, torch.Tensor] = dict(zip(func.args, (t.detach() for t in tensors), strict=True))
         for op in self.lowered.before:
             values[op.result] = _on_host(op, values, sizes)
@@ -78,15 +78,6 @@ class Compiled:
             taken = v in func.args or v in func.body.ops[-1].operands[:n]
             results.append(values[v].clone() if taken else values[v])
         return results
-
-    def _sizes(self, sizes: dict[str, int]) -> dict[str, int]:
-        """With those of products of dimensions."""
-        for op in self.lowered.func.body.walk():
-            dims = [Dim.of(d) for d in (*op.attrs.get("sizes", ()), op.attrs.get("upper", 0))]
-            dims += [d for r in op.results if isinstance(r.type, TensorType) for d in r.type.shape]
-            for name in {s for d in dims for s in d.symbols} - sizes.keys():
-                sizes[name] = math.prod(sizes[part] for part in name.split("_x_"))
-        return sizes | {name: rounds.evaluate(sizes) for name, rounds in self.lowered.template.derived}
 
     def _runs(self, name: str, op: Op, values: Mapping[Value, torch.Tensor], sizes: Mapping[str, int]) -> torch.Tensor:
         if op.operands:
@@ -134,6 +125,17 @@ class Compiled:
 
     def __del__(self) -> None:
         self.close()
+
+
+def all_sizes(lowered: Lowered, sizes: Mapping[str, int]) -> dict[str, int]:
+    """The symbols of a tile function's arguments with those of products of dimensions, and the template's own."""
+    found = dict(sizes)
+    for op in lowered.func.body.walk():
+        dims = [Dim.of(d) for d in (*op.attrs.get("sizes", ()), op.attrs.get("upper", 0))]
+        dims += [d for r in op.results if isinstance(r.type, TensorType) for d in r.type.shape]
+        for name in {s for d in dims for s in d.symbols} - found.keys():
+            found[name] = math.prod(found[part] for part in name.split("_x_"))
+    return found | {name: rounds.evaluate(found) for name, rounds in lowered.template.derived}
 
 
 def _too_large(t: torch.Tensor) -> bool:

@@ -28,7 +28,7 @@ def store(e: Emitter, op: Op) -> None:
     form = form_of(letters, e.rows, e.cols)
     if form == "pair" and ("r" not in s.strides or "c" not in s.strides):
         tile, form = _summed(e, tile, "r" not in s.strides, "c" not in s.strides)
-    elif form in ("row", "rowvec") and "r" not in s.strides and e.lanes.rows > 1:
+    elif form in ("row", "rowvec") and "r" not in s.strides and e.lanes.rows > 1 and add:  # else there is one row
         raise UnsupportedError("a store that sums over rows has no kernel")
     if form in ("colvec", "matrix", ""):
         raise UnsupportedError(f"a store of a tile of form {form} has no kernel", hint="order(rows-and-columns)")

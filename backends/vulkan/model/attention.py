@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
 from typing import Any
 
-from aatc.backends.vulkan.compiled import classified
+from aatc.backends.vulkan.compiled import all_sizes, classified
 from aatc.backends.vulkan.lower import Lowered, lower
 from aatc.backends.vulkan.model.builder import Builder
 from aatc.backends.vulkan.model.elementwise import demand_finite
@@ -15,8 +14,7 @@ from aatc.backends.vulkan.model.operators import Unsupported
 from aatc.backends.vulkan.model.views import View
 from aatc.backends.vulkan.whole import Device
 from aatc.ir.containment import checked
-from aatc.ir.core import Func, Module, Op, Value, clone_func
-from aatc.ir.dims import Dim
+from aatc.ir.core import Module, Op, Value, clone_func
 from aatc.ir.registry import Symbol
 from aatc.ir.specialize import keep_results
 from aatc.ir.types import TensorType
@@ -76,16 +74,16 @@ def _insert(b: Builder, lowered: Lowered, views: Sequence[View]) -> list[View]:
         raise Unsupported(f"{step.name} of an attention runs on the host")
     if any(op.operands for op in lowered.runs.values()):
         raise Unsupported("a mask that reads tensors is classified on the host")
-    sizes = _sizes(lowered.func, views)
+    sizes = _sizes(lowered, views)
     runs = {name: classified(op, {}, sizes) for name, op in lowered.runs.items()}
     arguments = {x.name: v for x, v in zip(lowered.template.arguments, views, strict=True)}
     made = b.segment.insert(lowered.template, arguments, runs, sizes)
     return [made[name] for name in lowered.template.returns]
 
 
-def _sizes(func: Func, views: Sequence[View]) -> dict[str, int]:
-    """The symbols of a tile function, from its arguments' shapes, and products of them."""
-    sizes: dict[str, int] = {}
+def _sizes(lowered: Lowered, views: Sequence[View]) -> dict[str, int]:
+    """The symbols of a tile function, from its arguments' shapes."""
+    func, sizes = lowered.func, dict[str, int]()
     shapes = [(_type(a).shape, v.shape) for a, v in zip(func.args, views, strict=True)]
     for shape, have in shapes:
         for d, n in zip(shape, have, strict=True):
@@ -94,11 +92,7 @@ def _sizes(func: Func, views: Sequence[View]) -> dict[str, int]:
     for shape, have in shapes:
         if tuple(d.evaluate(sizes) for d in shape) != have:
             raise Unsupported(f"@{func.name} takes {shape}, not {have}")
-    dims = [Dim.of(d) for op in func.body.walk() for d in (*op.attrs.get("sizes", ()), op.attrs.get("upper", 0))]
-    dims += [d for op in func.body.walk() for r in op.results if isinstance(r.type, TensorType) for d in r.type.shape]
-    for name in {s for d in dims for s in d.symbols} - sizes.keys():
-        sizes[name] = math.prod(sizes[part] for part in name.split("_x_"))
-    return sizes
+    return all_sizes(lowered, sizes)
 
 
 def _type(v: Value) -> TensorType:
