@@ -71,6 +71,34 @@ def test_parameters_are_uploaded_once_and_when_they_change(executor):
     torch.testing.assert_close(loaded(x, other + 1)[0], formula(formula(x, other + 1), other + 1), rtol=1e-5, atol=1e-5)
 
 
+@pytest.mark.parametrize("n", [1, 37, 64, 100])
+def test_inputs_side_by_side_are_moved_by_one_copy(executor, n):
+    loaded = load(executor, n, parameter=False)
+    assert len(loaded.transfers.inward) == 1 and len(loaded.transfers.uploads) == 2
+    for _ in range(2):
+        x, w = tensors(n)
+        torch.testing.assert_close(loaded(x, w)[0], formula(formula(x, w), w), rtol=1e-5, atol=1e-5)
+
+
+def test_inputs_with_a_buffer_between_them_are_moved_by_two(executor):
+    """What lies between would be written over."""
+    module, kernels = twice(100, parameter=False)
+    func = module.funcs["main"]
+    buffers = [op for op in func.body.ops if op.name == "program.buffer"]
+    x, w = (next(op for op in buffers if op.result.name == name) for name in ("x", "w"))
+    between = next(op for op in buffers if op.result.name == "refused")
+    end = func.attrs["words"]
+    for place, op in ((0, x), (192, between), (256, w)):
+        op.attrs["offset"] = end + place
+    func.attrs["words"] = end + 512
+    loaded = Loaded(executor, module.verify().funcs["main"], kernels)
+    assert len(loaded.transfers.inward) == 2
+    x, w = tensors()
+    y, refused = loaded(x, w)
+    torch.testing.assert_close(y, formula(formula(x, w), w), rtol=1e-5, atol=1e-5)
+    assert refused.tolist() == [0]
+
+
 def test_a_second_call_compiles_allocates_and_uploads_no_more_than_its_inputs(executor):
     loaded, (x, w) = load(executor), tensors()
     loaded(x, w)
