@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import weakref
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -21,6 +22,15 @@ from aatc.ir.verify_program import planned, spans
 from aatc.passes.plan_program import depth
 
 _I32 = torch.iinfo(torch.int32)
+
+
+@dataclass(frozen=True)
+class LevelTime:
+    """What ran in a level of a program, by the names of kernels, and for how long."""
+
+    level: int
+    kernels: tuple[str, ...]
+    seconds: float
 
 
 class Loaded:
@@ -106,11 +116,7 @@ class Loaded:
             self._load(found.open_executor(*self._where))
         with self.executor.lock:
             try:
-                self._parameters(given)
-                for piece in self.transfers.uploads:
-                    source, target = piece.op.operands
-                    words = self.recording.inputs[piece.copy][piece.start : piece.start + piece.words]
-                    _fill(words, given[source], target.type)
+                self._upload(given, self.recording)
                 self.recording.run()
                 return self._results(given)
             except DeviceLostError:
@@ -125,6 +131,12 @@ class Loaded:
             assert isinstance(v.type, TensorType)
             if tuple(t.shape) != tuple(map(int, v.type.shape)) or t.dtype != torch_dtype(v.type.dtype):
                 raise BackendError(f"argument {n} of @{self.func.name} is {t.dtype} {tuple(t.shape)}, not {v.type}")
+
+    def _upload(self, given: Mapping[Value, torch.Tensor], recording: Recording) -> None:
+        self._parameters(given)
+        for piece in self.transfers.uploads:
+            source, target = piece.op.operands
+            _fill(recording.inputs[piece.copy][piece.start : piece.start + piece.words], given[source], target.type)
 
     def _parameters(self, given: Mapping[Value, torch.Tensor]) -> None:
         for n, op in enumerate(self.func.body.ops):
@@ -148,6 +160,28 @@ class Loaded:
             words = self.recording.outputs[piece.copy][piece.start : piece.start + piece.words]
             made[piece.op.result] = _tensor(words, source.type, piece.op.result.type)
         return [made[v] for v in self.func.body.ops[-1].operands]
+
+    def profile(self, *tensors: torch.Tensor) -> list[LevelTime]:
+        """Runs the program once, as a call does, and tells how long each level took by the device's clock. Empty where
+        the executor cannot ask it ("native" can, where the device has one)."""
+        self._check(tensors)
+        if self.executor.closed:
+            self._load(found.open_executor(*self._where))
+        with self.executor.lock:
+            timed = self.executor.record(self.arena, self._levels(self.executor), self.transfers.inward, timed=True)
+            try:
+                self._upload(dict(zip(self.func.args, tensors, strict=True)), timed)
+                timed.run()
+                seconds = list(timed.seconds)
+            finally:
+                timed.close()
+        names: list[list[str]] = [[] for _ in seconds]
+        for op in self.func.body.ops:
+            if "level" in op.attrs and seconds:
+                made = op.operands[0].owner
+                what = made.attrs["name"] if isinstance(made, Op) and op.name == "program.dispatch" else "zero"
+                names[op.attrs["level"]].append(what)
+        return [LevelTime(n, tuple(k), s) for n, (k, s) in enumerate(zip(names, seconds, strict=True))]
 
     def read(self, buffer: Value) -> torch.Tensor:
         """What stands in a buffer, such as a parameter that the device has updated, as a new tensor."""

@@ -8,6 +8,7 @@ import torch
 from aatc.backends.vulkan.loaded import Loaded
 from aatc.backends.vulkan.pool import pool_of
 from aatc.errors import BackendError, DeviceLimitError
+from aatc.passes.plan_program import depth
 from tests.vulkan.programs_by_hand import formula, twice
 from tests.vulkan.running import EXECUTORS, STAGED, usable
 
@@ -169,6 +170,19 @@ def test_fifty_programs_that_come_and_go_leave_nothing(executor):
     assert pool.figures().lent < lent
     pool.trim()
     assert pool.figures().free == 0
+
+
+def test_levels_are_timed_where_the_device_can_be_asked(executor):
+    loaded, (x, w) = load(executor, 10000), tensors(10000)
+    want = loaded(x, w)[0]
+    times = loaded.profile(x, w)
+    if executor.name != "native" or not executor.device.has("timestamps"):
+        assert times == []
+        return
+    assert len(times) == depth(loaded.func) and all(t.seconds >= 0 for t in times)
+    assert 0 < sum(t.seconds for t in times) < 10
+    assert {k for t in times for k in t.kernels} == {"exponential", "turn", "times", "axpy", "zero"}
+    assert torch.equal(loaded(x, w)[0], want)
 
 
 @pytest.mark.slow

@@ -141,6 +141,9 @@ class Recording(ABC):
 
     inputs: list[torch.Tensor]
     outputs: list[torch.Tensor]
+    #: Of each level in the last run, by the device's clock; empty unless recorded with ``timed``, by an executor that
+    #: can ask the device.
+    seconds: Sequence[float] = ()
 
     @abstractmethod
     def run(self) -> None:
@@ -198,6 +201,8 @@ class Executor(ABC):
         levels: Sequence[Sequence[Step]],
         inputs: Sequence[Range] = (),
         outputs: Sequence[Range] = (),
+        *,
+        timed: bool = False,
     ) -> Recording:
         """Levels of steps: those of one level may run at the same time, the next level sees what they wrote. Raises:
         DeviceLimitError, DeviceMemoryError."""
@@ -205,7 +210,7 @@ class Executor(ABC):
             for step in level:
                 if isinstance(step, Launch):
                     check_grid(step.grid, self.device)
-        made = self.replayed(arena, levels, inputs, outputs)
+        made = self.replayed(arena, levels, inputs, outputs, timed and self.device.has("timestamps"))
         self.recordings.add(made)
         return made
 
@@ -231,7 +236,12 @@ class Executor(ABC):
 
     @abstractmethod
     def replayed(
-        self, arena: Arena, levels: Sequence[Sequence[Step]], inputs: Sequence[Range], outputs: Sequence[Range]
+        self,
+        arena: Arena,
+        levels: Sequence[Sequence[Step]],
+        inputs: Sequence[Range],
+        outputs: Sequence[Range],
+        timed: bool,
     ) -> Recording:
         """A recording whose grids fit."""
 

@@ -175,7 +175,12 @@ class KomputeExecutor(Executor):
         self.counters.bytes_held -= words * WORD
 
     def replayed(
-        self, arena: Arena, levels: Sequence[Sequence[Step]], inputs: Sequence[Range], outputs: Sequence[Range]
+        self,
+        arena: Arena,
+        levels: Sequence[Sequence[Step]],
+        inputs: Sequence[Range],
+        outputs: Sequence[Range],
+        timed: bool,
     ) -> Recording:
         assert isinstance(arena, KomputeArena)
         return KomputeRecording(self, arena, levels, inputs, outputs)

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 from typing import Any, ClassVar
 
 import torch
@@ -81,10 +82,15 @@ class NativeExecutor(Executor):
         return NativeArena(self, words)
 
     def replayed(
-        self, arena: Arena, levels: Sequence[Sequence[Step]], inputs: Sequence[Range], outputs: Sequence[Range]
+        self,
+        arena: Arena,
+        levels: Sequence[Sequence[Step]],
+        inputs: Sequence[Range],
+        outputs: Sequence[Range],
+        timed: bool,
     ) -> Recording:
         assert isinstance(arena, NativeArena)
-        return NativeRecording(self, arena, levels, inputs, outputs)
+        return NativeRecording(self, arena, levels, inputs, outputs, timed)
 
     def submit(self, commands: Any, fence: Any) -> None:
         """Runs a command buffer and waits for it."""
@@ -295,10 +301,12 @@ class NativeRecording(Recording):
         levels: Sequence[Sequence[Step]],
         inputs: Sequence[Range],
         outputs: Sequence[Range],
+        timed: bool = False,
     ):
         import vulkan as vk
 
         self.executor, self.arena = executor, arena
+        self.clock = _Clock(executor, len(levels) + 1) if timed and levels else None
         self.staging: _Buffer | None = None
         moved = [*inputs, *outputs]
         self.bytes_in, self.bytes_out = (WORD * sum(r.words for r in of) for of in (inputs, outputs))
@@ -336,6 +344,8 @@ class NativeRecording(Recording):
                 [self.arena.set], 0, None,
             )  # fmt: skip
         bound = None
+        if self.clock is not None:
+            self.clock.start(self.commands)
         for number, level in enumerate(levels):
             if number or (self.staging is not None and inputs):
                 barrier(self.commands)
@@ -349,6 +359,8 @@ class NativeRecording(Recording):
                 if place and self.executor.serial:
                     barrier(self.commands)
                 bound = self._dispatch(launch, bound)
+            if self.clock is not None:
+                self.clock.mark(self.commands, number + 1)
         barrier(self.commands, last=self.staging is None)
         if self.staging is not None and outputs:
             at = zip((r.offset for r in outputs), places[len(inputs) :])
@@ -381,6 +393,8 @@ class NativeRecording(Recording):
 
     def run(self) -> None:
         self.executor.submit(self.commands, self.fence)
+        if self.clock is not None:
+            self.seconds = self.clock.seconds()
         self.executor.counters.bytes_uploaded += self.bytes_in
         self.executor.counters.bytes_downloaded += self.bytes_out
 
@@ -393,8 +407,44 @@ class NativeRecording(Recording):
         vk.vkDestroyFence(self.executor.logical, self.fence, None)
         vk.vkFreeCommandBuffers(self.executor.logical, self.executor.command_pool, 1, [self.commands])
         self.commands = None
+        if self.clock is not None:
+            vk.vkDestroyQueryPool(self.executor.logical, self.clock.pool, None)
         if self.staging is not None:
             self.staging.free()
+
+
+class _Clock:
+    """Ticks of the device: when work begins, and when each level has ended."""
+
+    def __init__(self, executor: NativeExecutor, marks: int):
+        import vulkan as vk
+
+        self.executor, self.marks = executor, marks
+        info = vk.VkQueryPoolCreateInfo(queryType=vk.VK_QUERY_TYPE_TIMESTAMP, queryCount=marks)
+        with translated("recording a program"):
+            self.pool = vk.vkCreateQueryPool(executor.logical, info, None)
+
+    def start(self, commands: Any) -> None:
+        import vulkan as vk
+
+        vk.vkCmdResetQueryPool(commands, self.pool, 0, self.marks)
+        self.mark(commands, 0)
+
+    def mark(self, commands: Any, number: int) -> None:
+        """When everything before has ended."""
+        import vulkan as vk
+
+        vk.vkCmdWriteTimestamp(commands, vk.VK_PIPELINE_STAGE_BOTTOM_OF_PIPE_BIT, self.pool, number)
+
+    def seconds(self) -> list[float]:
+        import vulkan as vk
+
+        ticks = vk.ffi.new("uint64_t[]", self.marks)
+        flags = vk.VK_QUERY_RESULT_64_BIT | vk.VK_QUERY_RESULT_WAIT_BIT
+        with translated("running a program"):
+            vk.vkGetQueryPoolResults(self.executor.logical, self.pool, 0, self.marks, 8 * self.marks, ticks, 8, flags)
+        period = vk.vkGetPhysicalDeviceProperties(self.executor.physical).limits.timestampPeriod * 1e-9
+        return [period * (b - a) for a, b in pairwise(ticks)]
 
 
 def barrier(commands: Any, *, first: bool = False, last: bool = False) -> None:

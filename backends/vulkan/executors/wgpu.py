@@ -162,7 +162,12 @@ class WgpuExecutor(Executor):
         self.counters.bytes_held -= words * WORD
 
     def replayed(
-        self, arena: Arena, levels: Sequence[Sequence[Step]], inputs: Sequence[Range], outputs: Sequence[Range]
+        self,
+        arena: Arena,
+        levels: Sequence[Sequence[Step]],
+        inputs: Sequence[Range],
+        outputs: Sequence[Range],
+        timed: bool,
     ) -> Recording:
         assert isinstance(arena, WgpuArena)
         return WgpuRecording(self, arena, levels, inputs, outputs)
