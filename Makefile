@@ -19,7 +19,7 @@ OTHER := .venv-torch-$(TORCH)
 # A software driver, the layers that check what is given to it, and what kp is built with.
 DEBIAN := mesa-vulkan-drivers libvulkan1 vulkan-validationlayers libvulkan-dev libfmt-dev g++
 
-.PHONY: demo test test-native test-torch vulkan drivers kompute check accept bench bench-readme bench-attention bench-analysis fuzz clean
+.PHONY: demo test test-native test-torch vulkan drivers kompute check accept bench bench-readme bench-attention bench-analysis bench-vulkan fuzz clean
 .NOTPARALLEL:
 .DELETE_ON_ERROR:
 
@@ -77,6 +77,9 @@ bench-readme: $(VENV)/.examples
 
 bench-attention: $(VENV)/.examples
 	$(RUN) -m bench.attention $(ARGS)
+
+bench-vulkan: $(VENV)/.examples
+	$(RUN) -m bench.vulkan $(ARGS)
 
 bench-analysis: $(VENV)/.examples
 	$(RUN) -m bench.analysis $(ARGS)
