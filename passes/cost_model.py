@@ -224,7 +224,7 @@ def _workgroup_tiles(w: Workload, target: Target) -> Schedule:
         used += w.bytes(x.name, s)
         if used <= target.shared_bytes:
             staged.append(Stage(x.name, "shared"))
-    return _obeyed(rows, cols, [*block, *bound, *inner, *staged], target)
+    return in_parts(_obeyed(rows, cols, [*block, *bound, *inner, *staged], target), w, target)
 
 
 def _obeyed(rows: int, cols: int, extras: list[Directive], target: Target) -> Schedule:

@@ -8,6 +8,7 @@ from functools import lru_cache
 from typing import Any
 
 from aatc.backends import found
+from aatc.backends.processor import cores
 from aatc.backends.vulkan.executors import Device as Seen
 from aatc.backends.vulkan.executors import devices
 from aatc.backends.vulkan.whole import Device
@@ -18,6 +19,9 @@ from aatc.ir.schedule import Schedule, Split, SplitKeys
 from aatc.ir.target import Target
 from aatc.passes.cost_model import default_schedule
 
+#: Workgroups that run at once, by the kind of device: nothing tells how many processors it has. Few queries against
+#: many keys go in as many parts as keep them busy.
+_CORES = {"discrete": 64, "integrated": 16, "cpu": cores()}
 #: Extents of tiles, and of what one lane holds of them, that are worth trying.
 _TILES = ((64, 16), (32, 16), (64, 32), (128, 16), (32, 32))
 _HELD = ((8, 4), (4, 4), (8, 8), (4, 8))
@@ -36,7 +40,7 @@ def target(device: Seen) -> Target:
     limits = device.limits
     return Target(
         "vulkan",
-        cores=1,
+        cores=_CORES.get(device.kind, 16),
         shared_bytes=limits.shared_bytes,
         subgroup=device.subgroup if "subgroup" in device.features else 0,
         workgroup=min(limits.threads, limits.local[0]),

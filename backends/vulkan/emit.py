@@ -171,6 +171,7 @@ class Emitter:
         t: TileType = v.type  # type: ignore[assignment]
         width = next((int(t.shape[n + 1]) for n, c in enumerate(letters) if c in "de"), 1)
         form = form_of(letters, self.rows, self.cols)
+        form = "matrix" if letters == ("d", "d") else form
         if not form:
             raise UnsupportedError(f"%{v.name} has axes {letters}, which this loop nest has no threads for")
         if int(t.shape[0]) != 1 and not self.g_is_one:

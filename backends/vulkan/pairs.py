@@ -228,9 +228,9 @@ def refine_gradient(e: Emitter, op: Op) -> None:
         zero = "vec4f(0.0)" if t.form == "rowvec" else "0.0"
         count = e.count(out.form, out.width)
         out.items = [e.body.var(result.name or "own", e.type_of(out), zero) for _ in range(count)]
-        made.append((function, operands, out))
+        made.append((function, operands, out, bool(program.body.rank)))
     e.reading(array)
-    for _, operands, _ in made:
+    for _, operands, _, _ in made:
         for x in operands:
             if x.staged:
                 e.reading(x.staged)
@@ -240,18 +240,19 @@ def refine_gradient(e: Emitter, op: Op) -> None:
     for r in range(e.lanes.high):
         g = e.let("own", "f32", f"{array}[({e.row_of(r)}) * {_stride(e)} + {n}]")
         e.when(f"{g} != 0.0")
-        for function, operands, out in made:
+        for function, operands, out, vector in made:
             at = [start(e, x, e.row_of(r), e.row_at[r], f"({e.col_first} + {n})") for x in operands[1:]]
-            _add_own(e, function, [g, *at], out, r)
+            _add_own(e, function, [g, *at], out, r, vector)
         e.close()
     e.body.close_for(n, "0", e.col_extent, 1)
     e.close()
 
 
-def _add_own(e: Emitter, function: str, args: list[str], out: Tile, r: int) -> None:
+def _add_own(e: Emitter, function: str, args: list[str], out: Tile, r: int, vector: bool) -> None:
     assert out.items is not None
-    if out.form == "row":
-        e.body.set(out.items[r], f"{out.items[r]} + {function}({', '.join(args)})")
+    if out.form == "row":  # a vector of one feature is a number, too
+        value = f"{function}({', '.join([*args, '0'])}).x" if vector else f"{function}({', '.join(args)})"
+        e.body.set(out.items[r], f"{out.items[r]} + {value}")
         return
     vectors = e.lanes.vectors(out.width)
     for k in range(vectors):

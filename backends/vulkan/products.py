@@ -33,8 +33,10 @@ def dot(e: Emitter, op: Op) -> None:
         out.items = _weighted(e, a, b, out, start, hint)
     elif a.form == "pair" and gone == e.cols and b.form in ("col", "row", "one"):
         out.items = _weighted_number(e, a, b, start, hint)
-    elif form == "nt" and gone == "1" and {a.form, b.form} <= {"row", "col", "one"}:
+    elif gone == "1" and out.form in ("one", "row", "col", "pair", "rowvec", "vec"):
         out.items = _outer(e, a, b, out, start, hint)
+    elif form == "tn" and {a.form, b.form} <= {"rowvec", "row"} and (start is None or start.factors):
+        out.factors = [*((start and start.factors) or []), (a, b)]
     elif a.form == "rowvec" and b.form == "matrix":
         out.items = _matrix(e, a, b, out, form, start, hint)
     else:
@@ -42,11 +44,12 @@ def dot(e: Emitter, op: Op) -> None:
 
 
 def _outer(e: Emitter, a: Tile, b: Tile, out: Tile, start: Tile | None, hint: str) -> list[str]:
-    """Products of vectors of one feature."""
-    texts = [f"{item(e, a, out.form, n)} * {item(e, b, out.form, n)}" for n in range(e.count(out.form))]
+    """Products over an axis of one feature."""
+    count = e.count(out.form, out.width)
+    texts = [f"{item(e, a, out.form, n, out.width)} * {item(e, b, out.form, n, out.width)}" for n in range(count)]
     if start is not None:
         texts = [f"{x} + {y}" for x, y in zip(items(e, start), texts, strict=True)]
-    return e.lets(hint, "f32", texts)
+    return e.lets(hint, e.type_of(out), texts)
 
 
 def _started(e: Emitter, start: Tile | None, count: int, type: str, hint: str) -> list[str]:

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from aatc.backends.vulkan.emit import Emitter
 from aatc.backends.vulkan.lanes import chunks
-from aatc.backends.vulkan.memory import item, letters_of, source, token
+from aatc.backends.vulkan.memory import item, items, letters_of, put_rows, source, token
 from aatc.backends.vulkan.reductions import reduced
 from aatc.backends.vulkan.table import lowering
-from aatc.backends.vulkan.tiles import Source, Tile, form_of
+from aatc.backends.vulkan.tiles import Source, Staged, Tile, form_of
 from aatc.backends.vulkan.words import convert
 from aatc.ir.core import Op
 from aatc.ir.errors import UnsupportedError
@@ -28,8 +28,9 @@ def store(e: Emitter, op: Op) -> None:
     form = form_of(letters, e.rows, e.cols)
     if form == "pair" and ("r" not in s.strides or "c" not in s.strides):
         tile, form = _summed(e, tile, "r" not in s.strides, "c" not in s.strides)
-    elif form in ("row", "rowvec") and "r" not in s.strides and e.lanes.rows > 1 and add:  # else there is one row
-        raise UnsupportedError("a store that sums over rows has no kernel")
+    if tile.factors is not None or form == "matrix":
+        _store_matrix(e, tile, s, t, add)
+        return
     if form in ("colvec", "matrix", ""):
         raise UnsupportedError(f"a store of a tile of form {form} has no kernel", hint="order(rows-and-columns)")
     width = next((int(n) for c, n in zip(letters, t.shape[1:], strict=True) if c in "de"), 1)
@@ -52,6 +53,48 @@ def _summed(e: Emitter, tile: Tile, over_rows: bool, over_cols: bool) -> tuple[T
     over = ("r" if over_rows else "") + ("c" if over_cols else "")
     out = reduced(e, tile, "sum", over)
     return out, out.form
+
+
+def _store_matrix(e: Emitter, tile: Tile, s: Source, t: TileType, add: bool) -> None:
+    """A matrix that lies in a buffer, or sums over rows of products of all features with all; an entry belongs to one
+    thread."""
+    height, width = int(t.shape[1]), int(t.shape[2])
+    staged = [[_staged(e, x) for x in pair] for pair in tile.factors or []]
+    for x in (y for pair in staged for y in pair):
+        e.reading(x.name)
+    e.body.open()
+    counter = e.body.fresh("n")
+    at = e.let("at", "i32", f"{counter} * {e.lanes.threads} + thread")
+    e.when(f"{at} < {height * width}")
+    first, second = e.let("d", "i32", f"{at} / {width}"), e.let("e", "i32", f"{at} % {width}")
+    if tile.source is not None:
+        total = e.let("x", "f32", f"load_f({_entry(e, tile.source, first, second)})")
+    else:
+        total = e.body.var("total", "f32", "0.0")
+        e.body.open()
+        row = e.body.fresh("row")
+        for pair in staged:
+            a, b = (
+                f"{x.name}[{row} * {x.stride} + ({f} >> 2u)][{f} & 3]"
+                for x, f in zip(pair, (first, second), strict=True)
+            )
+            e.body.set(total, f"{total} + {a} * {b}")
+        e.body.close_for(row, "0", e.row_extent, 1)
+    place = _entry(e, s, first, second)
+    e.body.write("f32", place, f"load_f({place}) + {total}" if add else total)
+    e.close()
+    e.body.close_for(counter, "0", str(-(-height * width // e.lanes.threads)), 1)
+
+
+def _entry(e: Emitter, s: Source, first: str, second: str) -> str:
+    return e.plus(s.base, e.times(first, s.strides.get("d", "0")), e.times(second, s.strides.get("e", "0")))
+
+
+def _staged(e: Emitter, tile: Tile) -> Staged:
+    """Vectors of rows in shared memory; a number is a vector of one feature."""
+    if tile.form == "row":
+        tile = Tile(tile.letters, "rowvec", tile.kind, 1, [f"vec4f({x}, 0.0, 0.0, 0.0)" for x in items(e, tile)])
+    return put_rows(e, tile, "factor")
 
 
 def _elements(e: Emitter, form: str, s: Source, width: int) -> list[tuple[list[str], str, int]]:

@@ -6,7 +6,7 @@ workgroup's rows are, ``c`` for the one whose blocks its columns are.
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
 #: Form of a tile -> how its registers are counted: rows of a thread, columns of a thread, vectors of features.
 FORMS = ("one", "row", "col", "pair", "rowvec", "colvec", "vec", "matrix")
@@ -43,8 +43,7 @@ class Tile:
     items: list[str] | None = None
     source: Source | None = None
     staged: Staged | None = None
-    token: str = ""  # the letter, i or j, along rows or columns
-    notes: list[str] = field(default_factory=list)
+    factors: list[tuple[Tile, Tile]] | None = None  # of a matrix: vectors of rows, the sum of whose products it is
 
 
 def form_of(letters: tuple[str, str], rows: str, cols: str) -> str:

@@ -33,6 +33,8 @@ def mark(module: Module, device: Device) -> None:
             why = next(filter(None, (_why_not(f, device) for f in pair)), "")
             for f in pair if why else ():
                 f.attrs[CPU] = why
+            if why:
+                pair[0].attrs["engine"] = f"the CPU, as there is no kernel ({why})"
 
 
 def _why_not(func: Func, device: Device) -> str:

@@ -43,19 +43,49 @@ def vulkan():
     return made
 
 
+def on_device(vulkan, kind, mask="causal", sizes="ragged"):
+    """Agrees with plain torch, and all of single precision has kernels."""
+    c = case(kind, mask, F32, sizes)
+    module, program, operands = compiled(vulkan, c.operands, c.parts, TILES)
+    for name in ("attend0", "attend0_backward"):
+        assert isinstance(vulkan.compile(module.funcs[name])[0], Compiled)
+    agree(c, program, operands, F32)
+
+
 @pytest.mark.parametrize("kind", KINDS)
 def test_every_kind(vulkan, kind):
-    check(vulkan, kind, "causal", F32, tiles=TILES)
+    on_device(vulkan, kind)
 
 
 @pytest.mark.parametrize("mask", MASKS)
 def test_every_mask(vulkan, mask):
-    check(vulkan, "dot product", mask, F32, tiles=TILES)
+    on_device(vulkan, "dot product", mask)
 
 
 @pytest.mark.parametrize("sizes", ["even", "tall", "wide", "single", "without keys", "without queries"])
 def test_every_size(vulkan, sizes):
-    check(vulkan, "dot product", "causal" if sizes == "even" else "none", F32, sizes, TILES)
+    on_device(vulkan, "dot product", "causal" if sizes == "even" else "none", sizes)
+
+
+def test_vectors_of_one_feature_and_matrices(vulkan):
+    """Values of one feature; a metric's matrix, with its gradient."""
+    q, k = torch.randn(1, 2, 21, 5), torch.randn(1, 2, 19, 5)
+    v, a = torch.randn(1, 2, 19, 1), torch.eye(5) + 0.1 * torch.randn(5, 5)
+    given = [t.requires_grad_() for t in (q, k, v, a)]
+    exact = [t.detach().double().requires_grad_() for t in given]
+
+    def formula(q, k, v, a):
+        d = q.unsqueeze(3) - k.unsqueeze(2)
+        scores = -((d @ a) * d).sum(-1) * 5**-0.5
+        return torch.softmax(scores, -1) @ v, torch.logsumexp(scores, -1)
+
+    parts = {"metric": aatc.metrics.Mahalanobis(matrix=given[3])}
+    module, program, operands = compiled(vulkan, given[:3], parts, TILES)
+    assert isinstance(vulkan.compile(module.funcs["attend0_backward"])[0], Compiled)
+    got, want = program.main(*operands), formula(*exact)
+    assert off(got[0], want[0]) <= 5e-6
+    found, wanted = (torch.autograd.grad(x[0].square().sum(), y) for x, y in ((got, given), (want, exact)))
+    assert all(off(g, w) <= 5e-5 for g, w in zip(found, wanted, strict=True))
 
 
 def test_half_precision_is_single_precision_rounded_once(vulkan):
@@ -235,4 +265,5 @@ def test_a_forward_whose_backward_has_no_kernels_runs_on_the_cpu(vulkan):
     )
     for name in ("attend0", "attend0_backward"):
         assert "@attend0_backward: a product tn" in vulkan.compile(module.funcs[name])[1].partition("\n")[0]
+    assert program.attentions[0]["engine"].startswith("the CPU, as there is no kernel (@attend0_backward: ")
     agree(c, program, operands, F32)
