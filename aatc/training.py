@@ -112,15 +112,17 @@ class TrainingStep:
 
     def _step(self, batch: tuple[Any, ...]) -> Any:
         key = tuple((x.shape, x.stride(), x.dtype) if isinstance(x, torch.Tensor) else x for x in batch)
-        key = (*key, self.model.training)
+        held = self._held()
+        fixed = [n for n, t in enumerate(held) if not t.is_floating_point() and t.numel() <= 4096]
+        key = (*key, self.model.training, *(held[n].numpy().tobytes() for n in fixed))
         found = self._steps.get(key)
         if found is not self._current:
             self.synchronize()
         if found is None:
-            found = self._steps[key] = self._made(batch)
+            found = self._steps[key] = self._made(batch, fixed)
         return found
 
-    def _made(self, batch: tuple[Any, ...]) -> Any:
+    def _made(self, batch: tuple[Any, ...], fixed: list[int]) -> Any:
         from aatc.backends.vulkan.device import code_device
         from aatc.backends.vulkan.executors import open_executor
         from aatc.backends.vulkan.model.training import Parameter, Step
@@ -141,7 +143,7 @@ class TrainingStep:
                     continue
                 trained.append(Parameter(values[id(p)], rule, p, self._state(p, rule)))
         opened = open_executor(self.executor)
-        return Step(module, [*held, *batch], trained, opened, code_device(opened.device))
+        return Step(module, [*held, *batch], trained, opened, code_device(opened.device), fixed)
 
     # --- the optimizer's state -----------------------------------------------------------------------------
     def _state(self, p: torch.Tensor, rule: Any) -> dict[str, torch.Tensor]:

@@ -86,5 +86,11 @@ FUNCTIONS = {
     "joined": (lambda a, b: torch.cat([a, b * 2, a], 1).reshape(3, -1), (x(3, 2, 7), x(3, 1, 7, seed=1))),
     "parted": (lambda a: torch.cat(a.chunk(2, -1)[::-1], -1) + a.unbind(0)[1], (x(2, 6),)),
     "expanded": (lambda a: a.expand(4, 3, 5).sum(0) * a[None, :, 1:3].mean(), (x(3, 5),)),
+    "a convolution": (
+        lambda a, w, b: F.conv2d(a * 2, w, b, stride=2, padding=1), (x(2, 3, 7, 6), x(5, 3, 3, 2, seed=1), x(5)),
+    ),
+    "a dilated one": (
+        lambda a, w: F.conv2d(a, w, dilation=(1, 2), padding=(0, 3)), (x(1, 2, 6, 7), x(3, 2, 2, 3, seed=1)),
+    ),
     "cross entropy": (lambda a, i: F.cross_entropy(a, i), (x(6, 5), torch.tensor([0, 1, -100, 3, 4, 2]))),
 }  # fmt: skip

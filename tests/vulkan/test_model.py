@@ -125,6 +125,44 @@ def test_parameters_that_change_are_seen():
 
 
 @pytest.mark.slow
+def test_the_digits_model_runs_and_trains_wholly_on_the_device():
+    """Its rotary positions are a buffer, of which angles are computed in double precision: once."""
+    from examples import digits
+
+    torch.manual_seed(0)
+    network = digits.DigitTransformer(digits.hyperbolic_attention)
+    exact = copy.deepcopy(network).double()
+    images, labels = torch.rand(3, 8, 8), torch.tensor([1, 9, 4])
+    model = compiled(network)
+    with torch.no_grad():
+        close(model(images), exact(images.double()).float())
+        network.positions.add_(1)
+        exact.positions.add_(1)
+        network.positions[3, 0] = exact.positions[3, 0] = 7
+        close(model(images), exact(images.double()).float())
+    assert not beside(model)
+    optimizer = torch.optim.SGD(network.parameters(), 0.1)
+    step = TrainingStep(network, lambda m, x, y: F.cross_entropy(m(x), y), optimizer)
+    step(images, labels)
+    F.cross_entropy(exact(images.double()), labels).backward()
+    assert step.on_host == 0
+    for p, q in zip(network.parameters(), exact.parameters(), strict=True):
+        step.synchronize()
+        close(p.detach(), (q - 0.1 * q.grad).detach().float())
+
+
+def test_small_integers_that_vary_do_not_make_programs_without_end():
+    model = compiled(lambda a, i: a * (i.double() / 3).sin().float(), fallback=True)
+    with torch.no_grad():
+        for n in range(12):
+            i = torch.arange(5) + n
+            close(model(x(5), i), x(5) * (i.double() / 3).sin().float())
+    main = model.graphs[-1].program.main
+    assert len(main.ready) <= program.CONTENTS + 1
+    assert any("aten.sin" in r for r in beside(model))
+
+
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("make", "unit"),
     [

@@ -11,6 +11,7 @@ from typing import Any
 import torch
 from torch import fx
 
+from aatc.backends.vulkan.model import convolution  # noqa: F401  (operators)
 from aatc.backends.vulkan.model.items import (
     KEYS,
     RESHAPES,
@@ -71,10 +72,17 @@ class Plan:
 
 
 class Builder:
-    """``inputs``: a call's arguments, of which only numbers and the layouts of tensors count. ``attention`` adds what
+    """``inputs``: a call's arguments, of which only numbers and the layouts of tensors count; of the tensors ``fixed``
+    also what they hold, which is to be the same in every call. ``attention`` adds what
     a ``geo.kernel`` is to a segment: a function of (builder, operation) that returns views of its results."""
 
-    def __init__(self, func: Func, inputs: Sequence[Any], attention: Callable[[Builder, Op], Sequence[View]]):
+    def __init__(
+        self,
+        func: Func,
+        inputs: Sequence[Any],
+        attention: Callable[[Builder, Op], Sequence[View]],
+        fixed: Sequence[int] = (),
+    ):
         self.func, self.attention = func, attention
         self.items: dict[Any, Any] = {}
         self.steps: list[DeviceStep | HostStep] = []
@@ -88,6 +96,8 @@ class Builder:
         self.made: list[torch.Tensor] = []  # tensors without data, as the operator at hand would return them
         for a, x in zip(func.args, inputs, strict=True):
             self.items[a] = Given(a, meta_of(x)) if isinstance(x, torch.Tensor) else x
+        for n in fixed:
+            self.items[func.args[n]] = Known(inputs[n].clone())
 
     def walk(self) -> None:
         """All operators, in order."""
@@ -107,7 +117,7 @@ class Builder:
             raise UnsupportedError("a result lies in an argument's memory", hint="return a copy, x.clone()")
         for v in last.operands:
             item = self.items[v]
-            returns.append(item.tensor if isinstance(item, Known) else v)
+            returns.append(item.tensor if isinstance(item, Known) and v not in self.func.args else v)
         self._end(set(last.operands))
         return Plan(self.steps, returns, self.known)
 
@@ -203,8 +213,9 @@ class Builder:
         several = gives_several(function, op)
         if len(found) == 1 and several and len(op.results) != 1:
             raise Unsupported(f"{op.attrs['target']} has no kernel")
-        if args and isinstance(args[0], Value) and args[0] in self.outside and isinstance(found[0], View):
-            if self.was_view:
+        if args and isinstance(args[0], Value) and args[0] in self.outside:
+            known = isinstance(self.items[args[0]], Known)
+            if self.was_view or (known and isinstance(function, torch._ops.OpOverload) and may_view(function)):
                 self.aliases |= set(op.results)
                 self.outside |= set(op.results)
         return found
@@ -231,7 +242,7 @@ class Builder:
             like = self.made
             made = OPERATORS[name](self, *args, **kwargs)
             several = made if isinstance(made, list) else [made]
-            return [self._checked(x, m) for x, m in zip(several, like, strict=True)]
+            return [None if x is None else self._checked(x, m) for x, m in zip(several, like, strict=True)]
         return self._decomposed(function, args, kwargs)
 
     def _decomposed(self, function: Any, args: list[Any], kwargs: dict[str, Any]) -> Sequence[Any]:
@@ -342,7 +353,7 @@ class Builder:
         except (RuntimeError, NotImplementedError, TypeError) as error:
             raise Unsupported(f"{self.target}: {str(error).partition(chr(10))[0]}") from error
         self.made = [made] if isinstance(made, torch.Tensor) else list(made) if isinstance(made, (list, tuple)) else []
-        if not self.made or not all(isinstance(m, torch.Tensor) for m in self.made):
+        if not self.made or not all(m is None or isinstance(m, torch.Tensor) for m in self.made):
             raise Unsupported(f"{self.target} makes no tensors")
 
     def meta(self, x: Any) -> torch.Tensor:

@@ -28,6 +28,8 @@ from aatc.ir.registry import OPS
 
 #: Plans that a model keeps, of the shapes it was called with last.
 PLANS = 8
+#: Elements of a tensor that a program may be made for, and for how many contents of such tensors.
+SMALL, CONTENTS = 4096, 4
 
 
 class NoKernelError(BackendError):
@@ -142,6 +144,9 @@ class WholeModel:
         self.attentions = Attentions(module, device)
         self.ready: OrderedDict[Any, Ready | str] = OrderedDict()
         self.beside = Beside()
+        #: By shapes: arguments whose contents a program is made for, and the contents there were.
+        self.fixed: dict[Any, tuple[int, ...]] = {}
+        self.contents: dict[Any, set[Any]] = {}
         self.lock = threading.Lock()
 
     def __call__(self, *inputs: Any) -> list[Any]:
@@ -171,11 +176,18 @@ class WholeModel:
         return self.otherwise(*inputs)
 
     def _ready(self, inputs: Sequence[Any]) -> Ready | str:
-        key = tuple((x.shape, x.stride(), x.dtype, _stays(x)) if isinstance(x, torch.Tensor) else x for x in inputs)
+        shapes = tuple((x.shape, x.stride(), x.dtype, _stays(x)) if isinstance(x, torch.Tensor) else x for x in inputs)
+        if shapes not in self.fixed:
+            self.fixed[shapes] = self._to_fix(inputs)
+        key = shapes, tuple(inputs[n].numpy().tobytes() for n in self.fixed[shapes])
+        seen = self.contents.setdefault(shapes, set())
+        seen.add(key[1])
+        if len(seen) > CONTENTS:  # they vary after all
+            self.fixed[shapes], key = (), (shapes, ())
         found = self.ready.get(key)
         if found is None:
             try:
-                found = self._plan(inputs)
+                found = self._plan(inputs, self.fixed[shapes])
             except (UnsupportedError, DeviceLimitError) as error:
                 found = str(error).partition("\n")[0]
             self.ready[key] = found
@@ -186,9 +198,25 @@ class WholeModel:
         self.ready.move_to_end(key)
         return found
 
-    def _plan(self, inputs: Sequence[Any]) -> Ready:
+    def _to_fix(self, inputs: Sequence[Any]) -> tuple[int, ...]:
+        """Arguments that operators on the host would read, such as positions that angles are computed of in double
+        precision: small tensors of integers, which seldom change. None if that leaves as much on the host."""
+        small = tuple(n for n, x in enumerate(inputs) if isinstance(x, torch.Tensor) and _is_small(x))
+        if not small:
+            return ()
+        try:
+            with torch.no_grad():
+                plain = Builder(self.module.entry, inputs, self.attentions.forward).run()
+                if not plain.host:
+                    return ()
+                fixed = Builder(self.module.entry, inputs, self.attentions.forward, small).run()
+        except (UnsupportedError, DeviceLimitError):
+            return ()
+        return small if len(fixed.host) < len(plain.host) else ()
+
+    def _plan(self, inputs: Sequence[Any], fixed: Sequence[int]) -> Ready:
         with torch.no_grad():
-            plan = Builder(self.module.entry, inputs, self.attentions.forward).run()
+            plan = Builder(self.module.entry, inputs, self.attentions.forward, fixed).run()
         if plan.host and self.beside.refused:
             step = plan.host[0]
             raise NoKernelError(f"{_named(step.op)}: {step.reason}", hint="fallback=True runs it on the host")
@@ -214,6 +242,10 @@ def _draws(op: Op) -> bool:
 def _named(op: Op) -> str:
     where = f"{op.loc}: " if op.loc else ""
     return f"{where}{op.attrs.get('target', op.name)}"
+
+
+def _is_small(t: torch.Tensor) -> bool:
+    return t.dtype in (torch.int64, torch.int32) and t.numel() <= SMALL
 
 
 def _stays(x: Any) -> bool:

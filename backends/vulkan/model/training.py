@@ -35,7 +35,8 @@ class Parameter:
 
 
 class Step:
-    """The program for batches of given shapes. ``inputs``: the entry's arguments, parameters among them."""
+    """The program for batches of given shapes. ``inputs``: the entry's arguments, parameters among them; of those that
+    are ``fixed`` the contents are part of the program."""
 
     def __init__(
         self,
@@ -44,10 +45,11 @@ class Step:
         parameters: Sequence[Parameter],
         executor: Executor,
         device: Device,
+        fixed: Sequence[int] = (),
     ):
         self.module, self.parameters = module, parameters
         func, attentions = module.entry, Attentions(module, device)
-        b = Builder(func, inputs, attentions.forward)
+        b = Builder(func, inputs, attentions.forward, fixed)
         self.numbers: dict[tuple[int, str], Value] = {}
         self.states: dict[tuple[int, str], Value] = {}
         rules = list(dict.fromkeys(p.rule for p in parameters))
