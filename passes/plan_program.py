@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from bisect import insort
 from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import ClassVar
@@ -169,7 +170,7 @@ def place(lives: list[Life], alignment: int) -> tuple[dict[Value, int], int]:
     ordered = [x for x in lives if x.kept] + [x for x in lives if x.uploaded and not x.kept]
     rest = [x for x in lives if not x.kept and not x.uploaded]
     ordered += sorted(rest, key=lambda x: -x.words)
-    placed: list[tuple[int, int, Life]] = []  # (first word, word behind the last, whose), by first word
+    placed: list[_Place] = []
     total = 0
     offsets: dict[Value, int] = {}
     for life in ordered:
@@ -179,20 +180,28 @@ def place(lives: list[Life], alignment: int) -> tuple[dict[Value, int], int]:
             at = _lowest(life, size, placed, apart=0)
         offsets[life.buffer] = at
         if size:
-            placed.append((at, at + size, life))
-            placed.sort(key=lambda p: p[0])
+            insort(placed, (at, at + size, life.first, life.last))
             total = max(total, at + size)
     return offsets, total
 
 
-def _lowest(life: Life, size: int, placed: list[tuple[int, int, Life]], apart: int) -> int:
-    at = 0
-    for first, last, other in placed:
-        if size and life.overlaps(other, apart):
+#: First word, word behind the last, first and last level.
+_Place = tuple[int, int, int, int]
+
+
+def _lowest(life: Life, size: int, placed: list[_Place], apart: int) -> int:
+    """The lowest place for ``size`` words beside those of ``placed``, in order, that are alive within ``apart`` levels
+    of it."""
+    if not size:
+        return 0
+    at, low, high = 0, life.first - apart, life.last + apart
+    for first, last, born, gone in placed:
+        if born <= high and low <= gone:
             if at + size <= first:
                 break
-            at = max(at, last)
-    return at if size else 0
+            if last > at:
+                at = last
+    return at
 
 
 def most_alive(lives: list[Life], alignment: int) -> int:

@@ -43,8 +43,8 @@ FAULTS = (
     Fault(
         "program-alive",
         "passes/plan_program.py",
-        "return self.first <= other.last + apart and other.first <= self.last + apart",
-        "return self.first < other.last + apart and other.first < self.last + apart",
+        "if born <= high and low <= gone:",
+        "if born < high and low < gone:",
         "places shared by buffers of neighbouring levels",
         PROGRAMS,
     ),
