@@ -6,6 +6,7 @@ from dataclasses import replace
 
 import pytest
 import torch
+from hypothesis import given, settings
 
 import aatc
 from aatc import backends, passes
@@ -14,6 +15,7 @@ from aatc.backends.vulkan.compiled import Compiled
 from aatc.backends.vulkan.lower import lower
 from aatc.backends.vulkan.whole import Device
 from aatc.ir.errors import DeviceLimitError, UnsupportedError
+from tests.compiler.draw import attentions
 from tests.compiler.harness import record
 from tests.conformance.cases import KINDS, MASKS, Sizes, case
 from tests.conformance.test_conformance import agree, check, compiled, off
@@ -267,3 +269,52 @@ def test_a_forward_whose_backward_has_no_kernels_runs_on_the_cpu(vulkan):
         assert "@attend0_backward: a product tn" in vulkan.compile(module.funcs[name])[1].partition("\n")[0]
     assert program.attentions[0]["engine"].startswith("the CPU, as there is no kernel (@attend0_backward: ")
     agree(c, program, operands, F32)
+
+
+# --- more of the contract ------------------------------------------------------------------------------------
+@settings(max_examples=4)
+@given(drawn=attentions(F32, connected=False))
+def test_drawn_attentions(vulkan, drawn):
+    """Of any sizes; the formula in single precision is the other side."""
+    q, k, v, parts, _, _ = drawn
+    given = [t.requires_grad_() for t in (q, k, v)]
+    want = aatc.attend(*given, return_lse=True, **parts)
+    _, program, operands = compiled(vulkan, given, parts, TILES)
+    got = program.main(*operands)
+    assert all(off(g, w.detach().double()) <= 5e-5 for g, w in zip(got, want, strict=True))
+    probe = torch.randn_like(want[0])
+    found, wanted = (torch.autograd.grad(x, given, probe) for x in (got[0], want[0]))
+    largest = max(float(w.abs().max()) for w in wanted)
+    assert all(float((g - w).abs().max()) <= 5e-5 * max(largest, 1e-3) for g, w in zip(found, wanted, strict=True))
+
+
+@pytest.mark.parametrize("bad", [float("nan"), float("inf")])
+def test_what_is_not_finite_stays_where_it_is_seen(vulkan, bad):
+    c = case("euclidean", "causal", F32, Sizes(1, 2, 2, 40, 40, 4))
+    _, program, operands = compiled(vulkan, c.operands, c.parts, TILES)
+    q, k, v = (t.detach().clone() for t in operands)
+    clean = program.main(q, k, v)[0]
+    v[0, 1, 25] = bad
+    spoiled = program.main(q, k, v)[0]
+    assert not torch.isfinite(spoiled[0, 1, 25:]).any()
+    torch.testing.assert_close(spoiled[0, 0], clean[0, 0])
+    torch.testing.assert_close(spoiled[0, 1, :25], clean[0, 1, :25])
+
+
+def test_the_number_of_key_heads_may_vary(vulkan):
+    sizes = Sizes(2, 4, 4, 19, 21, 6)
+    c = case("dot product", "causal", F32, sizes)
+    _, program, _ = compiled(vulkan, c.operands, c.parts, TILES, key_heads="Hk")
+    for key_heads in (4, 2, 1):
+        c = case("dot product", "causal", F32, sizes._replace(hk=key_heads))
+        agree(c, program, record(*c.operands[:3], **c.parts)[0], F32)
+
+
+def test_gradients_that_nobody_asked_for_change_nothing(vulkan):
+    c = case("alibi", "causal", F32)
+    _, program, operands = compiled(vulkan, c.operands, c.parts, TILES)
+    full = torch.autograd.grad(program.main(*operands)[0].sum(), c.operands)
+    for wanted in ([0], [3], [1, 2]):
+        given = [t.detach().requires_grad_(n in wanted) for n, t in enumerate(operands)]
+        found = torch.autograd.grad(program.main(*given)[0].sum(), [given[n] for n in wanted])
+        assert all(torch.equal(g, full[n]) for n, g in zip(wanted, found, strict=True)), wanted
