@@ -84,7 +84,7 @@ class VulkanBackend(Backend):
         program = super().build(module)
         if not is_plain(module):
             return program
-        whole = WholeModel(module, self._open, device, program.main)
+        whole = WholeModel(module, self._open, device, program)
         return replace(program, main=whole, beside=whole.beside)
 
     def listing(self, func: Func, form: str) -> str:

@@ -374,3 +374,19 @@ def test_plans_are_kept_for_few_shapes(monkeypatch):
         for n in (2, 3, 4, 5, 2):
             close(model(x(n, 3)), x(n, 3) * 2)
     assert len(model.graphs[-1].program.main.ready) == 2
+
+
+def test_schedules_are_measured_on_the_device(tmp_path, monkeypatch):
+    monkeypatch.setenv("AATC_CACHE", str(tmp_path))
+
+    class Model(nn.Module):
+        def forward(self, q, k, v):
+            return aatc.attend(q, k, v, metric=metrics.DotProduct()) * 2
+
+    inputs = x(1, 2, 40, 8), x(1, 2, 40, 8, seed=1), x(1, 2, 40, 8, seed=2)
+    found = aatc.tune(Model(), inputs, backend="vulkan", budget=3, progress=False)
+    assert "schedules tried" in str(found)
+    model = compiled(Model(), tune="cached")
+    with torch.no_grad():
+        close(model(*inputs), Model()(*(t.double() for t in inputs)).float())
+    assert not beside(model)
