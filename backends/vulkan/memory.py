@@ -163,7 +163,7 @@ def stage(e: Emitter, tile: Tile, hint: str, slot: str = "") -> bool:
         where = e.let("token", "i32", f"min({first} + {row}, {first} + {extent} - 1)")
         start = e.let("start", "i32", e.plus(s.base, token(e, s, "r" if by_rows else "c", where)))
         value = vector(e, s, start, chunk, tile.width)
-        e.body.set(f"{array.name}[{row} * {per_row + _PAD} + {chunk}]", value)
+        e.body.set(f"{array.name}[own_stage({row} * {per_row + _PAD} + {chunk})]", value)
 
     e.body.open()
     counter = e.body.fresh("n")
@@ -192,7 +192,7 @@ def put_rows(e: Emitter, tile: Tile, hint: str) -> Staged:
                 conditions += _within(e, e.feature(k), per_row, vectors * e.lanes.across)
                 value = masked(e, held[r * vectors + k], e.feature(k), tile.width)
                 with_condition(
-                    e, conditions, f"{array.name}[({e.row_of(r)}) * {per_row + _PAD} + {e.feature(k)}]", value
+                    e, conditions, f"{array.name}[own_rows(({e.row_of(r)}) * {per_row + _PAD} + {e.feature(k)})]", value
                 )
         tile.staged = Staged(array.name, per_row + _PAD)
     return tile.staged

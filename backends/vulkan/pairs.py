@@ -38,8 +38,8 @@ def scatter(e: Emitter, op: Op) -> None:
         inside = [x for x in (e.row_in[r], e.col_in[c]) if x != "true"]
         where = e.let("where", "i32", f"({e.row_of(r)}) * {cols} + {e.col_of(c)}")
         e.when(f"{e.row_of(r)} < {rows} && {e.col_of(c)} < {cols}")
-        e.body.set(f"{numbers}[{where}]", x)
-        e.body.set(f"{places}[{where}]", f"select(-1, {at[n]}, {' && '.join(inside) or 'true'})")
+        e.body.set(f"{numbers}[own_scatter({where})]", x)
+        e.body.set(f"{places}[own_scatter({where})]", f"select(-1, {at[n]}, {' && '.join(inside) or 'true'})")
         e.close()
     e.reading(numbers)
     e.reading(places)
@@ -158,7 +158,7 @@ def _put(e: Emitter, texts: list[str]) -> str:
     e.writing(array)
     for n, x in enumerate(texts):
         r, c = n // e.lanes.wide, n % e.lanes.wide
-        e.body.set(f"{array}[({e.row_of(r)}) * {_stride(e)} + {e.col_of(c)}]", x)
+        e.body.set(f"{array}[own_pairs(({e.row_of(r)}) * {_stride(e)} + {e.col_of(c)})]", x)
     return array
 
 
@@ -178,7 +178,8 @@ def refine(e: Emitter, op: Op) -> None:
     array = e.pairs_array(e.lanes.down * e.lanes.high * _stride(e))
     e.writing(array)
     high_, wide, lanes = e.lanes.high, e.lanes.wide, e.lanes
-    own = [f"{array}[({e.row_of(n // wide)}) * {_stride(e)} + {e.col_of(n % wide)}]" for n in range(high_ * wide)]
+    places = [f"({e.row_of(n // wide)}) * {_stride(e)} + {e.col_of(n % wide)}" for n in range(high_ * wide)]
+    own = [f"{array}[own_pairs({at})]" for at in places]
     e.when(some)
     for value, mine in zip(values, own, strict=True):
         e.body.set(mine, value)
@@ -189,9 +190,9 @@ def refine(e: Emitter, op: Op) -> None:
     row = e.let("row", "i32", f"{e.row_first} + min({place}, {e.row_extent} - 1)")
     col = e.let("col", "i32", f"{e.col_first} + min({other}, {e.col_extent} - 1)")
     at = e.let("at", "i32", f"{place} * {_stride(e)} + {other}")
-    (condition,) = again(e, op, [f"{array}[{at}]"], low, high)
+    (condition,) = again(e, op, [f"{array}[own_pairs({at})]"], low, high)
     e.when(condition)
-    e.body.set(f"{array}[{at}]", f"{function}({', '.join(start(e, o, place, row, col) for o in operands)})")
+    e.body.set(f"{array}[own_pairs({at})]", f"{function}({', '.join(start(e, o, place, row, col) for o in operands)})")
     e.close()
     e.body.close_for(n, "0", str(high_ * wide), 1)
     for value, mine in zip(values, own, strict=True):

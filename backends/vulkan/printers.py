@@ -22,6 +22,7 @@ from aatc.backends.vulkan.language import (
     names_in,
     walk,
 )
+from aatc.backends.vulkan.races import OWN
 
 _GLSL = {"f32": "float", "i32": "int", "u32": "uint", "bool": "bool", "vec4f": "vec4", "vec4i": "ivec4"}
 _WGSL = {"f32": "f32", "i32": "i32", "u32": "u32", "bool": "bool", "vec4f": "vec4<f32>", "vec4i": "vec4<i32>"}
@@ -85,6 +86,7 @@ def glsl(body: Body) -> str:
         "#define inverseSqrt inversesqrt", "#define round_even(x) roundEven(x)",
         "#define shuffle_xor(x, lanes) subgroupShuffleXor(x, lanes)", "#define agreed(x) (x)",
     ]  # fmt: skip
+    out += [f"#define own_{word}(at) (at)" for word in OWN if body.shared]
     out += [f"shared {_GLSL[s.type]} {s.name}[{s.count}];" for s in body.shared]
     out += _used(body, "glsl")
     out += [_function(f, _GLSL) for f in body.functions]
@@ -180,7 +182,7 @@ def wgsl(body: Body) -> str:
 
 #: The address space of push words.
 IMMEDIATE = "immediate"
-_AGREED = re.compile(r"agreed\(")
+_AGREED = re.compile(r"\b(?:agreed|own_[a-z]+)\(")
 
 
 def _wgsl_text(e: str) -> str:

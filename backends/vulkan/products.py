@@ -114,7 +114,7 @@ def _put_pairs(e: Emitter, tile: Tile) -> Staged:
         e.writing(array)
         for r in range(high):
             for c in range(wide):
-                e.body.set(f"{array}[({e.row_of(r)}) * {stride} + {e.col_of(c)}]", held[r * wide + c])
+                e.body.set(f"{array}[own_pairs(({e.row_of(r)}) * {stride} + {e.col_of(c)})]", held[r * wide + c])
         return Staged(array, stride)
     return tile.staged
 

@@ -123,7 +123,7 @@ def _through(
     array = e.scratch(type, e.lanes.threads * len(texts))
     e.writing(array)
     for k, x in enumerate(texts):
-        e.body.set(f"{array}[thread * {len(texts)} + {k}]", x)
+        e.body.set(f"{array}[own_lanes(thread * {len(texts)} + {k})]", x)
     e.reading(array)
     sums = [e.body.var(hint, type, f"{array}[{at('0', k)}]") for k in range(len(texts))]
     if lanes > 1:

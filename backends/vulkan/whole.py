@@ -9,6 +9,7 @@ from aatc.backends.vulkan.kernels import Buffer, Dispatch, Extent, Kernel, Offse
 from aatc.backends.vulkan.lanes import PLAIN_THREADS, Lanes
 from aatc.backends.vulkan.memory import word
 from aatc.backends.vulkan.printers import glsl, wgsl
+from aatc.backends.vulkan.races import check_races
 from aatc.backends.vulkan.reductions import down
 from aatc.backends.vulkan.table import lowering
 from aatc.backends.vulkan.tiles import Source
@@ -44,6 +45,7 @@ def finished(e: Emitter, grid: tuple[Rounds, Rounds, Rounds], trips: tuple[Round
     """The dispatch of what was written, verified and printed."""
     body = e.body
     check_uniform(body)
+    check_races(body)
     features = frozenset(body.features)
     if "subgroup" in features:
         features |= {f"subgroup({e.lanes.across})"}

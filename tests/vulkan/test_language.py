@@ -1,13 +1,23 @@
 """The kernel language: barriers in uniform control flow, both printers, words."""
 
-import pytest
+from dataclasses import replace
 
-from aatc.backends.vulkan.language import Barrier, Body, Shared
+import pytest
+import torch
+
+from aatc import passes
+from aatc.backends.vulkan import whole
+from aatc.backends.vulkan.language import Barrier, Body, For, If, Shared
+from aatc.backends.vulkan.lower import lower
 from aatc.backends.vulkan.printers import glsl, includes, wgsl
+from aatc.backends.vulkan.races import check_races
 from aatc.backends.vulkan.uniform import check_uniform
 from aatc.backends.vulkan.words import WORDS
 from aatc.ir.errors import VerifyError
 from aatc.ir.score.functions import FUNCTIONS
+from aatc.ir.target import Target
+from tests.compiler.harness import module_of, record
+from tests.conformance.cases import case
 
 
 def body() -> Body:
@@ -127,3 +137,52 @@ def test_both_languages_have_the_same_functions():
     assert includes("glsl").keys() == includes("wgsl").keys()
     called = {w for text in WORDS.values() for w in text.replace("(", " ").split() if w.startswith("w_")}
     assert called <= includes("glsl").keys()
+
+
+# --- shared memory -------------------------------------------------------------------------------------------
+def without(statements, number):
+    """Statements without barrier ``number``, counted through; (what is left, barriers seen)."""
+    out, seen = [], 0
+    for s in statements:
+        if isinstance(s, Barrier):
+            seen += 1
+            if seen - 1 == number:
+                continue
+        elif isinstance(s, (For, If)):
+            inner, more = without(s.body, number - seen)
+            seen += more
+            s = replace(s, body=inner)
+        out.append(s)
+    return tuple(out), seen
+
+
+@pytest.mark.parametrize("kind", ["dot product", "lorentz distance", "mahalanobis", "relative table"])
+@pytest.mark.parametrize("subgroup", [8, 0])
+def test_a_kernel_without_one_of_its_barriers_is_refused(monkeypatch, kind, subgroup):
+    """Nearly every one: at the beginning of a round there may be one more than needed."""
+    bodies = []
+    monkeypatch.setattr(whole, "check_races", bodies.append)
+    c = case(kind, "causal", torch.float32)
+    taken, spec, _ = record(*c.operands[:3], **c.parts)
+    target = Target("vulkan", shared_bytes=32768, subgroup=subgroup, workgroup=1024, levels=("workgroups", "lanes"),
+                    directives=("split", "grain", "order", "bind"))  # fmt: skip
+    module = (
+        passes.Pipeline.parse(f"{passes.DEFAULT},lower-tokens,forward-copies")
+        .run(module_of(taken, spec), target=target)
+        .module
+    )
+    for name in ("attend0", "attend0_backward"):
+        lower(module.funcs[name], whole.Device(subgroup=subgroup))
+    tried, caught = 0, 0
+    for body in bodies:
+        check_races(body)
+        for n in range(without(body.statements, -1)[1]):
+            tried += 1
+            body.blocks[0], whole_text = list(without(body.statements, n)[0]), body.blocks[0]
+            try:
+                check_races(body)
+            except VerifyError as error:
+                caught += 1
+                assert "since the last barrier" in str(error)
+            body.blocks[0] = whole_text
+    assert tried >= 6 and caught >= 0.8 * tried
