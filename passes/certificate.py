@@ -164,6 +164,8 @@ _EXACT = 1e-12
 _SAMPLES, _EXPLAINED = 4, 32.0
 #: By how much of itself a number moves where it has lost all but three of its digits.
 _BESIDE_A_POLE = 1e-3
+#: Numbers that only a division by what cancels makes, among data that are not huge.
+_LARGE = 1e12
 
 
 def _found(
@@ -191,12 +193,17 @@ def _noise(
     noise = torch.zeros(*sizes, 1, dtype=torch.float64)
     # among singular data a pair that another rounding puts on a pole says nothing
     pole = float("inf") if singular else 0.0
+    beside = torch.zeros_like(noise, dtype=torch.bool)
     for _ in range(_SAMPLES):
-        others = _found(roots[-2:], env, sizes, starts, dict(kept), rounded)
+        values = dict(kept)
+        others = _found(roots[-2:], env, sizes, starts, values, rounded)
         apart = [(_compared(kind, x) - _compared(kind, y)).abs() for x, y in zip(sides, others, strict=True)]
         noise = torch.maximum(noise, (apart[0] + apart[1]).nan_to_num(pole, pole, pole))
+        if singular:
+            beside |= _beside_poles(exact, values, sizes)
     if singular:  # beside a pole, too: what other roundings move that far, they may move further
-        noise = noise.masked_fill(noise > _BESIDE_A_POLE * _scale([_compared(kind, x) for x in sides]), pole)
+        beside |= noise > _BESIDE_A_POLE * _scale([_compared(kind, x) for x in sides])
+        noise = noise.masked_fill(beside, pole)
     return noise * _EXPLAINED
 
 
@@ -217,6 +224,20 @@ _SIZES = (((2, 2, 5, 6), (0, 0, 0, 0)), ((3, 4, 5, 7), (9, 20, 70_000, 69_998)))
 
 #: Where positions begin among huge numbers.
 _FARTHEST: Sizes = (9, 20, 2**33, 2**33 - 2)
+
+
+def _beside_poles(exact: Values, other: Values, sizes: Sizes) -> torch.Tensor:
+    """Pairs for which some number on the way is large, and another rounding makes a different one of it: words that
+    saturate, as tanh does, hide it from what is compared."""
+    found = torch.zeros(*sizes, 1, dtype=torch.bool)
+    for e, y in other.items():
+        x = exact.get(e)
+        if x is None or e.dtype != "f" or e.rank:
+            continue
+        same = ((x - y).abs() <= _BESIDE_A_POLE * x.abs()) | (x == y)
+        far = ~same & ~((x.abs() < _LARGE) & (y.abs() < _LARGE))
+        found |= far.expand(*sizes, 1)
+    return found
 
 
 class _Draw:

@@ -119,6 +119,16 @@ def test_numbers_that_have_lost_their_digits_beside_a_pole_say_nothing() -> None
     assert not verify(("equal", before, parse_program(made.format("1.0001 * ")).body, widths)) <= 1e-9
 
 
+def test_poles_that_a_saturating_word_hides_say_nothing() -> None:
+    """A capped distance of vectors of length 1: infinite on one side and 0 on the other, and the cap makes 2 and 0."""
+    capped = "2.0 * tanh(0.5 * square({}))"
+    before = capped.format(BALL)
+    after = capped.format(f"acosh(2.0 * ((dot(q, q) + dot(k, k) - 2.0 * dot(q, k)) / {SPLIT}) + 1.0)")
+    assert verify(("equal", body(before), body(after))) <= 1e-9
+    wrong = after.replace("tanh(0.5", "tanh(0.50001")
+    assert not verify(("equal", body(before), body(wrong))) <= 1e-9
+
+
 def test_rounding_is_no_deviation() -> None:
     """Large numbers that cancel leave their rounding, which is not the rule's fault."""
     expanded = body("dot(q, q) - 2.0 * dot(q, k) + dot(k, k)")
