@@ -2,7 +2,7 @@
 
 ``pip install kp`` fails: its only release is of source, whose build clones what it needs and asks for another numpy
 than ours. Built as here, in about a minute, it takes what the system has (Debian: ``apt-get install g++ libvulkan-dev
-libfmt-dev``). The wheel is kept in the user's cache folder, and taken from there the next time.
+libfmt-dev``). The wheel is kept in the cache folder, and taken from there the next time.
 """
 
 from __future__ import annotations
@@ -45,8 +45,10 @@ def main() -> int:
 
 
 def folder() -> Path:
-    """Where wheels are kept."""
-    return Path(platformdirs.user_cache_dir("aatc")) / "wheels"
+    """Where wheels are kept: in the folder that ``AATC_CACHE`` names, else in the user's cache folder."""
+    named = os.environ.get("AATC_CACHE", "").strip()
+    chosen = named if named and named.lower() != "off" else platformdirs.user_cache_dir("aatc")
+    return Path(chosen).expanduser() / "wheels"
 
 
 def kept() -> Path | None:

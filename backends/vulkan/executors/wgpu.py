@@ -6,6 +6,7 @@ call. Inputs are copied from memory of ours, outputs through a buffer that is ma
 
 from __future__ import annotations
 
+import gc
 import re
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -177,6 +178,7 @@ class WgpuExecutor(Executor):
         self.layout = self.pipeline_layout = None
         self.logical.destroy()
         self.logical = None
+        gc.collect()  # a device of wgpu's and what belongs to it refer to each other, and hold some megabytes
 
 
 def open_device(index: int = 0) -> WgpuExecutor:
