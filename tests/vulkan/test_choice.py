@@ -1,6 +1,7 @@
 """Which executor and device a program is given to, and how that is told."""
 
 from dataclasses import replace
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -77,6 +78,20 @@ def test_the_bound_of_loops_is_that_of_the_driver():
     assert native_device.trips("llvmpipe Mesa 26.1.6 (LLVM 19.1.7)") == 0
     assert native_device.trips("llvmpipe") == 65535
     assert native_device.trips("NVIDIA 570.1") == native_device.trips("") == 0
+
+
+def test_memory_is_of_the_kind_that_suits_best(monkeypatch):
+    vk = pytest.importorskip("vulkan", exc_type=Exception)
+    near, seen = vk.VK_MEMORY_PROPERTY_DEVICE_LOCAL_BIT, vk.VK_MEMORY_PROPERTY_HOST_VISIBLE_BIT
+    cached = vk.VK_MEMORY_PROPERTY_HOST_CACHED_BIT
+    kinds = [SimpleNamespace(propertyFlags=f) for f in (0, near, seen, seen | cached, near | seen)]
+    given = SimpleNamespace(memoryTypeCount=5, memoryTypes=kinds)
+    monkeypatch.setattr(vk, "vkGetPhysicalDeviceMemoryProperties", lambda physical: given)
+    assert native_device.memory_type(None, 0b11111, 0, near) == 1
+    assert native_device.memory_type(None, 0b11111, seen, cached) == 3
+    assert native_device.memory_type(None, 0b10111, seen, cached) == 2
+    assert native_device.memory_type(None, 0b11111, seen, near | cached) == 3
+    assert native_device.memory_type(None, 0b00011, seen, cached) == -1
 
 
 def test_features_with_a_number_of_lanes():

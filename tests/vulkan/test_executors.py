@@ -121,6 +121,15 @@ def test_features_are_asked_for_by_name(executor):
         check_kernel(lanes, executor.device)
 
 
+def test_a_kernel_without_a_text_that_the_executor_reads_is_refused(executor):
+    kernel = Kernel("glsl only", AXPY.glsl, None, AXPY.push, AXPY.local)
+    if executor.name == "wgpu":
+        with pytest.raises(DeviceFeatureError, match="kernel glsl only has no text in WGSL"):
+            executor.compile(kernel)
+    else:
+        executor.compile(kernel)
+
+
 def test_a_device_tells_its_limits(executor):
     device = executor.device
     assert isinstance(device.limits, Limits) and device.limits.storage_bytes >= 2**27

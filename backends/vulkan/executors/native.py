@@ -187,7 +187,10 @@ class _Buffer:
 
         logical, nbytes = self.executor.logical, self.words * WORD
         usage = vk.VK_BUFFER_USAGE_TRANSFER_SRC_BIT | vk.VK_BUFFER_USAGE_TRANSFER_DST_BIT
-        wanted, liked = (_HOST(), 0) if self.host else (0, vk.VK_MEMORY_PROPERTY_DEVICE_LOCAL_BIT)
+        # Uncached memory of a card is read by the processor a hundred times as slowly as it is written.
+        near, cached = vk.VK_MEMORY_PROPERTY_DEVICE_LOCAL_BIT, vk.VK_MEMORY_PROPERTY_HOST_CACHED_BIT
+        wanted = _HOST() if self.host else 0
+        liked = near if not self.host else cached if self.executor.staged else near | cached
         with translated(f"a buffer of {nbytes} bytes"):
             self.buffer = vk.vkCreateBuffer(
                 logical,

@@ -212,16 +212,11 @@ def create(physical: Any, family: int) -> Any:
 
 
 def memory_type(physical: Any, bits: int, wanted: int, liked: int = 0) -> int:
-    """The first kind of memory among ``bits`` with the properties ``wanted``, and ``liked`` ones if any has them; -1 if
-    there is none."""
+    """The kind of memory among ``bits`` with the properties ``wanted`` that has most of the ``liked`` ones, of several
+    the first; -1 if there is none."""
     import vulkan as vk
 
     types = vk.vkGetPhysicalDeviceMemoryProperties(physical)
-    best = -1
-    for n in range(types.memoryTypeCount):
-        flags = types.memoryTypes[n].propertyFlags
-        if bits >> n & 1 and flags & wanted == wanted:
-            if flags & liked == liked:
-                return n
-            best = n if best < 0 else best
-    return best
+    flags = [types.memoryTypes[n].propertyFlags for n in range(types.memoryTypeCount)]
+    fitting = [n for n, f in enumerate(flags) if bits >> n & 1 and f & wanted == wanted]
+    return max(fitting, key=lambda n: ((flags[n] & liked).bit_count(), -n), default=-1)
