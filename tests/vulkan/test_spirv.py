@@ -13,22 +13,26 @@ needs_compiler = pytest.mark.skipif(bool(spirv.why_not()), reason=f"{spirv.why_n
 pytestmark = needs_compiler
 
 
-def validated(module, folder):
+def validated(module, folder, target="vulkan1.1"):
     """Fails with the validator's words; Kompute takes modules of Vulkan 1.1."""
     found = spirv.tool("spirv-val")
     if found is None:
         pytest.skip("spirv-val is not installed")
     path = folder / "module.spv"
     path.write_bytes(module)
-    done = subprocess.run(
-        [found[0], "--target-env", "vulkan1.1", str(path)], env=found[1], capture_output=True, text=True
-    )
+    done = subprocess.run([found[0], "--target-env", target, str(path)], env=found[1], capture_output=True, text=True)
     assert done.returncode == 0, done.stdout + done.stderr
 
 
 @pytest.mark.parametrize("text", [AXPY.glsl, EXP.glsl, TIMES.glsl, TURN.glsl, kompute._MOVE, kompute._ZERO])
 def test_modules_are_valid(text, tmp_path):
     validated(spirv.compile_glsl(text, "kernel"), tmp_path)
+
+
+def test_modules_for_newer_devices_are_valid(tmp_path):
+    validated(spirv.compile_glsl(EXP.glsl, "kernel", "vulkan1.3"), tmp_path, "vulkan1.3")
+    with pytest.raises(ShaderError, match="line 5: void main"):
+        spirv.compile_glsl(EXP.glsl.replace("exp(", "expo("), "kernel", "vulkan1.3")
 
 
 @pytest.fixture

@@ -12,6 +12,8 @@ How to use them, from the bottom:
 For a kernel by itself, in tests: ``run_kernel(executor, kernel, {"x": x, "y": y}, {"n": 64, "a": 0.5}, grid)`` gives
 all buffers back; push words named like a buffer are where it begins. For a whole `kernels.Template`:
 ``run_template(executor, template, sizes, {name: tensor})`` gives its results (and "refused") by name.
+
+Programs are put together by `aatc.backends.vulkan.assemble`, and called by `aatc.backends.vulkan.loaded`.
 """
 
 from aatc.backends.vulkan.executors.contract import (
