@@ -12,6 +12,9 @@ from aatc import backends
 from aatc.errors import UnsupportedError
 from aatc.frontend.compiled import compile
 
+#: Programs that a step keeps, of the shapes of batches it had last.
+PROGRAMS = 8
+
 
 class TrainingStep:
     """``step(*batch)`` does what ``loss(model, *batch).backward(); optimizer.step()`` does, and returns the loss.
@@ -119,6 +122,8 @@ class TrainingStep:
         if found is not self._current:
             self.synchronize()
         if found is None:
+            if len(self._steps) >= PROGRAMS:
+                self._forget()
             found = self._steps[key] = self._made(batch, fixed)
         return found
 

@@ -14,7 +14,7 @@ import torch
 from aatc.backends.vulkan.assemble import Assembly
 from aatc.backends.vulkan.executors import Executor
 from aatc.backends.vulkan.kernels import runs_symbol
-from aatc.backends.vulkan.loaded import Loaded
+from aatc.backends.vulkan.loaded import Loaded, too_large
 from aatc.backends.vulkan.lower import Lowered
 from aatc.ir.core import Op, Value
 from aatc.ir.dims import Dim
@@ -54,7 +54,7 @@ class Compiled:
     def __call__(self, *tensors: torch.Tensor) -> list[torch.Tensor] | None:
         """The results; None where a condition of the function fails."""
         func = self.lowered.func
-        if any(map(_too_large, tensors)):
+        if any(map(too_large, tensors)):
             return self.elsewhere()(*tensors)
         sizes = all_sizes(self.lowered, bind_sizes(func, tensors, {}))
         values: dict[Value, torch.Tensor] = dict(zip(func.args, (t.detach() for t in tensors), strict=True))
@@ -136,10 +136,6 @@ def all_sizes(lowered: Lowered, sizes: Mapping[str, int]) -> dict[str, int]:
         for name in {s for d in dims for s in d.symbols} - found.keys():
             found[name] = math.prod(found[part] for part in name.split("_x_"))
     return found | {name: rounds.evaluate(found) for name, rounds in lowered.template.derived}
-
-
-def _too_large(t: torch.Tensor) -> bool:
-    return t.dtype == torch.int64 and bool(t.numel()) and bool(t.abs().max() > 2**31 - 1)
 
 
 def _words(t: torch.Tensor) -> torch.Tensor:

@@ -213,12 +213,19 @@ def _drop(pool: Pool, arena: Arena, recording: Recording) -> None:
     pool.give(arena)
 
 
+def too_large(t: torch.Tensor) -> bool:
+    """Whether a tensor holds integers that 32 bits do not."""
+    if t.dtype != torch.int64 or not t.numel():
+        return False
+    return int(t.max()) > _I32.max or int(t.min()) < _I32.min
+
+
 def _fill(words: torch.Tensor, t: torch.Tensor, held: Any) -> None:
     """Writes a tensor as a buffer of type ``held`` has it; integers have to have 32 bits."""
     t = t.detach()
     if not t.numel():
         return
-    if t.dtype == torch.int64 and (int(t.max()) > _I32.max or int(t.min()) < _I32.min):
+    if too_large(t):
         raise DeviceLimitError(
             "an argument holds integers of more than 32 bits, which no kernel computes", hint="it runs on the CPU"
         )

@@ -276,6 +276,12 @@ def test_integers_beyond_32_bits_are_not_wrong():
         close(model(a, x(2)), torch.where(a > 5, x(2), -x(2)))
 
 
+def test_the_least_integer_is_not_taken_for_a_small_one():
+    model, least = compiled(lambda a, b: torch.where(a < 0, b, -b)), torch.tensor([-(2**63), 3])
+    with torch.no_grad():
+        close(model(least, x(2)), torch.where(least < 0, x(2), -x(2)))
+
+
 def test_an_index_outside_is_torchs_own_error():
     model = compiled(lambda w, i: F.embedding(i, w))
     with torch.no_grad():

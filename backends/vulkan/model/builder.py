@@ -11,6 +11,7 @@ from typing import Any
 import torch
 from torch import fx
 
+from aatc.backends.vulkan.loaded import too_large
 from aatc.backends.vulkan.model import convolution  # noqa: F401  (operators)
 from aatc.backends.vulkan.model.items import (
     KEYS,
@@ -151,7 +152,7 @@ class Builder:
         elif isinstance(item, Known):
             dtype = dtype_name(item.tensor.dtype)
             check_held(dtype)
-            if dtype == "i64" and item.tensor.numel() and item.tensor.abs().max() >= 2**31:
+            if too_large(item.tensor):
                 raise Unsupported("integers of more than 32 bits")
             made = self.segment.constant(item.tensor, dtype)
         elif isinstance(item, Node):

@@ -399,6 +399,8 @@ def embedding_backward(b: Builder, grad: Any, index: Any, rows: int, padding: in
 @operator("aten.cat")
 def cat(b: Builder, parts: Sequence[Any], dim: int = 0) -> View:
     views = [v for v in map(b.view, parts) if v.shape != (0,)]
+    if not views:
+        raise Unsupported("nothing joined")
     axis = dim % len(views[0].shape)
     if len({v.dtype for v in views}) != 1:
         raise Unsupported("tensors of several types joined")

@@ -179,6 +179,9 @@ class WholeModel:
     def _ready(self, inputs: Sequence[Any]) -> Ready | str:
         shapes = tuple((x.shape, x.stride(), x.dtype, _stays(x)) if isinstance(x, torch.Tensor) else x for x in inputs)
         if shapes not in self.fixed:
+            if len(self.fixed) > 32 * PLANS:  # lengths without end
+                self.fixed.clear()
+                self.contents.clear()
             self.fixed[shapes] = self._to_fix(inputs)
         key = shapes, tuple(inputs[n].numpy().tobytes() for n in self.fixed[shapes])
         seen = self.contents.setdefault(shapes, set())

@@ -20,7 +20,7 @@ from aatc.backends.vulkan.model.program import LoadedStep, load_step
 from aatc.backends.vulkan.model.views import View
 from aatc.backends.vulkan.whole import Device
 from aatc.ir.core import Module, Value
-from aatc.ir.errors import UnsupportedError
+from aatc.ir.errors import DeviceLimitError, UnsupportedError
 from aatc.ir.types import TensorType
 
 
@@ -103,7 +103,10 @@ class Step:
         for n, p in enumerate(self.parameters):
             for name in p.rule.state:
                 values[self.states[n, name]] = p.state[name]
-        if not self.step.run(values):
+        try:
+            if not self.step.run(values):
+                return None
+        except DeviceLimitError:  # integers of more than 32 bits: nothing ran
             return None
         loss: torch.Tensor = values[self.loss]  # type: ignore[assignment]
         return loss.clone()
