@@ -41,6 +41,15 @@ class Var:
 
 
 @dataclass(frozen=True)
+class Array:
+    """``count`` variables of a thread, not initialised, whose number may be computed."""
+
+    name: str
+    type: str
+    count: int
+
+
+@dataclass(frozen=True)
 class Set:
     """``target``: a variable, a component of one, or an element of an array."""
 
@@ -87,7 +96,7 @@ class Comment:
     text: str
 
 
-Statement = Let | Var | Set | For | If | Barrier | Write | Comment
+Statement = Let | Var | Array | Set | For | If | Barrier | Write | Comment
 
 
 @dataclass(frozen=True)

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from aatc.backends.vulkan.elements import entries
 from aatc.backends.vulkan.emit import Emitter
 from aatc.backends.vulkan.lanes import chunks
-from aatc.backends.vulkan.language import For, Function, Let, Set, Statement, Var
+from aatc.backends.vulkan.language import Array, For, Function, Let, Set, Statement, Var
 from aatc.backends.vulkan.memory import items, put_rows, token, word
 from aatc.backends.vulkan.reductions import across, fold
 from aatc.backends.vulkan.table import lowering
@@ -236,28 +236,50 @@ def refine_gradient(e: Emitter, op: Op) -> None:
             if x.staged:
                 e.reading(x.staged)
     e.when(f"{any_} > 0.0")
-    e.body.open()
-    n = e.body.fresh("j")
-    for r in range(e.lanes.high):
-        g = e.let("own", "f32", f"{array}[({e.row_of(r)}) * {_stride(e)} + {n}]")
-        e.when(f"{g} != 0.0")
-        for function, operands, out, vector in made:
-            at = [start(e, x, e.row_of(r), e.row_at[r], f"({e.col_first} + {n})") for x in operands[1:]]
-            _add_own(e, function, [g, *at], out, r, vector)
-        e.close()
-    e.body.close_for(n, "0", e.col_extent, 1)
+    _add_own(e, array, made)
     e.close()
 
 
-def _add_own(e: Emitter, function: str, args: list[str], out: Tile, r: int, vector: bool) -> None:
-    assert out.items is not None
-    if out.form == "row":  # a vector of one feature is a number, too
-        value = f"{function}({', '.join([*args, '0'])}).x" if vector else f"{function}({', '.join(args)})"
-        e.body.set(out.items[r], f"{out.items[r]} + {value}")
-        return
-    vectors = e.lanes.vectors(out.width)
-    for k in range(vectors):
-        x = out.items[r * vectors + k]
-        last = 4 * (chunks(out.width) - 1)
-        d = f"4 * ({e.feature(k)})" if e.whole_vectors(out.width) else f"min(4 * ({e.feature(k)}), {last})"
-        e.body.set(x, f"{x} + {function}({', '.join([*args, d])})")
+#: A function of one pair, its operands, the tile of its sums, whether it gives a vector.
+_Own = tuple[str, list[Read], Tile, bool]
+
+
+def _add_own(e: Emitter, array: str, made: list[_Own]) -> None:
+    """Adds up what pairs of a thread's rows give, in loops: all of it is rare, and stands in the kernel once."""
+    sums = []
+    for _, _, out, _ in made:
+        assert out.items is not None
+        sums.append(e.body.fresh("sums"))
+        e.body.add(Array(sums[-1], e.type_of(out), len(out.items)))
+        e.body.open()
+        n = e.body.fresh("n")
+        e.body.set(f"{sums[-1]}[{n}]", "vec4f(0.0)" if out.form == "rowvec" else "0.0")
+        e.body.close_for(n, "0", str(len(out.items)), 1)
+    e.body.open()
+    r = e.body.fresh("r")
+    place = e.let("place", "i32", f"{e.ty} + {r} * {e.lanes.down}")
+    row = e.let("row", "i32", f"{e.row_first} + min({place}, {e.row_extent} - 1)")
+    e.body.open()
+    j = e.body.fresh("j")
+    g = e.let("own", "f32", f"{array}[{place} * {_stride(e)} + {j}]")
+    e.when(f"{g} != 0.0")
+    for name, (function, operands, out, vector) in zip(sums, made, strict=True):
+        args = [g, *(start(e, x, place, row, f"({e.col_first} + {j})") for x in operands[1:])]
+        if out.form == "row":  # a vector of one feature is a number, too
+            value = f"{function}({', '.join([*args, '0'])}).x" if vector else f"{function}({', '.join(args)})"
+            e.body.set(f"{name}[{r}]", f"{name}[{r}] + {value}")
+            continue
+        vectors = e.lanes.vectors(out.width)
+        args = [e.let("at", "i32" if x.vector else "f32", a) for x, a in zip(operands, args, strict=True)]
+        e.body.open()
+        k = e.body.fresh("k")
+        d = e.let("d", "i32", f"4 * min({e.tx} + {k} * {e.lanes.across}, {chunks(out.width) - 1})")
+        at = f"{name}[{r} * {vectors} + {k}]"
+        e.body.set(at, f"{at} + {function}({', '.join([*args, d])})")
+        e.body.close_for(k, "0", str(vectors), 1)
+    e.close()
+    e.body.close_for(j, "0", e.col_extent, 1)
+    e.body.close_for(r, "0", str(e.lanes.high), 1)
+    for name, (_, _, out, _) in zip(sums, made, strict=True):
+        for m, x in enumerate(out.items or []):
+            e.body.set(x, f"{name}[{m}]")

@@ -7,6 +7,7 @@ from functools import lru_cache
 from importlib import resources
 
 from aatc.backends.vulkan.language import (
+    Array,
     Barrier,
     Body,
     Comment,
@@ -117,6 +118,8 @@ def _glsl(s: Statement, out: list[str], depth: int) -> None:
     pad = "  " * depth
     if isinstance(s, (Let, Var)):
         out.append(f"{pad}{_GLSL[s.type]} {s.name} = {s.value};")
+    elif isinstance(s, Array):
+        out.append(f"{pad}{_GLSL[s.type]} {s.name}[{s.count}];")
     elif isinstance(s, Set):
         out.append(f"{pad}{s.target} = {s.value};")
     elif isinstance(s, For):
@@ -198,6 +201,8 @@ def _wgsl(s: Statement, out: list[str], depth: int) -> None:
     pad, t = "  " * depth, _wgsl_text
     if isinstance(s, (Let, Var)):
         out.append(f"{pad}{'let' if isinstance(s, Let) else 'var'} {s.name}: {_WGSL[s.type]} = {t(s.value)};")
+    elif isinstance(s, Array):
+        out.append(f"{pad}var {s.name}: array<{_WGSL[s.type]}, {s.count}>;")
     elif isinstance(s, Set):
         out.append(f"{pad}{t(s.target)} = {t(s.value)};")
     elif isinstance(s, For):
