@@ -70,6 +70,14 @@ class Loaded:
         self.arena, self.recording = arena, recording
         self._close = weakref.finalize(self, _drop, pool, arena, recording)
 
+    def _reopen(self) -> None:
+        """Loads the program anew if its device was lost."""
+        if self.executor.closed:
+            executor = found.open_executor(*self._where)
+            with executor.lock:
+                if self.executor.closed:
+                    self._load(executor)
+
     def _levels(self, executor: Executor) -> list[list[Step]]:
         levels: list[list[Step]] = [[] for _ in range(depth(self.func))]
         for op in self.func.body.ops:
@@ -112,8 +120,7 @@ class Loaded:
     def __call__(self, *tensors: torch.Tensor) -> list[torch.Tensor]:
         self._check(tensors)
         given = dict(zip(self.func.args, tensors, strict=True))
-        if self.executor.closed:
-            self._load(found.open_executor(*self._where))
+        self._reopen()
         with self.executor.lock:
             try:
                 self._upload(given, self.recording)
@@ -165,8 +172,7 @@ class Loaded:
         """Runs the program once, as a call does, and tells how long each level took by the device's clock. Empty where
         the executor cannot ask it ("native" can, where the device has one)."""
         self._check(tensors)
-        if self.executor.closed:
-            self._load(found.open_executor(*self._where))
+        self._reopen()
         with self.executor.lock:
             timed = self.executor.record(self.arena, self._levels(self.executor), self.transfers.inward, timed=True)
             try:
@@ -209,8 +215,9 @@ def _same(old: torch.Tensor, new: torch.Tensor) -> bool:
 
 
 def _drop(pool: Pool, arena: Arena, recording: Recording) -> None:
-    recording.close()
-    pool.give(arena)
+    with pool.executor.lock:
+        recording.close()
+        pool.give(arena)
 
 
 def too_large(t: torch.Tensor) -> bool:

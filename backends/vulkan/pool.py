@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import threading
 from dataclasses import dataclass
 
 from aatc.backends.vulkan.executors.contract import WORD, Arena, Executor
@@ -38,7 +37,9 @@ class Pool:
         self._free: list[Arena] = []
         self._lent: dict[int, int] = {}  # words of arenas, by identity
         self._peak = 0
-        self._lock = threading.Lock()
+        # One lock for all of a device, which its holder may take again: the collector may run at any time, and have a
+        # program give its arena back.
+        self._lock = executor.lock
 
     def take(self, words: int) -> Arena:
         """An arena of at least that many words, with anything in it. Raises: DeviceLimitError, DeviceMemoryError."""
@@ -70,11 +71,10 @@ class Pool:
             return self._trim()
 
     def _trim(self) -> int:
-        freed = WORD * sum(a.words for a in self._free)
-        for arena in self._free:
+        free, self._free = self._free, []
+        for arena in free:
             arena.close()
-        self._free.clear()
-        return freed
+        return WORD * sum(a.words for a in free)
 
     def figures(self) -> Figures:
         with self._lock:

@@ -66,6 +66,21 @@ def test_memory_that_came_back_is_lent_again(manager):
     assert manager._executor.counters.allocations == taken
 
 
+def test_memory_may_come_back_while_some_is_taken(manager, monkeypatch):
+    """The collector may run at any time, and have a program that nobody has any more give its arena back."""
+    pool = manager._pool
+    old = pool.take(100)
+    real = manager._executor.arena
+
+    def collecting(words):
+        pool.give(old)
+        return real(words)
+
+    monkeypatch.setattr(manager._executor, "arena", collecting)
+    new = pool.take(5000)
+    assert pool.figures().lent == 4 * new.words and pool.figures().blocks == 1
+
+
 def test_tensors_are_moved_together_and_once(manager, monkeypatch):
     arenas, writes = type(manager._pool.take(4)), []
     real = arenas.write
