@@ -5,6 +5,7 @@ from __future__ import annotations
 import ctypes
 import functools
 import os
+import threading
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
@@ -46,6 +47,8 @@ def one_thread() -> Iterator[None]:
     of, and each of which it delays by milliseconds where its core is busy. Changes nothing where they cannot be asked.
     """
     with ExitStack() as stack:
+        stack.callback(setattr, _outside, "threads", getattr(_outside, "threads", None))
+        _outside.threads = threads()
         counters = _counters()
         if counters is not None:
             read, write = counters
@@ -55,6 +58,14 @@ def one_thread() -> Iterator[None]:
         if local is not None:
             stack.callback(local, local(1))
         yield
+
+
+_outside = threading.local()
+
+
+def threads() -> int:
+    """The number that torch's operators take in this thread; within `one_thread`, what it is outside."""
+    return getattr(_outside, "threads", None) or torch.get_num_threads()
 
 
 @functools.cache

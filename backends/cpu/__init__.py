@@ -7,6 +7,7 @@ from typing import Any
 
 import torch
 
+from aatc.backends import openmp
 from aatc.backends.contract import Backend
 from aatc.backends.cpu import (  # noqa: F401  (they register what they declare)
     call_library,
@@ -35,7 +36,7 @@ class CpuBackend(Backend):
         vector_bytes, registers = _VECTORS.get(torch.backends.cpu.get_cpu_capability(), (0, 0))
         return Target(
             "cpu",
-            cores=torch.get_num_threads(),
+            cores=openmp.threads(),
             caches=caches(),
             vector_bytes=vector_bytes,
             registers=registers,
@@ -61,7 +62,7 @@ class CpuBackend(Backend):
             {
                 "backend": "cpu",
                 "name": model(),
-                "threads": torch.get_num_threads(),
+                "threads": openmp.threads(),
                 "isa": capability,
                 "cache_bytes": caches()[1],
             }

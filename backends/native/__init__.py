@@ -7,6 +7,7 @@ from typing import Any
 
 import torch
 
+from aatc.backends import openmp
 from aatc.backends.contract import Backend
 from aatc.backends.native import (  # noqa: F401  (passes)
     bf16_products,
@@ -75,7 +76,7 @@ class NativeBackend(Backend):
         if not instruction_sets.available():
             return []
         isa = instruction_sets.host()
-        return [{"backend": "native", "name": isa.cpu, "threads": torch.get_num_threads(), "isa": isa.name}]
+        return [{"backend": "native", "name": isa.cpu, "threads": openmp.threads(), "isa": isa.name}]
 
     def schedule_space(self, workload: Workload) -> Sequence[Schedule]:
         """The cost model's choice, then others by what they are predicted to take."""

@@ -23,12 +23,16 @@ def test_one_thread_is_this_threads_alone_and_ends():
     try:
         with openmp.one_thread():
             seen.append(torch.get_num_threads())
+            assert openmp.threads() == 3  # what a backend tells of the machine
+            with openmp.one_thread():
+                assert openmp.threads() == 3
             other = threading.Thread(target=lambda: seen.append(torch.get_num_threads()))
             other.start()
             other.join()
         with pytest.raises(ZeroDivisionError), openmp.one_thread():
             raise ZeroDivisionError
         assert [*seen, torch.get_num_threads()] == [1, 3, 3]
+        assert openmp.threads() == 3
     finally:
         torch.set_num_threads(before)
 
