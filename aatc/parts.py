@@ -144,7 +144,8 @@ def number_dtype(sizes: Sizes) -> torch.dtype:
 def as_tensor(x: Any, dtype: torch.dtype, device: torch.device | str | None = None) -> torch.Tensor:
     """A number, which may vary, as a tensor without dimensions."""
     if dtype.is_floating_point:  # by a product: AOTAutograd turns a number in `full` into a constant
-        return torch.ones((), dtype=dtype, device=device) * x
+        number: torch.Tensor = torch.ones((), dtype=dtype, device=device) * x
+        return number
     return torch.full((), x, dtype=dtype, device=device)
 
 

@@ -19,13 +19,13 @@ def expression(x: Any) -> Expr:
 
 def number(x: Any, beside: Any = None) -> Expr:
     """``x`` as a number: a truth value beside a number counts as 1 or 0, as in torch."""
-    x = expression(x)
-    if x.dtype != "b":
-        return x
+    e = expression(x)
+    if e.dtype != "b":
+        return e
     if beside is not None and expression(beside).dtype == "b":
         raise ScoreError("arithmetic of two truth values", hint="combine them with & | ~, or make numbers: x.float()")
     whole = beside is not None and expression(beside).dtype == "i"
-    return call("where", x, *((const(1), const(0)) if whole else (ONE, ZERO)))
+    return call("where", e, *((const(1), const(0)) if whole else (ONE, ZERO)))
 
 
 def two_numbers(x: Any, y: Any) -> tuple[Expr, Expr]:
@@ -33,11 +33,11 @@ def two_numbers(x: Any, y: Any) -> tuple[Expr, Expr]:
 
 
 def vector(x: Any, what: str) -> Expr:
-    x = expression(x)
-    if x.rank != 1:
-        kind = {0: "a number per pair", 2: "a matrix"}.get(x.rank, "a table")
+    e = expression(x)
+    if e.rank != 1:
+        kind = {0: "a number per pair", 2: "a matrix"}.get(e.rank, "a table")
         raise ScoreError(f"{what} of {kind}", hint="it runs over the features of a vector")
-    return x
+    return e
 
 
 def over_features(dim: Any, what: str) -> None:

@@ -51,7 +51,7 @@ class TrainingStep:
 
     def __call__(self, *batch: Any) -> torch.Tensor:
         step = self._step(batch)
-        loss = step.run([*self._held(), *batch], self._count() + 1)
+        loss: torch.Tensor | None = step.run([*self._held(), *batch], self._count() + 1)
         self._current = step
         if loss is None:  # and nothing was updated
             self.on_host += 1

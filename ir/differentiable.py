@@ -176,7 +176,7 @@ def _normalize(normalizer: Normalizer, s: torch.Tensor, keep: torch.Tensor | Non
     env = {SCORE.name: s}
 
     def value(e: Expr) -> torch.Tensor:
-        found = _value(e, env, (b, h, n, m), s.dtype)[..., 0]
+        found: torch.Tensor = _value(e, env, (b, h, n, m), s.dtype)[..., 0]
         return found if e.is_pair else found[..., 0]
 
     seen = open_.any(-1).expand(b, h, n)

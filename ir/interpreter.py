@@ -149,7 +149,7 @@ def target_function(target: str, op: Op | None = None) -> Callable[..., Any]:
 
 
 @lru_cache(maxsize=4096)
-def _overload(target: str) -> tuple[Any, str, str | None]:
+def _overload(target: str) -> tuple[torch._ops.OpOverload | None, str, str | None]:
     """The overload, or what is wrong with its name and what would be right."""
     m = _ATEN.fullmatch(target)
     if m is None:

@@ -80,12 +80,14 @@ def _check_version(text: str) -> bool:
 
 def parse_attrs(text: str) -> dict[str, Any]:
     """An attribute block alone: ``{name = value, ...}``."""
-    return _run(text, "op_attrs")
+    attrs: dict[str, Any] = _run(text, "op_attrs")
+    return attrs
 
 
 def parse_program(text: str) -> Program:
     """A score program, with or without the word fn: ``(q: f[bhid], k: f[bhjd]) => dot(q, k)``."""
-    return _run(text, "free_program")
+    program: Program = _run(text, "free_program")
+    return program
 
 
 def parse_type(text: str) -> Type:

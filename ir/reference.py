@@ -234,7 +234,8 @@ def _scatter(result: Any, leaf: Any, value: Any, env: Any, sizes: Any, dtype: An
 def _fold_heads(g: torch.Tensor, like: torch.Tensor) -> torch.Tensor:
     if g.shape == like.shape:
         return g
-    return g.unflatten(1, (like.shape[1], -1)).sum(2)
+    folded: torch.Tensor = g.unflatten(1, (like.shape[1], -1)).sum(2)
+    return folded
 
 
 def used_names(att: Attention) -> list[str]:

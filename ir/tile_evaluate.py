@@ -46,7 +46,8 @@ def bind(program: Program, tensors: Any, sizes: Any) -> dict[str, torch.Tensor]:
 def token_numbers(op: Op) -> str:
     """Element type, f32 or f64, of the numbers in a per-token program."""
     if "numbers" in op.attrs:
-        return op.attrs["numbers"]
+        numbers: str = op.attrs["numbers"]
+        return numbers
     double = any(v.type.dtype == "f64" for v in (*op.operands, *op.results) if isinstance(v.type, TensorType))
     return "f64" if double or op.results[0].type.dtype == "i64" else "f32"  # type: ignore[attr-defined]
 
@@ -204,7 +205,8 @@ def sweep_part(op: Op, values: list[Any], interp: Any) -> list[Any]:
 
 def guard(op: Op, values: list[Any], interp: Any) -> list[Any]:
     if not bool((values[0] >= op.attrs["least"]).all()):
-        return interp.block(op.regions[0], [])
+        results: list[Any] = interp.block(op.regions[0], [])
+        return results
     return values
 
 
@@ -231,7 +233,7 @@ def _problem(letter: str, problem: int, extent: int, sizes: Any) -> int:
     """The index of a problem along axis g, b or h of a buffer."""
     if letter == "g":
         return problem
-    heads = sizes[1]
+    heads: int = sizes[1]
     if extent == 1:
         return 0
     return problem // heads if letter == "b" else problem % heads // (heads // extent)

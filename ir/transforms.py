@@ -7,10 +7,13 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from functools import wraps
-from typing import Any
+from typing import Any, ParamSpec, TypeVar
 
 import torch
 from torch.autograd import forward_ad
+
+P = ParamSpec("P")
+R = TypeVar("R")
 
 _functorch = torch._C._functorch
 _DERIVATIVES = (_functorch.TransformType.Grad, _functorch.TransformType.Jvp)
@@ -78,12 +81,12 @@ def _legacy_level() -> int:
     return level
 
 
-def undisturbed(function: Callable[..., Any]) -> Callable[..., Any]:
+def undisturbed(function: Callable[P, R]) -> Callable[P, R]:
     """``function`` without the torch function modes around a call of it, such as a default device: what it makes inside
     is not the caller's."""
 
     @wraps(function)
-    def run(*args: Any, **kwargs: Any) -> Any:
+    def run(*args: P.args, **kwargs: P.kwargs) -> R:
         if not torch._C._len_torch_function_stack():
             return function(*args, **kwargs)
         with torch._C.DisableTorchFunction():

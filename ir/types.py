@@ -5,9 +5,12 @@ from __future__ import annotations
 import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from aatc.ir.dims import Dim
+
+if TYPE_CHECKING:
+    import torch
 
 #: IR spelling of element types. Order is the order of the docs table.
 DTYPES = ("f64", "f32", "bf16", "f16", "i64", "i32", "i16", "i8", "u8", "bool", "c64", "c128")
@@ -41,11 +44,12 @@ _SIZE = {
 }
 
 
-def torch_dtype(name: str) -> Any:
+def torch_dtype(name: str) -> torch.dtype:
     """The torch dtype called ``name`` in the IR."""
     import torch
 
-    return getattr(torch, _TORCH[name])
+    dtype: torch.dtype = getattr(torch, _TORCH[name])
+    return dtype
 
 
 def dtype_name(dtype: Any) -> str:

@@ -67,7 +67,8 @@ def accesses(op: Op) -> tuple[list[Value], list[Value]]:
 def level(op: Op, step: int) -> int:
     """When an operation runs; ``step`` where no level is written."""
     fixed = {"program.parameter": ONCE, "program.block": ONCE, "program.upload": BEFORE, "program.download": AFTER}
-    return fixed.get(op.name, op.attrs.get("level", step))
+    written: int = op.attrs.get("level", step)
+    return fixed.get(op.name, written)
 
 
 def check_program(func: Func) -> None:

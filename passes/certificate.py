@@ -280,9 +280,12 @@ class _Draw:
             return torch.rand(shape, generator=self.generator) < 0.6
         x = torch.randn(shape, generator=self.generator, dtype=torch.float64)
         if p in self.frames:
-            return torch.linalg.qr(x)[0]
+            frame: torch.Tensor = torch.linalg.qr(x)[0]
+            return frame
         if domain in ("equal", "near") and len(tail) == 1 and p not in self.angles:
-            one = common.setdefault(tuple(tail), torch.rand(tail, generator=self.generator, dtype=torch.float64) * 0.3)
+            one: torch.Tensor = common.setdefault(
+                tuple(tail), torch.rand(tail, generator=self.generator, dtype=torch.float64) * 0.3
+            )
             return one.expand(shape) + (1e-6 * x if domain == "near" else 0.0 * x)
         if domain == "positive":
             return torch.rand(shape, generator=self.generator, dtype=torch.float64) * 0.3 + 0.05

@@ -238,7 +238,8 @@ class Trial(Interpreter):
             return super().evaluate(op, values)
         whole = op.name == "geo.attend"
         run = lambda own: _Formula(op, own) if whole else _Tiles(op, own, self.module)  # noqa: E731
-        return _Attention.apply(run, *values)  # type: ignore[no-untyped-call]
+        results: Sequence[Any] = _Attention.apply(run, *values)  # type: ignore[no-untyped-call]
+        return results
 
     def _constant(self, op: Op) -> bool:
         """Whether ``op`` gives the same on every call, and nobody can tell it from a constant."""

@@ -149,4 +149,5 @@ def pass_of(p: str | AnalysisPass) -> AnalysisPass:
     if p not in FAMILIES:
         raise AnalysisError(f"there is no family of analyses {p!r}", hint=f"there are: {', '.join(FAMILIES)}")
     module, cls = FAMILIES[p]
-    return getattr(importlib.import_module(module), cls)()
+    made: AnalysisPass = getattr(importlib.import_module(module), cls)()
+    return made

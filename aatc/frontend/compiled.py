@@ -386,7 +386,7 @@ def _twin(model: M, options: Options) -> M:
     # a model's own attributes win: many a vision model has `stages`
     members |= {n: m for n, m in vars(_Questions).items() if not n.startswith("_") and not hasattr(model, n)}
     cls = meta(f"Compiled{base.__name__}", (Compiled, base), members)
-    twin = cls.__new__(cls)
+    twin: M = cls.__new__(cls)
     object.__setattr__(twin, "__dict__", model.__dict__)
     return twin
 

@@ -75,10 +75,11 @@ def wrap(target: Any, hooks: Hooks, *, dynamic: bool | None, fullgraph: bool) ->
         )
     except RuntimeError as error:  # script modules
         raise UnsupportedError(str(error).splitlines()[0], hint="compile what it was made from") from error
-    return wrapped.forward if isinstance(target, torch.nn.Module) else wrapped
+    call: Callable[..., Any] = wrapped.forward if isinstance(target, torch.nn.Module) else wrapped
+    return call
 
 
-def _limited(compile_graph: Callable[..., Any], limit: int) -> Callable[..., Any]:
+def _limited(compile_graph: Callable[..., Callable[..., Any]], limit: int) -> Callable[..., Callable[..., Any]]:
     """``compile_graph``, which may be called ``limit`` times."""
     made = itertools.count()
 

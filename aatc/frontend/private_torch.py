@@ -261,7 +261,10 @@ class _Frames:
         from torch._dynamo import config
 
         full = self._graphs.get(code, 0) >= self._limit
-        return config.patch(recompile_limit=0 if full else config.accumulated_recompile_limit)
+        counting: contextlib.AbstractContextManager[Any] = config.patch(
+            recompile_limit=0 if full else config.accumulated_recompile_limit
+        )
+        return counting
 
 
 def _run_only() -> Any:
@@ -315,7 +318,8 @@ def optimize(
             context.enter_exit_hooks += settings
             if not isolates:  # all of the target is one graph, and who compiles graphs counts them
                 context.enter_exit_hooks.append(config._make_closure_patcher(recompile_limit=total))
-    return context(target)
+    wrapped: Callable[..., Any] = context(target)
+    return wrapped
 
 
 def patchers(*, specialize_float: bool, dynamic_sources: str) -> list[Setting]:

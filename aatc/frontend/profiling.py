@@ -14,14 +14,14 @@ from aatc.errors import BackendError
 from aatc.ir.samples import random_inputs
 
 if TYPE_CHECKING:
-    from aatc.backends.profile import Profile
+    from aatc.backends.profile import Profile, Profiler
 
 
 def profile(compiled: Any, runner: Any, inputs: Any, *, runs: int, backward: bool) -> Profile:
     """What `compiled.profile` gives; ``runner`` answers questions about it."""
     if runs < 1:
         raise ValueError(f"runs is {runs}; it counts what is measured")
-    profiler = runner.session.backend.profiler()
+    profiler: Profiler = runner.session.backend.profiler()
     if inputs is None:
         call, note = _again(runner, backward), "random inputs"
     else:

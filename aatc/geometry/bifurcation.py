@@ -251,13 +251,15 @@ def _newton(system: Callable[[Tensor], Tensor], x: Tensor) -> tuple[Tensor, floa
 def _second(curve: EquilibriumCurve, z: Tensor, a: Tensor, b: Tensor) -> Tensor:
     """The second derivative of f at ``z`` in the directions ``a`` and ``b``."""
     first = lambda x: torch.func.jvp(curve.value, (x,), (a,))[1]  # noqa: E731
-    return torch.func.jvp(first, (z,), (b,))[1]
+    change: Tensor = torch.func.jvp(first, (z,), (b,))[1]
+    return change
 
 
 def _third(curve: EquilibriumCurve, z: Tensor, a: Tensor, b: Tensor, c: Tensor) -> Tensor:
     """The third derivative of f at ``z`` in three directions."""
     second = lambda x: _second(curve, x, a, b)  # noqa: E731
-    return torch.func.jvp(second, (z,), (c,))[1]
+    change: Tensor = torch.func.jvp(second, (z,), (c,))[1]
+    return change
 
 
 def _kernels(derivative: Tensor) -> tuple[Tensor, Tensor, bool]:
@@ -277,7 +279,8 @@ def _complement(jacobian: Tensor, phi: Tensor, psi: Tensor, right: Tensor) -> Te
     """The x ⊥ φ with f_u x = ``right``, up to ψ, by the bordered system."""
     top = torch.cat((jacobian, psi[:, None]), 1)
     bottom = torch.cat((phi, torch.zeros(1, dtype=phi.dtype)))
-    return torch.linalg.solve(torch.cat((top, bottom[None])), _padded(right))[:-1]
+    solved: Tensor = torch.linalg.solve(torch.cat((top, bottom[None])), _padded(right))[:-1]
+    return solved
 
 
 def _locate_fold(curve: EquilibriumCurve, event: Event, shape: torch.Size) -> Located | None:

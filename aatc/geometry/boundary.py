@@ -134,7 +134,8 @@ def _least_squares(rows: Tensor, right: Tensor) -> Tensor:
     """The weights (B, m) of ``rows`` (B, m, k) that come nearest to ``right`` (B, k)."""
     scale = rows.norm(dim=-1).clamp_min(torch.finfo(rows.dtype).tiny)
     q, triangle = torch.linalg.qr((rows / scale[..., None]).mT)
-    return torch.einsum("bij,bkj,bk->bi", pseudo_inverse(triangle), q, right) / scale
+    gradient: Tensor = torch.einsum("bij,bkj,bk->bi", pseudo_inverse(triangle), q, right) / scale
+    return gradient
 
 
 def _solve(

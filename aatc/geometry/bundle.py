@@ -339,7 +339,8 @@ class FiberBundle(CoordinateBundle):
     def _contracted(self, chart: int, point: Tensor, vector: Tensor) -> Tensor:
         """A(u), (..., r, r), of an ambient vector."""
         y, dy = torch.func.jvp(self.charts[chart].coordinates, (point,), (vector,))[:2]
-        return (dy[..., None, None] * self._form(chart, y)).sum(-3)
+        turned: Tensor = (dy[..., None, None] * self._form(chart, y)).sum(-3)
+        return turned
 
     def _curvature(self, chart: int, coordinates: Tensor) -> Tensor:
         """F at local coordinates, (..., m, m, r, r)."""
@@ -356,7 +357,8 @@ class FiberBundle(CoordinateBundle):
         dg = partials(lambda z: self._pair(a, b, other.point(z)), y)
         g, form = self._pair(a, b, point), self._form(a, one.coordinates(point))
         pulled = (dy[..., None, None] * form).sum(-3)
-        return (self._form(b, y) - torch.linalg.solve(g, pulled @ g + dg).movedim(0, -3)).abs().amax((-3, -2, -1))
+        carried: Tensor = torch.linalg.solve(g, pulled @ g + dg)
+        return (self._form(b, y) - carried.movedim(0, -3)).abs().amax((-3, -2, -1))
 
     def _integrate(
         self, path: PathFunction, ends: Tensor, nodes: Tensor, start_chart: str | None, end_chart: str | None

@@ -182,7 +182,8 @@ class _Dense:
 
     def solve(self, right: Tensor, *, transposed: bool = False, tolerance: float = 0.0) -> Tensor:
         flat = right.flatten(1).unsqueeze(-1)
-        return torch.linalg.lu_solve(self.factors, self.pivots, flat, adjoint=transposed).reshape(right.shape)
+        solved: Tensor = torch.linalg.lu_solve(self.factors, self.pivots, flat, adjoint=transposed).reshape(right.shape)
+        return solved
 
 
 class _Krylov:
@@ -256,11 +257,13 @@ def gmres(apply: Callable[[Tensor], Tensor], right: Tensor, tolerance: float) ->
 def pseudo_inverse(matrix: Tensor) -> Tensor:
     """The pseudo-inverse of (B, p, q); zero where an entry is not finite, for which there is none."""
     finite = matrix.isfinite().all(-1).all(-1)[:, None, None]
-    return torch.linalg.pinv(torch.where(finite, matrix, torch.zeros_like(matrix)))
+    inverse: Tensor = torch.linalg.pinv(torch.where(finite, matrix, torch.zeros_like(matrix)))
+    return inverse
 
 
 def _norm(w: Tensor) -> Tensor:
-    return w.flatten(1).norm(dim=-1)
+    norms: Tensor = w.flatten(1).norm(dim=-1)
+    return norms
 
 
 def _wide(values: Tensor, like: Tensor) -> Tensor:

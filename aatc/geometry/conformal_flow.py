@@ -61,7 +61,8 @@ class ConformalFlow:
             2 * torch.pi * torch.fft.fftfreq(size, h, dtype=u.dtype, device=u.device)
             for size, h in zip(u.shape[-2:], spacing)
         )
-        return torch.fft.ifft2(-(k0[:, None].square() + k1.square()) * torch.fft.fft2(u)).real
+        laplacian: Tensor = torch.fft.ifft2(-(k0[:, None].square() + k1.square()) * torch.fft.fft2(u)).real
+        return laplacian
 
     def curvature(self, u: Tensor) -> Tensor:
         """The Gauss curvature K = −e^{−2u}Δu, (..., N1, N2)."""

@@ -111,7 +111,8 @@ def magnus_factor(first: Tensor, second: Tensor, h: float) -> Tensor:
     span, so that skew matrices give orthogonal ones to rounding.
     """
     bracket = first @ second - second @ first
-    return torch.linalg.matrix_exp((0.5 * h) * (first + second) - (math.sqrt(3) / 12 * h * h) * bracket)
+    step: Tensor = torch.linalg.matrix_exp((0.5 * h) * (first + second) - (math.sqrt(3) / 12 * h * h) * bracket)
+    return step
 
 
 def ordered_product(factors: Tensor) -> Tensor:

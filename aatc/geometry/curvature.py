@@ -157,7 +157,8 @@ def lowered_symbols(first: Tensor) -> Tensor:
 def christoffel_of(metric: Metric, x: Tensor) -> Tensor:
     """Γ^k_ij = g^{kl} Γ_{lij}, (..., k, i, j), by differentiating the metric."""
     lowered = lowered_symbols(jacobian(metric)(x))
-    return spd_solve(metric(x), lowered.flatten(-2)).unflatten(-1, lowered.shape[-2:])
+    raised: Tensor = spd_solve(metric(x), lowered.flatten(-2)).unflatten(-1, lowered.shape[-2:])
+    return raised
 
 
 def lowered_connection_of(metric: Metric, x: Tensor, u: Tensor, v: Tensor) -> Tensor:

@@ -71,7 +71,8 @@ def principal_ricci(metric: Tensor, ricci: Tensor) -> Tensor:
     factor = torch.linalg.cholesky(metric)
     half = torch.linalg.solve_triangular(factor, ricci, upper=False)
     balanced = torch.linalg.solve_triangular(factor, half.mT, upper=False)
-    return torch.linalg.eigvalsh(0.5 * (balanced + balanced.mT))
+    eigenvalues: Tensor = torch.linalg.eigvalsh(0.5 * (balanced + balanced.mT))
+    return eigenvalues
 
 
 def _vanishing_time(times: Tensor, values: Tensor) -> float:

@@ -101,7 +101,9 @@ class WeightedGraph:
         u, v = self.edges.cpu().numpy().T
         lengths = self.weights.detach().cpu().double().numpy()
         size = len(self.nodes)
-        return shortest_path(coo_array((lengths, (u, v)), shape=(size, size)).tocsr(), directed=False)
+        edges = coo_array((lengths, (u, v)), shape=(size, size)).tocsr()
+        shortest: np.ndarray = shortest_path(edges, directed=False)
+        return shortest
 
 
 @dataclass(frozen=True)

@@ -62,7 +62,8 @@ def check_positive(metric: Tensor) -> Tensor:
     skewness = float((metric - metric.mT).detach().abs().amax())
     if skewness > torch.finfo(metric.dtype).eps ** 0.5 * float(metric.detach().abs().amax()):
         raise GeometryError(f"the metric is not symmetric: g_ij − g_ji reaches {skewness:.3g}; give ½(g + gᵀ)")
-    return factor.diagonal(dim1=-2, dim2=-1).prod(-1)
+    volume: Tensor = factor.diagonal(dim1=-2, dim2=-1).prod(-1)
+    return volume
 
 
 def christoffel(inverse: Tensor, slope: Tensor) -> Tensor:
@@ -105,7 +106,8 @@ def scalar_curvature(inverse: Tensor, ricci: Tensor) -> Tensor:
 def largest_inverse_eigenvalue(inverse: Tensor) -> Tensor:
     """The largest eigenvalue of g⁻¹, (...)."""
     if inverse.shape[-1] != 2:
-        return torch.linalg.eigvalsh(inverse)[..., -1]
+        largest: Tensor = torch.linalg.eigvalsh(inverse)[..., -1]
+        return largest
     mean = 0.5 * (inverse[..., 0, 0] + inverse[..., 1, 1])
     return mean + torch.hypot(0.5 * (inverse[..., 0, 0] - inverse[..., 1, 1]), inverse[..., 0, 1])
 
@@ -116,7 +118,8 @@ def _edge_weights(derivative: int, row: int, width: int) -> list[float]:
     powers = np.vander(np.arange(width) - float(row), increasing=True).T
     right = np.zeros(width)
     right[derivative] = float(derivative)
-    return np.linalg.solve(powers, right).tolist()
+    weights: list[float] = np.linalg.solve(powers, right).tolist()
+    return weights
 
 
 @dataclass(frozen=True)

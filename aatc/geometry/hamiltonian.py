@@ -45,12 +45,15 @@ def _value(f: Callable[..., Tensor], *point: Tensor) -> Tensor:
 
 def _gradient(f: Callable[[Tensor], Tensor], x: Tensor) -> Tensor:
     """∂f/∂x, (..., d), of a function that treats the points of a batch apart."""
-    return torch.func.grad(lambda y: _value(f, y).sum())(x)
+    gradient: Tensor = torch.func.grad(lambda y: _value(f, y).sum())(x)
+    return gradient
 
 
 def _partials(f: Observable, state: Tensor, momentum: Tensor) -> tuple[Tensor, Tensor]:
     """∂f/∂q and ∂f/∂p, each (..., d)."""
-    return torch.func.grad(lambda q, p: _value(f, q, p).sum(), argnums=(0, 1))(state, momentum)
+    both = torch.func.grad(lambda q, p: _value(f, q, p).sum(), argnums=(0, 1))
+    gradients: tuple[Tensor, Tensor] = both(state, momentum)
+    return gradients
 
 
 def _halves(vector: TangentVector) -> tuple[Tensor, Tensor]:

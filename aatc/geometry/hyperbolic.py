@@ -149,7 +149,8 @@ class PoincareBall(Manifold):
         return torch.where(outside, x * (largest / torch.where(outside, size, torch.ones_like(size))), x)
 
     def _tangent_projection(self, x: Tensor, v: Tensor) -> Tensor:
-        return torch.broadcast_tensors(v, x)[0]
+        same: Tensor = torch.broadcast_tensors(v, x)[0]
+        return same
 
     def _belongs(self, x: Tensor, atol: float) -> Tensor:
         """Strictly inside: the boundary is at infinity, and ``atol`` does not move it."""

@@ -125,7 +125,8 @@ class InvariantFamily:
                 f"point of the family, not {tuple(tensor.shape)}"
             )
         gram = torch.einsum("paij,pbij->ab", values, values)
-        fitted = torch.linalg.solve(gram, torch.einsum("paij,...pij->...a", values, tensor).unsqueeze(-1)).squeeze(-1)
+        right = torch.einsum("paij,...pij->...a", values, tensor)
+        fitted: Tensor = torch.linalg.solve(gram, right.unsqueeze(-1)).squeeze(-1)
         with torch.no_grad():
             rest = float((self.metric(fitted) - tensor).abs().max())
             room = torch.finfo(tensor.dtype).eps ** 0.5 * (1 + float(tensor.abs().max()))

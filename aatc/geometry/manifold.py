@@ -79,7 +79,8 @@ def dot(u: Tensor, v: Tensor) -> Tensor:
 
 def length(v: Tensor) -> Tensor:
     """|v| over the last axis, which is kept with size 1; its gradient at 0 is 0."""
-    return torch.linalg.vector_norm(v, dim=-1, keepdim=True)
+    norms: Tensor = torch.linalg.vector_norm(v, dim=-1, keepdim=True)
+    return norms
 
 
 class Manifold:
@@ -231,7 +232,8 @@ class Euclidean(Manifold):
     """Rⁿ with the standard metric: exp(x, v) = x + v, transport is the identity. Points (..., n)."""
 
     def _dist(self, x: Tensor, y: Tensor) -> Tensor:
-        return torch.linalg.vector_norm(x - y, dim=-1)
+        distances: Tensor = torch.linalg.vector_norm(x - y, dim=-1)
+        return distances
 
     def _exp(self, x: Tensor, v: Tensor) -> Tensor:
         return x + v
@@ -243,13 +245,15 @@ class Euclidean(Manifold):
         return (u * v + torch.zeros_like(x)).sum(-1)
 
     def _transport(self, x: Tensor, y: Tensor, v: Tensor) -> Tensor:
-        return torch.broadcast_tensors(v, x, y)[0]
+        same: Tensor = torch.broadcast_tensors(v, x, y)[0]
+        return same
 
     def _projection(self, x: Tensor) -> Tensor:
         return x
 
     def _tangent_projection(self, x: Tensor, v: Tensor) -> Tensor:
-        return torch.broadcast_tensors(v, x)[0]
+        same: Tensor = torch.broadcast_tensors(v, x)[0]
+        return same
 
     def _belongs(self, x: Tensor, atol: float) -> Tensor:
         return x.isfinite().all(-1)

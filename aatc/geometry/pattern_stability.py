@@ -80,7 +80,8 @@ class StabilityMetrics:
 
 def reaction_jacobian(reaction_term: Reaction, state: Tensor) -> Tensor:
     """∂f/∂u, (species, species), at a homogeneous state (species,)."""
-    return torch.func.jacfwd(reaction_term)(state)
+    jacobian: Tensor = torch.func.jacfwd(reaction_term)(state)
+    return jacobian
 
 
 def dispersion_relation(jacobian: Tensor, diffusion: Tensor, wavenumbers: Tensor) -> Tensor:
@@ -101,7 +102,8 @@ def dispersion_relation(jacobian: Tensor, diffusion: Tensor, wavenumbers: Tensor
         raise PatternError("the Jacobian, the diffusion and the wavenumbers must be finite")
     matrix = torch.diag_embed(diffusion) if diffusion.ndim == 1 else diffusion
     shifted = jacobian[..., None, :, :] - wavenumbers.square()[:, None, None] * matrix
-    return torch.linalg.eigvals(shifted).real.amax(-1)
+    leading: Tensor = torch.linalg.eigvals(shifted).real.amax(-1)
+    return leading
 
 
 def turing_conditions(jacobian: Tensor, diffusion: Tensor) -> TuringConditions:
@@ -283,7 +285,7 @@ def leading_eigenvalues(system: ReactionDiffusion, pattern: Tensor, count: int =
         return system.rate(vector.reshape(pattern.shape)).reshape(-1)
 
     if size <= _DENSE:
-        values = torch.linalg.eigvals(torch.func.jacfwd(rate)(pattern.reshape(-1)))
+        values: Tensor = torch.linalg.eigvals(torch.func.jacfwd(rate)(pattern.reshape(-1)))
         return values[values.real.argsort(descending=True)[:count]]
     from scipy.sparse.linalg import ArpackNoConvergence, LinearOperator, eigs
 

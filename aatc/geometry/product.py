@@ -72,7 +72,9 @@ class Product(Manifold):
         return [method(manifold, *parts) for (manifold, _), parts in zip(self.factors, columns)]
 
     def _dist(self, x: Tensor, y: Tensor) -> Tensor:
-        return torch.linalg.vector_norm(torch.stack(self._each(lambda m, a, b: m._dist(a, b), x, y), -1), dim=-1)
+        each = torch.stack(self._each(lambda m, a, b: m._dist(a, b), x, y), -1)
+        distances: Tensor = torch.linalg.vector_norm(each, dim=-1)
+        return distances
 
     def _exp(self, x: Tensor, v: Tensor) -> Tensor:
         return self._join(self._each(lambda m, a, w: m._exp(a, w), x, v))

@@ -288,10 +288,12 @@ class ReactionDiffusion:
             )
 
     def _forward(self, fields: Tensor) -> Tensor:
-        return torch.fft.rfftn(fields, dim=self.grid.axes)
+        modes: Tensor = torch.fft.rfftn(fields, dim=self.grid.axes)
+        return modes
 
     def _backward(self, modes: Tensor, sizes: tuple[int, ...]) -> Tensor:
-        return torch.fft.irfftn(modes, s=sizes, dim=self.grid.axes)
+        fields: Tensor = torch.fft.irfftn(modes, s=sizes, dim=self.grid.axes)
+        return fields
 
     def _act(self, operator: Tensor, modes: Tensor) -> Tensor:
         """An operator of the symbol's form on modes (..., species, *modes)."""
@@ -370,7 +372,8 @@ class ReactionDiffusion:
         def advance(fields: Tensor, forcing: Tensor | None) -> Tensor:
             times = torch.stack((torch.zeros_like(symbol.reshape(-1)[0]), torch.as_tensor(dt).to(symbol)))
             rate = lambda _, u: self._extended_rate(u, forcing, symbol)  # noqa: E731
-            return odeint(rate, fields, times, rtol=tight, atol=tight, method="dopri5")[-1]
+            last: Tensor = odeint(rate, fields, times, rtol=tight, atol=tight, method="dopri5")[-1]
+            return last
 
         return advance
 

@@ -142,6 +142,7 @@ class SPD(Manifold):
             raise PointShapeError(f"a point of SPD is a square matrix, got {shape[0]}×{shape[1]}")
 
     def _factor(self, x: Tensor) -> Tensor:
+        factor: Tensor
         factor, failed = torch.linalg.cholesky_ex(symmetric(x))
         if bool((failed != 0).any()):
             raise GeometryError("a matrix among the points of SPD is not positive definite; use SPD().projection")
@@ -165,7 +166,8 @@ class SPD(Manifold):
         values, near = torch.linalg.eigvalsh(relative), shift == 1
         direct = torch.where(near, torch.ones_like(values), values).clamp_min(torch.finfo(values.dtype).tiny).log()
         close = torch.where(near, values, torch.zeros_like(values)).log1p()
-        return torch.linalg.vector_norm(torch.where(near, close, direct), dim=-1)
+        distances: Tensor = torch.linalg.vector_norm(torch.where(near, close, direct), dim=-1)
+        return distances
 
     def _exp(self, x: Tensor, v: Tensor) -> Tensor:
         factor = self._factor(x)
@@ -192,7 +194,8 @@ class SPD(Manifold):
         return symmetric(spectral(symmetric(x), "floor"))
 
     def _tangent_projection(self, x: Tensor, v: Tensor) -> Tensor:
-        return torch.broadcast_tensors(symmetric(v), x)[0]
+        tangent: Tensor = torch.broadcast_tensors(symmetric(v), x)[0]
+        return tangent
 
     def _belongs(self, x: Tensor, atol: float) -> Tensor:
         """Symmetric within ``atol`` of the largest entry, and every eigenvalue positive."""
@@ -200,7 +203,8 @@ class SPD(Manifold):
         one = torch.eye(x.shape[-1], dtype=x.dtype, device=x.device)
         x = torch.where(finite[..., None, None], x, one)
         odd = (x - x.mT).abs().amax((-2, -1)) <= atol * x.abs().amax((-2, -1))
-        return finite & odd & (torch.linalg.eigvalsh(symmetric(x))[..., 0] > 0)
+        inside: Tensor = finite & odd & (torch.linalg.eigvalsh(symmetric(x))[..., 0] > 0)
+        return inside
 
     def _random_point(self, normal: Tensor) -> Tensor:
         """expm of a symmetric normal matrix whose eigenvalues lie mostly within ±√2."""

@@ -100,7 +100,8 @@ def _bounds(transports: Tensor, cycle: list[tuple[int, bool]], defect: float) ->
 
 def _solved(step: Tensor, right: Tensor, edge: tuple[int, int] | None) -> Tensor:
     try:
-        return torch.linalg.solve(step, right)
+        solved: Tensor = torch.linalg.solve(step, right)
+        return solved
     except torch.linalg.LinAlgError as error:
         place = "an edge" if edge is None else f"the edge {edge}"
         raise TileError(f"the transport of {place} is singular: frames need transports that have inverses") from error

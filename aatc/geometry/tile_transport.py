@@ -114,7 +114,8 @@ class FrameConnection:
         if source == target:
             return vectors
         try:
-            return (self.path[..., target, :, :] @ torch.linalg.solve(self.path[..., source, :, :], vectors.mT)).mT
+            back: Tensor = torch.linalg.solve(self.path[..., source, :, :], vectors.mT)
+            return (self.path[..., target, :, :] @ back).mT
         except torch.linalg.LinAlgError as error:
             raise TileError(f"a frame of tile {source} is singular: it has no inverse") from error
 
@@ -211,7 +212,7 @@ class TileTransport:
             self._check_tangent(steps, block, number)
         if isinstance(steps, FrameConnection):
             return torch.cat([steps.carry(block, k, to) for k, block in enumerate(blocks)], axis)
-        before = blocks[0]
+        before: Tensor = blocks[0]
         for k in range(to):
             before = torch.cat([steps.carry(before, k, k + 1), blocks[k + 1]], axis)
         if to == steps.tiles - 1:

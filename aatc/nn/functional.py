@@ -19,7 +19,8 @@ def _leading(query: Tensor, key: Tensor, value: Tensor) -> torch.Size:
     if min(map(len, shapes)) < 2:
         raise ShapeError(f"query, key and value have shapes {shapes}", hint="they are (..., length, features)")
     try:
-        return torch.broadcast_shapes(*(s[:-2] for s in shapes))
+        shape: torch.Size = torch.broadcast_shapes(*(s[:-2] for s in shapes))
+        return shape
     except RuntimeError:
         raise ShapeError(
             f"leading axes of query, key and value do not broadcast: {shapes}",

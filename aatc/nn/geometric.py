@@ -127,7 +127,8 @@ class GeometricAttention(nn.Module):
         generator = self.frame(tokens).unflatten(-1, (self.width, self.width))
         # In half precision PyTorch's exponential is not finite.
         skew = (generator - generator.mT).to(compute_dtype(generator.dtype))
-        return torch.linalg.matrix_exp(skew).to(generator.dtype)
+        frames: Tensor = torch.linalg.matrix_exp(skew).to(generator.dtype)
+        return frames
 
     def _learned(self) -> LearnedMetric:
         assert isinstance(self.metric, LearnedMetric)
@@ -239,4 +240,5 @@ class GeometricAttention(nn.Module):
         """
         check_tokens(x, self.hidden_dim, "GeometricAttention")
         Q, K, V = (split_heads(t, self.num_heads) for t in self.qkv(x).chunk(3, -1))
-        return self.out(merge_heads(self.attend(Q, K, V, mask=mask, positions=positions, tokens=x)))
+        out: Tensor = self.out(merge_heads(self.attend(Q, K, V, mask=mask, positions=positions, tokens=x)))
+        return out

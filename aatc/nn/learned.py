@@ -85,7 +85,8 @@ class Euclidean(LearnedMetric):
         return metrics.Euclidean()
 
     def scale(self) -> Tensor:
-        return self.log_beta.exp() * self.width**-0.5
+        scale: Tensor = self.log_beta.exp() * self.width**-0.5
+        return scale
 
 
 class Mahalanobis(LearnedMetric):

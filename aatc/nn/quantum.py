@@ -127,7 +127,7 @@ class QuantumGeometricAttention(nn.Module):
         return AttentionState(query, key, split_heads(self.value(x), self.num_heads), metric)
 
     def _attended(self, query: Tensor, key: Tensor, value: Tensor, scale: float | Tensor, mask: Mask | None) -> Tensor:
-        return aatc.attend(
+        attended: Tensor = aatc.attend(
             measured(query, self.factor),
             measured(key, self.factor),
             value,
@@ -136,6 +136,7 @@ class QuantumGeometricAttention(nn.Module):
             scale=scale,
             dropout=self.dropout if self.training else 0.0,
         )
+        return attended
 
     def compute_attention_patterns(
         self, query: Tensor, key: Tensor, value: Tensor, scale: float = 1.0, mask: Mask | Tensor | None = None
@@ -237,7 +238,8 @@ class QuantumGeometricAttention(nn.Module):
         metric = state.metric
         if not return_metrics:
             patterns = self._attended(state.query, state.key, state.value, 1.0, metric.mask)
-            return self.out(merge_heads(self._flowed(patterns, metric, self.num_layers)))
+            tokens: Tensor = self.out(merge_heads(self._flowed(patterns, metric, self.num_layers)))
+            return tokens
         patterns, attention = self.compute_attention_patterns(state.query, state.key, state.value, 1.0, mask)
         patterns, flow = self.geometric_attention_flow(patterns, metric)
         return self.out(merge_heads(patterns)), self._floats(state, attention, flow)

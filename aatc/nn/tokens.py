@@ -35,7 +35,8 @@ def check_tokens(x: Tensor, width: int, who: str) -> None:
 
 def split_heads(x: Tensor, num_heads: int) -> Tensor:
     """(B, N, H·d) to (B, H, N, d)."""
-    return x.unflatten(-1, (num_heads, -1)).transpose(1, 2)
+    heads: Tensor = x.unflatten(-1, (num_heads, -1)).transpose(1, 2)
+    return heads
 
 
 def merge_heads(x: Tensor) -> Tensor:

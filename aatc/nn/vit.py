@@ -25,7 +25,8 @@ class _Layer(nn.Module):
 
     def forward(self, x: Tensor, positions: Tensor) -> Tensor:
         x = x + self.attention(self.before(x), positions=positions)
-        return x + self.mlp(self.between(x))
+        out: Tensor = x + self.mlp(self.between(x))
+        return out
 
 
 class GeodesicViT(nn.Module):
@@ -99,11 +100,13 @@ class GeodesicViT(nn.Module):
             )
         p = self.patch_size
         cut = images.unflatten(3, (-1, p)).unflatten(2, (-1, p))  # b, c, row, y, column, x
-        return cut.permute(0, 2, 4, 1, 3, 5).flatten(3).flatten(1, 2)
+        patches: Tensor = cut.permute(0, 2, 4, 1, 3, 5).flatten(3).flatten(1, 2)
+        return patches
 
     def tokens(self, images: Tensor) -> Tensor:
         """Images or patches as tokens (B, n, hidden_dim)."""
-        return self.embed(self.patches(images)) + self.place
+        tokens: Tensor = self.embed(self.patches(images)) + self.place
+        return tokens
 
     def flow_information(self, tokens: Tensor) -> Tensor:
         """Tokens (B, n, hidden_dim) through all layers."""
@@ -133,4 +136,5 @@ class GeodesicViT(nn.Module):
 
     def forward(self, images: Tensor) -> Tensor:
         """Logits (B, num_classes) of images (B, C, s, s) or patches (B, n, C·p²). Raises ShapeError."""
-        return self.head(self.process_image(images).mean(1))
+        logits: Tensor = self.head(self.process_image(images).mean(1))
+        return logits

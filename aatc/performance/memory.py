@@ -142,4 +142,5 @@ def _overlaps(t: Tensor) -> bool:
     places = torch.zeros((), dtype=torch.int64)
     for stride, n in axes:
         places = places[..., None] + torch.arange(n) * stride
-    return places.unique().numel() < t.numel()
+    distinct: int = places.unique().numel()
+    return distinct < t.numel()

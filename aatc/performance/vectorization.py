@@ -51,7 +51,7 @@ class VectorizationSystem:
             shapes = ", ".join(str(tuple(t.shape)) for t in (queries, keys, values))
             raise ShapeError(f"queries, keys and values have two to four axes, and as many of each: got {shapes}")
         full = [t if rank == 4 else t.unsqueeze(-3) if rank == 3 else t[None, None] for t in (queries, keys, values)]
-        out = self.attention(*full)
+        out: Tensor = self.attention(*full)
         return out if rank == 4 else out.squeeze(-3) if rank == 3 else out[0, 0]
 
     def vectorize_pattern_dynamics(
@@ -87,7 +87,8 @@ class VectorizationSystem:
         """``aatc.compile(operation)`` with this system's options: attention in it reads and writes tiles that stay in
         caches, and takes no n·m memory; all else runs as before. The result's ``explain()`` says what was done. A
         module gives a module."""
-        return self._compiled(operation)
+        compiled: Callable[..., Any] = self._compiled(operation)
+        return compiled
 
     def _compiled(self, operation: Callable[..., Any]) -> Any:
         from aatc.frontend import compile  # loads torch's compiler
@@ -100,7 +101,8 @@ class VectorizationSystem:
         parts = self._attention
 
         def attention(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
-            return attend(q, k, v, **parts)
+            out: Tensor = attend(q, k, v, **parts)
+            return out
 
         return self._compiled(attention)
 

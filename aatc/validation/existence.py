@@ -56,7 +56,8 @@ def zero_of_line(times: Sequence[float], lifetimes: Sequence[float]) -> float:
 
 
 def norm_margin(state: Tensor) -> Tensor:
-    return 1 / torch.linalg.vector_norm(state).clamp_min(torch.finfo(state.dtype).tiny)
+    inverse: Tensor = 1 / torch.linalg.vector_norm(state).clamp_min(torch.finfo(state.dtype).tiny)
+    return inverse
 
 
 @dataclass(frozen=True)
@@ -73,7 +74,8 @@ class Course:
 def least_eigenvalue(state: Tensor) -> Tensor:
     if state.ndim < 2 or state.shape[-1] != state.shape[-2]:
         raise ValidationError(f"a metric has shape (..., d, d), not {tuple(state.shape)}")
-    return torch.linalg.eigvalsh((state + state.mT) / 2)[..., 0].min()
+    least: Tensor = torch.linalg.eigvalsh((state + state.mT) / 2)[..., 0].min()
+    return least
 
 
 def _margin_at(margin: Margin, state: Tensor) -> float:

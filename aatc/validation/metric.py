@@ -69,7 +69,8 @@ class PlaneWitness:
 def _(witness: EigenvalueWitness) -> float:
     """As the check's residual, after an elimination has confirmed the lower bound, and not above the Rayleigh quotient;
     infinite where it does not."""
-    rows, v = witness.matrix.tolist(), witness.eigenvector.tolist()
+    rows: list[list[float]] = witness.matrix.tolist()
+    v: list[float] = witness.eigenvector.tolist()
     n = len(v)
     largest = max(abs(x) for row in rows for x in row)
     skew = max(abs(rows[i][j] - rows[j][i]) for i in range(n) for j in range(n)) / (largest or 1.0)

@@ -92,7 +92,8 @@ def _(witness: GroupWitness) -> float:
 
 @verify.register
 def _(witness: ScaleWitness) -> float:
-    return abs(witness.scaled / witness.factor**witness.exponent - witness.value) / witness.scale
+    growth: float = witness.factor**witness.exponent
+    return abs(witness.scaled / growth - witness.value) / witness.scale
 
 
 def _permutation(name: str, element: Tensor | Sequence[int], size: int | None = None) -> tuple[int, ...]:
@@ -130,7 +131,8 @@ def _largest(values: Tensor, batch_ndim: int) -> Tensor:
 
 
 def _norms(values: Tensor, batch_ndim: int) -> Tensor:
-    return torch.linalg.vector_norm(values.reshape(*values.shape[:batch_ndim], -1), dim=-1)
+    norms: Tensor = torch.linalg.vector_norm(values.reshape(*values.shape[:batch_ndim], -1), dim=-1)
+    return norms
 
 
 def _growth(dynamics: Dynamics, u: Tensor, w: Tensor, size: Tensor, time: float, batch_ndim: int) -> Tensor:

@@ -63,7 +63,7 @@ def _(witness: StateWitness) -> float:
     state, vector = witness.state, witness.eigenvector
     if vector is None:
         return abs(math.hypot(*(abs(z) for z in state.tolist())) - 1)
-    rows = state.tolist()
+    rows: list[list[complex]] = state.tolist()
     n = len(rows)
     skew = max(abs(rows[i][j] - rows[j][i].conjugate()) for i in range(n) for j in range(n))
     least = float((vector.conj() @ state @ vector).real)
@@ -95,7 +95,8 @@ def partial_transpose(density: Tensor, dims: tuple[int, int]) -> Tensor:
 def negativity(density: Tensor, dims: tuple[int, int]) -> Tensor:
     """(‖ρ^T_B‖₁ − 1)/2 of ρ (..., D, D): 0 for separable states, ½ for a Bell state."""
     transposed = partial_transpose(density, dims)
-    return (torch.linalg.eigvalsh((transposed + transposed.mH) / 2).abs().sum(-1) - 1) / 2
+    eigenvalues: Tensor = torch.linalg.eigvalsh((transposed + transposed.mH) / 2)
+    return (eigenvalues.abs().sum(-1) - 1) / 2
 
 
 def log_negativity(density: Tensor, dims: tuple[int, int]) -> Tensor:
@@ -111,7 +112,7 @@ def concurrence(density: Tensor) -> Tensor:
     values, vectors = torch.linalg.eigh((density + density.mH) / 2)
     root = vectors * values.clamp_min(0).sqrt()[..., None, :]
     flip = torch.tensor([-1.0, 1.0, 1.0, -1.0]).diag().fliplr().to(density)
-    singular = torch.linalg.svdvals(root.mT @ flip @ root)
+    singular: Tensor = torch.linalg.svdvals(root.mT @ flip @ root)
     return (2 * singular[..., 0] - singular.sum(-1)).clamp_min(0)
 
 

@@ -45,9 +45,10 @@ def _planned(func: Func, known: Known) -> tuple[int, int]:
     if found is None:
         entry: list[Any] = [func]
         known.add_function(key, entry, func)  # before an earlier plan gives way: what the key speaks of is kept
-        entry.append(plan(func))
-        return entry[1]
-    twin, made = found
+        entry.append(first := plan(func))
+        return first
+    twin: Func = found[0]
+    made: tuple[int, int] = found[1]
     for op, x in zip(func.body.walk(), twin.body.walk(), strict=True):
         op.attrs |= {n: x.attrs[n] for n in ("cpu.plan", "cpu.scratch") if n in x.attrs}
     func.attrs["cpu.arena"] = twin.attrs["cpu.arena"]

@@ -57,7 +57,8 @@ def _open(e: Emitter, op: Op, arguments: str) -> str:
 
 
 def _axes(p: Expr) -> str:
-    return p.attrs[1].removeprefix("bh")
+    axes: str = p.attrs[1]
+    return axes.removeprefix("bh")
 
 
 def _bound(e: Emitter, program: Program, tiles: list[Value], pairs: str) -> dict[Expr, str]:

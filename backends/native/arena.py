@@ -65,7 +65,9 @@ class Block:
         if math.prod(shape) * dtype.itemsize > self.nbytes:
             raise ValueError(f"{self!r} is too small for {dtype} {tuple(shape)}")
         place = (self.address - self._segment.address) // dtype.itemsize
-        return torch.empty(0, dtype=dtype).set_(self._segment.bytes.untyped_storage(), place, tuple(shape))  # type: ignore[call-overload]
+        storage = self._segment.bytes.untyped_storage()
+        placed: torch.Tensor = torch.empty(0, dtype=dtype).set_(storage, place, tuple(shape))  # type: ignore[call-overload]
+        return placed
 
     def __enter__(self) -> Block:
         return self
@@ -212,7 +214,8 @@ class Arena:
         memory = (ctypes.c_char * nbytes).from_address(block.address)
         memory.block = block  # type: ignore[attr-defined]  # lives as long as the storage, which holds ``memory``
         storage = torch.frombuffer(memory, dtype=torch.uint8).untyped_storage()
-        return torch.empty(0, dtype=dtype).set_(storage, 0, tuple(shape))  # type: ignore[call-overload]
+        made: torch.Tensor = torch.empty(0, dtype=dtype).set_(storage, 0, tuple(shape))  # type: ignore[call-overload]
+        return made
 
     def session(self) -> Session:
         """For blocks that are given back together."""

@@ -153,7 +153,7 @@ if hasattr(os, "register_at_fork"):
 def _was_forked() -> bool:
     """Whether this process has been forked before this file was imported, by Linux's account of when it began: a
     program that has only been started began before the first lines of Python ran."""
-    began = getattr(logging, "_startTime", None)  # seconds, or nanoseconds since Python 3.13
+    began: float | None = getattr(logging, "_startTime", None)  # seconds, or nanoseconds since Python 3.13
     if sys.platform != "linux" or began is None:
         return False
     python_age = time.time() - (began / 1e9 if began > 1e12 else began)

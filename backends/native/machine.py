@@ -101,7 +101,7 @@ def _linked(code: bytes, text: str, isa: Isa) -> Library:
 def compile_object(text: str, isa: Isa) -> bytes:
     """Object code of a module. Raises BackendError if the text is not LLVM IR. What the compiler took is handed back to
     the system: a first call has large buffers to make next."""
-    code = _compiled(text, isa, lambda machine, module: machine.emit_object(module))
+    code: bytes = _compiled(text, isa, lambda machine, module: machine.emit_object(module))
     with suppress(OSError, AttributeError):  # of other C libraries
         ctypes.CDLL(None).malloc_trim(0)
     return code
@@ -109,7 +109,8 @@ def compile_object(text: str, isa: Isa) -> bytes:
 
 def assembly(text: str, isa: Isa) -> str:
     """The same as assembly, for people; the instruction set may be that of another machine."""
-    return _compiled(text, isa, lambda machine, module: machine.emit_assembly(module))
+    listing: str = _compiled(text, isa, lambda machine, module: machine.emit_assembly(module))
+    return listing
 
 
 def optimised(text: str, isa: Isa) -> str:

@@ -7,7 +7,7 @@ from typing import ClassVar
 
 from aatc.ir.core import Block, Func, Module, Op, Value
 from aatc.ir.specialize import prune
-from aatc.ir.types import TensorType
+from aatc.ir.types import TileType
 from aatc.passes.base import Context, Pass, register
 
 
@@ -66,6 +66,7 @@ def _of_block(block: Block, uses: dict[Value, list[tuple[Op, int]]]) -> int:
 
 def _wants_panels(op: Op, n: int) -> bool:
     t = op.operands[n].type
-    if op.name != "tile.dot" or n != 1 or isinstance(t, TensorType):
+    if op.name != "tile.dot" or n != 1 or not isinstance(t, TileType):
         return False
-    return op.attrs["form"] == "nt" or (op.attrs["form"] == "nn" and t.dtype == "bf16")  # type: ignore[attr-defined]
+    form: str = op.attrs["form"]
+    return form == "nt" or (form == "nn" and t.dtype == "bf16")

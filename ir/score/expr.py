@@ -87,11 +87,13 @@ class Expr:
 
     @property
     def value(self) -> float | int | bool:
-        return self.attrs[0]
+        number: float | int | bool = self.attrs[0]
+        return number
 
     @property
     def name(self) -> str:
-        return self.attrs[0]
+        name: str = self.attrs[0]
+        return name
 
     @property
     def is_pair(self) -> bool:

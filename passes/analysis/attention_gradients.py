@@ -28,7 +28,8 @@ def _summed_to(gradient: np.ndarray, shape: tuple[int, ...]) -> np.ndarray:
     """The gradient of what was broadcast to other leading axes: the sum over them."""
     extra = gradient.ndim - len(shape)
     ones = [extra + i for i, size in enumerate(shape) if size == 1 and gradient.shape[extra + i] > 1]
-    return gradient.sum((*range(extra), *ones), keepdims=True).reshape(shape)
+    summed: np.ndarray = gradient.sum((*range(extra), *ones), keepdims=True).reshape(shape)
+    return summed
 
 
 def weight_gradient(output_gradient: Any, values: Any) -> np.ndarray:
@@ -52,7 +53,8 @@ def score_gradient(pattern: Any, gradient: Any) -> np.ndarray:
     if p.shape[-2:] != g.shape[-2:]:
         raise PatternError(f"the gradient of a pattern {p.shape} does not have shape {g.shape}")
     _batches(p, g)
-    return p * (g - (p * g).sum(-1, keepdims=True))
+    of_scores: np.ndarray = p * (g - (p * g).sum(-1, keepdims=True))
+    return of_scores
 
 
 @dataclass(frozen=True, eq=False)

@@ -8,7 +8,7 @@ from collections import Counter, OrderedDict
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from types import FunctionType, ModuleType
-from typing import Any, ClassVar
+from typing import Any, ClassVar, TypeVar
 
 import numpy as np
 import torch
@@ -17,6 +17,8 @@ from aatc.ir.core import Module
 from aatc.passes.analysis.capture import MEMORY, SECONDS_PER_PAIR, SECONDS_PER_PRODUCT, CapturedAttention
 from aatc.passes.analysis.result import AnalysisError, BudgetError, Cost
 from aatc.passes.base import Context, Pass
+
+T = TypeVar("T")
 
 
 @dataclass(frozen=True)
@@ -62,11 +64,12 @@ class _Cache:
         self.users = Counter[CapturedAttention]()
         self.lock = threading.Lock()
 
-    def get(self, key: tuple[Any, ...], make: Callable[[], Any]) -> Any:
+    def get(self, key: tuple[Any, ...], make: Callable[[], T]) -> T:
         with self.lock:
             if key in self.kept:
                 self.kept.move_to_end(key)
-                return self.kept[key]
+                kept: T = self.kept[key]
+                return kept
         value = make()
         size = bytes_of(value)
         if size[0] > self.bytes:

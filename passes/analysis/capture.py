@@ -130,7 +130,7 @@ class CapturedAttention:
 
     def scores(self, head: int, start: int = 0, stop: int | None = None, batch: int = 0) -> torch.Tensor:
         """Scores of the queries ``start`` to ``stop``, (rows, keys), -inf where the mask forbids a pair."""
-        s = self.evaluate(self.contracted, head, start, stop, batch)
+        s: torch.Tensor = self.evaluate(self.contracted, head, start, stop, batch)
         mask = self.attention.mask
         return s if mask is None else s.masked_fill(~self.evaluate(mask, head, start, stop, batch), float("-inf"))
 
@@ -261,7 +261,7 @@ def _seconds(e: Expr, width: int) -> float:
     """What one operation takes for one pair, its vectors being ``width`` wide."""
     if e.fn == "dot" and not any(a.is_pair for a in e.args):
         return width * SECONDS_PER_PRODUCT
-    numbers = max(width**a.rank for a in (e, *e.args) if a.is_pair or a is e)
+    numbers: int = max(width**a.rank for a in (e, *e.args) if a.is_pair or a is e)
     # what a function costs in registers is half of a pass that goes through memory
     return SECONDS_PER_NUMBER * (1 + FUNCTIONS[e.fn].cost) / 2 * numbers
 

@@ -116,7 +116,8 @@ def fundamental_cycle(source: ChainComplex | SimplicialComplex) -> NDArray[np.in
     representatives = groups[2].representatives
     assert representatives is not None
     cycle = representatives[0].astype(np.int64)
-    return cycle * np.sign(cycle[np.flatnonzero(cycle)[0]])
+    oriented: NDArray[np.int64] = cycle * np.sign(cycle[np.flatnonzero(cycle)[0]])
+    return oriented
 
 
 def link_phases(source: ChainComplex | SimplicialComplex, states: Any) -> Reals:
@@ -139,7 +140,8 @@ def link_phases(source: ChainComplex | SimplicialComplex, states: Any) -> Reals:
     orthogonal = np.flatnonzero(~(np.abs(overlaps) > 1e-12 * sizes))
     if len(orthogonal):
         raise TransportError(f"the states at the ends of edge {int(orthogonal[0])} are orthogonal: refine the grid")
-    return np.angle(overlaps)
+    angles: Reals = np.angle(overlaps)
+    return angles
 
 
 def surface_connection(complex: SimplicialComplex) -> tuple[Reals, NDArray[np.int64]]:
@@ -188,7 +190,8 @@ def _holonomies(complex: SimplicialComplex, g: NDArray[Any]) -> NDArray[Any]:
     """g_ac⁻¹ g_bc g_ab for the triangles (a, b, c)."""
     faces = complex.faces(2)
     bc, ac, ab = g[faces[:, 0]], g[faces[:, 1]], g[faces[:, 2]]
-    return ac.conj().swapaxes(1, 2) @ bc @ ab
+    around: NDArray[Any] = ac.conj().swapaxes(1, 2) @ bc @ ab
+    return around
 
 
 def w1_cocycle(complex: SimplicialComplex, transports: Any) -> Signs | Undecided:
@@ -197,7 +200,7 @@ def w1_cocycle(complex: SimplicialComplex, transports: Any) -> Signs | Undecided
     `Undecided` where a triangle's holonomy has determinant −1, so that it is not near 1. Raises `TransportError`.
     """
     g = _transports(complex, transports)
-    signs = (np.linalg.det(g) < 0).astype(np.int64)
+    signs: NDArray[np.int64] = (np.linalg.det(g) < 0).astype(np.int64)
     opened = np.flatnonzero(complex.chain_complex.coboundary(1) @ signs % 2)
     if len(opened):
         return Undecided("holonomy near 1", f"the holonomy of triangle {int(opened[0])} reverses orientation: refine")
@@ -222,7 +225,7 @@ def w2_cocycle(complex: SimplicialComplex, transports: Any, margin: float = 1e-6
     lifted = _holonomies(complex, np.array([_spin_lift(x, gammas) for x in g]).reshape(-1, *gammas.shape[1:]))
     near = np.array([_spin_lift(h, gammas) for h in around]).reshape(lifted.shape)
     overlap = np.einsum("tij,tij->t", near.conj(), lifted).real / gammas.shape[1]
-    cocycle = (overlap < 0).astype(np.int64)
+    cocycle: NDArray[np.int64] = (overlap < 0).astype(np.int64)
     opened = np.flatnonzero(complex.chain_complex.coboundary(2) @ cocycle % 2)
     if len(opened):
         raise TransportError(f"w₂ is not closed on the 3-simplex {int(opened[0])}: the holonomies belong to no bundle")
@@ -245,7 +248,8 @@ def _gamma_matrices(n: int) -> NDArray[np.complex128]:
 def _spin_lift(rotation: Reals, gammas: NDArray[np.complex128]) -> NDArray[np.complex128]:
     """exp(¼ Σ ω_ij γ_i γ_j), which turns v·γ into (Rv)·γ; ω is an antisymmetric logarithm with angles in [−π, π]."""
     omega = _rotation_logarithm(rotation)
-    return expm(0.25 * np.einsum("ij,iab,jbc->ac", omega, gammas, gammas))
+    lift: NDArray[np.complex128] = expm(0.25 * np.einsum("ij,iab,jbc->ac", omega, gammas, gammas))
+    return lift
 
 
 def _rotation_logarithm(rotation: Reals) -> Reals:
@@ -263,7 +267,8 @@ def _rotation_logarithm(rotation: Reals) -> Reals:
         i += 1
     for one, two in zip(flipped[::2], flipped[1::2]):
         omega[two, one], omega[one, two] = np.pi, -np.pi
-    return basis @ omega @ basis.T
+    turned: Reals = basis @ omega @ basis.T
+    return turned
 
 
 def line_bundle_classes(complex: SimplicialComplex, signs: Any) -> tuple[Signs, Signs]:

@@ -61,7 +61,8 @@ def dobrushin_coefficient(pattern: Any, *, budget: Cost | None = None) -> Result
 
 def doeblin_bound(pattern: Any) -> np.ndarray:
     """1 − Σ_j min_i A_ij ≥ τ(A), shape (...), of patterns (..., n, m); O(nm). Raises `PatternError`."""
-    return np.clip(1 - row_stochastic(pattern).min(-2).sum(-1), 0.0, 1.0)
+    coefficients: np.ndarray = np.clip(1 - row_stochastic(pattern).min(-2).sum(-1), 0.0, 1.0)
+    return coefficients
 
 
 def birkhoff_contraction(pattern: Any, *, budget: Cost | None = None) -> Result[float]:

@@ -35,5 +35,5 @@ def cup(complex: SimplicialComplex, one: Any, p: int, two: Any, q: int, modulus:
     phi, psi = cochain_values(complex, p, one), cochain_values(complex, q, two)
     cells = complex.simplices(p + q)
     front, back = complex.index(cells[:, : p + 1]), complex.index(cells[:, p:])
-    product = phi[..., front] * psi[..., back]
+    product: np.ndarray = phi[..., front] * psi[..., back]
     return product % modulus if modulus else product

@@ -177,7 +177,8 @@ def _slow_steps(matrix: np.ndarray, law: np.ndarray, gap: SpectralGap, eps: floa
     rho = float(np.abs(matrix @ f - gap.second * f).max()) + 4 * len(law) * ULP
 
     def exceeds(t: float) -> bool:
-        return modulus**t - rho * (t + 1 / abs(1 - gap.second)) > 2 * eps
+        decay: float = modulus**t
+        return decay - rho * (t + 1 / abs(1 - gap.second)) > 2 * eps
 
     low, high = 0.0, max(0.0, math.log(2 * eps) / math.log(modulus))
     for _ in range(60):

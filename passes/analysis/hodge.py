@@ -172,8 +172,11 @@ def _least_squares(matrix: Any, target: Reals) -> Reals:
     if not min(matrix.shape):
         return np.zeros(matrix.shape[1])
     if max(matrix.shape) <= _DENSE:
-        return np.linalg.lstsq(matrix.toarray(), target, rcond=None)[0]
-    return lsmr(sparse.csr_array(matrix), target, atol=1e-14, btol=1e-14, conlim=0, maxiter=20 * max(matrix.shape))[0]
+        solved: Reals = np.linalg.lstsq(matrix.toarray(), target, rcond=None)[0]
+        return solved
+    rounds = 20 * max(matrix.shape)
+    found: Reals = lsmr(sparse.csr_array(matrix), target, atol=1e-14, btol=1e-14, conlim=0, maxiter=rounds)[0]
+    return found
 
 
 def cotangent_star(complex: SimplicialComplex, points: Any) -> tuple[Reals, Reals, Reals]:

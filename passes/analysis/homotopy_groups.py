@@ -40,7 +40,8 @@ class PersistentComponents:
         graph = sparse.coo_array(
             (np.ones(len(kept)), (kept[:, 1].astype(int), kept[:, 2].astype(int))), (self.count,) * 2
         )
-        return csgraph.connected_components(graph, directed=False)[1]
+        labels: np.ndarray = csgraph.connected_components(graph, directed=False)[1]
+        return labels
 
 
 def components(complex: SimplicialComplex) -> Result[np.ndarray]:

@@ -40,7 +40,8 @@ def _joint(table: Any, axes: int) -> np.ndarray:
 
 def row_entropies(pattern: Any) -> np.ndarray:
     """H(A_i) = −Σ_j A_ij log A_ij in nats, (..., n) of patterns (..., n, m). Raises `PatternError`."""
-    return -_plogp(row_stochastic(pattern)).sum(-1)
+    entropies: np.ndarray = -_plogp(row_stochastic(pattern)).sum(-1)
+    return entropies
 
 
 def edge_utilisation(pattern: Any) -> np.ndarray:
@@ -48,14 +49,16 @@ def edge_utilisation(pattern: Any) -> np.ndarray:
 
     1 for a uniform row, 1/m for a one-hot one. Raises `PatternError`.
     """
-    return np.exp(row_entropies(pattern)) / np.asarray(pattern).shape[-1]
+    shares: np.ndarray = np.exp(row_entropies(pattern)) / np.asarray(pattern).shape[-1]
+    return shares
 
 
 def mutual_information(joint: Any) -> np.ndarray:
     """I(X;Y) in nats, shape (...), of joint distributions (..., x, y). Raises `PatternError`."""
     table = _joint(joint, 2)
     product = table.sum(-1, keepdims=True) * table.sum(-2, keepdims=True)
-    return np.maximum((table * _log_ratio(table, product)).sum((-2, -1)), 0.0)
+    information: np.ndarray = np.maximum((table * _log_ratio(table, product)).sum((-2, -1)), 0.0)
+    return information
 
 
 def conditional_mutual_information(joint: Any) -> np.ndarray:
@@ -66,7 +69,8 @@ def conditional_mutual_information(joint: Any) -> np.ndarray:
     table = _joint(joint, 3)
     given = table.sum((-3, -2), keepdims=True)
     product = table.sum(-2, keepdims=True) * table.sum(-3, keepdims=True)
-    return np.maximum((table * _log_ratio(table * given, product)).sum((-3, -2, -1)), 0.0)
+    information: np.ndarray = np.maximum((table * _log_ratio(table * given, product)).sum((-3, -2, -1)), 0.0)
+    return information
 
 
 @dataclass(frozen=True, eq=False)

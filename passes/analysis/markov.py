@@ -95,7 +95,8 @@ def _law(block: np.ndarray) -> np.ndarray:
         pi[state] = pi[:state] @ work[:state, state]
         if pi[state] > LARGE:
             pi[: state + 1] /= pi[state]
-    return pi / pi.sum()
+    law: np.ndarray = pi / pi.sum()
+    return law
 
 
 def irreducible_stationary(block: np.ndarray) -> np.ndarray:
@@ -107,7 +108,7 @@ def irreducible_stationary(block: np.ndarray) -> np.ndarray:
     n = len(block)
     forgotten = float(block.min(0).sum()) if n > ELIMINATION_LIMIT else 0.0
     if forgotten > FORGOTTEN:
-        pi = np.full(n, 1 / n)
+        pi: np.ndarray = np.full(n, 1 / n)
         for _ in range(POWER_STEPS):
             step = pi @ block
             moved = np.abs(step - pi).sum()
@@ -157,7 +158,8 @@ def _cesaro(matrix: np.ndarray, classes: tuple[CommunicatingClass, ...], start: 
         chain[k + 1 :, place] = matrix[np.ix_(transient, states)].sum(1)
     chain[k + 1 :, k + 1 :] = matrix[np.ix_(transient, transient)]
     mass = eliminated(chain, k + 1)[k, :k]
-    return (mass / mass.sum()) @ _laws(matrix, classes)
+    law: np.ndarray = (mass / mass.sum()) @ _laws(matrix, classes)
+    return law
 
 
 def ergodic_average(pattern: Any, observable: Any, initial: Any) -> np.ndarray:
@@ -167,7 +169,8 @@ def ergodic_average(pattern: Any, observable: Any, initial: Any) -> np.ndarray:
     values = real_array(observable, "an observable")
     if values.ndim not in (1, 2) or len(values) != len(limit):
         raise PatternError(f"an observable on {len(limit)} states has that many rows, not shape {values.shape}")
-    return limit @ values
+    average: np.ndarray = limit @ values
+    return average
 
 
 def unique_stationary(matrix: np.ndarray, initial: Any | None) -> np.ndarray:
@@ -178,7 +181,8 @@ def unique_stationary(matrix: np.ndarray, initial: Any | None) -> np.ndarray:
     classes = communicating_classes(matrix)
     laws = _laws(matrix, classes)
     if len(laws) == 1:
-        return laws[0]
+        law: np.ndarray = laws[0]
+        return law
     if initial is None:
         raise NotErgodicError(
             f"the chain has {len(laws)} recurrent classes, and so many stationary laws",
@@ -210,7 +214,8 @@ def _balancing(block: np.ndarray, law: np.ndarray) -> np.ndarray:
     state = int(np.minimum(block.min(0), block.min(1)).argmax())
     there, back = block[state], block[:, state]
     scale = np.sqrt(there) / np.sqrt(back) if there.all() and back.all() else np.sqrt(law)
-    return scale / np.linalg.norm(scale)
+    unit: np.ndarray = scale / np.linalg.norm(scale)
+    return unit
 
 
 def _reversible_pair(block: np.ndarray, law: np.ndarray, states: np.ndarray) -> Eigenpair | None:

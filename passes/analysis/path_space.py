@@ -186,7 +186,8 @@ def _retraction(found: Cocylinder, c: GradedComplex) -> RetractWitness:
 
 
 def _dense(matrix: Any) -> NDArray[np.object_]:
-    return matrix.toarray().astype(object)
+    dense: NDArray[np.object_] = matrix.toarray().astype(object)
+    return dense
 
 
 class AttentionPath:

@@ -66,4 +66,5 @@ class ClassMatrix:
             block = root * root.T - np.outer(self.scale, self.scale)
         elif self.stationary is not None:
             block = block - self.stationary
-        return block if dtype is None else block.astype(dtype, copy=False)
+        converted: np.ndarray = block if dtype is None else block.astype(dtype, copy=False)
+        return converted

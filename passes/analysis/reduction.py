@@ -74,8 +74,9 @@ class Coreduction:
             data.append(b.data)
         entries = sparse.coo_array((np.concatenate(data), (np.concatenate(rows), np.concatenate(columns))), shape=shape)
         by_column, by_row = entries.tocsc(), entries.tocsr()
-        self._face_start, self._faces = by_column.indptr.tolist(), by_column.indices.tolist()
-        self._values = by_column.data.tolist()
+        self._face_start: list[int] = by_column.indptr.tolist()
+        self._faces: list[int] = by_column.indices.tolist()
+        self._values: list[int] = by_column.data.tolist()
         self._coface_start, self._cofaces = by_row.indptr.tolist(), by_row.indices.tolist()
         self._all_units = bool((np.abs(by_column.data) == 1).all())
 
@@ -258,7 +259,8 @@ class Coreduction:
         weight = np.zeros((self.chain.count(degree - 1), cochain.shape[1]), dtype=object)
         for s in self._steps_to(degree):
             weight[s.low] = -s.value * (cochain[s.high] + (s.entries * weight[s.places]).sum(axis=0))
-        return (cochain + apply(self.chain.coboundary(degree - 1), weight))[self.critical[degree]]
+        restricted: Integers = (cochain + apply(self.chain.coboundary(degree - 1), weight))[self.critical[degree]]
+        return restricted
 
     def homotopy(self, degree: int, chain: Integers) -> Integers:
         """h with 1 − lift∘project = ∂h + h∂, on chains (count_k, m)."""
@@ -429,22 +431,22 @@ class MinimalModel:
         self.bounded = [[j for _, j, _ in classes[k]] for k in degrees]
         self.orders_above = [[t for _, _, t in classes[k]] for k in degrees]
 
-    def project(self, degree: int, chain: Any) -> Integers:
+    def project(self, degree: int, chain: Integers) -> Integers:
         for stage in self._stages:
             chain = stage.project(degree, chain)
         return chain
 
-    def lift(self, degree: int, chain: Any) -> Integers:
+    def lift(self, degree: int, chain: Integers) -> Integers:
         for stage in reversed(self._stages):
             chain = stage.lift(degree, chain)
         return chain
 
-    def extend(self, degree: int, cochain: Any) -> Integers:
+    def extend(self, degree: int, cochain: Integers) -> Integers:
         for stage in reversed(self._stages):
             cochain = stage.extend(degree, cochain)
         return cochain
 
-    def restrict(self, degree: int, cochain: Any) -> Integers:
+    def restrict(self, degree: int, cochain: Integers) -> Integers:
         for stage in self._stages:
             cochain = stage.restrict(degree, cochain)
         return cochain

@@ -31,7 +31,8 @@ def total_variation_bound(epsilon: Any) -> np.ndarray:
 def softmax_jacobian(pattern: Any) -> np.ndarray:
     """diag(p) − ppᵀ of every row, (..., n, m, m) of patterns (..., n, m). Raises `PatternError`."""
     p = row_stochastic(pattern)
-    return np.eye(p.shape[-1]) * p[..., None] - p[..., None] * p[..., None, :]
+    jacobian: np.ndarray = np.eye(p.shape[-1]) * p[..., None] - p[..., None] * p[..., None, :]
+    return jacobian
 
 
 def softmax_jacobian_spectrum(pattern: Any) -> np.ndarray:
@@ -63,7 +64,8 @@ def softmax_jacobian_bound(pattern: Any) -> np.ndarray:
     """2 max_j p_j(1 − p_j) ≤ ½ of every row, (..., n): Gershgorin's bound of ‖diag(p) − ppᵀ‖₂. Raises
     `PatternError`."""
     p = row_stochastic(pattern)
-    return 2 * (p * (1 - p)).max(-1)
+    bound: np.ndarray = 2 * (p * (1 - p)).max(-1)
+    return bound
 
 
 @dataclass(frozen=True, eq=False)

@@ -55,7 +55,8 @@ def row_stochastic(pattern: Any, *, square: bool = False, atol: float = 1e-5) ->
             f"{int(bad.sum())} of {bad.size} rows are no probability distributions",
             hint="take softmax first, leave fully masked rows out, or raise atol for half-precision patterns",
         )
-    return matrix / sums
+    rows: np.ndarray = matrix / sums
+    return rows
 
 
 def distribution(weights: Any, n: int, *, atol: float = 1e-5) -> np.ndarray:
@@ -63,7 +64,8 @@ def distribution(weights: Any, n: int, *, atol: float = 1e-5) -> np.ndarray:
     vector = real_array(weights, "a distribution")
     if vector.shape != (n,):
         raise PatternError(f"a distribution on {n} states has shape ({n},), not {vector.shape}")
-    return row_stochastic(vector[None], atol=atol)[0]
+    law: np.ndarray = row_stochastic(vector[None], atol=atol)[0]
+    return law
 
 
 def eliminated(matrix: np.ndarray, keep: int) -> np.ndarray:

@@ -139,7 +139,8 @@ def _times(one: Integers, two: Integers) -> Integers:
         raise WitnessError(f"matrices of shapes {one.shape} and {two.shape} have no product")
     if not one.shape[1]:
         return np.zeros((one.shape[0], two.shape[1]), dtype=object)
-    return np.asarray(one, dtype=object) @ np.asarray(two, dtype=object)
+    product: Integers = np.asarray(one, dtype=object) @ np.asarray(two, dtype=object)
+    return product
 
 
 def _apart(one: float, two: float) -> float:

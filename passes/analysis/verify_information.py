@@ -148,7 +148,8 @@ def _flow(witness: FlowWitness) -> float:
     target = joint.sum(-2)
 
     def entropy(p: np.ndarray, axes: tuple[int, ...]) -> np.ndarray:
-        return -(p * np.log(np.where(p > 0, p, 1.0))).sum(axes)
+        entropies: np.ndarray = -(p * np.log(np.where(p > 0, p, 1.0))).sum(axes)
+        return entropies
 
     flow = entropy(pi, (-1,)) + entropy(target, (-1,)) - entropy(joint, (-2, -1))
     return float(np.maximum(np.abs(target - pi).sum(-1).max(), np.abs(flow - witness.flow).max()))

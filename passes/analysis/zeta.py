@@ -219,7 +219,8 @@ def hashimoto_matrix(adjacency: Any) -> np.ndarray:
     steps = heads[:, None] == tails[None, :]
     reverse = np.roll(np.arange(len(tails)), len(edges))
     steps[np.arange(len(tails)), reverse] = False
-    return steps.astype(np.int64)
+    matrix: np.ndarray = steps.astype(np.int64)
+    return matrix
 
 
 def directed_zeta_polynomial(adjacency: Any, *, budget: Cost | None = None) -> Result[InverseZeta]:
