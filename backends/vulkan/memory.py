@@ -178,11 +178,13 @@ def stage(e: Emitter, tile: Tile, hint: str, slot: str = "") -> bool:
     return True
 
 
-def put_rows(e: Emitter, tile: Tile, hint: str) -> Staged:
-    """Copies vectors that threads hold to shared memory."""
+def put_rows(e: Emitter, tile: Tile, hint: str, slot: str = "") -> Staged:
+    """Copies vectors that threads hold to shared memory. Tiles of one ``slot`` lie in one array, in turn."""
     if tile.staged is None:
         per_row = chunks(tile.width)
-        array = e.need(hint, "vec4f", e.lanes.rows * (per_row + _PAD))
+        array = e.slots.get(slot) or e.need(hint, "vec4f", e.lanes.rows * (per_row + _PAD))
+        if slot:
+            e.slots[slot] = array
         e.writing(array.name)
         held = items(e, tile)
         vectors = e.lanes.vectors(tile.width)

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from functools import partial
+
 from aatc.backends.vulkan.emit import Emitter
 from aatc.backends.vulkan.lanes import chunks
 from aatc.backends.vulkan.memory import item, items, letters_of, put_rows, source, token
@@ -56,45 +59,55 @@ def _summed(e: Emitter, tile: Tile, over_rows: bool, over_cols: bool) -> tuple[T
 
 
 def _store_matrix(e: Emitter, tile: Tile, s: Source, t: TileType, add: bool) -> None:
-    """A matrix that lies in a buffer, or sums over rows of products of all features with all; an entry belongs to one
-    thread."""
-    height, width = int(t.shape[1]), int(t.shape[2])
-    staged = [[_staged(e, x) for x in pair] for pair in tile.factors or []]
-    for x in (y for pair in staged for y in pair):
-        e.reading(x.name)
+    """A matrix that lies in a buffer, or sums over rows of products of all features with all, one pair of vectors after
+    the other; an entry belongs to one thread."""
+    size = int(t.shape[1]), int(t.shape[2])
+    if tile.source is not None:
+        source_of = tile.source
+        _entries(e, s, size, add, lambda d, f: e.let("x", "f32", f"load_f({_entry(e, source_of, d, f)})"))
+    for n, pair in enumerate(tile.factors or []):
+        staged = [_staged(e, x, f"factor{k}_{x.width}") for k, x in enumerate(pair)]
+        for x in staged:
+            e.reading(x.name)
+        _entries(e, s, size, add or n > 0, partial(_summed_rows, e, staged))
+
+
+def _entries(e: Emitter, s: Source, size: tuple[int, int], add: bool, value: Callable[[str, str], str]) -> None:
+    """Writes the value of each entry of a matrix, or adds it."""
+    count = size[0] * size[1]
     e.body.open()
     counter = e.body.fresh("n")
     at = e.let("at", "i32", f"{counter} * {e.lanes.threads} + thread")
-    e.when(f"{at} < {height * width}")
-    first, second = e.let("d", "i32", f"{at} / {width}"), e.let("e", "i32", f"{at} % {width}")
-    if tile.source is not None:
-        total = e.let("x", "f32", f"load_f({_entry(e, tile.source, first, second)})")
-    else:
-        total = e.body.var("total", "f32", "0.0")
-        e.body.open()
-        row = e.body.fresh("row")
-        for pair in staged:
-            a, b = (
-                f"{x.name}[{row} * {x.stride} + ({f} >> 2u)][{f} & 3]"
-                for x, f in zip(pair, (first, second), strict=True)
-            )
-            e.body.set(total, f"{total} + {a} * {b}")
-        e.body.close_for(row, "0", e.row_extent, 1)
-    place = _entry(e, s, first, second)
-    e.body.write("f32", place, f"load_f({place}) + {total}" if add else total)
+    e.when(f"{at} < {count}")
+    first, second = e.let("d", "i32", f"{at} / {size[1]}"), e.let("e", "i32", f"{at} % {size[1]}")
+    text, place = value(first, second), _entry(e, s, first, second)
+    e.body.write("f32", place, f"load_f({place}) + {text}" if add else text)
     e.close()
-    e.body.close_for(counter, "0", str(-(-height * width // e.lanes.threads)), 1)
+    e.body.close_for(counter, "0", str(-(-count // e.lanes.threads)), 1)
+
+
+def _summed_rows(e: Emitter, staged: list[Staged], first: str, second: str) -> str:
+    total = e.body.var("total", "f32", "0.0")
+    e.body.open()
+    row = e.body.fresh("row")
+    a, b = (
+        f"{x.name}[{row} * {x.stride} + ({f} >> 2u)][{f} & 3]" for x, f in zip(staged, (first, second), strict=True)
+    )
+    e.body.set(total, f"{total} + {a} * {b}")
+    e.body.close_for(row, "0", e.row_extent, 1)
+    return total
 
 
 def _entry(e: Emitter, s: Source, first: str, second: str) -> str:
     return e.plus(s.base, e.times(first, s.strides.get("d", "0")), e.times(second, s.strides.get("e", "0")))
 
 
-def _staged(e: Emitter, tile: Tile) -> Staged:
+def _staged(e: Emitter, tile: Tile, slot: str) -> Staged:
     """Vectors of rows in shared memory; a number is a vector of one feature."""
+    held = items(e, tile)
     if tile.form == "row":
-        tile = Tile(tile.letters, "rowvec", tile.kind, 1, [f"vec4f({x}, 0.0, 0.0, 0.0)" for x in items(e, tile)])
-    return put_rows(e, tile, "factor")
+        held = [f"vec4f({x}, 0.0, 0.0, 0.0)" for x in held]
+    return put_rows(e, Tile(tile.letters, "rowvec", tile.kind, tile.width, held), "factor", slot)
 
 
 def _elements(e: Emitter, form: str, s: Source, width: int) -> list[tuple[list[str], str, int]]:
