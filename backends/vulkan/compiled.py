@@ -23,6 +23,9 @@ from aatc.ir.registry import lookup_op
 from aatc.ir.tilemap import TileMap
 from aatc.ir.types import TensorType, dtype_name
 
+#: A tile function: its results of tensors, None where a condition of it fails.
+Run = Callable[..., list[torch.Tensor] | None]
+
 #: Programs that a function keeps, of the shapes it was called with last.
 PLANS = 8
 
@@ -42,7 +45,7 @@ class Compiled:
     from several threads go one after the other. What the device cannot hold, integers beyond 32 bits, goes to
     ``elsewhere``."""
 
-    def __init__(self, lowered: Lowered, executor: Executor, elsewhere: Callable[[], Callable[..., Any]]):
+    def __init__(self, lowered: Lowered, executor: Executor, elsewhere: Callable[[], Run]):
         self.lowered, self.executor, self.elsewhere = lowered, executor, elsewhere
         self.programs: OrderedDict[Any, Loaded] = OrderedDict()
         self.lock = threading.Lock()
@@ -145,6 +148,7 @@ def _words(t: torch.Tensor) -> torch.Tensor:
 
 def _on_host(op: Op, values: Mapping[Value, torch.Tensor], sizes: Mapping[str, int]) -> torch.Tensor:
     evaluate: Any = lookup_op(op.name).evaluate
+    out: torch.Tensor
     (out,) = evaluate(op, [values[v] for v in op.operands], Sizes(sizes))
     return out
 

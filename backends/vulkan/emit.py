@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import Any
+from typing import TYPE_CHECKING
 
 from aatc.backends.vulkan.kernels import Extent, Offset
 from aatc.backends.vulkan.lanes import Lanes
@@ -16,6 +16,9 @@ from aatc.ir.dims import Dim
 from aatc.ir.errors import UnsupportedError
 from aatc.ir.types import RunsType, TensorType, TileType
 
+if TYPE_CHECKING:
+    from aatc.backends.vulkan.whole import Parts
+
 
 @dataclass
 class Names:
@@ -23,7 +26,7 @@ class Names:
 
     func: Func
     names: dict[Value, str] = field(default_factory=dict)
-    parts: list[Any] = field(default_factory=list)  # whole.Parts: places of partial sums
+    parts: list[Parts] = field(default_factory=list)
 
     def of(self, v: Value) -> str:
         if v not in self.names:
