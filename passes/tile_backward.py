@@ -207,9 +207,8 @@ class _Plan:
     def _tile(self, fr: Frame, partial: Value | None) -> None:
         b, s = fr.b, fr.s
         pair = b.tile(s.heads, s.rows, s.cols)
-        compute_atoms(
-            fr, [e for e, _ in self.outputs] + [self.forms.pair_weight if self.forms.weight is not None else self.score]
-        )
+        weight = self.forms.pair_weight if self.forms.weight is not None else self.forms.seen_score
+        compute_atoms(fr, [*(e for e, _ in self.outputs), weight])
         p = self._weights(fr, partial, pair)
         fr.tiles["p_"] = p
         d_weight = self._values(fr, p, pair)
@@ -231,7 +230,7 @@ class _Plan:
         """The gradient of a score over P, DW and atoms."""
         n = self.forms.normalizer
         found = n.cotangent(self.forms.unit, DW, self.extra.rho.atom)
-        return substitute(found, {SCORE: self.score, **self._atoms_of_row()})
+        return substitute(found, {SCORE: self.forms.seen_score, **self._atoms_of_row()})
 
     def _weights(self, fr: Frame, partial: Value | None, pair: TileType) -> Value:
         forms = self.forms

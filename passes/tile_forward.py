@@ -54,7 +54,11 @@ class Forms:
         apart = squares_apart(a) if backward else ()
         score = Normaliser(whole=a.whole).number(mul(const(self.unit), body))
         single = compute_name(a.types[a.names[0]].dtype) == "f32"
+        #: The score as the forward has it, which weights are taken by where the backward differentiates another form of
+        #: it: weights by the numbers of that one, rounded otherwise, would be off by as much as scores are large.
+        self.seen: Expr | None = None
         if apart:
+            self.seen = self.f.pair(score)
             score = apart[0].body if self.unit == 1 else mul(const(self.unit), apart[0].body)
         elif single and a.dtype == "f64":
             score = absorbed(score)
@@ -129,7 +133,12 @@ class Forms:
 
     def weight_of(self, given: Mapping[Expr, Expr]) -> Expr:
         """The weight over atoms, with expressions in the place of statistics of scores."""
-        return substitute(self.normalizer.weight(self.unit), {SCORE: self.score, **given})
+        return substitute(self.normalizer.weight(self.unit), {SCORE: self.seen_score, **given})
+
+    @property
+    def seen_score(self) -> Expr:
+        """The score that weights are taken by."""
+        return self.score if self.seen is None else self.seen
 
     @property
     def reference(self) -> tuple[Statistic, ...]:

@@ -9,7 +9,7 @@ from aatc.ir.core import Value
 from aatc.ir.normalizers import Statistic
 from aatc.ir.normalizers.softmax import Softmax
 from aatc.ir.score.derivative import gradients
-from aatc.ir.score.expr import ZERO, Expr, add, call, const, mul, param
+from aatc.ir.score.expr import ZERO, Expr, call, const, mul, param
 from aatc.ir.types import TensorType, compute_name
 from aatc.passes.factor import Token
 from aatc.passes.lowering import Attention, compute_tokens
@@ -80,8 +80,6 @@ def extra_tokens(fr: Frame, forms: Forms, summed: bool) -> Extra:
         pulled = gradients([(forms.epilogue, go)], [forms.place])[forms.place]
         fr.operands[forms.place.name] = fr.operands["o__"]
     given, factor = _row_statistics(forms, summed)
-    if forms.dropped is not None:  # the largest score of a row moves with what scores get back
-        given = {x: add(e, mul(const(forms.unit), forms.dropped)) for x, e in given.items()}
     grad = Token("grad_t", mul(factor, pulled), "bhid")
     rho = Token("rho_t", forms.normalizer.row_gradient(factor, gl, call("dot", pulled, o)), "bhi")
     extra = Extra(grad, rho, {x: Token(f"{x.heading}_t", e, "bhi") for x, e in given.items()}, summed)

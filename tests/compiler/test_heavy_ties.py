@@ -177,3 +177,32 @@ def test_a_score_with_a_bias_stays_in_one_piece():
     """-1e9 is rounded with what it is added to, in the backward as in the forward."""
     built = build(*tokens(None)[:3], metric=METRICS["euclidean"][0], bias=aatc.biases.ALiBi(2))
     assert "apart" not in str(built.result.module)
+
+
+@pytest.mark.parametrize("metric", [metrics.Euclidean(), metrics.Mahalanobis(torch.eye(16) + 0.1)])
+@pytest.mark.parametrize(("offset", "names"), [(0.0, "qkv"), (10.0, "qkv"), (30.0, "qkv"), (100.0, "v")])
+@pytest.mark.parametrize("backend", ["cpu", "native"])
+def test_queries_far_from_all_keys(metric, offset, names, backend):
+    """Every squared distance of a row is large, and only what they differ by counts: weights of the backward have to
+    be the forward's, not those of squares that are each rounded by themselves. The farthest queries see one key each,
+    and what they send to keys vanishes."""
+    generator = torch.Generator().manual_seed(0)
+    q, k, v, g = (torch.randn(1, 2, 64, 16, generator=generator) for _ in range(4))
+    q[..., 0] += offset
+    k = 0.3 * k
+
+    def run(function, dtype):
+        leaves = [x.to(dtype).requires_grad_() for x in (q, k, v)]
+        return torch.autograd.grad(function(*leaves), leaves, g.to(dtype))
+
+    def attention(q, k, v):
+        return aatc.attend(q, k, v, metric=metric, scale=0.3)
+
+    exact = run(attention, torch.float64)
+    plain = run(attention, torch.float32)
+    torch.compiler.reset()
+    got = run(aatc.compile(attention, backend=backend, fallback=False), torch.float32)
+    for name, x, p, want in zip("qkv", got, plain, exact, strict=True):
+        scale = want.abs().max()
+        allowed = max(2e-5, 4 * float((p - want).abs().max() / scale))
+        assert float((x - want).abs().max() / scale) <= allowed or name not in names, name
