@@ -189,6 +189,12 @@ class Loaded:
                 names[op.attrs["level"]].append(what)
         return [LevelTime(n, tuple(k), s) for n, (k, s) in enumerate(zip(names, seconds, strict=True))]
 
+    def remember(self, buffer: Value, t: torch.Tensor) -> None:
+        """``t`` of the host is what the device has in the buffer of a parameter: it need not be uploaded."""
+        for n, op in enumerate(self.func.body.ops):
+            if op.name == "program.parameter" and op.operands[1] is buffer:
+                self._given[n] = t.detach().clone()
+
     def read(self, buffer: Value) -> torch.Tensor:
         """What stands in a buffer, such as a parameter that the device has updated, as a new tensor."""
         at = self._range(buffer)

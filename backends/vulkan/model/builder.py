@@ -92,7 +92,7 @@ class Builder:
         self.target = ""
         self.outside: set[Value] = {a for a in func.args}  # arguments, and
         self.aliases: set[Value] = set()  # what lies in an argument's memory
-        self.was_view = False
+        self.was_view, self.depth = False, 0  # within so many graphs that operators were traced to
         self.known: dict[Value, Any] = {}  # what operators on the host read of what is the same in every call
         self.made: list[torch.Tensor] = []  # tensors without data, as the operator at hand would return them
         for a, x in zip(func.args, inputs, strict=True):
@@ -224,6 +224,8 @@ class Builder:
     def call(self, function: Any, target: str, args: list[Any], kwargs: dict[str, Any]) -> Sequence[Any]:
         """What an operator makes of items, or of keys of `items`: an item per result. Raises: Unsupported."""
         self.target, self.was_view = target, False
+        if target.startswith("aten.as_strided"):
+            raise Unsupported("elements by where they lie in memory")
         if all(isinstance(self.item(x), Known) for x in flat([args, kwargs]) if self.is_tensor(x)):
             return self._constant(function, args, kwargs)
         name = target.rpartition(".")[0] if target.count(".") > 1 else target
@@ -233,8 +235,7 @@ class Builder:
             return found
         self._describe(function, args, kwargs)
         if name in SAME and len(self.made) == 1:
-            item = self.item(args[0])
-            return [self.view(args[0]) if isinstance(item, Given) else item]
+            return [self._copied(args[0])]
         if name in ("aten.to", "aten._to_copy", "aten.type_as"):
             return [self._converted(args[0])]
         if name in POINTWISE:
@@ -275,6 +276,7 @@ class Builder:
         for n, x in zip(holders, inputs, strict=True):
             self.items[n] = x
         names = dict(zip(holders, keys, strict=False))
+        self.depth += 1
         try:
             for n in graph.graph.nodes:
                 if n.op == "get_attr":
@@ -284,6 +286,7 @@ class Builder:
             (out,) = (n for n in graph.graph.nodes if n.op == "output")
             return [self.item(names.get(x, x)) for x in out.args[0]]
         finally:
+            self.depth -= 1
             for n in graph.graph.nodes:
                 self.items.pop(n, None)
 
@@ -413,13 +416,18 @@ class Builder:
         checked: Node = self._checked(found, made)
         return checked
 
+    def _copied(self, x: Any) -> Node:
+        """The same numbers in memory of their own, wherever they come to stand."""
+        node = self.node(x)
+        return Node({"f": "as_f", "i": "as_i", "b": "as_b"}[node.kind], node.kind, node.shape, (node,))
+
     def _converted(self, x: Any) -> Any:
         (made,) = self.made
         item = self.item(x)
         node = self.node(x)
         to = dtype_name(made.dtype)
         if kind_of(to) == node.kind and to in ("f32", "i64", "bool") and dtype_of(item) == to:
-            return item
+            return self._copied(x)
         if to == "f32":
             return Node("as_f", "f", node.shape, (node,))
         if to == "bool":

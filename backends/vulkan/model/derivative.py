@@ -29,13 +29,13 @@ AttentionBackward = Callable[[Builder, Op, Sequence[Any], set[Value]], Sequence[
 def gradients(
     b: Builder, func: Func, loss: Value, wanted: Sequence[Value], attention: AttentionBackward
 ) -> dict[Value, Node]:
-    """Gradients of ``loss``, a number, with respect to arguments. Raises: Unsupported, with the operator that has no
-    derivative on the device."""
+    """Gradients of ``loss``, a number, with respect to arguments that it depends on. Raises: Unsupported, with the
+    operator that has no derivative on the device."""
     depends = _depending(func, wanted)
     sums: dict[Value, list[Any]] = defaultdict(list)
-    sums[loss].append(Node("number", "f", (), data=1.0))
+    sums[loss].append(Node("number", "f", tuple(b.meta(loss).shape), data=1.0))
     for op in reversed(func.body.ops[:-1]):
-        if not any(sums[r] for r in op.results) or not any(v in depends for v in op.operands):
+        if not any(sums[r] for r in op.results) or not any(v in depends for v in op.operands) or _stops(op):
             continue
         given = [_total(b, sums[r]) for r in op.results]
         if op.name == "geo.kernel":
@@ -47,14 +47,19 @@ def gradients(
         for v, g in found:
             if v in depends:
                 sums[v].append(g)
-    return {v: _total(b, sums[v]) or Node("number", "f", tuple(b.meta(v).shape), data=0.0) for v in wanted}
+    return {v: _total(b, sums[v]) for v in wanted if sums[v]}
+
+
+def _stops(op: Op) -> bool:
+    """Whether no gradient flows through an operator: within ``torch.no_grad``, and where it is detached."""
+    return bool(op.attrs.get("no_grad")) or str(op.attrs.get("target", "")).startswith("aten.detach")
 
 
 def _depending(func: Func, wanted: Sequence[Value]) -> set[Value]:
     """Values that floating-point numbers of ``wanted`` go into."""
     found = set(wanted)
     for op in func.body.ops:
-        if any(v in found for v in op.operands):
+        if any(v in found for v in op.operands) and not _stops(op):
             found |= set(op.results)
     return found
 

@@ -354,16 +354,29 @@ def gather(b: Builder, x: Any, dim: int, index: Any, *, sparse_grad: bool = Fals
     return looked_up(b, source, dim % len(source.shape), at, at.shape)
 
 
+def _asked_before(b: Builder) -> None:
+    """Indices of the derivative of a lookup were asked whether they are some when it was done; others were not."""
+    if not b.depth:
+        raise Unsupported("indices that nobody has looked at")
+
+
 @operator("aten.scatter")
 def scatter(b: Builder, x: Any, dim: int, index: Any, value: Any) -> Node:
     """Where every row gets one entry; each place asks whether it is the one."""
+    _asked_before(b)
     node, at, axis = b.node(x), b.view(index), dim % len(b.node(x).shape)
     if at.shape[axis] != 1 or any(
         n != d for k, (n, d) in enumerate(zip(at.shape, node.shape, strict=True)) if k != axis
     ):
         raise Unsupported("a scatter of several entries per row")
     here = torch.arange(node.shape[axis]).reshape([-1 if n == axis else 1 for n in range(len(node.shape))])
-    values = b.node(value) if isinstance(value, (int, float)) or b.is_tensor(value) else value
+    if b.is_tensor(value):
+        of = b.view(value)
+        if len(of.shape) != len(at.shape):
+            raise Unsupported("a scatter of one number")
+        values = load(View(of.buffer, of.dtype, at.shape, of.strides, of.offset))  # as much of it as there are indices
+    else:
+        values = b.node(value)
     return word("where", word("eq", load(b.segment.constant(here, "i64")), load(at)), values, node)
 
 
@@ -377,7 +390,8 @@ def _sums(b: Builder, source: View, index: View, axis: int, shape: tuple[int, ..
 
 @operator("aten.scatter_add")
 def scatter_add(b: Builder, x: Any, dim: int, index: Any, source: Any) -> Node:
-    """No kernel asks whether an index is one of ``x``: `gather` has."""
+    """What lookups send back."""
+    _asked_before(b)
     node, at, values = b.node(x), b.view(index), b.view(source)
     axis = dim % len(node.shape)
     if any(n != d for k, (n, d) in enumerate(zip(at.shape, node.shape, strict=True)) if k != axis):

@@ -15,14 +15,17 @@ WORDS: dict[str, tuple[str, str, str]] = {
     "add": ("({0} + {1})", "f", "f"), "sub": ("({0} - {1})", "f", "f"), "mul": ("({0} * {1})", "f", "f"),
     "div": ("({0} / {1})", "f", "f"), "neg": ("(-{0})", "f", "f"), "abs": ("abs({0})", "f", "f"),
     "square": ("({0} * {0})", "f", "f"), "reciprocal": ("(1.0 / {0})", "f", "f"),
-    "sqrt": (f"select({_NAN}, sqrt(max({{0}}, 0.0)), {{0}} >= 0.0)", "f", "f"),
-    "rsqrt": (f"select({_NAN}, 1.0 / sqrt(max({{0}}, 0.0)), {{0}} >= 0.0)", "f", "f"),
-    "exp": ("w_exp({0})", "f", "f"), "log": ("w_log({0})", "f", "f"), "power": ("w_power({0}, {1})", "f", "f"),
-    "tanh": ("select(w_tanh({0}), {0}, w_isnan({0}))", "f", "f"), "sigmoid": ("w_sigmoid({0})", "f", "f"),
-    "erf": ("select(w_erf({0}), {0}, w_isnan({0}))", "f", "f"),
-    "sin": ("w_sin({0})", "f", "f"), "cos": ("w_cos({0})", "f", "f"), "floor": ("floor({0})", "f", "f"),
+    **{
+        name: (f"select({text}, {{0}}, w_isnan({{0}}))", "f", "f")  # compilers of shaders take it that nothing is NaN
+        for name, text in (
+            ("sqrt", f"select({_NAN}, sqrt(max({{0}}, 0.0)), {{0}} >= 0.0)"),
+            ("rsqrt", f"select({_NAN}, 1.0 / sqrt(max({{0}}, 0.0)), {{0}} >= 0.0)"),
+            ("exp", "w_exp({0})"), ("log", "w_log({0})"), ("power", "w_power({0}, {1})"), ("tanh", "w_tanh({0})"),
+            ("sigmoid", "w_sigmoid({0})"), ("erf", "w_erf({0})"), ("relu", "select({0}, 0.0, {0} < 0.0)"),
+        )
+    },
+    "floor": ("floor({0})", "f", "f"),
     "sign": ("w_sign({0})", "f", "f"),
-    "relu": ("select({0}, 0.0, {0} < 0.0)", "f", "f"),
     "maximum": ("select(select({0}, {1}, {1} > {0}), {1}, w_isnan({1}))", "f", "f"),
     "minimum": ("select(select({0}, {1}, {1} < {0}), {1}, w_isnan({1}))", "f", "f"),
     "lt": ("({0} < {1})", "=", "b"), "le": ("({0} <= {1})", "=", "b"), "gt": ("({0} > {1})", "=", "b"),
@@ -53,6 +56,11 @@ def word(name: str, *args: Node) -> Node:
 
 def _f(x: float) -> Node:
     return number(float(x), "f")
+
+
+def _is_zero(x: Node) -> bool:
+    """Whether it is the number 0, by which shading languages do not divide."""
+    return x.op == "number" and x.data == 0
 
 
 def _scaled(x: Node, alpha: float) -> Node:
@@ -107,11 +115,11 @@ def _unary(name: str) -> Callable[..., Node]:
 POINTWISE: dict[str, Callable[..., Node | None]] = {
     "aten.add": _summed("add"), "aten.sub": _summed("sub"), "aten.mul": _binary("mul"),
     "aten.rsub": lambda x, y, alpha=1: word("sub", y, _scaled(x, alpha)),
-    "aten.div": lambda x, y, rounding_mode=None: word("div", x, y) if rounding_mode is None else None,
+    "aten.div": lambda x, y, rounding_mode=None: None if rounding_mode is not None or _is_zero(y) else word("div", x, y),
     "aten.neg": _unary("neg"), "aten.abs": _unary("abs"), "aten.square": _unary("square"),
     "aten.reciprocal": _unary("reciprocal"), "aten.sqrt": _unary("sqrt"), "aten.rsqrt": _unary("rsqrt"),
     "aten.exp": _unary("exp"), "aten.log": _unary("log"), "aten.tanh": _unary("tanh"), "aten.erf": _unary("erf"),
-    "aten.sigmoid": _unary("sigmoid"), "aten.sin": _unary("sin"), "aten.cos": _unary("cos"),
+    "aten.sigmoid": _unary("sigmoid"),
     "aten.floor": _unary("floor"),
     "aten.sign": _unary("sign"),
     "aten.sgn": _unary("sign"), "aten.relu": _unary("relu"), "aten.gelu": _gelu,

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -47,7 +47,7 @@ class Step:
         device: Device,
         fixed: Sequence[int] = (),
     ):
-        self.module, self.parameters = module, parameters
+        self.module = module
         func, attentions = module.entry, Attentions(module, device)
         b = Builder(func, inputs, attentions.forward, fixed)
         self.numbers: dict[tuple[int, str], Value] = {}
@@ -67,15 +67,15 @@ class Step:
                 raise Unsupported(f"{step.op.attrs.get('target', step.op.name)}: {step.reason}")
             found = gradients(b, func, loss, [p.value for p in parameters], attentions.backward)
             update = Update(b.segment, _valid(b))
-            for n, p in enumerate(parameters):
+            self.parameters = [p for p in parameters if p.value in found]  # the others have no gradient: they stay
+            for n, p in enumerate(self.parameters):
                 numbers = {name: b.node(self.numbers[rules.index(p.rule), name]) for name in p.rule.numbers}
                 state = {}
                 for name in p.rule.state:
                     self.states[n, name] = self._given(b, tuple(p.tensor.shape), f"{name}_{n}")
                     state[name] = b.view(self.states[n, name])
                 view = b.view(p.value)
-                g = b.node(found[p.value])
-                g = load(b.segment.written(g, "f32", "gradient"))
+                g = load(b.segment.written(b.node(found[p.value]), "f32", "gradient"))
                 p.rule.update(update, view, g, state, numbers)
         except Unsupported as error:
             raise UnsupportedError(f"a training step on the device: {error}") from error
@@ -94,28 +94,30 @@ class Step:
         kept = {p.value for p in self.parameters} | set(self.states.values())
         return load_step(executor, step, kept.__contains__, "training")
 
-    def run(self, inputs: Sequence[object], count: int) -> torch.Tensor | None:
-        """One step, the ``count``-th; the loss. None, and nothing is updated, where the device must not compute."""
+    def run(self, inputs: Sequence[object], counts: Mapping[Value, int]) -> torch.Tensor | None:
+        """One step, the one of each parameter that ``counts`` says; the loss. Parameters and their state are written to
+        the host's tensors. None, and nothing is updated, where the device must not compute."""
         values: dict[Value, object] = dict(zip(self.module.entry.args, inputs, strict=True))
         for n, rule in enumerate(self.rules):
-            for name, x in rule.values(count).items():
+            steps = {counts[p.value] for p in self.parameters if p.rule is rule}
+            if len(steps) > 1:
+                raise UnsupportedError(f"parameters of one group have been updated {sorted(steps)} times")
+            for name, x in rule.values(next(iter(steps), 1)).items():
                 values[self.numbers[n, name]] = torch.tensor(x, dtype=torch.float32)
-        for n, p in enumerate(self.parameters):
-            for name in p.rule.state:
-                values[self.states[n, name]] = p.state[name]
+        held = [(p.value, p.tensor) for p in self.parameters]
+        held += [(self.states[n, name], p.state[name]) for n, p in enumerate(self.parameters) for name in p.rule.state]
+        values |= held
         try:
             if not self.step.run(values):
                 return None
         except DeviceLimitError:  # integers of more than 32 bits: nothing ran
             return None
+        with torch.no_grad():
+            for v, t in held:
+                t.copy_(self.step.read(v).reshape(t.shape))
+                self.step.loaded.remember(self.step.buffers[v], t)
         loss: torch.Tensor = values[self.loss]  # type: ignore[assignment]
         return loss.clone()
-
-    def read(self, write: Callable[[torch.Tensor, torch.Tensor], None]) -> None:
-        """Hands over (tensor of the host, what the device has in its place) for parameters and their state."""
-        for n, p in enumerate(self.parameters):
-            for v, t in [(p.value, p.tensor), *((self.states[n, name], p.state[name]) for name in p.rule.state)]:
-                write(t, self.step.read(v))
 
     def close(self) -> None:
         self.step.loaded.close()

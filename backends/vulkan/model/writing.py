@@ -117,6 +117,14 @@ def _word(n: Node, done: Mapping[Node, str]) -> str:
         return text.format(convert(done[n.args[0]], kinds[0], "b"), *chosen)
     if wanted == "=":
         wanted = "f" if "f" in kinds else "i"
+        if wanted == "f":
+            x, y = (convert(done[a], a.kind, "f") for a in n.args)
+            compared = text.format(x, y)
+            if n.op == "ne":
+                return f"({compared} || w_isnan({x}) || w_isnan({y}))"
+            return f"({compared} && !w_isnan({x}) && !w_isnan({y}))"
+    if n.op == "as_b" and kinds[0] == "f":
+        return f"({done[n.args[0]]} != 0.0 || w_isnan({done[n.args[0]]}))"
     return text.format(*(convert(done[a], a.kind, wanted) for a in n.args))
 
 
