@@ -115,7 +115,9 @@ def _unary(name: str) -> Callable[..., Node]:
 POINTWISE: dict[str, Callable[..., Node | None]] = {
     "aten.add": _summed("add"), "aten.sub": _summed("sub"), "aten.mul": _binary("mul"),
     "aten.rsub": lambda x, y, alpha=1: word("sub", y, _scaled(x, alpha)),
-    "aten.div": lambda x, y, rounding_mode=None: None if rounding_mode is not None or _is_zero(y) else word("div", x, y),
+    "aten.div": lambda x, y, rounding_mode=None: (
+        None if rounding_mode is not None or _is_zero(y) else word("div", x, y)
+    ),
     "aten.neg": _unary("neg"), "aten.abs": _unary("abs"), "aten.square": _unary("square"),
     "aten.reciprocal": _unary("reciprocal"), "aten.sqrt": _unary("sqrt"), "aten.rsqrt": _unary("rsqrt"),
     "aten.exp": _unary("exp"), "aten.log": _unary("log"), "aten.tanh": _unary("tanh"), "aten.erf": _unary("erf"),
