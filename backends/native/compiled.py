@@ -328,10 +328,16 @@ class _RegionPlan:
         self.context = context
         self.contexts: dict[int, array[int]] = {}  # by threads
 
+    def _chunk(self, p: int, total: int, threads: int) -> int:
+        """Tasks that are drawn at once. Those of a small phase are: the next one would wait for a thread that has drawn
+        one of them and lost its core."""
+        drawn = self.drawn[p]
+        return max(1, total if drawn >= total else min(total // (threads * 16), drawn))
+
     def _of(self, threads: int) -> array[int]:
         context = self.contexts[threads] = self.context[:]
         for p, total in enumerate(self.totals):
-            context[self.layout.phase(p, CHUNK)] = max(1, min(total // (threads * 16), self.drawn[p]))
+            context[self.layout.phase(p, CHUNK)] = self._chunk(p, total, threads)
         context[THREADS] = threads
         return context
 
@@ -341,7 +347,7 @@ class _RegionPlan:
         for p, (total, again) in enumerate(zip(self.totals, self.again, strict=True)):
             here = again + (total - again) // turns.total * turn[1]
             context[self.layout.phase(p, TOTAL)] = here
-            context[self.layout.phase(p, CHUNK)] = max(1, min(here // (threads * 16), self.drawn[p]))
+            context[self.layout.phase(p, CHUNK)] = self._chunk(p, here, threads)
         for place, step in self.shifted:
             context[place] -= step * turn[0]
 
