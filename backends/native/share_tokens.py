@@ -92,7 +92,7 @@ class _Share:
             attrs, at = {"axes": "id" if source.rank == 2 else "i"}, Value(INDEX, "i")
             made = Op("tile.alloc", [], {}, [TensorType(tile.dtype, source.shape)], result_names=["once"], loc=load.loc)
             tokens = source.shape[0]
-            rows = min(_ROWS, int(tokens)) if tokens.is_static else _ROWS
+            rows = max(1, min(_ROWS, int(tokens))) if tokens.is_static else _ROWS
             part = TileType.of(tile.dtype, (1, rows, tile.shape[2]))
             read = Op("tile.load", [load.operands[0], at], attrs, [part], loc=load.loc)
             done = Op("tile.map", [read.result], {"programs": (program,)}, [part], loc=load.loc)

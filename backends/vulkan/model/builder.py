@@ -12,7 +12,7 @@ import torch
 from torch import fx
 
 from aatc.backends.vulkan.loaded import too_large
-from aatc.backends.vulkan.model import convolution  # noqa: F401  (operators)
+from aatc.backends.vulkan.model import convolution, lookups  # noqa: F401  (operators)
 from aatc.backends.vulkan.model.items import (
     KEYS,
     RESHAPES,
