@@ -13,6 +13,7 @@ from aatc.ir.errors import (
     DeviceMemoryError,
     FallbackWarning,
     NoDeviceError,
+    NoKernelError,
     ParseError,
     PassError,
     ScheduleError,
@@ -28,6 +29,6 @@ from aatc.ir.errors import (
 __all__ = [
     "AatcError", "AatcWarning", "BackendError", "CaptureError", "CompilerBugWarning", "DeviceError",
     "DeviceFeatureError", "DeviceLimitError", "DeviceLostError", "DeviceMemoryError", "FallbackWarning",
-    "NoDeviceError", "ParseError", "PassError", "ScheduleError", "ScoreError", "ShaderError", "ShapeError",
-    "TextError", "UnsupportedError", "VerifyError", "VersionError",
+    "NoDeviceError", "NoKernelError", "ParseError", "PassError", "ScheduleError", "ScoreError", "ShaderError",
+    "ShapeError", "TextError", "UnsupportedError", "VerifyError", "VersionError",
 ]  # fmt: skip

@@ -103,11 +103,13 @@ class TrainingStep:
         return [*self._whole.parameters(), *self._whole.buffers()]
 
     def _step(self, batch: tuple[Any, ...]) -> Any:
+        from aatc.backends.vulkan.model.program import is_small, layout
+
         held = self._held()
-        fixed = [n for n, t in enumerate(held) if not t.is_floating_point() and t.numel() <= 4096]
+        fixed = [n for n, t in enumerate(held) if is_small(t)]
         groups = [(tuple(map(id, g["params"])), _numbers(g)) for g in self.optimizer.param_groups]
         key = (
-            *((x.shape, x.stride(), x.dtype) if isinstance(x, torch.Tensor) else (type(x), repr(x)) for x in batch),
+            *map(layout, batch),
             tuple(m.training for m in self.model.modules()),
             tuple((id(t), t.requires_grad) for t in held),
             *(held[n].numpy().tobytes() for n in fixed),

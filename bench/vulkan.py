@@ -43,8 +43,8 @@ KINDS = ("dot-product", "euclidean", "alibi", "lorentz", "poincare", "sphere", "
 
 @dataclass
 class Measured:
-    """``kernel`` and ``call``: least seconds; ``flops``: of the product of scores and of values; ``words``: bytes that
-    must be moved at least; ``cpu``, ``sdpa``: seconds of the native backend, and of torch's attention on the same
+    """``kernel`` and ``call``: least seconds; ``flops``: of the product of scores and of values; ``moved``: bytes of
+    inputs and output; ``cpu``, ``sdpa``: seconds of the native backend, and of torch's attention on the same
     device where torch sees it; ``off``: the largest deviation from double precision."""
 
     what: str

@@ -103,6 +103,10 @@ class BackendError(AatcError):
     """A backend is unknown or cannot run here."""
 
 
+class NoKernelError(BackendError):
+    """An operator has no kernel on the device that the model runs on, and may not run on the host."""
+
+
 class DeviceError(BackendError):
     """A device cannot do what was asked of it. The process goes on, and other backends still run."""
 

@@ -17,6 +17,7 @@ from aatc.ir.errors import BackendError
 from aatc.ir.score.expr import Expr
 from aatc.ir.score.functions import FUNCTIONS
 from aatc.ir.score.program import Program
+from aatc.ir.score.walk import beyond
 
 #: Lowering of a word: takes the code and its operands, all of one number of lanes, then its constants in brackets.
 Lower = Callable[..., Val]
@@ -46,7 +47,7 @@ def expressions(code: Code, bodies: Sequence[Expr], bound: dict[Expr, Val], kind
 
 
 def _enter(code: Code, body: Expr, done: dict[Expr, Val], kind: str) -> None:
-    for e in _needed(body, done):
+    for e in beyond(body, done):
         if e.is_const:
             done[e] = _constant(e, kind)
             continue
@@ -61,21 +62,6 @@ def _enter(code: Code, body: Expr, done: dict[Expr, Val], kind: str) -> None:
             done[e] = done[other]
         else:
             done[e] = word(code, e, [done[a] for a in e.args], kind)
-
-
-def _needed(body: Expr, done: dict[Expr, Val]) -> list[Expr]:
-    """The nodes that the value of ``body`` takes beyond those done, arguments first: what is only below a node that is
-    done (the vectors of a contraction, say) is not among them."""
-    order: dict[Expr, None] = {}
-    stack = [(body, False)]
-    while stack:
-        e, entered = stack.pop()
-        if entered:
-            order[e] = None
-        elif e not in done and e not in order:
-            stack.append((e, True))
-            stack.extend((a, False) for a in reversed(e.args))
-    return list(order)
 
 
 def _constant(e: Expr, kind: str) -> Val:

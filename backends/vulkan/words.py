@@ -9,6 +9,7 @@ from aatc.ir.errors import UnsupportedError
 from aatc.ir.score.expr import Expr, postorder
 from aatc.ir.score.functions import FUNCTIONS
 from aatc.ir.score.program import Program
+from aatc.ir.score.walk import beyond
 
 #: Kinds of values, "f" number, "i" integer, "b" truth value, as types.
 TYPE = {"f": "f32", "i": "i32", "b": "bool"}
@@ -113,23 +114,9 @@ class Programs:
         return name
 
 
-def _needed(body: Expr, done: dict[Expr, tuple[str, str]]) -> list[Expr]:
-    """Nodes that the value of ``body`` takes beyond those done, arguments first."""
-    order: dict[Expr, None] = {}
-    stack = [(body, False)]
-    while stack:
-        e, entered = stack.pop()
-        if entered:
-            order[e] = None
-        elif e not in done and e not in order:
-            stack.append((e, True))
-            stack.extend((a, False) for a in reversed(e.args))
-    return list(order)
-
-
 def enter(body: Expr, done: dict[Expr, tuple[str, str]], lets: list[Let], prefix: str = "t") -> tuple[str, str]:
     """Enters the values of all nodes, as names that begin with ``prefix``; returns (text, kind) of ``body``."""
-    for e in _needed(body, done):
+    for e in beyond(body, done):
         if e.is_const:
             done[e] = number(e.value, e.dtype), e.dtype
             continue

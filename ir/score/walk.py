@@ -5,6 +5,8 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
+    from collections.abc import Collection
+
     from aatc.ir.score.expr import Expr
 
 
@@ -27,3 +29,18 @@ def postorder(*roots: Expr) -> list[Expr]:
 def params(*roots: Expr) -> list[Expr]:
     """Parameters in order of first use."""
     return [e for e in postorder(*roots) if e.fn == "param"]
+
+
+def beyond(body: Expr, done: Collection[Expr]) -> list[Expr]:
+    """The nodes that the value of ``body`` takes beyond those done, arguments first: what is only below a node that is
+    done (the vectors of a contraction, say) is not among them."""
+    order: dict[Expr, None] = {}
+    stack = [(body, False)]
+    while stack:
+        e, entered = stack.pop()
+        if entered:
+            order[e] = None
+        elif e not in done and e not in order:
+            stack.append((e, True))
+            stack.extend((a, False) for a in reversed(e.args))
+    return list(order)

@@ -94,3 +94,30 @@ FUNCTIONS = {
     ),
     "cross entropy": (lambda a, i: F.cross_entropy(a, i), (x(6, 5), torch.tensor([0, 1, -100, 3, 4, 2]))),
 }  # fmt: skip
+
+
+def compiled(function, **more):
+    torch.compiler.reset()
+    return aatc.compile(function, backend="vulkan", **{"fallback": False, **more})
+
+
+def beside(model):
+    """What the model's last graph did elsewhere."""
+    return model.graphs[-1].program.beside.reasons
+
+
+def close(got, want, unit=5e-5):
+    assert got.dtype == want.dtype
+    if want.dtype.is_floating_point:
+        scale = max(1.0, want[want.isfinite()].abs().max().item() if want.isfinite().any() else 1.0)
+        torch.testing.assert_close(got.double(), want.double(), rtol=0, atol=unit * scale, equal_nan=True)
+    else:
+        assert torch.equal(got, want)
+
+
+def squares(model, *batch):
+    return (model(*batch) ** 2).mean()
+
+
+def tokens(*shape, seed=0):
+    return torch.randint(0, 13, shape, generator=torch.Generator().manual_seed(seed))

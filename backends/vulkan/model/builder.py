@@ -29,7 +29,7 @@ from aatc.backends.vulkan.model.nodes import Node, load, nodes_of, number
 from aatc.backends.vulkan.model.operators import OPERATORS, Unsupported
 from aatc.backends.vulkan.model.pointwise import POINTWISE, SAME
 from aatc.backends.vulkan.model.segment import Segment
-from aatc.backends.vulkan.model.tracing import decomposition, traced
+from aatc.backends.vulkan.model.tracing import decomposition, out_of_place, traced
 from aatc.backends.vulkan.model.views import View, kind_of, views_of
 from aatc.ir.core import Func, Op, Value
 from aatc.ir.dims import Dim
@@ -305,15 +305,9 @@ class Builder:
             return
         if not isinstance(n.target, torch._ops.OpOverload):
             raise Unsupported(f"{n.target} has no kernel")
-        target = n.target
-        in_place = target._schema.name.endswith("_") and not target._schema.name.endswith("__")
-        if in_place:  # of what the trace has just made, and nobody else sees
-            packet = getattr(torch.ops.aten, target._schema.name.removeprefix("aten::").removesuffix("_"))
-            target = getattr(packet, target._overloadname)
-            made: Any = n.args[0]
-            fresh = isinstance(made, fx.Node) and isinstance(made.target, torch._ops.OpOverload)
-            if not fresh or made in names or may_view(made.target):
-                raise Unsupported(f"{n.target} has no kernel")
+        target, in_place = out_of_place(n)
+        if target is None or (in_place and n.args[0] in names):
+            raise Unsupported(f"{n.target} has no kernel")
         found = self.call(target, str(target), args, kwargs)
         if in_place:
             self.items[args[0]] = found[0]

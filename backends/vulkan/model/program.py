@@ -22,7 +22,7 @@ from aatc.backends.vulkan.model.views import View
 from aatc.backends.vulkan.whole import Device
 from aatc.ir.core import Module, Op, Value
 from aatc.ir.effects import Memory
-from aatc.ir.errors import BackendError, DeviceLimitError, UnsupportedError
+from aatc.ir.errors import DeviceLimitError, NoKernelError, UnsupportedError
 from aatc.ir.interpreter import Interpreter, target_function
 from aatc.ir.registry import OPS
 
@@ -30,10 +30,6 @@ from aatc.ir.registry import OPS
 PLANS = 8
 #: Elements of a tensor that a program may be made for, and for how many contents of such tensors.
 SMALL, CONTENTS = 4096, 4
-
-
-class NoKernelError(BackendError):
-    """An operator that has no kernel, where none may run on the host."""
 
 
 @dataclass
@@ -177,7 +173,7 @@ class WholeModel:
         return self.otherwise.main(*inputs)
 
     def _ready(self, inputs: Sequence[Any]) -> Ready | str:
-        shapes = tuple((x.shape, x.stride(), x.dtype, _stays(x)) if isinstance(x, torch.Tensor) else x for x in inputs)
+        shapes = tuple(layout(x) for x in inputs)
         if shapes not in self.fixed:
             if len(self.fixed) > 32 * PLANS:  # lengths without end
                 self.fixed.clear()
@@ -204,8 +200,8 @@ class WholeModel:
 
     def _to_fix(self, inputs: Sequence[Any]) -> tuple[int, ...]:
         """Arguments that operators on the host would read, such as positions that angles are computed of in double
-        precision: small tensors of integers, which seldom change. None if that leaves as much on the host."""
-        small = tuple(n for n, x in enumerate(inputs) if isinstance(x, torch.Tensor) and _is_small(x))
+        precision: small tensors of integers, which seldom change. None of them if that leaves as much on the host."""
+        small = tuple(n for n, x in enumerate(inputs) if isinstance(x, torch.Tensor) and is_small(x))
         if not small:
             return ()
         try:
@@ -230,16 +226,25 @@ class WholeModel:
         return Ready(plan, steps)
 
 
+def layout(x: Any) -> tuple[Any, ...]:
+    """What a program is made for, of an argument. Numbers by their types and texts: 1, 1.0 and True are equal, 0.0 is
+    -0.0, and NaN is not NaN."""
+    if isinstance(x, torch.Tensor):
+        return x.shape, x.stride(), x.dtype, _stays(x)
+    return type(x), repr(x)
+
+
 def is_plain(module: Module) -> bool:
-    """Whether an entry only computes: nothing in it writes to memory of others, or draws numbers."""
+    """Whether an entry only computes: nothing in it writes to memory of others, draws numbers, or asks how memory
+    lies."""
     memory = Memory(module.entry, module)
-    return not any(e.writes for e in memory.effects.values()) and not any(map(_draws, module.entry.body.ops))
+    return not any(e.writes for e in memory.effects.values()) and not any(map(_does_more, module.entry.body.ops))
 
 
-def _draws(op: Op) -> bool:
+def _does_more(op: Op) -> bool:
     if op.name != "torch.call":
-        return op.name == "geo.checkpoint"
-    if op.attrs["target"].startswith("aten.as_strided"):  # reads memory, which lies here as it does nowhere else
+        return op.name == "geo.checkpoint"  # which computes again what it may have drawn
+    if op.attrs["target"].startswith("aten.as_strided"):
         return True
     function = target_function(op.attrs["target"], op)
     return isinstance(function, torch._ops.OpOverload) and torch.Tag.nondeterministic_seeded in function.tags
@@ -250,7 +255,8 @@ def _named(op: Op) -> str:
     return f"{where}{op.attrs.get('target', op.name)}"
 
 
-def _is_small(t: torch.Tensor) -> bool:
+def is_small(t: torch.Tensor) -> bool:
+    """Whether programs may be made for what a tensor holds."""
     return t.dtype in (torch.int64, torch.int32) and t.numel() <= SMALL
 
 

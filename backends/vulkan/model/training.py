@@ -1,4 +1,4 @@
-"""A training step on a device: loss, gradients and the update of parameters in one program; parameters stay there."""
+"""A training step on a device: loss, gradients and the update of parameters, in one program."""
 
 from __future__ import annotations
 
