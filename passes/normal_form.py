@@ -133,6 +133,7 @@ class Normaliser:
     _depth: dict[Expr, int] = field(default_factory=dict)
     _captured: dict[Expr, bool | None] = field(default_factory=dict)
     _vanishes: dict[Expr, bool] = field(default_factory=dict)  # where query and key are equal
+    _cancels: dict[Expr, bool] = field(default_factory=dict)  # numbers per query and per key, as `_may_cancel` says
 
     def number(self, e: Expr) -> Expr:
         """A pair number in normal form; others are returned as they are."""
@@ -171,14 +172,14 @@ class Normaliser:
         if not e.is_pair:
             out.add_number(ONE, e)
             return out
-        if e.fn in ("add", "sub") and not self.split and _may_cancel(e):
+        if e.fn in ("add", "sub") and not self.split and _may_cancel(e, self._cancels):
             # f(query) - g(key): either may be large where their difference is small, and softmax would drop one
             out.others.append((ONE, e))
         elif e.fn in ("add", "sub") and not self.split and self._of_given(e):
             # (keep - 1) * 1e9: small, or large, as a whole; its parts are large beside scores that they are added to
             out.others.append((ONE, e))
         elif e.fn in ("add", "sub"):
-            self.count["split"] += _may_cancel(e)
+            self.count["split"] += _may_cancel(e, self._cancels)
             out.absorb(self.terms(e.args[0]), ONE)
             out.absorb(self.terms(e.args[1]), ONE if e.fn == "add" else const(-1.0))
         elif e.fn == "neg":
@@ -411,13 +412,24 @@ def _of_ordinary_size(factor: Expr) -> bool:
     return factor.is_const and (factor.value == 0 or 2.0**-20 <= abs(factor.value) <= 2.0**4)
 
 
-def _may_cancel(e: Expr) -> bool:
-    """Whether a sum or difference is one of a query number and a key number that are not known to have one sign."""
-    x, y = e.args
-    if x.is_pair or y.is_pair:
-        return False
-    low, high = zip(static_bound(x), static_bound(y if e.fn == "add" else neg(y)), strict=True)
-    return not (min(low) >= 0 or max(high) <= 0)
+def _may_cancel(e: Expr, known: dict[Expr, bool]) -> bool:
+    """Whether a sum or difference is one of query numbers and key numbers that are not known to have one sign: of two,
+    or of such a sum and one number more, as in (q + k) - q."""
+    chain: list[Expr] = []
+    while e not in known:
+        chain.append(e)
+        pairs = [a for a in e.args if a.is_pair]
+        if not pairs:
+            x, y = e.args
+            low, high = zip(static_bound(x), static_bound(y if e.fn == "add" else neg(y)), strict=True)
+            known[e] = not (min(low) >= 0 or max(high) <= 0)
+        elif len(pairs) == 1 and pairs[0].fn in ("add", "sub") and not pairs[0].rank:
+            (e,) = pairs
+        else:
+            known[e] = False
+    for x in chain:
+        known[x] = known[e]
+    return known[e]
 
 
 def _pull_scale(e: Expr) -> tuple[Expr, Expr]:

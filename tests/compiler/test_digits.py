@@ -341,6 +341,24 @@ def test_differences_of_captured_positions_keep_their_digits(start):
     )  # fmt: skip
 
 
+@pytest.mark.parametrize("order", ["q + k - q", "k - q + q", "2 * q + k - q - q"])
+def test_what_is_added_and_taken_away_again_does_not_leave_its_rounding(order):
+    """Numbers whose sums in the order of the formula are exact, beside small ones per pair."""
+    q, key = (torch.randint(-1023, 1024, (1, 2, N, D), generator=torch.Generator().manual_seed(s)) for s in (0, 1))
+    q, k = q.float(), key / 1024
+
+    @aatc.metric(u="ij")
+    def added(q, k, u):
+        return eval(order, {"q": q[0], "k": k[0]}) + u
+
+    u = torch.rand(N, N, generator=torch.Generator().manual_seed(2))
+    built = build(q, k, k, metric=added(u=u))
+    score = k.double()[..., 0].unsqueeze(2) + u.double()
+    o, lse = built.program.main(*built.operands)[:2]
+    assert deviation(o, torch.softmax(score, -1) @ k.double()) <= 2e-5
+    assert float((lse.double() - torch.logsumexp(score, -1)).abs().max()) <= 2e-5
+
+
 def test_calls_in_double_precision_are_counted():
     compiled = aatc.compile(lambda q, k, v: aatc.attend(q, k, v, metric=metrics.Euclidean()), fallback=False)
     x, y, v = points("squared"), points("squared", seed=1), torch.randn(1, 2, N, D)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
+from collections.abc import Callable
 from dataclasses import dataclass, field
 
 import torch
@@ -34,6 +35,9 @@ SLACK = 4.0
 #: and in units of what is added up, which may cancel
 SUMMANDS = 32.0
 
+
+#: Orders of summation that are tried before a number is called wrong.
+_ORDERS = 16
 
 _FAITHFUL = frozenset(LAYOUTS) - frozenset(CHANGING)
 
@@ -213,6 +217,9 @@ def _distance(a: torch.Tensor, b: torch.Tensor) -> float:
     return _largest(torch.where(both, a - b, 0.0))
 
 
+Part = Callable[[Truth], torch.Tensor]
+
+
 class Judge:
     """Holds the truth of a case and says whether what an engine gives is within its tolerance."""
 
@@ -226,9 +233,13 @@ class Judge:
         self.values = max(1.0, _largest(_made(case)["v"]))
         kinds = {case.leaves[n].kind for n in "qk"} | {case.leaves[n].layout for n in "qk"}
         self.close = bool(case.ties) or not kinds <= {"normal", "negative", "contiguous", *_FAITHFUL}
-        plain = truth(case, self.compute, nudge=double, instead=instead)
-        with Rounding(2.0**-52 if double else 2.0**-23):
-            self.rough = [plain, truth(case, self.compute, instead=instead)]
+        self.instead = instead
+        self.rough = [truth(case, self.compute, nudge=double, instead=instead), self._reordered(11)]
+
+    def _reordered(self, seed: int) -> Truth:
+        """The untouched formula with its sums in another order."""
+        with Rounding(UNITS[self.compute][1], seed):
+            return truth(self.case, self.compute, instead=self.instead)
 
     def tolerance(
         self,
@@ -246,10 +257,10 @@ class Judge:
         compute_unit = UNITS[self.compute][1]
         of_all = max(
             allowed * _largest(want),
-            # the second is one sample of many orders of summation
+            # of what is summed in another order, every order is but one sample
             *(
-                k * self.slack * _distance(r.to(held), want)
-                for k, r in zip((1, 2), rough)
+                (2 if n else 1) * self.slack * _distance(r.to(held), want)
+                for n, r in enumerate(rough)
                 # as it is, too: what a float32 gradient loses may be below the range of a half
                 for held in {r.dtype, r.dtype if dtype == torch.float64 else dtype}
             ),
@@ -259,12 +270,22 @@ class Judge:
         of_each = SUMMANDS * compute_unit * torch.as_tensor(size, dtype=torch.float64)
         return of_each.clamp(min=of_all).expand(want.shape) + more
 
-    def compare(
+    def compare(self, where: str, got: torch.Tensor, want, part: Part, *tolerance) -> None:
+        """``part``: what of the untouched formula's results is compared; ``tolerance``: size, unit and more. Where
+        a fault is found, many orders of summation are asked: two may both be lucky where all digits cancel."""
+        try:
+            self._compare(where, got, want, [part(r) for r in self.rough], *tolerance)
+        except Wrong:
+            COUNTS["doubted"] += len(self.rough) < _ORDERS
+            self.rough += [self._reordered(11 + n) for n in range(len(self.rough), _ORDERS)]
+            self._compare(where, got, want, [part(r) for r in self.rough], *tolerance)
+
+    def _compare(
         self,
         where: str,
         got: torch.Tensor,
         want,
-        rough,
+        rough: list[torch.Tensor],
         size: float | torch.Tensor = 0.0,
         unit=None,
         more: float | torch.Tensor = 0.0,
@@ -294,12 +315,14 @@ class Judge:
     def results(self, engine: str, o, lse, more_of_o: float = 0.0, more_of_lse: float = 0.0) -> None:
         if o.dtype != self.low or lse.dtype != self.compute:
             raise Wrong(f"{engine}: o is {o.dtype}, lse {lse.dtype}")
-        self.compare(f"{engine} o", o, self.want.o, [r.o for r in self.rough], more=more_of_o)
-        found, want, rough = lse, self.want.lse, [r.lse for r in self.rough]
+        self.compare(f"{engine} o", o, self.want.o, lambda r: r.o, 0.0, None, more_of_o)
         if self.case.normalizer[0] == "sigmoid" and self.low != torch.float64:
             # a score that has lost its digits may have any sign: its weight is 0 where it should be 1
-            found, want, *rough = (x.exp() for x in (lse, want, *rough))
-        self.compare(f"{engine} lse", found, want, rough, 1.0, more=more_of_lse)
+            self.compare(
+                f"{engine} exp(lse)", lse.exp(), self.want.lse.exp(), lambda r: r.lse.exp(), 1.0, None, more_of_lse
+            )
+        else:
+            self.compare(f"{engine} lse", lse, self.want.lse, lambda r: r.lse, 1.0, None, more_of_lse)
 
     def stage(self, name: str, module: Module, run, operands: list[torch.Tensor]) -> None:
         """What the interpreter makes of ``module``. A score that was multiplied out is right where the digits suffice,
@@ -321,12 +344,13 @@ class Judge:
         for n, g in got.items():
             if g.dtype != x[n].dtype:
                 raise Wrong(f"{engine} grad {n}: {g.dtype} for {x[n].dtype}")
-            want, rough = self.want.grads[n], [r.grads[n] for r in self.rough]
+            want = self.want.grads[n]
+            part: Part = lambda r, n=n: r.grads[n]  # noqa: E731
             size, more = (found.get(n, 0.0) for found in (self.want.sizes, self.want.rounding))
             if n in ("fq", "fk"):  # along rotations only: frames are taken to be orthogonal
                 frame = x[n].detach().double()
-                g, want, *rough = (_tangent(frame, y) for y in (g, want, *rough))
-                g = g.to(x[n].dtype)
+                g, want = _tangent(frame, g).to(x[n].dtype), _tangent(frame, want)
+                part = lambda r, n=n, frame=frame: _tangent(frame, r.grads[n])  # noqa: E731
                 size, more = (y if isinstance(y, float) else _added_tangent(frame, y) for y in (size, more))
             # every gradient goes through o and grad_o, which are held in the dtype of q
             coarser = max(g.dtype, self.low, key=lambda t: UNITS[t][1])
@@ -336,7 +360,7 @@ class Judge:
                 lost = ~g.isfinite() & (torch.maximum(one, other) > torch.finfo(g.dtype).max)
                 g = torch.where(lost, want.to(g.dtype), g)
                 more = more + UNITS[g.dtype][1] * (one + other)
-            self.compare(f"{engine} grad {n}", g, want, rough, size, coarser, more)
+            self.compare(f"{engine} grad {n}", g, want, part, size, coarser, more)
 
 
 def _tangent(frame, gradient):
@@ -412,14 +436,18 @@ def check_spoiled(case: Case, name: str, backend: str = "auto") -> None:
     built = build(x["q"], x["k"], x["v"], tiles=case.tiles, library=case.library, backend=backend, **parts(case, x))
     runs = {"eager": built.eager, "kernel": built.run()}
     for engine, (o, lse) in runs.items():
-        for what, got, want, rough in (
-            ("o", o, judge.want.o, [r.o for r in judge.rough]),
-            ("lse", lse, judge.want.lse, [r.lse for r in judge.rough]),
-        ):
+        for what, got, want in (("o", o, judge.want.o), ("lse", lse, judge.want.lse)):
             blind = ~sees.unsqueeze(-1) if what == "o" else ~sees
-            blank = [torch.where(blind, y.detach().to(want.dtype), 0.0) for y in (got, want, *rough)]
+
+            def seen(t: torch.Tensor, blind=blind) -> torch.Tensor:
+                return torch.where(blind, t.detach().double(), 0.0)
+
             judge.compare(
-                f"{engine} {what} beside {spoiled_word(spoiled)}", blank[0].to(got.dtype), blank[1], blank[2:], 1.0
+                f"{engine} {what} beside {spoiled_word(spoiled)}",
+                seen(got).to(got.dtype),
+                seen(want),
+                lambda r, what=what, seen=seen: seen(getattr(r, what)),
+                1.0,
             )
         if not bool(o.detach().isnan().any(-1)[lost].all()):
             raise Wrong(f"{engine} o: a row that sees NaN in {name} is finite")

@@ -57,11 +57,11 @@ class Rounding:
     unit: float = 0.0
     draws: torch.Generator | None = None
 
-    def __init__(self, unit: float):
-        self.new = unit
+    def __init__(self, unit: float, seed: int):
+        self.new, self.seed = unit, seed
 
     def __enter__(self):
-        Rounding.unit, Rounding.draws = self.new, torch.Generator().manual_seed(11)
+        Rounding.unit, Rounding.draws = self.new, torch.Generator().manual_seed(self.seed)
 
     def __exit__(self, *_):
         Rounding.unit = 0.0

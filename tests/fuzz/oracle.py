@@ -204,7 +204,7 @@ def scores(case, x: dict[str, torch.Tensor], dtype: torch.dtype):
     f = Formula(case, x, dtype)
     q, k, v = f.heads("q", "i"), f.heads("k", "j"), f.heads("v", "j")
     if case.metric[0] == "fisher-rao" and case.metric[2]:
-        q, k = q.softmax(-1), k.softmax(-1)
+        q, k = rounded(q.softmax(-1)), rounded(k.softmax(-1))
     carried_k, carried_v = _carried(f, q, k, v)
     s = _metric(f, q, carried_k)
     scale = case.scale
@@ -213,7 +213,7 @@ def scores(case, x: dict[str, torch.Tensor], dtype: torch.dtype):
     s = _per_head(f, scale) * s
     if case.soft_cap is not None:
         cap = _per_head(f, case.soft_cap)
-        s = _capped(s, cap)
+        s = _capped(s.expand(*f.sizes, 1), cap)
     if case.bias is not None:
         s = rounded(s + _bias(f, case.bias))  # beside a large bias, this is where the digits of a score go
     if case.normalizer[0] == "sigmoid" and case.normalizer[1] is not None:
