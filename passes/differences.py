@@ -13,7 +13,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 
 from aatc.ir.score.derivative import gradients
-from aatc.ir.score.expr import ONE, ZERO, Expr, param, params, postorder, substitute
+from aatc.ir.score.expr import ONE, Expr, param, params, postorder, substitute
 from aatc.passes.normal_form import Normaliser, is_col, is_row, jumps
 from aatc.passes.rounding import SINGULAR
 from aatc.passes.score_rules import LINEAR
@@ -31,19 +31,16 @@ class Apart:
     squares: tuple[tuple[Expr, Expr, Expr], ...]
 
 
-def apart(body: Expr, causal: bool, alone: bool) -> Apart | None:
+def apart(body: Expr, causal: bool) -> Apart | None:
     """A score with the squares of differences in it apart; None if it has none that was multiplied out, or none whose
-    pairs are not watched anyway, as those in words of infinite slope are. ``alone``: the score is nothing but multiples
-    of squares, for weights that are taken relative to the forward's scores: a bias of -1e9 is rounded with what it is
-    added to, and the backward must not add it to anything else."""
+    pairs are not watched anyway, as those in words of infinite slope are. It is for its derivatives alone: weights are
+    those of the forward's score, as a bias of -1e9 is rounded with what it is added to."""
     names = _names(body)
     rules = Normaliser(causal=causal)
     squares = {e: param(next(names), "bhij") for e in _squares(body, rules)}
     if not squares:
         return None
     score = rules.number(substitute(body, squares))
-    if alone and not _is_of(score, set(squares.values())):
-        return None
     watched = {a for e in postorder(score) if e.fn in SINGULAR and e.fn != "div" for a in postorder(*e.args)}
     exact = Normaliser(causal=causal, whole=True)
     back: dict[Expr, Expr] = {}
@@ -54,14 +51,6 @@ def apart(body: Expr, causal: bool, alone: bool) -> Apart | None:
         if place not in watched and plain is not whole:
             found.append((plain, whole, e))
     return Apart(substitute(score, back, smart=False), tuple(found)) if found else None
-
-
-def _is_of(score: Expr, squares: set[Expr]) -> bool:
-    """Whether a score is a sum of multiples of these. Not even a constant is added: the forward may have dropped it,
-    and a large one would round what it is added to again."""
-    t = Normaliser().terms(score)
-    bare = all(x is ZERO for x in (t.row, t.col, t.flat))
-    return bare and not t.contractions and not t.separable and all(e in squares for _, e in t.others)
 
 
 def _squares(body: Expr, rules: Normaliser) -> list[Expr]:

@@ -76,8 +76,7 @@ class SimplifyScore(Pass):
         _add_checks(op, program, body, rules)
         if rules.count["expand"]:
             _add_refined(op, program, rules, exact)
-            alone = any(normalizer_named(u.attrs["kind"]).of_scores for u in users if u.name == "geo.normalize")
-            _add_apart(op, program, (causal, alone), ctx, witness, widths)
+            _add_apart(op, program, causal, ctx, witness, widths)
         for rule, n in rules.count.items():
             if n:
                 ctx.count(rule, n)
@@ -240,11 +239,9 @@ def _add_refined(op: Op, program: Program, rules: Normaliser, exact: Normaliser)
         op.attrs["refined"] = tuple(Program(program.params, e) for pair in pairs for e in pair)
 
 
-def _add_apart(
-    op: Op, program: Program, given: tuple[bool, bool], ctx: Context, witness: tuple[Any, ...], widths: Any
-) -> None:
+def _add_apart(op: Op, program: Program, causal: bool, ctx: Context, witness: tuple[Any, ...], widths: Any) -> None:
     """The score for the backward, in which squares of differences stand apart, certified as the normal form was."""
-    found = apart(program.body, *given)
+    found = apart(program.body, causal)
     if found is None:
         return
     if found.score is not program.body:
