@@ -51,6 +51,9 @@ def wrap(target: Any, hooks: Hooks, *, dynamic: bool | None, fullgraph: bool) ->
 
     Every wrap has a cache of its own: recompiling another copy of the same code never counts against it.
     """
+    if isinstance(target, (torch.jit.ScriptModule, torch.jit.ScriptFunction)):
+        what = "what torch.jit.script or torch.jit.trace made is no Python that can be recorded"
+        raise UnsupportedError(what, hint="compile what it was made from")
     teach_operators(Traced)
     varying = _Varying(dynamic)
 
@@ -62,19 +65,16 @@ def wrap(target: Any, hooks: Hooks, *, dynamic: bool | None, fullgraph: bool) ->
     breaks.watch_breaks()
     limit = private_torch.own_limit() or GRAPHS  # whoever sets it means it
     counts = fullgraph and not private_torch.PARTS["isolate_recompiles"].present()
-    try:
-        wrapped: Any = private_torch.optimize(
-            target,
-            _limited(hooks.compile_graph, limit) if counts else hooks.compile_graph,
-            fullgraph=fullgraph,
-            dynamic=dynamic,
-            limit=limit,
-            guard_failed=failed,
-            enter=varying.enter,
-            watch=breaks.Watch(limit),
-        )
-    except RuntimeError as error:  # script modules
-        raise UnsupportedError(str(error).splitlines()[0], hint="compile what it was made from") from error
+    wrapped: Any = private_torch.optimize(
+        target,
+        _limited(hooks.compile_graph, limit) if counts else hooks.compile_graph,
+        fullgraph=fullgraph,
+        dynamic=dynamic,
+        limit=limit,
+        guard_failed=failed,
+        enter=varying.enter,
+        watch=breaks.Watch(limit),
+    )
     call: Callable[..., Any] = wrapped.forward if isinstance(target, torch.nn.Module) else wrapped
     return call
 

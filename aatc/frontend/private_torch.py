@@ -45,6 +45,13 @@ def _counts_frames() -> bool:
     return hasattr(torch._C._dynamo.eval_frame, "set_fullgraph_compiled_frame_count")
 
 
+def _looks_at_defaults() -> bool:
+    from torch._dynamo import config
+
+    default = config._config["skip_guards_on_constant_func_defaults"].default
+    return not default
+
+
 PARTS = {
     p.name: p
     for p in (
@@ -60,8 +67,21 @@ PARTS = {
             "Dynamo itself says so where nothing was compiled, and not what is to blame",
             _counts_frames,
         ),
+        Part(
+            "guards on constant defaults",
+            (2, 13),
+            "Dynamo is set to guard them (skip_guards_on_constant_func_defaults), in the whole process",
+            _looks_at_defaults,
+        ),
     )
 }
+
+
+def guard_defaults() -> None:
+    """Has Dynamo guard the defaults of functions that it inlines, predicates and metrics among them."""
+    from torch._dynamo import config
+
+    config.skip_guards_on_constant_func_defaults = False
 
 
 # --- states of torch, as graphs set them -------------------------------------------------------------------
@@ -164,9 +184,15 @@ def of_compiler(error: BaseException) -> BaseException:
 
 
 def of_dynamo(error: BaseException) -> bool:
-    from torch._dynamo import exc
+    """Whether Dynamo raised ``error``, which may be no error of its own kinds where it fails."""
+    from torch._dynamo import convert_frame, exc
 
-    return isinstance(error, (exc.TorchDynamoException, exc.FailOnRecompileLimitHit))
+    if isinstance(error, (exc.TorchDynamoException, exc.FailOnRecompileLimitHit)):
+        return True
+    raised = traceback.extract_tb(error.__traceback__)
+    return isinstance(error, AssertionError) and os.path.dirname(raised[-1].filename) == os.path.dirname(
+        convert_frame.__file__
+    )
 
 
 def of_limit(error: BaseException) -> bool:
@@ -296,7 +322,7 @@ def optimize(
     ``fullgraph``, a torch that does not isolate caches leaves the limit to ``compile_graph``.
 
     ``enter`` is called before a frame is compiled and returns what is called after it: not in every call, of which
-    that would be a tenth where an attention is small. RuntimeError for script modules.
+    that would be a tenth where an attention is small.
     """
     import torch._dynamo
     from torch._dynamo import config

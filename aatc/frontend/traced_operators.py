@@ -23,7 +23,9 @@ _COMBINING = {
 @functools.cache
 def teach_operators(traced: type) -> None:
     """Makes Dynamo run operators of traced scores by their own methods, as Python does: ``~x``, ``x @ y``, comparisons
-    with numbers that vary, ``in``, numbers that vary in texts, and masks and biases combined with tensors."""
+    with numbers that vary, ``in``, numbers that vary in texts, and masks and biases combined with tensors. And makes it
+    notice changed defaults."""
+    private_torch.guard_defaults()
     private_torch.run_methods_of_objects()
     private_torch.compare_by_methods(traced, _MIRRORED)
     private_torch.refuse_membership(traced, "`in` needs one truth value, and a score is one per pair")

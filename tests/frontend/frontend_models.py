@@ -6,6 +6,9 @@ from torch.utils.checkpoint import checkpoint
 
 import aatc
 
+#: The version of torch the tests run with.
+TORCH = tuple(int(x) for x in torch.__version__.split("+")[0].split(".")[:2])
+
 
 class Block(nn.Module):
     """One attention layer; its metric is learnable. Flags switch on what a frontend may trip over."""

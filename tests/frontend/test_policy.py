@@ -147,7 +147,8 @@ def test_an_error_of_aatcs_that_the_model_raises_is_the_models(quiet):
         print(end="")
         return aatc.attend(q, q[:, :1], q, metric=aatc.metrics.Euclidean())
 
-    with pytest.raises(aatc.errors.ShapeError):
+    # 2.11 fails to record the raise, when the model has been run up to there
+    with pytest.raises(aatc.errors.ShapeError if models.TORCH >= (2, 13) else UnsupportedError):
         aatc.compile(f)(torch.randn(1, 2, 5, 4))
     assert len(seen) == 1
 

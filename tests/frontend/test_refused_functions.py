@@ -9,7 +9,8 @@ import torch
 
 import aatc
 from aatc import masks, metrics
-from aatc.errors import ScoreError
+from aatc.errors import ScoreError, UnsupportedError
+from tests.frontend.frontend_models import TORCH
 
 REFUSED = [
     lambda b, h, i, j: i < j < 3,
@@ -51,7 +52,9 @@ def test_a_predicate_that_cannot_be_traced_is_refused_at_its_line(n):
 
     for fallback in (True, False):
         torch._dynamo.reset()
-        with pytest.raises(ScoreError, match=r"test_refused_functions.py:\d+"):
+        # 2.11 gives some of these words up before they are asked
+        errors = ScoreError if fallback or TORCH >= (2, 13) else (ScoreError, UnsupportedError)
+        with pytest.raises(errors, match=r"test_refused_functions.py:\d+"):
             aatc.compile(model, fallback=fallback)(torch.randn(1, 2, 5, 4))
 
 
