@@ -21,6 +21,9 @@ from aatc.passes.base import Context, Pass, register
 #: The largest number, and the limits of a factor, with which neither a product leaves the range of single precision nor
 #: what the instruction takes for 0, below 2**-126, counts.
 _LARGEST, _FACTOR = 2.0**56, 2.0**40
+#: Of values that are not 0: the instruction takes less than 2**-126 for 0, in what it sums up, too, and 2**21 keys are
+#: to leave half the digits of single precision.
+_SMALLEST = 2.0**-93
 
 
 @register
@@ -31,7 +34,8 @@ class Bf16Products(Pass):
     Scores: where both factors are arguments of bf16, but for a constant factor, which moves behind the sum. Products
     of bf16 are exact in f32. For numbers beyond 2**56 the function stays as it was.
     Values: where weights meet arguments of bf16, they are rounded to bf16, and the output is divided by the sum of what
-    they are then (`rounded_sums`): it is still a mean. Its error is that of its own rounding.
+    they are then (`rounded_sums`): it is still a mean. Its error is that of its own rounding. For values closer to 0
+    than 2**-93 the function stays as it was.
 
     queries: of a problem, from which on it pays to pack its keys and values; that many there are where it is not known.
     """
@@ -56,7 +60,7 @@ class Bf16Products(Pass):
             found = _Narrow(func, lanes, self.queries)
             count = found.run()
             ctx.count("narrowed", count)
-            if found.scores and "exact" not in op.attrs:
+            if count and "exact" not in op.attrs:
                 _keep(module, op, before)
         return module
 
@@ -111,12 +115,15 @@ class _Narrow:
             self.blocks.update(dict.fromkeys(block.ops, block))
         self.copies: dict[tuple[Value, str], Value] = {}  # packed buffers by argument and layout
         self.long: list[Value] = []  # arguments whose numbers may be too large
+        self.small: dict[Value, Op] = {}  # arguments whose numbers may be too small, and what loads one
 
     def run(self) -> int:
         for op in list(self.func.body.walk()):
             if op.name == "tile.dot" and op.attrs["form"] == "nt":
                 self.scores += self._score(op)
         count = self._values()
+        if self.small:
+            self._require_size()
         if self.scores:
             self._require()
         if count + self.scores:
@@ -182,6 +189,7 @@ class _Narrow:
         for w, weights in found.items():
             for dot, (load, source) in zip(weights.dots, weights.values, strict=True):
                 packed = self._packed(source, dot, "panels(2)")
+                self.small[source.load.operands[0]] = source.load
                 values = _read(packed, load.operands[1:], load.attrs, load)
                 ops = self.blocks[dot].ops
                 ops.insert(ops.index(dot), values)
@@ -302,7 +310,15 @@ class _Narrow:
         upper = Dim.of(loop.attrs["upper"])
         return 0 if upper.is_static and int(upper) <= loop.attrs["step"] else int(loop.attrs["step"])
 
-    # --- the condition -----------------------------------------------------------------------------------------
+    # --- conditions --------------------------------------------------------------------------------------------
+    def _require_size(self) -> None:
+        """No number of a value is too small, but for 0."""
+        ops: list[Op] = []
+        for arg, load in self.small.items():
+            nest = _least(self.places[load], load, f"least_{arg.name}")
+            ops += [*nest, Op("tile.require", [nest[0].result], {"least": _SMALLEST})]
+        self.func.body.ops[:0] = ops
+
     def _require(self) -> None:
         """No number of a score's vectors is too large."""
         ops: list[Op] = []
@@ -362,21 +378,52 @@ def _read(buffer: Value, positions: list[Value], attrs: dict[str, object], like:
 def _copied(nest: Op, load: Op) -> list[Op]:
     """[a buffer, the loops that copy an argument to it], as those of ``nest`` around ``load``."""
     arg = load.operands[0]
-    source: TensorType = arg.type  # type: ignore[assignment]
-    store = next(x for x in nest.regions[0].walk() if x.name == "tile.store")
-    like: TensorType = store.operands[1].type  # type: ignore[assignment]
+    inner, source, like = _around(nest, load)
     made = Op("tile.alloc", [], {}, [TensorType(source.dtype, like.shape)], result_names=[f"{arg.name}_flat"])
-    inner = next(x for x in nest.regions[0].ops if x.name == "tile.for")
-    g, i = (Value(x.regions[0].args[0].type, axis) for x, axis in ((nest, "g"), (inner, "i")))
-    tile: TileType = load.result.type  # type: ignore[assignment]
-    read = Op("tile.load", [arg, g, i], dict(load.attrs), [TileType(source.dtype, tile.shape)], loc=load.loc)
-    read.result.name = f"{arg.name}_t"
+    g, i, read = _read_again(nest, inner, load, source.dtype)
     write = Op("tile.store", [read.result, made.result, g, i], {"axes": "gid", "add": False}, loc=load.loc)
     tokens = Op("tile.for", [], dict(inner.attrs), regions=[Block([i], [read, write, Op("tile.yield")])], loc=load.loc)
     return [
         made,
         Op("tile.for", [], dict(nest.attrs), regions=[Block([g], [tokens, Op("tile.yield")])], loc=load.loc),
     ]
+
+
+def _least(nest: Op, load: Op, name: str) -> list[Op]:
+    """[a buffer of magnitudes, the smallest below 1 that is not 0 of each feature, the loops that find them]."""
+    inner, _, like = _around(nest, load)
+    tile: TileType = load.result.type  # type: ignore[assignment]
+    g, i, read = _read_again(nest, inner, load, tile.dtype)
+    row = TileType.of("f32", (tile.shape[0], 1, tile.shape[2]))
+    buffer = Op("tile.alloc", [], {}, [TensorType("f32", (like.shape[0], like.shape[2]))], result_names=[name])
+    first = Op("tile.fill", [g], {"value": 1.0, "axes": "gd"}, [row], result_names=[f"{name}_0"])
+    so_far = Value(row, f"{name}_1")
+    v = param("v", "bhid")
+    size = Program((v,), call("where", call("eq", v, const(0.0)), const(1.0), call("abs", v)))
+    sizes = Op("tile.map", [read.result], {"programs": (size,)}, [TileType.of("f32", tile.shape)])
+    least = Op("tile.reduce", [sizes.result, so_far], {"op": "min", "over": "i"}, [row])
+    body = Block([i, so_far], [read, sizes, least, Op("tile.yield", [least.result])])
+    tokens = Op("tile.for", [first.result], {**inner.attrs, "kind": "seq"}, [row], regions=[body], loc=load.loc)
+    store = Op("tile.store", [tokens.result, buffer.result, g], {"axes": "gd", "add": False}, loc=load.loc)
+    region = Block([g], [first, tokens, store, Op("tile.yield")])
+    return [buffer, Op("tile.for", [], dict(nest.attrs), regions=[region], loc=load.loc)]
+
+
+def _around(nest: Op, load: Op) -> tuple[Op, TensorType, TensorType]:
+    """The loop over tokens in a nest; the types of the argument that it reads and of the buffer that it fills."""
+    inner = next(x for x in nest.regions[0].ops if x.name == "tile.for")
+    store = next(x for x in nest.regions[0].walk() if x.name == "tile.store")
+    return inner, load.operands[0].type, store.operands[1].type  # type: ignore[return-value]
+
+
+def _read_again(nest: Op, inner: Op, load: Op, dtype: str) -> tuple[Value, Value, Op]:
+    """Positions of new loops, and ``load`` at them."""
+    g, i = (Value(x.regions[0].args[0].type, axis) for x, axis in ((nest, "g"), (inner, "i")))
+    tile: TileType = load.result.type  # type: ignore[assignment]
+    arg = load.operands[0]
+    read = Op("tile.load", [arg, g, i], dict(load.attrs), [TileType(dtype, tile.shape)], loc=load.loc)
+    read.result.name = f"{arg.name}_t"
+    return g, i, read
 
 
 def _scaling(op: Op) -> float | None:

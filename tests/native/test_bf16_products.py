@@ -75,6 +75,20 @@ SIZES = [
 ]
 
 
+@HERE
+@pytest.mark.parametrize("size", [1e-27, 1e-36, 2e-38])
+@pytest.mark.parametrize("equal", [True, False])
+def test_values_close_to_nothing(size, equal):
+    """The instruction takes what is below 1.2e-38 for 0, in its sums, too."""
+    q, k, v = operands(1, 2, 2, 64, 96, 32, 32)
+    v = torch.full_like(v, size) if equal else (v.double() * size).bfloat16()
+    v[..., 5] = 0.0
+    got = build(3 * q, k, v, metric=DOT, backend="native").run()[0].double()
+    want = formula(3 * q, k, v)[0].bfloat16().double()
+    unit = max(2.0**-7 * float(want.abs().max()), 2.0**-126)  # what is below comes out as 0
+    assert float((got - want).abs().max()) <= (0.0 if equal else unit)
+
+
 @pytest.mark.parametrize("mask", ["none", "causal"])
 @pytest.mark.parametrize("amplitude", [1.0, 5.0])
 @pytest.mark.parametrize("sizes", SIZES)
