@@ -359,7 +359,7 @@ class UserMetric(Metric):
             t = self._bound[name]
             if not isinstance(t, torch.Tensor):
                 kind = {"f": number_dtype(sizes), "i": torch.int64, "b": torch.bool}[dtype]
-                if captured(t):
+                if not isinstance(t, (list, tuple)) and captured(t):
                     t = as_tensor(t, kind, sizes.device)
                 else:
                     t = _as_capture(name, t, kind, sizes)

@@ -25,6 +25,19 @@ if TYPE_CHECKING:
 M = TypeVar("M", bound=nn.Module)
 
 
+#: Why calls run by the model's own operators: what is the case, what that means, and what to do instead.
+_TRANSFORMED = (
+    "the call is part of a transform (torch.func, torch.vmap, dual numbers)",
+    "which the model's own operators go through",
+    "transform the model itself, not its compiled form",
+)
+_HOOKED = (
+    "a hook of all modules is registered (torch.nn.modules.module.register_module_...)",
+    "of which graphs know nothing",
+    "register hooks with the modules that they are for",
+)
+
+
 class NotRunError(AatcError, AttributeError):
     """Something was asked of a compiled model that is known only after its first call."""
 
@@ -142,7 +155,9 @@ class _Runner:
         if self._run is None:
             return self._first(args, kwargs)
         if transforms.transformed():
-            return self._untransformed(args, kwargs)
+            return self._uncompiled(_TRANSFORMED, args, kwargs)
+        if private_torch.hooks_of_all_modules():
+            return self._uncompiled(_HOOKED, args, kwargs)
         call = calls.Call(self.session)
         try:
             with calls.Calling(call):
@@ -206,13 +221,13 @@ class _Runner:
                 private_torch.count_frames(before)
         return self._failed(call, failed, args, kwargs)
 
-    def _untransformed(self, args: tuple, kwargs: dict[str, Any]) -> Any:
-        """A call within `torch.func`, `torch.vmap` or forward mode: the model's own operators are transformed."""
-        what = "the call is part of a transform (torch.func, torch.vmap, dual numbers)"
+    def _uncompiled(self, why: tuple[str, str, str], args: tuple, kwargs: dict[str, Any]) -> Any:
+        """A call that the model's own operators have to go through."""
+        what, instead, hint = why
         if not self.options.fallback:
-            raise UnsupportedError(what, hint="transform the model itself, not its compiled form")
+            raise UnsupportedError(what, hint=hint)
         session = self.session
-        session.add_fallback(Fallback(session.name, "", f"{what}, which the model's own operators go through"), calls=1)
+        session.add_fallback(Fallback(session.name, "", f"{what}, {instead}"), calls=1)
         call = calls.Call(session)
         with calls.Calling(call):
             result = self.original(*args, **kwargs)

@@ -335,7 +335,9 @@ def optimize(
     if hasattr(context, "enter_exit_hooks"):  # absent when TORCHDYNAMO_DISABLE=1
         # graphs of all callables that share this code count against the accumulated limit
         total = max(config.accumulated_recompile_limit, 128 * limit)
-        settings = [enter, config._make_closure_patcher(accumulated_recompile_limit=total)]
+        # hooks that come and go after a frame was compiled are guarded: Dynamo would go on without them
+        guards = config._make_closure_patcher(skip_nnmodule_hook_guards=False)
+        settings = [enter, guards, config._make_closure_patcher(accumulated_recompile_limit=total)]
         convert: Any = getattr(context.callback, "_torchdynamo_orig_backend", None)
         if hasattr(convert, "_inner_convert"):
             counted = None if isolates else limit
@@ -358,6 +360,11 @@ def patchers(*, specialize_float: bool, dynamic_sources: str) -> list[Setting]:
         make: Any = getattr(sources, "_make_closure_patcher")  # noqa: B009  # torch does not declare it
         found.append(make(dynamic_sources=dynamic_sources))
     return found
+
+
+def hooks_of_all_modules() -> bool:
+    """Whether a hook is registered that every module calls: Dynamo guards none of these."""
+    return bool(torch.nn.modules.module._has_any_global_hook())
 
 
 def switched_off() -> str | None:

@@ -156,3 +156,31 @@ def test_a_tensor_with_dimensions_is_not_frozen_in_silence():
     slope = torch.ones(4)
     with pytest.raises(ScoreError, match=r"test_changing_functions.py:\d+.*read from outside.*\n.*@aatc.metric"):
         aatc.metric(lambda q, k: -(slope * (q - k)).abs().sum())
+
+
+@aatc.metric(beta="h")
+def per_head(q, k, beta):
+    return beta * (q @ k)
+
+
+class Listed(torch.nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.beta = [1.0, 2.0]
+
+    def forward(self, x):
+        return aatc.attend(x, x, x, metric=per_head(beta=self.beta))
+
+
+@pytest.mark.parametrize("dynamic", [None, True])
+@pytest.mark.parametrize("kind", [list, tuple])
+def test_numbers_of_heads_in_a_list_are_those_that_are_there_now(kind, dynamic):
+    torch._dynamo.reset()
+    model, x = Listed(), torch.randn(1, 2, 9, 4)
+    compiled = aatc.compile(model, fallback=False, dynamic=dynamic)
+    for beta in ([1.0, 2.0], [3.0, 2.0], [3.0, -1.0]):
+        model.beta = kind(beta)
+        scores = torch.tensor(beta).double().reshape(2, 1, 1) * torch.mul(*pairs(x.double(), x.double())).sum(-1)
+        y = x.double()
+        want = attention(y, y, y, scores)[0].float()
+        torch.testing.assert_close(compiled(x), want, rtol=1e-5, atol=1e-5)
