@@ -57,11 +57,11 @@ class Forms:
         #: The score as the forward has it, which weights are taken by where the backward differentiates another form of
         #: it: weights by the numbers of that one, rounded otherwise, would be off by as much as scores are large.
         self.seen: Expr | None = None
+        if single and a.dtype == "f64":
+            score = absorbed(score)
         if apart:
             self.seen = self.f.pair(score)
             score = apart[0].body if self.unit == 1 else mul(const(self.unit), apart[0].body)
-        elif single and a.dtype == "f64":
-            score = absorbed(score)
         self.score = self.f.pair(score)
         weight = None if a.whole else a.op.attrs.get("weight")  # that is a function of what was multiplied out
         self.bounded = weight is not None

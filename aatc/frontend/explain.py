@@ -166,9 +166,9 @@ class Explanation:
             yield "Passes"
             yield from _table(("pass", "time", "rewrites"), (_pass_row(p) for p in self.passes))
             for p in self.passes:
-                yield from (f"  {p.name}: {n}" for n in p.notes[:NOTES])
+                yield from (f"  {_short(p.name)}: {n}" for n in p.notes[:NOTES])
                 if len(p.notes) > NOTES:
-                    yield f"  {p.name}: and {len(p.notes) - NOTES} more notes, in .passes"
+                    yield f"  {_short(p.name)}: and {len(p.notes) - NOTES} more notes, in .passes"
 
     @property
     def summary(self) -> str:
@@ -251,4 +251,9 @@ def _graph_row(g: GraphInfo) -> tuple[str, ...]:
 
 
 def _pass_row(p: PassInfo) -> tuple[str, ...]:
-    return p.name, milliseconds(p.seconds), rewrites(p.rewrites)
+    return _short(p.name), milliseconds(p.seconds), rewrites(p.rewrites)
+
+
+def _short(name: str) -> str:
+    """A pass without options that would fill the page, such as a file of schedules."""
+    return name if len(name) <= 60 else f"{name.partition('{')[0]}{{...}}"

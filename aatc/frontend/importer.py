@@ -21,6 +21,7 @@ from aatc.ir.effects import Memory, effect_of, has_memory
 from aatc.ir.errors import UnsupportedError, VerifyError
 from aatc.ir.interpreter import target_function
 from aatc.ir.registry import Operand, Symbol, TorchConst
+from aatc.ir.torch_names import problem
 from aatc.ir.types import TensorType, Type, dtype_name, torch_dtype
 
 #: Tensors the trace met as constants and that are at most this long are written into the IR.
@@ -322,7 +323,10 @@ class _Importer:
         if isinstance(value, torch.device):
             return TorchConst("device", str(value))
         if isinstance(value, (torch.dtype, torch.layout, torch.memory_format)):
-            return TorchConst("torch", str(value).removeprefix("torch."))
+            constant = TorchConst("torch", str(value).removeprefix("torch."))
+            if problem(constant) is not None:
+                raise self.unsupported(str(value))
+            return constant
         raise self.unsupported(f"an argument of type {type(value).__name__}")
 
     def higher_order(self, node: fx.Node) -> Any:

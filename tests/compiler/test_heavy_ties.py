@@ -229,3 +229,28 @@ def test_queries_far_from_all_keys(metric, offset, names, backend):
         scale = want.abs().max()
         allowed = max(2e-5, 4 * float((p - want).abs().max() / scale))
         assert float((x - want).abs().max() / scale) <= allowed or name not in names, name
+
+
+@aatc.metric(t="j")
+def squared_beside(q, k, t):
+    return t - (q - k).square().sum()
+
+
+@pytest.mark.parametrize("backend", ["cpu", "native"])
+@pytest.mark.parametrize("away", [0.0, 100.0])
+def test_a_large_number_per_key_rounds_scores_in_the_backward_as_in_the_forward(away, backend):
+    """Beside -1e9 single precision has multiples of 64: all weights are equal, in double precision, too, which a
+    program of single precision falls back on far from the origin."""
+    g = torch.Generator().manual_seed(0)
+    x, v, go = (torch.randn(1, 1, 16, 4, generator=g) for _ in range(3))
+    given = [t.requires_grad_() for t in (x + away, x + away, v)]
+    metric = squared_beside(t=torch.full((16,), -1e9))
+    compiled = aatc.compile(lambda q, k, v: aatc.attend(q, k, v, metric=metric, scale=1.0), backend=backend)
+    found = torch.autograd.grad(compiled(*given), given, go)
+    # of equal weights: p (dP - mean of dP), times the slope of the square
+    dp = (go @ v.detach().mT).double()
+    ds = (dp - dp.mean(-1, keepdim=True)) / 16
+    difference = (x.unsqueeze(3) - x.unsqueeze(2)).double()
+    want = [-2 * (ds.unsqueeze(-1) * difference).sum(3), 2 * (ds.unsqueeze(-1) * difference).sum(2)]
+    assert float(difference.square().sum(-1).max()) < 64
+    assert max(worst(found[:2], want)) <= (2e-5 if not away else 2e-4), worst(found[:2], want)

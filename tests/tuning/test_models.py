@@ -251,7 +251,8 @@ def test_schedules_are_imported_from_results_and_files(model, x, tmp_path, monke
         assert chosen_of(compiled) == {"forward": "imported", "backward": "default"}
     assert "when it was measured, with another device" in str(compiled.explain())
     compiled(torch.randn(2, 90, 8))
-    assert "no imported schedule is for it" in str(compiled.explain())
+    told = str(compiled.explain())
+    assert "no imported schedule is for it" in told and max(map(len, told.splitlines())) < 300
     text = str(compiled._aatc.session.pipeline)
     assert "tuned-schedules{given=" in text and str(Pipeline.parse(text)) == text
 
