@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any, NoReturn
 import torch
 
 from aatc.ir.core import Func
+from aatc.ir.dims import factors
 from aatc.ir.errors import BackendError, ShapeError
 from aatc.ir.interpreter import bind_sizes
 from aatc.ir.registry import lookup_op
@@ -80,7 +81,7 @@ class Checked:
         for kind in self.func.result_types[:count]:
             assert isinstance(kind, TensorType)
             for name in {n for d in kind.shape for n in d.symbols} - sizes.keys():  # a product, which no shape shows
-                sizes[name] = math.prod(sizes[n] for n in name.split("_x_"))
+                sizes[name] = math.prod(sizes[n] for n in factors(name))
             found += [torch.Size([d.evaluate(sizes) for d in kind.shape]), torch_dtype(kind.dtype)]
         return found
 

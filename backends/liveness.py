@@ -6,7 +6,7 @@ With intervals known, offsets are chosen first-fit by decreasing size.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Set
 from dataclasses import dataclass, field
 
 from aatc.ir.core import Block, Op, Value
@@ -30,7 +30,9 @@ class Liveness:
 
     size: bytes of a tile. replaceable: operands whose place a result may take, as far as the operation itself is
     concerned. temporaries: bytes of each buffer that an operation needs besides its results. view: whether a result of
-    an operation lies outside; part: whether it lies within its first operand.
+    an operation lies outside; part: whether it lies within its first operand. moves: whether what a body yields in the
+    place of another carried value is moved out of its way first, to places of its own (``moved``, by the yield and the
+    number of its operand).
     """
 
     size: Callable[[TileType], int]
@@ -38,9 +40,11 @@ class Liveness:
     temporaries: Callable[[Op], list[int]]
     view: Callable[[Op], bool] = lambda op: lookup_op(op.name).traits.view
     part: Callable[[Op], bool] = lambda op: False
+    moves: bool = False
     position: int = 0
     intervals: dict[Value, Interval] = field(default_factory=dict)
     scratch: dict[Op, list[Interval]] = field(default_factory=dict)
+    moved: dict[Op, dict[int, Interval]] = field(default_factory=dict)
     alias: dict[Value, Value] = field(default_factory=dict)
     shared: set[Value] = field(default_factory=set)  # those that others lie within
 
@@ -61,10 +65,11 @@ class Liveness:
     def block(self, block: Block) -> None:
         self.ops(block.ops, {*block.args})
 
-    def ops(self, ops: list[Op], own: set[Value]) -> None:
-        """``own``: values that may be overwritten once nothing reads them any more, besides those of the operations."""
+    def ops(self, ops: list[Op], own: set[Value], kept: Set[Value] = frozenset()) -> None:
+        """``own``: values that may be overwritten once nothing reads them any more, besides those of the operations.
+        ``kept``: of these some that stand to the end, because what reads them is done several times."""
         last = {v: op for op in ops for v in _reads(op)}
-        own = own | {r for op in ops for r in op.results}
+        own = (own | {r for op in ops for r in op.results}) - kept
         for op in ops:
             self.position += 1
             for v in op.operands:
@@ -82,6 +87,8 @@ class Liveness:
             sizes = self.temporaries(op)
             if sizes:
                 self.scratch[op] = [Interval(n, self.position, self.position) for n in sizes]
+        for v in kept:
+            self.use(v)
 
     def _define_or_replace(self, op: Op, r: Value, dying: set[Value]) -> None:
         """A result takes the place of an operand that dies here and is not read after the result is written."""
@@ -109,9 +116,11 @@ class Liveness:
         ):  # its results are its operands, overwritten if the body has to run
             self.alias.update(zip(op.results, map(self.root, op.operands), strict=True))
         else:
+            inside = {v for x in body.walk() for v in x.operands}
             for init, r in zip(op.operands[skip:], op.results, strict=True):
                 free = self.root(init) in self.intervals and self.root(init) not in self.shared
-                if init in dying and free and op.operands.count(init) == 1:
+                # a first value that rounds read, or yield, is to stand there in all of them
+                if init in dying and free and op.operands.count(init) == 1 and init not in inside:
                     self.alias[r] = self.root(init)
                 else:
                     self._define(r)
@@ -119,6 +128,8 @@ class Liveness:
                 self.alias[arg] = r
         before = {v: self.intervals[v].end for v in outside}
         self.block(body)
+        if self.moves:
+            self._move(op, body.ops[-1])
         self.position += 1
         for v in outside:
             if self.intervals[v].end > max(before[v], start):
@@ -126,9 +137,19 @@ class Liveness:
         for r in op.results:
             self.use(r)
 
+    def _move(self, op: Op, end: Op) -> None:
+        """Places for what is yielded where another carried value lies, which is written at the same time."""
+        slots = [self.interval(r) for r in op.results]
+        for n, v in enumerate(end.operands):
+            at = self.interval(v)
+            if at is not None and any(at is x for k, x in enumerate(slots) if k != n):
+                made = Interval(self.size(v.type), self.position, self.position)  # type: ignore[arg-type]
+                self.moved.setdefault(end, {})[n] = made
+
     @property
     def every(self) -> list[Interval]:
-        return [*self.intervals.values(), *(x for xs in self.scratch.values() for x in xs)]
+        rest = [*self.scratch.values(), *(xs.values() for xs in self.moved.values())]
+        return [*self.intervals.values(), *(x for xs in rest for x in xs)]
 
 
 def _reads(op: Op) -> list[Value]:

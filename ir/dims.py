@@ -10,6 +10,9 @@ import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 
+from aatc.ir.errors import UnsupportedError
+
+_TIMES = "_x_"
 NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_]*\Z")
 #: The name of an attribute: one with a dot belongs to the backend named before it.
 ATTRIBUTE = re.compile(r"(?:[a-z][a-z0-9_]*\.[a-z][a-z0-9_]*|[A-Za-z_][A-Za-z0-9_]*)\Z")
@@ -109,10 +112,22 @@ def at_most(a: Dim, b: Dim, ranges: Mapping[str, tuple[int, int | None]]) -> boo
         return False
 
 
+def factors(name: str) -> list[str]:
+    """The symbols whose product a symbol stands for: ``A`` and ``B`` of ``A_x_B``, itself of any other."""
+    return name.split(_TIMES)
+
+
 def product(a: Dim, b: Dim) -> Dim:
-    """a times b: of two symbols the one named ``a_x_b``, which stands for that."""
-    if a.is_static:
-        return b * int(a)
-    if b.is_static:
-        return a * int(b)
-    return Dim.of("".join(c if c.isalnum() else "_" for c in f"{a}_x_{b}"))
+    """a times b, multiplied out: (B - 1) times H is ``B_x_H - H``. A product of symbols is a symbol named after all of
+    them, so that no two products share a name. UnsupportedError where that name would read as another product's."""
+    found = Dim(a.const * b.const) + Dim(0, a.terms) * b.const + Dim(0, b.terms) * a.const
+    for x, m in a.terms:
+        for y, n in b.terms:
+            name = f"{x}{_TIMES}{y}"
+            if factors(name) != [*factors(x), *factors(y)]:
+                raise UnsupportedError(
+                    f"{x} times {y} has no name: {name} is {' times '.join(factors(name))}",
+                    hint=f"let no dimension's name end in {_TIMES[:-1]}",
+                )
+            found += Dim(0, ((name, m * n),))
+    return found

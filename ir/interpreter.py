@@ -6,6 +6,7 @@ scopes, symbolic dimensions, and the call of operators kept as they are.
 
 from __future__ import annotations
 
+import math
 import operator
 import re
 from collections.abc import Callable, Mapping, Sequence
@@ -16,12 +17,12 @@ from typing import Any, NoReturn
 import torch
 
 from aatc.ir.core import Block, Func, Module, Op, Value
-from aatc.ir.dims import Dim
-from aatc.ir.errors import ShapeError, VerifyError
+from aatc.ir.dims import Dim, factors
+from aatc.ir.errors import AatcError, BackendError, ShapeError, VerifyError
 from aatc.ir.printer import op_line
 from aatc.ir.registry import OPS, Operand, TorchConst
 from aatc.ir.torch_names import resolve
-from aatc.ir.types import SHAPED, ListType, TensorType
+from aatc.ir.types import SHAPED, ListType, TensorType, torch_dtype
 
 #: Functions of Python's operator module that a text may call, on numbers only (getitem: on lists).
 ARITHMETIC: dict[str, Callable[..., Any]] = {
@@ -106,10 +107,10 @@ class Interpreter:
 
     def _product(self, name: str) -> int:
         """The size of a dimension ``A_x_B``, which stands for A times B and is in no argument's shape."""
-        sizes = [self.sizes.get(part) for part in name.split("_x_")]
-        if len(sizes) != 2 or None in sizes:
+        parts = factors(name)
+        if len(parts) < 2 or not all(part in self.sizes for part in parts):
             raise ShapeError(f"dimension {name} has no size: no argument of the function has it in its shape")
-        return sizes[0] * sizes[1]  # type: ignore[operator]
+        return math.prod(self.sizes[part] for part in parts)
 
     def torch_call(self, op: Op, values: Sequence[Any]) -> Sequence[Any]:
         """Runs a `torch.call`: its ATen overload, or arithmetic on numbers."""
@@ -118,10 +119,30 @@ class Interpreter:
         names = op.attrs.get("kwargs", ())
         split = len(args) - len(names)
         with torch.no_grad() if op.attrs.get("no_grad") else nullcontext():
-            out = function(*args[:split], **dict(zip(names, args[split:], strict=True)))
+            try:
+                out = function(*args[:split], **dict(zip(names, args[split:], strict=True)))
+            except AatcError:
+                raise
+            except Exception as error:
+                text = f"{op.attrs['target']} raised {type(error).__name__}: {str(error).splitlines()[0]}"
+                raise BackendError(text, where=str(op.loc) if op.loc else None) from error
         if not op.results:
             return []
-        return list(out) if gives_several(function, op) else [out]
+        found = list(out) if gives_several(function, op) else [out]
+        for value, result in zip(found, op.results, strict=False):
+            self._check(value, result, op)
+        return found
+
+    def _check(self, value: Any, result: Value, op: Op) -> None:
+        """That an operator of torch gave what the text says it gives; a precision of its own is no matter."""
+        t = result.type
+        if not isinstance(t, TensorType) or not isinstance(value, torch.Tensor):
+            return
+        want = [self.dim(d) if d.symbols <= self.sizes.keys() else None for d in t.shape]
+        fits = len(want) == value.dim() and all(w in (None, n) for w, n in zip(want, value.shape, strict=True))
+        if not fits or held(value.dtype) != held(torch_dtype(t.dtype)):
+            got = f"{str(value.dtype).removeprefix('torch.')}{list(value.shape)}"
+            raise ShapeError(f"{op.attrs['target']} gives {got}, not {t} as %{result.name or '?'} is said to be")
 
     def _argument(self, a: Any, values: Sequence[Any]) -> Any:
         if isinstance(a, Operand):
@@ -131,6 +152,13 @@ class Interpreter:
         if isinstance(a, TorchConst):
             return resolve(a)
         return self.dim(a) if isinstance(a, Dim) else a
+
+
+def held(dtype: torch.dtype) -> str:
+    """What a dtype holds, whatever its precision."""
+    if dtype == torch.bool:
+        return "truth"
+    return "complex" if dtype.is_complex else "real" if dtype.is_floating_point else "whole"
 
 
 def target_function(target: str, op: Op | None = None) -> Callable[..., Any]:
@@ -241,9 +269,10 @@ def bind_sizes(
             raise ShapeError(f"{what}: the sizes of {unknown} in {d} cannot be told apart")
         pending = rest
     for name, size in sizes.items():
-        parts = [sizes.get(part) for part in name.split("_x_")]
-        if len(parts) == 2 and None not in parts and size != parts[0] * parts[1]:  # type: ignore[operator]
-            raise ShapeError(f"@{func.name}: dimension {name} is {size}, which is not {parts[0]} times {parts[1]}")
+        parts = factors(name)
+        if len(parts) > 1 and all(p in sizes for p in parts) and size != math.prod(sizes[p] for p in parts):
+            are = " times ".join(str(sizes[p]) for p in parts)
+            raise ShapeError(f"@{func.name}: dimension {name} is {size}, which is not {are}")
     return sizes
 
 

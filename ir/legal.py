@@ -9,7 +9,7 @@ from __future__ import annotations
 import math
 from collections import Counter
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 from aatc.ir.core import Op
 from aatc.ir.dims import Dim
@@ -335,3 +335,18 @@ def _packs(s: Schedule, p: Workload, t: Target) -> None:
             _refuse(d, f"a panel holds a multiple of {vector} keys, 1 at least", f"write pack({d.what}, {vector * 4})")
         if d.panel > s.cols:
             _refuse(d, f"a tile has {s.cols} keys only", f"split j to at least {d.panel}")
+        for where in key_blocks(s, p):
+            if where.extent % d.panel and (p.cols is None or p.cols > where.extent):
+                begin = f"blocks of keys begin at multiples of {where.extent}, within a panel"
+                whole = replace(where, extent=max(1, where.extent // d.panel) * d.panel)
+                _refuse(d, begin, f"write {whole}, or pack {d.what} in panels that divide {where.extent}")
+
+
+def key_blocks(s: Schedule, p: Workload) -> list[Split | Grain]:
+    """The directives by which blocks of keys begin: at any multiple of their extents, for the runs of a mask begin
+    anywhere on its grain. A column kernel goes over whole tiles, whatever the mask."""
+    split = Split("j", s.cols)
+    if p.mask is None:
+        return [split]
+    runs = Grain("j", s.grain)
+    return [runs, split] if p.direction == "backward" and s.order == "rows-and-columns" else [runs]

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import dataclasses
 import difflib
+import math
 import re
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
@@ -258,15 +259,23 @@ class Schedule:
         return next((d.axes for d in self.every(Reorder)), ("g", "i", "j"))
 
     def completed(self, default: Schedule) -> Schedule:
-        """This schedule, with the tile extents of ``default`` where it gives none. A grain is no wider than a tile."""
+        """This schedule, with the tile extents of ``default`` where it gives none. A grain is no wider than a tile, and
+        whole panels of what this schedule packs."""
         extents = [d for d in default if isinstance(d, (Split, Grain)) and d.axis in ("g", "i", "j")]
         cols = self.cols or default.cols
         given = {(d.word, d.axis): d for d in reversed(self.directives) if isinstance(d, (Split, Grain))}
         if all((d.word, d.axis) in given for d in extents):
             return self
-        narrow = [Grain(d.axis, min(d.extent, cols)) if isinstance(d, Grain) else d for d in extents]
+        narrow = [
+            Grain(d.axis, self._of_panels(min(d.extent, cols), cols)) if isinstance(d, Grain) else d for d in extents
+        ]
         first = [given.pop((d.word, d.axis), d) for d in narrow]
         return Schedule((*first, *(d for d in self if not any(d is x for x in first))))
+
+    def _of_panels(self, extent: int, most: int) -> int:
+        """``extent``, or one near it that panels divide, if there is one up to ``most``."""
+        panel = math.lcm(*(max(1, d.panel) for d in self.every(Pack)))
+        return max(1, extent // panel) * panel if panel <= most else extent
 
     def with_extents(self, **extents: int) -> Schedule:
         """The same with other extents of tiles, by axis, and of the ``grain``; 0 leaves one as it is."""

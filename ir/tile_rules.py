@@ -9,7 +9,7 @@ from typing import Any
 
 from aatc.ir.access import access, repeats, shares_heads
 from aatc.ir.core import Op, Value
-from aatc.ir.dims import Dim, product
+from aatc.ir.dims import Dim, factors, product
 from aatc.ir.errors import VerifyError
 from aatc.ir.score.program import Program
 from aatc.ir.score.widths import extents
@@ -196,7 +196,7 @@ def _entries(t: TensorType) -> tuple[int, tuple[str, ...]]:
             number *= int(d)
         elif not d.const and len(d.terms) == 1:
             number *= d.terms[0][1]
-            symbols += d.terms[0][0].split("_x_")
+            symbols += factors(d.terms[0][0])
         else:
             symbols.append(str(d))
     return number, tuple(sorted(symbols))

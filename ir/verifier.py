@@ -13,12 +13,13 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from typing import Any
 
 from aatc.ir.blame import fail
 from aatc.ir.core import Block, Func, Module, Op, Value
-from aatc.ir.dims import ATTRIBUTE, NAME, Dim
+from aatc.ir.dims import ATTRIBUTE, NAME, Dim, factors
 from aatc.ir.errors import AatcError, ParseError, VerifyError
 from aatc.ir.geo import VERSIONS
 from aatc.ir.known import Known, key_of, key_of_function
@@ -119,14 +120,15 @@ def _check_module(module: Module) -> None:
 
 def _no_product(name: str, dims: dict[str, tuple[int, int | None]]) -> str | None:
     """What is wrong with a dimension ``A_x_B``, if it is one: it takes every product of what A and B may be."""
-    parts = name.split("_x_")
-    if len(parts) != 2:
-        return f"dimension {name} is a product of {len(parts)}" if len(parts) > 2 else None
+    parts = factors(name)
+    if len(parts) == 1:
+        return None
     if missing := [p for p in parts if p not in dims]:
-        return f"dimension {name} is a product, and {missing[0]} is not declared"
-    (a, b), (low, high) = (dims[p] for p in parts), dims[name]
-    most = None if a[1] is None or b[1] is None else a[1] * b[1]
-    if low > a[0] * b[0] or (high is not None and (most is None or most > high)):
+        return f"dimension {name} is a product, and {missing[0] or 'what has no name'} is not declared"
+    low, high = dims[name]
+    tops = [dims[p][1] for p in parts]
+    most = None if None in tops else math.prod(n for n in tops if n is not None)
+    if low > math.prod(dims[p][0] for p in parts) or (high is not None and (most is None or most > high)):
         return f"dimension {name} is a product, which its range does not hold"
     return None
 

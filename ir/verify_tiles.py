@@ -3,6 +3,7 @@
 Bounds hold for every size the module's dimensions may take: a loop position p of extent e satisfies
 p + e <= upper and e <= step, so an access is safe when the buffer's extent is at least ``upper`` and the
 tile's at least min(step, upper). No loop stands within another over the same axis: an axis and its round are one.
+Buffers, and runs of a mask, are made outside of regions: a backend lays them out before any loop begins.
 """
 
 from __future__ import annotations
@@ -40,6 +41,7 @@ class _Tiles:
         self.loops: dict[Value, Op] = {}
         self.tiles: dict[Value, Extents] = {}
         self.axes: list[str] = []
+        self.depth = 0  # regions around
 
     def extent(self, position: Value) -> Extent:
         return of_round(self.loops[position])
@@ -69,7 +71,9 @@ class _Tiles:
             self.loops[body.args[0]] = op
             self.axes.append(axis)
             self.tiles.update((a, e) for a, e in zip(body.args[lead:], carried, strict=True) if e is not None)
+        self.depth += 1
         self.block(body)
+        self.depth -= 1
         if loop:
             self.axes.pop()
         for v, e, r in zip(body.ops[-1].operands, carried, op.results, strict=True):
@@ -122,6 +126,8 @@ class _Tiles:
 
     # --- single operations ---------------------------------------------------------------------------------
     def single(self, op: Op) -> None:
+        if self.depth and any(isinstance(r.type, (TensorType, RunsType)) for r in op.results):
+            fail(op, f"{op.name} makes %{op.results[0].name or '?'} inside of a region", "make it before the loops")
         check = _CHECKS.get(op.name)
         if check is not None:
             check(self, op)
@@ -139,6 +145,9 @@ class _Tiles:
         self.access(op, op.operands[0], op.operands[1:], op.results[0].type)
 
     def store(self, op: Op) -> None:
+        panel, loop = op.operands[1].type.panel, self.loops.get(op.operands[-1])  # type: ignore[attr-defined]
+        if panel and loop is not None and loop.attrs["step"] % panel:
+            fail(op, f"panels of {panel} are written as a whole", "make the step of the loop a multiple of that")
         self.access(op, op.operands[1], op.operands[2:], op.operands[0].type)
         a = access(op.attrs["axes"])
         at = {c: self.extent(p) for c, p in zip(a.walks, op.operands[2:], strict=True)}
@@ -148,9 +157,6 @@ class _Tiles:
             want: Extent = at[c] if c in at else 1 if c == "1" else int(where[c])
             if have != want and not (broad and op.attrs["add"]):
                 fail(op, f"a tile of {_shown(have)} entries along axis {n} is stored where {_shown(want)} are")
-        panel = op.operands[1].type.panel  # type: ignore[attr-defined]
-        if panel and self.loops[op.operands[3]].attrs["step"] % panel:
-            fail(op, f"panels of {panel} are written as a whole", "make the step of the loop a multiple of that")
 
     def access(self, op: Op, buffer: Value, positions: Sequence[Value], tile: Any) -> None:
         """A load or store stays inside its buffer and its tile."""
@@ -172,6 +178,19 @@ class _Tiles:
                 self.inside(op, extent, at[letter], f"axis {letter} of {buffer.type}")
             if letter not in _SINGLE:
                 self.room(op, tile, a.tile.index(letter), at[letter])
+                self.borders(op, buffer, at[letter])
+
+    def borders(self, op: Op, buffer: Value, loop: Op) -> None:
+        """Blocks of tokens begin where panels do: these are read and written from their beginning on. Rounds of a loop
+        begin at multiples of its step, or if it goes over runs at any multiple of their grain."""
+        panel, first = buffer.type.panel, loop.operands[0] if loop.operands else None  # type: ignore[attr-defined]
+        runs = first is not None and isinstance(first.type, RunsType)
+        unit = first.type.grain if runs else loop.attrs["step"]  # type: ignore[union-attr]
+        upper = _upper(loop)
+        if not panel or unit % panel == 0 or (upper.is_static and int(upper) <= unit):
+            return
+        what = f"runs begin at multiples of {unit}" if runs else f"rounds of the loop begin at multiples of {unit}"
+        fail(op, f"{what}, within a panel of {buffer.type}", f"make {'the grain' if runs else 'the step'} whole panels")
 
     def problems(self, op: Op, lead: str, shape: Sequence[Dim], loop: Op) -> None:
         """A position along g, in a buffer whose first axes are ``lead``."""

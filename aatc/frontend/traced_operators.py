@@ -6,6 +6,7 @@ import functools
 import operator
 
 from aatc.frontend import private_torch
+from aatc.frontend.private_torch import operators
 from aatc.parts import Part
 
 _MIRRORED = {
@@ -26,8 +27,8 @@ def teach_operators(traced: type) -> None:
     with numbers that vary, ``in``, numbers that vary in texts, and masks and biases combined with tensors. And makes it
     notice changed defaults."""
     private_torch.guard_defaults()
-    private_torch.run_methods_of_objects()
-    private_torch.compare_by_methods(traced, _MIRRORED)
-    private_torch.refuse_membership(traced, "`in` needs one truth value, and a score is one per pair")
-    private_torch.format_as_written()
-    private_torch.combine_by_methods(Part, _COMBINING)
+    operators.run_methods_of_objects()
+    operators.compare_by_methods(traced, _MIRRORED)
+    operators.refuse_membership(traced, "`in` needs one truth value, and a score is one per pair")
+    operators.format_as_written()
+    operators.combine_by_methods(Part, _COMBINING)

@@ -10,7 +10,7 @@ from aatc.backends.cpu.table import lowering
 from aatc.backends.cpu.words import emit_expression
 from aatc.backends.source import Source, number, torch_name
 from aatc.ir.core import Block, Func, Op, Value
-from aatc.ir.dims import Dim
+from aatc.ir.dims import Dim, factors
 from aatc.ir.registry import lookup_op
 from aatc.ir.score.program import Program
 from aatc.ir.tile_evaluate import token_numbers
@@ -88,9 +88,8 @@ class BufferEmitter:
         return " + ".join(parts) if len(parts) == 1 else f"({' + '.join(parts)})"
 
     def _symbol(self, name: str) -> str:
-        if "_x_" in name:  # the product of two dimensions, which no shape shows
-            return "(" + " * ".join(self.dim_name(p) for p in name.split("_x_")) + ")"
-        return self.dim_name(name)
+        parts = factors(name)  # several of a product, which no shape shows
+        return "(" + " * ".join(map(self.dim_name, parts)) + ")" if len(parts) > 1 else self.dim_name(name)
 
     def sizes(self, op: Op) -> str:
         return "(" + ", ".join(self.dim(d) for d in op.attrs["sizes"]) + ")"

@@ -27,7 +27,6 @@ from aatc.backends.native.context import (
     STOP,
     THREADS,
     TOTAL,
-    factors,
     rank_of,
 )
 from aatc.backends.native.counters import WATCH
@@ -37,7 +36,7 @@ from aatc.backends.native.turns import Turns, turns_of
 from aatc.backends.native.work import tasks_of
 from aatc.backends.results import apart
 from aatc.ir.core import Func, Op, Value
-from aatc.ir.dims import Dim
+from aatc.ir.dims import Dim, factors
 from aatc.ir.errors import BackendError, ShapeError
 from aatc.ir.registry import lookup_op
 from aatc.ir.schedule import Schedule
@@ -143,18 +142,21 @@ class Compiled:
             for d, n in zip(arg.type.shape, t.shape, strict=True):  # type: ignore[attr-defined]
                 if not d.terms and d.const == n:
                     continue
-                if len(d.terms) == 1 and d.terms[0][0] not in sizes:
+                if len(d.terms) == 1 and d.terms[0][0] not in sizes and len(factors(d.terms[0][0])) == 1:
                     (name, c) = d.terms[0]
                     sizes[name] = (n - d.const) // c
                 later.append((d, n, arg))
         for d, n, arg in later:
+            what = f"%{arg.name} of @{self.func.name} is {arg.type}"
+            if missing := [p for s in d.symbols for p in factors(s) if p not in sizes]:
+                raise ShapeError(f"{what}: no argument has {missing[0]} in its shape by itself")
             if d.evaluate(sizes) != n:
-                raise ShapeError(f"%{arg.name} of @{self.func.name} is {arg.type}: {d} is not {n}")
+                raise ShapeError(f"{what}: {d} is not {n}")
         return sizes
 
 
 class _Dims(dict[str, int]):
-    """Sizes by name; a product of two is in no shape of an argument."""
+    """Sizes by name; products have those of their factors."""
 
     def __missing__(self, name: str) -> int:
         parts = factors(name)

@@ -52,11 +52,6 @@ def rank_of(v: Value) -> int:
     return 3 if isinstance(v.type, RunsType) else len(v.type.shape) if isinstance(v.type, TensorType) else 0
 
 
-def factors(symbol: str) -> list[str]:
-    """A size that is a product names its factors."""
-    return symbol.split("_x_")
-
-
 def buffers_of(func: Func) -> list[Value]:
     """Buffers and runs that stand outside of loops: arguments, and what operations of the function's body make."""
     made: list[Op] = func.body.ops

@@ -9,8 +9,8 @@ from aatc.backends.native.elements import copy
 from aatc.backends.native.emit import Emitter
 from aatc.backends.native.llvm import Val, index, number, vector_of
 from aatc.backends.native.table import lowering
+from aatc.backends.native.tiles import placed
 from aatc.ir.core import Op, Value
-from aatc.ir.errors import BackendError
 from aatc.ir.registry import lookup_op
 from aatc.ir.types import RunsType, TensorType
 
@@ -106,14 +106,16 @@ def sweep(e: Emitter, op: Op) -> None:
 
 @lowering("tile.yield")
 def yield_(e: Emitter, op: Op) -> None:
-    carrier = e.carriers[op]
-    written: list[Val] = []
-    for v, r in zip(op.operands, carrier.results, strict=True):
-        if e.tile(v).base in written:
-            raise BackendError(f"a loop yields %{v.name} in another's place, which is overwritten by then")
-        copy(e, e.tile(r), e.tile(v))
-        if e.tile(v).base != e.tile(r).base:
-            written.append(e.tile(r).base)
+    """All that is yielded is read before what stood in its way is overwritten: values may trade places."""
+    carrier, tiles = e.carriers[op], [e.tile(v) for v in op.operands]
+    for n, at in e.live.moved.get(op, {}).items():
+        t = tiles[n]
+        tiles[n] = placed(e.isa, e.scratch(at), op.operands[n].type, t.rows, t.cols)  # type: ignore[arg-type]
+        copy(e, tiles[n], t)
+    for v, t, r in zip(op.operands, tiles, carrier.results, strict=True):
+        place = e.live.interval(v)
+        if place is None or place is not e.live.interval(r):
+            copy(e, e.tile(r), t)
 
 
 def below(e: Emitter, v: Value, least: float) -> Val:

@@ -56,6 +56,19 @@ def panel_of(v: Value) -> int:
     return 0
 
 
+def reads_panels(op: Op, n: int) -> bool:
+    """Whether an operation takes its operand ``n`` from panels: the second factor of products nt, whose columns are
+    tokens, and of those of bf16 along tokens, unless features stand together there. Whatever else reads a tile goes
+    along its rows."""
+    form = op.attrs.get("form") if op.name in ("tile.dot", "native.join") else None
+    v = op.operands[n]
+    if n != 1 or form != "nn":
+        return n == 1 and form == "nt"
+    load = v.owner if isinstance(v.owner, Op) and v.owner.name == "tile.load" else None
+    apart = load is None or load.operands[0].type.together == 1  # type: ignore[attr-defined]
+    return isinstance(v.type, TileType) and v.type.dtype == "bf16" and apart
+
+
 #: Features per row from which on few rows are multiplied feature by feature.
 _ACROSS = 8
 

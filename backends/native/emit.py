@@ -2,20 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Set
 from contextlib import AbstractContextManager, nullcontext
 from typing import Any
 
 from aatc.backends.liveness import Interval, Liveness, place
-from aatc.backends.native.context import Layout, constant, factors, rank_of
-from aatc.backends.native.declarations import accumulators, tiles
+from aatc.backends.native.context import Layout, constant, rank_of
+from aatc.backends.native.declarations import accumulators, reads_panels, tiles
 from aatc.backends.native.halves import narrowed, widened
 from aatc.backends.native.isa import Isa
 from aatc.backends.native.llvm import MEMORY, Code, Val, index, number, size_of, vector_of
 from aatc.backends.native.table import lowering
 from aatc.backends.native.tiles import Tile, is_part, is_view, lanes_of, placed, scratch_bytes
 from aatc.ir.core import Block, Op, Value
-from aatc.ir.dims import Dim
+from aatc.ir.dims import Dim, factors
 from aatc.ir.errors import BackendError
 from aatc.ir.registry import lookup_op
 from aatc.ir.types import TensorType, TileType
@@ -41,13 +41,14 @@ class Emitter:
             lambda op: temporaries(isa, op),
             view=lambda op: is_view(op),
             part=is_part,
+            moves=True,
         )
         self.scratch_bytes = 0
 
     # --- what lies where -------------------------------------------------------------------------------------
-    def plan(self, ops: list[Op]) -> None:
-        """Places all tiles of operations that are written one after the other."""
-        self.live.ops(ops, set())
+    def plan(self, ops: list[Op], kept: Set[Value] = frozenset()) -> None:
+        """Places all tiles of operations that are written one after the other. ``kept``: some that stand to the end."""
+        self.live.ops(ops, set(), kept)
         self.scratch_bytes = place(self.live.every)
         self.carriers |= {x.regions[0].ops[-1]: x for op in ops for x in _with_regions(op)}
         for op in ops:
@@ -141,8 +142,18 @@ class Emitter:
     def ops(self, ops: Iterable[Op]) -> None:
         for op in ops:
             self.code.note(_shown(op))
+            self._check_panels(op)
             with self.timed(op):
                 lowering[op.name](self, op)
+
+    def _check_panels(self, op: Op) -> None:
+        """Operations read rows, but for those that say they read panels: others would take what lies there for rows."""
+        for n, v in enumerate(op.operands):
+            if v in self.tiles and self.tiles[v].panel and not reads_panels(op, n):
+                raise BackendError(
+                    f"{op.name} reads rows, and %{v.name or '?'} is a part of a buffer in panels",
+                    hint="the pass rows-by-use loads rows for it, where the buffer was packed from some",
+                )
 
     def timed(self, op: Op) -> AbstractContextManager[None]:
         """Around the code of an operation, which a build that counts counts."""

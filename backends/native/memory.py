@@ -15,6 +15,7 @@ from aatc.backends.native.whole import panels
 from aatc.backends.native.words import expression
 from aatc.ir.access import access, repeats
 from aatc.ir.core import Op, Value
+from aatc.ir.errors import BackendError
 from aatc.ir.tile_evaluate import position_numbers
 from aatc.ir.types import TensorType
 
@@ -44,6 +45,8 @@ def start(e: Emitter, op: Op, buffer: Value, positions: Sequence[Value]) -> Val:
     at = {c: e.at[p] for c, p in zip(a.walks, positions, strict=True)}
     t: TensorType = buffer.type  # type: ignore[assignment]
     if t.panel:
+        if t.together != 1 and size_of(MEMORY[t.dtype]) != 2:
+            raise BackendError(f"there are no panels like those of {t}")
         _, tokens, features = t.shape
         whole = code.op("i64", f"udiv i64 {code.add(e.dim(tokens), index(t.panel - 1)).text}, {t.panel}")
         width = -(-int(features) // t.together) * t.together
@@ -90,10 +93,13 @@ def loaded_extents(e: Emitter, op: Op) -> tuple[Val, Val]:
 @lowering("tile.load")
 def load(e: Emitter, op: Op) -> None:
     buffer, *positions = op.operands
+    t: TensorType = buffer.type  # type: ignore[assignment]
+    dtype = op.result.type.dtype  # type: ignore[attr-defined]
+    if t.panel and (op.attrs["axes"] not in ("gid", "gjd") or t.dtype != dtype):
+        raise BackendError(f"%{op.result.name or '?'} is no block of vectors as they lie in the panels of {t}")
     rows, cols = loaded_extents(e, op)
     base = start(e, op, buffer, positions[repeats(op) :])
     shape = tile_shape(op.result.type)  # type: ignore[arg-type]
-    t: TensorType = buffer.type  # type: ignore[assignment]
     if t.panel:
         e.tiles[op.result] = Tile(
             base, index(0), rows, cols, shape, t.dtype, local=False, panel=t.panel, together=t.together

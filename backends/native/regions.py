@@ -257,7 +257,9 @@ def _task(module: Module, name: str, nest: Nest, isa: Isa, layout: Layout, block
     """A function of (context, scratch memory, number of the task); returns the bytes of its scratch memory."""
     code = Code(module, name, [("context", "ptr"), ("scratch", "ptr"), ("task", "i64")])
     e = Emitter(code, isa, layout, blocks)
-    e.plan([*nest.prelude, *nest.ops])
+    several = [x for x in nest.loops if x.attrs["axis"] == "g" and x.attrs["step"] > 1]
+    # what stands before the loops is computed once for all problems of a task
+    e.plan([*nest.prelude, *nest.ops], {r for op in nest.prelude if several for r in op.results})
     rest = code.args[2]
     positions: list[Val] = []
     for n, (upper, step) in reversed(list(enumerate(nest.extents))):
@@ -273,7 +275,6 @@ def _task(module: Module, name: str, nest: Nest, isa: Isa, layout: Layout, block
         left = code.sub(e.dim(loop.attrs["upper"]), p)
         extents[loop] = e.extent[arg] = control.minimum(e, index(loop.attrs["step"]), left)
     e.ops(nest.prelude)
-    several = [x for x in nest.loops if x.attrs["axis"] == "g" and x.attrs["step"] > 1]
     if several:  # problems of a task are taken one by one
         arg = several[0].regions[0].args[0]
         first = e.at[arg]

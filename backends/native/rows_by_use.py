@@ -5,9 +5,9 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import ClassVar
 
+from aatc.backends.native.declarations import reads_panels
 from aatc.ir.core import Block, Func, Module, Op, Value
 from aatc.ir.specialize import prune
-from aatc.ir.types import TileType
 from aatc.passes.base import Context, Pass, register
 
 
@@ -51,7 +51,7 @@ def _of_block(block: Block, uses: dict[Value, list[tuple[Op, int]]]) -> int:
         packed = op.operands[0].owner if op.name == "tile.load" else None
         if not isinstance(packed, Op) or packed.name != "tile.pack":
             continue
-        others = [(user, n) for user, n in uses.get(op.result, []) if not _wants_panels(user, n)]
+        others = [(user, n) for user, n in uses.get(op.result, []) if not reads_panels(user, n)]
         if not others:
             continue
         again = Op("tile.load", [packed.operands[0], *op.operands[1:]], dict(op.attrs), [op.result.type], loc=op.loc)
@@ -62,11 +62,3 @@ def _of_block(block: Block, uses: dict[Value, list[tuple[Op, int]]]) -> int:
         count += 1
     block.ops = found
     return count
-
-
-def _wants_panels(op: Op, n: int) -> bool:
-    t = op.operands[n].type
-    if op.name != "tile.dot" or n != 1 or not isinstance(t, TileType):
-        return False
-    form: str = op.attrs["form"]
-    return form == "nt" or (form == "nn" and t.dtype == "bf16")

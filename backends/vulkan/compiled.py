@@ -17,7 +17,7 @@ from aatc.backends.vulkan.kernels import runs_symbol
 from aatc.backends.vulkan.loaded import Loaded, too_large
 from aatc.backends.vulkan.lower import Lowered
 from aatc.ir.core import Op, Value
-from aatc.ir.dims import Dim
+from aatc.ir.dims import Dim, factors
 from aatc.ir.interpreter import bind_sizes
 from aatc.ir.registry import lookup_op
 from aatc.ir.tilemap import TileMap
@@ -137,7 +137,7 @@ def all_sizes(lowered: Lowered, sizes: Mapping[str, int]) -> dict[str, int]:
         dims = [Dim.of(d) for d in (*op.attrs.get("sizes", ()), op.attrs.get("upper", 0))]
         dims += [d for r in op.results if isinstance(r.type, TensorType) for d in r.type.shape]
         for name in {s for d in dims for s in d.symbols} - found.keys():
-            found[name] = math.prod(found[part] for part in name.split("_x_"))
+            found[name] = math.prod(found[part] for part in factors(name))
     return found | {name: rounds.evaluate(found) for name, rounds in lowered.template.derived}
 
 

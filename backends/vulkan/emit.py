@@ -12,7 +12,7 @@ from aatc.backends.vulkan.table import lowering
 from aatc.backends.vulkan.tiles import Tile, form_of
 from aatc.backends.vulkan.words import Programs
 from aatc.ir.core import Block, Func, Op, Value
-from aatc.ir.dims import Dim
+from aatc.ir.dims import Dim, factors
 from aatc.ir.errors import UnsupportedError
 from aatc.ir.types import RunsType, TensorType, TileType
 
@@ -109,8 +109,8 @@ class Emitter:
         d = Dim.of(d)
         terms = []
         for name, c in d.terms:
-            factors = [self.symbol(p) for p in name.split("_x_")]
-            terms.append(" * ".join([*([str(c)] if c != 1 else []), *factors]))
+            parts = [self.symbol(p) for p in factors(name)]
+            terms.append(" * ".join([*([str(c)] if c != 1 else []), *parts]))
         if d.const or not terms:
             terms.append(str(d.const))
         return terms[0] if len(terms) == 1 and " " not in terms[0] else f"({' + '.join(terms)})"

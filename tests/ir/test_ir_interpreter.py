@@ -6,9 +6,12 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from aatc.ir.errors import ShapeError, VerifyError
+from aatc.ir import reference
+from aatc.ir.errors import BackendError, ShapeError, VerifyError
 from aatc.ir.interpreter import ARITHMETIC, Interpreter, run, target_function
 from aatc.ir.parser import parse
+from aatc.ir.score.expr import call, param
+from aatc.ir.score.program import Program
 from tests.ir.samples import GEO, TILE
 
 F64 = torch.float64
@@ -99,6 +102,33 @@ def test_sizes_can_be_computed_with():
         '  %y = torch.call(%x, %m) {target = "aten.narrow.default", args = [#0, 0, 0, #1]} : opaque\n  geo.return(%y)\n}\n'
     )
     assert run(parse(text), torch.arange(7, dtype=F64)).tolist() == [0, 1, 2]
+
+
+@pytest.mark.parametrize("lse_alone", [True, False])
+def test_a_number_per_query_gets_nothing_from_rows_without_keys(lse_alone):
+    """The log-sum-exp of such a row is the constant -inf, whatever it gets added."""
+    q, k, v = (param(name, axes) for name, axes in (("q", "bhid"), ("k", "bhjd"), ("v", "bhjd")))
+    keep, row = torch.tensor([[1, 1, 0], [0, 0, 0], [0, 1, 1], [0, 0, 0]]).bool(), call("dot", q, call("sin", q))
+    m = param("m", "ij", "b")
+    attention = reference.Attention(
+        ("q", "k", "v", "m"),
+        Program.of(q.dot(k), [q, k]),
+        Program.of(v, [v]),
+        Program.of(m, [m]),
+        row=Program.of(row, [q]),
+    )
+    x, y, z = leaves = [torch.randn(2, 2, n, 3, dtype=F64, requires_grad=True) for n in (4, 3, 3)]
+    env = {"q": x.detach(), "k": y.detach(), "v": z.detach(), "m": keep}
+    o, lse = reference.attend(attention, env)
+    probes = torch.zeros_like(o) if lse_alone else torch.randn_like(o), torch.randn_like(lse)
+    found = reference.attend_backward(attention, env, o, lse, *probes)
+    some = keep.any(-1)  # by hand, of the rows that see something
+    s = (x[:, :, some] @ y.mT).masked_fill(~keep[some], float("-inf"))
+    want = [s.softmax(-1) @ z, s.logsumexp(-1) + (x * x.sin()).sum(-1)[:, :, some]]
+    torch.testing.assert_close([o[:, :, some], lse[:, :, some]], want)
+    assert (o[:, :, ~some] == 0).all() and (lse[:, :, ~some] == float("-inf")).all()
+    slopes = torch.autograd.grad(want, leaves, [p[:, :, some] for p in probes])
+    torch.testing.assert_close([found[name] for name in "qkv"], list(slopes))
 
 
 # --- dimensions ----------------------------------------------------------------------------------------------
@@ -232,6 +262,23 @@ def test_strings_of_a_text_are_handed_over_as_strings():
         "args = [#0, #1]", 'args = [#0, #1, "floor"], kwargs = ["rounding_mode"]'
     )
     assert run(parse(text), torch.tensor(7.0), torch.tensor(2.0)) == 3
+
+
+@pytest.mark.parametrize("said", ["f32[5]", "f32[4,1]", "f32[]", "i64[4]", "bool[4]", "f32[N+1]"])
+def test_results_that_are_not_what_the_text_says_are_refused(said):
+    """The text of a program is data: nothing behind an operator may trust in a type that is none."""
+    text = one("aten.mul.Tensor", "f32[N]", "f32[N]", result=said)
+    module = parse(f"dims {{N in [0, inf]}}\n{text}")
+    with pytest.raises(ShapeError, match=r"aten.mul.Tensor gives float32\[4\], not .* as %y"):
+        run(module, torch.ones(4), torch.ones(4))
+    good = parse(f"dims {{N in [0, inf]}}\n{one('aten.mul.Tensor', 'f32[N]', 'f32[N]', result='f32[N]')}")
+    assert run(good, torch.ones(4, dtype=F64), torch.ones(4, dtype=F64)).dtype == F64  # more digits are welcome
+
+
+def test_what_an_operator_raises_is_typed():
+    text = '%y = torch.call(%x) {target = "aten.as_strided.default", args = [#0, [1000], [1]]} : f32[1000]'
+    with pytest.raises(BackendError, match=r"as_strided.*RuntimeError"):
+        run(parse(f"geo.func @main(%x: f32[4]) {{\n  {text}\n  geo.return(%y)\n}}\n"), torch.ones(4))
 
 
 def test_a_function_that_is_not_there_is_an_error():

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from aatc.errors import AatcError, ParseError, ScheduleError, VerifyError
 from aatc.ir.legal import Held, Workload, lanes, legal, registers
-from aatc.ir.parser import parse
+from aatc.ir.parser import parse, parse_program
 from aatc.ir.schedule import AXES, DIRECTIVES, Directive, Pack, Reorder, Schedule, Split, Stage, directives_table
 from aatc.ir.schedule_file import read_schedules, write_schedules
 from aatc.ir.target import Target
@@ -43,6 +43,7 @@ GPU = Target(
 HELD = (Held("q", "i", 64), Held("k", "j", 64), Held("v", "j", 32), Held("bias", "ij", 1), Held("beta", "", 1))
 WORK = Workload("forward", 16, 1000, 2000, 4, 32, 2, HELD)
 BACK = replace(WORK, direction="backward")
+MASKED, MASKED_BACK = (replace(w, mask=parse_program("fn() => j <= i")) for w in (WORK, BACK))
 ATTEND = """\
 geo.func @main(%%q: f32[1,2,6,4], %%k: f32[1,2,6,4], %%v: f32[1,2,6,4]) {
   %%o, %%lse = geo.attend(%%q, %%k, %%v) {names = ["q", "k", "v"], score = fn(q: f[bhid], k: f[bhjd]) => dot(q, k), kind = "softmax", aggregate = "mean", schedule = "%s"} : f32[1,2,6,4], f32[1,2,6]
@@ -187,6 +188,23 @@ def test_what_is_left_out_is_the_defaults():
         legal(twice, WORK, TORCH)
 
 
+def test_a_grain_that_is_left_out_is_whole_panels():
+    default = Schedule.of(1, 64, 80, 40)
+    grains = {
+        "": 40,
+        "pack(k, 16)": 32,
+        "pack(k, 16) pack(v, 32)": 32,
+        "pack(k, 64)": 64,
+        "pack(k, 16) pack(v, 10)": 80,
+        "split(j, 256) pack(k, 64)": 64,
+        "pack(k, 128)": 40,  # wider than a tile: refused for that
+        "pack(k, 0)": 40,
+    }
+    for text, grain in grains.items():
+        assert Schedule.parse(text).completed(default).grain == grain, text
+    assert Schedule.parse("grain(j, 8) pack(k, 64)").completed(default).grain == 8
+
+
 def test_extents_are_replaced_in_place():
     s = Schedule.parse(f"{TILES} grain(j, 64) bind(i, threads)").with_extents(i=8, j=0, grain=4)
     assert str(s) == "split(g, 1) split(i, 8) split(j, 256) grain(j, 4) bind(i, threads)"
@@ -199,6 +217,12 @@ LEGAL = [
     (f"{TILES} order(rows)", BACK, TORCH),
     (f"{TILES} order(rows-and-columns) bind(i, threads)", BACK, NATIVE),
     (f"{TILES} bind(g, threads) bind(i, threads) split(ii, 4) split(jj, 16) vectorize(jj, 8) pack(k, 16)", WORK, NATIVE),
+    (f"{TILES} grain(j, 64) pack(k, 16) pack(v, 32)", MASKED, NATIVE),
+    ("split(g, 1) split(i, 64) split(j, 100) grain(j, 96) pack(k, 16)", MASKED, NATIVE),
+    ("split(g, 1) split(i, 64) split(j, 100) grain(j, 96) pack(k, 16)", MASKED_BACK, NATIVE),
+    (f"{TILES} grain(j, 24) pack(k, 16)", WORK, NATIVE),  # no mask, no runs
+    (f"{TILES} grain(j, 24) pack(k, 16)", replace(MASKED, cols=20), NATIVE),  # one block of keys
+    ("split(g, 1) split(i, 64) split(j, 100) pack(k, 16)", replace(WORK, cols=100), NATIVE),
     (f"{TILES} bind(g, threads) unroll(j, 8) unroll(jj, 4) split(jj, 8)", BACK, NATIVE),
     ("split(g, 1) split(i, 64) split(j, 16) split(ii, 8) split(jj, 4) bind(i, workgroups) bind(ii, lanes)"
      " bind(jj, lanes) stage(k, shared) stage(v, shared) stage(scores, shared) stage(out, register)", WORK, GPU),
@@ -264,6 +288,12 @@ REFUSED = {
     "panels of a query": (f"{TILES} pack(q, 16)", WORK, NATIVE, "no operand with a vector per key"),
     "panels of nothing": (f"{TILES} pack(k, 0)", WORK, NATIVE, "a multiple of 1"),
     "panels that vectors do not fill": (f"{TILES} split(jj, 8) vectorize(jj, 8) pack(k, 12)", WORK, NATIVE, "of 8 keys"),
+    "a grain that panels do not divide": (f"{TILES} grain(j, 24) pack(k, 16)", MASKED, NATIVE, "multiples of 24, within a panel"),
+    "a grain within a panel": (f"{TILES} grain(j, 16) pack(k, 16) pack(v, 64)", MASKED_BACK, NATIVE, "pack(v, 64): blocks of keys begin at multiples of 16"),
+    "a grain of keys of unknown number": (f"{TILES} grain(j, 24) pack(k, 16)", replace(MASKED, cols=None), NATIVE, "within a panel"),
+    "tiles that panels do not divide": ("split(g, 1) split(i, 64) split(j, 100) pack(k, 16)", WORK, NATIVE, "multiples of 100, within a panel"),
+    "columns that panels do not divide": (
+        "split(g, 1) split(i, 64) split(j, 100) grain(j, 96) pack(k, 16) order(rows-and-columns)", MASKED_BACK, NATIVE, "multiples of 100"),
     "panels wider than a tile": (f"{TILES} pack(k, 512)", WORK, NATIVE, "256 keys only"),
 }  # fmt: skip
 

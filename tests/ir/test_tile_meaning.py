@@ -100,7 +100,7 @@ def masked(classified, mask="c <= r", inside=False):
 
 
 @pytest.mark.parametrize("text", [
-    masked("j <= i"), masked("j <= i + 1"), masked("j <= i", inside=True), masked("j <= i + 3", "c <= r + 1"),
+    masked("j <= i"), masked("j <= i + 1"), masked("j <= i + 3", "c <= r + 1"),
     masked("j <= i + 3", "c * 0.5 <= r"), masked("j <= 4", "c <= 3.0"),
 ])  # fmt: skip
 def test_a_mask_decides_by_its_own_program(text):
@@ -347,6 +347,12 @@ REFUSED = {
     tile.yield()
   }
   tile.return(%out)""", "%x: f32[A,B]", "dims {A in [1,inf], B in [1,inf], A_x_B in [100,inf]}"), "its range does not hold"),
+    "runs made in every round": (masked("j <= i", inside=True), "tile.classify makes %tiles inside of a region"),
+    "a buffer made in every round": (loops(lines("%n = tile.alloc() {fill = 0.0} : f32[2,6]", load(), store("y"))), "tile.alloc makes %n inside"),
+    "tokens computed in every round": (
+        loops(lines('%n = tile.token() {program = fn() => j, axes = "bhj", sizes = [1,2,6,6], flat = true} : f64[2,6]', load(), store("y"))), "tile.token makes %n inside"),
+    "a buffer packed in every round": (
+        loops(lines('%n = tile.pack(%x) {axes = "gid"} : f32[2,6,1; panels(4)]', load().replace('"gi"', '"gid"'), store("y")), args="%x: f32[2,6,1]"), "tile.pack makes %n inside"),
     "a buffer that nobody wrote": (func("  %o = tile.alloc() : f32[2,6]\n  tile.return(%o)"), "no fill, is read"),
     "a sum that starts anywhere": (loops(lines(load(), store("y", "true")), out="%out = tile.alloc() : f32[2,6]"), "no fill, is added to"),
     "a buffer written in part": (

@@ -41,6 +41,7 @@ def _signals(number: int, every: float, times: int) -> None:
 
 def interrupted() -> None:
     """Ctrl-C ends a long kernel long before it would, and the next call is right."""
+    signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell starts what runs behind it without
     torch.set_num_threads(2)
     run = attention(12000, 8)
     want, whole = _timed(run)

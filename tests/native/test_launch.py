@@ -257,6 +257,14 @@ def test_a_data_loaders_workers_may_call(kernel):
 
 
 # --- signals -----------------------------------------------------------------------------------------------
+@pytest.fixture
+def ctrl_c():
+    """Python's own handler of SIGINT: a shell starts what runs behind it without."""
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    signal.signal(signal.SIGINT, before)
+
+
 def later(seconds: float, number: int = signal.SIGINT) -> None:
     threading.Timer(seconds, os.kill, (os.getpid(), number)).start()
 
@@ -272,7 +280,7 @@ def handler():
 
 @posix_signals
 @pytest.mark.parametrize("threads", [1, 2])
-def test_ctrl_c_ends_a_long_call_at_its_next_task(kernel, any_threads, threads):
+def test_ctrl_c_ends_a_long_call_at_its_next_task(kernel, any_threads, ctrl_c, threads):
     count = Count(1_000_000, work=100_000)  # minutes
     later(0.2)
     begun = time.monotonic()

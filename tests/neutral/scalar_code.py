@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from aatc.ir.access import access, repeats
 from aatc.ir.core import Block, Func, Op, Value
-from aatc.ir.dims import Dim
+from aatc.ir.dims import Dim, factors
 from aatc.ir.score.expr import postorder
 from aatc.ir.score.functions import FUNCTIONS
 from aatc.ir.types import RunsType, TensorType, TileType
@@ -53,7 +53,7 @@ class Scalar(Pairs):
         return " + ".join([str(d.const), *(f"{c} * {self.symbol(n)}" for n, c in d.terms)])
 
     def symbol(self, name: str) -> str:
-        return f"({' * '.join(f'dim_{p}' for p in name.split('_x_'))})"
+        return f"({' * '.join(f'dim_{p}' for p in factors(name))})"
 
     def element(self, buffer: Value, index: list[str]) -> str:
         """The element of a buffer at an index: by strides, or [problem][panel][feature][token in the panel]."""

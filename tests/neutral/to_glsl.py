@@ -11,6 +11,7 @@ import sysconfig
 from pathlib import Path
 
 from aatc.ir.core import Func, Op, Value
+from aatc.ir.dims import factors
 from aatc.ir.types import RunsType, TensorType, TileType
 from tests.neutral.scalar_code import Scalar
 from tests.neutral.to_c import WORDS as C_WORDS
@@ -48,7 +49,7 @@ class GLSL(Scalar):
         return f"meta[{self.base[buffer] + axis}]"
 
     def symbol(self, name: str) -> str:
-        return f"push.{name}" if "_x_" not in name else super().symbol(name).replace("dim_", "push.")
+        return super().symbol(name).replace("dim_", "push.") if len(factors(name)) > 1 else f"push.{name}"
 
     def runs_shape(self, runs: Value) -> list[str]:
         return [f"meta[{self.base[runs] + n}]" for n in range(3)]
