@@ -126,6 +126,27 @@ def test_sphere_transport_keeps_its_digits_away_from_the_antipode(dtype):
     assert (error <= 8 * torch.finfo(dtype).eps * (1 + 1 / angles.square())).all()
 
 
+@pytest.mark.parametrize("backend", [None, "cpu", "native"])
+def test_sphere_transport_in_float64_counts_squares_below_its_floor_as_the_floor(backend):
+    """1 + <q, k> is no less than 2^-26, so that half of the digits are right however near the antipode is."""
+    angles = torch.logspace(-9, -2, 36, dtype=torch.float64)
+    q, k, v = near_antipodes(angles)
+    if backend is None:
+        got = transported(q, k, v)
+    else:
+        alone = [x.flatten(0, 2)[:, None, None] for x in (q, k, v)]
+        parts = {"metric": metrics.DotProduct(), "connection": connections.SphereTransport()}
+        got = build(*alone, backend=backend, **parts).run()[0].reshape(v.shape)
+    a = angles[:, None]
+    less = 2 * (a / 2).sin().square()  # 1 - cos(a), with all its digits
+    side = -(k + a.cos() * q)  # sin(a) times the direction
+    along = (q * v).sum(-1, keepdim=True)
+    want = v - along / less.clamp(min=2.0**-26) * (less * q - side)
+    assert ((got - want).norm(dim=-1) <= 2.0**-25 * v.norm(dim=-1)).all()
+    # and far below the floor what arrives is what was sent
+    assert ((got - v)[:, :, 0].norm(dim=-1) <= 1e-9 * v[:, :, 0].norm(dim=-1)).all()
+
+
 def with_an_antipode(dtype, width=4):
     """Random unit q and k and tangent v, (2, 3, 33, width), with k_0 = -q_3 along the first axis."""
     angles = torch.linspace(0.2, 3.0, 33, dtype=torch.float64)

@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 import aatc
 from aatc import metrics
 from tests.api.oracle import agree, attention, inputs, minkowski, on_hyperboloid, pairs
+from tests.compiler.harness import build
 
 H, D = 4, 6
 
@@ -335,3 +336,25 @@ def test_tensors_among_the_numbers_of_a_metric_are_not_frozen():
         attention(q, k, v, (unit(x) * unit(y)).sum(-1))[0],
         [q, k, v, eps],
     )
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
+@pytest.mark.parametrize("backend", ["", "cpu", "native"])
+def test_scaled_losses_of_half_precision_logits_have_gradients(backend, dtype):
+    """Probabilities like e^-25 are 0 in half precision, where the slope of their root is infinite, and a loss that is
+    scaled up, as in training by mixed precision, takes gradients of larger ones beyond its range."""
+    q, k = (6 * torch.randn(1, 1, 6, 16) for _ in range(2))
+    q[..., 0] -= 25
+    k[..., 1] -= 25
+    q, k, v = leaves = [x.to(dtype).requires_grad_() for x in (q, k, torch.randn(1, 1, 6, 4))]
+    metric = metrics.FisherRao(logits=True, beta=3.0)
+    if backend:
+        o, _ = build(q, k, v, metric=metric, backend=backend).run()
+    else:
+        o = aatc.attend(q, k, v, metric=metric)
+    got = torch.autograd.grad(4096 * o[..., 0].float().sum(), leaves)
+    x, y, z = high = [t.detach().double().requires_grad_() for t in leaves]
+    roots = (0.5 * x.log_softmax(-1)).exp() @ (0.5 * y.log_softmax(-1)).exp().mT
+    want = torch.autograd.grad(4096 * ((-6 * roots.acos()).softmax(-1) @ z)[..., 0].sum(), high)
+    for g, w in zip(got, want, strict=True):
+        assert float((g - w).abs().max()) <= 4 * torch.finfo(dtype).eps * float(w.abs().max())

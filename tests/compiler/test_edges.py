@@ -214,3 +214,34 @@ def test_formulas_deeper_than_the_stack():
         mask=masks.predicate(keep),
         compiled={"library": True, "tiles": "rows=4 cols=4 grain=2"},
     )
+
+
+@pytest.mark.parametrize("shut", [1, 4, 9])
+@pytest.mark.parametrize("axes", ["j", "hj", "bj"])
+def test_causal_rows_whose_only_open_key_is_their_own(axes, shut):
+    """A bias of minus infinity closes keys before it, so that the rows before it are closed and its own is not."""
+    n, b, h = 12, 2, 3
+    q, k, v = (torch.randn(b, h, n, 4, dtype=torch.float64) for _ in range(3))
+    sizes = {"b": b, "h": h, "j": n}
+    bias = torch.randn([sizes[a] for a in axes], dtype=torch.float64)
+    bias[..., :shut] = float("-inf")
+    if axes != "j":  # some heads or entries see all keys
+        bias[0] = 0.0
+
+    @aatc.metric(c=axes)
+    def biased(q, k, c):
+        return q @ k + c
+
+    lead, keep = [sizes[a] if a in axes else 1 for a in "bh"], torch.ones(n, n, dtype=torch.bool).tril()
+    built = check(
+        lambda q, k, v, c: attention(q @ k.mT + c.reshape(*lead, 1, n), v, keep),
+        *(q, k, v),
+        tensors=[bias],
+        metric=biased(c=bias),
+        mask=masks.causal(),
+        compiled={"library": True},
+    )
+    o, lse = built.run()
+    assert any("called" in r.rewrites for r in built.result.report)
+    assert (o[-1, -1, :shut] == 0).all() and (lse[-1, -1, :shut] == float("-inf")).all()
+    torch.testing.assert_close(o[-1, -1, shut], v[-1, -1, shut])

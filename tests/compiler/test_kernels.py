@@ -125,6 +125,37 @@ def test_nan_reaches_the_rows_that_see_it_and_no_others(which, mask, library):
     assert torch.equal(spoiled[1], sees)
 
 
+@pytest.mark.parametrize("backend", ["cpu", "native"])
+@pytest.mark.parametrize("which", ["k", "v"])
+@pytest.mark.parametrize("mask", ["dense", "padding", "causal"])
+def test_gradients_where_nobody_sees_a_nan(mask, which, backend):
+    """They are those of the attention without the key that is shut."""
+    n = 6
+    x = {name: torch.randn(1, 2, n, 8) for name in "qkv"}
+    keep = torch.ones(n, n, dtype=torch.bool).tril() if mask == "causal" else torch.rand(n, n) < 0.7
+    keep[:, n - 1] = False
+    keep[:, 0] = True
+    if mask == "padding":
+        keep[:] = torch.arange(n) < n - 1
+    made = {
+        "dense": masks.dense(keep),
+        "padding": masks.key_padding(keep[:1]),
+        "causal": masks.causal() & masks.dense(keep),
+    }[mask]
+    x[which][0, 1, n - 1, 3] = float("nan")
+    leaves = [t.requires_grad_() for t in x.values()]
+    o, lse = build(**x, metric=metrics.DotProduct(), mask=made, backend=backend).run()
+    probes = torch.randn_like(o), torch.randn_like(lse)
+    got = torch.autograd.grad([o, lse], leaves, probes)
+    high = [t.detach().double()[:, :, : n if name == "q" else n - 1].requires_grad_() for name, t in x.items()]
+    s = (high[0] @ high[1].mT / 8**0.5).masked_fill(~keep[:, : n - 1], float("-inf"))
+    exact = [s.softmax(-1) @ high[2], s.logsumexp(-1)]
+    want = torch.autograd.grad(exact, high, [p.double() for p in probes])
+    for name, g, w in zip("qkv", got, want, strict=True):
+        assert relative(g[:, :, : w.shape[2]].double(), w) <= 1e-5, name
+        assert not g[:, :, w.shape[2] :].any(), name
+
+
 @pytest.mark.parametrize("beta", [1.0, 2.0, 4.0, 20.0])
 def test_far_points_keep_their_gradients(beta):
     """All keys are so far that unshifted weights leave float32's range; output and gradients are still right."""

@@ -7,6 +7,10 @@ import torch
 
 import aatc
 from aatc import metrics
+from aatc.ir.score.evaluate import evaluate
+from aatc.ir.score.expr import param
+from aatc.passes.captured import absorbed
+from tests.compiler.harness import build
 
 N, D = 70, 8
 LEAST = torch.finfo(torch.float32).min
@@ -114,3 +118,79 @@ def test_masks_made_by_arithmetic_within_a_metric_leave_scores_their_digits(name
     open_rows = (extra > -1e3).any(-1)
     assert open_rows.any()
     torch.testing.assert_close(got.double()[:, :, open_rows], want[:, :, open_rows], rtol=0, atol=2e-5)
+
+
+# --- sums with captured numbers, in every precision --------------------------------------------------------------
+#: name -> (score, signs of s, t and u in it)
+SIGNS = {
+    "s - t": (lambda s, t, u: s - t, (1, -1, 0)),
+    "t - s": (lambda s, t, u: t - s, (-1, 1, 0)),
+    "s - t - u": (lambda s, t, u: s - t - u, (1, -1, -1)),
+    "s - (t - u)": (lambda s, t, u: s - (t - u), (1, -1, 1)),
+    "s - (t + u)": (lambda s, t, u: s - (t + u), (1, -1, -1)),
+    "(t - s) - u": (lambda s, t, u: (t - s) - u, (-1, 1, -1)),
+    "t - (u - s)": (lambda s, t, u: t - (u - s), (1, 1, -1)),
+    "u - (s + t)": (lambda s, t, u: u - (s + t), (-1, -1, 1)),
+    "u - (s - t)": (lambda s, t, u: u - (s - t), (-1, 1, 1)),
+}
+
+
+@pytest.mark.parametrize("name", SIGNS)
+def test_captured_numbers_keep_their_signs_in_sums_for_double_precision(name):
+    """The form for double precision of a score means what the score means, where no number is large."""
+    made, signs = SIGNS[name]
+    q, k, t, u = param("q", "bhid"), param("k", "bhjd"), param("t", "ij"), param("u", "j")
+    env = {n: torch.randn(shape, dtype=torch.float64) for n, shape in (("q", (1, 1, 4, 3)), ("k", (1, 1, 5, 3)))}
+    env |= {"t": torch.randn(4, 5, dtype=torch.float64), "u": torch.randn(5, dtype=torch.float64)}
+    score = made(q @ k, t, u)
+    found = absorbed(score)
+    assert found is not score
+    want = sum(sign * x for sign, x in zip(signs, (env["q"] @ env["k"].mT, env["t"], env["u"]), strict=True))
+    got = evaluate(found, env, (1, 1, 4, 5), dtype=torch.float64)[..., 0]
+    torch.testing.assert_close(got, want.expand(1, 1, 4, 5), rtol=0, atol=1e-13)
+
+
+@aatc.metric(t="ij", u="j")
+def taken_away(q, k, t, u):
+    return -((q - k) @ (q - k)) - t - (u - 0.5 * t)
+
+
+@pytest.mark.parametrize("backend", ["cpu", "native"])
+def test_captured_numbers_that_are_taken_away_from_scores_of_clusters(backend):
+    """In double precision, as squares of numbers like 1000 need it."""
+    g = torch.Generator().manual_seed(1)
+    n = 8
+    cluster = 1e3 * (torch.arange(n) % 2)[:, None]
+    q, k = (0.3 * torch.randn(1, 1, n, D, generator=g) + cluster for _ in range(2))
+    v, t, u = (torch.randn(shape, generator=g) for shape in ((1, 1, n, D), (n, n), (n,)))
+    metric = taken_away(t=3 * t, u=u)
+    run = aatc.compile(lambda q, k, v: aatc.attend(q, k, v, metric=metric, scale=1.0), backend=backend, fallback=False)
+    got = run(q, k, v)
+    assert "double precision in 1 call" in str(run.explain())
+    want = (-plain(q.double(), k.double()) - 1.5 * t.double() - u.double()).softmax(-1) @ v.double()
+    torch.testing.assert_close(got.double(), want, rtol=0, atol=1e-5)
+
+
+CHOSEN = {
+    "where always": lambda t, i, j: torch.where(i + j >= 0, t, 0.0),
+    "where never": lambda t, i, j: torch.where(i + j < 0, 0.0, t),
+    "where and minus": lambda t, i, j: -torch.where(i + j >= 0, -t, 0.0),
+    "within a where": lambda t, i, j: torch.where(i + j >= 0, torch.where(j >= 0, t, 1.0), 0.0),
+}
+
+
+@pytest.mark.parametrize("backend", ["cpu", "native"])
+@pytest.mark.parametrize("name", CHOSEN)
+def test_the_least_number_of_all_closes_no_row_where_positions_choose_it(name, backend):
+    """Beside it no score is left: all keys count alike."""
+    chosen = CHOSEN[name]
+
+    @aatc.metric(t="h")
+    def metric(q, k, t, i, j):
+        return q @ k + chosen(t, i, j)
+
+    q, k, v = (torch.randn(1, 2, 6, D) for _ in range(3))
+    built = build(q, k, v, metric=metric(t=torch.full((2,), LEAST)), backend=backend)
+    o, lse = built.run()
+    torch.testing.assert_close(o, v.mean(2, keepdim=True).expand_as(o), rtol=0, atol=1e-6)
+    assert (lse == LEAST).all()

@@ -396,6 +396,30 @@ def test_tiles_of_problems_in_groups_that_do_not_divide():
     assert tiles.kinds[:, 0, 0].tolist() == [PARTIAL, PARTIAL]
 
 
+HUGE = {  # at the row of position 0 a number, else one of infinite arguments
+    "infinity times 0": lambda i, j: torch.exp(i * 1000.0) * (j * 0.0) <= 1.0,
+    "0 times infinity": lambda i, j: (j * 0.0) * torch.exp(i * 1000.0) >= -1.0,
+    "infinity less infinity": lambda i, j: torch.exp(i * 1000.0) - torch.exp((i + j) * i * 1000.0) <= 1.0,
+    "infinity by infinity": lambda i, j: torch.exp(i * 1000.0) / torch.exp((i + j) * i * 1000.0) >= 0.0,
+    "a sum of infinities": lambda i, j: torch.exp(i * 1000.0) + (1.0 - torch.exp(i * 1000.0 + j * 0.0)) <= 9.0,
+    "a sine": lambda i, j: torch.sin(torch.exp(i * 1000.0) + j * 0.0) <= 2.0,
+    "a cosine": lambda i, j: torch.cos(torch.exp(i * 1000.0) + j * 0.0) >= -2.0,
+    "no number is not 1": lambda i, j: torch.exp(i * 1000.0) * (j * 0.0) != 1.0,
+}
+
+
+@pytest.mark.parametrize("name", HUGE)
+def test_comparisons_of_what_is_no_number_are_decided_by_no_bounds(name):
+    """Infinity times 0 is NaN, for which all comparisons but != are false, whatever the bounds of a product say."""
+    n = 8
+    keep = truth(lambda b, h, i, j: HUGE[name](i, j), 1, 1, n, n)
+    assert keep[0, 0, 0].all() and set(keep[0, 0, 1:].flatten().tolist()) == {"is not" in name}
+    q, k, v = (torch.randn(1, 1, n, 4, dtype=torch.float64) for _ in range(3))
+    mask = masks.predicate(lambda b, h, i, j: HUGE[name](i, j))
+    compiled = {"library": False, "tiles": "rows=2 cols=4 grain=2"}
+    check(formula(keep), q, k, v, metric=metrics.DotProduct(), mask=mask, compiled=compiled)
+
+
 DROPPED = {  # scores with numbers per query that softmax does not see
     "euclidean": (metrics.Euclidean(), lambda q, k: -(q.unsqueeze(-2) - k.unsqueeze(-3)).square().sum(-1)),
     "written out": (

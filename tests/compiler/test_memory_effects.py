@@ -5,6 +5,7 @@ import torch
 
 import aatc
 from aatc import passes
+from aatc.ir import effects
 from aatc.ir.core import Module
 from aatc.ir.effects import Memory, changes_arguments, effect_of
 from aatc.ir.parser import parse
@@ -17,6 +18,8 @@ WORDS = {
     "clone": 'torch.call(%s) {target = "aten.clone.default", args = [#0]}',
     "view": 'torch.call(%s) {target = "aten.view.default", args = [#0, [4]]}',
     "reshape": 'torch.call(%s) {target = "aten.reshape.default", args = [#0, [4]]}',
+    "to": 'torch.call(%s) {target = "aten.to.dtype", args = [#0, torch.float32]}',
+    "contiguous": 'torch.call(%s) {target = "aten.contiguous.default", args = [#0]}',
     "exp": 'torch.call(%s) {target = "aten.exp.default", args = [#0]}',
     "neg": 'torch.call(%s) {target = "aten.neg.default", args = [#0]}',
     "type_as": 'torch.call(%s, %s) {target = "aten.type_as.default", args = [#0, #1]}',
@@ -60,6 +63,11 @@ def places(values: list[torch.Tensor]) -> list[list[bool]]:
     return [[x.data_ptr() == y.data_ptr() for x in values] for y in values]
 
 
+def identities(values: list[torch.Tensor]) -> list[list[bool]]:
+    """Which results are one object."""
+    return [[x is y for x in values] for y in values]
+
+
 def compiled(module: Module, backend: str = "auto") -> aatc.backends.Program:
     found = aatc.backends.get(backend)
     return found.build(aatc.backends.pipeline(backend).run(module, target=found.target()).module)
@@ -74,7 +82,7 @@ def same_after(module: Module, *inputs: torch.Tensor) -> None:
         got, want = program.main(*mine), aatc.run(module, *theirs)
         got, want = [*got, *mine], [*(want if isinstance(want, tuple) else (want,)), *theirs]
         torch.testing.assert_close(got, want, rtol=0, atol=0)
-        assert places(got) == places(want)
+        assert places(got) == places(want) and identities(got) == identities(want)
         for result in got:
             result.add_(1)  # what the caller does with results is nothing to the next call
 
@@ -182,6 +190,9 @@ def test_only_what_is_never_written_is_folded(text, expected):
         ("a = exp(x); mul_(y); b = exp(x); c = neg(a); d = neg(b); return c, d", "exp mul_ exp neg neg"),
         ("a = view(x); b = view(x); mul_(a); c = exp(b); return c", "view mul_ exp"),
         ("a = view(x); b = view(x); return a, b", "view view"),
+        # what may hand back the very tensor it is given
+        ("a = view(x); b = view(x); c = to(a); d = to(b); return c, d", "view view to to"),
+        ("a = view(x); b = view(x); c = contiguous(a); d = to(b); return c, d", "view view contiguous to"),
         ("a = zeros(); b = zeros(); c = exp(a); d = neg(b); e = type_as(c, d); return e", "zeros exp neg type_as"),
         ("a = zeros(); b = zeros(); mul_(a); c = exp(a); d = exp(b); return c, d", "zeros zeros mul_ exp exp"),
         ("a = rand_like(x); b = rand_like(x); c = exp(a); d = exp(b); return c, d", "rand_like rand_like exp exp"),
@@ -215,6 +226,72 @@ def test_a_write_goes_only_when_nobody_reads_its_target_later(text, expected):
     assert left(module, "dead-code") == expected
     if "rand" not in text and "normal" not in text:
         same_after(module, torch.randn(4), torch.randn(4))
+
+
+# --- what writes and does not say so ------------------------------------------------------------------------
+#: operator: (operands written, arguments behind the tensors if it writes and if it does not, results, does it run here)
+UNTOLD = {
+    "batch_norm": ((3, 4), "true, 0.5, 0.001, false", "false, 0.5, 0.001, false", 1, True),
+    "native_batch_norm": ((3, 4), "true, 0.5, 0.001", "false, 0.5, 0.001", 3, True),
+    "_batch_norm_impl_index": ((3, 4), "true, 0.5, 0.001, false", "false, 0.5, 0.001, false", 5, True),
+    "cudnn_batch_norm": ((3, 4), "true, 0.5, 0.001", "false, 0.5, 0.001", 4, False),
+    "miopen_batch_norm": ((3, 4), "true, 0.5, 0.001", "false, 0.5, 0.001", 3, False),
+    "instance_norm": ((3, 4), "true, 0.5, 0.001, false", "false, 0.5, 0.001, false", 1, True),
+    "_native_batch_norm_legit": ((3, 4), "true, 0.5, 0.001", "false, 0.5, 0.001", 3, True),
+    "_batch_norm_with_update": ((3, 4), "0.5, 0.001", None, 4, True),
+    "_copy_from": ((1,), "false", None, 1, False),
+    "_copy_from_and_resize": ((1,), "", None, 1, False),
+}
+
+
+def twice_and_unread(name: str, rest: str, count: int) -> Module:
+    """Two equal calls of an operator whose first results are added, and one that nobody reads."""
+    tensors = 2 if name.startswith("_copy") else 5
+    arguments = dict(zip("xwbmv", ("f32[2,3,5]", *["f32[3]"] * 4), strict=True))
+    given = ", ".join(f"%{a}" for a in list(arguments)[:tensors])
+    slots = ", ".join([*(f"#{n}" for n in range(tensors)), *filter(None, [rest])])
+    types = ", ".join(["f32[2,3,5]", *["opaque"] * (count - 1)])
+    lines = [
+        f"  {', '.join(f'%{r}{n}' for n in range(count))} = torch.call({given}) "
+        f'{{target = "aten.{name}.default", args = [{slots}]}} : {types}\n'
+        for r in "cde"
+    ]
+    added = '  %s = torch.call(%c0, %d0) {target = "aten.add.Tensor", args = [#0, #1]} : f32[2,3,5]\n'
+    head = ", ".join(f"%{a}: {t}" for a, t in arguments.items())
+    return parse(f"geo.func @main({head}) {{\n{''.join(lines)}{added}  geo.return(%s)\n}}\n")
+
+
+def test_every_operator_that_writes_untold_has_a_case():
+    assert {name.removeprefix("aten::") for name in effects._WRITES_UNTOLD} == UNTOLD.keys()
+
+
+@pytest.mark.parametrize("name", UNTOLD)
+def test_what_an_operator_writes_untold_is_neither_merged_nor_dropped(name):
+    """Running statistics move by every call in training, read or not."""
+    written, on, off, count, runs = UNTOLD[name]
+    module = twice_and_unread(name, on, count)
+    assert [set(effect_of(op).writes) for op in module.entry.body.ops[:3]] == [set(written)] * 3
+    for pipeline in ("common-subexpressions", "dead-code", "common-subexpressions,dead-code"):
+        assert left(module, pipeline) == f"{name} {name} {name} add"
+    inputs = [torch.randn(2, 3, 5), *(torch.rand(3) for _ in range(4))]
+    if runs:
+        mine = [x.clone() for x in inputs]
+        aten = getattr(torch.ops.aten, name).default
+        flags = {"true": True, "false": False}
+        aten(*mine, *(flags[a] if a in flags else float(a) for a in on.split(", ")))
+        assert [not torch.equal(x, y) for x, y in zip(mine, inputs, strict=True)] == [n in written for n in range(5)]
+        same_after(module, *inputs)
+    if off is not None:
+        module = twice_and_unread(name, off, count)
+        assert not any(n in (3, 4) for op in module.entry.body.ops[:3] for n in set(effect_of(op).writes) - told(name))
+        if runs:
+            same_after(module, *inputs)
+
+
+def told(name: str) -> set[int]:
+    """Operands that the schema says an operator writes."""
+    schema = getattr(torch.ops.aten, name).default._schema
+    return {n for n, a in enumerate(schema.arguments) if a.alias_info is not None and a.alias_info.is_write}
 
 
 # --- moving ------------------------------------------------------------------------------------------------

@@ -345,3 +345,26 @@ def test_one_far_token_leaves_the_others_their_digits(dtype):
     q, k, v = near("euclidean", 1e-6, dtype)
     k[..., -1, :] = 1e6
     hold([q, k, v], metrics.Euclidean(squared=False), METRICS["euclidean"][1])
+
+
+@pytest.mark.parametrize("backend", ["cpu", "native"])
+@pytest.mark.parametrize("given", ["matrix", "factor"])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_near_pairs_send_a_learned_metric_the_slope_of_their_squares(dtype, given, backend):
+    """Pairs in clusters, of which the differences are computed again: what they send to the matrix is d dᵀ."""
+    size, apart = 4, 0.01
+    q = 1.5 * torch.randn(3, 1, size) + apart * torch.randn(3, 4, size)
+    q = q.reshape(1, 1, N, size).to(dtype)
+    k = q[:, :, torch.randperm(N)].clone()
+    v, m = torch.randn(1, 1, N, 3).to(dtype), torch.eye(size) + 0.1 * torch.randn(size, size)
+    m = (m @ m.mT if given == "matrix" else m).to(dtype).requires_grad_()
+    built = build(q, k, v, metric=metrics.Mahalanobis(**{given: m}), scale=1.0, backend=backend)
+    o, lse = built.run()
+    probes = torch.randn(o.shape).to(dtype), torch.randn(lse.shape).to(dtype)
+    (got,) = torch.autograd.grad([o, lse], [m], probes)
+    x, y, z, w = (t.detach().double() for t in (q, k, v, m))
+    d = x.unsqueeze(3) - y.unsqueeze(2)
+    s = -((d @ w.requires_grad_()) * d).sum(-1) if given == "matrix" else -(d @ w.requires_grad_()).square().sum(-1)
+    (want,) = torch.autograd.grad([s.softmax(-1) @ z, s.logsumexp(-1)], [w], [p.double() for p in probes])
+    exact = {torch.float64: 1e-9, torch.float32: 2e-5}[dtype]
+    assert float((got - want).abs().max()) <= exact * float(want.abs().max())

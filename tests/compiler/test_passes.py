@@ -302,6 +302,21 @@ def test_static_bounds_know_unit_vectors_and_nothing_more():
     assert static_bound(-call("acosh", q @ k)) == (float("-inf"), 0.0)
 
 
+@pytest.mark.parametrize("form", [
+    lambda x, c: x * call("rsqrt", x @ x + c), lambda x, c: x / call("sqrt", c + x @ x),
+    lambda x, c: x * call("reciprocal", call("sqrt", x @ x + c)),
+    lambda x, c: x / call("maximum", call("sqrt", x @ x + c), const(0.1)),
+])  # fmt: skip
+def test_only_what_adds_to_a_length_makes_no_vector_longer_than_one(form):
+    """|x| = 1 becomes 100 where 0.9999 is taken away from its square."""
+    q, k = param("q", "bhid"), param("k", "bhjd")
+    for added in (0.0, 1e-6, 0.5):
+        assert static_bound(form(q, const(added)) @ form(k, const(added)))[1] == pytest.approx(1.0, rel=1e-4)
+    for taken in (-1e-6, -0.9999):
+        assert static_bound(form(q, const(taken)) @ form(k, const(0.0))) == (float("-inf"), float("inf"))
+        assert static_bound(form(q, const(0.0)) @ form(k, const(taken))) == (float("-inf"), float("inf"))
+
+
 # --- tiling ------------------------------------------------------------------------------------------------
 def test_a_window_visits_few_tiles():
     from aatc.ir.tilemap import FULL, PARTIAL, TileMap

@@ -59,9 +59,13 @@ def positions(x):
     return x[:, None] * table
 
 
+def views_converted(x):
+    return x.view(2, 2).to(x.dtype), x.view(2, 2).to(x.dtype), x.view(2, 2).contiguous(), x.to(x.dtype)
+
+
 FUNCTIONS = [
     written_table, accumulated, two_clones, literal, returned_constants, same_twice, input_back, split_and_written,
-    positions,
+    positions, views_converted,
 ]  # fmt: skip
 
 

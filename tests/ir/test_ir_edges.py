@@ -188,6 +188,22 @@ def test_what_holds_for_every_number_does_not_hold_for_nan(body):
     assert kinds[0, 0] == PARTIAL and kinds[1, 1] == FULL
 
 
+@pytest.mark.parametrize("body", [
+    lambda e, zero: call("le", mul(e, zero), const(1.0)), lambda e, zero: call("ge", mul(zero, e), const(-1.0)),
+    lambda e, zero: call("lt", sub(e, e + zero), const(9.0)), lambda e, zero: call("ge", div(e, e + zero), const(0.0)),
+    lambda e, zero: call("le", call("sin", e + zero), const(2.0)), lambda e, zero: call("ge", call("cos", e + zero), const(-2.0)),
+    lambda e, zero: call("lt", call("remainder", e + zero, const(2.0)), const(5.0)),
+])  # fmt: skip
+def test_what_may_be_nan_of_infinity_is_decided_by_no_bounds(body):
+    """inf * 0 is NaN, whatever the bounds of a product say: only the row of position 0 is open."""
+    far, zero = call("exp", mul(const(1000.0), index("i"))), mul(const(0.0), index("j"))
+    mask = Program.of(body(far, zero))
+    keep = evaluate(mask.body, {}, (1, 1, 4, 6), dtype=F64)[0, 0, ..., 0].expand(4, 6)
+    assert keep[0].all() and not keep[1:].any()
+    kinds = TileMap.of(mask, [], (1, 1, 4, 6), 2, 3, 1).kinds[0]
+    assert (kinds[0] == PARTIAL).all() and (kinds[1] != FULL).all()
+
+
 # --- tile functions --------------------------------------------------------------------------------------------------
 LOOP = """\
 tile.func @main(%x: f64[2,4]) {

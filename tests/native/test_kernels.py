@@ -7,10 +7,11 @@ import pytest
 import torch
 
 import aatc
+from aatc import backends, passes
 from aatc.backends.native import machine
 from tests.compiler.harness import build
 from tests.conformance.cases import Sizes, case
-from tests.conformance.test_conformance import off
+from tests.conformance.test_conformance import compiled, off
 from tests.fuzz.check import check_attention, check_compiled, check_spoiled
 from tests.fuzz.strategies import draw_case, spoilable
 
@@ -94,3 +95,38 @@ def test_dropout_draws_the_same_pairs_everywhere():
         found[backend] = [o, *torch.autograd.grad(o.square().sum(), (q, k, v))]
         assert off(o, built.eager[0].double()) <= 1e-5
     assert all(off(a, b.double()) <= 2e-5 for a, b in zip(*found.values(), strict=True))
+
+
+@pytest.mark.parametrize("order", ["rows", "rows-and-columns"])
+@pytest.mark.parametrize(("n", "m"), [(40, 9), (9, 40), (33, 1)])
+def test_every_query_reaches_its_keys_under_a_dense_mask(n, m, order):
+    """Also the last of more queries than there are keys, and the other way round."""
+    tiles = "split(g, 1) split(i, 8) split(j, 16) grain(j, 16) split(ii, 4) split(jj, 16)"
+    given = f"attend0.forward: {tiles}\nattend0.backward: {tiles} order({order})"
+    q, k, v = given_tensors = [torch.randn(1, 2, x, 4, requires_grad=True) for x in (n, m, m)]
+    keep = torch.rand(n, m) < 0.7
+    keep[:, 0] = True
+    parts = {"metric": aatc.metrics.DotProduct(), "mask": aatc.masks.dense(keep)}
+    schedule = f"{passes.ScheduleAttention(given=given)},adaptive-tile"
+    _, program, operands = compiled(backends.get("native"), given_tensors, parts, schedule)
+    exact = [t.detach().double().requires_grad_() for t in (q, k, v)]
+    s = (exact[0] @ exact[1].mT / 2).masked_fill(~keep, float("-inf"))
+    got, want = program.main(*operands), (s.softmax(-1) @ exact[2], s.logsumexp(-1))
+    assert all(off(g, w) <= 1e-5 for g, w in zip(got, want, strict=True))
+    probes = [torch.randn_like(x) for x in got]
+    slopes = torch.autograd.grad(want, exact, [p.double() for p in probes])
+    for g, w in zip(torch.autograd.grad(got, given_tensors, probes), slopes, strict=True):
+        assert off(g, w) <= 5e-5
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+def test_what_many_tokens_send_to_a_number_of_half_precision_is_rounded_once(dtype):
+    """A thousand parts of about one size: in bfloat16 a sum above 256 of them would take no more of them."""
+    q, k = ((0.5 * torch.randn(1000, 1, 2, 4)).to(dtype) for _ in range(2))
+    scale = torch.rand(1).to(dtype).requires_grad_()
+    o, _ = build(q, k, k, metric=aatc.metrics.DotProduct(), scale=scale, backend="native").run()
+    (got,) = torch.autograd.grad(o, scale, q)
+    x, y, exact = (t.detach().double() for t in (q, k, scale))
+    p = (x @ y.mT * exact.requires_grad_()).softmax(-1)
+    (want,) = torch.autograd.grad(p @ y, exact, x)
+    assert abs(float(got / want) - 1) <= torch.finfo(dtype).eps

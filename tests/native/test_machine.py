@@ -8,6 +8,7 @@ import subprocess
 import sys
 import threading
 import warnings
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -204,6 +205,15 @@ def test_code_is_of_its_versions(folder, compilations, monkeypatch):
             changed.setattr(cache, "_versions", lambda field=field: {**VERSIONS, field: "another"})
             machine.load(VECTORS, isa.host())
     assert len(compilations) == 6
+
+
+def test_code_is_of_each_thing_that_it_is_made_from():
+    """Entries differ where the text, the instruction set, the processor or its features alone do."""
+    host = isa.host()
+    others = [replace(host, **{field: getattr(host, field) + ",-x"}) for field in ("name", "cpu", "features")]
+    keys = [cache.key(VECTORS, host), cache.key(VECTORS + "\n", host), *(cache.key(VECTORS, x) for x in others)]
+    assert len({key.digest for key in keys}) == len({key.fields for key in keys}) == 5
+    assert cache.key(VECTORS, replace(host)) == keys[0]
 
 
 VERSIONS = dict(cache._versions())

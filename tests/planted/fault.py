@@ -1,5 +1,5 @@
 """What a planted fault is, and the lists of tests that should notice some: for `ir_faults`, `pass_faults`,
-`program_faults`."""
+`program_faults`, `backend_faults`."""
 
 from __future__ import annotations
 

@@ -11,6 +11,7 @@ from hypothesis import given, settings
 import aatc
 from aatc import backends, passes
 from aatc.backends.vulkan import VulkanBackend, spirv
+from aatc.backends.vulkan import compiled as compiled_kernels
 from aatc.backends.vulkan.compiled import Compiled
 from aatc.backends.vulkan.lower import lower
 from aatc.backends.vulkan.whole import Device
@@ -143,7 +144,18 @@ def test_lengths_change_and_no_kernel_is_compiled_again(vulkan):
             found, wanted = (torch.autograd.grad(y.square().sum(), (q, k, v)) for y in (got, want))
             assert all(off(g, w.double()) <= 5e-5 for g, w in zip(found, wanted, strict=True))
             counts.append(vulkan._open().counters.shaders)
-    assert counts[0] == counts[1] == counts[2]
+        assert counts[0] == counts[1] == counts[2]
+        # more lengths than programs are kept: the one that was used for longest makes room, and is made anew
+        patch.setattr(compiled_kernels, "PLANS", 2)
+        for n in (12, 37, 37, 70, 12):
+            q, k, v = given = [torch.randn(1, 2, n, 8, requires_grad=True) for _ in range(3)]
+            got, exact = run(q, k, v), [t.detach().double().requires_grad_() for t in given]
+            s = -(exact[0].unsqueeze(3) - exact[1].unsqueeze(2)).square().sum(-1) * 8**-0.5
+            s = s.masked_fill(torch.ones(n, n, dtype=torch.bool).triu(1), float("-inf"))
+            want = torch.softmax(s, -1) @ exact[2]
+            assert off(got, want) <= 5e-5
+            found, wanted = (torch.autograd.grad(y.square().sum(), x) for y, x in ((got, given), (want, exact)))
+            assert all(off(g, w) <= 5e-5 for g, w in zip(found, wanted, strict=True))
 
 
 # --- devices -------------------------------------------------------------------------------------------------

@@ -5,8 +5,10 @@ from dataclasses import replace
 import pytest
 import torch
 
-from aatc import passes
-from aatc.backends.vulkan import whole
+import aatc
+from aatc import metrics, passes
+from aatc.backends.vulkan import VulkanBackend, whole
+from aatc.backends.vulkan.compiled import Compiled
 from aatc.backends.vulkan.language import Barrier, Body, For, If, Shared
 from aatc.backends.vulkan.lower import lower
 from aatc.backends.vulkan.printers import glsl, includes, wgsl
@@ -18,6 +20,8 @@ from aatc.ir.score.functions import FUNCTIONS
 from aatc.ir.target import Target
 from tests.compiler.harness import module_of, record
 from tests.conformance.cases import case
+from tests.conformance.test_conformance import compiled
+from tests.vulkan.running import EXECUTORS, need, usable
 
 
 def body() -> Body:
@@ -131,6 +135,62 @@ def test_a_kernel_in_both_languages():
 def test_every_word_has_a_text():
     pointwise = {f.name for f in FUNCTIONS.values() if f.kind == "pointwise" and f.spelled is None}
     assert pointwise == WORDS.keys() | {"pow"}
+
+
+#: Words as plain torch has them, and where they jump, bend or end: numbers, 0 of both signs among them.
+EDGES = {
+    "step": (lambda x: (x > 0).double(), (-1.0, -0.0, 0.0, 1.0)),
+    "sign": (torch.sign, (-2.0, -0.0, 0.0, 2.0)),
+    "relu": (torch.relu, (-1.0, -0.0, 0.0, 1.0)),
+    "abs": (torch.abs, (-1.0, -0.0, 0.0, 1.0)),
+    "sqrt": (lambda x: x.clamp(min=0).sqrt(), (-1.0, -0.0, 0.0, 4.0)),
+    "floor": (torch.floor, (-1.5, -1.0, 0.0, 0.5)),
+    "log1p": (torch.log1p, (-0.5, -0.0, 0.0, 1.0)),
+    "softplus": (lambda x: torch.log1p(x.exp()), (-3.0, 0.0, 1.0, 3.0)),
+    "acosh": (lambda x: x.clamp(min=1).acosh(), (0.0, 0.5, 1.0, 2.0)),
+    "expacosh": (lambda x: (-x.clamp(min=1).acosh()).exp(), (0.0, 0.5, 1.0, 2.0)),
+    "acos": (lambda x: x.clamp(-1, 1).acos(), (-2.0, -1.0, 1.0, 2.0)),
+    "asinsqrt": (lambda x: x.clamp(0, 1).sqrt().asin(), (-1.0, 0.0, 1.0, 2.0)),
+    "tanh": (torch.tanh, (-9.0, -0.0, 0.0, 9.0)),
+}
+#: The same of two numbers, the second of them 0.
+OF_TWO = {
+    "maximum": (lambda x, y: torch.maximum(x, y), (-1.0, -0.0, 0.0, 1.0)),
+    "lt": (lambda x, y: (x < y).double(), (-1.0, -0.0, 0.0, 1.0)),
+    "le": (lambda x, y: (x <= y).double(), (-1.0, -0.0, 0.0, 1.0)),
+    "eq": (lambda x, y: (x == y).double(), (-1.0, -0.0, 0.0, 1.0)),
+}
+
+
+def test_words_at_their_edges_are_what_they_are_in_torch():
+    """One kernel: a word per query, a number per key and the scores back from weights and log-sum-exp."""
+    vulkan = VulkanBackend()
+    vulkan.executor = next((name for name in ("native", *EXECUTORS) if not usable(name)), "native")
+    need(vulkan.executor)
+    numbers = torch.tensor([at for _, at in (*EDGES.values(), *OF_TWO.values())])
+
+    @aatc.metric(x="ij")
+    def words(q, k, i, x):
+        score, n = 0.1 * (q @ k), 0
+        for n, word in enumerate(EDGES):
+            score = score + torch.where(i == n, metrics.word(word, x), 0.0)
+        for more, word in enumerate(OF_TWO):
+            y = metrics.word(word, x, 0.0 * x)
+            y = y if word == "maximum" else torch.where(y, 1.0, 0.0)
+            score = score + torch.where(i == n + 1 + more, y, 0.0)
+        return score
+
+    rows, keys = numbers.shape
+    q, k, v = torch.randn(1, 1, rows, 4), torch.randn(1, 1, keys, 4), torch.eye(keys)[None, None]
+    module, program, operands = compiled(vulkan, (q, k, v), {"metric": words(x=numbers), "scale": 1.0})
+    assert isinstance(vulkan.compile(module.funcs["attend0"])[0], Compiled)
+    o, lse = program.main(*operands)
+    got = (o.double().log() + lse.double().unsqueeze(-1))[0, 0] - 0.1 * (q.double() @ k.double().mT)[0, 0]
+    zero = torch.zeros(keys, dtype=torch.float64)
+    want = [f(x) for (f, _), x in zip(EDGES.values(), numbers.double())]
+    want += [f(x, zero) for (f, _), x in zip(OF_TWO.values(), numbers[len(EDGES) :].double(), strict=True)]
+    for name, g, w in zip((*EDGES, *OF_TWO), got, want, strict=True):
+        assert float((g - w).abs().max()) <= 2e-5, name
 
 
 def test_both_languages_have_the_same_functions():

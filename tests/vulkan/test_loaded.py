@@ -74,6 +74,23 @@ def test_parameters_are_uploaded_once_and_when_they_change(executor):
     torch.testing.assert_close(loaded(x, other + 1)[0], formula(formula(x, other + 1), other + 1), rtol=1e-5, atol=1e-5)
 
 
+@pytest.mark.parametrize("dtype", ["f32", "f64", "bf16", "f16"])
+def test_parameters_are_uploaded_when_their_bits_change(open_executors, dtype):
+    """0.0 and -0.0 are equal and not the same; NaN is not equal to itself and the same."""
+    executor = open_executors(next((name for name in ("native", *EXECUTORS) if not usable(name)), "native"))
+    of = {"f32": torch.float32, "f64": torch.float64, "bf16": torch.bfloat16, "f16": torch.float16}
+    loaded, x = load(executor, 4, dtype=dtype), torch.randn(4).to(of[dtype])
+
+    def uploads(values):
+        before = executor.counters.bytes_uploaded
+        loaded(x, torch.tensor(values, dtype=of[dtype]))
+        return executor.counters.bytes_uploaded - before > loaded.transfers.bytes_in
+
+    zero, below, nan = [0.0, 1.0, 2.0, 3.0], [-0.0, 1.0, 2.0, 3.0], [float("nan"), 1.0, 2.0, 3.0]
+    given = [zero, zero, below, below, zero, nan, nan, nan, zero]
+    assert [uploads(values) for values in given] == [True, False, True, False, True, True, False, False, True]
+
+
 @pytest.mark.parametrize("n", [1, 37, 64, 100])
 def test_inputs_side_by_side_are_moved_by_one_copy(executor, n):
     loaded = load(executor, n, parameter=False)

@@ -288,6 +288,7 @@ def test_training_steps_that_are_none_say_why(make, words):
         lambda p: torch.optim.SGD(p, 0.1, momentum=0.9, nesterov=True),
         lambda p: torch.optim.Adam(p, 0.01, betas=(0.8, 0.95), weight_decay=0.1),
         lambda p: torch.optim.AdamW(p, 0.01, betas=(0.8, 0.95), weight_decay=0.1),
+        lambda p: torch.optim.Adam(p, 0.1, weight_decay=0.5, decoupled_weight_decay=True),
     ],
 )
 def test_optimizers(make):
@@ -317,3 +318,24 @@ def test_tied_parameters_are_refused():
         TrainingStep(model, squares, torch.optim.SGD(model.parameters(), 0.1))(x(3, 4))
     for name, t in model.state_dict().items():
         assert torch.equal(t, before[name])
+
+
+class Gate(nn.Module):
+    """Another function in training than else."""
+
+    def forward(self, a):
+        return 2 * a if self.training else 0.5 * a
+
+
+def test_a_part_that_changes_its_mode_between_steps_is_seen():
+    """Not only the whole model's mode counts."""
+
+    def steps(model, optimizer, do):
+        for seed, mode in enumerate((True, False, False, True)):
+            model[1].train(mode)
+            assert model.training
+            losses.append(do(seed).item())
+
+    losses = []
+    agree(lambda: nn.Sequential(nn.Linear(4, 2), Gate(), nn.Linear(2, 2)), steps)
+    assert losses[:4] == pytest.approx(losses[4:], rel=1e-4)
