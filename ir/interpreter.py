@@ -124,7 +124,8 @@ class Interpreter:
             except AatcError:
                 raise
             except Exception as error:
-                text = f"{op.attrs['target']} raised {type(error).__name__}: {str(error).splitlines()[0]}"
+                said = f"{type(error).__name__}: {str(error).splitlines()[0]}"
+                text = f"{op.name} failed on the values it was given: {said}\n  in: {op_line(op)[:400]}"
                 raise BackendError(text, where=str(op.loc) if op.loc else None) from error
         if not op.results:
             return []

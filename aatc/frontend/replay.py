@@ -37,7 +37,7 @@ class _Told(Interpreter):
 
 def reference_run(module: Module, values: Sequence[Any]) -> list[Any]:
     """The results of the entry function in the reference interpreter. Raises: ShapeError where a value does not fit its
-    argument, ReplayError where an operation fails."""
+    argument, ReplayError where an operation fails, BackendError where it is one of torch's."""
     for arg, value in zip(module.entry.args, values, strict=False):
         if isinstance(arg.type, TensorType) and isinstance(value, torch.Tensor):
             if value.dtype != torch_dtype(arg.type.dtype):

@@ -397,7 +397,9 @@ class Session:
             return off
         if self._fallbacks:
             return "see what was left to PyTorch"
-        return "no operation of torch was recorded"
+        shares = not private_torch.PARTS["isolate_recompiles"].present()
+        other = ", or graphs of another callable of the same code ran" if shares else ""
+        return f"no operation of torch was recorded{other}"
 
 
 class _Clock:

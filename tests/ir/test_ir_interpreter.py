@@ -277,7 +277,7 @@ def test_results_that_are_not_what_the_text_says_are_refused(said):
 
 def test_what_an_operator_raises_is_typed():
     text = '%y = torch.call(%x) {target = "aten.as_strided.default", args = [#0, [1000], [1]]} : f32[1000]'
-    with pytest.raises(BackendError, match=r"as_strided.*RuntimeError"):
+    with pytest.raises(BackendError, match=r"RuntimeError(.|\n)*as_strided"):
         run(parse(f"geo.func @main(%x: f32[4]) {{\n  {text}\n  geo.return(%y)\n}}\n"), torch.ones(4))
 
 
