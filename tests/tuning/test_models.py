@@ -252,7 +252,8 @@ def test_schedules_are_imported_from_results_and_files(model, x, tmp_path, monke
     assert "when it was measured, with another device" in str(compiled.explain())
     compiled(torch.randn(2, 90, 8))
     told = str(compiled.explain())
-    assert "no imported schedule is for it" in told and max(map(len, told.splitlines())) < 300
+    assert "no imported schedule is for it" in told
+    assert "tuned-schedules{...}" in told and "given=" not in told  # the file of schedules is not the pass's name
     text = str(compiled._aatc.session.pipeline)
     assert "tuned-schedules{given=" in text and str(Pipeline.parse(text)) == text
 
