@@ -124,9 +124,7 @@ class Interpreter:
             except AatcError:
                 raise
             except Exception as error:
-                said = f"{type(error).__name__}: {str(error).splitlines()[0]}"
-                text = f"{op.name} failed on the values it was given: {said}\n  in: {op_line(op)[:400]}"
-                raise BackendError(text, where=str(op.loc) if op.loc else None) from error
+                raise BackendError(failure(op, error), where=str(op.loc) if op.loc else None) from error
         if not op.results:
             return []
         found = list(out) if gives_several(function, op) else [out]
@@ -153,6 +151,12 @@ class Interpreter:
         if isinstance(a, TorchConst):
             return resolve(a)
         return self.dim(a) if isinstance(a, Dim) else a
+
+
+def failure(op: Op, error: Exception) -> str:
+    """What is said of an operation that fails on its values."""
+    said = f"{type(error).__name__}: {error}".strip().partition("\n")[0]
+    return f"{op.name} failed on the values it was given: {said}\n  in: {op_line(op)[:400]}"
 
 
 def held(dtype: torch.dtype) -> str:

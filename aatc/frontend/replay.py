@@ -10,8 +10,7 @@ import torch
 
 from aatc.ir.core import Module, Op
 from aatc.ir.errors import AatcError, ShapeError
-from aatc.ir.interpreter import Interpreter
-from aatc.ir.printer import op_line
+from aatc.ir.interpreter import Interpreter, failure
 from aatc.ir.samples import TOLERANCE, ReplayError, copied, difference, random_inputs, sizes_of
 from aatc.ir.tile_evaluate import Refused
 from aatc.ir.types import TensorType, torch_dtype
@@ -28,11 +27,7 @@ class _Told(Interpreter):
         except (AatcError, Refused):
             raise
         except Exception as error:
-            said = f"{type(error).__name__}: {error}".strip().partition("\n")[0]
-            raise ReplayError(
-                f"{op.name} failed on the values it was given: {said}\n  in: {op_line(op)[:400]}",
-                where=str(op.loc) if op.loc else None,
-            ) from error
+            raise ReplayError(failure(op, error), where=str(op.loc) if op.loc else None) from error
 
 
 def reference_run(module: Module, values: Sequence[Any]) -> list[Any]:
