@@ -102,6 +102,8 @@ class Interpreter:
         """The size of a dimension under the arguments of the running function."""
         if isinstance(d, int):
             return d
+        if d.is_static:
+            return d.const
         missing = d.symbols - self.sizes.keys()
         return d.evaluate({**self.sizes, **{name: self._product(name) for name in missing}} if missing else self.sizes)
 

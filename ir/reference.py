@@ -227,8 +227,14 @@ def _scatter(result: Any, leaf: Any, value: Any, env: Any, sizes: Any, dtype: An
     table = leaf.args[0]
     shape = env[table.name].shape
     positions = [evaluate(a, env, sizes, dtype=dtype, values=done) for a in leaf.args[1:]]
-    where = lookup(numbered(shape), table.attrs[1], positions, sizes).expand(*sizes, 1)
-    add_entries(result.setdefault(table.name, torch.zeros(shape, dtype=dtype)), where, value)
+    where = lookup(numbered(shape), table.attrs[1], positions, sizes)
+    # entries that many pairs read get many numbers, one after the other: in double precision, and fewer, as all pairs
+    # that read the same one for their place are summed first
+    same = [d for d, n in enumerate(where.shape) if n == 1]
+    value = value.expand(*sizes, *value.shape[4:]).sum(same, keepdim=True) if same else value
+    part = torch.zeros(shape, dtype=torch.float64)
+    add_entries(part, where, value)
+    result[table.name] = result[table.name] + part.to(dtype) if table.name in result else part.to(dtype)
 
 
 def _fold_heads(g: torch.Tensor, like: torch.Tensor) -> torch.Tensor:

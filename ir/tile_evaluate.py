@@ -284,7 +284,9 @@ def map_tiles(op: Op, values: list[Any], interp: Any) -> list[Any]:
     out = []
     for program, r in zip(op.attrs["programs"], op.results, strict=True):
         value = pairwise(program, values, torch_dtype(summed_name(r.type.dtype)))  # type: ignore[attr-defined]
-        whole = torch.broadcast_shapes(value.shape, *(v.shape for v in values))
+        whole = [
+            max(extents, key=lambda n: n != 1) for extents in zip(value.shape, *(v.shape for v in values), strict=True)
+        ]
         shape = [n if int(d) == 1 else w for n, d, w in zip(value.shape, r.type.shape, whole, strict=True)]  # type: ignore[attr-defined]
         out.append(value.expand(shape).to(dtype_of(r.type)))
     return out

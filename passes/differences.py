@@ -14,8 +14,8 @@ from dataclasses import dataclass
 
 from aatc.ir.score.derivative import gradients
 from aatc.ir.score.expr import ONE, Expr, param, params, postorder, substitute
-from aatc.passes.normal_form import Normaliser, is_col, is_row, jumps
-from aatc.passes.rounding import SINGULAR
+from aatc.passes.normal_form import Normaliser
+from aatc.passes.score_forms import SINGULAR, is_col, is_row, jumps
 from aatc.passes.score_rules import LINEAR
 
 #: A difference that squares are taken of.

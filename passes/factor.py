@@ -28,7 +28,7 @@ from aatc.ir.score.expr import (
     substitute,
 )
 from aatc.ir.tile_pairs import by_channel
-from aatc.passes.normal_form import is_col, is_row
+from aatc.passes.score_forms import is_col, is_row
 
 
 @dataclass(frozen=True)

@@ -61,9 +61,12 @@ def square_cotangents(
         mapped = substitute(x.slope, {x.delta: mul(const(factor), moment)})
         out.append((t, t.expr, mapped))
         if params(x.slope) != [x.delta]:
-            held = {p: param(f"held_{p.name}__", *p.attrs[1:]) for p in params(t.expr)}
+            # the moments of queries and of keys sum to 0 but for rounding, which is multiplied by how far tokens are
+            # from where they are counted from
+            itself = call("sub", t.expr, call("centre", x.col.expr))
+            held = {p: param(f"held_{p.name}__", *p.attrs[1:]) for p in params(itself)}
             env |= {h.name: env[p.name] for p, h in held.items()}
-            itself = substitute(t.expr, held, smart=False)
+            itself = substitute(itself, held, smart=False)
             out.append((t, mul(const(0.5), call("dot", mapped, itself)), ONE))
     return out
 

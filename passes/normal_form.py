@@ -7,7 +7,6 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Mapping
 from dataclasses import dataclass, field
 
 from aatc.ir.score.expr import (
@@ -20,47 +19,28 @@ from aatc.ir.score.expr import (
     const,
     div,
     mul,
-    neg,
     postorder,
     rebuild,
     total,
 )
 from aatc.ir.score.functions import FUNCTIONS
 from aatc.passes.captured import is_captured
-from aatc.passes.score_bounds import is_nonnegative, new_nodes, static_bound
+from aatc.passes.score_bounds import is_nonnegative, new_nodes
+from aatc.passes.score_forms import (
+    SINGULAR,
+    captured_factors,
+    is_col,
+    is_row,
+    jumps,
+    may_cancel,
+    of_ordinary_size,
+    split_product,
+    vanishes,
+)
 from aatc.passes.score_rules import LINEAR, SCORE_RULES
 
 #: Numbers per pair that are read, not computed.
 _GIVEN = ("param", "lookup")
-
-
-def is_row(e: Expr) -> bool:
-    """May depend on the query, not on the key."""
-    return "j" not in e.axes
-
-
-def is_col(e: Expr) -> bool:
-    return "i" not in e.axes
-
-
-def jumps(e: Expr) -> bool:
-    """Whether the last digit of what ``e`` reads may decide its value: a condition, a floor, the position of a lookup.
-    What it reads stays as it is written."""
-    return e.dtype == "b" or (e.fn in FUNCTIONS and FUNCTIONS[e.fn].jumps)
-
-
-def _vanishes(e: Expr, known: Mapping[Expr, bool]) -> bool:
-    """Whether ``e`` is written as what is 0, with a slope, where query and key are equal: a vector as a multiple of a
-    difference, a number as a sum of contractions of one. Where two differences are multiplied there is no slope."""
-    if not e.is_pair:
-        return False
-    if e.rank:
-        if e.fn in LINEAR:
-            return known[e.args[LINEAR[e.fn]]]
-        return e.fn == "sub" or (e.fn in ("neg", "mul", "div") and sum(known[a] for a in e.args) == 1)
-    if e.fn in ("neg", "add", "sub"):
-        return all(known[a] for a in e.args)
-    return e.fn in ("mul", "div", "dot", "sum") and sum(known[a] for a in e.args) == 1
 
 
 @dataclass
@@ -82,11 +62,16 @@ class Terms:
     expanded: bool = False
     scaled: bool = False
 
+    def kinds(self) -> list[str]:
+        """Of which of these there are some: what a factor of the whole would be multiplied by one after the other."""
+        names = ("contractions", "separable", "others", "row", "col", "flat")
+        return [n for n in names if getattr(self, n) not in ([], ZERO)]
+
     def absorb(self, other: Terms, factor: Expr) -> int:
         """Adds ``factor * other``; factor must not be a pair expression. Returns scales absorbed."""
         absorbed = 0
         self.expanded |= other.expanded
-        self.scaled |= other.scaled or (bool(other.contractions) and not _of_ordinary_size(factor))
+        self.scaled |= other.scaled or (bool(other.contractions) and not of_ordinary_size(factor))
         for x, y in other.contractions:
             absorbed += factor is not ONE
             self.contractions.append((mul(factor, x), y) if is_row(factor) else (x, mul(factor, y)))
@@ -172,14 +157,14 @@ class Normaliser:
         if not e.is_pair:
             out.add_number(ONE, e)
             return out
-        if e.fn in ("add", "sub") and not self.split and _may_cancel(e, self._cancels):
+        if e.fn in ("add", "sub") and not self.split and may_cancel(e, self._cancels):
             # f(query) - g(key): either may be large where their difference is small, and softmax would drop one
             out.others.append((ONE, e))
         elif e.fn in ("add", "sub") and not self.split and self._of_given(e):
             # (keep - 1) * 1e9: small, or large, as a whole; its parts are large beside scores that they are added to
             out.others.append((ONE, e))
         elif e.fn in ("add", "sub"):
-            self.count["split"] += _may_cancel(e, self._cancels)
+            self.count["split"] += may_cancel(e, self._cancels)
             out.absorb(self.terms(e.args[0]), ONE)
             out.absorb(self.terms(e.args[1]), ONE if e.fn == "add" else const(-1.0))
         elif e.fn == "neg":
@@ -198,10 +183,22 @@ class Normaliser:
             out.others.append((ONE, e))
         else:
             rules = Normaliser(causal=self.causal, whole=True) if self._kinks_at_ties(e) else self
-            self._function(out, rebuild(e, tuple(rules.number(a) if not a.rank else a for a in e.args)))
+            self._function(out, rebuild(e, tuple(rules._argument(a, e.fn) if not a.rank else a for a in e.args)))
             if rules is not self:
                 self.count.update(rules.count)
         return out
+
+    def _argument(self, e: Expr, word: str) -> Expr:
+        """What a function is of, in normal form. A captured number that multiplies or divides a sum of several kinds
+        stays one factor of it: the number's gradient would else be a sum over each kind, and these may cancel. Words of
+        infinite slope read the sum itself, whose digits are watched."""
+        factors, inner = captured_factors(e)
+        if word in SINGULAR or not factors or len(self.terms(inner).kinds()) < 2:
+            return self.number(e)
+        number = self.number(inner)
+        for how, factor in reversed(factors):
+            number = div(number, factor) if how == "div" else mul(factor, number)
+        return number
 
     def _of_given(self, e: Expr) -> bool:
         """Whether a sum has captured numbers per pair in it, and nothing else of the pair."""
@@ -213,7 +210,7 @@ class Normaliser:
         if self.whole or e.fn not in FUNCTIONS or not FUNCTIONS[e.fn].kinked or e.rank:
             return False
         for x in new_nodes(e, self._vanishes):
-            self._vanishes[x] = _vanishes(x, self._vanishes)
+            self._vanishes[x] = vanishes(x, self._vanishes)
         return all(self._vanishes[a] or (a.is_const and not a.value) for a in e.args)
 
     def _scales_contraction(self, e: Expr) -> bool:
@@ -225,7 +222,7 @@ class Normaliser:
             pair, factor = e.args if e.args[0].is_pair else e.args[::-1]
         else:
             return False
-        if not pair.is_pair or (factor.is_pair and e.fn == "mul") or _of_ordinary_size(factor):
+        if not pair.is_pair or (factor.is_pair and e.fn == "mul") or of_ordinary_size(factor):
             return False
         return bool(self.terms(pair).contractions)
 
@@ -249,7 +246,7 @@ class Normaliser:
 
     def _quotient(self, out: Terms, x: Expr, y: Expr) -> None:
         """x/y with y a product of a query number and a key number becomes a multiplication by each reciprocal."""
-        factors = _split_product(self.number(y))
+        factors = split_product(self.number(y))
         if factors is None:
             self._function(out, div(self.number(x), self.number(y)))
             return
@@ -407,31 +404,6 @@ class Normaliser:
         return assembled
 
 
-def _of_ordinary_size(factor: Expr) -> bool:
-    """Whether what is multiplied by ``factor`` stays as good a number as it was, unless it was close to none."""
-    return factor.is_const and (factor.value == 0 or 2.0**-20 <= abs(factor.value) <= 2.0**4)
-
-
-def _may_cancel(e: Expr, known: dict[Expr, bool]) -> bool:
-    """Whether a sum or difference is one of query numbers and key numbers that are not known to have one sign: of two,
-    or of such a sum and one number more, as in (q + k) - q."""
-    chain: list[Expr] = []
-    while e not in known:
-        chain.append(e)
-        pairs = [a for a in e.args if a.is_pair]
-        if not pairs:
-            x, y = e.args
-            low, high = zip(static_bound(x), static_bound(y if e.fn == "add" else neg(y)), strict=True)
-            known[e] = not (min(low) >= 0 or max(high) <= 0)
-        elif len(pairs) == 1 and pairs[0].fn in ("add", "sub") and not pairs[0].rank:
-            (e,) = pairs
-        else:
-            known[e] = False
-    for x in chain:
-        known[x] = known[e]
-    return known[e]
-
-
 def _pull_scale(e: Expr) -> tuple[Expr, Expr]:
     """(c, f) with e = c * f, for numbers that multiply or divide the first vector of a contraction."""
     factor = ONE
@@ -443,15 +415,6 @@ def _pull_scale(e: Expr) -> tuple[Expr, Expr]:
 
 def _flipped(dot: Expr) -> Expr:
     return call("dot", *dot.args[::-1])
-
-
-def _split_product(e: Expr) -> list[Expr] | None:
-    if not e.is_pair:
-        return [e]
-    if e.fn != "mul":
-        return None
-    parts = [_split_product(a) for a in e.args]
-    return None if None in parts else [f for p in parts for f in p]  # type: ignore[union-attr]
 
 
 def _with_vector(v: Expr, vector: Expr) -> Expr:

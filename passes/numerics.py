@@ -5,9 +5,9 @@ from __future__ import annotations
 import math
 import re
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
-from functools import lru_cache, partial
-from typing import Any
+from dataclasses import dataclass, field
+from functools import cached_property, partial
+from typing import Any, TypeVar
 
 import torch
 
@@ -37,6 +37,8 @@ _DOUBLE, _LARGE = 3e-4, 1e-6
 #: Largest difference of single and double precision of an attention whose numbers are compared at all.
 _AGREE = 0.1
 
+T = TypeVar("T")
+
 
 class Numerics:
     """Compares a module with the one that came before it, pass by pass.
@@ -49,24 +51,25 @@ class Numerics:
 
     def __init__(self, module: Module):
         self._maker = Maker(module)
-        self._before = module.clone()
+        self._before = Forms(module.clone())
         self._compared = False  # whether what `_before` computes is known to be right
 
     def check(self, name: str, module: Module, note: Callable[[str], None]) -> None:
         """PassError if ``module`` computes other numbers than its predecessor; ``note`` is told if that can't be
         known."""
-        before, self._before = self._before, module.clone()
-        if self._compared and str(before) == str(module):
+        before, after = self._before, Forms(module.clone())
+        if self._compared and before.text == after.text:
             return
-        first, second = (_retyped(m, "f64") for m in (before, module))
+        self._before = after
         failed = "it has no wide form"
-        if first is not None and second is not None:
-            pair = Pair(Form(first, before), Form(second, module), _forms("f32", before, module), _DOUBLE)
-            failed = self._check(name, pair)
-        pair = Pair(Form(before), Form(module), _forms("f64", before, module), 4.0)
+        if before.wide is not None and after.wide is not None:
+            others = (before.narrow, after.narrow) if before.narrow is not None and after.narrow is not None else ()
+            failed = self._check(name, Pair(before.wide, after.wide, others, _DOUBLE))
+        others = (before.wide, after.wide) if before.wide is not None and after.wide is not None else ()
+        pair = Pair(before.plain, after.plain, others, 4.0)
         if failed:
             failed = self._check(name, pair)
-        elif re.search(_OTHER, f"{before}{module}"):
+        elif re.search(_OTHER, f"{before.text}{after.text}"):
             failed = self._check(name, pair, gradients=False)
         if failed:
             note(failed)
@@ -102,6 +105,9 @@ class Numerics:
         return [_ROUNDING * difference(n, w)[0] for n, w in zip(near.values, want.values, strict=True)]
 
     def _outcome(self, form: Form, draw: Draw, nudge: float = 0.0) -> Outcome:
+        return form.once(("results", draw, nudge), lambda: self._run(form, draw, nudge))
+
+    def _run(self, form: Form, draw: Draw, nudge: float) -> Outcome:
         inputs = self._inputs(form.module, draw, nudge)
         with torch.random.fork_rng(devices=()), torch.no_grad():
             torch.manual_seed(draw.seed)
@@ -146,6 +152,9 @@ class Numerics:
     def _gradients(self, form: Form, draw: Draw, nudge: float = 0.0) -> tuple[list[torch.Tensor], list[bool]]:
         """The gradient of every floating-point input (0 where nothing depends on it), for random ones of all results
         and written inputs, and which of these record any."""
+        return form.once(("gradients", draw, nudge), lambda: self._derive(form, draw, nudge))
+
+    def _derive(self, form: Form, draw: Draw, nudge: float) -> tuple[list[torch.Tensor], list[bool]]:
         inputs = self._inputs(form.module, draw, nudge)
         leaves = [x.requires_grad_() for x in inputs if _floats(x)]
         generator = torch.Generator().manual_seed(draw.seed)
@@ -199,9 +208,40 @@ class Form:
 
     module: Module
     written: Module | None = None
+    found: dict[Any, Any] = field(default_factory=dict)
 
     def interpreter(self) -> Trial:
         return Trial(self.module, self.written)
+
+    def once(self, what: Any, find: Callable[[], T]) -> T:
+        """What ``find`` gives, found once: what a pass has left is what the next one is given. Not to be changed."""
+        if what not in self.found:
+            self.found[what] = find()
+        found: T = self.found[what]
+        return found
+
+
+class Forms:
+    """A module, not to be changed, as it is and in other precisions; None where it has no such form."""
+
+    def __init__(self, module: Module):
+        self.module, self.plain = module, Form(module)
+
+    @cached_property
+    def text(self) -> str:
+        return str(self.module)
+
+    @cached_property
+    def wide(self) -> Form | None:
+        return self._in("f64")
+
+    @cached_property
+    def narrow(self) -> Form | None:
+        return self._in("f32")
+
+    def _in(self, dtype: str) -> Form | None:
+        made = _retyped(self.text, dtype)
+        return None if made is None else Form(made, self.module)
 
 
 @dataclass(frozen=True)
@@ -422,20 +462,8 @@ def _flat(values: Sequence[Any]) -> Iterator[Any]:
             yield x
 
 
-def _forms(dtype: str, *modules: Module) -> tuple[Form, ...]:
-    """``modules`` in another precision, none if one of them has no such form."""
-    made = [_retyped(m, dtype) for m in modules]
-    return tuple(Form(m, w) for m, w in zip(made, modules, strict=True) if m is not None) if all(made) else ()
-
-
-def _retyped(module: Module, dtype: str) -> Module | None:
-    """``module`` with all its numbers in ``dtype``, f64 or f32, or None if that makes no module."""
-    return _read_as(str(module), dtype)
-
-
-@lru_cache(maxsize=8)  # what one pass has made is what the next is given, and often what it leaves
-def _read_as(text: str, dtype: str) -> Module | None:
-    """A module, not to be changed, of a text with another dtype."""
+def _retyped(text: str, dtype: str) -> Module | None:
+    """The module of a text with all its numbers in ``dtype``, f64 or f32, or None if that makes none."""
     if re.search(r"\barena\b", text):
         return None
     text = re.sub(r"\b(f64|f32|bf16|f16)\b", dtype, text)

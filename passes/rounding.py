@@ -16,9 +16,10 @@ from typing import Any
 
 from aatc.ir.errors import ScoreError
 from aatc.ir.score.derivative import gradients
-from aatc.ir.score.expr import ONE, Expr, call, const, mul, postorder
+from aatc.ir.score.expr import ONE, Expr, call, const, div, mul, neg, postorder
 from aatc.passes.normal_form import Normaliser
 from aatc.passes.score_bounds import static_bound
+from aatc.passes.score_forms import SINGULAR
 
 
 @dataclass(frozen=True)
@@ -47,16 +48,6 @@ def digits(computed: str, results: str) -> Digits:
     return _DOUBLE if results == "f64" else _DOUBLE_FOR_SINGLE
 
 
-#: Words whose slope is infinite at an end of their argument's range (for "div", that of the denominator). Each end is
-#: (sign, offset): sign * x + offset is the distance from it.
-SINGULAR: dict[str, tuple[tuple[float, float], ...]] = {
-    "acosh": ((1.0, -1.0),),
-    "expacosh": ((1.0, -1.0),),
-    "acos": ((-1.0, 1.0), (1.0, 1.0)),
-    "asinsqrt": ((1.0, 0.0), (-1.0, 1.0)),
-    "sqrt": ((1.0, 0.0),),
-    "div": ((1.0, 0.0),),
-}
 #: Those that lose digits even where nothing was multiplied out: contractions near ±1 are their ordinary arguments.
 _ALWAYS = ("acosh", "expacosh", "acos")
 
@@ -136,9 +127,26 @@ def _slope(body: Expr, e: Expr, rules: Normaliser) -> Expr | None:
         return const(abs(float(found.value)))
     if not found.is_pair:
         return call("abs", found)
+    factors, pair = _factors(found)
     known = {x: (0.0, math.inf) for x in rules.nonnegative}
-    largest = max(map(abs, static_bound(found, known)))
-    return const(largest) if math.isfinite(largest) else None
+    largest = max(map(abs, static_bound(pair, known)))
+    return mul(const(largest), call("abs", factors)) if math.isfinite(largest) else None
+
+
+def _factors(e: Expr) -> tuple[Expr, Expr]:
+    """(f, p) with e = f * p: what multiplies or divides it that is no pair expression, and the rest."""
+    if not e.is_pair:
+        return e, ONE
+    if e.fn == "neg":
+        f, p = _factors(e.args[0])
+        return f, neg(p)
+    if e.fn == "mul":
+        (f, p), (g, r) = map(_factors, e.args)
+        return mul(f, g), mul(p, r)
+    if e.fn == "div" and not e.args[1].is_pair:
+        f, p = _factors(e.args[0])
+        return div(f, e.args[1]), p
+    return ONE, e
 
 
 def carry_checks(body: Expr, rules: Normaliser) -> list[Check]:

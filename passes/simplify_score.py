@@ -13,8 +13,9 @@ from aatc.ir.score.expr import Expr, add, index, param, params, postorder, subst
 from aatc.ir.score.program import Program
 from aatc.passes.base import Context, Pass, register
 from aatc.passes.differences import apart
-from aatc.passes.normal_form import Normaliser, Terms, jumps
-from aatc.passes.rounding import SINGULAR, Check, carry_checks, checks_of, grouped
+from aatc.passes.normal_form import Normaliser, Terms
+from aatc.passes.rounding import Check, carry_checks, checks_of, grouped
+from aatc.passes.score_forms import SINGULAR, jumps
 from aatc.passes.snapshots import snapshot_operands
 
 

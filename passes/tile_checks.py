@@ -17,7 +17,8 @@ from aatc.ir.score.program import Program
 from aatc.ir.types import TensorType
 from aatc.passes.factor import Factored, Refined, Token
 from aatc.passes.normal_form import Normaliser, Terms
-from aatc.passes.rounding import SINGULAR, Check, Digits, grouped
+from aatc.passes.rounding import Check, Digits, grouped
+from aatc.passes.score_forms import SINGULAR
 from aatc.passes.tile_core import Frame, atom_env, compute_atoms, mask_tile
 
 _INF = float("inf")

@@ -20,7 +20,8 @@ from aatc.passes.factor import CarryTerm, ChannelSum, Factored, Lookup, Refined,
 from aatc.passes.key_parts import in_parts, starts
 from aatc.passes.lowering import LOG2E, Attention, Builder, compute_tokens, new_func, pack_tokens
 from aatc.passes.normal_form import Normaliser, Terms
-from aatc.passes.rounding import SINGULAR, Check, digits, grouped
+from aatc.passes.rounding import Check, digits, grouped
+from aatc.passes.score_forms import SINGULAR
 from aatc.passes.tile_checks import Watch, bound_refined, checks_of, square_terms, tokens_of
 from aatc.passes.tile_core import Frame, atom_env, classify, compute_atoms, loops, mask_tile, sweep
 

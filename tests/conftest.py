@@ -49,6 +49,14 @@ def pytest_runtestloop() -> None:
     gc.set_threshold(10_000, 10, 10)
 
 
+@pytest.fixture(scope="module", autouse=True)
+def _settled() -> Iterator[None]:
+    """What a module leaves, as Dynamo's cache of what it compiled, stays, too."""
+    yield
+    gc.collect()
+    gc.freeze()
+
+
 @pytest.fixture(scope="module")
 def one_thread() -> Iterator[None]:
     """For operations so small that they would only wait for a second thread."""

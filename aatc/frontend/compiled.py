@@ -6,6 +6,7 @@ import copy
 import functools
 import threading
 import types
+import weakref
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, TypeVar, overload
 
@@ -126,6 +127,7 @@ class _Runner:
         self.original, self.options = original, options
         name = type(original).__name__ if isinstance(original, nn.Module) else getattr(original, "__name__", "function")
         self.session = Session(options, name)
+        weakref.finalize(self, self.session.forget).atexit = False
         self._run: Callable[..., Any] | None = None
         self._preparing = threading.Lock()
         self._measures = options.tuning.effort

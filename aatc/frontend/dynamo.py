@@ -7,6 +7,7 @@ import inspect
 import itertools
 import re
 import types
+import weakref
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -56,10 +57,13 @@ def wrap(target: Any, hooks: Hooks, *, dynamic: bool | None, fullgraph: bool) ->
         raise UnsupportedError(what, hint="compile what it was made from")
     teach_operators(Traced)
     varying = _Varying(dynamic)
+    # weakly: Dynamo lets go of guards as late as of the globals that they watch, and all graphs would live as long
+    told = weakref.WeakMethod(hooks.guard_failed)
 
     def failed(failure: Any) -> None:
         varying.note(failure.reason)
-        hooks.guard_failed(failure.reason)
+        if (tell := told()) is not None:
+            tell(failure.reason)
 
     leave_alone()
     breaks.watch_breaks()

@@ -144,6 +144,12 @@ class Session:
         self._warned: set[Any] = set()
         self._lock = threading.Lock()
 
+    def forget(self) -> None:
+        """Lets go of what `explain()` and the like tell of graphs. Dynamo keeps what it compiled as long as the code
+        of the model, also when nobody can call it any more."""
+        for graph in self.graphs:
+            graph.stages, graph.report, graph.program = {}, (), None
+
     # --- compiling -----------------------------------------------------------------------------------------
     def compile_graph(self, gm: fx.GraphModule, example_inputs: Sequence[Any]) -> Callable[..., Any]:
         """The Dynamo backend: a callable for ``gm``. With ``fallback`` it raises only what a user's pass raises."""

@@ -16,7 +16,8 @@ from aatc.ir.types import TensorType, torch_dtype
 from aatc.passes.factor import split_epilogue
 from aatc.passes.gradients import operand_gradients
 from aatc.passes.lowering import Attention, Builder, new_func
-from aatc.passes.normal_form import Normaliser, Terms, is_col
+from aatc.passes.normal_form import Normaliser, Terms
+from aatc.passes.score_forms import is_col
 from aatc.passes.simplify_score import is_causal
 from aatc.passes.tile_checks import Peaks
 from aatc.passes.tile_core import Frame, classify

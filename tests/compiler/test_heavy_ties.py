@@ -74,8 +74,9 @@ def attention(name, causal, kind, backend):
 # What is one program stands side by side, for one process to run.
 @pytest.mark.parametrize("near", [None, 0.0, 1e-6, 3e-2, 1e-3])
 @pytest.mark.parametrize("backend", ["cpu", "native"])
-@pytest.mark.parametrize("kind", ["softmax", "sigmoid"])
-@pytest.mark.parametrize("name", METRICS)
+@pytest.mark.parametrize(
+    ("name", "kind"), [*((n, "softmax") for n in METRICS), ("euclidean", "sigmoid"), ("factor", "sigmoid")]
+)
 def test_gradients_keep_their_digits_where_a_token_sees_itself(name, near, kind, backend):
     square = METRICS[name][1]
     q, k, v, go = tokens(near)
@@ -122,11 +123,15 @@ def test_gradients_keep_their_digits_beside_a_bias(name, backend, size, near):
 @pytest.mark.parametrize("backend", ["cpu", "native"])
 @pytest.mark.parametrize("kind", ["softmax", "sigmoid"])
 @pytest.mark.parametrize("form", ["matrix", "factor", "diagonal"])
-def test_the_form_of_a_square_gets_its_gradient_from_near_pairs_too(form, kind, backend):
-    """Data of few channels: near pairs are many, and not all weight is theirs."""
+@pytest.mark.parametrize("tiny", [False, True])
+def test_the_form_of_a_square_gets_its_gradient_from_near_pairs_too(form, kind, backend, tiny):
+    """Data of few channels: near pairs are many, and not all weight is theirs. ``tiny``: all pairs are, far from 0."""
     g = torch.Generator().manual_seed(5)
     k, v, go = (torch.randn(1, 2, N, c, generator=g) for c in (4, 5, 5))
     k[..., 1::2, :] = k[..., 0::2, :] + 1e-2 * torch.randn(1, 2, N // 2, 4, generator=g)
+    if tiny:
+        k *= 1e-6
+        k[..., 0] = 1.0
     given = torch.randn(*{"matrix": (4, 4), "factor": (4, 3), "diagonal": (4,)}[form], generator=g)
     given = given @ given.mT if form == "matrix" else given.abs()
     normalizer = normalizers.Sigmoid(-1.5) if kind == "sigmoid" else "softmax"

