@@ -4,12 +4,14 @@ Profiles (environment variable HYPOTHESIS_PROFILE): ``ci``, the default, draws t
 time; ``fuzz`` draws many new ones.
 """
 
+import contextlib
 import difflib
 import gc
 import os
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
+import platformdirs
 import pytest
 import torch
 from hypothesis import HealthCheck, settings
@@ -105,11 +107,17 @@ def validated(tmp_path_factory: pytest.TempPathFactory) -> None:
 
 @pytest.fixture(scope="session", autouse=True)
 def own_cache(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
-    """Object code and schedules of a run lie in a folder of the run, which its processes share."""
+    """Schedules of a run lie in a folder of the run, which its processes share. Object code stays from run to run, but
+    with ``AATC_CACHE=off``: an entry is of the very text that it was compiled from."""
     base = tmp_path_factory.getbasetemp()
     folder = (base.parent if "PYTEST_XDIST_WORKER" in os.environ else base) / "aatc-cache"
     folder.mkdir(mode=0o700, exist_ok=True)
     before = os.environ.get("AATC_CACHE")
+    if before != "off":
+        kept = Path(platformdirs.user_cache_dir("aatc-tests")) / "native"
+        with contextlib.suppress(OSError):  # another process was first, or there is nowhere to keep it
+            kept.mkdir(mode=0o700, parents=True, exist_ok=True)
+            (folder / "native").symlink_to(kept)
     os.environ["AATC_CACHE"] = str(folder)
     yield
     if before is None:

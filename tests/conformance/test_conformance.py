@@ -1,7 +1,10 @@
 """What every backend has to give: the same cases, the same tolerances, an oracle in plain torch.
 
-``pytest tests/conformance`` runs it on all installed backends, ``-k NAME`` on one.
+``pytest tests/conformance`` runs it on all installed backends, ``-k NAME`` on one. Each kind of attention is tried with
+some of the masks and sizes, in turn, and with all of them under ``HYPOTHESIS_PROFILE=fuzz``.
 """
+
+import os
 
 import pytest
 import torch
@@ -67,9 +70,25 @@ def agree(c, program, operands, dtype=torch.float64):
         assert g.dtype == dtype and off(g, w.double()) <= backward, f"gradient of operand {n}"
 
 
-@pytest.mark.parametrize("mask", MASKS)
-@pytest.mark.parametrize("kind", KINDS)
-def test_every_kind_under_every_mask(backend, kind, mask):
+def in_turn(always, rest, count):
+    """(kind, what): every kind with what is ``always`` tried, and with ``count`` of the ``rest``, in turn."""
+    count = len(rest) if os.environ.get("HYPOTHESIS_PROFILE") == "fuzz" else count
+    turns = [[rest[(at + k) % len(rest)] for k in range(count)] for at in range(len(KINDS))]
+    return [(kind, what) for kind, turn in zip(KINDS, turns, strict=True) for what in (*always, *turn)]
+
+
+UNDER = in_turn(("none", "causal"), ["window", "predicate", "dense", "documents", "padding"], 2)
+IN = in_turn(("even", "without keys"), ["tall", "wide", "single", "without queries"], 2)
+
+
+def test_all_masks_and_sizes_are_tried():
+    for pairs, names in ((UNDER, {*MASKS}), (IN, {*SIZES} - {"ragged"})):
+        tried = [what for _, what in pairs]
+        assert {*tried} == names and all(tried.count(n) > len(KINDS) / 4 for n in names)
+
+
+@pytest.mark.parametrize(("kind", "mask"), UNDER)
+def test_every_kind_under_several_masks(backend, kind, mask):
     check(backend, kind, mask)
 
 
@@ -79,17 +98,7 @@ def test_every_kind_in_every_dtype(backend, kind, dtype):
     check(backend, kind, "causal", dtype)
 
 
-#: Sizes that every kind is tried in, and some that are odd: one for each kind, each for a third of the kinds.
-WHOLE, ODD = ("even", "without keys", "without queries"), ("tall", "wide", "single")
-
-
-def test_all_sizes_are_tried():
-    assert {*WHOLE, *ODD, "ragged"} == set(SIZES)
-
-
-@pytest.mark.parametrize(
-    ("kind", "sizes"), [(k, n) for at, k in enumerate(KINDS) for n in (*WHOLE, ODD[at % len(ODD)])]
-)
+@pytest.mark.parametrize(("kind", "sizes"), IN)
 def test_every_kind_in_several_sizes(backend, kind, sizes):
     check(backend, kind, "causal" if sizes in ("even", "without keys") else "none", sizes=sizes)
 
@@ -120,8 +129,7 @@ def in_parts(heads=1):
     return f"{wish},adaptive-tile"
 
 
-@pytest.mark.parametrize("mask", ["none", "window", "predicate"])
-@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize(("kind", "mask"), in_turn(("none",), ["window", "predicate"], 1))
 def test_every_kind_with_its_keys_in_parts(backend, kind, mask):
     check(backend, kind, mask, tiles=in_parts())
 

@@ -241,6 +241,7 @@ def test_fifty_devices_that_are_opened_and_closed_leave_nothing(name):
 
 
 @pytest.mark.slow
+@pytest.mark.parametrize("executor", [*EXECUTORS, STAGED[0]], indirect=True)
 def test_a_thousand_calls_take_no_more_memory(executor):
     loaded, (x, w) = load(executor), tensors()
     for _ in range(200):
