@@ -134,7 +134,8 @@ def _slope(body: Expr, e: Expr, rules: Normaliser) -> Expr | None:
 
 
 def _factors(e: Expr) -> tuple[Expr, Expr]:
-    """(f, p) with e = f * p: what multiplies or divides it that is no pair expression, and the rest."""
+    """(f, p) with e = f * p: what multiplies or divides it, as far as that is together no pair expression, and the
+    rest."""
     if not e.is_pair:
         return e, ONE
     if e.fn == "neg":
@@ -142,10 +143,12 @@ def _factors(e: Expr) -> tuple[Expr, Expr]:
         return f, neg(p)
     if e.fn == "mul":
         (f, p), (g, r) = map(_factors, e.args)
-        return mul(f, g), mul(p, r)
+        both = mul(f, g)
+        return (f, mul(p, mul(g, r))) if both.is_pair else (both, mul(p, r))
     if e.fn == "div" and not e.args[1].is_pair:
         f, p = _factors(e.args[0])
-        return div(f, e.args[1]), p
+        both = div(f, e.args[1])
+        return (f, div(p, e.args[1])) if both.is_pair else (both, p)
     return ONE, e
 
 

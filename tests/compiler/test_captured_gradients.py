@@ -73,6 +73,35 @@ def test_a_factor_of_a_sum_gets_its_gradient(metric, backend):
         assert (x - y).abs().max() / size <= max(2e-5, 4 * (p - y).abs().max() / size)
 
 
+@aatc.metric(r="bi", s="bj")
+def per_token(q, k, r, s):
+    return 0.3 * ((q + k) @ ((r * s) * k))
+
+
+@pytest.mark.parametrize("backend", ["cpu", "native"])
+def test_a_factor_per_query_and_one_per_key_are_no_number_of_the_query(backend):
+    """Of them both is the slope of a sum whose digits are watched."""
+    g = torch.Generator().manual_seed(2)
+    x = [torch.randn(*n, generator=g) for n in ((1, 2, N, D), (1, 2, N, D), (1, 2, N, D), (1, N), (1, N))]
+    go = torch.randn(1, 2, N, D, generator=g)
+
+    def formula(q, k, v, r, s):
+        score = 0.3 * r[:, None, :, None] * s[:, None, None] * (q @ k.mT + k.square().sum(-1).unsqueeze(2))
+        return score.softmax(-1) @ v
+
+    def pulled(f, dtype):
+        leaves = [t.to(dtype).requires_grad_() for t in (y.clone() for y in x)]
+        return torch.autograd.grad(f(*leaves), leaves, go.to(dtype))
+
+    run = aatc.compile(
+        lambda q, k, v, r, s: aatc.attend(q, k, v, metric=per_token(r=r, s=s), scale=1.0),
+        backend=backend,
+        fallback=False,
+    )
+    for got, want in zip(pulled(run, torch.float32), pulled(formula, torch.float64), strict=True):
+        assert (got - want).abs().max() / want.abs().max() <= 2e-5
+
+
 @aatc.metric(t="ht", s="t")
 def read(q, k, t, s, *, h, i, j):
     return aatc.metrics.lookup(t, 0.0 * h) + aatc.metrics.lookup(s, i - j)
