@@ -77,10 +77,12 @@ def attend(
     if aggregate not in AGGREGATIONS:
         raise UnsupportedError(f"aggregate {aggregate!r} is not known", hint=f"there is {', '.join(AGGREGATIONS)}")
     kind = kind_of(normalizer)
-    if soft_cap is not None and not isinstance(soft_cap, torch.Tensor) and not soft_cap > 0:
-        raise ScoreError(
-            f"soft_cap is {soft_cap}", hint="it bounds the magnitude of scores: a positive number, or None"
-        )
+    if soft_cap is not None:
+        soft_cap = number("soft_cap", soft_cap)
+        if not isinstance(soft_cap, torch.Tensor) and not soft_cap > 0:
+            raise ScoreError(
+                f"soft_cap is {soft_cap}", hint="it bounds the magnitude of scores: a positive number, or None"
+            )
     connection = as_connection(connection)
     if bias is not None:
         bias = as_bias(bias)
@@ -96,6 +98,7 @@ def attend(
     q, k = metric.prepare(q, k)
     if scale is None:
         scale = sizes.d**-0.5 if metric.root_scale and sizes.d else 1.0
+    scale, dropout = number("scale", scale), number("dropout", dropout)
     thinned = dropout != 0
     keys: list[Any] = []
     groups: list[list[Capture]] = []
@@ -273,10 +276,12 @@ def _check(c: Capture, sizes: Sizes) -> None:
 
 
 def _seed(dropout: float, seed: int | torch.Tensor | None, sizes: Sizes) -> list[Capture]:
-    if not 0 <= number("dropout", dropout) < 1:
+    if not 0 <= dropout < 1:
         raise ScoreError(f"dropout {dropout} is not a probability below 1")
     if seed is None:
         seed = torch.randint(0, 2**62, (), dtype=torch.int64, device=sizes.device)
-    elif not isinstance(seed, torch.Tensor):
-        seed = torch.tensor(integer("the seed of dropout", seed, 63), dtype=torch.int64, device=sizes.device)
+    else:
+        seed = integer("the seed of dropout", seed, 63)
+        if not isinstance(seed, torch.Tensor):
+            seed = torch.tensor(seed, dtype=torch.int64, device=sizes.device)
     return [Capture("seed", seed, "", "i")]

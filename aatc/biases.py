@@ -58,7 +58,7 @@ class ALiBi(Bias):
 
     def __init__(self, slopes: torch.Tensor | int):
         if not isinstance(slopes, torch.Tensor):
-            if not is_integer(slopes) or slopes < 1:
+            if not is_integer(slopes) or not 1 <= slopes < 2**31:
                 raise CaptureError(
                     f"ALiBi slopes are {slopes!r}", hint="give a tensor (H,) of slopes, or the number of heads"
                 )

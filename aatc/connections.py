@@ -58,7 +58,13 @@ class Rotary(Connection):
             raise ScoreError(f"rotary style {style!r}", hint='there are "half" and "pairs"')
         if q_positions is None and k_positions is not None:
             raise CaptureError("Rotary has k_positions without q_positions")
-        if not isinstance(number("the base of Rotary", base), torch.Tensor) and not base > 0:
+        base = number("the base of Rotary", base)
+        if isinstance(base, torch.Tensor):
+            if base.dim() or base.is_complex() or base.dtype == torch.bool:
+                raise CaptureError(
+                    f"the base of Rotary is a tensor of {base.dtype} of shape {tuple(base.shape)}; it is one number"
+                )
+        elif not base > 0:
             raise ScoreError(f"the base of Rotary is {base}", hint="angles are p base^(-2c/D): it is positive")
         q_positions = None if q_positions is None else tensor("q_positions", q_positions)
         k_positions = None if k_positions is None else tensor("k_positions", k_positions)

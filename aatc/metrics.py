@@ -198,7 +198,8 @@ class LorentzDistance(_Distance):
     """
 
     def __init__(self, beta: Number = 1, squared: bool = False, curvature: Number = 1, lift: bool = False):
-        if not isinstance(number("the curvature", curvature), torch.Tensor) and not curvature > 0:
+        curvature = number("the curvature", curvature)
+        if not isinstance(curvature, torch.Tensor) and not curvature > 0:
             raise ScoreError(
                 f"curvature {curvature} is not positive", hint="the space has sectional curvature -c, c > 0"
             )

@@ -14,7 +14,7 @@ import torch
 
 from aatc.ir.errors import CaptureError, UnsupportedError
 from aatc.ir.normalizers import NORMALIZERS, SCORE, WEIGHT, Normalizer, Statistic, register
-from aatc.parts import as_tensor, same
+from aatc.parts import as_tensor, number, same
 
 
 @dataclass(frozen=True, eq=False)
@@ -68,6 +68,7 @@ def _quoted(names: Iterable[str]) -> str:
 
 def with_sink(sink: torch.Tensor | float, o: torch.Tensor, lse: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
     """Output and log-sum-exp of a softmax to whose keys a sink is added. CaptureError for a sink of another shape."""
+    sink = number("the sink", sink)
     if not isinstance(sink, torch.Tensor):
         sink = as_tensor(sink, lse.dtype, lse.device)
     if sink.dim() > 1 or (sink.dim() == 1 and not same(sink.shape[0], 1) and not same(sink.shape[0], o.shape[1])):

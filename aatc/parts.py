@@ -10,9 +10,11 @@ One that is known stands in the key; one that torch.compile has seen to vary is 
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Iterator
 from typing import Any, ClassVar, NamedTuple
 
+import numpy as np
 import torch
 
 from aatc.ir.errors import CaptureError, ScoreError
@@ -20,6 +22,7 @@ from aatc.ir.score.expr import Expr, const
 
 Key = tuple[Any, ...]
 _TENSOR = "tensor"
+_LARGEST = sys.float_info.max
 
 
 class Capture(NamedTuple):
@@ -81,9 +84,17 @@ def _shown(x: Any) -> str:
     return f"<{str(x.dtype).removeprefix('torch.')} {tuple(x.shape)}>" if isinstance(x, torch.Tensor) else repr(x)
 
 
+def plain(x: Any) -> Any:
+    """``x``; a number or an array of numpy's as one of Python's or a tensor. Dynamo takes all of numpy's for arrays,
+    whose values it does not know."""
+    if isinstance(x, (np.ndarray, np.generic)):
+        return torch.as_tensor(x) if torch.compiler.is_compiling() or x.ndim else x.item()
+    return x
+
+
 def varies(x: Any) -> bool:
     """Whether a number is unknown while a graph is traced: one of a size, or one that has changed between calls."""
-    if not torch.compiler.is_compiling():
+    if not torch.compiler.is_compiling() or not isinstance(x, (int, float, torch.SymInt, torch.SymFloat)):
         return False
     from torch.fx.experimental.symbolic_shapes import has_static_value
 
@@ -116,11 +127,13 @@ def same(found: Any, wanted: Any) -> bool:
 
 def scalar_key(x: Any) -> str:
     """Key of a parameter that is a number or a tensor."""
-    return _TENSOR if captured(x) else text_of(float(number("a parameter", x)))
+    x = number("a parameter", x)
+    return _TENSOR if captured(x) else text_of(float(x))
 
 
 def scalar_captures(name: str, x: Any, sizes: Sizes) -> list[Capture]:
     """A tensor of shape () or (H,) as a capture, and a number that varies; one that is known needs none."""
+    x = plain(x)
     if not captured(x):
         return []
     if not isinstance(x, torch.Tensor):
@@ -150,9 +163,14 @@ def as_tensor(x: Any, dtype: torch.dtype, device: torch.device | str | None = No
 
 
 def number(what: str, x: Any) -> Any:
-    """``x``, if it is a real number or a tensor; ScoreError otherwise."""
-    if isinstance(x, (int, float, torch.Tensor, torch.SymInt, torch.SymFloat)) or hasattr(x, "__float__"):
+    """``x``, if it is a real number that doubles hold or a tensor; ScoreError otherwise."""
+    x = plain(x)
+    if isinstance(x, (float, torch.Tensor, torch.SymInt, torch.SymFloat)) or varies(x):
         return x
+    if isinstance(x, int) or (hasattr(x, "__float__") and not isinstance(x, (str, complex))):
+        if not -_LARGEST <= x <= _LARGEST:
+            raise ScoreError(f"{what} is larger than any number of double precision")
+        return x if isinstance(x, int) else float(x)
     raise ScoreError(f"{what} is {x!r}; it is a number or a tensor")
 
 
@@ -167,6 +185,7 @@ def tensor(what: str, x: Any) -> torch.Tensor:
 
 def integer(what: str, x: Any, bits: int = 62) -> Any:
     """``x``, if it is an integer below 2**bits in size or an integer tensor of one entry; ScoreError otherwise."""
+    x = plain(x)
     if isinstance(x, torch.Tensor):
         if x.dim() or x.is_floating_point() or x.is_complex() or x.dtype == torch.bool:
             raise ScoreError(f"{what} is a tensor of {x.dtype} of shape {tuple(x.shape)}; it is one integer")

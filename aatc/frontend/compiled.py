@@ -337,8 +337,8 @@ class _Questions:
 
     @property
     def graphs(self) -> list[Graph]:
-        """The graphs compiled so far."""
-        return list(self._aatc.session.graphs)
+        """The graphs compiled so far, as they are now."""
+        return [copy.copy(g) for g in self._aatc.session.graphs]
 
     def profile(self, inputs: Any = None, *, runs: int = 3, backward: bool = False) -> Profile:
         """Where the time of the kernels goes: time and share of every operation of their tile programs, from builds of

@@ -395,7 +395,11 @@ def test_what_nobody_can_call_any_more_keeps_no_ir():
         report = compiled.explain()
         kept = [weakref.ref(m) for g in compiled.graphs for m in g.stages.values()]
         assert len(kept) > 3
+        (graph,) = compiled.graphs
         del compiled
+        gc.collect()
+        assert len(graph.stages) > 3 and graph.code  # who holds a graph holds what it is made of
+        del graph
         gc.collect()
         assert not [k for k in kept if k() is not None]
         loss.backward()  # of what was called before
