@@ -11,54 +11,22 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from aatc.geometry.attention_flow import AttentionFlow, AttentionTrajectory, NotStochasticError
-    from aatc.geometry.attention_geodesic import AttentionGeodesic, AttentionPath
-    from aatc.geometry.bifurcation import BifurcationDiagram, BifurcationPoint, Branch, bifurcation_diagram
-    from aatc.geometry.bundle import FiberBundle, GaugeError, holonomy_of_polygon
-    from aatc.geometry.bundle_charts import Chart, stereographic_charts
-    from aatc.geometry.conformal_flow import ConformalFlow, ConformalTrajectory
-    from aatc.geometry.connection import LoopError, PathError, reversed_path
-    from aatc.geometry.continuation import ContinuationError
-    from aatc.geometry.coordinate_bundle import (
+    from aatc.geometry.bundles.bundle import FiberBundle, GaugeError, holonomy_of_polygon
+    from aatc.geometry.bundles.bundle_charts import Chart, stereographic_charts
+    from aatc.geometry.bundles.connection import LoopError, PathError, reversed_path
+    from aatc.geometry.bundles.coordinate_bundle import (
         BundleError,
         CocycleError,
         CoordinateBundle,
         LocalTrivialization,
         TransitionMap,
     )
-    from aatc.geometry.curvature import CurvatureTensor, MetricError
-    from aatc.geometry.diffusion import (
-        connection_laplacian,
-        diffusion_step_bound,
-        dirichlet_energy,
-        laplace_beltrami,
-        mass,
-        vector_laplacian,
-    )
-    from aatc.geometry.flow_trajectory import FlowMetrics, FlowTrajectory, Singularity
-    from aatc.geometry.graph_curvature import (
-        EdgeCurvature,
-        GraphFlow,
-        GraphRicciFlow,
-        WeightedGraph,
-        forman_ricci,
-        lin_lu_yau_ricci,
-        ollivier_ricci,
-    )
-    from aatc.geometry.grid_metric import DegenerateMetricError, MetricGrid
-    from aatc.geometry.hamiltonian import HamiltonianSystem
-    from aatc.geometry.hyperbolic import Hyperboloid, PoincareBall
-    from aatc.geometry.invariant_family import (
-        InvariantFamily,
-        NotInvariantError,
-        chart_ricci,
-        left_invariant_s3,
-        round_sphere,
-        sphere_product,
-    )
-    from aatc.geometry.manifold import CutLocusError, Euclidean, GeometryError, Manifold, PointShapeError
-    from aatc.geometry.path_optimization import OptimalPath, PathOptimization
-    from aatc.geometry.pattern_control import (
+    from aatc.geometry.bundles.tile_frames import HolonomyError, TileFrames, tile_frames
+    from aatc.geometry.bundles.tile_transport import NotTangentError, TileError, TileTransport, pole_ladder
+    from aatc.geometry.dynamics.bifurcation import BifurcationDiagram, BifurcationPoint, Branch, bifurcation_diagram
+    from aatc.geometry.dynamics.continuation import ContinuationError
+    from aatc.geometry.dynamics.hamiltonian import HamiltonianSystem
+    from aatc.geometry.dynamics.pattern_control import (
         AmplitudeBound,
         ControlError,
         ControlSignal,
@@ -67,25 +35,57 @@ if TYPE_CHECKING:
         optimal_control,
         runge_kutta_flow,
     )
-    from aatc.geometry.pattern_dynamics import PatternDynamics
-    from aatc.geometry.pattern_stability import (
+    from aatc.geometry.dynamics.pattern_dynamics import PatternDynamics
+    from aatc.geometry.dynamics.pattern_stability import (
         NotSteadyError,
         StabilityMetrics,
         TuringConditions,
         dispersion_relation,
         turing_conditions,
     )
-    from aatc.geometry.product import Product
-    from aatc.geometry.reaction_diffusion import BlowUpError, Grid, PatternError, ReactionDiffusion
-    from aatc.geometry.reaction_terms import FitzHughNagumo, GiererMeinhardt, GrayScott, Schnakenberg
-    from aatc.geometry.ricci_flow import GeometricFlow, StepSizeError
-    from aatc.geometry.riemannian import BoundaryGeodesic, ChartError, Geodesic, RiemannianStructure
-    from aatc.geometry.simplex import Simplex
-    from aatc.geometry.spd import SPD
-    from aatc.geometry.sphere import Sphere
-    from aatc.geometry.symplectic import HamiltonianError
-    from aatc.geometry.tile_frames import HolonomyError, TileFrames, tile_frames
-    from aatc.geometry.tile_transport import NotTangentError, TileError, TileTransport, pole_ladder
+    from aatc.geometry.dynamics.reaction_diffusion import BlowUpError, Grid, PatternError, ReactionDiffusion
+    from aatc.geometry.dynamics.reaction_terms import FitzHughNagumo, GiererMeinhardt, GrayScott, Schnakenberg
+    from aatc.geometry.dynamics.symplectic import HamiltonianError
+    from aatc.geometry.flows.attention_flow import AttentionFlow, AttentionTrajectory, NotStochasticError
+    from aatc.geometry.flows.conformal_flow import ConformalFlow, ConformalTrajectory
+    from aatc.geometry.flows.diffusion import (
+        connection_laplacian,
+        diffusion_step_bound,
+        dirichlet_energy,
+        laplace_beltrami,
+        mass,
+        vector_laplacian,
+    )
+    from aatc.geometry.flows.flow_trajectory import FlowMetrics, FlowTrajectory, Singularity
+    from aatc.geometry.flows.graph_curvature import (
+        EdgeCurvature,
+        GraphFlow,
+        GraphRicciFlow,
+        WeightedGraph,
+        forman_ricci,
+        lin_lu_yau_ricci,
+        ollivier_ricci,
+    )
+    from aatc.geometry.flows.grid_metric import DegenerateMetricError, MetricGrid
+    from aatc.geometry.flows.invariant_family import (
+        InvariantFamily,
+        NotInvariantError,
+        chart_ricci,
+        left_invariant_s3,
+        round_sphere,
+        sphere_product,
+    )
+    from aatc.geometry.flows.ricci_flow import GeometricFlow, StepSizeError
+    from aatc.geometry.manifold import CutLocusError, Euclidean, GeometryError, Manifold, PointShapeError
+    from aatc.geometry.manifolds.attention_geodesic import AttentionGeodesic, AttentionPath
+    from aatc.geometry.manifolds.curvature import CurvatureTensor, MetricError
+    from aatc.geometry.manifolds.hyperbolic import Hyperboloid, PoincareBall
+    from aatc.geometry.manifolds.path_optimization import OptimalPath, PathOptimization
+    from aatc.geometry.manifolds.product import Product
+    from aatc.geometry.manifolds.riemannian import BoundaryGeodesic, ChartError, Geodesic, RiemannianStructure
+    from aatc.geometry.manifolds.simplex import Simplex
+    from aatc.geometry.manifolds.spd import SPD
+    from aatc.geometry.manifolds.sphere import Sphere
 
 # The module that each public name lies in.
 _FROM = {
