@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 from aatc.geometry.manifold import GeometryError, Manifold, dot, safe_sqrt
-from aatc.geometry.manifolds.sphere import half_angle, sphere_exp, sphere_log, sphere_transport
+from aatc.geometry.manifolds.sphere import half_angle, sphere_exp, sphere_geodesic, sphere_log, sphere_transport
 
 
 class Simplex(Manifold):
@@ -18,11 +18,13 @@ class Simplex(Manifold):
 
     The open simplex is not complete: an ``exp`` that leaves it goes on along the great circle and returns the
     squares of its coordinates, which is a reflection at the faces, and then ``log`` is not its inverse. On a face
-    (p_i = 0) the i-th components of vectors are 0. Between points of the simplex there is no cut locus.
+    (p_i = 0) the i-th components of vectors are 0, so that none points inwards: ``geodesic`` leaves a face and ``log``
+    from there does not. Between points of the simplex there is no cut locus.
 
     ``projection`` sets negative entries to 0 and divides by the sum.
 
-    Raises: GeometryError for the projection of a vector without a positive entry.
+    Raises: GeometryError for the projection of a vector without a positive entry, and by ``log`` from a face to a point
+    that is not on it.
     """
 
     min_size = 2
@@ -60,8 +62,16 @@ class Simplex(Manifold):
         return sphere_exp(2 * safe_sqrt(x), self._push(x, v), 2.0).square() / 4
 
     def _log(self, x: Tensor, y: Tensor) -> Tensor:
+        if bool(((x == 0) & (y > 0)).any()):
+            raise GeometryError(
+                "no vector at a point with an entry of 0 leads to one where that entry is positive: geodesic() does"
+            )
         root = safe_sqrt(x)
         return root * sphere_log(2 * root, *self._difference(x, y), 2.0)
+
+    def _geodesic(self, x: Tensor, y: Tensor, t: Tensor) -> Tensor:
+        """The slerp of the roots, which arrives from a face, too, where vectors cannot point inwards."""
+        return sphere_geodesic(*self._difference(x, y), t, 2.0).square() / 4
 
     def _inner(self, x: Tensor, u: Tensor, v: Tensor) -> Tensor:
         return (self._push(x, u) * self._push(x, v)).sum(-1)

@@ -26,9 +26,26 @@ def sphere_exp(x: Tensor, v: Tensor, radius: float) -> Tensor:
 
 
 def sphere_log(x: Tensor, difference: Tensor, total: Tensor, radius: float) -> Tensor:
-    """θ/sin θ times the part of y − x tangent at x, for points that are not antipodal."""
-    tangent = difference - dot(x, difference) / radius**2 * x
-    return inverse_sinc(2 * half_angle(difference, total)) * tangent
+    """θ/sin θ times the part of y tangent at x, which is that of y − x and of y + x, for points that are not antipodal.
+    Beyond a right angle y + x is the smaller one, and the vector is its direction by the length of the way."""
+    h = half_angle(difference, total)
+    beyond = h > math.pi / 4
+    near = torch.where(beyond, total, difference)
+    tangent = near - dot(x, near) / radius**2 * x
+    size = torch.where(beyond, length(torch.where(beyond, tangent, x)), torch.ones_like(h))
+    scale = torch.where(beyond, 2 * radius * h / size, inverse_sinc(torch.where(beyond, torch.zeros_like(h), 2 * h)))
+    return scale * tangent
+
+
+def sphere_geodesic(difference: Tensor, total: Tensor, t: Tensor, radius: float) -> Tensor:
+    """r cos((2t − 1)h) (x + y)/|x + y| + r sin((2t − 1)h) (y − x)/|y − x|, h being half the angle: the slerp of x and
+    y, in the frame of their bisector, where it loses no digits near the antipode either."""
+    h = half_angle(difference, total)
+    turned = (2 * t - 1) * h
+    # lengths that differ by rounding alone turn a small bisector away from the plane between x and y
+    square = torch.where(h > math.pi / 4, dot(difference, difference), torch.ones_like(h))
+    total = total - torch.where(h > math.pi / 4, dot(total, difference) / square, torch.zeros_like(h)) * difference
+    return radius * turned.cos() / length(total) * total + (t - 0.5) * sinc(turned) / sinc(h) * difference
 
 
 def sphere_transport(y: Tensor, total: Tensor, v: Tensor) -> Tensor:
@@ -70,6 +87,9 @@ class Sphere(Manifold):
 
     def _log(self, x: Tensor, y: Tensor) -> Tensor:
         return sphere_log(x, y - x, self._total(x, y), self.radius)
+
+    def _geodesic(self, x: Tensor, y: Tensor, t: Tensor) -> Tensor:
+        return sphere_geodesic(y - x, self._total(x, y), t, self.radius)
 
     def _inner(self, x: Tensor, u: Tensor, v: Tensor) -> Tensor:
         return (u * v + torch.zeros_like(x)).sum(-1)
