@@ -21,7 +21,7 @@ from rich.table import Table
 from torch import Tensor, nn
 
 import aatc
-from aatc.geometry.attention_flow import AttentionFlow, AttentionTrajectory
+from aatc.geometry.flows.attention_flow import AttentionFlow, AttentionTrajectory
 from aatc.metrics import DotProduct
 from aatc.report import attention_figure, flow_figure
 from aatc.validation import FlowValidation

@@ -21,8 +21,8 @@ from rich.table import Table
 from torch import Tensor
 
 from aatc.geometry import Simplex, Sphere
-from aatc.geometry.attention_geodesic import AttentionGeodesic, AttentionPath
-from aatc.geometry.bundle import holonomy_of_polygon
+from aatc.geometry.bundles.bundle import holonomy_of_polygon
+from aatc.geometry.manifolds.attention_geodesic import AttentionGeodesic, AttentionPath
 from aatc.report import Surface, geodesic_figure, turning_angle
 
 PAIRS = ((0, 1), (3, 8), (4, 9))

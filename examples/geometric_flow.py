@@ -18,10 +18,16 @@ from rich.console import Console
 from rich.table import Table
 from torch import Tensor
 
-from aatc.geometry.conformal_flow import ConformalFlow
-from aatc.geometry.graph_curvature import GraphRicciFlow, WeightedGraph, forman_ricci, lin_lu_yau_ricci, ollivier_ricci
-from aatc.geometry.invariant_family import InvariantFamily, round_sphere
-from aatc.geometry.ricci_flow import GeometricFlow
+from aatc.geometry.flows.conformal_flow import ConformalFlow
+from aatc.geometry.flows.graph_curvature import (
+    GraphRicciFlow,
+    WeightedGraph,
+    forman_ricci,
+    lin_lu_yau_ricci,
+    ollivier_ricci,
+)
+from aatc.geometry.flows.invariant_family import InvariantFamily, round_sphere
+from aatc.geometry.flows.ricci_flow import GeometricFlow
 from aatc.report import curvature_graph_figure, flow_figure
 
 KINDS, NEIGHBOURS = (3, 5, 8, 9), 5

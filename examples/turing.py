@@ -21,11 +21,11 @@ from rich.table import Table
 from torch import Tensor
 from torch.nn import functional as F
 
-from aatc.geometry.bifurcation import BifurcationDiagram, bifurcation_diagram
-from aatc.geometry.continuation import ContinuationSettings
-from aatc.geometry.pattern_dynamics import PatternDynamics
-from aatc.geometry.reaction_diffusion import Grid
-from aatc.geometry.reaction_terms import FitzHughNagumo, Schnakenberg
+from aatc.geometry.dynamics.bifurcation import BifurcationDiagram, bifurcation_diagram
+from aatc.geometry.dynamics.continuation import ContinuationSettings
+from aatc.geometry.dynamics.pattern_dynamics import PatternDynamics
+from aatc.geometry.dynamics.reaction_diffusion import Grid
+from aatc.geometry.dynamics.reaction_terms import FitzHughNagumo, Schnakenberg
 from aatc.report import Dispersion, bifurcation_figure, radial_spectrum, turing_figure
 
 REACTION, SPREAD = Schnakenberg(a=0.1, b=0.9), (1.0, 10.0)

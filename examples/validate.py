@@ -20,9 +20,9 @@ from rich.console import Console
 from rich.table import Table
 from torch import Tensor
 
-from aatc.geometry.attention_flow import AttentionFlow
-from aatc.geometry.hamiltonian import HamiltonianSystem
-from aatc.geometry.riemannian import RiemannianStructure
+from aatc.geometry.dynamics.hamiltonian import HamiltonianSystem
+from aatc.geometry.flows.attention_flow import AttentionFlow
+from aatc.geometry.manifolds.riemannian import RiemannianStructure
 from aatc.passes.analysis.result import Undecided, Verdict
 from aatc.report import hamiltonian_figure
 from aatc.validation import FlowValidation, MetricValidation, PatternValidation, QuantumValidation

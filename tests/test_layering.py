@@ -130,9 +130,9 @@ def test_no_import_of_ours_runs_upwards_or_in_a_circle():
         ("ir/ops.py", "def late():\n    import aatc.runtime"),
         ("ir/ops.py", "import importlib\nimportlib.import_module('aatc.passes.fuse')"),
         ("ir/ops.py", "import passes.fuse"),
-        ("aatc/geometry/sphere.py", "from aatc.ir import ops"),
+        ("aatc/geometry/manifolds/sphere.py", "from aatc.ir import ops"),
         ("passes/fuse.py", "import aatc.backends"),
-        ("passes/analysis/hodge.py", "from aatc.backends.cpu import emit"),
+        ("passes/analysis/cohomology/hodge.py", "from aatc.backends.cpu import emit"),
         ("backends/cpu/emit.py", "from aatc import runtime"),
         ("backends/cpu/emit.py", "from aatc.geometry import sphere"),
         ("shaders/__init__.py", "import aatc.ir.ops"),
@@ -140,7 +140,7 @@ def test_no_import_of_ours_runs_upwards_or_in_a_circle():
     ],
 )
 def test_a_planted_upward_import_is_caught(tmp_path, file, text):
-    plant(tmp_path, {"passes/fuse.py": "", "aatc/runtime.py": "", "aatc/geometry/sphere.py": "", file: text})
+    plant(tmp_path, {"passes/fuse.py": "", "aatc/runtime.py": "", "aatc/geometry/manifolds/sphere.py": "", file: text})
     (problem,) = violations(tmp_path)
     assert problem.startswith(f"{file}:")
 
@@ -153,7 +153,7 @@ def test_downward_imports_pass(tmp_path):
             "ir/ops.py": "import torch\nx = 1",
             "passes/fuse.py": "from aatc.ir import ops\nfrom aatc.geometry import sphere",
             "backends/cpu/emit.py": "import aatc.ir, aatc.shaders",
-            "aatc/geometry/sphere.py": "",
+            "aatc/geometry/manifolds/sphere.py": "",
             "aatc/api.py": "from aatc.passes import fuse\nimport aatc.backends.cpu, aatc.runtime",
             "aatc/runtime.py": "from typing import TYPE_CHECKING\nif TYPE_CHECKING:\n    import aatc.api\n"
             "def late():\n    from aatc import ir",

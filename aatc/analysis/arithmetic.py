@@ -1,12 +1,12 @@
 """Arithmetic: heights, places, canonical heights, zeta functions, the motivic class of live ranges."""
 
-from aatc.passes.analysis.canonical_height import (
+from aatc.passes.analysis.arithmetic.canonical_height import (
     CanonicalHeight,
     LocalCanonicalHeights,
     canonical_height,
     local_canonical_heights,
 )
-from aatc.passes.analysis.heights import (
+from aatc.passes.analysis.arithmetic.heights import (
     Height,
     IntegerConstants,
     arithmetic_height,
@@ -14,14 +14,14 @@ from aatc.passes.analysis.heights import (
     integer_constants,
     primitive_vector,
 )
-from aatc.passes.analysis.motivic import (
+from aatc.passes.analysis.arithmetic.motivic import (
     InterferenceError,
     MotivicClass,
     interference_graph,
     legal_assignments,
     motivic_class,
 )
-from aatc.passes.analysis.orbits import (
+from aatc.passes.analysis.arithmetic.orbits import (
     Escaping,
     HeightGrowth,
     Preperiodic,
@@ -33,7 +33,7 @@ from aatc.passes.analysis.orbits import (
     orbit_type,
     projective_point,
 )
-from aatc.passes.analysis.places import (
+from aatc.passes.analysis.arithmetic.places import (
     LocalHeights,
     RationalError,
     absolute_value,
@@ -45,7 +45,7 @@ from aatc.passes.analysis.places import (
     rational_point,
     valuation,
 )
-from aatc.passes.analysis.projective_map import (
+from aatc.passes.analysis.arithmetic.projective_map import (
     DegreeError,
     MapError,
     Morphism,
@@ -57,7 +57,7 @@ from aatc.passes.analysis.projective_map import (
     rational_map,
     sharpening_map,
 )
-from aatc.passes.analysis.zeta import (
+from aatc.passes.analysis.arithmetic.zeta import (
     GraphError,
     InverseZeta,
     artin_ihara_polynomial,

@@ -1,27 +1,6 @@
 """Cohomology: complexes of patterns, homology, cup products, characteristic classes, Hodge theory, barcodes."""
 
-from aatc.passes.analysis.characteristic import (
-    Curvature,
-    TransportError,
-    chern_number,
-    curvature,
-    euler_number,
-    fundamental_cycle,
-    line_bundle_classes,
-    link_phases,
-    surface_connection,
-    w1_cocycle,
-    w2_cocycle,
-)
-from aatc.passes.analysis.cohomology import (
-    CohomologyClass,
-    CohomologyStructure,
-    DifferentialForm,
-    cocycle_witness,
-    cohomology,
-    coordinates,
-)
-from aatc.passes.analysis.complexes import (
+from aatc.passes.analysis.chains.complexes import (
     ChainComplex,
     ComplexError,
     SimplicialComplex,
@@ -33,22 +12,11 @@ from aatc.passes.analysis.complexes import (
     threshold_complex,
     torus_grid,
 )
-from aatc.passes.analysis.cup import (
+from aatc.passes.analysis.chains.cup import (
     cochain_values,
     cup,
 )
-from aatc.passes.analysis.hodge import (
-    HodgeDecomposition,
-    WeightError,
-    codifferential,
-    cotangent_star,
-    harmonic_forms,
-    hodge_decomposition,
-    hodge_laplacian,
-    hodge_star,
-    star_weights,
-)
-from aatc.passes.analysis.homology import (
+from aatc.passes.analysis.chains.homology import (
     AbelianGroup,
     CoefficientError,
     Coefficients,
@@ -67,19 +35,7 @@ from aatc.passes.analysis.homology import (
     summands,
     unit_columns,
 )
-from aatc.passes.analysis.persistence import (
-    BackendError,
-    Barcodes,
-    FiltrationError,
-    attention_dissimilarity,
-    attention_persistence,
-    bottleneck_distance,
-    edge_threshold,
-    filtration_persistence,
-    rips_persistence,
-    rips_values,
-)
-from aatc.passes.analysis.spaces import (
+from aatc.passes.analysis.chains.spaces import (
     complex_projective_plane,
     dunce_hat,
     klein_bottle,
@@ -93,6 +49,50 @@ from aatc.passes.analysis.spaces import (
     torus,
     triangulated_torus,
     wedge_of_circles_and_sphere,
+)
+from aatc.passes.analysis.cohomology.characteristic import (
+    Curvature,
+    TransportError,
+    chern_number,
+    curvature,
+    euler_number,
+    fundamental_cycle,
+    line_bundle_classes,
+    link_phases,
+    surface_connection,
+    w1_cocycle,
+    w2_cocycle,
+)
+from aatc.passes.analysis.cohomology.cohomology import (
+    CohomologyClass,
+    CohomologyStructure,
+    DifferentialForm,
+    cocycle_witness,
+    cohomology,
+    coordinates,
+)
+from aatc.passes.analysis.cohomology.hodge import (
+    HodgeDecomposition,
+    WeightError,
+    codifferential,
+    cotangent_star,
+    harmonic_forms,
+    hodge_decomposition,
+    hodge_laplacian,
+    hodge_star,
+    star_weights,
+)
+from aatc.passes.analysis.cohomology.persistence import (
+    BackendError,
+    Barcodes,
+    FiltrationError,
+    attention_dissimilarity,
+    attention_persistence,
+    bottleneck_distance,
+    edge_threshold,
+    filtration_persistence,
+    rips_persistence,
+    rips_values,
 )
 
 __all__ = [

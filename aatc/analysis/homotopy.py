@@ -1,13 +1,6 @@
 """Homotopy: components, fundamental groups, higher groups, rational homotopy, spectral sequences."""
 
-from aatc.passes.analysis.derived import (
-    DerivedAttention,
-    DerivedMapping,
-    Diagram,
-    PresentedGroup,
-    homotopy_pullback,
-)
-from aatc.passes.analysis.field_complexes import (
+from aatc.passes.analysis.chains.field_complexes import (
     FieldComplex,
     FieldMap,
     blocks,
@@ -16,11 +9,7 @@ from aatc.passes.analysis.field_complexes import (
     mapping_path_object,
     spanned,
 )
-from aatc.passes.analysis.fundamental_group import (
-    FundamentalGroup,
-    fundamental_group,
-)
-from aatc.passes.analysis.graded_complexes import (
+from aatc.passes.analysis.chains.graded_complexes import (
     BlockLayout,
     GradedComplex,
     GradedMap,
@@ -28,7 +17,28 @@ from aatc.passes.analysis.graded_complexes import (
     hom_complex,
     shifted,
 )
-from aatc.passes.analysis.homotopy_groups import (
+from aatc.passes.analysis.chains.spectral_sequence import (
+    FiltrationWitness,
+    Page,
+    Pair,
+    SpectralAttention,
+    SpectralSequence,
+    levels_by_map,
+    levels_by_weight,
+    spectral_sequence,
+)
+from aatc.passes.analysis.cohomology.derived import (
+    DerivedAttention,
+    DerivedMapping,
+    Diagram,
+    PresentedGroup,
+    homotopy_pullback,
+)
+from aatc.passes.analysis.homotopy.fundamental_group import (
+    FundamentalGroup,
+    fundamental_group,
+)
+from aatc.passes.analysis.homotopy.homotopy_groups import (
     HomotopyGroups,
     PersistentComponents,
     abelian,
@@ -37,13 +47,13 @@ from aatc.passes.analysis.homotopy_groups import (
     homotopy_groups,
     persistent_components,
 )
-from aatc.passes.analysis.infinity import (
+from aatc.passes.analysis.homotopy.infinity import (
     HigherMorphisms,
     InfinityAttention,
     NotQuasicategoryError,
     Quasicategory,
 )
-from aatc.passes.analysis.localization import (
+from aatc.passes.analysis.homotopy.localization import (
     Component,
     FundamentalGroupoid,
     Localized,
@@ -54,7 +64,7 @@ from aatc.passes.analysis.localization import (
     left_fractions,
     word_of_zigzag,
 )
-from aatc.passes.analysis.model_category import (
+from aatc.passes.analysis.homotopy.model_category import (
     AttentionModel,
     Factorization,
     Factorizations,
@@ -62,7 +72,7 @@ from aatc.passes.analysis.model_category import (
     Square,
     lift_unknowns,
 )
-from aatc.passes.analysis.path_space import (
+from aatc.passes.analysis.homotopy.path_space import (
     AttentionPath,
     Cocylinder,
     FoundPath,
@@ -70,7 +80,7 @@ from aatc.passes.analysis.path_space import (
     UnreachableError,
     cocylinder,
 )
-from aatc.passes.analysis.presentation import (
+from aatc.passes.analysis.homotopy.presentation import (
     Presentation,
     canonical,
     coset_table,
@@ -78,7 +88,7 @@ from aatc.passes.analysis.presentation import (
     inverse,
     reduced,
 )
-from aatc.passes.analysis.rational_homotopy import (
+from aatc.passes.analysis.homotopy.rational_homotopy import (
     BarComplex,
     Generator,
     RationalModel,
@@ -86,7 +96,7 @@ from aatc.passes.analysis.rational_homotopy import (
     rational_homotopy,
     simply_connected,
 )
-from aatc.passes.analysis.realization import (
+from aatc.passes.analysis.homotopy.realization import (
     GeometricRealization,
     Geometry,
     Point,
@@ -96,13 +106,13 @@ from aatc.passes.analysis.realization import (
     SingularSimplex,
     weights,
 )
-from aatc.passes.analysis.simplicial_attention import (
+from aatc.passes.analysis.homotopy.simplicial_attention import (
     SimplexTable,
     SimplicialAttention,
     path_category,
     preorder_category,
 )
-from aatc.passes.analysis.simplicial_sets import (
+from aatc.passes.analysis.homotopy.simplicial_sets import (
     Category,
     KanReport,
     Simplex,
@@ -112,16 +122,6 @@ from aatc.passes.analysis.simplicial_sets import (
     of_complex,
     of_levels,
     plain,
-)
-from aatc.passes.analysis.spectral_sequence import (
-    FiltrationWitness,
-    Page,
-    Pair,
-    SpectralAttention,
-    SpectralSequence,
-    levels_by_map,
-    levels_by_weight,
-    spectral_sequence,
 )
 
 __all__ = [

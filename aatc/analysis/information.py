@@ -1,6 +1,6 @@
 """Information: entropy, information flow, Markov chains of tokens, stability, operation counts."""
 
-from aatc.passes.analysis.attention_gradients import (
+from aatc.passes.analysis.information.attention_gradients import (
     AttentionGradients,
     ScoreMoments,
     attention_gradients,
@@ -8,23 +8,23 @@ from aatc.passes.analysis.attention_gradients import (
     score_moments,
     weight_gradient,
 )
-from aatc.passes.analysis.complexity import (
+from aatc.passes.analysis.information.complexity import (
     AttentionComplexity,
     complexity_analysis,
     tiled_complexity_analysis,
 )
-from aatc.passes.analysis.contraction import (
+from aatc.passes.analysis.information.contraction import (
     Nilpotency,
     birkhoff_contraction,
     dobrushin_coefficient,
     doeblin_bound,
     nilpotency,
 )
-from aatc.passes.analysis.enclosing_ball import (
+from aatc.passes.analysis.information.enclosing_ball import (
     Ball,
     enclosing_ball,
 )
-from aatc.passes.analysis.ergodic import (
+from aatc.passes.analysis.information.ergodic import (
     ErgodicAnalysis,
     MixingTime,
     SpectralGap,
@@ -32,7 +32,7 @@ from aatc.passes.analysis.ergodic import (
     ergodic_analysis,
     kemeny_constant,
 )
-from aatc.passes.analysis.information import (
+from aatc.passes.analysis.information.information import (
     IndexInformation,
     InformationFlowMetrics,
     conditional_mutual_information,
@@ -43,7 +43,7 @@ from aatc.passes.analysis.information import (
     mutual_information,
     row_entropies,
 )
-from aatc.passes.analysis.markov import (
+from aatc.passes.analysis.information.markov import (
     CommunicatingClass,
     Eigenpair,
     NotErgodic,
@@ -56,7 +56,7 @@ from aatc.passes.analysis.markov import (
     stationary_distributions,
     unique_stationary,
 )
-from aatc.passes.analysis.stability import (
+from aatc.passes.analysis.information.stability import (
     AttentionLipschitz,
     PatternStabilityMeasures,
     PerturbationResponse,

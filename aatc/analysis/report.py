@@ -8,11 +8,11 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from aatc.passes.analysis.homology import AbelianGroup
-from aatc.passes.analysis.motivic import MotivicClass
-from aatc.passes.analysis.persistence import Barcodes
+from aatc.passes.analysis.arithmetic.motivic import MotivicClass
+from aatc.passes.analysis.arithmetic.zeta import InverseZeta
+from aatc.passes.analysis.chains.homology import AbelianGroup
+from aatc.passes.analysis.cohomology.persistence import Barcodes
 from aatc.passes.analysis.result import BudgetError, Result, Undecided
-from aatc.passes.analysis.zeta import InverseZeta
 
 if TYPE_CHECKING:
     from aatc.analysis.run import Analysis

@@ -22,10 +22,10 @@ from aatc.passes.capture_attention import CaptureAttention
 
 #: Family to the module and class of its pass.
 FAMILIES = {
-    "homotopy": ("aatc.passes.analysis.homotopy_pass", "AnalyzeHomotopy"),
-    "cohomology": ("aatc.passes.analysis.cohomology_pass", "AnalyzeCohomology"),
-    "arithmetic": ("aatc.passes.analysis.arithmetic_pass", "AnalyzeArithmetic"),
-    "information": ("aatc.passes.analysis.information_pass", "AnalyzeInformation"),
+    "homotopy": ("aatc.passes.analysis.homotopy.homotopy_pass", "AnalyzeHomotopy"),
+    "cohomology": ("aatc.passes.analysis.cohomology.cohomology_pass", "AnalyzeCohomology"),
+    "arithmetic": ("aatc.passes.analysis.arithmetic.arithmetic_pass", "AnalyzeArithmetic"),
+    "information": ("aatc.passes.analysis.information.information_pass", "AnalyzeInformation"),
 }
 
 

@@ -11,54 +11,22 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from aatc.geometry.attention_flow import AttentionFlow, AttentionTrajectory, NotStochasticError
-    from aatc.geometry.attention_geodesic import AttentionGeodesic, AttentionPath
-    from aatc.geometry.bifurcation import BifurcationDiagram, BifurcationPoint, Branch, bifurcation_diagram
-    from aatc.geometry.bundle import FiberBundle, GaugeError, holonomy_of_polygon
-    from aatc.geometry.bundle_charts import Chart, stereographic_charts
-    from aatc.geometry.conformal_flow import ConformalFlow, ConformalTrajectory
-    from aatc.geometry.connection import LoopError, PathError, reversed_path
-    from aatc.geometry.continuation import ContinuationError
-    from aatc.geometry.coordinate_bundle import (
+    from aatc.geometry.bundles.bundle import FiberBundle, GaugeError, holonomy_of_polygon
+    from aatc.geometry.bundles.bundle_charts import Chart, stereographic_charts
+    from aatc.geometry.bundles.connection import LoopError, PathError, reversed_path
+    from aatc.geometry.bundles.coordinate_bundle import (
         BundleError,
         CocycleError,
         CoordinateBundle,
         LocalTrivialization,
         TransitionMap,
     )
-    from aatc.geometry.curvature import CurvatureTensor, MetricError
-    from aatc.geometry.diffusion import (
-        connection_laplacian,
-        diffusion_step_bound,
-        dirichlet_energy,
-        laplace_beltrami,
-        mass,
-        vector_laplacian,
-    )
-    from aatc.geometry.flow_trajectory import FlowMetrics, FlowTrajectory, Singularity
-    from aatc.geometry.graph_curvature import (
-        EdgeCurvature,
-        GraphFlow,
-        GraphRicciFlow,
-        WeightedGraph,
-        forman_ricci,
-        lin_lu_yau_ricci,
-        ollivier_ricci,
-    )
-    from aatc.geometry.grid_metric import DegenerateMetricError, MetricGrid
-    from aatc.geometry.hamiltonian import HamiltonianSystem
-    from aatc.geometry.hyperbolic import Hyperboloid, PoincareBall
-    from aatc.geometry.invariant_family import (
-        InvariantFamily,
-        NotInvariantError,
-        chart_ricci,
-        left_invariant_s3,
-        round_sphere,
-        sphere_product,
-    )
-    from aatc.geometry.manifold import CutLocusError, Euclidean, GeometryError, Manifold, PointShapeError
-    from aatc.geometry.path_optimization import OptimalPath, PathOptimization
-    from aatc.geometry.pattern_control import (
+    from aatc.geometry.bundles.tile_frames import HolonomyError, TileFrames, tile_frames
+    from aatc.geometry.bundles.tile_transport import NotTangentError, TileError, TileTransport, pole_ladder
+    from aatc.geometry.dynamics.bifurcation import BifurcationDiagram, BifurcationPoint, Branch, bifurcation_diagram
+    from aatc.geometry.dynamics.continuation import ContinuationError
+    from aatc.geometry.dynamics.hamiltonian import HamiltonianSystem
+    from aatc.geometry.dynamics.pattern_control import (
         AmplitudeBound,
         ControlError,
         ControlSignal,
@@ -67,128 +35,160 @@ if TYPE_CHECKING:
         optimal_control,
         runge_kutta_flow,
     )
-    from aatc.geometry.pattern_dynamics import PatternDynamics
-    from aatc.geometry.pattern_stability import (
+    from aatc.geometry.dynamics.pattern_dynamics import PatternDynamics
+    from aatc.geometry.dynamics.pattern_stability import (
         NotSteadyError,
         StabilityMetrics,
         TuringConditions,
         dispersion_relation,
         turing_conditions,
     )
-    from aatc.geometry.product import Product
-    from aatc.geometry.reaction_diffusion import BlowUpError, Grid, PatternError, ReactionDiffusion
-    from aatc.geometry.reaction_terms import FitzHughNagumo, GiererMeinhardt, GrayScott, Schnakenberg
-    from aatc.geometry.ricci_flow import GeometricFlow, StepSizeError
-    from aatc.geometry.riemannian import BoundaryGeodesic, ChartError, Geodesic, RiemannianStructure
-    from aatc.geometry.simplex import Simplex
-    from aatc.geometry.spd import SPD
-    from aatc.geometry.sphere import Sphere
-    from aatc.geometry.symplectic import HamiltonianError
-    from aatc.geometry.tile_frames import HolonomyError, TileFrames, tile_frames
-    from aatc.geometry.tile_transport import NotTangentError, TileError, TileTransport, pole_ladder
+    from aatc.geometry.dynamics.reaction_diffusion import BlowUpError, Grid, PatternError, ReactionDiffusion
+    from aatc.geometry.dynamics.reaction_terms import FitzHughNagumo, GiererMeinhardt, GrayScott, Schnakenberg
+    from aatc.geometry.dynamics.symplectic import HamiltonianError
+    from aatc.geometry.flows.attention_flow import AttentionFlow, AttentionTrajectory, NotStochasticError
+    from aatc.geometry.flows.conformal_flow import ConformalFlow, ConformalTrajectory
+    from aatc.geometry.flows.diffusion import (
+        connection_laplacian,
+        diffusion_step_bound,
+        dirichlet_energy,
+        laplace_beltrami,
+        mass,
+        vector_laplacian,
+    )
+    from aatc.geometry.flows.flow_trajectory import FlowMetrics, FlowTrajectory, Singularity
+    from aatc.geometry.flows.graph_curvature import (
+        EdgeCurvature,
+        GraphFlow,
+        GraphRicciFlow,
+        WeightedGraph,
+        forman_ricci,
+        lin_lu_yau_ricci,
+        ollivier_ricci,
+    )
+    from aatc.geometry.flows.grid_metric import DegenerateMetricError, MetricGrid
+    from aatc.geometry.flows.invariant_family import (
+        InvariantFamily,
+        NotInvariantError,
+        chart_ricci,
+        left_invariant_s3,
+        round_sphere,
+        sphere_product,
+    )
+    from aatc.geometry.flows.ricci_flow import GeometricFlow, StepSizeError
+    from aatc.geometry.manifold import CutLocusError, Euclidean, GeometryError, Manifold, PointShapeError
+    from aatc.geometry.manifolds.attention_geodesic import AttentionGeodesic, AttentionPath
+    from aatc.geometry.manifolds.curvature import CurvatureTensor, MetricError
+    from aatc.geometry.manifolds.hyperbolic import Hyperboloid, PoincareBall
+    from aatc.geometry.manifolds.path_optimization import OptimalPath, PathOptimization
+    from aatc.geometry.manifolds.product import Product
+    from aatc.geometry.manifolds.riemannian import BoundaryGeodesic, ChartError, Geodesic, RiemannianStructure
+    from aatc.geometry.manifolds.simplex import Simplex
+    from aatc.geometry.manifolds.spd import SPD
+    from aatc.geometry.manifolds.sphere import Sphere
 
 # The module that each public name lies in.
 _FROM = {
-    "AmplitudeBound": "pattern_control",
-    "AttentionFlow": "attention_flow",
-    "AttentionGeodesic": "attention_geodesic",
-    "AttentionPath": "attention_geodesic",
-    "AttentionTrajectory": "attention_flow",
-    "BifurcationDiagram": "bifurcation",
-    "BifurcationPoint": "bifurcation",
-    "BlowUpError": "reaction_diffusion",
-    "BoundaryGeodesic": "riemannian",
-    "Branch": "bifurcation",
-    "BundleError": "coordinate_bundle",
-    "Chart": "bundle_charts",
-    "ChartError": "riemannian",
-    "CocycleError": "coordinate_bundle",
-    "ConformalFlow": "conformal_flow",
-    "ConformalTrajectory": "conformal_flow",
-    "ContinuationError": "continuation",
-    "ControlError": "pattern_control",
-    "ControlSignal": "pattern_control",
-    "CoordinateBundle": "coordinate_bundle",
-    "CurvatureTensor": "curvature",
+    "AmplitudeBound": "dynamics.pattern_control",
+    "AttentionFlow": "flows.attention_flow",
+    "AttentionGeodesic": "manifolds.attention_geodesic",
+    "AttentionPath": "manifolds.attention_geodesic",
+    "AttentionTrajectory": "flows.attention_flow",
+    "BifurcationDiagram": "dynamics.bifurcation",
+    "BifurcationPoint": "dynamics.bifurcation",
+    "BlowUpError": "dynamics.reaction_diffusion",
+    "BoundaryGeodesic": "manifolds.riemannian",
+    "Branch": "dynamics.bifurcation",
+    "BundleError": "bundles.coordinate_bundle",
+    "Chart": "bundles.bundle_charts",
+    "ChartError": "manifolds.riemannian",
+    "CocycleError": "bundles.coordinate_bundle",
+    "ConformalFlow": "flows.conformal_flow",
+    "ConformalTrajectory": "flows.conformal_flow",
+    "ContinuationError": "dynamics.continuation",
+    "ControlError": "dynamics.pattern_control",
+    "ControlSignal": "dynamics.pattern_control",
+    "CoordinateBundle": "bundles.coordinate_bundle",
+    "CurvatureTensor": "manifolds.curvature",
     "CutLocusError": "manifold",
-    "DegenerateMetricError": "grid_metric",
-    "EdgeCurvature": "graph_curvature",
-    "EnergyBudget": "pattern_control",
+    "DegenerateMetricError": "flows.grid_metric",
+    "EdgeCurvature": "flows.graph_curvature",
+    "EnergyBudget": "dynamics.pattern_control",
     "Euclidean": "manifold",
-    "FiberBundle": "bundle",
-    "FitzHughNagumo": "reaction_terms",
-    "FlowMetrics": "flow_trajectory",
-    "FlowTrajectory": "flow_trajectory",
-    "GaugeError": "bundle",
-    "Geodesic": "riemannian",
-    "GeometricFlow": "ricci_flow",
+    "FiberBundle": "bundles.bundle",
+    "FitzHughNagumo": "dynamics.reaction_terms",
+    "FlowMetrics": "flows.flow_trajectory",
+    "FlowTrajectory": "flows.flow_trajectory",
+    "GaugeError": "bundles.bundle",
+    "Geodesic": "manifolds.riemannian",
+    "GeometricFlow": "flows.ricci_flow",
     "GeometryError": "manifold",
-    "GiererMeinhardt": "reaction_terms",
-    "GraphFlow": "graph_curvature",
-    "GraphRicciFlow": "graph_curvature",
-    "GrayScott": "reaction_terms",
-    "Grid": "reaction_diffusion",
-    "HamiltonianError": "symplectic",
-    "HamiltonianSystem": "hamiltonian",
-    "HolonomyError": "tile_frames",
-    "Hyperboloid": "hyperbolic",
-    "InvariantFamily": "invariant_family",
-    "LocalTrivialization": "coordinate_bundle",
-    "LoopError": "connection",
+    "GiererMeinhardt": "dynamics.reaction_terms",
+    "GraphFlow": "flows.graph_curvature",
+    "GraphRicciFlow": "flows.graph_curvature",
+    "GrayScott": "dynamics.reaction_terms",
+    "Grid": "dynamics.reaction_diffusion",
+    "HamiltonianError": "dynamics.symplectic",
+    "HamiltonianSystem": "dynamics.hamiltonian",
+    "HolonomyError": "bundles.tile_frames",
+    "Hyperboloid": "manifolds.hyperbolic",
+    "InvariantFamily": "flows.invariant_family",
+    "LocalTrivialization": "bundles.coordinate_bundle",
+    "LoopError": "bundles.connection",
     "Manifold": "manifold",
-    "MetricError": "curvature",
-    "MetricGrid": "grid_metric",
-    "NotInvariantError": "invariant_family",
-    "NotSteadyError": "pattern_stability",
-    "NotStochasticError": "attention_flow",
-    "NotTangentError": "tile_transport",
-    "OptimalPath": "path_optimization",
-    "PathError": "connection",
-    "PathOptimization": "path_optimization",
-    "PatternDynamics": "pattern_dynamics",
-    "PatternError": "reaction_diffusion",
-    "PoincareBall": "hyperbolic",
+    "MetricError": "manifolds.curvature",
+    "MetricGrid": "flows.grid_metric",
+    "NotInvariantError": "flows.invariant_family",
+    "NotSteadyError": "dynamics.pattern_stability",
+    "NotStochasticError": "flows.attention_flow",
+    "NotTangentError": "bundles.tile_transport",
+    "OptimalPath": "manifolds.path_optimization",
+    "PathError": "bundles.connection",
+    "PathOptimization": "manifolds.path_optimization",
+    "PatternDynamics": "dynamics.pattern_dynamics",
+    "PatternError": "dynamics.reaction_diffusion",
+    "PoincareBall": "manifolds.hyperbolic",
     "PointShapeError": "manifold",
-    "Product": "product",
-    "ReactionDiffusion": "reaction_diffusion",
-    "RiemannianStructure": "riemannian",
-    "SPD": "spd",
-    "Schnakenberg": "reaction_terms",
-    "Simplex": "simplex",
-    "Singularity": "flow_trajectory",
-    "Sphere": "sphere",
-    "StabilityMetrics": "pattern_stability",
-    "StepSizeError": "ricci_flow",
-    "TerminalTolerance": "pattern_control",
-    "TileError": "tile_transport",
-    "TileFrames": "tile_frames",
-    "TileTransport": "tile_transport",
-    "TransitionMap": "coordinate_bundle",
-    "TuringConditions": "pattern_stability",
-    "WeightedGraph": "graph_curvature",
-    "bifurcation_diagram": "bifurcation",
-    "chart_ricci": "invariant_family",
-    "connection_laplacian": "diffusion",
-    "diffusion_step_bound": "diffusion",
-    "dirichlet_energy": "diffusion",
-    "dispersion_relation": "pattern_stability",
-    "forman_ricci": "graph_curvature",
-    "holonomy_of_polygon": "bundle",
-    "laplace_beltrami": "diffusion",
-    "left_invariant_s3": "invariant_family",
-    "lin_lu_yau_ricci": "graph_curvature",
-    "mass": "diffusion",
-    "ollivier_ricci": "graph_curvature",
-    "optimal_control": "pattern_control",
-    "pole_ladder": "tile_transport",
-    "reversed_path": "connection",
-    "round_sphere": "invariant_family",
-    "runge_kutta_flow": "pattern_control",
-    "sphere_product": "invariant_family",
-    "stereographic_charts": "bundle_charts",
-    "tile_frames": "tile_frames",
-    "turing_conditions": "pattern_stability",
-    "vector_laplacian": "diffusion",
+    "Product": "manifolds.product",
+    "ReactionDiffusion": "dynamics.reaction_diffusion",
+    "RiemannianStructure": "manifolds.riemannian",
+    "SPD": "manifolds.spd",
+    "Schnakenberg": "dynamics.reaction_terms",
+    "Simplex": "manifolds.simplex",
+    "Singularity": "flows.flow_trajectory",
+    "Sphere": "manifolds.sphere",
+    "StabilityMetrics": "dynamics.pattern_stability",
+    "StepSizeError": "flows.ricci_flow",
+    "TerminalTolerance": "dynamics.pattern_control",
+    "TileError": "bundles.tile_transport",
+    "TileFrames": "bundles.tile_frames",
+    "TileTransport": "bundles.tile_transport",
+    "TransitionMap": "bundles.coordinate_bundle",
+    "TuringConditions": "dynamics.pattern_stability",
+    "WeightedGraph": "flows.graph_curvature",
+    "bifurcation_diagram": "dynamics.bifurcation",
+    "chart_ricci": "flows.invariant_family",
+    "connection_laplacian": "flows.diffusion",
+    "diffusion_step_bound": "flows.diffusion",
+    "dirichlet_energy": "flows.diffusion",
+    "dispersion_relation": "dynamics.pattern_stability",
+    "forman_ricci": "flows.graph_curvature",
+    "holonomy_of_polygon": "bundles.bundle",
+    "laplace_beltrami": "flows.diffusion",
+    "left_invariant_s3": "flows.invariant_family",
+    "lin_lu_yau_ricci": "flows.graph_curvature",
+    "mass": "flows.diffusion",
+    "ollivier_ricci": "flows.graph_curvature",
+    "optimal_control": "dynamics.pattern_control",
+    "pole_ladder": "bundles.tile_transport",
+    "reversed_path": "bundles.connection",
+    "round_sphere": "flows.invariant_family",
+    "runge_kutta_flow": "dynamics.pattern_control",
+    "sphere_product": "flows.invariant_family",
+    "stereographic_charts": "bundles.bundle_charts",
+    "tile_frames": "bundles.tile_frames",
+    "turing_conditions": "dynamics.pattern_stability",
+    "vector_laplacian": "flows.diffusion",
 }
 
 __all__ = [

@@ -129,14 +129,16 @@ class Manifold:
 
     def geodesic(self, x: Tensor, y: Tensor, t: Tensor | float) -> Tensor:
         """The point at time ``t`` of the geodesic with x at 0 and y at 1; ``t`` broadcasts with the batch axes."""
-        velocity = self.log(x, y)
-        times = torch.as_tensor(t, dtype=velocity.dtype, device=velocity.device)
+        self._check(x, y)
+        times = torch.as_tensor(t, dtype=torch.promote_types(x.dtype, y.dtype), device=x.device)
+        batch = torch.broadcast_shapes(*(p.shape[: p.ndim - self.point_ndim] for p in (x, y)))
         try:
-            velocity = times.reshape(*times.shape, *[1] * self.point_ndim) * velocity
+            torch.broadcast_shapes(times.shape, batch)
         except RuntimeError as error:
-            batch = tuple(velocity.shape[: velocity.ndim - self.point_ndim])
-            raise PointShapeError(f"times of shape {tuple(times.shape)} do not broadcast with {batch}") from error
-        return self.exp(x, velocity)
+            raise PointShapeError(
+                f"times of shape {tuple(times.shape)} do not broadcast with {tuple(batch)}"
+            ) from error
+        return self._geodesic(x, y, times.reshape(*times.shape, *[1] * self.point_ndim))
 
     def projection(self, x: Tensor) -> Tensor:
         """A point of the manifold for an ambient ``x``; points of the manifold stay where they are."""
@@ -207,6 +209,10 @@ class Manifold:
 
     def _log(self, x: Tensor, y: Tensor) -> Tensor:
         raise NotImplementedError
+
+    def _geodesic(self, x: Tensor, y: Tensor, t: Tensor) -> Tensor:
+        """The point at times that broadcast with points."""
+        return self._exp(x, t * self._log(x, y))
 
     def _inner(self, x: Tensor, u: Tensor, v: Tensor) -> Tensor:
         raise NotImplementedError

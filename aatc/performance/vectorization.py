@@ -11,7 +11,7 @@ from torch import Tensor
 from aatc.attend import attend
 from aatc.errors import AatcError, ShapeError
 from aatc.geometry import GeometricFlow, MetricGrid, PatternDynamics
-from aatc.geometry.grid_metric import check_positive, ricci_from_connection
+from aatc.geometry.flows.grid_metric import check_positive, ricci_from_connection
 from aatc.metrics import DotProduct
 
 

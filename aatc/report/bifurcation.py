@@ -9,7 +9,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from aatc.geometry.bifurcation import BifurcationDiagram, Branch
+from aatc.geometry.dynamics.bifurcation import BifurcationDiagram, Branch
 from aatc.report.canvas import COLOURS, PictureError, array, labelled, new_figure
 
 if TYPE_CHECKING:

@@ -10,9 +10,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from aatc.geometry.attention_flow import AttentionTrajectory
-from aatc.geometry.conformal_flow import ConformalTrajectory
-from aatc.geometry.flow_trajectory import FlowTrajectory, Singularity
+from aatc.geometry.flows.attention_flow import AttentionTrajectory
+from aatc.geometry.flows.conformal_flow import ConformalTrajectory
+from aatc.geometry.flows.flow_trajectory import FlowTrajectory, Singularity
 from aatc.report.canvas import GREY, MAP, PictureError, array, labelled, new_figure, style
 
 if TYPE_CHECKING:

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 from torch import Tensor
 
-from aatc.geometry.graph_curvature import EdgeCurvature
+from aatc.geometry.flows.graph_curvature import EdgeCurvature
 from aatc.report.canvas import COLOURS, MAP, PictureError, array, labelled, new_figure
 
 if TYPE_CHECKING:

@@ -9,13 +9,13 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor
 
-from aatc.geometry.pattern_stability import (
+from aatc.geometry.dynamics.pattern_stability import (
     TuringConditions,
     dispersion_relation,
     reaction_jacobian,
     turing_conditions,
 )
-from aatc.geometry.reaction_diffusion import Grid, ReactionDiffusion
+from aatc.geometry.dynamics.reaction_diffusion import Grid, ReactionDiffusion
 from aatc.report.canvas import COLOURS, GREY, MAP, PictureError, array, labelled, new_figure, style
 
 if TYPE_CHECKING:

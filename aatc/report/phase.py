@@ -9,7 +9,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from aatc.geometry.hamiltonian import HamiltonianSystem
+from aatc.geometry.dynamics.hamiltonian import HamiltonianSystem
 from aatc.report.canvas import PictureError, array, labelled, new_figure, style
 
 if TYPE_CHECKING:

@@ -11,7 +11,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from aatc.geometry.riemannian import Geodesic, RiemannianStructure
+from aatc.geometry.manifolds.riemannian import Geodesic, RiemannianStructure
 from aatc.report.canvas import COLOURS, PictureError, array, new_figure
 
 if TYPE_CHECKING:

@@ -13,9 +13,9 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from aatc.geometry.curvature import curvature_of, jacobian
 from aatc.geometry.manifold import GeometryError
-from aatc.geometry.riemannian import RiemannianStructure
+from aatc.geometry.manifolds.curvature import curvature_of, jacobian
+from aatc.geometry.manifolds.riemannian import RiemannianStructure
 from aatc.passes.analysis.result import Undecided, Verdict, verify
 from aatc.validation.judgement import ValidationError, finite, judge, square, tolerance_of, worst
 

@@ -15,8 +15,8 @@ from aatc.analysis import cohomology, homotopy, information
 from aatc.cli import app
 from aatc.errors import UnsupportedError
 from aatc.passes.analysis import base
-from aatc.passes.analysis.arithmetic_pass import live_ranges
-from aatc.passes.analysis.homotopy_pass import AnalyzeHomotopy
+from aatc.passes.analysis.arithmetic.arithmetic_pass import live_ranges
+from aatc.passes.analysis.homotopy.homotopy_pass import AnalyzeHomotopy
 
 N, HEADS = 40, 2
 

@@ -7,11 +7,11 @@ import pytest
 from hypothesis import assume, given
 from hypothesis import strategies as st
 
-from aatc.passes.analysis.canonical_height import canonical_height, local_canonical_heights
-from aatc.passes.analysis.heights import arithmetic_height
-from aatc.passes.analysis.orbits import Escaping, Preperiodic, dynamical_degree, height_growth, orbit_type
-from aatc.passes.analysis.places import ARCHIMEDEAN
-from aatc.passes.analysis.projective_map import (
+from aatc.passes.analysis.arithmetic.canonical_height import canonical_height, local_canonical_heights
+from aatc.passes.analysis.arithmetic.heights import arithmetic_height
+from aatc.passes.analysis.arithmetic.orbits import Escaping, Preperiodic, dynamical_degree, height_growth, orbit_type
+from aatc.passes.analysis.arithmetic.places import ARCHIMEDEAN
+from aatc.passes.analysis.arithmetic.projective_map import (
     DegreeError,
     MapError,
     Morphism,
@@ -22,8 +22,8 @@ from aatc.passes.analysis.projective_map import (
     rational_map,
     sharpening_map,
 )
+from aatc.passes.analysis.arithmetic.verify_arithmetic import CanonicalHeightWitness, OrbitWitness
 from aatc.passes.analysis.result import AnalysisError, BudgetError, Cost, Undecided, verify
-from aatc.passes.analysis.verify_arithmetic import CanonicalHeightWitness, OrbitWitness
 
 numbers = st.fractions(min_value=-20, max_value=20, max_denominator=12)
 coefficients = st.integers(-4, 4)

@@ -7,8 +7,9 @@ from hypothesis import strategies as st
 from scipy.linalg import expm
 from scipy.spatial.transform import Rotation
 
-from aatc.passes.analysis import spaces
-from aatc.passes.analysis.characteristic import (
+from aatc.passes.analysis.chains import spaces
+from aatc.passes.analysis.chains.complexes import ComplexError, torus_grid
+from aatc.passes.analysis.cohomology.characteristic import (
     TransportError,
     chern_number,
     curvature,
@@ -20,8 +21,7 @@ from aatc.passes.analysis.characteristic import (
     w1_cocycle,
     w2_cocycle,
 )
-from aatc.passes.analysis.cohomology import CohomologyStructure, DifferentialForm
-from aatc.passes.analysis.complexes import ComplexError, torus_grid
+from aatc.passes.analysis.cohomology.cohomology import CohomologyStructure, DifferentialForm
 from aatc.passes.analysis.result import Undecided, verify
 
 

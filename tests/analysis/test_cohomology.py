@@ -6,11 +6,11 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from aatc.passes.analysis import spaces
-from aatc.passes.analysis.cohomology import CohomologyStructure, DifferentialForm, cocycle_witness
-from aatc.passes.analysis.complexes import ComplexError, flag_complex, torus_grid
-from aatc.passes.analysis.cup import cup
-from aatc.passes.analysis.homology import homology
+from aatc.passes.analysis.chains import spaces
+from aatc.passes.analysis.chains.complexes import ComplexError, flag_complex, torus_grid
+from aatc.passes.analysis.chains.cup import cup
+from aatc.passes.analysis.chains.homology import homology
+from aatc.passes.analysis.cohomology.cohomology import CohomologyStructure, DifferentialForm, cocycle_witness
 from aatc.passes.analysis.result import verify
 
 SPACES = [

@@ -6,8 +6,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from aatc.passes.analysis import spaces
-from aatc.passes.analysis.complexes import (
+from aatc.passes.analysis.chains import spaces
+from aatc.passes.analysis.chains.complexes import (
     ChainComplex,
     ComplexError,
     SimplicialComplex,
@@ -19,7 +19,7 @@ from aatc.passes.analysis.complexes import (
     threshold_complex,
     torus_grid,
 )
-from aatc.passes.analysis.homology import betti_numbers, homology
+from aatc.passes.analysis.chains.homology import betti_numbers, homology
 
 
 def random_graph(seed: int, n: int, density: float) -> np.ndarray:

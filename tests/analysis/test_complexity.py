@@ -5,7 +5,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch.utils.flop_counter import FlopCounterMode
 
-from aatc.passes.analysis.complexity import complexity_analysis, tiled_complexity_analysis
+from aatc.passes.analysis.information.complexity import complexity_analysis, tiled_complexity_analysis
 from aatc.passes.analysis.result import AnalysisError
 
 sizes = st.integers(1, 9)

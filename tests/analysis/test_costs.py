@@ -11,11 +11,11 @@ from typer.testing import CliRunner
 import aatc
 from aatc import analysis
 from aatc.cli import app
-from aatc.passes.analysis.arithmetic_pass import AnalyzeArithmetic
+from aatc.passes.analysis.arithmetic.arithmetic_pass import AnalyzeArithmetic
 from aatc.passes.analysis.base import Study, _Cache, bytes_of, weights_cost
-from aatc.passes.analysis.cohomology_pass import AnalyzeCohomology
-from aatc.passes.analysis.homotopy_pass import AnalyzeHomotopy, clique_counts
-from aatc.passes.analysis.information_pass import AnalyzeInformation
+from aatc.passes.analysis.cohomology.cohomology_pass import AnalyzeCohomology
+from aatc.passes.analysis.homotopy.homotopy_pass import AnalyzeHomotopy, clique_counts
+from aatc.passes.analysis.information.information_pass import AnalyzeInformation
 from aatc.passes.analysis.result import BudgetError, Cost, Result
 
 

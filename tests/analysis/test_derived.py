@@ -9,13 +9,13 @@ from hypothesis import given
 from hypothesis import strategies as st
 from scipy import sparse
 
-from aatc.passes.analysis.cohomology import cohomology
-from aatc.passes.analysis.complexes import ChainComplex, ComplexError, SimplicialComplex, from_maximal_simplices
-from aatc.passes.analysis.derived import DerivedAttention, Diagram, PresentedGroup, homotopy_pullback
-from aatc.passes.analysis.graded_complexes import GradedComplex, GradedMap, cone, hom_complex, shifted
-from aatc.passes.analysis.homology import AbelianGroup, homology, simplicial_map
+from aatc.passes.analysis.chains.complexes import ChainComplex, ComplexError, SimplicialComplex, from_maximal_simplices
+from aatc.passes.analysis.chains.graded_complexes import GradedComplex, GradedMap, cone, hom_complex, shifted
+from aatc.passes.analysis.chains.homology import AbelianGroup, homology, simplicial_map
+from aatc.passes.analysis.chains.spaces import moore_space, projective_plane, simplex, sphere, torus
+from aatc.passes.analysis.cohomology.cohomology import cohomology
+from aatc.passes.analysis.cohomology.derived import DerivedAttention, Diagram, PresentedGroup, homotopy_pullback
 from aatc.passes.analysis.result import AnalysisError, BudgetError, Cost, Undecided, verify
-from aatc.passes.analysis.spaces import moore_space, projective_plane, simplex, sphere, torus
 
 DERIVED = DerivedAttention()
 cyclic = PresentedGroup.cyclic

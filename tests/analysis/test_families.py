@@ -28,7 +28,7 @@ def sources(family: str) -> list[str]:
 
 
 def defined(module: str) -> set[str]:
-    path = ROOT / "passes" / "analysis" / f"{module.rpartition('.')[2]}.py"
+    path = ROOT.joinpath(*module.split(".")[1:]).with_suffix(".py")
     kinds = (ast.FunctionDef, ast.ClassDef)
     return {n.name for n in ast.parse(path.read_text("utf-8")).body if isinstance(n, kinds) and n.name[0] != "_"}
 
@@ -44,5 +44,5 @@ def test_every_public_name_is_handed_on(family):
 
 def test_every_module_belongs_to_a_family():
     known = {s.rpartition(".")[2] for family in FAMILIES for s in sources(family)}
-    found = {p.stem for p in (ROOT / "passes" / "analysis").glob("*.py")}
+    found = {p.stem for p in (ROOT / "passes" / "analysis").rglob("*.py")}
     assert found - known == INSIDE

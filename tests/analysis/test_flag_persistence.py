@@ -7,10 +7,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from aatc.passes.analysis import bitsets, flag_persistence
-from aatc.passes.analysis.annotations import Annotations, Chains, odd_pairs
-from aatc.passes.analysis.flag_persistence import flag_barcodes
-from aatc.passes.analysis.persistence import attention_persistence, rips_persistence
+from aatc.passes.analysis.cohomology import bitsets, flag_persistence
+from aatc.passes.analysis.cohomology.annotations import Annotations, Chains, odd_pairs
+from aatc.passes.analysis.cohomology.flag_persistence import flag_barcodes
+from aatc.passes.analysis.cohomology.persistence import attention_persistence, rips_persistence
 
 SEEDS = st.integers(0, 10**6)
 KINDS = ["noise", "ties", "parts", "metric", "band", "causal", "halves"]

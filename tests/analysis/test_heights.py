@@ -7,8 +7,13 @@ import sympy
 from hypothesis import given
 from hypothesis import strategies as st
 
-from aatc.passes.analysis.heights import arithmetic_height, fits_integers, integer_constants, primitive_vector
-from aatc.passes.analysis.places import (
+from aatc.passes.analysis.arithmetic.heights import (
+    arithmetic_height,
+    fits_integers,
+    integer_constants,
+    primitive_vector,
+)
+from aatc.passes.analysis.arithmetic.places import (
     ARCHIMEDEAN,
     RationalError,
     absolute_value,
@@ -19,8 +24,13 @@ from aatc.passes.analysis.places import (
     rational,
     valuation,
 )
+from aatc.passes.analysis.arithmetic.verify_arithmetic import (
+    AdelicWitness,
+    HeightWitness,
+    IntegerWitness,
+    ProductFormulaWitness,
+)
 from aatc.passes.analysis.result import AnalysisError, Undecided, verify
-from aatc.passes.analysis.verify_arithmetic import AdelicWitness, HeightWitness, IntegerWitness, ProductFormulaWitness
 
 fractions = st.fractions(min_value=-1000, max_value=1000, max_denominator=1000)
 nonzero = fractions.filter(bool)

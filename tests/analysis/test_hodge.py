@@ -5,10 +5,11 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from aatc.passes.analysis import spaces
-from aatc.passes.analysis.cohomology import CohomologyStructure
-from aatc.passes.analysis.complexes import ComplexError, flag_complex, from_maximal_simplices
-from aatc.passes.analysis.hodge import (
+from aatc.passes.analysis.chains import spaces
+from aatc.passes.analysis.chains.complexes import ComplexError, flag_complex, from_maximal_simplices
+from aatc.passes.analysis.chains.homology import betti_numbers
+from aatc.passes.analysis.cohomology.cohomology import CohomologyStructure
+from aatc.passes.analysis.cohomology.hodge import (
     WeightError,
     codifferential,
     cotangent_star,
@@ -17,7 +18,6 @@ from aatc.passes.analysis.hodge import (
     hodge_laplacian,
     hodge_star,
 )
-from aatc.passes.analysis.homology import betti_numbers
 from aatc.passes.analysis.result import BudgetError, Cost, verify
 
 

@@ -9,10 +9,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 from sympy.matrices.normalforms import smith_normal_form as sympy_smith
 
-from aatc.passes.analysis import reduction, spaces
-from aatc.passes.analysis.cohomology import cohomology
-from aatc.passes.analysis.complexes import ChainComplex, ComplexError, flag_complex, from_maximal_simplices
-from aatc.passes.analysis.homology import (
+from aatc.passes.analysis.chains import reduction, spaces
+from aatc.passes.analysis.chains.complexes import ChainComplex, ComplexError, flag_complex, from_maximal_simplices
+from aatc.passes.analysis.chains.homology import (
     CoefficientError,
     betti_numbers,
     estimate_cost,
@@ -23,8 +22,9 @@ from aatc.passes.analysis.homology import (
     relative_complex,
     simplicial_map,
 )
+from aatc.passes.analysis.chains.smith import IntegerMatrixError
+from aatc.passes.analysis.cohomology.cohomology import cohomology
 from aatc.passes.analysis.result import BudgetError, Cost, verify
-from aatc.passes.analysis.smith import IntegerMatrixError
 
 
 @pytest.mark.parametrize(

@@ -10,13 +10,13 @@ from hypothesis import strategies as st
 from sympy.combinatorics.fp_groups import FpGroup
 from sympy.combinatorics.free_groups import free_group
 
-from aatc.passes.analysis import spaces
-from aatc.passes.analysis.complexes import SimplicialComplex, flag_complex, from_maximal_simplices
-from aatc.passes.analysis.fundamental_group import fundamental_group
-from aatc.passes.analysis.homology import homology
-from aatc.passes.analysis.homotopy_groups import components, gamma, homotopy_groups, persistent_components
-from aatc.passes.analysis.presentation import Presentation, canonical, coset_table, cyclically_reduced, inverse
-from aatc.passes.analysis.rational_homotopy import RationalModel, homotopy_ranks, rational_homotopy
+from aatc.passes.analysis.chains import spaces
+from aatc.passes.analysis.chains.complexes import SimplicialComplex, flag_complex, from_maximal_simplices
+from aatc.passes.analysis.chains.homology import homology
+from aatc.passes.analysis.homotopy.fundamental_group import fundamental_group
+from aatc.passes.analysis.homotopy.homotopy_groups import components, gamma, homotopy_groups, persistent_components
+from aatc.passes.analysis.homotopy.presentation import Presentation, canonical, coset_table, cyclically_reduced, inverse
+from aatc.passes.analysis.homotopy.rational_homotopy import RationalModel, homotopy_ranks, rational_homotopy
 from aatc.passes.analysis.result import AnalysisError, Undecided
 
 

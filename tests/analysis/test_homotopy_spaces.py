@@ -7,13 +7,13 @@ import itertools
 import numpy as np
 import pytest
 
-from aatc.passes.analysis import rational_homotopy as rational
-from aatc.passes.analysis import spaces
-from aatc.passes.analysis.complexes import SimplicialComplex, directed_flag_complex, from_maximal_simplices
-from aatc.passes.analysis.fundamental_group import fundamental_group
-from aatc.passes.analysis.homology import homology
-from aatc.passes.analysis.homotopy_groups import homotopy_groups
-from aatc.passes.analysis.rational_homotopy import RationalModel, homotopy_ranks, rational_homotopy
+from aatc.passes.analysis.chains import spaces
+from aatc.passes.analysis.chains.complexes import SimplicialComplex, directed_flag_complex, from_maximal_simplices
+from aatc.passes.analysis.chains.homology import homology
+from aatc.passes.analysis.homotopy import rational_homotopy as rational
+from aatc.passes.analysis.homotopy.fundamental_group import fundamental_group
+from aatc.passes.analysis.homotopy.homotopy_groups import homotopy_groups
+from aatc.passes.analysis.homotopy.rational_homotopy import RationalModel, homotopy_ranks, rational_homotopy
 from aatc.passes.analysis.result import AnalysisError, Undecided, verify
 from tests.analysis.test_homotopy_groups import groups, product, wedge
 

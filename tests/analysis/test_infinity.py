@@ -8,12 +8,12 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from aatc.passes.analysis.homology import homology
-from aatc.passes.analysis.infinity import InfinityAttention, NotQuasicategoryError
+from aatc.passes.analysis.chains.homology import homology
+from aatc.passes.analysis.chains.spaces import sphere
+from aatc.passes.analysis.homotopy.infinity import InfinityAttention, NotQuasicategoryError
+from aatc.passes.analysis.homotopy.simplicial_attention import SimplicialAttention, path_category, preorder_category
+from aatc.passes.analysis.homotopy.simplicial_sets import Category, Simplex, SimplicialSet, nerve, of_complex, of_levels
 from aatc.passes.analysis.result import AnalysisError, BudgetError, Cost, Undecided, verify
-from aatc.passes.analysis.simplicial_attention import SimplicialAttention, path_category, preorder_category
-from aatc.passes.analysis.simplicial_sets import Category, Simplex, SimplicialSet, nerve, of_complex, of_levels
-from aatc.passes.analysis.spaces import sphere
 
 
 def cyclic(order: int) -> Category:

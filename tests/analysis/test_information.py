@@ -5,8 +5,13 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from aatc.passes.analysis.attention_gradients import attention_gradients, score_gradient, score_moments, weight_gradient
-from aatc.passes.analysis.information import (
+from aatc.passes.analysis.information.attention_gradients import (
+    attention_gradients,
+    score_gradient,
+    score_moments,
+    weight_gradient,
+)
+from aatc.passes.analysis.information.information import (
     conditional_mutual_information,
     edge_utilisation,
     index_information,
@@ -15,10 +20,10 @@ from aatc.passes.analysis.information import (
     mutual_information,
     row_entropies,
 )
-from aatc.passes.analysis.markov import NotErgodicError
+from aatc.passes.analysis.information.markov import NotErgodicError
+from aatc.passes.analysis.information.verify_information import FlowWitness
 from aatc.passes.analysis.result import BudgetError, Cost, verify
 from aatc.passes.analysis.stochastic import PatternError
-from aatc.passes.analysis.verify_information import FlowWitness
 
 seeds = st.integers(0, 10**6)
 rates = st.floats(0.01, 0.99)

@@ -11,10 +11,15 @@ import torch
 import aatc
 from aatc.passes.analysis import base
 from aatc.passes.analysis.capture import CapturedAttention
-from aatc.passes.analysis.ergodic import ergodic_analysis
+from aatc.passes.analysis.information.ergodic import ergodic_analysis
+from aatc.passes.analysis.information.verify_information import (
+    DoeblinWitness,
+    FigureWitness,
+    RowPairWitness,
+    StationaryWitness,
+)
 from aatc.passes.analysis.pattern_source import PatternSource
 from aatc.passes.analysis.result import AnalysisError, Result, Undecided, verify
-from aatc.passes.analysis.verify_information import DoeblinWitness, FigureWitness, RowPairWitness, StationaryWitness
 
 FIGURES = ("entropy_rate", "information_flow", "cross_tile_flow", "cross_tile_information")
 

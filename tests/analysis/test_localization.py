@@ -8,10 +8,12 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from aatc.passes.analysis.complexes import from_maximal_simplices
-from aatc.passes.analysis.fundamental_group import fundamental_group
-from aatc.passes.analysis.homology import betti_numbers
-from aatc.passes.analysis.localization import (
+from aatc.passes.analysis.chains.complexes import from_maximal_simplices
+from aatc.passes.analysis.chains.homology import betti_numbers
+from aatc.passes.analysis.chains.reduction import MinimalModel
+from aatc.passes.analysis.chains.spaces import projective_plane, sphere, torus
+from aatc.passes.analysis.homotopy.fundamental_group import fundamental_group
+from aatc.passes.analysis.homotopy.localization import (
     FundamentalGroupoid,
     Localized,
     LocalizedAttention,
@@ -19,11 +21,9 @@ from aatc.passes.analysis.localization import (
     left_fractions,
     word_of_zigzag,
 )
-from aatc.passes.analysis.reduction import MinimalModel
+from aatc.passes.analysis.homotopy.simplicial_attention import preorder_category
+from aatc.passes.analysis.homotopy.simplicial_sets import Category, nerve
 from aatc.passes.analysis.result import AnalysisError, BudgetError, Cost, Undecided, verify
-from aatc.passes.analysis.simplicial_attention import preorder_category
-from aatc.passes.analysis.simplicial_sets import Category, nerve
-from aatc.passes.analysis.spaces import projective_plane, sphere, torus
 
 LOCAL = LocalizedAttention()
 

@@ -5,21 +5,21 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from aatc.passes.analysis.contraction import (
+from aatc.passes.analysis.information.contraction import (
     birkhoff_contraction,
     dobrushin_coefficient,
     doeblin_bound,
     nilpotency,
 )
-from aatc.passes.analysis.ergodic import (
+from aatc.passes.analysis.information.ergodic import (
     MixingTime,
     SpectralGap,
     ergodic_analyses,
     ergodic_analysis,
     kemeny_constant,
 )
-from aatc.passes.analysis.information import information_flow_metrics
-from aatc.passes.analysis.markov import (
+from aatc.passes.analysis.information.information import information_flow_metrics
+from aatc.passes.analysis.information.markov import (
     NotErgodic,
     cesaro_limit,
     communicating_classes,
@@ -27,9 +27,9 @@ from aatc.passes.analysis.markov import (
     irreducible_stationary,
     stationary_distributions,
 )
+from aatc.passes.analysis.information.verify_information import EigenpairWitness, RowPairWitness, StationaryWitness
 from aatc.passes.analysis.result import AnalysisError, BudgetError, Cost, Undecided, verify
 from aatc.passes.analysis.stochastic import PatternError, row_stochastic
-from aatc.passes.analysis.verify_information import EigenpairWitness, RowPairWitness, StationaryWitness
 
 rates = st.floats(0.01, 0.99)
 

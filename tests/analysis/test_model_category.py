@@ -8,14 +8,14 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from aatc.passes.analysis.complexes import ComplexError, from_maximal_simplices
-from aatc.passes.analysis.field_algebra import Field, solve, sparse_row
-from aatc.passes.analysis.field_complexes import FieldComplex, FieldMap, mapping_cone, spanned
-from aatc.passes.analysis.homology import CoefficientError, betti_numbers
-from aatc.passes.analysis.model_category import AttentionModel, LiftError, Square
+from aatc.passes.analysis.chains.complexes import ComplexError, from_maximal_simplices
+from aatc.passes.analysis.chains.field_algebra import Field, solve, sparse_row
+from aatc.passes.analysis.chains.field_complexes import FieldComplex, FieldMap, mapping_cone, spanned
+from aatc.passes.analysis.chains.homology import CoefficientError, betti_numbers
+from aatc.passes.analysis.chains.smith import rank
+from aatc.passes.analysis.chains.spaces import projective_plane, simplex, sphere, torus
+from aatc.passes.analysis.homotopy.model_category import AttentionModel, LiftError, Square
 from aatc.passes.analysis.result import AnalysisError, BudgetError, Cost, verify
-from aatc.passes.analysis.smith import rank
-from aatc.passes.analysis.spaces import projective_plane, simplex, sphere, torus
 
 FIELDS = ["Q", 2, 5]
 

@@ -9,7 +9,7 @@ import sympy
 from hypothesis import given
 from hypothesis import strategies as st
 
-from aatc.passes.analysis.motivic import (
+from aatc.passes.analysis.arithmetic.motivic import (
     InterferenceError,
     _eliminated,
     _from_roots,
@@ -20,8 +20,8 @@ from aatc.passes.analysis.motivic import (
     legal_assignments,
     motivic_class,
 )
+from aatc.passes.analysis.arithmetic.verify_arithmetic import ChromaticWitness
 from aatc.passes.analysis.result import AnalysisError, Undecided, verify
-from aatc.passes.analysis.verify_arithmetic import ChromaticWitness
 
 ranges = st.lists(st.tuples(st.integers(0, 12), st.integers(0, 6)), min_size=1, max_size=7).map(
     lambda pairs: [(start, start + length) for start, length in pairs]

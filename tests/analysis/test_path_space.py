@@ -8,13 +8,13 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from aatc.passes.analysis.complexes import SimplicialComplex
-from aatc.passes.analysis.fundamental_group import fundamental_group
-from aatc.passes.analysis.graded_complexes import cone
-from aatc.passes.analysis.path_space import AttentionPath, PathSpace, UnreachableError, cocylinder
-from aatc.passes.analysis.presentation import inverse, reduced
+from aatc.passes.analysis.chains.complexes import SimplicialComplex
+from aatc.passes.analysis.chains.graded_complexes import cone
+from aatc.passes.analysis.chains.spaces import klein_bottle, poincare_sphere, projective_plane, simplex, sphere, torus
+from aatc.passes.analysis.homotopy.fundamental_group import fundamental_group
+from aatc.passes.analysis.homotopy.path_space import AttentionPath, PathSpace, UnreachableError, cocylinder
+from aatc.passes.analysis.homotopy.presentation import inverse, reduced
 from aatc.passes.analysis.result import AnalysisError, BudgetError, Cost, Undecided, verify
-from aatc.passes.analysis.spaces import klein_bottle, poincare_sphere, projective_plane, simplex, sphere, torus
 
 
 def random_pattern(n: int, seed: int) -> np.ndarray:
@@ -152,7 +152,7 @@ def test_a_commutator_of_the_klein_bottle_that_homology_misses_is_undecided():
 
 
 def _from_tree(space: PathSpace, vertex: int) -> tuple[int, ...]:
-    from aatc.passes.analysis.path_space import _tree_path
+    from aatc.passes.analysis.homotopy.path_space import _tree_path
 
     count = int(space.group.complex.simplices(0).max()) + 1
     return _tree_path(space.group, count, space.start, vertex)

@@ -9,11 +9,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 from ripser import ripser
 
-from aatc.passes.analysis import spaces
-from aatc.passes.analysis.cohomology import CohomologyStructure
-from aatc.passes.analysis.complexes import flag_complex
-from aatc.passes.analysis.homology import betti_numbers
-from aatc.passes.analysis.persistence import (
+from aatc.passes.analysis.chains import spaces
+from aatc.passes.analysis.chains.complexes import flag_complex
+from aatc.passes.analysis.chains.homology import betti_numbers
+from aatc.passes.analysis.cohomology.cohomology import CohomologyStructure
+from aatc.passes.analysis.cohomology.persistence import (
     BackendError,
     FiltrationError,
     attention_dissimilarity,

@@ -7,11 +7,11 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from aatc.passes.analysis.realization import GeometricRealization, PointError, weights
+from aatc.passes.analysis.chains.spaces import sphere, torus
+from aatc.passes.analysis.homotopy.realization import GeometricRealization, PointError, weights
+from aatc.passes.analysis.homotopy.simplicial_attention import SimplicialAttention
+from aatc.passes.analysis.homotopy.simplicial_sets import Category, Simplex, SimplicialSet, nerve, of_complex
 from aatc.passes.analysis.result import AnalysisError
-from aatc.passes.analysis.simplicial_attention import SimplicialAttention
-from aatc.passes.analysis.simplicial_sets import Category, Simplex, SimplicialSet, nerve, of_complex
-from aatc.passes.analysis.spaces import sphere, torus
 
 SETS = {
     "torus": of_complex(torus()),

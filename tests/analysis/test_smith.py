@@ -8,9 +8,15 @@ from hypothesis import strategies as st
 from scipy import sparse
 from sympy.matrices.normalforms import smith_normal_form as sympy_smith
 
-from aatc.passes.analysis import smith
+from aatc.passes.analysis.chains import smith
+from aatc.passes.analysis.chains.smith import (
+    IntegerMatrixError,
+    integer_array,
+    invariant_factors,
+    rank,
+    smith_normal_form,
+)
 from aatc.passes.analysis.result import verify
-from aatc.passes.analysis.smith import IntegerMatrixError, integer_array, invariant_factors, rank, smith_normal_form
 
 
 @st.composite

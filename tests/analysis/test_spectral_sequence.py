@@ -10,11 +10,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 from scipy import sparse
 
-from aatc.passes.analysis.complexes import ChainComplex, from_maximal_simplices
-from aatc.passes.analysis.homology import betti_numbers
-from aatc.passes.analysis.result import AnalysisError, verify
-from aatc.passes.analysis.spaces import sphere
-from aatc.passes.analysis.spectral_sequence import (
+from aatc.passes.analysis.chains.complexes import ChainComplex, from_maximal_simplices
+from aatc.passes.analysis.chains.homology import betti_numbers
+from aatc.passes.analysis.chains.spaces import sphere
+from aatc.passes.analysis.chains.spectral_sequence import (
     FiltrationWitness,
     Pair,
     SpectralAttention,
@@ -22,6 +21,7 @@ from aatc.passes.analysis.spectral_sequence import (
     levels_by_weight,
     spectral_sequence,
 )
+from aatc.passes.analysis.result import AnalysisError, verify
 
 P = 3
 

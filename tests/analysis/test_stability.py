@@ -4,9 +4,8 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from aatc.passes.analysis.enclosing_ball import enclosing_ball
-from aatc.passes.analysis.result import AnalysisError, verify
-from aatc.passes.analysis.stability import (
+from aatc.passes.analysis.information.enclosing_ball import enclosing_ball
+from aatc.passes.analysis.information.stability import (
     attention_lipschitz,
     pattern_stability_measures,
     perturbation_response,
@@ -16,8 +15,9 @@ from aatc.passes.analysis.stability import (
     softmax_jacobian_spectrum,
     total_variation_bound,
 )
+from aatc.passes.analysis.information.verify_information import BallWitness, ResponseWitness
+from aatc.passes.analysis.result import AnalysisError, verify
 from aatc.passes.analysis.stochastic import PatternError
-from aatc.passes.analysis.verify_information import BallWitness, ResponseWitness
 
 seeds = st.integers(0, 10**6)
 

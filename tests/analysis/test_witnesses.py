@@ -11,17 +11,17 @@ from hypothesis import strategies as st
 from scipy import sparse
 from sympy.matrices.normalforms import smith_normal_form
 
-from aatc.passes.analysis import spaces
-from aatc.passes.analysis.cohomology import cocycle_witness, cohomology
-from aatc.passes.analysis.complexes import ChainComplex, flag_complex
-from aatc.passes.analysis.homology import homology, minimal_model
-from aatc.passes.analysis.homotopy_groups import components, homotopy_groups
-from aatc.passes.analysis.persistence import filtration_persistence, rips_values
-from aatc.passes.analysis.rational_homotopy import rational_homotopy
+from aatc.passes.analysis.chains import spaces
+from aatc.passes.analysis.chains.complexes import ChainComplex, flag_complex
+from aatc.passes.analysis.chains.homology import homology, minimal_model
+from aatc.passes.analysis.chains.verify_cohomology import EquivalenceWitness, FiltrationWitness
+from aatc.passes.analysis.cohomology.cohomology import cocycle_witness, cohomology
+from aatc.passes.analysis.cohomology.persistence import filtration_persistence, rips_values
+from aatc.passes.analysis.homotopy.homotopy_groups import components, homotopy_groups
+from aatc.passes.analysis.homotopy.rational_homotopy import rational_homotopy
+from aatc.passes.analysis.homotopy.simplicial_sets import kan_condition, of_complex
+from aatc.passes.analysis.homotopy.verify_groups import CoverWitness, _invariants
 from aatc.passes.analysis.result import AnalysisError, Result, verify
-from aatc.passes.analysis.simplicial_sets import kan_condition, of_complex
-from aatc.passes.analysis.verify_cohomology import EquivalenceWitness, FiltrationWitness
-from aatc.passes.analysis.verify_groups import CoverWitness, _invariants
 from tests.analysis.test_homotopy_groups import product
 from tests.analysis.test_homotopy_spaces import connected_sum, suspension, wedge_of
 

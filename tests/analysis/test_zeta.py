@@ -7,10 +7,9 @@ import sympy
 from hypothesis import given
 from hypothesis import strategies as st
 
-from aatc.passes.analysis import zeta
-from aatc.passes.analysis.result import BudgetError, Cost, verify
-from aatc.passes.analysis.verify_arithmetic import IharaWitness
-from aatc.passes.analysis.zeta import (
+from aatc.passes.analysis.arithmetic import zeta
+from aatc.passes.analysis.arithmetic.verify_arithmetic import IharaWitness
+from aatc.passes.analysis.arithmetic.zeta import (
     GraphError,
     artin_ihara_polynomial,
     characteristic_polynomial,
@@ -20,6 +19,7 @@ from aatc.passes.analysis.zeta import (
     ihara_polynomial,
     unitary_l_inverse,
 )
+from aatc.passes.analysis.result import BudgetError, Cost, verify
 
 seeds = st.integers(0, 10**6)
 

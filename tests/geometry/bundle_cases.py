@@ -6,7 +6,7 @@ import torch
 from hypothesis import settings
 
 from aatc.geometry import Hyperboloid, Sphere
-from aatc.geometry.bundle import FiberBundle
+from aatc.geometry.bundles.bundle import FiberBundle
 
 F64 = torch.float64
 SPHERE, PLANE = Sphere(), Hyperboloid()

@@ -2,7 +2,7 @@
 
 import torch
 
-from aatc.geometry.riemannian import RiemannianStructure
+from aatc.geometry.manifolds.riemannian import RiemannianStructure
 
 F64 = torch.float64
 

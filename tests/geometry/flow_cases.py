@@ -5,8 +5,8 @@ from itertools import pairwise
 
 import torch
 
-from aatc.geometry.grid_metric import MetricGrid
-from aatc.geometry.invariant_family import chart_ricci
+from aatc.geometry.flows.grid_metric import MetricGrid
+from aatc.geometry.flows.invariant_family import chart_ricci
 
 F64 = torch.float64
 TURN = 2 * math.pi

@@ -7,9 +7,9 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from aatc.geometry import attention_flow
-from aatc.geometry.attention_flow import AttentionFlow, NotStochasticError
-from aatc.geometry.diffusion import (
+from aatc.geometry.flows import attention_flow
+from aatc.geometry.flows.attention_flow import AttentionFlow, NotStochasticError
+from aatc.geometry.flows.diffusion import (
     connection_laplacian,
     diffusion_step_bound,
     dirichlet_energy,
@@ -17,9 +17,9 @@ from aatc.geometry.diffusion import (
     mass,
     vector_laplacian,
 )
-from aatc.geometry.grid_metric import DegenerateMetricError, MetricGrid
+from aatc.geometry.flows.grid_metric import DegenerateMetricError, MetricGrid
+from aatc.geometry.flows.ricci_flow import StepSizeError
 from aatc.geometry.manifold import GeometryError, PointShapeError
-from aatc.geometry.ricci_flow import StepSizeError
 
 F64 = torch.float64
 TURN = 2 * math.pi

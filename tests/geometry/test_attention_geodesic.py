@@ -9,9 +9,9 @@ from hypothesis import strategies as st
 from torch.autograd import gradcheck
 
 from aatc.geometry import Simplex
-from aatc.geometry.attention_geodesic import AttentionGeodesic
 from aatc.geometry.manifold import GeometryError, PointShapeError
-from aatc.geometry.riemannian import RiemannianStructure
+from aatc.geometry.manifolds.attention_geodesic import AttentionGeodesic
+from aatc.geometry.manifolds.riemannian import RiemannianStructure
 
 F64 = torch.float64
 GEODESIC = AttentionGeodesic()

@@ -7,11 +7,16 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from aatc.geometry.bifurcation import BifurcationDiagram, ContinuationError, ContinuationSettings, bifurcation_diagram
-from aatc.geometry.pattern_dynamics import PatternDynamics
-from aatc.geometry.pattern_stability import reaction_jacobian, turing_conditions
-from aatc.geometry.reaction_diffusion import Grid, PatternError
-from aatc.geometry.reaction_terms import Schnakenberg
+from aatc.geometry.dynamics.bifurcation import (
+    BifurcationDiagram,
+    ContinuationError,
+    ContinuationSettings,
+    bifurcation_diagram,
+)
+from aatc.geometry.dynamics.pattern_dynamics import PatternDynamics
+from aatc.geometry.dynamics.pattern_stability import reaction_jacobian, turing_conditions
+from aatc.geometry.dynamics.reaction_diffusion import Grid, PatternError
+from aatc.geometry.dynamics.reaction_terms import Schnakenberg
 
 F64 = torch.float64
 

@@ -8,10 +8,10 @@ from hypothesis import strategies as st
 from torch.autograd import gradcheck, gradgradcheck
 
 from aatc.geometry import AttentionGeodesic, PoincareBall, Simplex
-from aatc.geometry.collocation import Collocation, _Dense, _Krylov, _scheme, gmres
-from aatc.geometry.integrate import ConvergenceError
 from aatc.geometry.manifold import GeometryError
-from aatc.geometry.riemannian import RiemannianStructure
+from aatc.geometry.manifolds.collocation import Collocation, _Dense, _Krylov, _scheme, gmres
+from aatc.geometry.manifolds.integrate import ConvergenceError
+from aatc.geometry.manifolds.riemannian import RiemannianStructure
 from tests.geometry.chart_cases import F64, warped
 
 SEEDS = st.integers(0, 10**6)

@@ -7,11 +7,11 @@ import torch
 from hypothesis import given
 
 from aatc.geometry import Euclidean, PointShapeError, Sphere
-from aatc.geometry.bundle import FiberBundle, GaugeError, holonomy_of_polygon
-from aatc.geometry.bundle_charts import stereographic_charts
-from aatc.geometry.charts import ChartError
-from aatc.geometry.connection import LoopError, PathError
-from aatc.geometry.coordinate_bundle import BundleError, CocycleError
+from aatc.geometry.bundles.bundle import FiberBundle, GaugeError, holonomy_of_polygon
+from aatc.geometry.bundles.bundle_charts import stereographic_charts
+from aatc.geometry.bundles.connection import LoopError, PathError
+from aatc.geometry.bundles.coordinate_bundle import BundleError, CocycleError
+from aatc.geometry.manifolds.charts import ChartError
 from tests.geometry.bundle_cases import (
     F64,
     HYPERBOLIC,

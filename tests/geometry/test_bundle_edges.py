@@ -6,11 +6,11 @@ import pytest
 import torch
 
 from aatc.geometry import PointShapeError
-from aatc.geometry.bundle import FiberBundle
-from aatc.geometry.bundle_charts import stereographic_charts
-from aatc.geometry.charts import ChartError
-from aatc.geometry.connection import PathError
-from aatc.geometry.coordinate_bundle import BundleError
+from aatc.geometry.bundles.bundle import FiberBundle
+from aatc.geometry.bundles.bundle_charts import stereographic_charts
+from aatc.geometry.bundles.connection import PathError
+from aatc.geometry.bundles.coordinate_bundle import BundleError
+from aatc.geometry.manifolds.charts import ChartError
 from tests.geometry.bundle_cases import (
     F64,
     HYPERBOLIC,

@@ -7,9 +7,9 @@ import pytest
 import torch
 from hypothesis import given
 
-from aatc.geometry.bundle import FiberBundle, holonomy_of_polygon
-from aatc.geometry.bundle_charts import stereographic_charts
-from aatc.geometry.connection import reversed_path
+from aatc.geometry.bundles.bundle import FiberBundle, holonomy_of_polygon
+from aatc.geometry.bundles.bundle_charts import stereographic_charts
+from aatc.geometry.bundles.connection import reversed_path
 from tests.geometry.bundle_cases import (
     F64,
     HYPERBOLIC,

@@ -7,9 +7,9 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from aatc.geometry.conformal_flow import LAPLACIANS, ConformalFlow
+from aatc.geometry.flows.conformal_flow import LAPLACIANS, ConformalFlow
+from aatc.geometry.flows.ricci_flow import StepSizeError
 from aatc.geometry.manifold import GeometryError, PointShapeError
-from aatc.geometry.ricci_flow import StepSizeError
 from tests.geometry.flow_cases import F64, TURN, mesh, orders, rounding_torus
 
 pytestmark = pytest.mark.usefixtures("one_thread")

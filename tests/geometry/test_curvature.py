@@ -8,9 +8,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch.autograd import gradcheck
 
-from aatc.geometry.curvature import directional_derivative, jacobian, metric_derivatives
 from aatc.geometry.manifold import GeometryError, PointShapeError
-from aatc.geometry.riemannian import RiemannianStructure
+from aatc.geometry.manifolds.curvature import directional_derivative, jacobian, metric_derivatives
+from aatc.geometry.manifolds.riemannian import RiemannianStructure
 from tests.geometry.chart_cases import CHARTS, CURVATURES, F64, WARPED, points, vectors, warped
 
 SEEDS = st.integers(0, 10**6)

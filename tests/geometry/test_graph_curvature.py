@@ -10,7 +10,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from aatc.geometry.graph_curvature import (
+from aatc.geometry.flows.graph_curvature import (
     EdgeCurvature,
     GraphError,
     GraphRicciFlow,
@@ -20,8 +20,8 @@ from aatc.geometry.graph_curvature import (
     ollivier_ricci,
     wasserstein,
 )
+from aatc.geometry.flows.ricci_flow import StepSizeError
 from aatc.geometry.manifold import GeometryError
-from aatc.geometry.ricci_flow import StepSizeError
 
 F64 = torch.float64
 TORUS = nx.grid_graph([6, 6], periodic=True)

@@ -7,8 +7,8 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from aatc.geometry import symplectic
-from aatc.geometry.hamiltonian import METHODS, HamiltonianSystem
+from aatc.geometry.dynamics import symplectic
+from aatc.geometry.dynamics.hamiltonian import METHODS, HamiltonianSystem
 from aatc.geometry.manifold import GeometryError
 
 F64 = torch.float64

@@ -206,7 +206,7 @@ def test_faces_of_the_simplex_and_the_rim_of_the_ball_stay_finite():
     p = torch.tensor([1.0, 0.0, 0.0], dtype=torch.float64, requires_grad=True)
     q = torch.tensor([0.0, 0.5, 0.5], dtype=torch.float64, requires_grad=True)
     close(Simplex().dist(p, q), math.pi)
-    grads = torch.autograd.grad(Simplex().dist(p, q) + Simplex().log(p, q).sum(), (p, q))
+    grads = torch.autograd.grad(Simplex().dist(p, q) + Simplex().geodesic(p, q, 0.3)[0], (p, q))
     assert all(grad.isfinite().all() for grad in grads)
     far = PoincareBall().exp(torch.zeros(2), torch.tensor([50.0, 0.0]))
     assert PoincareBall().belongs(far) and PoincareBall().dist(far, -far).isfinite()

@@ -8,10 +8,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch.autograd import gradcheck
 
-from aatc.geometry.integrate import ConvergenceError
 from aatc.geometry.manifold import GeometryError, PointShapeError
-from aatc.geometry.path_optimization import PathOptimization
-from aatc.geometry.riemannian import ChartError, RiemannianStructure
+from aatc.geometry.manifolds.integrate import ConvergenceError
+from aatc.geometry.manifolds.path_optimization import PathOptimization
+from aatc.geometry.manifolds.riemannian import ChartError, RiemannianStructure
 from tests.geometry.chart_cases import CHARTS, F64, WARPED, points
 
 SEEDS = st.integers(0, 10**6)

@@ -7,8 +7,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from aatc.geometry.manifold import PointShapeError
-from aatc.geometry.pattern_control import (
+from aatc.geometry.dynamics.pattern_control import (
     AmplitudeBound,
     ControlError,
     EnergyBudget,
@@ -16,9 +15,10 @@ from aatc.geometry.pattern_control import (
     optimal_control,
     runge_kutta_flow,
 )
-from aatc.geometry.pattern_dynamics import PatternDynamics
-from aatc.geometry.reaction_diffusion import Grid
-from aatc.geometry.reaction_terms import Schnakenberg
+from aatc.geometry.dynamics.pattern_dynamics import PatternDynamics
+from aatc.geometry.dynamics.reaction_diffusion import Grid
+from aatc.geometry.dynamics.reaction_terms import Schnakenberg
+from aatc.geometry.manifold import PointShapeError
 
 F64 = torch.float64
 

@@ -11,9 +11,8 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from aatc.geometry.manifold import GeometryError, PointShapeError
-from aatc.geometry.pattern_dynamics import PatternDynamics
-from aatc.geometry.pattern_stability import (
+from aatc.geometry.dynamics.pattern_dynamics import PatternDynamics
+from aatc.geometry.dynamics.pattern_stability import (
     NotSteadyError,
     dispersion_relation,
     leading_eigenvalues,
@@ -21,14 +20,15 @@ from aatc.geometry.pattern_stability import (
     stability,
     turing_conditions,
 )
-from aatc.geometry.reaction_diffusion import (
+from aatc.geometry.dynamics.reaction_diffusion import (
     BlowUpError,
     Grid,
     PatternError,
     ReactionDiffusion,
     exponential_integrals,
 )
-from aatc.geometry.reaction_terms import FitzHughNagumo, GiererMeinhardt, GrayScott, Schnakenberg
+from aatc.geometry.dynamics.reaction_terms import FitzHughNagumo, GiererMeinhardt, GrayScott, Schnakenberg
+from aatc.geometry.manifold import GeometryError, PointShapeError
 
 F64 = torch.float64
 TERMS = {"schnakenberg": Schnakenberg(0.1, 0.9), "gierer-meinhardt": GiererMeinhardt(0.1, 1.0)}
@@ -337,7 +337,7 @@ def test_arnoldi_iteration_gives_the_dense_eigenvalues(monkeypatch):
     system = ReactionDiffusion(TERMS["schnakenberg"], tensor(1.0, 4.0), Grid((60.0,), "neumann"))
     pattern = 1 + 0.3 * torch.randn(2, 40, dtype=F64)
     dense = leading_eigenvalues(system, pattern, 4)
-    monkeypatch.setattr("aatc.geometry.pattern_stability._DENSE", 10)
+    monkeypatch.setattr("aatc.geometry.dynamics.pattern_stability._DENSE", 10)
     arnoldi = leading_eigenvalues(system, pattern, 4)
     torch.testing.assert_close(arnoldi.real, dense.real, rtol=0, atol=1e-8)
 
@@ -417,5 +417,5 @@ def test_results_are_frozen_and_scipy_is_not_loaded_by_import():
     found = turing_conditions(-torch.eye(2, dtype=F64), tensor(1.0, 1.0))
     with pytest.raises(dataclasses.FrozenInstanceError):
         found.trace = 0.0
-    code = "import sys, aatc.geometry.pattern_dynamics; sys.exit('scipy' in sys.modules)"
+    code = "import sys, aatc.geometry.dynamics.pattern_dynamics; sys.exit('scipy' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0

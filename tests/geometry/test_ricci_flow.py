@@ -8,9 +8,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 from scipy.integrate import dblquad, solve_ivp
 
-from aatc.geometry.conformal_flow import LAPLACIANS, ConformalFlow
-from aatc.geometry.grid_metric import DegenerateMetricError, MetricGrid, christoffel
-from aatc.geometry.invariant_family import (
+from aatc.geometry.flows.conformal_flow import LAPLACIANS, ConformalFlow
+from aatc.geometry.flows.grid_metric import DegenerateMetricError, MetricGrid, christoffel
+from aatc.geometry.flows.invariant_family import (
     InvariantFamily,
     NotInvariantError,
     chart_ricci,
@@ -18,8 +18,8 @@ from aatc.geometry.invariant_family import (
     round_sphere,
     sphere_product,
 )
+from aatc.geometry.flows.ricci_flow import FlowTrajectory, GeometricFlow, StepSizeError
 from aatc.geometry.manifold import GeometryError, PointShapeError
-from aatc.geometry.ricci_flow import FlowTrajectory, GeometricFlow, StepSizeError
 from tests.geometry.flow_cases import (
     F64,
     TURN,

@@ -9,10 +9,10 @@ from hypothesis import strategies as st
 from torch.autograd import gradcheck, gradgradcheck
 
 from aatc.geometry import PoincareBall, Simplex, Sphere
-from aatc.geometry.collocation import gauss_scheme
-from aatc.geometry.integrate import ConvergenceError
 from aatc.geometry.manifold import GeometryError, PointShapeError
-from aatc.geometry.riemannian import ChartError, MetricError, RiemannianStructure
+from aatc.geometry.manifolds.collocation import gauss_scheme
+from aatc.geometry.manifolds.integrate import ConvergenceError
+from aatc.geometry.manifolds.riemannian import ChartError, MetricError, RiemannianStructure
 from tests.geometry.chart_cases import CHARTS, F64, WARPED, points, vectors, warped
 
 SEEDS = st.integers(0, 10**6)

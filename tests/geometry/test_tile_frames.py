@@ -9,8 +9,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from aatc.geometry import PointShapeError
-from aatc.geometry.tile_frames import HolonomyError, tile_frames
-from aatc.geometry.tile_transport import TileError
+from aatc.geometry.bundles.tile_frames import HolonomyError, tile_frames
+from aatc.geometry.bundles.tile_transport import TileError
 from tests.geometry.manifold_cases import close, seeds
 
 F64 = torch.float64

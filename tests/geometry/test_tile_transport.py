@@ -18,7 +18,13 @@ from aatc.geometry import (
     Simplex,
     Sphere,
 )
-from aatc.geometry.tile_transport import NotTangentError, TileError, TileTransport, has_closed_transport, pole_ladder
+from aatc.geometry.bundles.tile_transport import (
+    NotTangentError,
+    TileError,
+    TileTransport,
+    has_closed_transport,
+    pole_ladder,
+)
 from tests.geometry.manifold_cases import CASES, close, draw, everywhere, seeds, tangent
 
 F64 = torch.float64

@@ -7,8 +7,8 @@ import aatc
 from aatc import masks, metrics
 from aatc.errors import AatcError, ShapeError
 from aatc.geometry import GeometricFlow, GrayScott, Grid, MetricGrid, PatternDynamics
-from aatc.geometry.grid_metric import DegenerateMetricError
-from aatc.geometry.reaction_diffusion import PatternError
+from aatc.geometry.dynamics.reaction_diffusion import PatternError
+from aatc.geometry.flows.grid_metric import DegenerateMetricError
 from aatc.performance import VectorizationSystem
 
 SHAPES = [(17, 8), (3, 17, 8), (2, 3, 17, 8)]

@@ -11,17 +11,17 @@ import pytest
 import torch
 from torch import Tensor
 
-from aatc.geometry.attention_flow import AttentionFlow
-from aatc.geometry.bifurcation import BifurcationDiagram, bifurcation_diagram
-from aatc.geometry.conformal_flow import ConformalFlow
-from aatc.geometry.flow_trajectory import Singularity
-from aatc.geometry.graph_curvature import forman_ricci
-from aatc.geometry.hamiltonian import HamiltonianSystem
-from aatc.geometry.invariant_family import InvariantFamily, round_sphere
-from aatc.geometry.reaction_diffusion import Grid, ReactionDiffusion
-from aatc.geometry.reaction_terms import Schnakenberg
-from aatc.geometry.ricci_flow import GeometricFlow
-from aatc.geometry.riemannian import RiemannianStructure
+from aatc.geometry.dynamics.bifurcation import BifurcationDiagram, bifurcation_diagram
+from aatc.geometry.dynamics.hamiltonian import HamiltonianSystem
+from aatc.geometry.dynamics.reaction_diffusion import Grid, ReactionDiffusion
+from aatc.geometry.dynamics.reaction_terms import Schnakenberg
+from aatc.geometry.flows.attention_flow import AttentionFlow
+from aatc.geometry.flows.conformal_flow import ConformalFlow
+from aatc.geometry.flows.flow_trajectory import Singularity
+from aatc.geometry.flows.graph_curvature import forman_ricci
+from aatc.geometry.flows.invariant_family import InvariantFamily, round_sphere
+from aatc.geometry.flows.ricci_flow import GeometricFlow
+from aatc.geometry.manifolds.riemannian import RiemannianStructure
 from aatc.report import (
     Dispersion,
     MissingLibraryError,

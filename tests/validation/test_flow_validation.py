@@ -9,8 +9,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
-from aatc.geometry.invariant_family import InvariantFamily, round_sphere
-from aatc.geometry.ricci_flow import GeometricFlow
+from aatc.geometry.flows.invariant_family import InvariantFamily, round_sphere
+from aatc.geometry.flows.ricci_flow import GeometricFlow
 from aatc.validation import FlowValidation, ValidationError
 
 CHECK = FlowValidation()

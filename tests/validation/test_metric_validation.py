@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 import aatc
-from aatc.geometry.riemannian import RiemannianStructure
+from aatc.geometry.manifolds.riemannian import RiemannianStructure
 from aatc.passes.analysis.result import AnalysisError, Undecided, verify
 from aatc.validation import MetricValidation, ValidationError
 from aatc.validation.metric import _grid_derivative

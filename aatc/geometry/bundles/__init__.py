@@ -1,0 +1,1 @@
+"""Bundles, their connections, and transport along them."""

@@ -1,0 +1,1 @@
+"""Dynamical systems: Hamiltonian, reaction and diffusion, their bifurcations and control."""

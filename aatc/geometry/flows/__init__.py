@@ -1,0 +1,1 @@
+"""Flows of metrics, and diffusion on what they leave."""

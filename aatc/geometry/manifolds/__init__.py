@@ -1,0 +1,1 @@
+"""Manifolds in closed form, and Riemannian geometry of metrics given in charts."""

@@ -1,0 +1,110 @@
+"""The sphere of radius r in Rⁿ⁺¹, and its formulas as functions that the simplex uses too."""
+
+from __future__ import annotations
+
+import math
+
+import torch
+from torch import Tensor
+
+from aatc.geometry.manifold import CutLocusError, GeometryError, Manifold, dot, inverse_sinc, length, sinc
+
+
+def half_angle(difference: Tensor, total: Tensor) -> Tensor:
+    """Half the angle between x and y of equal length, from y − x and y + x, (..., 1).
+
+    atan2(|x − y|, |x + y|) equals asin(|x − y|/2r), keeps its digits near the antipode too, and its gradient is
+    bounded everywhere (W. Kahan, "How futile are mindless assessments of roundoff", 2006, section 12).
+    """
+    return torch.atan2(length(difference), length(total))
+
+
+def sphere_exp(x: Tensor, v: Tensor, radius: float) -> Tensor:
+    """cos(|v|/r) x + sin(|v|/r) r v/|v|."""
+    angle = length(v) / radius
+    return angle.cos() * x + sinc(angle) * v
+
+
+def sphere_log(x: Tensor, difference: Tensor, total: Tensor, radius: float) -> Tensor:
+    """θ/sin θ times the part of y tangent at x, which is that of y − x and of y + x, for points that are not antipodal.
+    Beyond a right angle y + x is the smaller one, and the vector is its direction by the length of the way."""
+    h = half_angle(difference, total)
+    beyond = h > math.pi / 4
+    near = torch.where(beyond, total, difference)
+    tangent = near - dot(x, near) / radius**2 * x
+    size = torch.where(beyond, length(torch.where(beyond, tangent, x)), torch.ones_like(h))
+    scale = torch.where(beyond, 2 * radius * h / size, inverse_sinc(torch.where(beyond, torch.zeros_like(h), 2 * h)))
+    return scale * tangent
+
+
+def sphere_geodesic(difference: Tensor, total: Tensor, t: Tensor, radius: float) -> Tensor:
+    """r cos((2t − 1)h) (x + y)/|x + y| + r sin((2t − 1)h) (y − x)/|y − x|, h being half the angle: the slerp of x and
+    y, in the frame of their bisector, where it loses no digits near the antipode either."""
+    h = half_angle(difference, total)
+    turned = (2 * t - 1) * h
+    # lengths that differ by rounding alone turn a small bisector away from the plane between x and y
+    square = torch.where(h > math.pi / 4, dot(difference, difference), torch.ones_like(h))
+    total = total - torch.where(h > math.pi / 4, dot(total, difference) / square, torch.zeros_like(h)) * difference
+    return radius * turned.cos() / length(total) * total + (t - 0.5) * sinc(turned) / sinc(h) * difference
+
+
+def sphere_transport(y: Tensor, total: Tensor, v: Tensor) -> Tensor:
+    """v − ⟨y, v⟩/(r² + ⟨x, y⟩) (x + y), where r² + ⟨x, y⟩ = |x + y|²/2."""
+    return v - 2 * dot(y, v) / dot(total, total) * total
+
+
+class Sphere(Manifold):
+    """The sphere Sⁿ(r) = {x : |x| = r} with the metric of Rⁿ⁺¹, sectional curvature 1/r². Points (..., n + 1).
+
+    ``radius`` is r. Great circles: exp(x, v) = cos(|v|/r) x + sin(|v|/r) r v/|v|; transport is the rotation in the
+    plane of x and y, v − ⟨y, v⟩/(r² + ⟨x, y⟩)(x + y). Source: M. do Carmo, "Riemannian Geometry", 1992, chapter 3.
+
+    Raises: GeometryError for a radius that is not positive and for the projection of the zero vector; CutLocusError
+    from ``log``, ``geodesic`` and ``transport`` between antipodes, |x + y| ≤ 16 ε r.
+    """
+
+    min_size = 2
+
+    def __init__(self, radius: float = 1.0) -> None:
+        if not (math.isfinite(radius) and radius > 0):
+            raise GeometryError(f"the radius of a sphere is positive and finite, got {radius}")
+        self.radius = float(radius)
+
+    def __repr__(self) -> str:
+        return f"Sphere(radius={self.radius})"
+
+    def _total(self, x: Tensor, y: Tensor) -> Tensor:
+        total = x + y
+        if bool((length(total.detach()) <= 16 * torch.finfo(total.dtype).eps * self.radius).any()):
+            raise CutLocusError("antipodal points of a sphere: every great circle through them is a shortest geodesic")
+        return total
+
+    def _dist(self, x: Tensor, y: Tensor) -> Tensor:
+        return 2 * self.radius * half_angle(y - x, y + x).squeeze(-1)
+
+    def _exp(self, x: Tensor, v: Tensor) -> Tensor:
+        return sphere_exp(x, v, self.radius)
+
+    def _log(self, x: Tensor, y: Tensor) -> Tensor:
+        return sphere_log(x, y - x, self._total(x, y), self.radius)
+
+    def _geodesic(self, x: Tensor, y: Tensor, t: Tensor) -> Tensor:
+        return sphere_geodesic(y - x, self._total(x, y), t, self.radius)
+
+    def _inner(self, x: Tensor, u: Tensor, v: Tensor) -> Tensor:
+        return (u * v + torch.zeros_like(x)).sum(-1)
+
+    def _transport(self, x: Tensor, y: Tensor, v: Tensor) -> Tensor:
+        return sphere_transport(y, self._total(x, y), v)
+
+    def _projection(self, x: Tensor) -> Tensor:
+        size = length(x)
+        if bool((size == 0).any()):
+            raise GeometryError("the zero vector has no nearest point on a sphere")
+        return x * (self.radius / size)
+
+    def _tangent_projection(self, x: Tensor, v: Tensor) -> Tensor:
+        return v - dot(x, v) / self.radius**2 * x
+
+    def _belongs(self, x: Tensor, atol: float) -> Tensor:
+        return (length(x).squeeze(-1) / self.radius - 1).abs() <= atol

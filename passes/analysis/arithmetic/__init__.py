@@ -1,0 +1,1 @@
+"""Arithmetic: heights, places, orbits and zeta functions."""

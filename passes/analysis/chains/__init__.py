@@ -1,0 +1,1 @@
+"""Chain complexes and exact linear algebra: what the families of analyses share."""

@@ -1,0 +1,1 @@
+"""Cohomology, persistence and Hodge theory of attention patterns."""

@@ -1,0 +1,1 @@
+"""Homotopy: groups, paths, simplicial sets and model structures of attention patterns."""

@@ -1,0 +1,1 @@
+"""Information, Markov chains and stability of attention patterns."""

@@ -1,0 +1,156 @@
+"""Maps of manifolds in single precision, far out and near the edges, against mpmath on the very same numbers."""
+
+import math
+
+import mpmath as mp
+import pytest
+import torch
+
+from aatc.geometry import GeometryError, Hyperboloid, PoincareBall, Simplex, Sphere
+
+N = 40
+
+
+@pytest.fixture(autouse=True)
+def _digits():
+    with mp.workdps(60):
+        yield
+
+
+def numbers(x):
+    return [mp.mpf(float(a)) for a in x]
+
+
+def off(found, want):
+    """Relative to the largest coordinate."""
+    want = torch.tensor([float(a) for a in want], dtype=torch.float64)
+    return float((found.double() - want).abs().max() / want.abs().max())
+
+
+def in_ball(largest, seed):
+    g = torch.Generator().manual_seed(seed)
+    x = torch.randn(N, 3, generator=g)
+    return x / x.norm(dim=-1, keepdim=True) * largest * torch.rand(N, 1, generator=g) ** 0.1
+
+
+def mobius(x, y):
+    xy, xx, yy = (sum(a * b for a, b in zip(u, v, strict=True)) for u, v in ((x, y), (x, x), (y, y)))
+    return [((1 + 2 * xy + yy) * a + (1 - xx) * b) / (1 + 2 * xy + xx * yy) for a, b in zip(x, y, strict=True)]
+
+
+def scaled(f, x):
+    n = mp.sqrt(sum(a * a for a in x))
+    return [f(n) / n * a for a in x]
+
+
+@pytest.mark.parametrize("largest", [0.5, 0.99, 0.999])
+def test_maps_of_the_ball_are_gyrovector_formulas(largest):
+    ball = PoincareBall()
+    x, y = in_ball(largest, 0), in_ball(largest, 1)
+    v = ball.log(x, y)
+    end, middle = ball.exp(x, v), ball.geodesic(x, y, 0.3)
+    for n in range(N):
+        p, q, u = numbers(x[n]), numbers(y[n]), numbers(v[n])
+        gap = 1 - sum(a * a for a in p)
+        away = mobius([-a for a in p], q)
+        assert off(v[n], scaled(lambda t, gap=gap: gap * mp.atanh(t), away)) <= 1e-5
+        assert off(end[n], mobius(p, scaled(lambda t, gap=gap: mp.tanh(t / gap), u))) <= 1e-6
+        part = scaled(lambda t: mp.tanh(mp.mpf(0.3) * mp.atanh(t)), away)
+        assert off(middle[n], mobius(p, part)) <= 1e-6
+
+
+@pytest.mark.parametrize(("dtype", "r"), [(torch.float32, 0.9999), (torch.float64, 1 - 4e-9), (torch.float32, 0.3)])
+@pytest.mark.parametrize("c", [1.0, 4.0])
+def test_the_ball_is_crossed_from_edge_to_edge(dtype, r, c):
+    ball = PoincareBall(c)
+    x = torch.tensor([r, 0.0], dtype=dtype) / math.sqrt(c)
+    y = torch.stack([-x, -x.flip(0), 0.5 * x, torch.zeros_like(x)])
+    end = ball.exp(x, ball.log(x, y))
+    torch.testing.assert_close(end, y, rtol=0, atol=3 * torch.finfo(dtype).eps ** (0.5 if r > 0.5 else 0.9))
+    assert (ball.geodesic(x, -x, 0.5).abs() <= 1e-6).all()
+
+
+def test_exp_of_the_ball_has_derivatives_where_its_forms_meet():
+    ball = PoincareBall()
+    x = torch.tensor([[0.9, 0.1], [0.0, 0.0], [0.9, 0.0], [-0.5, 0.3]], dtype=torch.float64, requires_grad=True)
+    v = torch.tensor([[-0.5, 0.1], [0.3, 0.0], [0.0, 0.0], [0.2, -0.4]], dtype=torch.float64, requires_grad=True)
+    assert torch.autograd.gradcheck(ball.exp, (x, v))
+    batched = torch.func.vmap(ball.exp)(x, v)
+    torch.testing.assert_close(batched, ball.exp(x, v))
+
+
+def lorentz(x, y):
+    return sum(a * b for a, b in zip(x[1:], y[1:], strict=True)) - x[0] * y[0]
+
+
+def lifted(x):
+    """The point above given coordinates 1 … n."""
+    space = numbers(x[1:])
+    return [mp.sqrt(1 + sum(a * a for a in space)), *space]
+
+
+@pytest.mark.parametrize("largest", [1.0, 5.0, 12.0])
+def test_maps_of_the_hyperboloid_are_its_formulas(largest):
+    g = torch.Generator().manual_seed(2)
+    manifold = Hyperboloid()
+
+    def points():
+        u, r = torch.randn(N, 3, generator=g), largest * torch.rand(N, 1, generator=g)
+        return manifold.projection(torch.cat([r, r.sinh() * u / u.norm(dim=-1, keepdim=True)], -1))
+
+    x, y = points(), points()
+    d, v, middle = manifold.dist(x, y), manifold.log(x, y), manifold.geodesic(x, y, 0.3)
+    w = torch.cat([torch.zeros(N, 1), torch.randn(N, 3, generator=g)], -1)
+    end = manifold.exp(x, w)
+    for n in range(N):
+        p, q = lifted(x[n]), lifted(y[n])
+        angle = mp.acosh(-lorentz(p, q))
+        assert abs(float(d[n]) - float(angle)) <= 1e-6 * float(angle)
+        along = [(b - mp.cosh(angle) * a) * angle / mp.sinh(angle) for a, b in zip(p, q, strict=True)]
+        assert off(v[n], along) <= 1e-6
+        t = mp.mpf(0.3)
+        slerp = [
+            (mp.sinh((1 - t) * angle) * a + mp.sinh(t * angle) * b) / mp.sinh(angle) for a, b in zip(p, q, strict=True)
+        ]
+        assert off(middle[n], slerp) <= 1e-6
+        space = numbers(w[n, 1:])
+        u = [sum(a * b for a, b in zip(p[1:], space, strict=True)) / p[0], *space]
+        length = mp.sqrt(lorentz(u, u))
+        want = [mp.cosh(length) * a + mp.sinh(length) / length * b for a, b in zip(p, u, strict=True)]
+        assert off(end[n], want) <= 1e-5
+
+
+def test_the_middle_of_orthogonal_points_of_the_hyperboloid():
+    s = math.sinh(5)
+    x, y = torch.tensor([math.cosh(5), s, 0.0]), torch.tensor([math.cosh(5), 0.0, s])
+    exact = 0.5 / math.sqrt(0.5 * (1 + math.cosh(5) ** 2))
+    want = torch.tensor([math.cosh(5) * 2, s, s], dtype=torch.float64) * exact
+    torch.testing.assert_close(Hyperboloid().geodesic(x, y, 0.5).double(), want, rtol=2e-6, atol=0)
+
+
+def test_a_geodesic_leaves_a_face_of_the_simplex_and_a_vector_does_not():
+    simplex = Simplex()
+    p, q = torch.tensor([0.5, 0.5, 0.0]), torch.tensor([0.0, 0.5, 0.5])
+    path = simplex.geodesic(p, q, torch.tensor([0.0, 0.5, 1.0]))
+    root = p.sqrt() + q.sqrt()
+    torch.testing.assert_close(path, torch.stack([p, (root / root.norm()).square(), q]))
+    torch.testing.assert_close(path.sum(-1), torch.ones(3))
+    with pytest.raises(GeometryError, match=r"geodesic\(\) does"):
+        simplex.log(p, q)
+    back = torch.tensor([0.2, 0.8, 0.0])
+    torch.testing.assert_close(simplex.norm(p, simplex.log(p, back)), simplex.dist(p, back))
+
+
+@pytest.mark.parametrize("radius", [1.0, 3.0])
+@pytest.mark.parametrize("near", [1e-1, 1e-3, 1e-5])
+def test_log_of_the_sphere_has_the_length_of_the_way_near_the_antipode(near, radius):
+    sphere = Sphere(radius)
+    g = torch.Generator().manual_seed(3)
+    x = sphere.projection(torch.randn(50, 5, generator=g))
+    y = sphere.projection(-x + near * radius * torch.randn(50, 5, generator=g))
+    v = sphere.log(x, y)
+    torch.testing.assert_close(sphere.norm(x, v), sphere.dist(x, y), rtol=1e-4 if near < 1e-4 else 1e-5, atol=0)
+    # a half-way point is as far from both, and the way to it is half as long
+    middle = sphere.geodesic(x, y, 0.5)
+    for end in (x, y):
+        torch.testing.assert_close(sphere.dist(end, middle), sphere.dist(x, y) / 2, rtol=1e-6, atol=0)
