@@ -10,7 +10,6 @@ One that is known stands in the key; one that torch.compile has seen to vary is 
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Iterator
 from typing import Any, ClassVar, NamedTuple
 
@@ -22,7 +21,6 @@ from aatc.ir.score.expr import Expr, const
 
 Key = tuple[Any, ...]
 _TENSOR = "tensor"
-_LARGEST = sys.float_info.max
 
 
 class Capture(NamedTuple):
@@ -168,7 +166,8 @@ def number(what: str, x: Any) -> Any:
     if isinstance(x, (float, torch.Tensor, torch.SymInt, torch.SymFloat)) or varies(x):
         return x
     if isinstance(x, int) or (hasattr(x, "__float__") and not isinstance(x, (str, complex))):
-        if not -_LARGEST <= x <= _LARGEST:
+        # written out: Dynamo would make an input of a name for it, and record again
+        if not -1.7976931348623157e308 <= x <= 1.7976931348623157e308:
             raise ScoreError(f"{what} is larger than any number of double precision")
         return x if isinstance(x, int) else float(x)
     raise ScoreError(f"{what} is {x!r}; it is a number or a tensor")

@@ -318,6 +318,13 @@ def constant_tensor(op: Op) -> torch.Tensor:
         return made.reshape([int(d) for d in t.shape])
 
 
+def _constant_verify(op: Op) -> None:
+    try:
+        constant_tensor(op)
+    except Exception as error:
+        raise VerifyError(f"geo.constant: its values are no {op.attrs['type']}: {error}") from error
+
+
 define(
     OpDef(
         "geo.constant",
@@ -326,6 +333,7 @@ define(
         (),
         attrs={"values": Attr.of("list", "numbers"), "type": Attr.of("type", "its type, static shape")},
         infer=lambda op: [op.attrs["type"]],
+        verify=_constant_verify,
         evaluate=lambda op, values, _: [constant_tensor(op)],
     )
 )
