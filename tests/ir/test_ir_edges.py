@@ -312,3 +312,18 @@ def test_a_rewrite_that_is_nan_gets_no_certificate():
     x = param("x", "bhi")
     with pytest.raises(ScoreError, match="does not hold"):
         certify("r", "s", ("equal", x, call("log", neg(call("add", call("square", x), const(1.0))))))
+
+
+@pytest.mark.parametrize(
+    ("value", "dtype"), [("9223372036854775808", "i64"), ("3000000000", "i32"), ("inf", "i64"), ("1, 2", "f32")]
+)
+def test_constants_hold_what_their_type_does(value, dtype):
+    text = f"""aatc 2
+
+geo.func @main(%q: f32[2]) {{
+  %c = geo.constant() {{values = [{value}], type = type({dtype}[])}} : {dtype}[]
+  geo.return(%c)
+}}
+"""
+    with pytest.raises(VerifyError, match="its values are no"):
+        parse(text).verify()
