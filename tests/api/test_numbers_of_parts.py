@@ -82,6 +82,12 @@ def test_fractions_are_numbers_in_eager(place):
     torch.testing.assert_close(both(PLACES[place], Fraction(1, 2))[0](), want)
 
 
+@pytest.mark.parametrize("curvature", [0, 0.0, -1.0])
+def test_curvature_is_positive(curvature):
+    with pytest.raises(AatcError, match="not positive"):
+        metrics.LorentzDistance(curvature=curvature, lift=True)
+
+
 def test_heads_of_alibi_are_a_number_of_heads():
     with pytest.raises(AatcError, match="number of heads"):
         biases.ALiBi(2**63)

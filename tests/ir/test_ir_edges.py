@@ -12,8 +12,10 @@ from aatc import passes
 from aatc.backends.cpu.masks import hull
 from aatc.ir import Dim
 from aatc.ir.core import Func
-from aatc.ir.errors import ScoreError, ShapeError, VerifyError
+from aatc.ir.errors import AatcError, ScoreError, ShapeError, VerifyError
 from aatc.ir.interpreter import run
+from aatc.ir.normalizers.base import MASS, WEIGHT, Statistic
+from aatc.ir.normalizers.softmax import TOP, Softmax
 from aatc.ir.parser import parse
 from aatc.ir.score.derivative import gradients
 from aatc.ir.score.evaluate import evaluate, lookup
@@ -327,3 +329,33 @@ geo.func @main(%q: f32[2]) {{
 """
     with pytest.raises(VerifyError, match="its values are no"):
         parse(text).verify()
+
+
+def test_a_product_of_dimensions_without_a_bound_has_none():
+    dims = "dims {{A in [1, inf], B in [1, inf], A_x_B in [1, {0}]}}"
+    text = f"aatc 2\n\n{dims}\n\ngeo.func @main(%q: f64[A,B]) {{{{\n  geo.return(%q)\n}}}}\n"
+    parse(text.format("inf")).verify()
+    with pytest.raises(VerifyError, match="its range does not hold"):
+        parse(text.format(6)).verify()
+
+
+def test_rounds_that_add_into_one_row_of_a_pair_buffer_say_how():
+    text = TILE.replace(
+        "%lse_all = tile.alloc() : f64[2,N]\n",
+        "%lse_all = tile.alloc() : f64[2,N]\n  %mean = tile.alloc() {fill = 0.0} : f64[2,1,M]\n",
+    ).replace(
+        "        tile.yield(%top",
+        '        tile.store(%p, %mean, %g, %i, %j) {axes = "gij", add = true}\n        tile.yield(%top',
+    )
+    with pytest.raises(VerifyError, match=r"parallel|rounds"):
+        parse(text).verify()
+
+
+def test_a_normalizer_does_not_sum_what_is_still_growing():
+    class Lie(Softmax):
+        name = "lie"
+        of_weights = (MASS, Statistic("e", of=mul(WEIGHT, TOP.next)))
+
+    Softmax().check()
+    with pytest.raises(AatcError):
+        Lie().check()

@@ -414,3 +414,11 @@ def test_frozen_states_and_what_does_not_fit():
         attention(x, mask=torch.ones(2, 6))
     with pytest.raises(ShapeError, match="as many imaginary ones"):
         aatc.attend(*(torch.randn(1, 1, 2, 3) for _ in range(3)), metric=FubiniStudy())
+
+
+def test_states_that_vanish_have_finite_gradients_in_half_precision():
+    from aatc.nn.fubini_study import normalised
+
+    x = torch.zeros(1, 4, dtype=torch.float16, requires_grad=True)
+    normalised(x).sum().backward()
+    assert x.grad.isfinite().all()
