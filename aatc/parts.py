@@ -165,11 +165,16 @@ def number(what: str, x: Any) -> Any:
     x = plain(x)
     if isinstance(x, (float, torch.Tensor, torch.SymInt, torch.SymFloat)) or varies(x):
         return x
-    if isinstance(x, int) or (hasattr(x, "__float__") and not isinstance(x, (str, complex))):
-        # written out: Dynamo would make an input of a name for it, and record again
-        if not -1.7976931348623157e308 <= x <= 1.7976931348623157e308:
-            raise ScoreError(f"{what} is larger than any number of double precision")
-        return x if isinstance(x, int) else float(x)
+    # the limit is written out: Dynamo would make an input of a name for it, and record again
+    if isinstance(x, int) and not -1.7976931348623157e308 <= x <= 1.7976931348623157e308:
+        raise ScoreError(f"{what} is larger than any number of double precision")
+    if isinstance(x, int):
+        return x
+    if hasattr(x, "__float__"):
+        try:
+            return float(x)
+        except (OverflowError, TypeError, ValueError) as error:
+            raise ScoreError(f"{what} is {x!r}, of which there is no number of double precision: {error}") from error
     raise ScoreError(f"{what} is {x!r}; it is a number or a tensor")
 
 

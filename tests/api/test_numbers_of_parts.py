@@ -88,6 +88,24 @@ def test_curvature_is_positive(curvature):
         metrics.LorentzDistance(curvature=curvature, lift=True)
 
 
+class Only:
+    """What is a number by `__float__` alone, or says that it is none."""
+
+    def __init__(self, x):
+        self.x = x
+
+    def __float__(self):
+        return self.x
+
+
+def test_what_has_a_float_is_that_number():
+    want = both(PLACES["scale"], 0.5)[0]()
+    torch.testing.assert_close(both(PLACES["scale"], Only(0.5))[0](), want)
+    for x in (Only("x"), Fraction(10**400)):
+        with pytest.raises(AatcError):
+            both(PLACES["scale"], x)[0]()
+
+
 def test_heads_of_alibi_are_a_number_of_heads():
     with pytest.raises(AatcError, match="number of heads"):
         biases.ALiBi(2**63)

@@ -114,12 +114,12 @@ def test_sizes_of_zero_and_one(shape, mask):
 
     for metric in (metrics.DotProduct(), metrics.Euclidean(), metrics.LorentzDistance(lift=True), l1):
         # None: native kernels, where they can run. Other scores are never the library's: without it the program is the
-        # same once more. Torch code is loops of the same form for metrics of one kind and for masks that read nothing.
+        # same once more. Torch code of all metrics but one has four masks, as kernels of sizes without 0 have all.
         contracted = isinstance(metric, (metrics.DotProduct, metrics.Euclidean))
         torch_code = (True, False) if contracted else (True,)
         if mask in ("causal", "documents") and not isinstance(metric, metrics.Euclidean):
             torch_code = ()
-        # kernels of nothing differ in nothing but what a pair is
+        # where there is nothing to compute, kernels of the other metrics do
         native = (None,) if 0 not in shape or not isinstance(metric, metrics.Euclidean) else ()
         for library in (*torch_code, *native):
             q, k, v = (torch.randn(b, x, y, z, dtype=torch.float64) for x, y, z in ((h, n, d), (hk, m, d), (hk, m, e)))

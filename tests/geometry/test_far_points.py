@@ -53,7 +53,7 @@ def test_maps_of_the_ball_are_gyrovector_formulas(largest):
         p, q, u = numbers(x[n]), numbers(y[n]), numbers(v[n])
         gap = 1 - sum(a * a for a in p)
         away = mobius([-a for a in p], q)
-        assert off(v[n], scaled(lambda t, gap=gap: gap * mp.atanh(t), away)) <= 1e-5
+        assert off(v[n], scaled(lambda t, gap=gap: gap * mp.atanh(t), away)) <= 1e-6
         assert off(end[n], mobius(p, scaled(lambda t, gap=gap: mp.tanh(t / gap), u))) <= 1e-6
         part = scaled(lambda t: mp.tanh(mp.mpf(0.3) * mp.atanh(t)), away)
         assert off(middle[n], mobius(p, part)) <= 1e-6
@@ -66,7 +66,8 @@ def test_the_ball_is_crossed_from_edge_to_edge(dtype, r, c):
     x = torch.tensor([r, 0.0], dtype=dtype) / math.sqrt(c)
     y = torch.stack([-x, -x.flip(0), 0.5 * x, torch.zeros_like(x)])
     end = ball.exp(x, ball.log(x, y))
-    torch.testing.assert_close(end, y, rtol=0, atol=3 * torch.finfo(dtype).eps ** (0.5 if r > 0.5 else 0.9))
+    # in double precision the distance from the edge, 4e-9, is that of the third of these points to half a digit
+    torch.testing.assert_close(end, y, rtol=0, atol=1e-6 if dtype == torch.float32 else 3e-9)
     assert (ball.geodesic(x, -x, 0.5).abs() <= 1e-6).all()
 
 
@@ -75,6 +76,9 @@ def test_exp_of_the_ball_has_derivatives_where_its_forms_meet():
     x = torch.tensor([[0.9, 0.1], [0.0, 0.0], [0.9, 0.0], [-0.5, 0.3]], dtype=torch.float64, requires_grad=True)
     v = torch.tensor([[-0.5, 0.1], [0.3, 0.0], [0.0, 0.0], [0.2, -0.4]], dtype=torch.float64, requires_grad=True)
     assert torch.autograd.gradcheck(ball.exp, (x, v))
+    moving = [0, 1, 3]  # a vector of length 0 has no second derivative
+    again = [t.detach()[moving].requires_grad_() for t in (x, v)]
+    assert torch.autograd.gradgradcheck(ball.exp, again)
     batched = torch.func.vmap(ball.exp)(x, v)
     torch.testing.assert_close(batched, ball.exp(x, v))
 
@@ -117,7 +121,7 @@ def test_maps_of_the_hyperboloid_are_its_formulas(largest):
         u = [sum(a * b for a, b in zip(p[1:], space, strict=True)) / p[0], *space]
         length = mp.sqrt(lorentz(u, u))
         want = [mp.cosh(length) * a + mp.sinh(length) / length * b for a, b in zip(p, u, strict=True)]
-        assert off(end[n], want) <= 1e-5
+        assert off(end[n], want) <= 1e-6
 
 
 def test_the_middle_of_orthogonal_points_of_the_hyperboloid():

@@ -56,7 +56,8 @@ class Hyperboloid(Manifold):
     dist = (2/√c) asinh(√c |x − y|_L/2), which keeps its digits for near points; Lorentz products lose a factor
     e^{2r√c} of precision at distance r from the vertex, so they are formed in double precision. exp(x, v) =
     cosh(√c|v|) x + sinh(√c|v|) v/(√c|v|); transport v + c⟨y, v⟩/(1 − c⟨x, y⟩)(x + y). ``projection`` keeps the
-    coordinates 1..n and computes x₀. Source: J. Ratcliffe, "Foundations of Hyperbolic Manifolds", chapter 3.
+    coordinates 1..n and computes x₀; maps read these of points, and ``exp`` of vectors, too: x₀ and v₀ follow, and
+    their own rounding would outweigh the rest. Source: J. Ratcliffe, "Foundations of Hyperbolic Manifolds", chapter 3.
 
     Raises: GeometryError for c that is not positive.
     """
@@ -147,8 +148,12 @@ class PoincareBall(Manifold):
 
     def _gap(self, x: Tensor) -> Tensor:
         """1 − c|x|² = 2/λ, at least 4ε."""
-        size = math.sqrt(self.c) * length(_wide(x))
-        return ((1 - size) * (1 + size)).clamp_min(4 * torch.finfo(x.dtype).eps).to(x.dtype)
+        wide = _wide(x)
+        square = self.c * dot(wide, wide)
+        near = square < 0.25  # the origin, too, where a length has no second derivative
+        size = torch.where(near, torch.ones_like(square), square).sqrt()
+        gap = torch.where(near, 1 - square, (1 - size) * (1 + size))
+        return gap.clamp_min(4 * torch.finfo(x.dtype).eps).to(x.dtype)
 
     def _half_sinh(self, x: Tensor, y: Tensor) -> Tensor:
         """sinh(√c dist/2)."""
@@ -161,7 +166,9 @@ class PoincareBall(Manifold):
         angle = 2 * math.sqrt(self.c) * length(v) / self._gap(x)
         back = (angle > 0.5) & (dot(x, v) < 0)
         near = self._sum(x, torch.where(back, torch.zeros_like(v), v))
-        far = self._back(_wide(x), _wide(torch.where(back, v, torch.ones_like(v)))).to(x.dtype)
+        # elsewhere of any point but the origin, whose length has no second derivative
+        inside = torch.where(back, x, torch.full_like(x, 0.5 / math.sqrt(self.c * x.shape[-1])))
+        far = self._back(_wide(inside), _wide(torch.where(back, v, torch.ones_like(v)))).to(x.dtype)
         return self._projection(torch.where(back, far, near))
 
     def _back(self, x: Tensor, v: Tensor) -> Tensor:
@@ -172,7 +179,7 @@ class PoincareBall(Manifold):
         e^{−r}(|ξ|(2 − κ) + δ²/2) + δ(2 − δ), with A = e^r(|ξ|²κ − δ²/2) + e^{−r}(|ξ|(2 − δ − |ξ|κ) + δ − δ²/2).
         """
         size = math.sqrt(self.c) * length(x)
-        outwards = x / torch.where(size > 0, length(x), torch.ones_like(size))
+        outwards = x / length(x)
         delta = (1 - size).clamp_min(2 * torch.finfo(x.dtype).eps)
         tau = v / length(v) + outwards
         kappa, gap, half = dot(tau, tau) / 2, delta * (2 - delta), delta.square() / 2
@@ -218,10 +225,9 @@ class PoincareBall(Manifold):
         return turned * (self._gap(y) / self._gap(x))
 
     def _projection(self, x: Tensor) -> Tensor:
-        size = length(x)
         largest = (1 - 4 * torch.finfo(x.dtype).eps) / math.sqrt(self.c)
-        outside = size > largest
-        return torch.where(outside, x * (largest / torch.where(outside, size, torch.ones_like(size))), x)
+        outside = length(x.detach()) > largest
+        return torch.where(outside, x * (largest / length(torch.where(outside, x, torch.ones_like(x)))), x)
 
     def _tangent_projection(self, x: Tensor, v: Tensor) -> Tensor:
         same: Tensor = torch.broadcast_tensors(v, x)[0]
