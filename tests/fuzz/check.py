@@ -34,6 +34,9 @@ UNITS = {
 SLACK = 4.0
 #: and in units of what is added up, which may cancel
 SUMMANDS = 32.0
+#: and in units of 1, or of the values: the digits bound of single precision, 2e-5. In double precision alone, where it
+#: is far below what any fault makes; a number that cancels down to 1e-17 has no digits of its own.
+UNITS_OF_ONE = 2e-5 / 2.0**-23
 
 
 #: Orders of summation that are tried before a number is called wrong.
@@ -264,11 +267,17 @@ class Judge:
                 # as it is, too: what a float32 gradient loses may be below the range of a half
                 for held in {r.dtype, r.dtype if dtype == torch.float64 else dtype}
             ),
-            # what is exactly 0 may come out as a difference of equal numbers
-            1e-20 if _largest(want) else 256 * compute_unit * self.values,
+            # what is 0, or nearly, may come out as a difference of equal numbers
+            self._next_to_zero(want),
         )
         of_each = SUMMANDS * compute_unit * torch.as_tensor(size, dtype=torch.float64)
         return of_each.clamp(min=of_all).expand(want.shape) + more
+
+    def _next_to_zero(self, want: torch.Tensor) -> float:
+        unit = UNITS[self.compute][1] * self.values
+        if not _largest(want):
+            return 256 * unit
+        return UNITS_OF_ONE * unit if self.compute == torch.float64 else 1e-20
 
     def compare(self, where: str, got: torch.Tensor, want, part: Part, *tolerance) -> None:
         """``part``: what of the untouched formula's results is compared; ``tolerance``: size, unit and more. Where

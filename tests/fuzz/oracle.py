@@ -129,6 +129,8 @@ def _carried(f: Formula, q, k, v):
         tk = _angles(f, torch.arange(m) if qp is None else f.x[kp or qp], "j", base)
 
         def carry(x):
+            if f.dtype == torch.float64 and not Rounding.unit:  # one turn: none at all where positions are equal
+                return rotated(x, tk - tq, style)
             return rotated(rotated(x, tk, style), -tq, style)
 
         return carry(k), carry(v) if values else v
