@@ -134,3 +134,10 @@ def test_rounding_is_no_deviation() -> None:
     expanded = body("dot(q, q) - 2.0 * dot(q, k) + dot(k, k)")
     assert verify(("equal", body("sum(square(q - k))"), expanded)) <= 1e-9
     assert verify(("equal", body("sqrt(sum(square(q - k)))"), call("sqrt", expanded))) <= 1e-9
+
+
+@pytest.mark.parametrize(("off", "explained"), [(1e-8, True), (4e-6, False)])
+def test_rounding_explains_what_it_makes_and_no_more(off: float, explained: bool) -> None:
+    """Beside 1e8, whose last digit is 1.5e-8: a hundredth of a millionth may be rounding, four millionths are not."""
+    found = verify(("equal", body("sum((q + 100000000.0) - 100000000.0)"), body(f"sum(q) + {off!r}")))
+    assert found <= 1e-9 if explained else found > 1e-6

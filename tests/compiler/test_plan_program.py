@@ -5,6 +5,7 @@ list of words and with the steps of a level shuffled. Kernels are stand-ins that
 """
 
 import random
+import re
 
 import pytest
 from hypothesis import event, given
@@ -16,7 +17,7 @@ from aatc.ir.core import Block, Func, Module, Op, Value
 from aatc.ir.parser import parse
 from aatc.ir.registry import Operand
 from aatc.ir.types import KERNEL, TensorType
-from aatc.passes.plan_program import depth, lifetimes, most_alive
+from aatc.passes.plan_program import depth, lifetimes, most_alive, plan
 from tests.ir.samples import PROGRAM
 
 KERNEL_ATTRS = {"name": "mix", "hash": "0" * 64, "push": ("s",), "local": (8, 1, 1), "shared": 0, "features": (),
@@ -47,10 +48,12 @@ def drawn(seed):
         others = [v for v in full if v not in reads]
         if empty and choice < 0.5:
             target, access = empty.pop(rng.randrange(len(empty))), "write"
+            full.append(target)
             if rng.random() < 0.3:
                 ops.append(Op("program.zero", (target,), {}))
                 access = "update"
-            full.append(target)
+                if rng.random() < 0.5:  # what is 0 may be read before anything is written to it, or never touched
+                    continue
         elif others and choice < 0.9:
             target, access = rng.choice(others), rng.choice(("update", "write"))
         elif others:
@@ -210,6 +213,28 @@ def chain(length):
     module = Module()
     module.add(Func("main", "program", Block([x], ops)))
     return module
+
+
+def test_zeros_are_there_before_they_are_read():
+    """Two readers of a buffer of zeros, and then a writer: the zero comes before the readers' level."""
+    text = (
+        PROGRAM[: PROGRAM.index("  program.zero")]
+        + """  program.zero(%d)
+  program.dispatch(%axpy, %d, %a) {access = ["read", "update"], grid = [1, 1, 1], push = [#1, #2, 64, 0.5]}
+  program.dispatch(%axpy, %a, %d) {access = ["read", "update"], grid = [1, 1, 1], push = [#1, #2, 64, 2.0]}
+  %y = program.download(%d) : f32[128]
+  program.return(%y, %x)
+}
+"""
+    )
+    text = re.sub(r", offset = \d+", "", text).replace(" {words = 448, alignment = 64}", "")
+    text = text.replace("  program.block(%at, %d, %c) {words = [#1, #2, 128]}\n", "")
+    text = text.replace("  %y = program.download(%d) : f32[128]", "  %y = program.download(%d) : f32[2,64]")
+    func = parse(text).entry
+    plan(func)
+    steps = [op for op in func.body.ops if "level" in op.attrs]
+    zero, read, written = (op.attrs["level"] for op in steps[-3:])
+    assert zero < read < written
 
 
 def test_a_chain_runs_in_two_or_three_places():

@@ -5,6 +5,7 @@ from html.parser import HTMLParser
 import torch
 
 import aatc
+from aatc import metrics
 from aatc.frontend.explain import AttentionInfo, Explanation, Fallback, GraphInfo, PassInfo
 from tests.frontend import frontend_models as models
 
@@ -75,3 +76,15 @@ def test_a_real_explanation_has_one_entry_per_attention_and_pass():
     text = str(explanation)
     assert "Classifier compiled by aatc for native" in text
     assert "1 graph, 2 attentions, nothing left to PyTorch" in text
+
+
+def test_attentions_of_two_lines_are_told_apart():
+    def twice(q, k, v):
+        o = aatc.attend(q, k, v, metric=metrics.DotProduct())
+        return aatc.attend(o, k, o, metric=metrics.DotProduct())
+
+    compiled = aatc.compile(twice, fallback=False)
+    q = torch.randn(1, 1, 8, 4)
+    compiled(q, q, q)
+    text = str(compiled.explain())
+    assert "o = aatc.attend(q, k, v" in text and "return aatc.attend(o, k, o" in text

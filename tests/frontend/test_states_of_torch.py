@@ -252,3 +252,25 @@ def test_an_exception_leaves_no_inference_mode():
         c(torch.ones(3), torch.tensor([7]))
     leaked = torch.is_inference_mode_enabled()
     assert not leaked
+
+
+@pytest.mark.parametrize("within", [True, False])
+def test_a_first_call_in_inference_mode_leaves_later_ones_their_gradients(within):
+    """Tensors that a program keeps from its first call, a scale made in forward, say, are not those of inference."""
+
+    def attend(q, k, v, quiet=False):
+        if quiet:
+            with torch.inference_mode():
+                return aatc.attend(q * torch.tensor([1.0, 2.0, 3.0, 4.0]), k, v, metric=aatc.metrics.DotProduct())
+        return aatc.attend(q * torch.tensor([1.0, 2.0, 3.0, 4.0]), k, v, metric=aatc.metrics.DotProduct())
+
+    compiled = aatc.compile(attend, fallback=False)
+    q = torch.randn(1, 1, 8, 4)
+    with torch.inference_mode(not within):
+        quiet = compiled(q, q, q, within)
+    x = q.clone().requires_grad_()
+    o = compiled(x, q, q)
+    torch.testing.assert_close(o, quiet.clone())
+    (got,) = torch.autograd.grad(o.sum(), x)
+    (want,) = torch.autograd.grad(attend(x, q, q).sum(), x)
+    torch.testing.assert_close(got, want)
