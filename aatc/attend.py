@@ -117,10 +117,10 @@ def attend(
     spec = _spec(
         (
             *keys,
-            scalar_key(scale),
+            scalar_key(scale, "scale"),
             scalar_key(dropout) if thinned else None,
-            None if soft_cap is None else scalar_key(soft_cap),
-            None if shift is None else scalar_key(shift),
+            None if soft_cap is None else scalar_key(soft_cap, "soft_cap"),
+            None if shift is None else scalar_key(shift, "the shift"),
             kind,
             aggregate,
             tuple([tuple([(c.name, c.axes, c.dtype) for c in group]) for group in groups]),

@@ -206,7 +206,8 @@ class LorentzDistance(_Distance):
         self.beta, self.squared, self.curvature, self.lift = beta, squared, curvature, lift
 
     def key(self):
-        return (self.tag, scalar_key(self.beta), bool(self.squared), scalar_key(self.curvature), bool(self.lift))
+        beta, curvature = scalar_key(self.beta, "beta"), scalar_key(self.curvature, "curvature")
+        return (self.tag, beta, bool(self.squared), curvature, bool(self.lift))
 
     def captures(self, sizes):
         return [*scalar_captures("beta", self.beta, sizes), *scalar_captures("curvature", self.curvature, sizes)]
@@ -227,7 +228,7 @@ class Poincare(_Distance):
         self.beta, self.squared = beta, squared
 
     def key(self):
-        return (self.tag, scalar_key(self.beta), bool(self.squared))
+        return (self.tag, scalar_key(self.beta, "beta"), bool(self.squared))
 
     @classmethod
     def score(cls, key, q, k, captured):
@@ -248,7 +249,7 @@ class Cosine(Metric):
         self.eps = 1e-12 if eps is None else eps
 
     def key(self):
-        return (self.tag, scalar_key(self.eps))
+        return (self.tag, scalar_key(self.eps, "eps"))
 
     def captures(self, sizes):
         return scalar_captures("eps", self.eps, sizes)
@@ -266,7 +267,7 @@ class SphereGeodesic(_Distance):
         self.beta, self.eps = beta, 1e-12 if eps is None else eps
 
     def key(self):
-        return (self.tag, scalar_key(self.beta), scalar_key(self.eps))
+        return (self.tag, scalar_key(self.beta, "beta"), scalar_key(self.eps, "eps"))
 
     def captures(self, sizes):
         return [*scalar_captures("beta", self.beta, sizes), *scalar_captures("eps", self.eps, sizes)]
@@ -288,7 +289,7 @@ class FisherRao(_Distance):
         self.beta, self.logits = beta, logits
 
     def key(self):
-        return (self.tag, scalar_key(self.beta))
+        return (self.tag, scalar_key(self.beta, "beta"))
 
     def prepare(self, q, k):
         if not self.logits:

@@ -10,6 +10,7 @@ One that is known stands in the key; one that torch.compile has seen to vary is 
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator
 from typing import Any, ClassVar, NamedTuple
 
@@ -123,10 +124,14 @@ def same(found: Any, wanted: Any) -> bool:
     return bool(found == wanted)
 
 
-def scalar_key(x: Any) -> str:
-    """Key of a parameter that is a number or a tensor."""
-    x = number("a parameter", x)
-    return _TENSOR if captured(x) else text_of(float(x))
+def scalar_key(x: Any, what: str = "a parameter") -> str:
+    """Key of a parameter that is a number or a tensor. ScoreError for a number that is known and not finite."""
+    x = number(what, x)
+    if captured(x):
+        return _TENSOR
+    if not math.isfinite(x):
+        raise ScoreError(f"{what} is {float(x)}, not a finite number")
+    return text_of(float(x))
 
 
 def scalar_captures(name: str, x: Any, sizes: Sizes) -> list[Capture]:

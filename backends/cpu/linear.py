@@ -260,14 +260,21 @@ class _Graph:
         """(x, sqrt(x*x - 1)) of x at least 1: by the reciprocal root, which is cheaper, and whose infinity at 0 goes
         back to 0. Where the square is too large a number, x itself."""
         x = self("clamp", x, attrs=(1.0, math.inf))
-        root = self("reciprocal", self("rsqrt", self("add", self("mul", x, x), self.const(-1.0))))
+        if self.dtype == "f64":  # near 1 the square rounds away half of what is left: digits that doubles are taken for
+            square = self("mul", self("add", x, self.const(-1.0)), self("add", x, self.const(1.0)))
+        else:
+            square = self("add", self("mul", x, x), self.const(-1.0))
+        root = self("reciprocal", self("rsqrt", square))
         return x, self("minimum", root, x)
 
     def expacosh(self, x: int) -> int:
         return self("reciprocal", self("add", *self.beyond_one(x)))
 
     def acosh(self, x: int) -> int:
-        return self("log", self("add", *self.beyond_one(x)))
+        x, root = self.beyond_one(x)
+        if self.dtype == "f64":
+            return self("log1p", self("add", self("add", x, self.const(-1.0)), root))
+        return self("log", self("add", x, root))
 
     def asinsqrt(self, x: int) -> int:
         # the root as the reciprocal of the reciprocal root, which is cheaper, and whose infinity at 0 goes back to 0

@@ -115,3 +115,11 @@ def test_a_sink_of_minus_infinity_is_none():
     want = both(lambda _: {"metric": metrics.DotProduct()}, 0)[0]()
     for run in both(PLACES["sink"], -math.inf):
         torch.testing.assert_close(run(), want)
+
+
+@pytest.mark.parametrize("place", ["scale", "soft cap", "beta"])
+@pytest.mark.parametrize("x", [math.nan, math.inf])
+def test_numbers_that_are_not_finite_are_refused_by_name(place, x):
+    for run in both(PLACES[place], x):
+        with pytest.raises(AatcError, match=f"{place.replace(chr(32), chr(95))} is {x}"):
+            run()

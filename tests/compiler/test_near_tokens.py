@@ -368,3 +368,26 @@ def test_near_pairs_send_a_learned_metric_the_slope_of_their_squares(dtype, give
     (want,) = torch.autograd.grad([s.softmax(-1) @ z, s.logsumexp(-1)], [w], [p.double() for p in probes])
     exact = {torch.float64: 1e-9, torch.float32: 2e-5}[dtype]
     assert float((got - want).abs().max()) <= exact * float(want.abs().max())
+
+
+def test_slopes_beside_one_keep_the_digits_of_double_precision():
+    """The square of x = 1 + 1e-6 has lost ten of its digits of x * x - 1, and with them the slope of acosh(x)."""
+    g = torch.Generator().manual_seed(3)
+    q, k, v = (1e-3 * torch.randn(1, 2, 9, 6, generator=g, dtype=torch.float64) for _ in range(3))
+    q, k = (torch.cat([time(x).unsqueeze(-1), x], -1).requires_grad_() for x in (q, k))
+    scale = torch.tensor(0.7, dtype=torch.float64)  # one that is captured is not folded into the metric
+
+    def apart():
+        x = (q * k.new_tensor([1.0, *[-1.0] * 6])).unsqueeze(3) * k.unsqueeze(2)
+        above = x.sum(-1) - 1
+        distance = torch.log1p(above + (above * (above + 2)).sqrt())
+        return torch.softmax(-scale * distance.square(), -1) @ v
+
+    def attend(q, k, v, scale):
+        return aatc.attend(q, k, v, metric=metrics.LorentzDistance(squared=True), scale=scale)
+
+    probe = torch.randn(1, 2, 9, 6, generator=g, dtype=torch.float64)
+    want = torch.autograd.grad((apart() * probe).sum(), (q, k))
+    o = aatc.compile(attend, fallback=False, backend="cpu")(q, k, v, scale)
+    for got, right in zip(torch.autograd.grad((o * probe).sum(), (q, k)), want):
+        torch.testing.assert_close(got, right, rtol=0, atol=1e-14 * float(right.abs().max()) + 1e-17)
