@@ -70,6 +70,22 @@ def test_every_size(vulkan, sizes):
     on_device(vulkan, "dot product", "causal" if sizes == "even" else "none", sizes)
 
 
+@aatc.metric(t="ht")
+def looked_up(q, k, i, j, t):
+    return (q * k).sum() + aatc.metrics.lookup(t, j) + aatc.metrics.lookup(t, j - i)
+
+
+def test_positions_beyond_a_table_read_its_ends(vulkan):
+    """And not the next head's: read once per key and once per pair, of 21 positions that go from -20 to 18."""
+    q, k, v, t = torch.randn(1, 2, 21, 4), torch.randn(1, 2, 19, 4), torch.randn(1, 2, 19, 4), 3 * torch.randn(2, 5)
+    module, program, operands = compiled(vulkan, [q, k, v], {"metric": looked_up(t=t)}, TILES)
+    assert isinstance(vulkan.compile(module.funcs["attend0"])[0], Compiled)
+    at, apart = torch.arange(19).clamp(max=4), (torch.arange(19) - torch.arange(21)[:, None]).clamp(0, 4)
+    exact = [x.double() for x in (q, k, v, t)]
+    score = exact[0] @ exact[1].mT + exact[3][:, None, at] + exact[3][:, apart]
+    assert off(program.main(*operands)[0], torch.softmax(score, -1) @ exact[2]) <= 5e-6
+
+
 def test_vectors_of_one_feature_and_matrices(vulkan):
     """Values of one feature; a metric's matrix, with its gradient."""
     q, k = torch.randn(1, 2, 21, 5), torch.randn(1, 2, 19, 5)
