@@ -1,5 +1,5 @@
-"""Plants the faults of `ir_faults`, `pass_faults`, `program_faults` and `backend_faults` one at a time in a scratch
-copy and says which the tests let live.
+"""Plants the faults of `ir_faults`, `pass_faults`, `program_faults`, `backend_faults` and `outsiders_faults` one at a
+time in a scratch copy and says which the tests let live.
 
     python -m tests.planted.run                      # all of them, in a copy of this checkout
     python -m tests.planted.run minimum-ties cos-sign
@@ -21,10 +21,10 @@ import time
 from collections import Counter
 from pathlib import Path
 
-from tests.planted import backend_faults, ir_faults, pass_faults, program_faults
+from tests.planted import backend_faults, ir_faults, outsiders_faults, pass_faults, program_faults
 from tests.planted.fault import Fault
 
-FAULTS = ir_faults.FAULTS + pass_faults.FAULTS + program_faults.FAULTS + backend_faults.FAULTS
+FAULTS = ir_faults.FAULTS + pass_faults.FAULTS + program_faults.FAULTS + backend_faults.FAULTS + outsiders_faults.FAULTS
 ROOT = Path(__file__).resolve().parents[2]
 _LEFT_OUT = shutil.ignore_patterns(".git", ".venv", "__pycache__", ".hypothesis", "*.egg-info", "build", ".*_cache")
 
