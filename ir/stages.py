@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
+from functools import lru_cache
 from typing import Any
 
 from aatc.ir import stage_evaluate
 from aatc.ir.aggregations import aggregation_named
 from aatc.ir.core import Op
+from aatc.ir.dims import Dim
 from aatc.ir.errors import VerifyError
 from aatc.ir.normalizers import normalizer_named
 from aatc.ir.registry import Attr, OpDef, define
 from aatc.ir.score.expr import ZERO
 from aatc.ir.score.program import Program
+from aatc.ir.score.widths import extents
 from aatc.ir.types import PairType, TensorType, Type, compute_name
 
 
@@ -30,7 +33,8 @@ def pair_operand(op: Op, n: int) -> PairType:
 
 
 def check_binding(op: Op, program: Program, values: list[Any]) -> None:
-    """Every parameter of ``program`` binds to a tensor with as many dimensions as it has axes."""
+    """Every parameter of ``program`` binds to a tensor with as many dimensions as it has axes, and vectors that are
+    combined have as many channels: ScoreError where they have not."""
     if len(program.params) != len(values):
         raise VerifyError(f"{op.name}: program takes ({', '.join(program.names)}), {len(values)} values are bound")
     for p, v in zip(program.params, values, strict=True):
@@ -41,6 +45,22 @@ def check_binding(op: Op, program: Program, values: list[Any]) -> None:
         found = "b" if v.type.dtype == "bool" else "f" if v.type.dtype == "bf16" else v.type.dtype[0]
         if found not in kind:
             raise VerifyError(f"{op.name}: parameter {p.name} is declared {dtype!r}, its value is {v.type}")
+    tails = tuple([tuple(v.type.shape[v.type.rank - p.rank :]) for p, v in zip(program.params, values, strict=True)])
+    _check_widths(program, tails)
+
+
+@lru_cache(maxsize=1024)
+def _check_widths(program: Program, tails: tuple[tuple[Dim, ...], ...]) -> None:
+    known = {p.name: tail for p, tail in zip(program.params, tails, strict=True) if 0 < p.rank < 3}
+    if all(d.is_static for tail in known.values() for d in tail):  # of symbols, more than one may be the same number
+        extents([program.body], {n: tuple(map(int, tail)) for n, tail in known.items()})
+
+
+def _made_by(op: Op, n: int, name: str) -> None:
+    """Operand ``n`` of ``op`` is what an operation ``name`` makes for pairs."""
+    owner = op.operands[n].owner
+    if not isinstance(owner, Op) or owner.name != name or owner.results[0] is not op.operands[n]:
+        raise VerifyError(f"operand {n} of {op.name} is %{op.operands[n].name}; it is what a {name} makes of pairs")
 
 
 DIGITS = {
@@ -82,7 +102,13 @@ def _metric_types(op: Op) -> list[Type]:
     return [PairType(compute_name(q.dtype), (q.shape[0], q.shape[1], q.shape[2], k.shape[2]))]
 
 
+def _check_heads(op: Op, heads: Dim, shared: TensorType) -> None:
+    if heads.is_static and shared.shape[1].is_static and int(heads) % max(1, int(shared.shape[1])):
+        raise VerifyError(f"{op.name}: {heads} query heads cannot share {shared.shape[1]} key heads")
+
+
 def _metric_verify(op: Op) -> None:
+    _check_heads(op, tensor_operand(op, 0, 4).shape[1], tensor_operand(op, 1, 4))
     program: Program = op.attrs["score"]
     if program.body.rank or program.body.dtype == "b":
         raise VerifyError("a score must be a number per pair")
@@ -115,6 +141,7 @@ def _normalize_verify(op: Op) -> None:
     if mask is not None and (mask.body.rank or mask.body.dtype != "b"):
         raise VerifyError("a mask must be a truth value per pair")
     normalizer_named(op.attrs["kind"])
+    _made_by(op, 0, "geo.metric")
     check_binding(op, mask or Program((), ZERO), op.operands[1:])
 
 
@@ -146,6 +173,10 @@ def _transport_verify(op: Op) -> None:
     if carry.body.rank != 1:
         raise VerifyError("a carried value must be a feature vector")
     check_binding(op, carry, [op.operands[0], *op.operands[2:]])
+    v, pairs = tensor_operand(op, 0, 4), pair_operand(op, 1)
+    _check_heads(op, pairs.shape[1], v)
+    if v.shape[2] != pairs.shape[3]:
+        raise VerifyError(f"{op.name}: {v.shape[2]} values for {pairs.shape[3]} keys")
 
 
 define(
@@ -163,6 +194,11 @@ define(
 )
 
 
+def _aggregate_verify(op: Op) -> None:
+    _made_by(op, 0, "geo.normalize")
+    _made_by(op, 1, "geo.transport")
+
+
 def _aggregate_types(op: Op) -> list[Type]:
     pair_operand(op, 0)
     aggregation_named(op.attrs["kind"])
@@ -178,6 +214,7 @@ define(
         ("weights", "carried"),
         attrs={"kind": Attr.of("str", "how values are combined, see `ir.aggregations`")},
         infer=_aggregate_types,
+        verify=_aggregate_verify,
         evaluate=stage_evaluate.aggregate,
     )
 )

@@ -24,6 +24,10 @@ def extents(roots: Iterable[Expr], tails: Mapping[str, Extents]) -> dict[Expr, E
 
 
 def _extent(x: Expr, args: list[Extents]) -> Extents:
+    if x.fn == "lookup":
+        letters = len(x.args[0].attrs[1]) - len(x.args[0].attrs[1].rstrip("tu"))
+        if letters != len(args) - 1:
+            raise _misfit(x, f"a table of {letters} axes and {len(args) - 1} positions")
     if not args or x.fn == "lookup":
         return ()
     first = args[0]

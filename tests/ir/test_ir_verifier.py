@@ -45,6 +45,13 @@ BROKEN_TEXTS = {
     "more keywords than arguments": (GEO, "kwargs = []", 'kwargs = ["a", "b", "c"]', "more keyword"),
     "an operation that needs a tensor": (GEO, "%q: f64[1,2,N,4], %k", "%q: int, %k", "must be a tensor"),
     "a rule that meets nonsense": (GEO, "%q: f64[1,2,N,4], %k", "%q: f64[1,2], %k", "rank 4"),
+    "scores where weights should be": (GEO, "geo.aggregate(%p, %c)", "geo.aggregate(%s, %c)", "what a geo.normalize makes"),
+    "weights where scores should be": (GEO, "geo.aggregate(%p, %c) {", "geo.aggregate(%c, %c) {", "must be a pair|geo.normalize"),
+    "keys wider than queries": (GEO, "%k: f64[1,2,M,4]", "%k: f64[1,2,M,5]", "vectors of 4 and 5 channels"),
+    "values of another length": (GEO, "%v: f64[1,2,M,4]", "%v: f64[1,2,3,4]", "3 values for M keys"),
+    "key heads that queries cannot share": (GEO, "%k: f64[1,2,M,4]", "%k: f64[1,3,M,4]", "2 query heads cannot share 3"),
+    "value heads that queries cannot share": (GEO, "%v: f64[1,2,M,4]", "%v: f64[1,3,M,4]", "2 query heads cannot share 3"),
+    "a table of one axis at two positions": (GEO, "beta: f[h]) => -(beta * ", "beta: f[t]) => -(lookup(beta, i, j) * ", "a table of 1 axes and 2 positions"),
     # levels
     "a tile type in a geo function": (GEO, "%y = torch.call(%o, %lse)", None, "tile level only"),
     "a tile operation in a geo function": (GEO, "%c = geo.transport", None, "belongs to level tile"),
