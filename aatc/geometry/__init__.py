@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from aatc.geometry.bundles.coordinate_bundle import (
         BundleError,
         CocycleError,
+        ContinuityError,
         CoordinateBundle,
         LocalTrivialization,
         TransitionMap,
@@ -106,6 +107,7 @@ _FROM = {
     "ConformalFlow": "flows.conformal_flow",
     "ConformalTrajectory": "flows.conformal_flow",
     "ContinuationError": "dynamics.continuation",
+    "ContinuityError": "bundles.coordinate_bundle",
     "ControlError": "dynamics.pattern_control",
     "ControlSignal": "dynamics.pattern_control",
     "CoordinateBundle": "bundles.coordinate_bundle",
@@ -210,6 +212,7 @@ __all__ = [
     "ConformalFlow",
     "ConformalTrajectory",
     "ContinuationError",
+    "ContinuityError",
     "ControlError",
     "ControlSignal",
     "CoordinateBundle",
