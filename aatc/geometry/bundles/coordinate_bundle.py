@@ -212,13 +212,14 @@ class CoordinateBundle:
             if a == b or not bool(both.any()):
                 continue
             y = chart.coordinates(flat[both])
-            size, place = largest_jumps(
-                lambda z, a=a, b=b, chart=chart: self._pair(a, b, chart.point(z)),
-                lambda z, a=a, b=b, chart=chart: (self._margins(chart.point(z))[:, [a, b]] > 0).all(-1),
-                y,
-                y.roll(-1, 0),
-                room,
-            )
+
+            def matrix(z: Tensor, a: int = a, b: int = b) -> Tensor:
+                return self._pair(a, b, self.charts[a].point(z))
+
+            def defined(z: Tensor, a: int = a, b: int = b) -> Tensor:
+                return (self._margins(self.charts[a].point(z))[:, [a, b]] > 0).all(-1)
+
+            size, place = largest_jumps(matrix, defined, y, y.roll(-1, 0), room)
             most = int(size.argmax())
             if not float(size[most]) <= room:
                 where = ", ".join(f"{float(c):.4g}" for c in chart.point(place[most]))
