@@ -12,6 +12,7 @@ from aatc.ir.reference import compute_dtype
 from aatc.masks import Mask
 from aatc.metrics import Metric
 from aatc.nn.learned import METRICS, LearnedMetric, learned_metric
+from aatc.nn.pair_geodesics import pair_geodesics
 from aatc.nn.pairs import carried_values, pair_scores
 from aatc.nn.tokens import check_dropout, check_tokens, head_width, merge_heads, split_heads, token_mask
 from aatc.parts import same
@@ -33,7 +34,7 @@ class GeometricAttention(nn.Module):
 
     The seed's ``attend`` computed a metric and geodesics and handed on only the latter, undefined. Here the metric
     makes the weights and the geodesic carries the values. Both are compiled by `aatc.compile` without n² memory;
-    `attention_metric` and `transport_values` show them for all pairs.
+    `attention_metric`, `compute_geodesics` and `transport_values` show them for all pairs.
 
     Raises ShapeError and ScoreError when made of what does not fit.
     """
@@ -207,6 +208,27 @@ class GeometricAttention(nn.Module):
         metric, _ = self._measure()
         connection = self._connection(Q, K, positions, tokens, key_tokens)
         return -pair_scores(self._points(Q), self._points(K), metric, connection)
+
+    def compute_geodesics(
+        self,
+        Q: Tensor,
+        K: Tensor,
+        steps: int = 8,
+        *,
+        positions: Tensor | None = None,
+        tokens: Tensor | None = None,
+        key_tokens: Tensor | None = None,
+    ) -> Tensor:
+        """The shortest path from every carried key to every query: points (steps + 1, B, H, N, M, D) at equal times.
+
+        Q (B, H, N, d), K (B, H, M, d); the key is at time 0, the query at 1. Points are those of the metric's space:
+        features for "euclidean" and "mahalanobis", the ball, the unit sphere, distributions, and on the hyperboloid
+        D = d + 1 coordinates, time first. In N·M·D memory per time. "dot" has no geodesics: ScoreError. The seed's
+        method took the metric, which has no ends. The rest as in `attend`.
+        """
+        metric, _ = self._measure()
+        connection = self._connection(Q, K, positions, tokens, key_tokens)
+        return pair_geodesics(self._points(Q), self._points(K), metric, connection, steps)
 
     def transport_values(
         self,

@@ -37,7 +37,7 @@ class GeodesicViT(nn.Module):
     `GeometricAttention`; "rotary" turns by a patch's row and column and needs heads of a multiple of 4 features.
 
     The seed computed patch_metric, geodesics, and a flow along them with nothing defined. Here `flow_information` is
-    the layers, whose weights are made from the metric that `patch_metric` shows.
+    the layers, whose weights are made from the metric that `patch_metric` shows, and `attention_geodesics` its paths.
 
     Raises ShapeError and ScoreError.
     """
@@ -123,6 +123,17 @@ class GeodesicViT(nn.Module):
 
         ``layer`` counts from 0, or from the end where it is negative. Raises ShapeError.
         """
+        attention, query, key, x = self._compared(images, layer)
+        return attention.attention_metric(query, key, positions=self.positions, tokens=x)
+
+    def attention_geodesics(self, images: Tensor, layer: int = 0, steps: int = 8) -> Tensor:
+        """The shortest paths from keys to queries in a layer, (steps + 1, B, heads, n, n, D), whose lengths
+        `patch_metric` gives: see `GeometricAttention.compute_geodesics`. Raises ShapeError, ScoreError."""
+        attention, query, key, x = self._compared(images, layer)
+        return attention.compute_geodesics(query, key, steps, positions=self.positions, tokens=x)
+
+    def _compared(self, images: Tensor, layer: int) -> tuple[GeometricAttention, Tensor, Tensor, Tensor]:
+        """The attention of a layer, its queries and keys (B, heads, n, d), and the tokens that it makes them from."""
         if not -len(self.layers) <= layer < len(self.layers):
             raise ShapeError(f"there is no layer {layer}", hint=f"there are {len(self.layers)}, from 0 on")
         x = self.tokens(images)
@@ -132,7 +143,7 @@ class GeodesicViT(nn.Module):
         assert isinstance(seen, _Layer)
         x = seen.before(x)
         query, key, _ = (split_heads(t, seen.attention.num_heads) for t in seen.attention.qkv(x).chunk(3, -1))
-        return seen.attention.attention_metric(query, key, positions=self.positions, tokens=x)
+        return seen.attention, query, key, x
 
     def forward(self, images: Tensor) -> Tensor:
         """Logits (B, num_classes) of images (B, C, s, s) or patches (B, n, C·p²). Raises ShapeError."""
