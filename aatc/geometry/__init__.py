@@ -83,6 +83,11 @@ if TYPE_CHECKING:
     from aatc.geometry.manifolds.hyperbolic import Hyperboloid, PoincareBall
     from aatc.geometry.manifolds.path_optimization import OptimalPath, PathOptimization
     from aatc.geometry.manifolds.product import Product
+    from aatc.geometry.manifolds.quantum_geometry import (
+        berry_curvature,
+        fubini_study_metric,
+        quantum_geometric_tensor,
+    )
     from aatc.geometry.manifolds.riemannian import BoundaryGeodesic, ChartError, Geodesic, RiemannianStructure
     from aatc.geometry.manifolds.simplex import Simplex
     from aatc.geometry.manifolds.spd import SPD
@@ -168,6 +173,7 @@ _FROM = {
     "TransitionMap": "bundles.coordinate_bundle",
     "TuringConditions": "dynamics.pattern_stability",
     "WeightedGraph": "flows.graph_curvature",
+    "berry_curvature": "manifolds.quantum_geometry",
     "bifurcation_diagram": "dynamics.bifurcation",
     "chart_ricci": "flows.invariant_family",
     "connection_laplacian": "flows.diffusion",
@@ -175,6 +181,7 @@ _FROM = {
     "dirichlet_energy": "flows.diffusion",
     "dispersion_relation": "dynamics.pattern_stability",
     "forman_ricci": "flows.graph_curvature",
+    "fubini_study_metric": "manifolds.quantum_geometry",
     "holonomy_of_polygon": "bundles.bundle",
     "laplace_beltrami": "flows.diffusion",
     "left_invariant_s3": "flows.invariant_family",
@@ -183,6 +190,7 @@ _FROM = {
     "ollivier_ricci": "flows.graph_curvature",
     "optimal_control": "dynamics.pattern_control",
     "pole_ladder": "bundles.tile_transport",
+    "quantum_geometric_tensor": "manifolds.quantum_geometry",
     "reversed_path": "bundles.connection",
     "round_sphere": "flows.invariant_family",
     "runge_kutta_flow": "dynamics.pattern_control",
@@ -272,6 +280,7 @@ __all__ = [
     "TransitionMap",
     "TuringConditions",
     "WeightedGraph",
+    "berry_curvature",
     "bifurcation_diagram",
     "chart_ricci",
     "connection_laplacian",
@@ -279,6 +288,7 @@ __all__ = [
     "dirichlet_energy",
     "dispersion_relation",
     "forman_ricci",
+    "fubini_study_metric",
     "holonomy_of_polygon",
     "laplace_beltrami",
     "left_invariant_s3",
@@ -287,6 +297,7 @@ __all__ = [
     "ollivier_ricci",
     "optimal_control",
     "pole_ladder",
+    "quantum_geometric_tensor",
     "reversed_path",
     "round_sphere",
     "runge_kutta_flow",
