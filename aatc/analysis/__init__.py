@@ -1,6 +1,6 @@
 """Analytical passes for users: `analyze` a model, or call the families' functions on arrays of your own.
 
-`homotopy`, `cohomology`, `arithmetic` and `information` hold the functions and classes of one family each.
+`heads`, `homotopy`, `cohomology`, `arithmetic` and `information` hold the functions and classes of one family each.
 """
 
 from __future__ import annotations
@@ -12,23 +12,27 @@ from aatc.passes.analysis.base import AnalysisPass, Finding
 from aatc.passes.analysis.result import AnalysisError, BudgetError, Cost, Result, Undecided, Verdict, verify
 
 if TYPE_CHECKING:
-    from aatc.analysis import arithmetic, cohomology, homotopy, information
+    from aatc.analysis import arithmetic, cohomology, heads, homotopy, information
     from aatc.analysis.report import value_text
-    from aatc.analysis.run import Analysis, analyze
+    from aatc.analysis.run import Analysis, analyze, capturing
+    from aatc.analysis.weights import analyze_weights
 
-_FAMILIES = ("arithmetic", "cohomology", "homotopy", "information")
+_FAMILIES = ("arithmetic", "cohomology", "heads", "homotopy", "information")
 
 __all__ = [
     "Analysis", "AnalysisError", "AnalysisPass", "BudgetError", "Cost", "Finding", "Result", "Undecided", "Verdict",
-    "analyze", "arithmetic", "cohomology", "homotopy", "information", "value_text", "verify",
+    "analyze", "analyze_weights", "arithmetic", "capturing", "cohomology", "heads", "homotopy", "information",
+    "value_text",    "verify",
 ]  # fmt: skip
 
 
 def __getattr__(name: str) -> Any:
     if name in _FAMILIES:
         return importlib.import_module(f"aatc.analysis.{name}")
-    if name in ("Analysis", "analyze"):
+    if name in ("Analysis", "analyze", "capturing"):
         return getattr(importlib.import_module("aatc.analysis.run"), name)
+    if name == "analyze_weights":
+        return importlib.import_module("aatc.analysis.weights").analyze_weights
     if name == "value_text":
         return importlib.import_module("aatc.analysis.report").value_text
     raise AttributeError(f"module 'aatc.analysis' has no attribute {name!r}")

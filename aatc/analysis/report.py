@@ -44,6 +44,9 @@ def text_of(analysis: Analysis, width: int = 120) -> str:
             for f in module.findings:
                 if f.subject == "ir" and f.family == family:
                     console.print(f"{program}: {name(f.item)}: {value_text(f.result)}")
+        for f in (f for f in findings if f.subject == "layers"):
+            batch = f" of batch element {f.batch}" if len({g.batch for g in findings}) > 2 else ""
+            console.print(f"all layers{batch}: {name(f.item)}: {value_text(f.result)}")
         for c in seen:
             for table in _tables(c.name, [f for f in findings if f.subject == c.name]):
                 console.print(table)
@@ -89,7 +92,7 @@ def _words(value: Any) -> str:
     if isinstance(value, bool):
         return "yes" if value else "no"
     if isinstance(value, float):
-        return f"{value:.4g}"
+        return f"{value + 0.0:.4g}"
     if isinstance(value, np.ndarray):
         return f"numbers {value.shape}"
     if isinstance(value, Barcodes):

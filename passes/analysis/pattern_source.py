@@ -15,7 +15,7 @@ from numpy.typing import ArrayLike
 from aatc.passes.analysis.result import AnalysisError
 
 if TYPE_CHECKING:
-    from aatc.passes.analysis.capture import CapturedAttention
+    from aatc.passes.analysis.attention_rows import AttentionRows
 
 
 def rows_of_laws(array: np.ndarray) -> np.ndarray | None:
@@ -32,7 +32,7 @@ class PatternSource:
     What it holds is what was captured: O(n), and tables of pairs that are the model's own. Raises AnalysisError where
     these were changed so that a query sees no key."""
 
-    seen: CapturedAttention = field(repr=False)
+    seen: AttentionRows = field(repr=False)
     head: int
     batch: int
     memory: int

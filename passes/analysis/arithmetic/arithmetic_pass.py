@@ -11,6 +11,7 @@ import torch
 
 from aatc.ir.core import Func, Module, Value
 from aatc.ir.types import TensorType
+from aatc.passes.analysis.attention_rows import AttentionRows
 from aatc.passes.analysis.base import AnalysisPass, Study, weights_cost
 from aatc.passes.analysis.capture import CapturedAttention
 from aatc.passes.analysis.result import Cost, Result, Undecided
@@ -38,11 +39,11 @@ class AnalyzeArithmetic(AnalysisPass):
         zeta, weights = estimate_cost(min(n, self.nodes)), weights_cost(n, dim)
         return Cost(2e-3 + 2 * zeta.seconds + weights.seconds, zeta.bytes + weights.bytes)
 
-    def estimate_pattern(self, seen: CapturedAttention, study: Study) -> Cost:
+    def estimate_pattern(self, seen: AttentionRows, study: Study) -> Cost:
         return self._estimate_square(seen)
 
-    def of_pattern(self, seen: CapturedAttention, head: int, batch: int, study: Study) -> Mapping[str, Any]:
-        found = self._constants(seen)
+    def of_pattern(self, seen: AttentionRows, head: int, batch: int, study: Study) -> Mapping[str, Any]:
+        found = self._constants(seen) if isinstance(seen, CapturedAttention) else {}
         n, m = seen.sizes[2:]
         if n != m:
             return {**found, "ihara_zeta": Undecided("square patterns", "queries and keys are different tokens")}

@@ -9,8 +9,8 @@ from typing import Any, ClassVar
 import numpy as np
 
 from aatc.ir.core import Module
+from aatc.passes.analysis.attention_rows import AttentionRows
 from aatc.passes.analysis.base import AnalysisPass, Study, weights_cost
-from aatc.passes.analysis.capture import CapturedAttention
 from aatc.passes.analysis.result import Cost, Result, Undecided
 from aatc.passes.base import register
 
@@ -39,10 +39,10 @@ class AnalyzeCohomology(AnalysisPass):
         weights = weights_cost(n, dim)
         return Cost(0.05 + bars.seconds + 2 * weights.seconds, bars.bytes + weights.bytes)
 
-    def estimate_pattern(self, seen: CapturedAttention, study: Study) -> Cost:
+    def estimate_pattern(self, seen: AttentionRows, study: Study) -> Cost:
         return self._estimate_square(seen, times=2)
 
-    def of_pattern(self, seen: CapturedAttention, head: int, batch: int, study: Study) -> Mapping[str, Any]:
+    def of_pattern(self, seen: AttentionRows, head: int, batch: int, study: Study) -> Mapping[str, Any]:
         n, m = seen.sizes[2:]
         if n != m:
             return {"barcodes": Undecided("square patterns", "queries and keys are different tokens")}
@@ -60,7 +60,7 @@ class AnalyzeCohomology(AnalysisPass):
         }
         return {**found, **groups}
 
-    def _groups(self, seen: CapturedAttention, head: int, batch: int, study: Study) -> Mapping[str, Any]:
+    def _groups(self, seen: AttentionRows, head: int, batch: int, study: Study) -> Mapping[str, Any]:
         from aatc.passes.analysis.chains.complexes import threshold_complex
         from aatc.passes.analysis.chains.homology import estimate_cost, homology
         from aatc.passes.analysis.cohomology.cohomology import CohomologyStructure

@@ -9,8 +9,8 @@ from typing import Any, ClassVar
 import numpy as np
 
 from aatc.ir.core import Module
+from aatc.passes.analysis.attention_rows import AttentionRows
 from aatc.passes.analysis.base import AnalysisPass, Study, weights_cost
-from aatc.passes.analysis.capture import CapturedAttention
 from aatc.passes.analysis.result import Cost, Result, Undecided
 from aatc.passes.base import register
 
@@ -40,10 +40,10 @@ class AnalyzeHomotopy(AnalysisPass):
         weights = weights_cost(n, dim)
         return Cost(0.009 + weights.seconds, weights.bytes)
 
-    def estimate_pattern(self, seen: CapturedAttention, study: Study) -> Cost:
+    def estimate_pattern(self, seen: AttentionRows, study: Study) -> Cost:
         return self._estimate_square(seen)
 
-    def of_pattern(self, seen: CapturedAttention, head: int, batch: int, study: Study) -> Mapping[str, Any]:
+    def of_pattern(self, seen: AttentionRows, head: int, batch: int, study: Study) -> Mapping[str, Any]:
         n, m = seen.sizes[2:]
         if n != m:
             return {"homotopy_groups": Undecided("square patterns", "queries and keys are different tokens")}

@@ -40,7 +40,7 @@ def _joint(table: Any, axes: int) -> np.ndarray:
 
 def row_entropies(pattern: Any) -> np.ndarray:
     """H(A_i) = −Σ_j A_ij log A_ij in nats, (..., n) of patterns (..., n, m). Raises `PatternError`."""
-    entropies: np.ndarray = -_plogp(row_stochastic(pattern)).sum(-1)
+    entropies: np.ndarray = 0.0 - _plogp(row_stochastic(pattern)).sum(-1)  # 0, not −0, of a row with one entry
     return entropies
 
 

@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING, Any, ClassVar
 import numpy as np
 
 from aatc.ir.core import Module
+from aatc.passes.analysis.attention_rows import AttentionRows
 from aatc.passes.analysis.base import AnalysisPass, Study, weights_cost
-from aatc.passes.analysis.capture import CapturedAttention
 from aatc.passes.analysis.result import Cost, Result, Undecided
 from aatc.passes.base import register
 
@@ -43,7 +43,7 @@ class AnalyzeInformation(AnalysisPass):
         seconds = flow.seconds + chain.seconds + weights.seconds + rows
         return Cost(seconds, max(flow.bytes, chain.bytes) + weights.bytes + 8.0 * n * n)
 
-    def of_pattern(self, seen: CapturedAttention, head: int, batch: int, study: Study) -> Mapping[str, Any]:
+    def of_pattern(self, seen: AttentionRows, head: int, batch: int, study: Study) -> Mapping[str, Any]:
         from aatc.passes.analysis.information.information import edge_utilisation, row_entropies
         from aatc.passes.analysis.pattern_source import PatternSource, rows_of_laws
         from aatc.passes.analysis.stochastic import PatternError
@@ -59,7 +59,7 @@ class AnalyzeInformation(AnalysisPass):
             "least_row_entropy": Result(float(entropy.min()), "P2", 1e-12, assumptions=given),
             "edge_utilisation": Result(float(edge_utilisation(rows).mean()), "P2", 1e-12, assumptions=given),
         }
-        if seen.attention.normalizer.exponential:
+        if seen.exponential:
             norm, slack = _largest_jacobian_norm(rows)
             found["largest_jacobian_norm"] = Result(norm, "P2", slack, 0.0, None, given)
         if rows.shape[0] != rows.shape[1]:
