@@ -13,6 +13,8 @@ from aatc.passes.analysis.result import AnalysisError, BudgetError, Cost, Result
 
 if TYPE_CHECKING:
     from aatc.analysis import arithmetic, cohomology, heads, homotopy, information
+    from aatc.analysis.comparison import Comparison, compare, head_distances
+    from aatc.analysis.records import load as load_findings
     from aatc.analysis.report import value_text
     from aatc.analysis.run import Analysis, analyze, capturing
     from aatc.analysis.weights import analyze_weights
@@ -20,9 +22,9 @@ if TYPE_CHECKING:
 _FAMILIES = ("arithmetic", "cohomology", "heads", "homotopy", "information")
 
 __all__ = [
-    "Analysis", "AnalysisError", "AnalysisPass", "BudgetError", "Cost", "Finding", "Result", "Undecided", "Verdict",
-    "analyze", "analyze_weights", "arithmetic", "capturing", "cohomology", "heads", "homotopy", "information",
-    "value_text",    "verify",
+    "Analysis", "AnalysisError", "AnalysisPass", "BudgetError", "Comparison", "Cost", "Finding", "Result", "Undecided",
+    "Verdict", "analyze", "analyze_weights", "arithmetic", "capturing", "cohomology", "compare", "head_distances",
+    "heads", "homotopy", "information", "load_findings", "value_text", "verify",
 ]  # fmt: skip
 
 
@@ -31,6 +33,10 @@ def __getattr__(name: str) -> Any:
         return importlib.import_module(f"aatc.analysis.{name}")
     if name in ("Analysis", "analyze", "capturing"):
         return getattr(importlib.import_module("aatc.analysis.run"), name)
+    if name in ("Comparison", "compare", "head_distances"):
+        return getattr(importlib.import_module("aatc.analysis.comparison"), name)
+    if name == "load_findings":
+        return importlib.import_module("aatc.analysis.records").load
     if name == "analyze_weights":
         return importlib.import_module("aatc.analysis.weights").analyze_weights
     if name == "value_text":

@@ -50,6 +50,12 @@ from aatc.passes.analysis.chains.spaces import (
     triangulated_torus,
     wedge_of_circles_and_sphere,
 )
+from aatc.passes.analysis.cohomology.barcode_vectors import (
+    barcode_distance,
+    persistence_image,
+    persistence_landscape,
+    wasserstein_distance,
+)
 from aatc.passes.analysis.cohomology.characteristic import (
     Curvature,
     TransportError,
@@ -82,6 +88,13 @@ from aatc.passes.analysis.cohomology.hodge import (
     hodge_star,
     star_weights,
 )
+from aatc.passes.analysis.cohomology.null_models import (
+    NullComparison,
+    against_null,
+    loop_statistics,
+    rows_of_entropy,
+    shuffled_rows,
+)
 from aatc.passes.analysis.cohomology.persistence import (
     BackendError,
     Barcodes,
@@ -109,11 +122,14 @@ __all__ = [
     "DifferentialForm",
     "FiltrationError",
     "HodgeDecomposition",
+    "NullComparison",
     "SimplicialComplex",
     "TransportError",
     "WeightError",
+    "against_null",
     "attention_dissimilarity",
     "attention_persistence",
+    "barcode_distance",
     "betti_numbers",
     "bottleneck_distance",
     "chain_complex",
@@ -150,9 +166,12 @@ __all__ = [
     "klein_bottle",
     "line_bundle_classes",
     "link_phases",
+    "loop_statistics",
     "minimal_model",
     "moore_space",
     "oriented_surface",
+    "persistence_image",
+    "persistence_landscape",
     "poincare_sphere",
     "polygon_quotient",
     "projective_plane",
@@ -160,6 +179,8 @@ __all__ = [
     "relative_complex",
     "rips_persistence",
     "rips_values",
+    "rows_of_entropy",
+    "shuffled_rows",
     "simplex",
     "simplicial_map",
     "sphere",
@@ -173,5 +194,6 @@ __all__ = [
     "unit_columns",
     "w1_cocycle",
     "w2_cocycle",
+    "wasserstein_distance",
     "wedge_of_circles_and_sphere",
 ]

@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 import importlib
-import json
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import Any
 
 import torch
 
+from aatc.analysis import records
 from aatc.backends import get as get_backend
 from aatc.frontend.compiled import _original
 from aatc.ir.core import Module
@@ -21,7 +22,7 @@ from aatc.passes.analysis.attention_rows import MEMORY, AttentionRows
 from aatc.passes.analysis.base import AnalysisPass, Finding, Study
 from aatc.passes.analysis.capture import Recorder
 from aatc.passes.analysis.given_weights import token_table, with_tokens
-from aatc.passes.analysis.result import AnalysisError, Cost, Result
+from aatc.passes.analysis.result import AnalysisError, Cost
 from aatc.passes.analysis.torch_recorder import TorchRecorder
 from aatc.passes.capture_attention import CaptureAttention
 
@@ -29,6 +30,7 @@ from aatc.passes.capture_attention import CaptureAttention
 FAMILIES = {
     "heads": ("aatc.passes.analysis.heads.heads_pass", "AnalyzeHeads"),
     "homotopy": ("aatc.passes.analysis.homotopy.homotopy_pass", "AnalyzeHomotopy"),
+    "topology": ("aatc.passes.analysis.cohomology.topology_pass", "AnalyzeTopology"),
     "cohomology": ("aatc.passes.analysis.cohomology.cohomology_pass", "AnalyzeCohomology"),
     "arithmetic": ("aatc.passes.analysis.arithmetic.arithmetic_pass", "AnalyzeArithmetic"),
     "information": ("aatc.passes.analysis.information.information_pass", "AnalyzeInformation"),
@@ -72,21 +74,28 @@ class Analysis:
         return found[0].result
 
     def to_json(self) -> str:
-        """Every finding as a line of JSON, values as text."""
-        return "\n".join(json.dumps(_row(f)) for f in self.findings)
+        """Every finding as a line of JSON with its value in full, typed as `aatc.analysis.records` says."""
+        return records.to_lines(self.findings)
+
+    def to_dataframe(self) -> Any:
+        """Every finding as a row of a pandas DataFrame, with its unit and sentence."""
+        return records.to_dataframe(self.findings)
+
+    def save(self, path: str | Path) -> None:
+        """Writes the findings to an npz file, arrays as arrays; `load_findings` reads them again."""
+        records.save(self.findings, path)
+
+    def html(self, path: str | Path, title: str = "Attention") -> None:
+        """Writes a page that shows heat maps, persistence diagrams and every value with its unit and meaning; it is one
+        file that needs no other."""
+        from aatc.analysis.page import page
+
+        Path(path).write_text(page(self, title), encoding="utf-8")
 
     def __str__(self) -> str:
         from aatc.analysis.report import text_of
 
         return text_of(self)
-
-
-def _row(f: Finding) -> dict[str, Any]:
-    row = {"attention": f.subject, "batch": f.batch, "head": f.head, "family": f.family, "item": f.item}
-    if isinstance(f.result, Result):
-        level = {"proof_level": f.result.proof_level, "residual": f.result.residual, "tolerance": f.result.tolerance}
-        return {**row, "value": str(f.result.value), **level}
-    return {**row, "value": str(f.result)}
 
 
 def analyze(

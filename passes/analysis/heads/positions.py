@@ -138,14 +138,14 @@ class ProfileSums:
             "causal": self.causal,
             "busiest_key": int(self.columns.argmax()),
             "busiest": float(self.columns.max() / rows),
-            "context": self.sums["context"] / rows,
-            "context_share": self.sums["causal_share" if self.causal else "share"] / rows,
+            "context": float(self.sums["context"] / rows),
+            "context_share": float(self.sums["causal_share" if self.causal else "share"] / rows),
         }
         if self.n != self.m and not self.causal:
             return HeadProfile(**whole)
         masses: dict[str, Any] = {name: float(s / c) if c else None for name, (s, c) in self.masses.items()}
         given: dict[str, Any] = {} if self.ids is None else {name: self._token_mass(name) for name in self.tokens}
-        return HeadProfile(**whole, **masses, distance=self.sums["distance"] / rows, **given)
+        return HeadProfile(**whole, **masses, distance=float(self.sums["distance"] / rows), **given)
 
     def _token_mass(self, name: str) -> TokenMass | Undecided:
         mass, queries, causal, anywhere = self.tokens[name]
