@@ -77,6 +77,7 @@ from aatc.passes.analysis.cohomology.cohomology import (
     cohomology,
     coordinates,
 )
+from aatc.passes.analysis.cohomology.dowker_persistence import dowker_persistence
 from aatc.passes.analysis.cohomology.hodge import (
     HodgeDecomposition,
     WeightError,
@@ -147,6 +148,7 @@ __all__ = [
     "curvature",
     "directed_flag_complex",
     "dowker_complex",
+    "dowker_persistence",
     "dunce_hat",
     "edge_threshold",
     "euler_number",

@@ -143,6 +143,9 @@ ITEMS: dict[str, Item] = {
         "Bound: the stationary law moves by at most the change of the weights over this.",
     ),
     "attention_operations": Item("operations", "Multiplications and additions of the program's attentions."),
+    "operations_of_a_sequence": Item(
+        "operations", "Multiplications and additions of all attentions that were seen, for one batch element.",
+    ),
     "eager_attention_bytes": Item("bytes", "What the largest attention would hold without tiles."),
     "refused": Item("", "It would have taken more than what was left of the budget."),
 }  # fmt: skip

@@ -67,6 +67,11 @@ class AttentionRows(ABC):
         """Features of a query; 0 where weights are not made of queries."""
 
     @property
+    def value_width(self) -> int:
+        """Features of a value; 0 where they are not known."""
+        return 0
+
+    @property
     @abstractmethod
     def weights_seconds(self) -> float:
         """About what all weights of one head take."""

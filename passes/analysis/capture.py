@@ -66,6 +66,10 @@ class CapturedAttention(AttentionRows):
         return self.tensors[self.attention.names[0]].shape[3]
 
     @property
+    def value_width(self) -> int:
+        return self.tensors[self.attention.names[2]].shape[3]
+
+    @property
     def exponential(self) -> bool:
         return self.attention.normalizer.exponential
 

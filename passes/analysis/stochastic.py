@@ -34,6 +34,12 @@ def plain_array(values: Any) -> np.ndarray:
     return np.asarray(values)
 
 
+def float_array(values: Any) -> np.ndarray:
+    """`plain_array` in float64. Raises what numpy raises for what is no array of real numbers."""
+    array: np.ndarray = plain_array(values).astype(np.float64, copy=False)
+    return array
+
+
 def real_array(values: Any, what: str) -> np.ndarray:
     """``values`` as a float64 array without NaN. Raises `PatternError`, also for rows of several lengths."""
     try:

@@ -30,7 +30,8 @@ class Step:
 @dataclass(frozen=True, eq=False)
 class TorchAttention(AttentionRows):
     """softmax of steps of q·k. ``tensors`` holds "q" (kept batch elements, heads, queries, d), "k" (kept, heads or a
-    divisor of them, keys, d), and the tensors of ``steps`` by name; ``causal`` forbids keys of a higher place."""
+    divisor of them, keys, d), and the tensors of ``steps`` by name; ``causal`` forbids keys of a higher place;
+    ``values`` is the width of a value, 0 where it is not known."""
 
     name: str
     tensors: Mapping[str, torch.Tensor] = field(repr=False)
@@ -39,6 +40,7 @@ class TorchAttention(AttentionRows):
     batch: tuple[int, ...] = (0,)
     tokens: torch.Tensor | None = None
     source: str = ""
+    values: int = 0
 
     @property
     def where(self) -> str:
@@ -52,6 +54,10 @@ class TorchAttention(AttentionRows):
     @property
     def width(self) -> int:
         return self.tensors["q"].shape[3]
+
+    @property
+    def value_width(self) -> int:
+        return self.values
 
     @property
     def _identity(self) -> bytes:

@@ -182,8 +182,10 @@ class TorchRecorder:
         a, b = args[1:3] if name in ("baddbmm", "addmm") else args[:2]
         for operand in (a, b):
             found: Any = self._weights.pop(_place(operand), None)
-            if found is not None:
-                self.captured.append(replace(found, name=f"attend{len(self.captured)}"))
+            if found is None:
+                continue
+            known = {"values": b.shape[-1]} if operand is a and isinstance(found, TorchAttention) else {}
+            self.captured.append(replace(found, name=f"attend{len(self.captured)}", **known))
         self._weights.pop(here, None)  # the memory of weights that are gone
         if name == "addmm":  # a linear layer
             self._scores.pop(here, None)
@@ -293,7 +295,8 @@ class TorchRecorder:
             keep = table.dtype == torch.bool
             steps.append(Step("keep", _keep_pairs, (), ("t0",)) if keep else Step("add", torch.add, (), ("t0",)))
         name, causal = f"attend{len(self.captured)}", bool(call.get("is_causal"))
-        self.captured.append(TorchAttention(name, tensors, tuple(steps), causal, self.batch, source=where))
+        made = TorchAttention(name, tensors, tuple(steps), causal, self.batch, source=where)
+        self.captured.append(replace(made, values=call["value"].shape[-1]))
 
     # --- where it runs -------------------------------------------------------------------------------------
     def _split(self, lead: tuple[int, ...]) -> tuple[int, int]:

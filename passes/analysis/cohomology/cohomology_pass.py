@@ -22,7 +22,8 @@ class AnalyzeCohomology(AnalysisPass):
 
     Barcodes are of the whole matrix up to ``points`` tokens, else of tiles. Groups are those of the clique complex, up
     to ``dimension``, of the pattern pooled to ``nodes`` tiles, at the threshold at which it becomes connected, or
-    falls into fewest parts where weights of 0 keep it apart.
+    falls into fewest parts where weights of 0 keep it apart. Where queries and keys are different tokens, barcodes are
+    those of the Dowker filtration of the pattern pooled to ``nodes`` tiles a side.
     """
 
     nodes: int = 32
@@ -40,12 +41,18 @@ class AnalyzeCohomology(AnalysisPass):
         return Cost(0.05 + bars.seconds + 2 * weights.seconds, bars.bytes + weights.bytes)
 
     def estimate_pattern(self, seen: AttentionRows, study: Study) -> Cost:
-        return self._estimate_square(seen, times=2)
+        n, m = seen.sizes[2:]
+        if n == m:
+            return self._estimate_square(seen, times=2)
+        from aatc.passes.analysis.cohomology.dowker_persistence import estimate_dowker_cost
+
+        bars = estimate_dowker_cost(min(n, self.nodes), min(m, self.nodes))
+        return Cost(bars.seconds + seen.weights_seconds, bars.bytes + (1 << 26))
 
     def of_pattern(self, seen: AttentionRows, head: int, batch: int, study: Study) -> Mapping[str, Any]:
         n, m = seen.sizes[2:]
         if n != m:
-            return {"barcodes": Undecided("square patterns", "queries and keys are different tokens")}
+            return self._crossed(seen, head, batch, study)
         from aatc.passes.analysis.cohomology.persistence import attention_persistence
 
         groups = self._groups(seen, head, batch, study)  # first: it may be above the budget
@@ -59,6 +66,20 @@ class AnalyzeCohomology(AnalysisPass):
             "longest_bar_h1": Result(longest[1], "P3", bars.tolerance, assumptions=given),
         }
         return {**found, **groups}
+
+    def _crossed(self, seen: AttentionRows, head: int, batch: int, study: Study) -> Mapping[str, Any]:
+        """Of queries and keys that are different tokens: barcodes of the relation between them."""
+        from aatc.passes.analysis.cohomology.dowker_persistence import dowker_persistence
+
+        pooled = seen.coarse(head, batch, nodes=self.nodes)
+        if not pooled.array.any():
+            return {"dowker_barcodes": Undecided("rows with a key", "no query sees a key")}
+        bars = dowker_persistence(np.clip(pooled.array, 0, 1))
+        given = (*bars.assumptions, _pooled(pooled.block))
+        found: dict[str, Any] = {"dowker_barcodes": Result(bars.value, "P1", assumptions=given)}
+        for degree, some in enumerate(bars.value.bars):
+            found[f"dowker_longest_bar_h{degree}"] = Result(_longest(some), "P3", assumptions=given)
+        return found
 
     def _groups(self, seen: AttentionRows, head: int, batch: int, study: Study) -> Mapping[str, Any]:
         from aatc.passes.analysis.chains.complexes import threshold_complex

@@ -22,6 +22,7 @@ from aatc.passes.analysis.chains.smith import check_prime
 from aatc.passes.analysis.chains.verify_cohomology import BarcodeWitness, FiltrationWitness
 from aatc.passes.analysis.cohomology.flag_persistence import flag_barcodes
 from aatc.passes.analysis.result import AnalysisError, Cost, Result
+from aatc.passes.analysis.stochastic import float_array
 
 Reals = NDArray[np.float64]
 BACKENDS = ("annotations", "ripser", "gudhi", "own")
@@ -64,7 +65,7 @@ def attention_dissimilarity(attention: Any, kind: str = "neglog", symmetrise: st
     "complement" gives 1 − A. It need not satisfy the triangle inequality, and the Rips filtration needs none. Raises
     `FiltrationError`.
     """
-    a = np.asarray(attention, dtype=np.float64)
+    a = float_array(attention)
     if a.ndim != 2 or a.shape[0] != a.shape[1] or not ((a >= 0) & (a <= 1 + 1e-6)).all():
         raise FiltrationError(f"an attention matrix is (n, n) with entries in [0, 1], got shape {a.shape}")
     rules: dict[str, Callable[..., Reals]] = {"max": np.maximum, "min": np.minimum, "mean": lambda x, y: (x + y) / 2}
@@ -94,7 +95,7 @@ def estimate_cost(n: int, max_degree: int = 1, edges: int | None = None) -> Cost
 
 def edge_threshold(dissimilarity: Any, edges: int) -> float:
     """The largest dissimilarity up to which no more than ``edges`` pairs are joined; ∞ where all finite ones are."""
-    d = np.asarray(dissimilarity, dtype=np.float64)
+    d = float_array(dissimilarity)
     values = np.sort(d[np.triu_indices(len(d), 1)])
     values = values[np.isfinite(values)]
     if edges >= len(values):
@@ -121,7 +122,7 @@ def rips_persistence(
     installed, gudhi where less than a tenth of the pairs is joined, ripser elsewhere, and "own" where there is neither.
     ``representatives`` asks ripser for cocycles. Raises `BackendError`, `BudgetError`, `FiltrationError`.
     """
-    d = np.asarray(dissimilarity, dtype=np.float64)
+    d = float_array(dissimilarity)
     if d.ndim != 2 or d.shape[0] != d.shape[1] or np.isnan(d).any() or (d != d.T).any() or np.diagonal(d).any():
         raise FiltrationError(f"a dissimilarity is symmetric (n, n) with zero diagonal, got shape {d.shape}")
     if (d < 0).any():
@@ -256,7 +257,7 @@ def _own(d: Reals, max_degree: int, modulus: int, representatives: bool) -> tupl
 
 def rips_values(complex: SimplicialComplex, dissimilarity: Any) -> tuple[Reals, ...]:
     """The Rips filtration on the cells of a complex with vertices 0, ..., n−1: the largest dissimilarity in each."""
-    d = np.asarray(dissimilarity, dtype=np.float64)
+    d = float_array(dissimilarity)
     found = []
     for cells in complex.cells:
         values = np.zeros(len(cells))

@@ -24,6 +24,7 @@ from aatc.passes.analysis.chains.smith import invariant_factors
 from aatc.passes.analysis.homotopy.fundamental_group import FundamentalGroup, fundamental_group
 from aatc.passes.analysis.homotopy.verify_groups import CoverWitness
 from aatc.passes.analysis.result import AnalysisError, Result, Undecided
+from aatc.passes.analysis.stochastic import float_array
 
 
 @dataclass(frozen=True)
@@ -55,7 +56,7 @@ def components(complex: SimplicialComplex) -> Result[np.ndarray]:
 def persistent_components(weights: Any) -> Result[PersistentComponents]:
     """π₀ of all thresholds of a symmetric or directed matrix (n, n), direction ignored: a maximum spanning forest of
     max(A, Aᵀ) off the diagonal. AnalysisError for a matrix that is not square or not finite."""
-    a = np.asarray(weights, dtype=np.float64)
+    a = float_array(weights)
     if a.ndim != 2 or a.shape[0] != a.shape[1] or not np.isfinite(a).all():
         raise AnalysisError(f"weights are a finite square matrix, got shape {a.shape}")
     n = len(a)

@@ -26,6 +26,7 @@ from aatc.passes.analysis.homotopy.fundamental_group import FundamentalGroup, fu
 from aatc.passes.analysis.homotopy.presentation import Word, inverse, reduced
 from aatc.passes.analysis.homotopy.verify_homotopy import PathWitness, RetractWitness
 from aatc.passes.analysis.result import AnalysisError, Cost, Result, Undecided
+from aatc.passes.analysis.stochastic import float_array
 
 #: Two lengths closer than this times the number of vertices are a tie.
 TIE = 1e-13
@@ -198,7 +199,7 @@ class AttentionPath:
     """
 
     def __init__(self, pattern: Any, threshold: float, budget: Cost | None = None) -> None:
-        values = np.asarray(pattern, dtype=np.float64)
+        values = float_array(pattern)
         if values.ndim != 2 or values.shape[0] != values.shape[1] or not ((values >= 0) & (values <= 1)).all():
             raise AnalysisError(f"a pattern is a square matrix with entries in [0, 1], not of shape {values.shape}")
         if not threshold > 0:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, ClassVar
 
@@ -100,6 +100,20 @@ class AnalyzeInformation(AnalysisPass):
         found[f"stability{bound}"] = Result(1 - c.dobrushin, "P2", rounding, 0.0, contraction, given)
         return found
 
+    def of_layers(self, study: Study) -> Iterator[tuple[str, int, str, Any]]:
+        """Operations of one batch element at the sizes of this run, whatever the program leaves open."""
+        from aatc.passes.analysis.information.complexity import complexity_analysis
+
+        known = [c for c in study.captured if c.width and c.value_width]
+        if not known:
+            return
+        flops = 0
+        for c in known:
+            _, h, n, m = c.sizes
+            flops += complexity_analysis(n, c.width, h, keys=m, value_dim=c.value_width).flops
+        given = ("every score one contraction", "one batch element at the sizes of this run")
+        yield "layers", -1, "operations_of_a_sequence", Result(flops, "P1", assumptions=given)
+
     def of_module(self, module: Module) -> Mapping[str, Any]:
         from aatc.passes.analysis.information.complexity import complexity_analysis
 
@@ -108,7 +122,7 @@ class AnalyzeInformation(AnalysisPass):
             if op.name != "geo.observe":
                 continue
             if not all(d.is_static for v in op.operands[:3] for d in v.type.shape):  # type: ignore[attr-defined]
-                return {"attention_operations": Undecided("static sizes", "the program holds for sizes that vary")}
+                return {}  # of sizes that vary there is no one count: `of_layers` says that of this run
             q, k, v = (tuple(int(d) for d in x.type.shape) for x in op.operands[:3])  # type: ignore[attr-defined]
             counts = complexity_analysis(q[2], q[3], q[1], keys=k[2], value_dim=v[3], batch=q[0])
             flops, eager = flops + counts.flops, max(eager, counts.intermediate_bytes)
