@@ -57,7 +57,7 @@ class GivenWeights(AttentionRows):
 
     @property
     def weights_seconds(self) -> float:
-        return 4e-9 * self.array.shape[2] * self.array.shape[3]
+        return 2e-8 * self.array.shape[2] * self.array.shape[3]
 
     @cached_property
     def _tolerance(self) -> float:

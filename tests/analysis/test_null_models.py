@@ -101,7 +101,7 @@ def test_the_pass_compares_whole_patterns_and_says_how():
     assert abs(found["attend0", "longest_h1_z_shuffled", 1].value) < 5
     assert not any("tiles" in a for f in found.findings for a in f.result.assumptions)
     assert found["attend0", "longest_h1_bar", 0].value == pytest.approx(
-        cohomology.loop_statistics(ring(N), 24)["longest_h1"]
+        cohomology.loop_statistics(ring(N), 16)["longest_h1"]
     )
 
 

@@ -49,8 +49,8 @@ class _Sweep:
         n = len(d)
         rows, columns = np.triu_indices(n, 1)
         values = d[rows, columns]
-        order = np.argsort(values, kind="stable")
-        order = order[: np.searchsorted(values[order], np.inf)]
+        order = np.flatnonzero(values < np.inf)
+        order = order[np.argsort(values[order], kind="stable")]
         self.ends, self.values = (rows[order], columns[order]), values[order]
         self.rank = np.full((n, n), len(order), np.int32 if n < 2**15 else np.int64)
         self.rank[self.ends] = self.rank[self.ends[::-1]] = np.arange(len(order))

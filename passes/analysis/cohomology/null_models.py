@@ -28,7 +28,7 @@ from aatc.passes.analysis.stochastic import row_stochastic
 MODELS = ("shuffled", "entropy")
 STATISTICS = ("longest_h0", "longest_h1", "total_h1")
 #: Newton steps to the temperature of a row, each kept between what is known to be too hot and too cold.
-_STEPS = 12
+_STEPS = 60
 
 
 @dataclass(frozen=True)
@@ -64,30 +64,37 @@ def rows_of_entropy(pattern: Any, rng: np.random.Generator) -> np.ndarray:
     """Rows softmax(βs) of normal scores s on the keys with positive weight, β such that each row has the entropy of the
     pattern's: (n, m), entropies within 1e-5 nats. Raises `PatternError`."""
     matrix = row_stochastic(pattern)
+    shape = matrix.shape
+    matrix = matrix.reshape(-1, shape[-1])
     seen = matrix > 0
     wanted = -(matrix * np.log(np.where(seen, matrix, 1.0))).sum(-1)
     scores = np.where(seen, rng.standard_normal(matrix.shape), -np.inf)
     scores -= scores.max(-1, keepdims=True)
-    filled = np.where(seen, scores, 0.0)
-    low, high = np.zeros(matrix.shape[:-1]), np.full(matrix.shape[:-1], np.inf)
-    spread = np.log(seen.sum(-1)) - wanted  # β²/2 for small β
-    beta = np.sqrt(2 * np.maximum(spread, 0.0))
-    rows = matrix
-    for _ in range(4 * _STEPS):
-        weights = np.exp(beta[..., None] * filled) * seen
-        total = weights.sum(-1, keepdims=True)
-        rows = weights / total
+    out = np.empty_like(matrix)
+    low, high = np.zeros(len(matrix)), np.full(len(matrix), np.inf)
+    beta = np.sqrt(2 * np.maximum(np.log(seen.sum(-1)) - wanted, 0.0))  # exact for small β and many keys
+    left = np.arange(len(matrix))
+    for _ in range(_STEPS):
+        s = scores[left]
+        with np.errstate(invalid="ignore"):  # 0 · −∞
+            rows = np.exp(np.where(np.isneginf(s), s, beta[left, None] * s))
+        total = rows.sum(-1)
+        out[left] = rows = rows / total[:, None]
+        filled = np.where(np.isneginf(s), 0.0, s)
         mean = (rows * filled).sum(-1)
-        error = np.log(total[..., 0]) - beta * mean - wanted
-        if (np.abs(error) < 1e-5).all():
+        error = np.log(total) - beta[left] * mean - wanted[left]
+        slope = -beta[left] * (np.einsum("ij,ij,ij->i", rows, filled, filled) - mean**2)
+        wrong = np.abs(error) >= 1e-5
+        left, error, slope = left[wrong], error[wrong], slope[wrong]
+        if not len(left):
             break
-        low, high = np.where(error > 0, beta, low), np.where(error > 0, high, beta)
-        slope = -beta * ((rows * filled**2).sum(-1) - mean**2)
+        low[left] = np.where(error > 0, beta[left], low[left])
+        high[left] = np.where(error > 0, high[left], beta[left])
         with np.errstate(divide="ignore", invalid="ignore"):
-            newton = beta - error / slope
-        middle = np.where(np.isinf(high), 2 * low + 1, (low + high) / 2)
-        beta = np.where((newton > low) & (newton < high), newton, middle)
-    return rows
+            newton = beta[left] - error / slope
+        middle = np.where(np.isinf(high[left]), 2 * low[left] + 1, (low[left] + high[left]) / 2)
+        beta[left] = np.where((newton > low[left]) & (newton < high[left]), newton, middle)
+    return out.reshape(shape)
 
 
 def loop_statistics(pattern: Any, edges_per_token: float | None = None) -> dict[str, float]:
@@ -110,9 +117,10 @@ def loop_statistics(pattern: Any, edges_per_token: float | None = None) -> dict[
 
 def estimate_null_cost(n: int, draws: int, edges_per_token: float | None) -> Cost:
     """What `against_null` of n tokens takes."""
-    edges = None if edges_per_token is None else int(edges_per_token * n)
-    one = estimate_cost(n, 1, edges)
-    return Cost((draws + 1) * (one.seconds + 1.5e-7 * n * n), one.bytes + 64.0 * n * n)
+    pairs = n * (n - 1) // 2
+    edges = pairs if edges_per_token is None else min(pairs, int(edges_per_token * n))
+    one = 4e-3 + 1e-7 * n * n + 1.5e-9 * edges * n
+    return Cost((draws + 1) * one, estimate_cost(n, 1, edges).bytes + 64.0 * n * n)
 
 
 def against_null(

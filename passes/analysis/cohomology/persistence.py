@@ -96,12 +96,12 @@ def estimate_cost(n: int, max_degree: int = 1, edges: int | None = None) -> Cost
 def edge_threshold(dissimilarity: Any, edges: int) -> float:
     """The largest dissimilarity up to which no more than ``edges`` pairs are joined; ∞ where all finite ones are."""
     d = float_array(dissimilarity)
-    values = np.sort(d[np.triu_indices(len(d), 1)])
+    values = d[np.triu_indices(len(d), 1)]
     values = values[np.isfinite(values)]
     if edges >= len(values):
         return float("inf")
-    below = values[values < values[edges]]
-    return float(below[-1]) if len(below) else -1.0
+    below = values[values < np.partition(values, edges)[edges]]
+    return float(below.max()) if len(below) else -1.0
 
 
 def rips_persistence(

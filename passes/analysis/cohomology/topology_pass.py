@@ -20,20 +20,20 @@ class AnalyzeTopology(AnalysisPass):
     """How far the barcodes of every pattern are from those of null models: z-scores of the longest bars of degrees 0
     and 1 and of the total length in degree 1.
 
-    Patterns are whole up to ``points`` tokens. Up to 512 tokens ``draws`` patterns of each null model are drawn, beyond
+    Patterns are whole up to ``points`` tokens. Up to 256 tokens ``draws`` patterns of each null model are drawn, beyond
     fewer, 8 at least; the filtration takes the ``edges_per_token`` heaviest pairs a token, in the head and in the null
     models alike.
     """
 
     points: int = 1024
     draws: int = 20
-    edges_per_token: int = 24
+    edges_per_token: int = 16
     seed: int = 0
     name: ClassVar[str] = "analyze-topology"
     family: ClassVar[str] = "topology"
 
     def _draws(self, n: int) -> int:
-        return self.draws if n <= 512 else min(self.draws, max(8, self.draws * 512**2 // n**2))
+        return self.draws if n <= 256 else min(self.draws, max(8, self.draws * 256**2 // n**2))
 
     def estimate_cost(self, n: int, dim: int) -> Cost:
         from aatc.passes.analysis.cohomology.null_models import MODELS, estimate_null_cost
