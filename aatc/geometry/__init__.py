@@ -80,7 +80,10 @@ if TYPE_CHECKING:
     from aatc.geometry.manifold import CutLocusError, Euclidean, GeometryError, Manifold, PointShapeError
     from aatc.geometry.manifolds.attention_geodesic import AttentionGeodesic, AttentionPath
     from aatc.geometry.manifolds.curvature import CurvatureTensor, MetricError
+    from aatc.geometry.manifolds.grassmann import Grassmann
     from aatc.geometry.manifolds.hyperbolic import Hyperboloid, PoincareBall
+    from aatc.geometry.manifolds.log_euclidean import LogEuclideanSPD
+    from aatc.geometry.manifolds.orthogonal import SpecialEuclidean, SpecialOrthogonal
     from aatc.geometry.manifolds.path_optimization import OptimalPath, PathOptimization
     from aatc.geometry.manifolds.product import Product
     from aatc.geometry.manifolds.quantum_geometry import (
@@ -92,6 +95,7 @@ if TYPE_CHECKING:
     from aatc.geometry.manifolds.simplex import Simplex
     from aatc.geometry.manifolds.spd import SPD
     from aatc.geometry.manifolds.sphere import Sphere
+    from aatc.geometry.manifolds.stiefel import Stiefel
 
 # The module that each public name lies in.
 _FROM = {
@@ -133,6 +137,7 @@ _FROM = {
     "GiererMeinhardt": "dynamics.reaction_terms",
     "GraphFlow": "flows.graph_curvature",
     "GraphRicciFlow": "flows.graph_curvature",
+    "Grassmann": "manifolds.grassmann",
     "GrayScott": "dynamics.reaction_terms",
     "Grid": "dynamics.reaction_diffusion",
     "HamiltonianError": "dynamics.symplectic",
@@ -141,6 +146,7 @@ _FROM = {
     "Hyperboloid": "manifolds.hyperbolic",
     "InvariantFamily": "flows.invariant_family",
     "LocalTrivialization": "bundles.coordinate_bundle",
+    "LogEuclideanSPD": "manifolds.log_euclidean",
     "LoopError": "bundles.connection",
     "Manifold": "manifold",
     "MetricError": "manifolds.curvature",
@@ -163,9 +169,12 @@ _FROM = {
     "Schnakenberg": "dynamics.reaction_terms",
     "Simplex": "manifolds.simplex",
     "Singularity": "flows.flow_trajectory",
+    "SpecialEuclidean": "manifolds.orthogonal",
+    "SpecialOrthogonal": "manifolds.orthogonal",
     "Sphere": "manifolds.sphere",
     "StabilityMetrics": "dynamics.pattern_stability",
     "StepSizeError": "flows.ricci_flow",
+    "Stiefel": "manifolds.stiefel",
     "TerminalTolerance": "dynamics.pattern_control",
     "TileError": "bundles.tile_transport",
     "TileFrames": "bundles.tile_frames",
@@ -241,6 +250,7 @@ __all__ = [
     "GiererMeinhardt",
     "GraphFlow",
     "GraphRicciFlow",
+    "Grassmann",
     "GrayScott",
     "Grid",
     "HamiltonianError",
@@ -249,6 +259,7 @@ __all__ = [
     "Hyperboloid",
     "InvariantFamily",
     "LocalTrivialization",
+    "LogEuclideanSPD",
     "LoopError",
     "Manifold",
     "MetricError",
@@ -270,9 +281,12 @@ __all__ = [
     "Schnakenberg",
     "Simplex",
     "Singularity",
+    "SpecialEuclidean",
+    "SpecialOrthogonal",
     "Sphere",
     "StabilityMetrics",
     "StepSizeError",
+    "Stiefel",
     "TerminalTolerance",
     "TileError",
     "TileFrames",

@@ -7,6 +7,7 @@ the unit of the metric: a sphere of radius 2 has half circumference 2π.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
 
 import torch
@@ -103,6 +104,12 @@ class Manifold:
         self._check(x, y)
         return self._dist(x, y)
 
+    def squared_dist(self, x: Tensor, y: Tensor) -> Tensor:
+        """dist², (...), as the squared norm of ``log``: at x = y, too, with its derivatives of every order."""
+        self._check(x, y)
+        change = self._log(x, y)
+        return self._inner(x, change, change)
+
     def exp(self, x: Tensor, v: Tensor) -> Tensor:
         """The point at time 1 of the geodesic from ``x`` with velocity ``v``."""
         self._check(x, v)
@@ -149,6 +156,23 @@ class Manifold:
         """The tangent vector at ``x`` that is nearest to the ambient ``v`` in the metric."""
         self._check(x, v)
         return self._tangent_projection(x, v)
+
+    def egrad2rgrad(self, x: Tensor, gradient: Tensor) -> Tensor:
+        """The Riemannian gradient at ``x`` of a function whose ambient gradient there is ``gradient``.
+
+        It is the tangent vector g with inner(x, g, v) = Σ gradient · v for every tangent v.
+        """
+        self._check(x, gradient)
+        return self._egrad2rgrad(x, gradient)
+
+    def retraction(self, x: Tensor, v: Tensor) -> Tensor:
+        """A point of the manifold near ``exp(x, v)``, at less cost: they differ by O(|v|²)."""
+        self._check(x, v)
+        return self._retraction(x, v)
+
+    def convexity_radius(self) -> float | Tensor:
+        """Points within a ball of less than this radius have one Fréchet mean; 0 where no such radius is known."""
+        return 0.0
 
     def belongs(self, x: Tensor, atol: float | None = None) -> Tensor:
         """Whether the constraints hold within ``atol`` (default: the root of the dtype's epsilon), bool (...)."""
@@ -226,6 +250,13 @@ class Manifold:
     def _tangent_projection(self, x: Tensor, v: Tensor) -> Tensor:
         raise NotImplementedError
 
+    def _egrad2rgrad(self, x: Tensor, gradient: Tensor) -> Tensor:
+        """Of a metric that is the ambient one."""
+        return self._tangent_projection(x, gradient)
+
+    def _retraction(self, x: Tensor, v: Tensor) -> Tensor:
+        return self._exp(x, v)
+
     def _belongs(self, x: Tensor, atol: float) -> Tensor:
         raise NotImplementedError
 
@@ -236,6 +267,9 @@ class Manifold:
 
 class Euclidean(Manifold):
     """Rⁿ with the standard metric: exp(x, v) = x + v, transport is the identity. Points (..., n)."""
+
+    def convexity_radius(self) -> float:
+        return math.inf
 
     def _dist(self, x: Tensor, y: Tensor) -> Tensor:
         distances: Tensor = torch.linalg.vector_norm(x - y, dim=-1)

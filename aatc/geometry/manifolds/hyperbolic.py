@@ -110,6 +110,15 @@ class Hyperboloid(Manifold):
     def _tangent_projection(self, x: Tensor, v: Tensor) -> Tensor:
         return v + self.c * lorentz(x, v) * x
 
+    def _egrad2rgrad(self, x: Tensor, gradient: Tensor) -> Tensor:
+        return self._tangent_projection(x, torch.cat([-gradient[..., :1], gradient[..., 1:]], -1))
+
+    def _retraction(self, x: Tensor, v: Tensor) -> Tensor:
+        return self._projection(x + v)
+
+    def convexity_radius(self) -> float:
+        return math.inf
+
     def _belongs(self, x: Tensor, atol: float) -> Tensor:
         expected = self._projection(x)[..., 0]
         return ((x[..., 0] - expected).abs() <= atol * expected) & x.isfinite().all(-1)
@@ -232,6 +241,15 @@ class PoincareBall(Manifold):
     def _tangent_projection(self, x: Tensor, v: Tensor) -> Tensor:
         same: Tensor = torch.broadcast_tensors(v, x)[0]
         return same
+
+    def _egrad2rgrad(self, x: Tensor, gradient: Tensor) -> Tensor:
+        return gradient * self._gap(x).square() / 4
+
+    def _retraction(self, x: Tensor, v: Tensor) -> Tensor:
+        return self._projection(x + v)
+
+    def convexity_radius(self) -> float:
+        return math.inf
 
     def _belongs(self, x: Tensor, atol: float) -> Tensor:
         """Strictly inside: the boundary is at infinity, and ``atol`` does not move it."""

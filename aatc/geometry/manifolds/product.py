@@ -94,6 +94,15 @@ class Product(Manifold):
     def _tangent_projection(self, x: Tensor, v: Tensor) -> Tensor:
         return self._join(self._each(lambda m, a, w: m._tangent_projection(a, w), x, v))
 
+    def _egrad2rgrad(self, x: Tensor, gradient: Tensor) -> Tensor:
+        return self._join(self._each(lambda m, a, g: m._egrad2rgrad(a, g), x, gradient))
+
+    def _retraction(self, x: Tensor, v: Tensor) -> Tensor:
+        return self._join(self._each(lambda m, a, w: m._retraction(a, w), x, v))
+
+    def convexity_radius(self) -> float | Tensor:
+        return min(manifold.convexity_radius() for manifold, _ in self.factors)
+
     def _belongs(self, x: Tensor, atol: float) -> Tensor:
         return torch.stack(self._each(lambda m, a: m._belongs(a, atol), x), -1).all(-1)
 

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import math
+
 import torch
 from torch import Tensor
 
 from aatc.geometry.manifold import GeometryError, Manifold, dot, safe_sqrt
 from aatc.geometry.manifolds.sphere import half_angle, sphere_exp, sphere_geodesic, sphere_log, sphere_transport
+from aatc.geometry.preconditions import require
 
 
 class Simplex(Manifold):
@@ -62,10 +65,12 @@ class Simplex(Manifold):
         return sphere_exp(2 * safe_sqrt(x), self._push(x, v), 2.0).square() / 4
 
     def _log(self, x: Tensor, y: Tensor) -> Tensor:
-        if bool(((x == 0) & (y > 0)).any()):
-            raise GeometryError(
-                "no vector at a point with an entry of 0 leads to one where that entry is positive: geodesic() does"
-            )
+        x = require(
+            x,
+            ((x == 0) & (y > 0)).any(-1, keepdim=True),
+            GeometryError,
+            "no vector at a point with an entry of 0 leads to one where that entry is positive: geodesic() does",
+        )
         root = safe_sqrt(x)
         return root * sphere_log(2 * root, *self._difference(x, y), 2.0)
 
@@ -83,13 +88,27 @@ class Simplex(Manifold):
     def _projection(self, x: Tensor) -> Tensor:
         positive = x.clamp_min(0)
         total = positive.sum(-1, keepdim=True)
-        if bool((total <= 0).any()):
-            raise GeometryError("a vector without a positive entry has no probabilities to project to")
+        message = "a vector without a positive entry has no probabilities to project to"
+        total = require(total, total <= 0, GeometryError, message)
         return positive / total
 
     def _tangent_projection(self, x: Tensor, v: Tensor) -> Tensor:
         """v − (Σv) p: orthogonal in the Fisher–Rao metric, whose normal of the simplex is p."""
         return v - dot(v, torch.ones_like(v)) * x
+
+    def _egrad2rgrad(self, x: Tensor, gradient: Tensor) -> Tensor:
+        return x * (gradient - dot(x, gradient))
+
+    def _retraction(self, x: Tensor, v: Tensor) -> Tensor:
+        """p e^{v/p} over its sum, which stays inside the simplex, and on a face."""
+        inside = x > 0
+        rate = torch.where(inside, v / torch.where(inside, x, torch.ones_like(x)), torch.full_like(v, -torch.inf))
+        grown = x * (rate - rate.amax(-1, keepdim=True).detach()).exp()
+        return grown / grown.sum(-1, keepdim=True)
+
+    def convexity_radius(self) -> float:
+        """Infinite: every probability is nearer than π to the uniform one, and that is the radius of the sphere."""
+        return math.inf
 
     def _belongs(self, x: Tensor, atol: float) -> Tensor:
         return (x >= -atol).all(-1) & ((x.sum(-1) - 1).abs() <= atol)

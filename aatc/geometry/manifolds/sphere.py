@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from aatc.geometry.manifold import CutLocusError, GeometryError, Manifold, dot, inverse_sinc, length, sinc
+from aatc.geometry.preconditions import require
 
 
 def half_angle(difference: Tensor, total: Tensor) -> Tensor:
@@ -75,9 +76,9 @@ class Sphere(Manifold):
 
     def _total(self, x: Tensor, y: Tensor) -> Tensor:
         total = x + y
-        if bool((length(total.detach()) <= 16 * torch.finfo(total.dtype).eps * self.radius).any()):
-            raise CutLocusError("antipodal points of a sphere: every great circle through them is a shortest geodesic")
-        return total
+        antipodal = length(total.detach()) <= 16 * torch.finfo(total.dtype).eps * self.radius
+        message = "antipodal points of a sphere: every great circle through them is a shortest geodesic"
+        return require(total, antipodal, CutLocusError, message)
 
     def _dist(self, x: Tensor, y: Tensor) -> Tensor:
         return 2 * self.radius * half_angle(y - x, y + x).squeeze(-1)
@@ -99,12 +100,17 @@ class Sphere(Manifold):
 
     def _projection(self, x: Tensor) -> Tensor:
         size = length(x)
-        if bool((size == 0).any()):
-            raise GeometryError("the zero vector has no nearest point on a sphere")
+        size = require(size, size == 0, GeometryError, "the zero vector has no nearest point on a sphere")
         return x * (self.radius / size)
 
     def _tangent_projection(self, x: Tensor, v: Tensor) -> Tensor:
         return v - dot(x, v) / self.radius**2 * x
+
+    def _retraction(self, x: Tensor, v: Tensor) -> Tensor:
+        return self._projection(x + v)
+
+    def convexity_radius(self) -> float:
+        return math.pi / 2 * self.radius
 
     def _belongs(self, x: Tensor, atol: float) -> Tensor:
         return (length(x).squeeze(-1) / self.radius - 1).abs() <= atol
