@@ -77,6 +77,13 @@ if TYPE_CHECKING:
         sphere_product,
     )
     from aatc.geometry.flows.ricci_flow import GeometricFlow, StepSizeError
+    from aatc.geometry.geoopt import (
+        MissingGeooptError,
+        from_geoopt,
+        from_geoopt_parameter,
+        to_geoopt,
+        to_geoopt_parameter,
+    )
     from aatc.geometry.manifold import CutLocusError, Euclidean, GeometryError, Manifold, PointShapeError
     from aatc.geometry.manifolds.attention_geodesic import AttentionGeodesic, AttentionPath
     from aatc.geometry.manifolds.curvature import CurvatureTensor, MetricError
@@ -101,10 +108,12 @@ if TYPE_CHECKING:
         quantum_geometric_tensor,
     )
     from aatc.geometry.manifolds.riemannian import BoundaryGeodesic, ChartError, Geodesic, RiemannianStructure
+    from aatc.geometry.manifolds.sampled_curve import curve_length, transport_along
     from aatc.geometry.manifolds.simplex import Simplex
     from aatc.geometry.manifolds.spd import SPD
     from aatc.geometry.manifolds.sphere import Sphere
     from aatc.geometry.manifolds.stiefel import Stiefel
+    from aatc.geometry.manifolds.wrapped_normal import WrappedNormal
 
 # The module that each public name lies in.
 _FROM = {
@@ -162,6 +171,7 @@ _FROM = {
     "MeanError": "manifolds.frechet",
     "MetricError": "manifolds.curvature",
     "MetricGrid": "flows.grid_metric",
+    "MissingGeooptError": "geoopt",
     "NotInvariantError": "flows.invariant_family",
     "NotSteadyError": "dynamics.pattern_stability",
     "NotStochasticError": "flows.attention_flow",
@@ -194,9 +204,11 @@ _FROM = {
     "TuringConditions": "dynamics.pattern_stability",
     "WeightedGraph": "flows.graph_curvature",
     "berry_curvature": "manifolds.quantum_geometry",
+    "WrappedNormal": "manifolds.wrapped_normal",
     "bifurcation_diagram": "dynamics.bifurcation",
     "chart_ricci": "flows.invariant_family",
     "connection_laplacian": "flows.diffusion",
+    "curve_length": "manifolds.sampled_curve",
     "diffusion_step_bound": "flows.diffusion",
     "dirichlet_energy": "flows.diffusion",
     "dispersion_relation": "dynamics.pattern_stability",
@@ -204,6 +216,8 @@ _FROM = {
     "forman_ricci": "flows.graph_curvature",
     "frechet_mean": "manifolds.frechet",
     "fubini_study_metric": "manifolds.quantum_geometry",
+    "from_geoopt": "geoopt",
+    "from_geoopt_parameter": "geoopt",
     "gyromidpoint": "manifolds.means",
     "holonomy_of_polygon": "bundles.bundle",
     "klein_from_poincare": "manifolds.means",
@@ -224,6 +238,9 @@ _FROM = {
     "stereographic_charts": "bundles.bundle_charts",
     "tangent_mean": "manifolds.means",
     "tile_frames": "bundles.tile_frames",
+    "to_geoopt": "geoopt",
+    "to_geoopt_parameter": "geoopt",
+    "transport_along": "manifolds.sampled_curve",
     "turing_conditions": "dynamics.pattern_stability",
     "vector_laplacian": "flows.diffusion",
 }
@@ -284,6 +301,7 @@ __all__ = [
     "MeanError",
     "MetricError",
     "MetricGrid",
+    "MissingGeooptError",
     "NotInvariantError",
     "NotSteadyError",
     "NotStochasticError",
@@ -315,9 +333,11 @@ __all__ = [
     "TuringConditions",
     "WeightedGraph",
     "berry_curvature",
+    "WrappedNormal",
     "bifurcation_diagram",
     "chart_ricci",
     "connection_laplacian",
+    "curve_length",
     "diffusion_step_bound",
     "dirichlet_energy",
     "dispersion_relation",
@@ -325,6 +345,8 @@ __all__ = [
     "forman_ricci",
     "frechet_mean",
     "fubini_study_metric",
+    "from_geoopt",
+    "from_geoopt_parameter",
     "gyromidpoint",
     "holonomy_of_polygon",
     "klein_from_poincare",
@@ -345,6 +367,9 @@ __all__ = [
     "stereographic_charts",
     "tangent_mean",
     "tile_frames",
+    "to_geoopt",
+    "to_geoopt_parameter",
+    "transport_along",
     "turing_conditions",
     "vector_laplacian",
 ]

@@ -73,6 +73,17 @@ def safe_sqrt(x: Tensor) -> Tensor:
     return torch.where(positive, torch.where(positive, x, torch.ones_like(x)).sqrt(), torch.zeros_like(x))
 
 
+def matrix_exponential(a: Tensor) -> Tensor:
+    """expm of square matrices. torch's own is off by up to 1e-11 for norms between 0.001 and 0.05 in double precision
+    (torch 2.13), where it takes a polynomial of degree 8: an entry beside the matrix makes the norm larger."""
+    n = a.shape[-1]
+    beside = torch.nn.functional.pad(a, (0, 1, 0, 1))
+    corner = torch.zeros(n + 1, n + 1, dtype=a.dtype, device=a.device)
+    corner[-1, -1] = 0.125
+    exponential: Tensor = torch.linalg.matrix_exp(beside + corner)
+    return exponential[..., :n, :n]
+
+
 def dot(u: Tensor, v: Tensor) -> Tensor:
     """Σ u v over the last axis, which is kept with size 1."""
     return (u * v).sum(-1, keepdim=True)

@@ -6,6 +6,7 @@ Masks are truth values everywhere, True where a query may attend; a query that m
 from aatc.nn.fubini_study import FubiniStudy, Overlap
 from aatc.nn.functional import scaled_dot_product_attention
 from aatc.nn.geometric import CONNECTIONS, GeometricAttention
+from aatc.nn.hyperbolic import HyperbolicLinear, HyperbolicLogistic
 from aatc.nn.learned import METRICS, LearnedMetric
 from aatc.nn.quantum import AttentionState, QuantumGeometricAttention, TokenMetric
 from aatc.nn.quantum_metrics import AttentionMetrics, FlowMetrics, PlaceMetrics
@@ -22,6 +23,8 @@ __all__ = [
     "FubiniStudy",
     "GeodesicViT",
     "GeometricAttention",
+    "HyperbolicLinear",
+    "HyperbolicLogistic",
     "LearnedMetric",
     "Overlap",
     "PlaceMetrics",

@@ -19,6 +19,7 @@ from aatc.geometry import (
     SpecialOrthogonal,
     Stiefel,
 )
+from aatc.geometry.manifold import matrix_exponential
 from tests.geometry.every_manifold import MANIFOLDS, new, points, tangent
 
 
@@ -237,3 +238,13 @@ def test_wrong_parameters_and_points_are_typed_errors():
     for name, x in wrong.items():
         assert not MANIFOLDS[name][0].belongs(x)
     assert not SpecialOrthogonal().belongs(torch.full((3, 3), math.nan))
+
+
+@pytest.mark.parametrize("norm", [1e-4, 3e-3, 0.03, 0.045, 0.2, 3.0])
+def test_exponentials_of_small_matrices_keep_their_digits(norm):
+    a = torch.randn(5, 4, 4, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
+    a = a * norm / torch.linalg.matrix_norm(a, 1, keepdim=True)
+    near(matrix_exponential(a), np.stack([scipy.linalg.expm(m.numpy()) for m in a]), 4e-15 * (1 + math.exp(norm)))
+    turn = a[0] - a[0].mT
+    moved = matrix_exponential(turn)
+    near(moved.mT @ moved, np.eye(4), 2e-15)

@@ -8,7 +8,7 @@ from typing import cast
 import torch
 from torch import Tensor
 
-from aatc.geometry.manifold import GeometryError, PointShapeError
+from aatc.geometry.manifold import GeometryError, PointShapeError, matrix_exponential
 from aatc.geometry.manifolds.orthogonal import (
     MatrixManifold,
     cayley,
@@ -74,7 +74,7 @@ class Grassmann(MatrixManifold):
         return rotation_norm(self._between(x, y)) / 2
 
     def _exp(self, x: Tensor, v: Tensor) -> Tensor:
-        moved = cast(Tensor, torch.linalg.matrix_exp(self._turn(x, v)))
+        moved = matrix_exponential(self._turn(x, v))
         return symmetric(moved @ x @ moved.mT)
 
     def _log(self, x: Tensor, y: Tensor) -> Tensor:
@@ -85,7 +85,7 @@ class Grassmann(MatrixManifold):
         return (u * v + torch.zeros_like(x)).sum((-2, -1)) / 2
 
     def _transport(self, x: Tensor, y: Tensor, v: Tensor) -> Tensor:
-        moved = cast(Tensor, torch.linalg.matrix_exp(rotation_log(self._between(x, y)) / 2))
+        moved = matrix_exponential(rotation_log(self._between(x, y)) / 2)
         return symmetric(moved @ v @ moved.mT)
 
     def _projection(self, x: Tensor) -> Tensor:

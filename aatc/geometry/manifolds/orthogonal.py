@@ -12,7 +12,14 @@ from typing import cast
 import torch
 from torch import Tensor
 
-from aatc.geometry.manifold import CutLocusError, GeometryError, Manifold, PointShapeError, safe_sqrt
+from aatc.geometry.manifold import (
+    CutLocusError,
+    GeometryError,
+    Manifold,
+    PointShapeError,
+    matrix_exponential,
+    safe_sqrt,
+)
 from aatc.geometry.preconditions import require
 
 _SCALED_STEPS, _NEAR_STEPS, _TERMS = 12, 6, 21
@@ -103,7 +110,7 @@ def _defect(turn: Tensor, rotation: Tensor) -> Tensor:
     """What the logarithm ``turn`` lacks: near a half turn the root of a rotation keeps ε/(π − θ) only, the angle ε."""
     total = torch.zeros_like(turn)
     for _ in range(2):
-        back = cast(Tensor, torch.linalg.matrix_exp(-turn - total))
+        back = matrix_exponential(-turn - total)
         change = skew(back @ rotation)
         twice = _bracket(turn, _bracket(turn, change))
         # the inverse of the derivative of expm, x/(1 − e⁻ˣ) of x = ad
@@ -178,7 +185,7 @@ class SpecialOrthogonal(MatrixManifold):
         return rotation_norm(x.mT @ y)
 
     def _exp(self, x: Tensor, v: Tensor) -> Tensor:
-        return x @ cast(Tensor, torch.linalg.matrix_exp(skew(x.mT @ v)))
+        return x @ matrix_exponential(skew(x.mT @ v))
 
     def _log(self, x: Tensor, y: Tensor) -> Tensor:
         return x @ rotation_log(x.mT @ y)
@@ -187,7 +194,7 @@ class SpecialOrthogonal(MatrixManifold):
         return (u * v + torch.zeros_like(x)).sum((-2, -1)) / 2
 
     def _transport(self, x: Tensor, y: Tensor, v: Tensor) -> Tensor:
-        half = cast(Tensor, torch.linalg.matrix_exp(rotation_log(x.mT @ y) / 2))
+        half = matrix_exponential(rotation_log(x.mT @ y) / 2)
         return x @ half @ skew(x.mT @ v) @ half
 
     def _projection(self, x: Tensor) -> Tensor:
@@ -268,7 +275,7 @@ class SpecialEuclidean(MatrixManifold):
         self._check(twist)
         turn, along = self._parts(twist)
         turn = skew(turn)
-        return self._whole(cast(Tensor, torch.linalg.matrix_exp(turn)), self._spread(turn) @ along, 1.0)
+        return self._whole(matrix_exponential(turn), self._spread(turn) @ along, 1.0)
 
     def group_log(self, x: Tensor) -> Tensor:
         """The twist [[Ω, u], [0, 0]] of a motion, whose angles are below π: the inverse of ``group_exp``."""
@@ -283,7 +290,7 @@ class SpecialEuclidean(MatrixManifold):
         n = turn.shape[-1]
         above = torch.cat([turn, eye_like(turn).expand_as(turn)], -1)
         both = torch.cat([above, torch.zeros_like(above)], -2)
-        return cast(Tensor, torch.linalg.matrix_exp(both))[..., :n, n:]
+        return matrix_exponential(both)[..., :n, n:]
 
     def _dist(self, x: Tensor, y: Tensor) -> Tensor:
         (r, t), (s, u) = self._parts(x), self._parts(y)

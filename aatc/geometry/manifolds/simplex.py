@@ -100,11 +100,9 @@ class Simplex(Manifold):
         return x * (gradient - dot(x, gradient))
 
     def _retraction(self, x: Tensor, v: Tensor) -> Tensor:
-        """p e^{v/p} over its sum, which stays inside the simplex, and on a face."""
-        inside = x > 0
-        rate = torch.where(inside, v / torch.where(inside, x, torch.ones_like(x)), torch.full_like(v, -torch.inf))
-        grown = x * (rate - rate.amax(-1, keepdim=True).detach()).exp()
-        return grown / grown.sum(-1, keepdim=True)
+        """(√p + v/2√p)² over its sum: the retraction x + v of the sphere of radius 2, which stays off the faces."""
+        moved = (safe_sqrt(x) + self._push(x, v) / 2).square()
+        return moved / moved.sum(-1, keepdim=True)
 
     def convexity_radius(self) -> float:
         """Infinite: every probability is nearer than π to the uniform one, and that is the radius of the sphere."""

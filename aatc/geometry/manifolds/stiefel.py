@@ -8,7 +8,7 @@ from typing import Any, cast
 import torch
 from torch import Tensor
 
-from aatc.geometry.manifold import CutLocusError, GeometryError, PointShapeError
+from aatc.geometry.manifold import CutLocusError, GeometryError, PointShapeError, matrix_exponential
 from aatc.geometry.manifolds.orthogonal import MatrixManifold, cayley, eye_like, inverse, polar_factor
 from aatc.geometry.preconditions import require
 
@@ -25,7 +25,7 @@ def _lift(x: Tensor, v: Tensor) -> Tensor:
 
 
 def _turned(turn: Tensor) -> Tensor:
-    return cast(Tensor, torch.linalg.matrix_exp(turn))
+    return matrix_exponential(turn)
 
 
 def _tangent(x: Tensor, v: Tensor) -> Tensor:
