@@ -116,7 +116,7 @@ class Manifold:
         return self._dist(x, y)
 
     def squared_dist(self, x: Tensor, y: Tensor) -> Tensor:
-        """dist², (...), as the squared norm of ``log``: at x = y, too, with its derivatives of every order."""
+        """dist², (...), as the squared norm of ``log``, which has a derivative at x = y and refuses the cut locus."""
         self._check(x, y)
         change = self._log(x, y)
         return self._inner(x, change, change)
