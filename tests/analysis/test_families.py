@@ -15,7 +15,8 @@ INSIDE = {
     "__init__", "base", "capture", "result", "smith", "reduction", "field_algebra", "stochastic",
     "annotations", "bitsets", "flag_persistence", "pattern_source",
     "verify_arithmetic", "verify_cohomology", "verify_groups", "verify_homotopy", "verify_information",
-    "verify_spectral",
+    "verify_spectral", "verify_graphs", "verify_models", "verify_chain", "verify_integers", "verify_components",
+    "verify_homology", "verify_hodge",
     "arithmetic_pass", "cohomology_pass", "homotopy_pass", "information_pass",
 }  # fmt: skip
 #: Every module estimates its own cost.

@@ -56,7 +56,9 @@ class AnalyzeArithmetic(AnalysisPass):
         zeta = ihara_polynomial(both.astype(np.int64))
         given = (f"tiles of {pooled.block} tokens", f"weights of at least 1/{len(pooled.array)}")
         found["ihara_zeta"] = Result(zeta.value, "P0", witness=zeta.witness, assumptions=given)
-        found["cycles_by_length"] = Result(zeta.value.primes(self.length), "P0", assumptions=given)
+        found["cycles_by_length"] = Result(
+            zeta.value.primes(self.length), "P0", witness=zeta.witness, assumptions=given
+        )
         return found
 
     def _constants(self, seen: CapturedAttention) -> dict[str, Any]:
@@ -95,8 +97,10 @@ class AnalyzeArithmetic(AnalysisPass):
             return {"buffer_class": motive}
         given = ("one buffer a value, no two live ones in the same",)
         return {
-            "buffer_class": Result(motive.value, "P0", witness=motive.witness, assumptions=given),
-            "least_buffers": Result(motive.value.chromatic_number, "P0", assumptions=given),
+            "buffer_class": Result(motive.value, motive.proof_level, witness=motive.witness, assumptions=given),
+            "least_buffers": Result(
+                motive.value.chromatic_number, motive.proof_level, witness=motive.witness, assumptions=given
+            ),
         }
 
 

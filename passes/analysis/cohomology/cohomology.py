@@ -31,6 +31,7 @@ from aatc.passes.analysis.chains.homology import (
 from aatc.passes.analysis.chains.reduction import MinimalModel, apply
 from aatc.passes.analysis.chains.smith import Integers
 from aatc.passes.analysis.chains.verify_cohomology import CocycleWitness
+from aatc.passes.analysis.chains.verify_homology import ChainsWitness
 from aatc.passes.analysis.cohomology import characteristic, hodge, persistence
 from aatc.passes.analysis.information.ergodic import ErgodicAnalysis, ergodic_analysis
 from aatc.passes.analysis.information.information import InformationFlowMetrics, information_flow_metrics
@@ -78,13 +79,14 @@ def cohomology(
 ) -> Result[tuple[AbelianGroup, ...]]:
     """H^0, ..., H^d with the given coefficients, cocycles as representatives.
 
-    `cocycle_witness` proves one degree's generators independent. Raises `BudgetError`, `CoefficientError`,
+    The witness is the complex, of which `verify` computes the groups again; `cocycle_witness` proves one degree's
+    generators to be a basis. Raises `BudgetError`, `CoefficientError`,
     `ComplexError`.
     """
     field = coefficients(coeff)
     model = source if isinstance(source, MinimalModel) else minimal_model(source, budget)
     groups = tuple(group(model, k, field, representatives, dual=True) for k in range(len(model.counts)))
-    return Result(groups, "P1")
+    return Result(groups, "P1", witness=ChainsWitness.of(model.chain, dual=True))
 
 
 def cocycle_witness(model: MinimalModel, degree: int, coeff: str | int = "Z") -> CocycleWitness:
@@ -108,6 +110,7 @@ def cocycle_witness(model: MinimalModel, degree: int, coeff: str | int = "Z") ->
         tuple(orders),
         field.modulus,
         primitives,
+        rational=field.name == "Q",
     )
 
 

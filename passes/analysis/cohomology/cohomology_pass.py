@@ -96,12 +96,14 @@ class AnalyzeCohomology(AnalysisPass):
         )
         complex = threshold_complex(pooled.array, threshold, self.dimension)
         structure = CohomologyStructure(complex)
-        groups = homology(structure.model).value
+        answer = homology(structure.model)
+        groups = answer.value
         given = (_pooled(pooled.block), f"threshold {threshold:.4g}", f"cliques up to dimension {self.dimension}")
         # the top degree of a truncated complex is not that of the clique complex
         shown = groups[: self.dimension]
-        found: dict[str, Any] = {"homology": Result(shown, "P1", assumptions=given)}
-        found["betti_numbers"] = Result(tuple(g.free_rank for g in shown), "P1", assumptions=given)
+        found: dict[str, Any] = {"homology": Result(shown, "P1", witness=answer.witness, assumptions=given)}
+        ranks = tuple(g.free_rank for g in shown)
+        found["betti_numbers"] = Result(ranks, "P1", witness=answer.witness, assumptions=given)
         if len(shown) > 2 and 0 < shown[1].free_rank <= 12:
             # H² is the free part of H₂ and the torsion of H₁: where there is none, products vanish.
             room = shown[2].free_rank or shown[1].torsion
