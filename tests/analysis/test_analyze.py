@@ -325,6 +325,9 @@ def test_the_command_line(tmp_path, monkeypatch):
     monkeypatch.syspath_prepend(str(tmp_path))
     done = CliRunner().invoke(app, ["analyze", "drawn:model_and_inputs", "--passes", "information"])
     assert done.exit_code == 0 and "entropy rate" in done.stdout
-    done = CliRunner().invoke(app, ["analyze", "drawn:model_and_inputs", "--passes", "homotopy", "--json"])
+    files = ["--html", "page.html", "--save", "findings.npz"]
+    done = CliRunner().invoke(app, ["analyze", "drawn:model_and_inputs", "--passes", "homotopy", "--json", *files])
+    assert "drawn:model_and_inputs" in (tmp_path / "page.html").read_text("utf-8")
+    assert {f.family for f in analysis.load_findings(tmp_path / "findings.npz")} == {"homotopy"}
     assert {json.loads(line)["family"] for line in done.stdout.splitlines() if line.startswith("{")} == {"homotopy"}
     assert CliRunner().invoke(app, ["analyze", "drawn:model_and_inputs", "--batch", "x"]).exit_code == 2
