@@ -37,34 +37,55 @@ def quotient(x: Tensor, ratio: Callable[[Tensor], Tensor], c2: float, c4: float,
     return torch.where(small, series, ratio(torch.where(small, torch.full_like(x, 0.5), x)))
 
 
+Even = tuple[Callable[[Tensor], Tensor], float, float, float]
+#: Even functions as `quotient`, `even` and `radial` take them: the function, and its series from x² on.
+COS: Even = (torch.cos, -1 / 2, 1 / 24, -1 / 720)
+SINC: Even = (lambda z: z.sin() / z, -1 / 6, 1 / 120, -1 / 5040)
+INVERSE_SINC: Even = (lambda z: z / z.sin(), 1 / 6, 7 / 360, 31 / 15120)
+ATANC: Even = (lambda z: z.atan() / z, -1 / 3, 1 / 5, -1 / 7)
+COSH: Even = (torch.cosh, 1 / 2, 1 / 24, 1 / 720)
+SINHC: Even = (lambda z: z.sinh() / z, 1 / 6, 1 / 120, 1 / 5040)
+ASINHC: Even = (lambda z: z.asinh() / z, -1 / 6, 3 / 40, -5 / 112)
+TANHC: Even = (lambda z: z.tanh() / z, -1 / 3, 2 / 15, -17 / 315)
+
+
+def even(square: Tensor, ratio: Callable[[Tensor], Tensor], c2: float, c4: float, c6: float) -> Tensor:
+    """An even function with value 1 at 0, of the square of its argument: `quotient`, smooth in what the square is made
+    of, where the argument itself, as a length, has no second derivative at 0."""
+    small = square < 1e-4
+    near = torch.where(small, square, torch.zeros_like(square))
+    series = 1 + near * (c2 + near * (c4 + near * c6))
+    return torch.where(small, series, ratio(torch.where(small, torch.full_like(square, 0.25), square).sqrt()))
+
+
+def radial(v: Tensor, ratio: Callable[[Tensor], Tensor], c2: float, c4: float, c6: float) -> Tensor:
+    """`even` of |v| over the last axis, which is kept with size 1; the square of a large |v| need not be a number."""
+    small = length(v.detach()) < 0.01
+    near = torch.where(small, v, torch.zeros_like(v))
+    square = dot(near, near)
+    series = 1 + square * (c2 + square * (c4 + square * c6))
+    far = torch.where(small, torch.full_like(v, 0.5 / v.shape[-1] ** 0.5), v)
+    return torch.where(small, series, ratio(length(far)))
+
+
 def sinc(x: Tensor) -> Tensor:
     """sin(x)/x."""
-    return quotient(x, lambda z: z.sin() / z, -1 / 6, 1 / 120, -1 / 5040)
+    return quotient(x, *SINC)
+
+
+def inverse_sinc(x: Tensor) -> Tensor:
+    """x/sin(x), |x| < π."""
+    return quotient(x, *INVERSE_SINC)
 
 
 def sinhc(x: Tensor) -> Tensor:
     """sinh(x)/x."""
-    return quotient(x, lambda z: z.sinh() / z, 1 / 6, 1 / 120, 1 / 5040)
-
-
-def asinhc(x: Tensor) -> Tensor:
-    """asinh(x)/x."""
-    return quotient(x, lambda z: z.asinh() / z, -1 / 6, 3 / 40, -5 / 112)
+    return quotient(x, *SINHC)
 
 
 def atanhc(x: Tensor) -> Tensor:
     """atanh(x)/x, |x| < 1."""
     return quotient(x, lambda z: z.atanh() / z, 1 / 3, 1 / 5, 1 / 7)
-
-
-def tanhc(x: Tensor) -> Tensor:
-    """tanh(x)/x."""
-    return quotient(x, lambda z: z.tanh() / z, -1 / 3, 2 / 15, -17 / 315)
-
-
-def inverse_sinc(x: Tensor) -> Tensor:
-    """x/sin(x), |x| < π."""
-    return quotient(x, lambda z: z / z.sin(), 1 / 6, 7 / 360, 31 / 15120)
 
 
 def safe_sqrt(x: Tensor) -> Tensor:
@@ -111,7 +132,8 @@ class Manifold:
     min_size = 1
 
     def dist(self, x: Tensor, y: Tensor) -> Tensor:
-        """The geodesic distance, (...). Its gradient at x = y is taken to be 0."""
+        """The geodesic distance, (...). Its gradient at x = y is taken to be 0. It has no second one there; its
+        square has, taken as inner(x, v, v) with v = log(x, y)."""
         self._check(x, y)
         return self._dist(x, y)
 
@@ -137,7 +159,7 @@ class Manifold:
         return self._inner(x, u, v)
 
     def norm(self, x: Tensor, v: Tensor) -> Tensor:
-        """√inner(x, v, v), (...); its gradient at v = 0 is 0."""
+        """√inner(x, v, v), (...); its gradient at v = 0 is taken to be 0. To differentiate |v|² twice, take `inner`."""
         return safe_sqrt(self.inner(x, v, v))
 
     def transport(self, x: Tensor, y: Tensor, v: Tensor) -> Tensor:

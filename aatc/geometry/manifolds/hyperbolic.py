@@ -9,7 +9,19 @@ from functools import reduce, wraps
 import torch
 from torch import Tensor
 
-from aatc.geometry.manifold import GeometryError, Manifold, asinhc, dot, length, safe_sqrt, sinhc, tanhc
+from aatc.geometry.manifold import (
+    ASINHC,
+    COSH,
+    SINHC,
+    TANHC,
+    GeometryError,
+    Manifold,
+    dot,
+    even,
+    length,
+    radial,
+    safe_sqrt,
+)
 
 
 def lorentz(u: Tensor, v: Tensor) -> Tensor:
@@ -17,10 +29,20 @@ def lorentz(u: Tensor, v: Tensor) -> Tensor:
     return dot(u[..., 1:], v[..., 1:]) - u[..., :1] * v[..., :1]
 
 
-def _weights(half_sinh: Tensor, t: Tensor) -> tuple[Tensor, Tensor]:
-    """sinh((1 − t)d)/sinh(d) and sinh(td)/sinh(d), of sinh(d/2): the geodesic is x and y with these weights."""
-    d = 2 * half_sinh.asinh()
-    return (1 - t) * sinhc((1 - t) * d) / sinhc(d), t * sinhc(t * d) / sinhc(d)
+def _across(u: Tensor, v: Tensor) -> Tensor:
+    """|u ∧ v|² = |u|²|v|² − ⟨u, v⟩² over the last axis, by the part of u across v, which keeps its digits."""
+    square = dot(v, v)
+    some = square > 0
+    along = torch.where(some, dot(u, v) / torch.where(some, square, torch.ones_like(square)), torch.zeros_like(square))
+    across = u - along * v
+    return dot(across, across) * square
+
+
+def _weights(square: Tensor, t: Tensor) -> tuple[Tensor, Tensor]:
+    """sinh((1 − t)d)/sinh(d) and sinh(td)/sinh(d), of sinh(d/2)²: the geodesic is x and y with these weights."""
+    d = 4 * square * even(square, *ASINHC).square()
+    whole = even(d, *SINHC)
+    return (1 - t) * even((1 - t).square() * d, *SINHC) / whole, t * even(t.square() * d, *SINHC) / whole
 
 
 def _wide(x: Tensor) -> Tensor:
@@ -53,11 +75,12 @@ def _positive(c: float) -> float:
 class Hyperboloid(Manifold):
     """Hⁿ = {x : ⟨x, x⟩_L = −1/c, x₀ > 0} with ⟨x, y⟩_L = −x₀y₀ + Σxᵢyᵢ, curvature −c. Points (..., n + 1).
 
-    dist = (2/√c) asinh(√c |x − y|_L/2), which keeps its digits for near points; Lorentz products lose a factor
-    e^{2r√c} of precision at distance r from the vertex, so they are formed in double precision. exp(x, v) =
-    cosh(√c|v|) x + sinh(√c|v|) v/(√c|v|); transport v + c⟨y, v⟩/(1 − c⟨x, y⟩)(x + y). ``projection`` keeps the
-    coordinates 1..n and computes x₀; maps read these of points, and ``exp`` of vectors, too: x₀ and v₀ follow, and
-    their own rounding would outweigh the rest. Source: J. Ratcliffe, "Foundations of Hyperbolic Manifolds", chapter 3.
+    dist = (2/√c) asinh(√c |x − y|_L/2). As sums, Lorentz products lose a factor e^{2r√c} of precision at distance r
+    from the vertex: |x − y|_L and |v| are formed of coordinates 1..n without cancellation, all else in double
+    precision. exp(x, v) = cosh(√c|v|) x + sinh(√c|v|) v/(√c|v|); transport v + c⟨y, v⟩/(1 − c⟨x, y⟩)(x + y).
+    ``projection`` keeps the coordinates 1..n and computes x₀; maps read these alone, of points and, but for ``inner``,
+    of vectors: x₀ and v₀ follow, and their own rounding would outweigh the rest. Source: J. Ratcliffe, "Foundations of
+    Hyperbolic Manifolds", chapter 3.
 
     Raises: GeometryError for c that is not positive.
     """
@@ -70,30 +93,41 @@ class Hyperboloid(Manifold):
     def __repr__(self) -> str:
         return f"Hyperboloid(c={self.c})"
 
-    def _half_sinh(self, x: Tensor, y: Tensor) -> Tensor:
-        """sinh(√c dist/2)."""
-        difference = y - x
-        return safe_sqrt(lorentz(difference, difference) * (self.c / 4))
+    def _half_sinh_square(self, x: Tensor, y: Tensor) -> Tensor:
+        """sinh(√c dist/2)² = c⟨y − x, y − x⟩_L/4, of terms that are not negative.
+
+        With ξ, η for coordinates 1..n, (c/2)⟨y − x, y − x⟩_L = −1 − c⟨x, y⟩_L is c(|η − ξ|² + c|ξ ∧ η|²)/(1 + cx₀y₀ +
+        c ξ·η), and, for ξ·η < 0, c(|ξ|² + |η|² + c|ξ|²|η|²)/(1 + cx₀y₀) − c ξ·η.
+        """
+        c, xs, ys = self.c, x[..., 1:], y[..., 1:]
+        xx, yy, xy, times = dot(xs, xs), dot(ys, ys), dot(xs, ys), x[..., :1] * y[..., :1]
+        apart = xy < 0
+        opposite = c * ((xx + yy + c * xx * yy) / (1 + c * times) - torch.where(apart, xy, torch.zeros_like(xy)))
+        change = ys - xs
+        bottom = 1 + c * (times + torch.where(apart, torch.zeros_like(xy), xy))
+        beside = c * (dot(change, change) + c * _across(change, xs + ys) / 4) / bottom
+        return torch.where(apart, opposite, beside) / 2
 
     @_in_double(2)
     def _dist(self, x: Tensor, y: Tensor) -> Tensor:
-        return (2 / math.sqrt(self.c)) * self._half_sinh(x, y).asinh().squeeze(-1)
+        return (2 / math.sqrt(self.c)) * safe_sqrt(self._half_sinh_square(x, y)).asinh().squeeze(-1)
 
     @_in_double(1)
     def _exp(self, x: Tensor, v: Tensor) -> Tensor:
         space = v[..., 1:]  # v₀ follows from tangency, which rounding takes from vectors far from the vertex
-        time = dot(x[..., 1:], space) / x[..., :1]
-        angle = safe_sqrt((dot(space, space) - time.square()) * self.c)
-        return self._projection(angle.cosh() * x + sinhc(angle) * torch.cat([time, space], -1))
+        square = (dot(space, space) + self.c * _across(space, x[..., 1:])) / x[..., :1].square()
+        moved = even(square, *COSH) * x[..., 1:] + even(square, *SINHC) * space
+        return self._lifted(moved)
 
     @_in_double(2)
     def _log(self, x: Tensor, y: Tensor) -> Tensor:
-        s = self._half_sinh(x, y)
-        return asinhc(s) / (1 + s * s).sqrt() * self._tangent_projection(x, y - x)
+        square = self._half_sinh_square(x, y)
+        space = y[..., 1:] - x[..., 1:] - 2 * square * x[..., 1:]
+        return even(square, *ASINHC) / (1 + square).sqrt() * self._along(x, space)
 
     @_in_double(2)
     def _geodesic(self, x: Tensor, y: Tensor, t: Tensor) -> Tensor:
-        a, b = _weights(self._half_sinh(x, y), t)
+        a, b = _weights(self._half_sinh_square(x, y), t)
         return self._projection(a * x + b * y)
 
     def _inner(self, x: Tensor, u: Tensor, v: Tensor) -> Tensor:
@@ -101,11 +135,26 @@ class Hyperboloid(Manifold):
 
     @_in_double(2)
     def _transport(self, x: Tensor, y: Tensor, v: Tensor) -> Tensor:
-        return v + self.c * lorentz(y, v) / (1 - self.c * lorentz(x, y)) * (x + y)
+        space, change, total = v[..., 1:], y[..., 1:] - x[..., 1:], x + y
+        v = self._along(x, space)
+        # ⟨y, v⟩_L, which is that of y − x, too: of the shorter one
+        direct = lorentz(y, v)
+        beside = dot(change, space) - dot(change, total[..., 1:]) / total[..., :1] * v[..., :1]
+        along = torch.where(dot(change, change) < dot(y[..., 1:], y[..., 1:]), beside, direct)
+        return v + self.c * along / (2 + 2 * self._half_sinh_square(x, y)) * total
+
+    def _lifted(self, space: Tensor) -> Tensor:
+        """The point whose coordinates 1..n are given."""
+        return torch.cat([(dot(space, space) + 1 / self.c).sqrt(), space], -1)
+
+    @staticmethod
+    def _along(x: Tensor, space: Tensor) -> Tensor:
+        """The vector tangent at x whose coordinates 1..n are given."""
+        time = dot(x[..., 1:], space) / x[..., :1]
+        return torch.cat([time, space.expand(*time.shape[:-1], space.shape[-1])], -1)
 
     def _projection(self, x: Tensor) -> Tensor:
-        space = x[..., 1:]
-        return torch.cat([(dot(space, space) + 1 / self.c).sqrt(), space], -1)
+        return self._lifted(x[..., 1:])
 
     def _tangent_projection(self, x: Tensor, v: Tensor) -> Tensor:
         return v + self.c * lorentz(x, v) * x
@@ -168,11 +217,16 @@ class PoincareBall(Manifold):
         """sinh(√c dist/2)."""
         return math.sqrt(self.c) * length(y - x) / (self._gap(x) * self._gap(y)).sqrt()
 
+    def _half_sinh_square(self, x: Tensor, y: Tensor) -> Tensor:
+        """sinh(√c dist/2)², in double precision, whose range it needs near the boundary."""
+        difference = _wide(y - x)
+        return self.c * dot(difference, difference) / (_wide(self._gap(x)) * _wide(self._gap(y)))
+
     def _dist(self, x: Tensor, y: Tensor) -> Tensor:
         return (2 / math.sqrt(self.c)) * self._half_sinh(x, y).asinh().squeeze(-1)
 
     def _exp(self, x: Tensor, v: Tensor) -> Tensor:
-        angle = 2 * math.sqrt(self.c) * length(v) / self._gap(x)
+        angle = 2 * math.sqrt(self.c) * length(v.detach()) / self._gap(x.detach())
         back = (angle > 0.5) & (dot(x, v) < 0)
         near = self._sum(x, torch.where(back, torch.zeros_like(v), v))
         # elsewhere of any point but the origin, whose length has no second derivative
@@ -203,35 +257,40 @@ class PoincareBall(Manifold):
     def _sum(self, x: Tensor, v: Tensor) -> Tensor:
         """x ⊕ tanh(√cλ|v|/2) v/(√c|v|)."""
         gap = self._gap(x)
-        step = v * tanhc(math.sqrt(self.c) * length(v) / gap) / gap
+        step = v * radial(math.sqrt(self.c) * v / gap, *TANHC) / gap
         xy, yy = dot(x, step), dot(step, step)
         top = (1 + 2 * self.c * xy + self.c * yy) * x + gap * step
         moved: Tensor = top / (1 + 2 * self.c * xy + self.c**2 * dot(x, x) * yy)
         return moved
 
     def _log(self, x: Tensor, y: Tensor) -> Tensor:
-        difference, gap, s = y - x, self._gap(x), self._half_sinh(x, y)
+        difference, gap, s = y - x, self._gap(x), self._half_sinh_square(x, y)
         square = self.c * dot(difference, difference)
         moved = (gap * difference - square * x) / (gap * self._gap(y) + square)
-        return gap * asinhc(s) * (1 + s * s).sqrt() * moved
+        scale = even(s, *ASINHC) * (1 + s).sqrt()
+        return gap * scale.to(moved.dtype) * moved
 
     def _geodesic(self, x: Tensor, y: Tensor, t: Tensor) -> Tensor:
         """That of the hyperboloid: a x/γ_x + b y/γ_y over a/γ_x + b/γ_y + (1 − a − b)/2, γ = 1 − c|x|²."""
-        a, b = _weights(self._half_sinh(x, y), t)
+        a, b = _weights(self._half_sinh_square(x, y), _wide(t))
         left, right = a / self._gap(x), b / self._gap(y)
-        return self._projection((left * x + right * y) / (left + right + (1 - a - b) / 2))
+        point = (left * x + right * y) / (left + right + (1 - a - b) / 2)
+        return self._projection(point.to(torch.promote_types(x.dtype, y.dtype)))
 
     def _inner(self, x: Tensor, u: Tensor, v: Tensor) -> Tensor:
         return (dot(u, v) * 4 / self._gap(x).square()).squeeze(-1)
 
     def _transport(self, x: Tensor, y: Tensor, v: Tensor) -> Tensor:
+        dtype = reduce(torch.promote_types, (t.dtype for t in (x, y, v)))
+        scale = self._gap(y) / self._gap(x)
+        x, y, v = (_wide(t) for t in (x, y, v))
         c, a = self.c, -x
         ya, aa, yy, yv, av = dot(y, a), dot(a, a), dot(y, y), dot(y, v), dot(a, v)
         along_y = -(c**2) * yv * aa + c * av + 2 * c**2 * ya * av
         along_a = -(c**2) * av * yy - c * yv
         bottom = 1 + 2 * c * ya + c**2 * aa * yy
         turned = v + 2 * (along_y * y + along_a * a) / bottom
-        return turned * (self._gap(y) / self._gap(x))
+        return turned.to(dtype) * scale
 
     def _projection(self, x: Tensor) -> Tensor:
         largest = (1 - 4 * torch.finfo(x.dtype).eps) / math.sqrt(self.c)

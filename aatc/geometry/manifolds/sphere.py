@@ -7,7 +7,18 @@ import math
 import torch
 from torch import Tensor
 
-from aatc.geometry.manifold import CutLocusError, GeometryError, Manifold, dot, inverse_sinc, length, sinc
+from aatc.geometry.manifold import (
+    ATANC,
+    COS,
+    INVERSE_SINC,
+    SINC,
+    CutLocusError,
+    GeometryError,
+    Manifold,
+    dot,
+    length,
+    radial,
+)
 from aatc.geometry.preconditions import require
 
 
@@ -20,33 +31,41 @@ def half_angle(difference: Tensor, total: Tensor) -> Tensor:
     return torch.atan2(length(difference), length(total))
 
 
+def _bisector(difference: Tensor, total: Tensor) -> Tensor:
+    """y − x made as long as half the angle is: even functions of its length are smooth at x = y, the angle is not."""
+    tangent = difference / length(total)
+    return radial(tangent, *ATANC) * tangent
+
+
 def sphere_exp(x: Tensor, v: Tensor, radius: float) -> Tensor:
     """cos(|v|/r) x + sin(|v|/r) r v/|v|."""
-    angle = length(v) / radius
-    return angle.cos() * x + sinc(angle) * v
+    angle = v / radius
+    return radial(angle, *COS) * x + radial(angle, *SINC) * v
 
 
 def sphere_log(x: Tensor, difference: Tensor, total: Tensor, radius: float) -> Tensor:
     """θ/sin θ times the part of y tangent at x, which is that of y − x and of y + x, for points that are not antipodal.
     Beyond a right angle y + x is the smaller one, and the vector is its direction by the length of the way."""
-    h = half_angle(difference, total)
-    beyond = h > math.pi / 4
+    beyond = half_angle(difference.detach(), total.detach()) > math.pi / 4
     near = torch.where(beyond, total, difference)
     tangent = near - dot(x, near) / radius**2 * x
-    size = torch.where(beyond, length(torch.where(beyond, tangent, x)), torch.ones_like(h))
-    scale = torch.where(beyond, 2 * radius * h / size, inverse_sinc(torch.where(beyond, torch.zeros_like(h), 2 * h)))
-    return scale * tangent
+    size = torch.where(beyond, length(torch.where(beyond, tangent, x)), torch.ones_like(tangent[..., :1]))
+    h = half_angle(torch.where(beyond, difference, x), torch.where(beyond, total, x))
+    within = _bisector(torch.where(beyond, torch.zeros_like(difference), difference), torch.where(beyond, x, total))
+    return torch.where(beyond, 2 * radius * h / size, radial(2 * within, *INVERSE_SINC)) * tangent
 
 
 def sphere_geodesic(difference: Tensor, total: Tensor, t: Tensor, radius: float) -> Tensor:
     """r cos((2t − 1)h) (x + y)/|x + y| + r sin((2t − 1)h) (y − x)/|y − x|, h being half the angle: the slerp of x and
     y, in the frame of their bisector, where it loses no digits near the antipode either."""
-    h = half_angle(difference, total)
+    h = _bisector(difference, total)
     turned = (2 * t - 1) * h
     # lengths that differ by rounding alone turn a small bisector away from the plane between x and y
-    square = torch.where(h > math.pi / 4, dot(difference, difference), torch.ones_like(h))
-    total = total - torch.where(h > math.pi / 4, dot(total, difference) / square, torch.zeros_like(h)) * difference
-    return radius * turned.cos() / length(total) * total + (t - 0.5) * sinc(turned) / sinc(h) * difference
+    far = half_angle(difference.detach(), total.detach()) > math.pi / 4
+    square = torch.where(far, dot(difference, difference), torch.ones_like(h[..., :1]))
+    total = total - torch.where(far, dot(total, difference) / square, torch.zeros_like(square)) * difference
+    along = (t - 0.5) * radial(turned, *SINC) / radial(h, *SINC)
+    return radius * radial(turned, *COS) / length(total) * total + along * difference
 
 
 def sphere_transport(y: Tensor, total: Tensor, v: Tensor) -> Tensor:
