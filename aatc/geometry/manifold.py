@@ -89,9 +89,9 @@ def atanhc(x: Tensor) -> Tensor:
 
 
 def safe_sqrt(x: Tensor) -> Tensor:
-    """√max(x, 0), with gradient 0 where x ≤ 0."""
-    positive = x > 0
-    return torch.where(positive, torch.where(positive, x, torch.ones_like(x)).sqrt(), torch.zeros_like(x))
+    """√max(x, 0), with gradient 0 where x ≤ 0; NaN of NaN."""
+    zero = x <= 0
+    return torch.where(zero, torch.zeros_like(x), torch.where(zero, torch.ones_like(x), x).sqrt())
 
 
 def matrix_exponential(a: Tensor) -> Tensor:

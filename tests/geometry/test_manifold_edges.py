@@ -242,3 +242,16 @@ def test_wrong_shapes_dtypes_and_parameters_are_typed_errors():
     ):
         with pytest.raises(GeometryError):
             call()
+
+
+@pytest.mark.parametrize("name", ["sphere", "ball", "simplex"])
+def test_what_is_not_a_number_is_not_taken_for_zero(name):
+    manifold, (x, y) = draw(name, 4, 2, (2,))
+    v = tangent(manifold, x, 4)
+    hole = x.clone()
+    hole[0, 1] = math.nan
+    # the formulas, whatever looks at points before them; the sphere's metric does not depend on the point
+    results = [manifold._exp(hole, v), manifold._dist(hole, y)]
+    results += [] if name == "sphere" else [manifold._inner(hole, v, v)]
+    for found in results:
+        assert found[0].isnan().any() and found[1].isfinite().all()

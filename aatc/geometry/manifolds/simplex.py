@@ -55,8 +55,8 @@ class Simplex(Manifold):
     def _push(p: Tensor, v: Tensor) -> Tensor:
         """The image v/√p on the sphere of a tangent vector."""
         root = safe_sqrt(p)
-        inside = root > 0
-        return torch.where(inside, v / torch.where(inside, root, torch.ones_like(root)), torch.zeros_like(v))
+        face = root == 0
+        return torch.where(face, torch.zeros_like(v), v / torch.where(face, torch.ones_like(root), root))
 
     def _dist(self, x: Tensor, y: Tensor) -> Tensor:
         return 4 * half_angle(*self._difference(x, y)).squeeze(-1)
