@@ -24,7 +24,7 @@ def rows_of_laws(array: np.ndarray) -> np.ndarray | None:
     return array / sums if (sums > 1 - 1e-6).all() else None
 
 
-def underflowed(seen: CapturedAttention, head: int, batch: int) -> int:
+def underflowed(seen: AttentionRows, head: int, batch: int) -> int:
     """How many weights of one head are 0 though their scores are finite: exponentials below the range of float64, which
     no mask forbids. None are where weights are no exponentials."""
     if not seen.attention.normalizer.exponential:
