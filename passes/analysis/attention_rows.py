@@ -83,6 +83,11 @@ class AttentionRows(ABC):
         Raises AnalysisError where a row has no weights, or need not sum to 1.
         """
 
+    def scores(self, head: int, start: int = 0, stop: int | None = None, batch: int = 0) -> torch.Tensor | None:
+        """Scores of the queries ``start`` to ``stop``, (rows, keys), −inf where a pair is forbidden; None where weights
+        are given as they are."""
+        return None
+
     @property
     def where(self) -> str:
         """The model's source line or module, or an empty text."""

@@ -27,13 +27,15 @@ def rows_of_laws(array: np.ndarray) -> np.ndarray | None:
 def underflowed(seen: AttentionRows, head: int, batch: int) -> int:
     """How many weights of one head are 0 though their scores are finite: exponentials below the range of float64, which
     no mask forbids. None are where weights are no exponentials."""
-    if not seen.attention.normalizer.exponential:
+    if not seen.exponential:
         return 0
     count = 0
     for start, weights in seen.stripes(head, batch):
         zero = weights == 0
         if bool(zero.any()):
             scores = seen.scores(head, start, start + len(weights), batch)
+            if scores is None:
+                return 0
             count += int((zero & scores.isfinite()).sum())
     return count
 

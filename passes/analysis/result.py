@@ -194,5 +194,5 @@ def mismatch(witness: Any, value: Any) -> float:
 
 
 @verify.register
-def _(result: Result) -> float:
+def _(result: Result[Any]) -> float:
     return result.verify()
