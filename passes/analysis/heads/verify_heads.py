@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 from numpy.typing import ArrayLike
 
-from aatc.passes.analysis.result import AnalysisError, verify
+from aatc.passes.analysis.result import AnalysisError, mismatch, verify
 
 
 @dataclass(frozen=True, eq=False)
@@ -45,6 +46,14 @@ def _(witness: AbsorptionWitness) -> float:
         return float(np.abs(h[closed]).max())
     wrong = np.abs(h - 1.0 - a @ h)[~closed] / np.maximum(np.abs(h[~closed]), 1.0)
     return float(wrong.max(initial=0.0))
+
+
+@mismatch.register
+def _absorption_value(witness: AbsorptionWitness, value: Any) -> float:
+    times, given = np.asarray(witness.times), np.asarray(value)
+    if given.shape != times.shape or given.dtype.kind not in "fiu":
+        return float("inf")
+    return float((np.abs(given - times) / np.maximum(np.abs(times), 1.0)).max(initial=0.0))
 
 
 def _each_is_recurrent(a: np.ndarray, closed: np.ndarray) -> bool:
