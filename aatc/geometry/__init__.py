@@ -84,7 +84,14 @@ if TYPE_CHECKING:
         to_geoopt,
         to_geoopt_parameter,
     )
-    from aatc.geometry.manifold import CutLocusError, Euclidean, GeometryError, Manifold, PointShapeError
+    from aatc.geometry.manifold import (
+        CutLocusError,
+        Euclidean,
+        GeometryError,
+        Manifold,
+        NotOnManifoldError,
+        PointShapeError,
+    )
     from aatc.geometry.manifolds.attention_geodesic import AttentionGeodesic, AttentionPath
     from aatc.geometry.manifolds.curvature import CurvatureTensor, MetricError
     from aatc.geometry.manifolds.frechet import FrechetMean, MeanError, frechet_mean
@@ -112,6 +119,7 @@ if TYPE_CHECKING:
     from aatc.geometry.manifolds.simplex import Simplex
     from aatc.geometry.manifolds.spd import SPD
     from aatc.geometry.manifolds.sphere import Sphere
+    from aatc.geometry.manifolds.stereographic import Stereographic
     from aatc.geometry.manifolds.stiefel import Stiefel
     from aatc.geometry.manifolds.wrapped_normal import WrappedNormal
 
@@ -173,6 +181,7 @@ _FROM = {
     "MetricGrid": "flows.grid_metric",
     "MissingGeooptError": "geoopt",
     "NotInvariantError": "flows.invariant_family",
+    "NotOnManifoldError": "manifold",
     "NotSteadyError": "dynamics.pattern_stability",
     "NotStochasticError": "flows.attention_flow",
     "NotTangentError": "bundles.tile_transport",
@@ -196,6 +205,7 @@ _FROM = {
     "StabilityMetrics": "dynamics.pattern_stability",
     "StepSizeError": "flows.ricci_flow",
     "Stiefel": "manifolds.stiefel",
+    "Stereographic": "manifolds.stereographic",
     "TerminalTolerance": "dynamics.pattern_control",
     "TileError": "bundles.tile_transport",
     "TileFrames": "bundles.tile_frames",
@@ -303,6 +313,7 @@ __all__ = [
     "MetricGrid",
     "MissingGeooptError",
     "NotInvariantError",
+    "NotOnManifoldError",
     "NotSteadyError",
     "NotStochasticError",
     "NotTangentError",
@@ -324,6 +335,7 @@ __all__ = [
     "Sphere",
     "StabilityMetrics",
     "StepSizeError",
+    "Stereographic",
     "Stiefel",
     "TerminalTolerance",
     "TileError",

@@ -208,8 +208,8 @@ def test_faces_of_the_simplex_and_the_rim_of_the_ball_stay_finite():
     assert all(grad.isfinite().all() for grad in grads)
     far = PoincareBall().exp(torch.zeros(2), torch.tensor([50.0, 0.0]))
     assert PoincareBall().belongs(far) and PoincareBall().dist(far, -far).isfinite()
-    outside = torch.tensor([3.0, 4.0], requires_grad=True)
-    (grad,) = torch.autograd.grad(PoincareBall().dist(outside, torch.zeros(2)), outside)
+    rim = torch.tensor([1 - 1e-7, 0.0], requires_grad=True)
+    (grad,) = torch.autograd.grad(PoincareBall().dist(rim, torch.zeros(2)), rim)
     assert grad.isfinite().all()
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -65,6 +66,18 @@ class Product(Manifold):
         flat = [part.flatten(-len(shape)) for part, (_, shape) in zip(parts, self.factors)]
         batch = torch.broadcast_shapes(*[part.shape[:-1] for part in flat])
         return torch.cat([part.expand(*batch, part.shape[-1]) for part in flat], -1)
+
+    def _parameters(self) -> Any:
+        return [parameter for manifold, _ in self.factors for parameter in manifold._parameters()]
+
+    def _check(self, *tensors: Tensor) -> None:
+        super()._check(*tensors)
+        for tensor in tensors:
+            for part, (manifold, _) in zip(self._split(tensor), self.factors):
+                manifold._check(part)
+
+    def _near(self, x: Tensor) -> Tensor:
+        return torch.stack(self._each(lambda m, a: m._near(a), x), -1).all(-1)
 
     def _each(self, method: Callable[..., Tensor], *tensors: Tensor) -> list[Tensor]:
         """``method(manifold, *parts)`` for each factor."""

@@ -6,14 +6,13 @@ Geometry", 2000, section 2.2, for the simplex.
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
-from aatc.geometry.manifold import GeometryError, PointShapeError, safe_sqrt
+from aatc.geometry.manifold import GeometryError, PointShapeError, safe_sqrt, scalar
 from aatc.geometry.manifolds import charts
 from aatc.geometry.manifolds.boundary import solve_boundary
 from aatc.geometry.manifolds.charts import ChartError
@@ -444,24 +443,24 @@ class RiemannianStructure:
         )
 
     @classmethod
-    def sphere(cls, radius: float = 1.0) -> RiemannianStructure:
+    def sphere(cls, radius: float | Tensor = 1.0) -> RiemannianStructure:
         """The 2-sphere in colatitude and longitude (θ, φ), 0 < θ < π: r² diag(1, sin²θ), curvature 1/r²."""
         return cls(
-            charts.polar_metric(_positive(radius, "the radius")),
+            charts.polar_metric(scalar("the radius", radius, positive=True)),
             connection=charts.polar_connection,
             domain=charts.polar_domain,
             dim=2,
         )
 
     @classmethod
-    def stereographic(cls, n: int, curvature: float) -> RiemannianStructure:
-        """(2/(1 + K|x|²))² δ_ij, of sectional curvature K: the n-sphere without a point for K > 0, 4δ for K = 0."""
-        if not math.isfinite(curvature):
-            raise GeometryError(f"the curvature is finite, got {curvature}")
+    def stereographic(cls, n: int, curvature: float | Tensor) -> RiemannianStructure:
+        """(2/(1 + K|x|²))² δ_ij, of sectional curvature K: the n-sphere without a point for K > 0, 4δ for K = 0. A
+        tensor of one entry as K learns."""
+        curvature = scalar("the curvature", curvature)
         return cls.conformal(
             charts.round_factor(curvature),
             slope=charts.round_slope(curvature),
-            domain=lambda x: 1 + curvature * x.square().sum(-1) > 0,
+            domain=charts.round_domain(curvature),
             dim=n,
         )
 
@@ -473,15 +472,9 @@ class RiemannianStructure:
         )
 
     @classmethod
-    def poincare_ball(cls, n: int, c: float = 1.0) -> RiemannianStructure:
+    def poincare_ball(cls, n: int, c: float | Tensor = 1.0) -> RiemannianStructure:
         """The ball c|x|² < 1 with (2/(1 − c|x|²))² δ_ij, curvature −c for c > 0, as `PoincareBall`."""
-        return cls.stereographic(n, -_positive(c, "c"))
-
-
-def _positive(value: float, name: str) -> float:
-    if value > 0 and math.isfinite(value):
-        return float(value)
-    raise GeometryError(f"{name} is positive and finite, got {value}")
+        return cls.stereographic(n, -scalar("c", c, positive=True))
 
 
 __all__ = [

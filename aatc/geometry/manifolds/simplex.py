@@ -38,11 +38,13 @@ class Simplex(Manifold):
     def to_sphere(self, p: Tensor) -> Tensor:
         """2√p, a point of ``Sphere(2)``, (..., n)."""
         self._check(p)
+        self._check_values((p,))
         return 2 * safe_sqrt(p)
 
     def from_sphere(self, x: Tensor) -> Tensor:
         """x²/4, (..., n)."""
         self._check(x)
+        self._check_values((), (x,))
         return x.square() / 4
 
     @staticmethod

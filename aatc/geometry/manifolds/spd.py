@@ -7,7 +7,8 @@ import math
 import torch
 from torch import Tensor
 
-from aatc.geometry.manifold import GeometryError, Manifold, PointShapeError
+from aatc.geometry.manifold import Manifold, NotOnManifoldError, PointShapeError
+from aatc.geometry.manifolds.curvature import require_full_precision
 from aatc.geometry.manifolds.spectral import spectral, symmetric
 from aatc.geometry.preconditions import require
 
@@ -24,7 +25,8 @@ class SPD(Manifold):
 
     ``projection`` takes the symmetric part and raises eigenvalues to 16 n ε |λ|_max.
 
-    Raises: PointShapeError for matrices that are not square; GeometryError where a Cholesky factor does not exist.
+    Raises: PointShapeError for matrices that are not square, and in half precision, which has no linear algebra;
+    NotOnManifoldError, in eager mode, for points without a Cholesky factor.
     """
 
     point_ndim = 2
@@ -36,6 +38,22 @@ class SPD(Manifold):
         if shape[0] != shape[1] or shape[0] < 1:
             raise PointShapeError(f"a point of SPD is a square matrix, got {shape[0]}×{shape[1]}")
 
+    def _check(self, *tensors: Tensor) -> None:
+        super()._check(*tensors)
+        for tensor in tensors:
+            require_full_precision(tensor, "points of SPD")
+
+    def _near(self, x: Tensor) -> Tensor:
+        """By a Cholesky factor, which is cheaper than eigenvalues and what the maps need."""
+        positive = torch.linalg.cholesky_ex(symmetric(x))[1] == 0
+        near: Tensor = positive & self._symmetric(x, self._near_atol(x)) & x.isfinite().all(-1).all(-1)
+        return near
+
+    @staticmethod
+    def _symmetric(x: Tensor, atol: float) -> Tensor:
+        same: Tensor = (x - x.mT).abs().amax((-2, -1)) <= atol * x.abs().amax((-2, -1))
+        return same
+
     def _factor(self, x: Tensor) -> Tensor:
         factor, failed = torch.linalg.cholesky_ex(symmetric(x))
         return self._definite(factor, failed)
@@ -43,7 +61,7 @@ class SPD(Manifold):
     @staticmethod
     def _definite(value: Tensor, failed: Tensor) -> Tensor:
         message = "a matrix among the points of SPD is not positive definite; use SPD().projection"
-        return require(value, (failed != 0)[..., None, None], GeometryError, message)
+        return require(value, (failed != 0)[..., None, None], NotOnManifoldError, message)
 
     @staticmethod
     def _whiten(factor: Tensor, a: Tensor) -> Tensor:
@@ -106,8 +124,7 @@ class SPD(Manifold):
         finite = x.isfinite().all(-1).all(-1)
         one = torch.eye(x.shape[-1], dtype=x.dtype, device=x.device)
         x = torch.where(finite[..., None, None], x, one)
-        odd = (x - x.mT).abs().amax((-2, -1)) <= atol * x.abs().amax((-2, -1))
-        inside: Tensor = finite & odd & (torch.linalg.eigvalsh(symmetric(x))[..., 0] > 0)
+        inside: Tensor = finite & self._symmetric(x, atol) & (torch.linalg.eigvalsh(symmetric(x))[..., 0] > 0)
         return inside
 
     def _random_point(self, normal: Tensor) -> Tensor:

@@ -7,7 +7,7 @@ import math
 import torch
 from torch import Tensor
 
-from aatc.geometry.manifold import GeometryError, PointShapeError, length, sinc, sinhc
+from aatc.geometry.manifold import GeometryError, PointShapeError, Scalar, length, sinc, sinhc
 from aatc.geometry.manifolds.hyperbolic import Hyperboloid, PoincareBall
 from aatc.geometry.manifolds.sphere import Sphere
 from aatc.geometry.preconditions import require
@@ -119,7 +119,7 @@ class WrappedNormal:
         whole = (coordinates / scale).square().sum(-1) / 2 + scale.log().sum(-1)
         return -whole - self.dim * math.log(2 * math.pi) / 2
 
-    def _log_prob_around(self, coordinates: Tensor, radius: float) -> Tensor:
+    def _log_prob_around(self, coordinates: Tensor, radius: Scalar) -> Tensor:
         """Σ over k of the vectors (r + 2πRk) u, whose density is divided by |sin(r/R)/((r + 2πRk)/R)|^(n−1)."""
         r = length(coordinates)
         small = r < 1e-12 * radius
@@ -127,7 +127,8 @@ class WrappedNormal:
         axis[..., 0] = 1
         direction = torch.where(small, axis, coordinates / torch.where(small, torch.ones_like(r), r))
         # beyond 9 standard deviations nothing counts
-        turns = int(min(64, 1 + math.ceil(9 * float(self.scale.detach().max()) / (2 * math.pi * radius))))
+        widest = float(self.scale.detach().max() / radius)
+        turns = int(min(64, 1 + math.ceil(9 * widest / (2 * math.pi))))
         terms = []
         for k in range(-turns, turns + 1):
             shift = 2 * math.pi * radius * k
