@@ -120,7 +120,10 @@ def test_first_and_second_derivatives_in_every_mode(name):
     manifold, (x, y) = points(name, 2, ())
     u, v = tangent(manifold, x, 1), tangent(manifold, x, 2)
     for what, (f, arguments) in maps(manifold, x, y, u, v).items():
-        small = [0.1 * a.abs().amax() * tangent(manifold, x, 5 + i, 1.0) for i, a in enumerate(arguments)]
+        # along the manifold: points off it by more than rounding are refused
+        small = [
+            0.1 * a.abs().amax() * tangent(manifold, y if a is y else x, 5 + i, 1.0) for i, a in enumerate(arguments)
+        ]
         _check_derivatives(f, arguments, hash(what) % 100, small)
 
 

@@ -177,12 +177,11 @@ def test_what_has_no_mean_is_a_typed_error_or_a_flag():
     x = SpecialOrthogonal().random_point((2, 6, 3, 3), torch.Generator().manual_seed(1), dtype=torch.float64)
     spread = frechet_mean(SpecialOrthogonal(), x, strict=False)
     assert not spread.unique.any()
+    space, far, _ = cloud("hyperboloid", size=9.0)
     with pytest.raises(MeanError, match="not found within 1 step") as caught:
-        frechet_mean(Hyperboloid(), cloud("hyperboloid", size=9.0)[1][None], max_iterations=1, tolerance=1e-12)
+        frechet_mean(space, far[None], max_iterations=1, tolerance=1e-12)
     assert caught.value.indices and len(caught.value.indices[0]) == 2
-    flagged = frechet_mean(
-        Hyperboloid(), cloud("hyperboloid", size=9.0)[1], max_iterations=1, tolerance=1e-12, strict=False
-    )
+    flagged = frechet_mean(space, far, max_iterations=1, tolerance=1e-12, strict=False)
     assert not flagged.converged.any() and flagged.iterations == 1
 
 

@@ -21,18 +21,18 @@ _NEAR = 0.04
 _TERMS = 13  # 0.04¹³ is 7e-19, and the derivative of the first term left out 2e-16
 
 
-def _quotient(above: Sequence[float], below: Sequence[float]) -> list[float]:
+def _quotient(above: Sequence[float], below: Sequence[float]) -> tuple[float, ...]:
     """The series of a quotient of two series, below[0] = 1."""
     out: list[float] = []
     for n, a in enumerate(above):
         out.append(a - sum(out[m] * below[n - m] for m in range(n)))
-    return out
+    return tuple(out)
 
 
-_SIN = [(-1) ** n / math.factorial(2 * n + 1) for n in range(_TERMS)]
-_COS = [(-1) ** n / math.factorial(2 * n) for n in range(_TERMS)]
-_ASIN = [math.comb(2 * n, n) / (4**n * (2 * n + 1)) for n in range(_TERMS)]
-_ATAN = [(-1) ** n / (2 * n + 1) for n in range(_TERMS)]
+_SIN = tuple((-1) ** n / math.factorial(2 * n + 1) for n in range(_TERMS))
+_COS = tuple((-1) ** n / math.factorial(2 * n) for n in range(_TERMS))
+_ASIN = tuple(math.comb(2 * n, n) / (4**n * (2 * n + 1)) for n in range(_TERMS))
+_ATAN = tuple((-1) ** n / (2 * n + 1) for n in range(_TERMS))
 
 
 class Ratio(NamedTuple):
