@@ -15,7 +15,7 @@ from aatc.nn.learned import METRICS, LearnedMetric, learned_metric
 from aatc.nn.pair_geodesics import pair_geodesics
 from aatc.nn.pairs import carried_values, pair_scores
 from aatc.nn.tokens import check_dropout, check_tokens, head_width, merge_heads, split_heads, token_mask
-from aatc.parts import same
+from aatc.parts import Part, same
 
 CONNECTIONS = ("frames", "rotary", "transport")
 
@@ -24,7 +24,11 @@ class GeometricAttention(nn.Module):
     """Multi-head self-attention by distance: o_i = Σ_j softmax_j(-β d(q_i, k_ij)) v_ij.
 
     ``metric``: a name of `METRICS`, with parameters learned per head (β, or a Mahalanobis factor) and features mapped
-    to points of its space, or an object of `aatc.metrics`, applied to the features as they are.
+    to points of its space, or an object of `aatc.metrics`, applied to the features as they are, whose parameters the
+    module registers as ``metric_`` and their name.
+
+    ``curvature``: the sectional curvature that "lorentz" and "poincare" (negative, by its logarithm) and
+    "stereographic" (of any sign, 0 unless given) learn from, one per head; without it the former two keep −1.
 
     ``connection`` says how keys and values reach the query: "rotary" turns keys by their relative position (base
     ``rotary_base``); "frames" gives every token an orthogonal frame, exp of a skew matrix linear in the token, and
@@ -49,6 +53,7 @@ class GeometricAttention(nn.Module):
         dropout: float = 0.0,
         causal: bool = False,
         rotary_base: float = 10000,
+        curvature: float | None = None,
     ) -> None:
         super().__init__()
         width = head_width(hidden_dim, num_heads)
@@ -57,9 +62,12 @@ class GeometricAttention(nn.Module):
         self.connection = connection
         self.metric: LearnedMetric | Metric
         if isinstance(metric, str):
-            self.metric = learned_metric(metric, num_heads, width, transported=connection == "transport")
+            self.metric = learned_metric(metric, num_heads, width, connection == "transport", curvature)
         elif isinstance(metric, Metric):
+            if curvature is not None:
+                raise ScoreError("a metric's object has its curvature itself", hint="metric=Lorentz...(curvature=...)")
             self.metric = metric
+            self._register("metric", metric)
         else:
             raise ScoreError(
                 f"metric is {metric!r}", hint=f"give one of {', '.join(METRICS)}, or an aatc.metrics object"
@@ -68,6 +76,14 @@ class GeometricAttention(nn.Module):
         self.qkv, self.out = nn.Linear(hidden_dim, 3 * hidden_dim), nn.Linear(hidden_dim, hidden_dim)
         if connection == "frames":
             self.frame = nn.Linear(hidden_dim, width * width)
+        if isinstance(connection, Connection):
+            self._register("connection", connection)
+
+    def _register(self, what: str, part: Part) -> None:
+        """Parameters within a part, which optimisers would not see."""
+        for name, value in [*vars(part).items(), *getattr(part, "_bound", {}).items()]:
+            if isinstance(value, nn.Parameter):
+                self.register_parameter(f"{what}_{name}", value)
 
     def _check_connection(self, metric: str | Metric) -> None:
         connection = self.connection

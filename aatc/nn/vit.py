@@ -33,8 +33,8 @@ class GeodesicViT(nn.Module):
     """Images (B, channels, s, s) to logits (B, num_classes).
 
     The image is cut into (s/p)² patches of p × p pixels, each a token; ``depth`` layers of `GeometricAttention` move
-    information between them, and the mean token is classified. ``metric`` and ``connection`` are those of
-    `GeometricAttention`; "rotary" turns by a patch's row and column and needs heads of a multiple of 4 features.
+    information between them, and the mean token is classified. ``metric``, ``connection`` and ``curvature`` are those
+    of `GeometricAttention`; "rotary" turns by a patch's row and column and needs heads of a multiple of 4 features.
 
     The seed computed patch_metric, geodesics, and a flow along them with nothing defined. Here `flow_information` is
     the layers, whose weights are made from the metric that `patch_metric` shows, and `attention_geodesics` its paths.
@@ -57,6 +57,7 @@ class GeodesicViT(nn.Module):
         *,
         connection: str | Connection | None = "rotary",
         dropout: float = 0.0,
+        curvature: float | None = None,
     ) -> None:
         super().__init__()
         if patch_size < 1 or image_size < 1 or image_size % patch_size:
@@ -71,7 +72,13 @@ class GeodesicViT(nn.Module):
         # The slowest turn of grids of a few dozen patches a side; text's 10000 would leave most pairs still.
         attentions = [
             GeometricAttention(
-                hidden_dim, heads, metric=metric, connection=connection, dropout=dropout, rotary_base=100
+                hidden_dim,
+                heads,
+                metric=metric,
+                connection=connection,
+                dropout=dropout,
+                rotary_base=100,
+                curvature=curvature,
             )
             for _ in range(depth)
         ]

@@ -71,9 +71,8 @@ def test_every_map_has_the_gradient_of_a_curvature_of_any_sign(kappa):
 
 def test_second_derivatives_pass_through_flat_space():
     x, y, v = (0.25 * draw(n, 1, 2) for n in range(3))
-    for kappa in (0.0, -0.5, 0.5):
-        leaves = (parameter(kappa), *(t.clone().requires_grad_() for t in (x, y, v)))
-        assert torch.autograd.gradgradcheck(lambda k, *t: maps(Stereographic(k), *t), leaves)
+    leaves = (parameter(0.0), *(t.clone().requires_grad_() for t in (x, y, v)))
+    assert torch.autograd.gradgradcheck(lambda k, *t: maps(Stereographic(k), *t), leaves, fast_mode=True)
 
 
 # --- the published formulas, in 60 digits ----------------------------------------------------------------------------
