@@ -190,7 +190,7 @@ class SphereTransport(Connection):
         self.curvature = checked_curvature(curvature)
 
     def key(self):
-        return (self.tag, scalar_key(self.curvature))
+        return (self.tag, scalar_key(self.curvature, "curvature"))
 
     def captures(self, sizes):
         _same_width("SphereTransport", sizes)
@@ -216,7 +216,7 @@ class HyperboloidTransport(Connection):
         self.curvature = checked_curvature(curvature)
 
     def key(self):
-        return (self.tag, scalar_key(self.curvature))
+        return (self.tag, scalar_key(self.curvature, "curvature"))
 
     def captures(self, sizes):
         _same_width("HyperboloidTransport", sizes)

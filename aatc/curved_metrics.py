@@ -34,7 +34,7 @@ class LorentzInner(Metric):
         self.lift, self.curvature = lift, checked_curvature(curvature)
 
     def key(self):
-        return (self.tag, bool(self.lift), scalar_key(self.curvature))
+        return (self.tag, bool(self.lift), scalar_key(self.curvature, "curvature"))
 
     def captures(self, sizes):
         return curvature_captures(self.curvature, sizes)
@@ -61,7 +61,8 @@ class LorentzDistance(Distance):
         self.beta, self.squared, self.curvature, self.lift = beta, squared, checked_curvature(curvature), lift
 
     def key(self):
-        return (self.tag, scalar_key(self.beta), bool(self.squared), scalar_key(self.curvature), bool(self.lift))
+        beta, curvature = scalar_key(self.beta, "beta"), scalar_key(self.curvature, "curvature")
+        return (self.tag, beta, bool(self.squared), curvature, bool(self.lift))
 
     def captures(self, sizes):
         return [*scalar_captures("beta", self.beta, sizes), *curvature_captures(self.curvature, sizes)]
@@ -84,7 +85,7 @@ class Poincare(Distance):
         self.beta, self.squared, self.curvature = beta, squared, checked_curvature(curvature)
 
     def key(self):
-        return (self.tag, scalar_key(self.beta), bool(self.squared), scalar_key(self.curvature))
+        return (self.tag, scalar_key(self.beta, "beta"), bool(self.squared), scalar_key(self.curvature, "curvature"))
 
     def captures(self, sizes):
         return [*scalar_captures("beta", self.beta, sizes), *curvature_captures(self.curvature, sizes)]
@@ -123,7 +124,7 @@ class Stereographic(Distance):
         self.squared, self.lift = squared, lift
 
     def key(self):
-        return (self.tag, scalar_key(self.beta), scalar_key(self.curvature), bool(self.squared))
+        return (self.tag, scalar_key(self.beta, "beta"), scalar_key(self.curvature, "curvature"), bool(self.squared))
 
     def captures(self, sizes):
         return [*scalar_captures("beta", self.beta, sizes), *curvature_captures(self.curvature, sizes, positive=False)]
@@ -151,7 +152,12 @@ class SphereGeodesic(Distance):
         self.beta, self.eps, self.curvature = beta, 1e-12 if eps is None else eps, checked_curvature(curvature)
 
     def key(self):
-        return (self.tag, scalar_key(self.beta), scalar_key(self.eps), scalar_key(self.curvature))
+        return (
+            self.tag,
+            scalar_key(self.beta, "beta"),
+            scalar_key(self.eps, "eps"),
+            scalar_key(self.curvature, "curvature"),
+        )
 
     def captures(self, sizes):
         given = [*scalar_captures("beta", self.beta, sizes), *scalar_captures("eps", self.eps, sizes)]
