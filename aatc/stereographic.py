@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import torch
 
-from aatc.geometry.manifolds import kappa as trigonometry
+from aatc.geometry.manifolds.kappa import TAN
 from aatc.ir.reference import compute_dtype
 from aatc.parts import as_tensor, captured, plain
 
@@ -21,7 +21,7 @@ def lifted(x: torch.Tensor, curvature: float | torch.Tensor) -> torch.Tensor:
         kappa = kappa.to(x.dtype)
         kappa = kappa.reshape(-1, 1, 1) if kappa.dim() else kappa
     size = torch.linalg.vector_norm(x, dim=-1, keepdim=True)
-    ratio = trigonometry.tan_ratio(kappa, size)
+    ratio = TAN(kappa, size)
     # of tan_κ(t) = tanh(√−κ t)/√−κ next to the boundary: 1 + κ|y|² is 0 in rounding from there on
     room = 4 * torch.finfo(x.dtype).eps
     inside = kappa * (size * ratio).square() > -((1 - room) ** 2)

@@ -1,9 +1,10 @@
 """Trigonometry of constant curvature κ: functions of a length t that are analytic in κ, through 0.
 
 tan_κ(t) = tan(√κ t)/√κ for κ > 0, t for κ = 0, tanh(√−κ t)/√−κ for κ < 0, and so sin_κ, their inverses, and cos_κ. Each
-is t (cos_κ: 1) times a power series in z = κt²; within |z| < 0.04, or 1e-4 for κ that is a number and needs no slope, the
-series is summed, so that values and derivatives in κ are right where √κ has none. Sources: Bachmann, Bécigneul, Ganea, "Constant curvature graph convolutional
-networks", 2020, section 3; Skopek, Ganea, Bécigneul, "Mixed-curvature variational autoencoders", 2020, appendix A.
+is t (cos_κ: 1) times a power series in z = κt²; within |z| < 0.04, or 1e-4 for κ that is a number and needs no slope,
+the series is summed, so that values and derivatives in κ are right where √κ has none. Sources: Bachmann, Bécigneul,
+Ganea, "Constant curvature graph convolutional networks", 2020, section 3; Skopek, Ganea, Bécigneul, "Mixed-curvature
+variational autoencoders", 2020, appendix A.
 """
 
 from __future__ import annotations
