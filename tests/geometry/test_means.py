@@ -145,7 +145,7 @@ def test_derivatives_of_the_mean_are_those_of_the_implicit_function(name):
     one = s.clone().requires_grad_()
     (first,) = torch.autograd.grad(f(one), one, create_graph=True)
     (second,) = torch.autograd.grad(first, one)
-    assert math.isclose(float(first), float(differences(f)), rel_tol=1e-5, abs_tol=1e-6)
+    assert math.isclose(float(first.detach()), float(differences(f).detach()), rel_tol=1e-5, abs_tol=1e-6)
     assert math.isclose(float(second), float(differences(slope)), rel_tol=1e-4, abs_tol=1e-5)
 
 

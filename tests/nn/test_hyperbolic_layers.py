@@ -31,7 +31,7 @@ def test_logits_are_those_of_hyperplanes_by_moebius_addition(c):
     made, x = layer(HyperbolicLogistic, c)
     found, x = made(x).detach().numpy(), x.numpy()
     for k in range(4):
-        z, r = made.weight[k].detach().numpy(), float(made.bias[k])
+        z, r = made.weight[k].detach().numpy(), float(made.bias[k].detach())
         unit = z / np.linalg.norm(z)
         p = np.tanh(math.sqrt(c) * r) / math.sqrt(c) * unit  # exp at 0 of r z/|z|, where λ is 2
         w = mobius(-p[None], x, c)

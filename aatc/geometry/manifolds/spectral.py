@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import math
+from collections.abc import Sequence
 from typing import Any, cast
 
 import torch
@@ -48,24 +49,23 @@ def _apply(name: str, a: Tensor, values: Tensor, vectors: Tensor, shift: Tensor,
         raise GeometryError(f"{name} of symmetric matrices has no derivatives of order {len(changes)}")
     if not torch.compiler.is_compiling():
         return cast(Tensor, _Everywhere.apply(name, a, values, vectors, shift, *changes))
-    if len(changes) < 2:
-        return cast(Tensor, _Spectral.apply(name, a, values, vectors, shift, *changes))
-    # Dynamo confuses what functions save that nest further. The root has the value 0 and no derivative: one of these,
-    # which only a graph asks for that differentiates twice itself, is NaN and not wrong.
-    change = a - a.detach()
-    return _evaluate(name, values, vectors, shift, *changes) + change.square().sum().sqrt()
+    given = torch.broadcast_tensors(a, *changes)
+    result: Tensor = torch.ops.aatc_spectral.derivative(given[0], values, vectors, shift, list(given[1:]), name)
+    for tensor in given:
+        result = result + _NoTangent.apply(tensor)
+    return result
 
 
-class _Spectral(torch.autograd.Function):
+class _Everywhere(torch.autograd.Function):
     """The k-th derivative of f at A along H₁..H_k, D^k f(A)[H₁, ..., H_k]; k = 0 is f(A).
 
     In the eigenbasis of A its entries are Σ_π Σ f[λ_i, λ_k, ..., λ_j] (H_π1)_ik ... (H_πk)_lj, over permutations π,
     f[.] being divided differences, which at equal eigenvalues are derivatives, where those of single eigenvectors are
     infinite (Daleckii, Krein, 1965). tr(G D^k f(A)[H₁..H_k]) is symmetric in all its matrices, so each derivative is a
     D^k or D^(k+1) again. Eigenvalues and eigenvectors are given, and do not carry derivatives themselves.
-
-    Dynamo takes this class, which has no rule for forward differentiation.
     """
+
+    generate_vmap_rule = True
 
     @staticmethod
     def forward(name: str, a: Tensor, values: Tensor, vectors: Tensor, shift: Tensor, *changes: Tensor) -> Tensor:
@@ -87,12 +87,6 @@ class _Spectral(torch.autograd.Function):
         ]
         return None, of_a, None, None, None, *rest
 
-
-class _Everywhere(_Spectral):
-    """The same with a rule for forward differentiation and for ``vmap``."""
-
-    generate_vmap_rule = True
-
     @staticmethod
     def jvp(ctx: Any, *tangents: Any) -> Any:
         given, changes = ctx.saved_tensors[:4], ctx.saved_tensors[4:]
@@ -101,6 +95,69 @@ class _Everywhere(_Spectral):
             if tangent is not None:
                 terms.append(_apply(ctx.name, *given, *changes[:i], tangent, *changes[i + 1 :]))
         return torch.stack(terms).sum(0) if terms else None
+
+
+class _NoTangent(torch.autograd.Function):
+    """0, whose derivative is 0 backwards and NaN forwards, where Dynamo takes the forward for what it says: operators
+    drop tangents, which would be wrong without a sign of it."""
+
+    generate_vmap_rule = True
+
+    @staticmethod
+    def forward(a: Tensor) -> Tensor:
+        return (a - a.detach()).square().sum().sqrt()
+
+    @staticmethod
+    def setup_context(ctx: Any, inputs: Any, output: Tensor) -> None:
+        ctx.save_for_backward(inputs[0])
+
+    @staticmethod
+    def backward(ctx: Any, *grads: Any) -> Any:
+        return torch.zeros_like(ctx.saved_tensors[0])
+
+
+# Dynamo has no rule for the forward derivatives of functions, and loses the derivatives of their backwards: in graphs
+# an operator takes their place.
+_LIBRARY = torch.library.Library("aatc_spectral", "DEF")
+_LIBRARY.define(
+    "derivative(Tensor a, Tensor values, Tensor vectors, Tensor shift, Tensor[] changes, str name) -> Tensor",
+    tags=(torch.Tag.pt2_compliant_tag,),
+)
+
+
+def _operator(
+    a: Tensor, values: Tensor, vectors: Tensor, shift: Tensor, changes: Sequence[Tensor], name: str
+) -> Tensor:
+    return _evaluate(name, values, vectors, shift, *changes)
+
+
+def _operator_context(ctx: Any, inputs: Any, output: Tensor) -> None:
+    *given, changes, ctx.name = inputs
+    ctx.save_for_backward(*given, *changes)
+
+
+def _operator_backward(ctx: Any, grad: Tensor) -> Any:
+    given, changes = ctx.saved_tensors[:4], ctx.saved_tensors[4:]
+    of_a = _apply(ctx.name, *given, *changes, grad) if ctx.needs_input_grad[0] else None
+    rest = [_apply(ctx.name, *given, *changes[:i], grad, *changes[i + 1 :]) for i in range(len(changes))]
+    return of_a, None, None, None, rest, None
+
+
+def _operator_batched(info: Any, in_dims: Any, *inputs: Any) -> tuple[Tensor, int]:
+    def front(tensor: Tensor, dim: int | None) -> Tensor:
+        return tensor.expand(info.batch_size, *tensor.shape) if dim is None else tensor.movedim(dim, 0)
+
+    given = [front(tensor, dim) for tensor, dim in zip(inputs[:4], in_dims[:4])]
+    dims = in_dims[4] if in_dims[4] is not None else [None] * len(inputs[4])
+    changes = [front(tensor, dim) for tensor, dim in zip(inputs[4], dims)]
+    return torch.ops.aatc_spectral.derivative(*given, changes, inputs[5]), 0
+
+
+_NAME = "aatc_spectral::derivative"
+_LIBRARY.impl("derivative", _operator, "CompositeExplicitAutograd")
+torch.library.register_fake(_NAME, lambda a, *rest: torch.empty_like(a), lib=_LIBRARY)
+torch.library.register_autograd(_NAME, _operator_backward, setup_context=_operator_context, lib=_LIBRARY)
+torch.library.register_vmap(_NAME, _operator_batched, lib=_LIBRARY)
 
 
 def _evaluate(name: str, values: Tensor, vectors: Tensor, shift: Tensor, *changes: Tensor) -> Tensor:
