@@ -1,7 +1,6 @@
 import numpy as np
 import pytest
 import scipy.linalg
-import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -318,7 +317,7 @@ def test_a_step_below_the_range_of_floats_is_refused():
         stationary_distributions([[0, 1], [1e-320, 1]])
 
 
-@pytest.mark.parametrize("pattern", [[[1], [0.5, 0.5]], torch.eye(2, requires_grad=True), torch.eye(2).bfloat16()])
+@pytest.mark.parametrize("pattern", [[[1], [0.5, 0.5]], [[1.0], "x"]])
 def test_what_does_not_turn_into_an_array_is_refused(pattern):
     with pytest.raises(PatternError, match="one array"):
         ergodic_analysis(pattern)

@@ -44,9 +44,9 @@ class AnalyzeCohomology(AnalysisPass):
         n, m = seen.sizes[2:]
         if n == m:
             return self._estimate_square(seen, times=2)
-        from aatc.passes.analysis.cohomology.dowker_persistence import estimate_dowker_cost
+        from aatc.passes.analysis.cohomology.dowker_persistence import estimate_cost
 
-        bars = estimate_dowker_cost(min(n, self.nodes), min(m, self.nodes))
+        bars = estimate_cost(min(n, self.nodes), min(m, self.nodes))
         return Cost(bars.seconds + seen.weights_seconds, bars.bytes + (1 << 26))
 
     def of_pattern(self, seen: AttentionRows, head: int, batch: int, study: Study) -> Mapping[str, Any]:

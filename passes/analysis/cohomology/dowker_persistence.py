@@ -23,7 +23,7 @@ from aatc.passes.analysis.stochastic import plain_array
 _SECONDS_PER_CELL = 4e-5
 
 
-def estimate_dowker_cost(n: int, m: int, max_degree: int = 1) -> Cost:
+def estimate_cost(n: int, m: int, max_degree: int = 1) -> Cost:
     """What `dowker_persistence` of a relation (n, m) takes."""
     side, other = min(n, m), max(n, m)
     cells = sum(comb(side, k + 1) for k in range(max_degree + 2))
@@ -46,7 +46,7 @@ def dowker_persistence(
     if side not in ("auto", "rows", "columns"):
         raise FiltrationError(f"side is 'auto', 'rows' or 'columns', not {side!r}")
     if budget is not None:
-        estimate_dowker_cost(a.shape[0], a.shape[1], max_degree).check(
+        estimate_cost(a.shape[0], a.shape[1], max_degree).check(
             budget, f"Dowker barcodes of {a.shape[0]} × {a.shape[1]}"
         )
     if side == "columns" or (side == "auto" and a.shape[1] < a.shape[0]):

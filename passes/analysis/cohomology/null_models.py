@@ -19,9 +19,9 @@ from aatc.passes.analysis.cohomology.persistence import (
     FiltrationError,
     attention_dissimilarity,
     edge_threshold,
-    estimate_cost,
     rips_persistence,
 )
+from aatc.passes.analysis.cohomology.rips_routes import route_cost
 from aatc.passes.analysis.result import Cost, Result, Undecided
 from aatc.passes.analysis.stochastic import row_stochastic
 
@@ -115,12 +115,12 @@ def loop_statistics(pattern: Any, edges_per_token: float | None = None) -> dict[
     }
 
 
-def estimate_null_cost(n: int, draws: int, edges_per_token: float | None) -> Cost:
+def estimate_cost(n: int, draws: int, edges_per_token: float | None) -> Cost:
     """What `against_null` of n tokens takes."""
     pairs = n * (n - 1) // 2
     edges = pairs if edges_per_token is None else min(pairs, int(edges_per_token * n))
     one = 4e-3 + 1e-7 * n * n + 1.5e-9 * edges * n
-    return Cost((draws + 1) * one, estimate_cost(n, 1, edges).bytes + 64.0 * n * n)
+    return Cost((draws + 1) * one, route_cost("annotations", n, 1, edges).bytes + 64.0 * n * n)
 
 
 def against_null(
@@ -145,9 +145,7 @@ def against_null(
         raise FiltrationError(f"{draws} draws have no deviation", hint="take 20 or more")
     matrix = row_stochastic(pattern, square=True)
     if budget is not None:
-        estimate_null_cost(len(matrix), draws, edges_per_token).check(
-            budget, f"{draws} null models of {len(matrix)} tokens"
-        )
+        estimate_cost(len(matrix), draws, edges_per_token).check(budget, f"{draws} null models of {len(matrix)} tokens")
     rng = np.random.default_rng(seed)
     draw = shuffled_rows if model == "shuffled" else rows_of_entropy
     own = loop_statistics(matrix, edges_per_token) if observed is None else observed

@@ -36,10 +36,10 @@ class AnalyzeTopology(AnalysisPass):
         return self.draws if n <= 256 else min(self.draws, max(8, self.draws * 256**2 // n**2))
 
     def estimate_cost(self, n: int, dim: int) -> Cost:
-        from aatc.passes.analysis.cohomology.null_models import MODELS, estimate_null_cost
+        from aatc.passes.analysis.cohomology.null_models import MODELS, estimate_cost
 
         points = min(n, self.points)
-        one = estimate_null_cost(points, self._draws(points), self.edges_per_token)
+        one = estimate_cost(points, self._draws(points), self.edges_per_token)
         weights = weights_cost(n, dim)
         return Cost(0.01 + len(MODELS) * one.seconds + weights.seconds, one.bytes + weights.bytes)
 

@@ -37,14 +37,12 @@ class AnalyzeHeads(AnalysisPass):
     def estimate_cost(self, n: int, dim: int) -> Cost:
         weights = weights_cost(n, dim)
         absorbed = 6e-9 * n * n if n <= self.states else 0.0
-        return Cost(
-            2e-3 + 2 * weights.seconds + 4e-8 * n * n + absorbed, weights.bytes + 16.0 * min(n, self.states) ** 2
-        )
+        return Cost(2e-3 + weights.seconds + 4e-8 * n * n + absorbed, weights.bytes + 16.0 * min(n, self.states) ** 2)
 
     def estimate_pattern(self, seen: AttentionRows, study: Study) -> Cost:
         n, m = seen.sizes[2:]
         side = int(np.sqrt(n * m)) + 1
-        return with_scores(self.estimate_cost(side, seen.width), seen, side, times=2)
+        return with_scores(self.estimate_cost(side, seen.width), seen, side)
 
     def of_pattern(self, seen: AttentionRows, head: int, batch: int, study: Study) -> Mapping[str, Any]:
         from aatc.passes.analysis.heads.positions import ProfileSums, absorption_times
@@ -54,16 +52,19 @@ class AnalyzeHeads(AnalysisPass):
         tokens = None if seen.tokens is None else seen.tokens[batch]
         sums = ProfileSums(n, m, tokens)
         blind = 0
+        kept = []  # the whole pattern where it is wanted again
         for start, rows in seen.stripes(head, batch):
             array = rows.numpy()
             blind += int((~array.any(1)).sum())
             sums.add(start, array)
+            if n == m <= self.states and sums.causal:
+                kept.append(array)
         profile = sums.profile()
         given = (f"{blind} queries without a key left out",) if blind else ()
         found = dict(_rows(profile, given))
         if n != m or not profile.causal or blind or n > self.states or n < 2:
             return found
-        times = absorption_times(seen.whole(head, batch))
+        times = absorption_times(np.concatenate(kept))
         witness = None
         if 8 * n * n <= study.memory:  # the witness names the pattern: a report keeps no matrix
             source = PatternSource(seen, head, batch, study.memory)
@@ -88,7 +89,7 @@ class AnalyzeHeads(AnalysisPass):
                 yield "layers", element, item, result
 
     def _layers(self, layers: Sequence[AttentionRows], n: int, place: int, study: Study) -> Mapping[str, Any]:
-        from aatc.passes.analysis.heads.layers import attention_flow, attention_rollout, estimate_flow_cost
+        from aatc.passes.analysis.heads.layers import attention_flow, attention_rollout, estimate_cost
 
         given = (f"layers {', '.join(c.name for c in layers)}", "half of a token passes a layer unchanged")
         if n > self.states:
@@ -110,7 +111,7 @@ class AnalyzeHeads(AnalysisPass):
                 float(rollout[1:, 0].mean()) if n > 1 else 1.0, "P2", ROUNDING, assumptions=given
             ),
         }
-        if n <= self.flow_tokens and estimate_flow_cost(n, len(layers), n).within(study.budget):
+        if n <= self.flow_tokens and estimate_cost(n, len(layers), n).within(study.budget):
             flow = attention_flow(means)
             found["flow_to_last"] = Result(flow.value, "P2", flow.tolerance, assumptions=given)
         return found

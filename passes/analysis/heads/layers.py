@@ -50,7 +50,7 @@ def attention_rollout(layers: Sequence[Any], *, residual: float = 0.5) -> np.nda
     return product
 
 
-def estimate_flow_cost(n: int, layers: int, targets: int) -> Cost:
+def estimate_cost(n: int, layers: int, targets: int) -> Cost:
     """What `attention_flow` takes for so many targets."""
     return Cost(1e-3 + _SECONDS_PER_EDGE * layers * n * n * targets, 64.0 * layers * n * n + 2**20)
 
@@ -69,7 +69,7 @@ def attention_flow(
     if not -n <= query < n:
         raise PatternError(f"there is no query {query} among {n} tokens")
     if budget is not None:
-        estimate_flow_cost(n, depth, n).check(budget, f"the flow through {depth} layers of {n} tokens")
+        estimate_cost(n, depth, n).check(budget, f"the flow through {depth} layers of {n} tokens")
     rows, columns, capacities = [], [], []
     for level, step in enumerate(reversed(steps)):  # from the last layer down
         i, j = np.nonzero(step >= 1 / UNITS)

@@ -15,6 +15,7 @@ from typing import Any
 import numpy as np
 from scipy.sparse import csr_array
 from scipy.sparse.csgraph import connected_components
+from scipy.special import entr
 
 from aatc.passes.analysis.heads.verify_heads import AbsorptionWitness
 from aatc.passes.analysis.result import Result, Undecided
@@ -110,12 +111,17 @@ class ProfileSums:
         keys = np.arange(self.m)
         self.rows += len(rows)
         self.columns += rows.sum(0)
-        self.causal = self.causal and not bool((rows * (keys > at[:, None])).any())
-        context = np.exp(-(rows * np.log(np.where(rows > 0, rows, 1.0))).sum(1))
+        first = max(0, int(at[0]) + 1) if len(at) else 0
+        causal = not len(rows) or not rows[:, first:][keys[first:] > at[:, None]].any()
+        self.causal = self.causal and causal
+        context = np.exp(entr(rows).sum(1))
         self.sums["context"] += context.sum()
         self.sums["share"] += context.sum() / self.m
         self.sums["causal_share"] += (context / np.clip(at + 1, 1, self.m)).sum()
-        self.sums["distance"] += float((rows * np.abs(at[:, None] - keys)).sum())
+        if causal:  # no key is ahead, and weights sum to 1
+            self.sums["distance"] += float((at - rows @ keys).sum())
+        else:
+            self.sums["distance"] += float((rows * np.abs(at[:, None] - keys)).sum())
         for name, key in (("previous", at - 1), ("itself", at), ("sink", np.where(at > 0, 0, -1))):
             has = (key >= 0) & (key < self.m)
             self.masses[name] += rows[has, key[has]].sum(), has.sum()
