@@ -106,6 +106,7 @@ def test_collapsed_edges_leave_all_bars(kind, degree, modulus):
 @pytest.mark.parametrize("n", [48, 96])
 def test_a_budget_that_is_granted_is_kept(options, n):
     d = weights(1, n, "noise")
+    rips_persistence(weights(1, 6, "noise"), **options)  # libraries are loaded
     budget = Cost(0.15)
     start = time.process_time()
     try:
