@@ -61,11 +61,9 @@ class Study:
         if not self._done:
             self._total = (now if self.started is None else self.started) + self.budget.seconds
         self._done.append(p)
-        wanted = sorted(q.estimate_all(self) for q in self.passes if not any(q is d for d in self._done))
-        left = kept = max(0.0, self._total - now)
-        for place, seconds in enumerate(wanted):
-            left -= min(seconds, left / (len(wanted) + 1 - place))
-        self._until = now + (left if kept < float("inf") else kept)
+        left = max(0.0, self._total - now)
+        coming = [q for q in self.passes if not any(q is d for d in self._done)]
+        self._until = now + (_share(left, [q.estimates(self) for q in coming]) if left < float("inf") else left)
         self.proceed()
 
     def proceed(self) -> None:
@@ -80,6 +78,25 @@ class Study:
             for batch in range(b):
                 for head in range(h):
                     yield seen, batch, head
+
+
+def _share(left: float, coming: Sequence[tuple[float, float]]) -> float:
+    """What a pass may take of ``left`` seconds beside those to come, (all they want, their least piece of work) each.
+
+    Those that want least get all of it, the others equal parts; a pass whose part is too short for its least piece
+    leaves it to the others, the one with the largest piece first."""
+    coming = sorted(coming)
+    while True:
+        rest, hopeless = left, []
+        for place, (wanted, least) in enumerate(coming):
+            part = min(wanted, rest / (len(coming) + 1 - place))
+            rest -= part
+            if part < least:
+                hopeless.append((least, wanted))
+        if not hopeless:
+            return rest
+        least, wanted = max(hopeless)
+        coming.remove((wanted, least))
 
 
 class _Cache:
@@ -222,10 +239,11 @@ class AnalysisPass(Pass):
         n, m = seen.sizes[2:]
         return with_scores(self.estimate_cost(n, seen.width), seen, n, times) if n == m else Cost(1e-3, 1 << 20)
 
-    def estimate_all(self, study: Study) -> float:
-        """Seconds that all patterns of a study will take by `estimate_pattern`."""
+    def estimates(self, study: Study) -> tuple[float, float]:
+        """Seconds that all patterns of a study will take by `estimate_pattern`, and that the least one will."""
         heads = ((c, c.sizes[0] * c.sizes[1]) for c in study.captured)
-        return sum(count * self.estimate_pattern(c, study).seconds for c, count in heads if count)
+        pieces = [(self.estimate_pattern(c, study).seconds, count) for c, count in heads if count]
+        return sum(s * count for s, count in pieces), min((s for s, _ in pieces), default=0.0)
 
     def estimate_module(self, module: Module) -> Cost:
         """What `of_module` will take; next to nothing unless a subclass says otherwise."""

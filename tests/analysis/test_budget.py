@@ -80,6 +80,11 @@ def test_the_dear_share_what_is_left():
     assert done == {"a": 3, "b": 3, "c": 3} and took == 9.0
 
 
+def test_a_part_that_is_too_short_for_one_piece_is_left_to_the_others():
+    passes = [Taking(label="a"), Taking(label="vast", says=50.0, takes=50.0), Taking(label="b", says=0.5, takes=0.5)]
+    assert run(passes, 15.2)[0] == {"a": 10, "vast": 0, "b": 10}
+
+
 def test_what_is_left_over_goes_to_the_next():
     passes = [Taking(label="quick", says=1.0, takes=0.0), Taking(label="b", says=1.0, takes=1.0)]
     assert run(passes, 10.5)[0] == {"quick": 10, "b": 10}
