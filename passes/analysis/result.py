@@ -107,7 +107,7 @@ class Result(Generic[V]):
                 hint="its .witness is None; docs/analysis.md, Limits, says which results carry one, and for some it is "
                 "asked for: homology(witness=True), filtration_persistence(representatives=True)",
             )
-        return max(verify(self.witness), self._mismatch())
+        return worst(verify(self.witness), self._mismatch())
 
     def _mismatch(self) -> float:
         return mismatch(self.witness, self.value)
@@ -139,6 +139,11 @@ class Verdict(Result[bool]):
             f"{self.statement}: {word} [{self.proof_level}, residual {self.residual:.2e}, "
             f"tolerance {self.tolerance:.0e}]{given}"
         )
+
+
+def worst(*found: float) -> float:
+    """The largest of deviations; infinite where there is a NaN, which ``max`` may pass over; 0 of none."""
+    return float("inf") if any(x != x for x in found) else float(max(found, default=0.0))
 
 
 class _Check:

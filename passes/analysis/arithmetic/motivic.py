@@ -272,7 +272,7 @@ def motivic_class(graph: Any, *, graphs: int = GRAPHS) -> Result[MotivicClass] |
     edges = np.array([(v, w) for v in near for w in near[v] if v < w], dtype=np.int64).reshape(-1, 2)
     perfect = _perfect_elimination(near)
     try:
-        order = perfect[0] if perfect else tuple(_eliminated(near)[0])
+        order = perfect[0] if perfect else ()
         value = MotivicClass(_from_roots(perfect[1]) if perfect else _Chromatic(graphs, {}).of(near))
     except _Bounded as bound:
         return Undecided(str(bound), f"{len(near)} vertices and {len(edges)} edges")

@@ -269,6 +269,8 @@ def _canonical(witness: CanonicalHeightWitness) -> float:
     """By how much |value − h(φⁿx)/dⁿ| exceeds C/(dⁿ(d − 1)) and the error, n so large that C/(dⁿ(d − 1)) is a small
     part of the error. Infinity where the identities do not hold, or the orbit stays too wide."""
     d, size = witness.degree, len(witness.forms)
+    if [len(row) for row in witness.cofactors] != [size] * size:
+        return WRONG
     if d < 2 or not witness.scale or any(sum(powers) != d for form in witness.forms for powers in form):
         return WRONG
     for i, row in enumerate(witness.cofactors):

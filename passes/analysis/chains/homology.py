@@ -123,7 +123,7 @@ def homology(
     field = coefficients(coeff)
     model = source if isinstance(source, MinimalModel) else minimal_model(source, budget)
     groups = tuple(group(model, k, field, representatives) for k in range(len(model.counts)))
-    return Result(groups, "P1", witness=model.witness() if witness else ChainsWitness.of(model.chain))
+    return Result(groups, "P1", witness=model.witness() if witness else ChainsWitness.of(model.chain, field.name))
 
 
 def betti_numbers(source: ChainComplex | SimplicialComplex | MinimalModel, coeff: str | int = "Q") -> tuple[int, ...]:

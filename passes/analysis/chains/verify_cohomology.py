@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from scipy import sparse
 
 from aatc.passes.analysis.chains.verify_integers import columns_of, divisor_chain, invariants, sparse_rank
-from aatc.passes.analysis.result import WitnessError, mismatch, verify
+from aatc.passes.analysis.result import WitnessError, mismatch, verify, worst
 
 Integers = NDArray[np.object_]
 Reals = NDArray[np.float64]
@@ -36,9 +36,9 @@ class SmithWitness:
 
 @dataclass(frozen=True)
 class EquivalenceWitness:
-    """A chain homotopy equivalence from a complex to its minimal model, degree by degree from 0.
+    """A chain homotopy equivalence from a complex to its minimal model, degree by degree from ``lowest``.
 
-    ``boundaries`` and ``model`` are ∂_k and D_k, ``inclusion`` g_k: model → complex, ``projection`` f_k: complex →
+    ``boundaries`` and ``model`` are ∂_k and D_k,  ``inclusion`` g_k: model → complex, ``projection`` f_k: complex →
     model, ``homotopy`` h_k: C_k → C_{k+1}. The identities ∂g = gD, f∂ = Df, fg = 1, 1 − gf = ∂h + h∂, and that each D_k
     has at most one entry in each row and column, fix homology and cohomology with every coefficient group.
     """
@@ -48,6 +48,7 @@ class EquivalenceWitness:
     inclusion: tuple[Integers, ...]
     projection: tuple[Integers, ...]
     homotopy: tuple[Integers, ...]
+    lowest: int = 0
 
 
 @dataclass(frozen=True)
@@ -166,7 +167,7 @@ def _(witness: SmithWitness) -> float:
 
 @verify.register
 def _(witness: EquivalenceWitness) -> float:
-    worst = 0.0
+    found = 0.0
     d, model, g, f, h = (
         witness.boundaries,
         witness.model,
@@ -180,8 +181,8 @@ def _(witness: EquivalenceWitness) -> float:
     for k in range(len(g)):
         unit = _unit(g[k].shape[0])
         around = _times(d[k + 1], h[k]) + (_times(h[k - 1], d[k]) if k else 0)
-        worst = max(
-            worst,
+        found = max(
+            found,
             largest(
                 _times(d[k], d[k + 1]),
                 _times(d[k], g[k]) - _times(g[k - 1], model[k]) if k else [],
@@ -192,7 +193,7 @@ def _(witness: EquivalenceWitness) -> float:
                 np.maximum((model[k] != 0).sum(axis=1) - 1, 0),
             ),
         )
-    return worst
+    return found
 
 
 @verify.register
@@ -215,6 +216,8 @@ def _(witness: CocycleWitness) -> float:
     bounded = [t * row for t, row in zip(orders, -witness.cocycles) if t]
     divided = np.array(bounded, dtype=object).reshape(-1, witness.cocycles.shape[1])
     primitives = witness.primitives[[t > 0 for t in orders]]
+    if np.any(witness.primitives[[t == 0 for t in orders]] != 0):
+        return float("inf")  # nothing that is not checked
     for i, j, v in zip(*down.coords, down.data):
         divided[:, j] += int(v) * primitives[:, i]
     for j, order in enumerate(orders):
@@ -254,26 +257,28 @@ def _last_cells(chains: NDArray[np.int64], values: Reals, p: int) -> list[int]:
 
 @verify.register
 def _(witness: BarcodeWitness) -> float:
-    p, worst = witness.modulus, 0.0
+    p, found = witness.modulus, 0.0
     if not (_bars_fit(witness) and p and _is_field(p)):
         return float("inf")
     for (birth, death), cycle, filling in zip(witness.bars, witness.cycles.T, witness.fillings.T):
         support, filled = np.flatnonzero(cycle % p), np.flatnonzero(filling % p)
         if not len(support) or (np.isfinite(death) and not len(filled)):
             return float("inf")
-        worst = max(worst, largest((witness.boundary @ cycle) % p, _apart(witness.values[support].max(), birth)))
+        found = max(found, largest((witness.boundary @ cycle) % p, _apart(witness.values[support].max(), birth)))
         if len(filled):
             bounded = (witness.boundary_above @ filling - cycle) % p
-            worst = max(worst, largest(bounded, _apart(witness.values_above[filled].max(), death)))
+            found = max(found, largest(bounded, _apart(witness.values_above[filled].max(), death)))
     for chains, values in ((witness.cycles, witness.values), (witness.fillings, witness.values_above)):
         last = _last_cells(chains, values, p)
-        worst = max(worst, float(len(last) - len(set(last))))
-    return worst
+        found = max(found, float(len(last) - len(set(last))))
+    return found
 
 
 def _bars_fit(witness: BarcodeWitness) -> bool:
     """Whether every bar has its cycle and filling, and all parts have the shapes that they say they have."""
     m, count, above = len(witness.bars), len(witness.values), len(witness.values_above)
+    if np.isnan(witness.bars).any():
+        return False
     shapes = [witness.bars.shape, witness.cycles.shape, witness.fillings.shape, witness.boundary_above.shape]
     return shapes == [(m, 2), (count, m), (above, m), (count, above)] and witness.boundary.shape[1] == count
 
@@ -290,7 +295,7 @@ def _consecutive(one: BarcodeWitness, two: BarcodeWitness) -> bool:
 
 @verify.register
 def _(witness: FiltrationWitness) -> float:
-    worst, degrees = 0.0, witness.degrees
+    found, degrees = 0.0, witness.degrees
     if not degrees or degrees[0].boundary.shape[0] or degrees[-1].boundary_above.shape[1]:
         return float("inf")  # nothing, or not all degrees
     if not all(_bars_fit(x) for x in degrees) or not all(_consecutive(x, y) for x, y in pairwise(degrees)):
@@ -299,23 +304,23 @@ def _(witness: FiltrationWitness) -> float:
     for degree in degrees:
         starts = _last_cells(degree.cycles, degree.values, degree.modulus)
         missing = len(set(range(len(degree.values))) ^ {*starts, *ends}) + len({*starts} & {*ends})
-        worst = max(worst, verify(degree), float(missing))
+        found = max(found, verify(degree), float(missing))
         ends = _last_cells(degree.fillings, degree.values_above, degree.modulus)
-    return worst
+    return found
 
 
 @mismatch.register
 def _(witness: FiltrationWitness, value: Any) -> float:
-    """Barcodes of all degrees: the bars that are not of length 0, in any order, over the same field."""
+    """Barcodes of all degrees: the bars that are not of length 0, by birth and then death, over the same field."""
     degrees = witness.degrees
     same = len(value.bars) == len(degrees) and all(x.modulus == value.modulus for x in degrees)
     if not same or value.threshold != np.inf or value.cocycles is not None:
         return float("inf")
-    worst = 0.0
+    off = 0.0
     for degree, bars in zip(degrees, value.bars):
         kept = degree.bars[degree.bars[:, 0] < degree.bars[:, 1]]
         if np.shape(bars) != kept.shape:
             return float("inf")
-        pairs = zip(sorted(map(tuple, kept.tolist())), sorted(map(tuple, np.asarray(bars).tolist())))
-        worst = max([worst, *(_apart(x, y) for one, two in pairs for x, y in zip(one, two))])
-    return worst
+        pairs = zip(sorted(map(tuple, kept.tolist())), np.asarray(bars).tolist())
+        off = worst(off, *(_apart(x, y) for one, two in pairs for x, y in zip(one, two)))
+    return off

@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import pairwise
+from math import isqrt
 from typing import Any
 
 import numpy as np
@@ -23,16 +24,19 @@ WRONG = float("inf")
 
 @dataclass(frozen=True, eq=False)
 class ChainsWitness:
-    """The complex itself, ∂_0, ∂_1, … as sparse integer matrices: its homology, or with ``dual`` its cohomology, is
-    computed again by another elimination, which takes about as long as the groups did or longer."""
+    """The complex itself, ∂_0, ∂_1, … as sparse integer matrices: its homology, or with ``dual`` its cohomology, over
+    ``coeff`` is computed again by another elimination, which takes about as long as the groups did or longer; in all
+    degrees, or in the first ``degrees``."""
 
     boundaries: tuple[Any, ...]
+    coeff: str = "Z"
     dual: bool = False
+    degrees: int | None = None
 
     @classmethod
-    def of(cls, chain: Any, dual: bool = False) -> ChainsWitness:
+    def of(cls, chain: Any, coeff: str, dual: bool = False) -> ChainsWitness:
         """Of a `ChainComplex`."""
-        return cls(tuple(chain.boundary(k) for k in range(len(chain.counts))), dual)
+        return cls(tuple(chain.boundary(k) for k in range(len(chain.counts))), coeff, dual)
 
 
 @verify.register
@@ -55,8 +59,11 @@ def _image(chain: Column, columns: Sequence[Column]) -> Column:
 
 @mismatch.register
 def _(witness: ChainsWitness, value: Any) -> float:
-    """The value is groups in degrees from 0 on, or their ranks; fewer than the complex has stand for the first ones."""
-    if not isinstance(value, tuple) or len(value) > len(witness.boundaries):
+    """The value is groups in degrees from 0 on, or their ranks."""
+    degrees = len(witness.boundaries) if witness.degrees is None else witness.degrees
+    if not isinstance(value, tuple) or len(value) != degrees or degrees > len(witness.boundaries):
+        return WRONG
+    if any(group.coeff != witness.coeff for group in value if not isinstance(group, int)):
         return WRONG
     matrices = [columns_of(d) for d in witness.boundaries]
     counts = [d.shape[1] for d in witness.boundaries]
@@ -84,7 +91,8 @@ def _(witness: ChainsWitness, value: Any) -> float:
 
 
 def _modulus(coeff: str) -> int:
-    return int(coeff.removeprefix("F")) if coeff.startswith("F") else 0
+    digits = coeff.removeprefix("F")
+    return int(digits) if coeff == f"F{digits}" and digits.isdecimal() else 0
 
 
 def _is_group(
@@ -93,6 +101,8 @@ def _is_group(
     """Whether this is the group that rank and torsion over Z say, or over a field what the maps say."""
     count, into, out = maps
     p = _modulus(group.coeff)
+    if group.coeff not in ("Z", "Q") and (p < 2 or any(p % q == 0 for q in range(2, isqrt(p) + 1))):
+        return False
     if group.coeff == "Q":
         torsion = []
     elif p:
@@ -147,10 +157,11 @@ def _read_off(witness: EquivalenceWitness, k: int) -> tuple[int, list[int], list
 def _(witness: EquivalenceWitness, value: Any) -> float:
     """The value is groups in all degrees, their ranks, the minimal model, or a complex with its boundaries."""
     if isinstance(value, tuple):
-        return 0.0 if len(value) == len(witness.model) and _groups_agree(witness, value) else WRONG
+        right = not witness.lowest and len(value) == len(witness.model) and _groups_agree(witness, value)
+        return 0.0 if right else WRONG
     complex = getattr(value, "complex", value)
     chain = complex.chain
-    if len(chain.counts) != len(witness.boundaries) - 1:
+    if len(chain.counts) != len(witness.boundaries) - 1 or getattr(complex, "lowest", 0) != witness.lowest:
         return WRONG
     same = all(
         d.shape == chain.boundary(k).shape and not _nonzero(d - chain.boundary(k).toarray())

@@ -86,7 +86,7 @@ def cohomology(
     field = coefficients(coeff)
     model = source if isinstance(source, MinimalModel) else minimal_model(source, budget)
     groups = tuple(group(model, k, field, representatives, dual=True) for k in range(len(model.counts)))
-    return Result(groups, "P1", witness=ChainsWitness.of(model.chain, dual=True))
+    return Result(groups, "P1", witness=ChainsWitness.of(model.chain, field.name, dual=True))
 
 
 def cocycle_witness(model: MinimalModel, degree: int, coeff: str | int = "Z") -> CocycleWitness:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, ClassVar
 
 import numpy as np
@@ -101,9 +101,10 @@ class AnalyzeCohomology(AnalysisPass):
         given = (_pooled(pooled.block), f"threshold {threshold:.4g}", f"cliques up to dimension {self.dimension}")
         # the top degree of a truncated complex is not that of the clique complex
         shown = groups[: self.dimension]
-        found: dict[str, Any] = {"homology": Result(shown, "P1", witness=answer.witness, assumptions=given)}
+        complex_itself = replace(answer.witness, degrees=len(shown))
+        found: dict[str, Any] = {"homology": Result(shown, "P1", witness=complex_itself, assumptions=given)}
         ranks = tuple(g.free_rank for g in shown)
-        found["betti_numbers"] = Result(ranks, "P1", witness=answer.witness, assumptions=given)
+        found["betti_numbers"] = Result(ranks, "P1", witness=complex_itself, assumptions=given)
         if len(shown) > 2 and 0 < shown[1].free_rank <= 12:
             # H² is the free part of H₂ and the torsion of H₁: where there is none, products vanish.
             room = shown[2].free_rank or shown[1].torsion

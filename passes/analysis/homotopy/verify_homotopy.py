@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from aatc.passes.analysis.result import mismatch, verify
+from aatc.passes.analysis.result import mismatch, verify, worst
 
 Name = Any
 PlainSimplex = tuple[tuple[int, ...], Name]
@@ -215,6 +215,8 @@ def _(witness: OreWitness) -> float:
         failed += compose[witness.s, witness.f] != compose[witness.s, witness.g]
         leaving = [t for t in witness.inverted if arrows[t][0] == arrows[witness.f][1]]
         return float(failed + any(compose[witness.f, t] == compose[witness.g, t] for t in leaving))
+    if witness.kind != "square":
+        return float("inf")
     failed += arrows[witness.s][0] != arrows[witness.f][0]
     for t, g in product(witness.inverted, arrows):
         fits = arrows[t][0] == arrows[witness.f][1] and arrows[g][0] == arrows[witness.s][1]
@@ -283,6 +285,7 @@ def _(witness: LocalizationWitness, value: Any) -> float:
         compose = {(g, f): h for (f, g), h in compose.items()}
     same = arrows == witness.target_arrows and compose == witness.target_compose
     same = same and dict(value.category.identity) == witness.target_identity
+    same = same and sorted(map(str, value.category.objects)) == sorted(map(str, witness.target_identity))
     return _count(not (same and dict(value.functor) == witness.functor and value.side in ("left", "right")))
 
 
@@ -367,4 +370,4 @@ def _(witness: PathWitness, value: Any) -> float:
             word = word[:-1] if word and word[-1] == -g else [*word, g]
     if value.unique != all(n == 1 for n in entering) or tuple(value.word) != tuple(word):
         return float("inf")
-    return float(max(abs(value.length - witness.length), abs(value.probability - float(np.exp(-witness.length)))))
+    return worst(abs(value.length - witness.length), abs(value.probability - float(np.exp(-witness.length))))

@@ -293,6 +293,12 @@ def _matrices(f: Any, degrees: Matrices) -> dict[int, Any]:
     return {k: _dense(f.matrix(k)) for k in wanted}
 
 
+def _boundaries(complex: Any, boundary: Matrices, modulus: int) -> bool:
+    """Whether a complex has these boundaries, and nothing elsewhere."""
+    found = {k: _dense(complex.boundary(k)) for k in {*boundary, *complex.degrees}}
+    return _same(found, boundary, modulus)
+
+
 def _dense(matrix: Any) -> Any:
     return matrix.toarray().astype(object) if hasattr(matrix, "toarray") else matrix
 
@@ -302,12 +308,17 @@ def _(witness: FactorizationWitness, value: Any) -> float:
     named = {"first": "cofibration", "second": "fibration"}[witness.acyclic]
     same = _same(_matrices(value.cofibration, witness.first), witness.first, witness.modulus)
     same = same and _same(_matrices(value.fibration, witness.second), witness.second, witness.modulus)
+    first, second = value.cofibration, value.fibration
+    given = ((first.source, witness.source), (first.target, witness.middle), (second.target, witness.target))
+    same = same and first.target is second.source and all(_boundaries(c, d, witness.modulus) for c, d in given)
     return 0.0 if same and value.acyclic == named else WRONG
 
 
 @mismatch.register
 def _(witness: LiftWitness, value: Any) -> float:
-    return 0.0 if _same(_matrices(value, witness.lift), witness.lift, witness.modulus) else WRONG
+    same = _same(_matrices(value, witness.lift), witness.lift, witness.modulus)
+    ends = ((value.source, witness.boundary_b), (value.target, witness.boundary_x))
+    return 0.0 if same and all(_boundaries(c, d, witness.modulus) for c, d in ends) else WRONG
 
 
 @mismatch.register

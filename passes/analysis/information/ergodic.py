@@ -35,7 +35,7 @@ from aatc.passes.analysis.information.verify_chain import (
     SpectrumWitness,
     StationaryWitness,
 )
-from aatc.passes.analysis.result import AnalysisError, Cost, Result, Undecided, verify
+from aatc.passes.analysis.result import AnalysisError, Cost, Result, Undecided, verify, worst
 from aatc.passes.analysis.stochastic import PatternError, eliminated, row_stochastic
 
 PAIRS_LIMIT = 512  # rows up to which pairs of rows are compared without being asked
@@ -53,6 +53,9 @@ class SpectralGap(Result[float]):
     such a change (the 0 of a de Bruijn chain on 128 states is found as 0.004), and Arnoldi steps may miss one."""
 
     second: complex = 0j
+
+    def _mismatch(self) -> float:
+        return worst(super()._mismatch(), abs(self.second - self.witness.value))
 
 
 @dataclass(frozen=True)

@@ -17,7 +17,7 @@ import scipy.linalg
 from numpy.typing import ArrayLike, NDArray
 from scipy.spatial.distance import cdist
 
-from aatc.passes.analysis.result import mismatch, verify
+from aatc.passes.analysis.result import mismatch, verify, worst
 
 WRONG = float("inf")
 ULP = float(np.finfo(np.float64).eps)
@@ -173,6 +173,8 @@ def _stationary(witness: StationaryWitness) -> float:
     pi = np.atleast_2d(witness.stationary)
     support, taken = pattern > 0, np.zeros(len(pattern), dtype=bool)
     outside = 0.0
+    if pi.ndim != 2 or not np.isfinite(pi).all():
+        return WRONG
     for law in pi:
         top = np.arange(len(law)) == int(law.argmax())
         inside = _reached(support, top)
@@ -289,7 +291,7 @@ def _spectrum(witness: SpectrumWitness) -> float:
     removed = sum(b.stationary is not None for b in witness.blocks) + witness.absorbing
     if not all(map(len, parts)) or not _triangular(pattern > 0, parts) or removed != 1:
         return WRONG
-    moduli, worst = [], 4 * ULP
+    moduli, off = [], 4 * ULP
     diagonal = np.sort(pattern[singles, singles])
     if witness.absorbing:
         if not len(diagonal) or abs(diagonal[-1] - 1) > 4 * ULP:
@@ -300,14 +302,16 @@ def _spectrum(witness: SpectrumWitness) -> float:
         inside = pattern[np.ix_(block.states, block.states)]
         law = block.stationary
         if law is not None:
-            worst = max(worst, float(np.abs(inside.sum(1) - 1).max()), abs(float(law.sum()) - 1))
+            moved = float(np.abs(law @ inside - law).sum())
+            off = worst(off, float(np.abs(inside.sum(1) - 1).max()), abs(float(law.sum()) - 1), moved)
         if block.scale is not None:
-            worst = max(worst, WRONG if law is None else _symmetric_defect(inside, block))
+            off = worst(off, WRONG if law is None else _symmetric_defect(inside, block))
         else:
-            worst = max(worst, _general_defect(inside if law is None else inside - law, block))
+            off = worst(off, _general_defect(inside if law is None else inside - law, block))
         moduli.append(abs(block.value))
     # a repeated eigenvalue of the largest modulus may be told by any of the parts that have it
-    return float(max(worst, abs(max(moduli) - abs(witness.value))))
+    known = [*diagonal.tolist(), *(b.value for b in witness.blocks)]
+    return worst(off, abs(max(moduli) - abs(witness.value)), min(abs(x - witness.value) for x in known))
 
 
 @mismatch.register
@@ -325,7 +329,7 @@ def _row_pair(witness: RowPairWitness) -> float:
     farthest = max(
         float(cdist(pattern[i : i + ROWS], pattern[i:], "cityblock").max()) for i in range(0, len(pattern), ROWS)
     )
-    return max(abs(float(np.abs(rows).sum()) / 2 - witness.distance), farthest / 2 - witness.distance)
+    return worst(abs(float(np.abs(rows).sum()) / 2 - witness.distance), farthest / 2 - witness.distance)
 
 
 @mismatch.register
@@ -362,7 +366,7 @@ def _chain(witness: ChainWitness) -> float:
     laws, contraction = witness.parts
     if laws.pattern is not contraction.pattern and apart(laws.pattern, contraction.pattern):
         return WRONG
-    return max(verify(laws), verify(contraction))
+    return worst(verify(laws), verify(contraction))
 
 
 @mismatch.register
@@ -382,22 +386,22 @@ def _chain_value(witness: ChainWitness, value: Any) -> float:
         return WRONG
     found = [mismatch(laws, value.stationary), mismatch(contraction, value.dobrushin)]
     found.append(_gap_defect(laws.pattern, matrix, value.gap, periods))
-    found.append(_kemeny_defect(matrix, laws.stationary, value.kemeny))
+    found.append(_kemeny_defect(matrix, laws.stationary, value.kemeny, periods))
     if isinstance(value.birkhoff, float):
         found.append(abs(_birkhoff(matrix) - value.birkhoff))
     found.append(_mixing_defect(matrix, laws.stationary[0], value))
-    return max(found)
+    return worst(*found)
 
 
 def _classes_hold(support: Mask, classes: Iterable[Any]) -> bool:
     """Whether these are all the classes of states that reach each other, each with its period and whether steps leave
     it."""
     parts = [np.asarray(c.states) for c in classes]
-    if not _triangular(support, parts):
+    if not _triangular(support, parts) or [int(x[0]) for x in parts] != sorted(int(x.min()) for x in parts):
         return False
     for c, states in zip(classes, parts):
         inside = support[np.ix_(states, states)]
-        if not _joined(inside) or c.period != _period(inside):
+        if (np.diff(states) <= 0).any() or not _joined(inside) or c.period != _period(inside):
             return False
         outgoing = support[states].any(0)
         outgoing[states] = False
@@ -426,16 +430,17 @@ def kemeny(matrix: np.ndarray, law: np.ndarray) -> float:
     return float(np.trace(np.linalg.inv(np.eye(len(matrix)) - matrix + law))) - 1
 
 
-def _kemeny_defect(matrix: np.ndarray, laws: np.ndarray, value: Any) -> float:
+def _kemeny_defect(matrix: np.ndarray, laws: np.ndarray, value: Any, periods: list[int]) -> float:
     """What Kemeny's constant is off by beyond the rounding of an inverse, whose condition is as large as it is."""
     if hasattr(value, "recurrent_classes"):
-        return 0.0 if len(laws) > 1 else WRONG
+        right = (value.recurrent_classes, value.period) == (len(laws), math.lcm(*periods))
+        return 0.0 if right and len(laws) > 1 else WRONG
     if not isinstance(value, float):
         return 0.0  # undecided
     if len(laws) != 1:
         return WRONG
     off = abs(kemeny(matrix, laws[0]) - value)
-    return float(max(0.0, off - max(1.0, value) * (1e-9 + len(matrix) * ULP * max(1.0, value))))
+    return float(worst(0.0, off - max(1.0, value) * (1e-9 + len(matrix) * ULP * max(1.0, value))))
 
 
 def _birkhoff(matrix: np.ndarray) -> float:
@@ -466,7 +471,7 @@ def _mixing_defect(matrix: np.ndarray, law: np.ndarray, value: Any) -> float:
                 upper = min(upper, math.ceil(slow))
         else:
             lower = mixing.lower if _still_far(matrix, law, gap, eps, mixing.lower) else -1.0
-    right = -1 < mixing.lower <= lower * (1 + 1e-9) + 1e-9 and mixing.upper >= upper * (1 - 1e-9)
+    right = 0 <= mixing.lower <= lower * (1 + 1e-9) + 1e-9 and mixing.upper >= upper * (1 - 1e-9)
     return 0.0 if right else WRONG
 
 

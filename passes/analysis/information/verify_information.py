@@ -21,7 +21,7 @@ from aatc.passes.analysis.information.verify_chain import (
     apart,
     unique_law,
 )
-from aatc.passes.analysis.result import mismatch, verify
+from aatc.passes.analysis.result import mismatch, verify, worst
 
 
 @dataclass(frozen=True, eq=False)
@@ -121,6 +121,8 @@ def _each(witness: FlowWitness) -> list[tuple[np.ndarray, np.ndarray]]:
 @verify.register
 def _flow(witness: FlowWitness) -> float:
     """The largest of what is wrong with the laws, and of the deviation of the flow from H(π) + H(πA) − H(joint)."""
+    if witness.tile < 1:
+        return WRONG
     flows, found = np.reshape(witness.flow, -1), []
     for (pattern, law), flow in zip(_each(witness), flows, strict=True):
         joint = law[:, None] * pattern
@@ -134,17 +136,17 @@ def _flow_value(witness: FlowWitness, value: Any) -> float:
     """Every field, from the pattern and its law."""
     each = [_flow_fields(a, pi, witness.tile, bool(value.stability_exact)) for a, pi in _each(witness)]
     lead = np.shape(witness.stationary)[:-1]
-    worst = apart(witness.stationary, value.stationary)
+    off = apart(witness.stationary, value.stationary)
     for name in each[0]:
         stacked = np.stack([np.asarray(one[name]) for one in each])
-        worst = max(worst, apart(stacked.reshape((*lead, *stacked.shape[1:])), getattr(value, name)))
-    return float(max(worst, apart(np.reshape(witness.flow, lead), value.information_flow)))
+        off = worst(off, apart(stacked.reshape((*lead, *stacked.shape[1:])), getattr(value, name)))
+    return worst(off, apart(np.reshape(witness.flow, lead), value.information_flow))
 
 
 def _flow_fields(pattern: np.ndarray, law: np.ndarray, tile: int, exact: bool) -> dict[str, Any]:
     n, entropy = len(law), entr(pattern).sum(-1)
-    joint, share = law[:, None] * pattern, law[:, None] * rel_entr(pattern, np.where(law > 0, law, np.inf))
-    share = np.where(joint > 0, share, 0.0)
+    joint = law[:, None] * pattern
+    share = law[:, None] * np.where(joint > 0, rel_entr(pattern, np.where(law > 0, law, 1.0)), 0.0)
     flow = float(share.sum())
     density = np.where(joint > 0, share / np.where(joint > 0, joint, 1.0), 0.0)
     member = np.arange(n)[:, None] // tile == np.arange(-(-n // tile))
@@ -175,6 +177,8 @@ def _figure(witness: FigureWitness) -> float:
     law that is not the only one.
 
     Information is Σ p log p − Σ p_i log p_i − Σ p_j log p_j over the pairs meant, with the marginals of all pairs."""
+    if witness.tile < 1:
+        return WRONG
     pi, pattern = witness.stationary, np.asarray(witness.pattern)
     joint = pi[:, None] * pattern
     target = joint.sum(0)
@@ -251,7 +255,10 @@ def _exceeds(rows: np.ndarray, bound: float) -> np.ndarray:
 
 def _least_radius(points: np.ndarray, weights: np.ndarray) -> float:
     """√Σ w|v − Σ w v|²: no smaller ball holds the points."""
-    kept = np.maximum(weights, 0) / np.maximum(weights, 0).sum()
+    total = float(np.maximum(weights, 0).sum())
+    if not total > 0:
+        return 0.0  # weights that prove nothing
+    kept = np.maximum(weights, 0) / total
     return float(np.sqrt(kept @ ((points - kept @ points) ** 2).sum(1)))
 
 
@@ -270,8 +277,8 @@ def _ball_value(witness: BallWitness, value: Any) -> float:
     """The centre, the radius and a lower bound that is none beyond what the weights prove."""
     _, size = np.frexp(np.abs(witness.points).max())
     least = float(np.ldexp(_least_radius(np.ldexp(witness.points, -size), witness.weights), size))
-    over = max(0.0, value.least_radius - least * (1 + 1e-9))
-    return float(max(apart(witness.centre, value.centre), abs(witness.radius - value.radius), over))
+    over = worst(0.0, value.least_radius - least * (1 + 1e-9))
+    return worst(apart(witness.centre, value.centre), abs(witness.radius - value.radius), over)
 
 
 def _response_of(witness: ResponseWitness) -> tuple[np.ndarray, ...]:
@@ -310,7 +317,7 @@ def _response_value(witness: ResponseWitness, value: Any) -> float:
     claimed = [(epsilon, value.epsilon), (moved, value.variation), (shifted, value.output_shift)]
     claimed += [(bound, value.variation_bound), (2 * radius * bound, value.output_bound)]
     claimed += [(witness.variation_bound, value.variation_bound), (witness.output_bound, value.output_bound)]
-    return max(apart(*pair) for pair in claimed)
+    return worst(*(apart(*pair) for pair in claimed))
 
 
 __all__ = [
