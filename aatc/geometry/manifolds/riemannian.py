@@ -14,7 +14,7 @@ from torch import Tensor
 
 from aatc.geometry.manifold import GeometryError, PointShapeError, safe_sqrt, scalar
 from aatc.geometry.manifolds import charts
-from aatc.geometry.manifolds.boundary import solve_boundary
+from aatc.geometry.manifolds.broken_geodesic import connect
 from aatc.geometry.manifolds.charts import ChartError
 from aatc.geometry.manifolds.curvature import (
     CurvatureTensor,
@@ -272,15 +272,8 @@ class RiemannianStructure:
             raise GeometryError(
                 "times between two points are from 0 to 1: beyond, take geodesic_flow from the velocity"
             )
-        solution = solve_boundary(
-            self._acceleration,
-            self._derivatives,
-            x,
-            y,
-            times,
-            tolerance=torch.finfo(x.dtype).eps ** 0.625 if tolerance is None else tolerance,
-            max_iterations=max_iterations,
-        )
+        sharp = torch.finfo(x.dtype).eps ** 0.625 if tolerance is None else tolerance
+        solution = connect(self, x, y, times, tolerance=sharp, max_iterations=max_iterations)
         return BoundaryGeodesic(
             self,
             times,
