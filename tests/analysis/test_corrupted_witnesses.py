@@ -153,8 +153,10 @@ def matrices_congruent(good: Result[Any], bad: Result[Any]) -> bool:
 def chains_congruent(good: Result[Any], bad: Result[Any]) -> bool:
     """Cycles and fillings that are the same modulo the prime, up to a sign, or of equal bars in another order."""
     p = good.value.modulus
-    return all(name in ("cycles", "fillings") and (congruent(a, b, p) or congruent(-a, b, p) or in_any_order(a.T, b.T, good))
-               for name, a, b in leaves(good, bad))  # fmt: skip
+    return all(
+        name in ("cycles", "fillings") and (congruent(a, b, p) or congruent(-a, b, p) or in_any_order(a.T, b.T, good))
+        for name, a, b in leaves(good, bad)
+    )
 
 
 def same_cocycles(good: Result[Any], bad: Result[Any]) -> bool:

@@ -19,9 +19,7 @@ INSIDE = {
     "verify_spectral", "verify_graphs", "verify_models", "verify_chain", "verify_integers", "verify_components",
     "verify_homology", "verify_hodge",
     "arithmetic_pass", "cohomology_pass", "homotopy_pass", "information_pass",
-    "verify_spectral",
-    "arithmetic_pass", "cohomology_pass", "heads_pass", "homotopy_pass", "information_pass",
-    "topology_pass",
+    "heads_pass", "topology_pass",
 }  # fmt: skip
 #: Every module estimates its own cost.
 PRIVATE = {"estimate_cost"}
