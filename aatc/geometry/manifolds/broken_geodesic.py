@@ -19,6 +19,7 @@ from aatc.geometry.manifolds.boundary import STAGES, BoundarySolution, carries_d
 from aatc.geometry.manifolds.collocation import DENSE_COORDINATES
 from aatc.geometry.manifolds.curvature import pullback
 from aatc.geometry.manifolds.integrate import ConvergenceError
+from aatc.geometry.manifolds.path_optimization import PathOptimization
 
 if TYPE_CHECKING:
     from aatc.geometry.manifolds.riemannian import RiemannianStructure
@@ -91,9 +92,6 @@ class _Pieces:
 
 def _tight(structure: RiemannianStructure, x: Tensor, y: Tensor, pieces: int, limit: int) -> Tensor:
     """The broken line (pieces + 1, B, n) of least energy that grows from the chart's segment, about of equal pieces."""
-    # PathOptimization is made of structures, which this is made for.
-    from aatc.geometry.manifolds.path_optimization import PathOptimization
-
     optimizer = PathOptimization(structure)
     t = torch.linspace(0, 1, pieces + 1, dtype=x.dtype, device=x.device)
     place = t.expand(x.shape[0], -1)

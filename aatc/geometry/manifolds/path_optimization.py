@@ -8,15 +8,19 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
 
 from aatc.geometry.manifold import GeometryError, PointShapeError
 from aatc.geometry.manifolds.block_tridiagonal import BlockFactors, factor_blocks
+from aatc.geometry.manifolds.charts import ChartError
 from aatc.geometry.manifolds.curvature import jacobian, pullback, require_full_precision
 from aatc.geometry.manifolds.integrate import ConvergenceError
-from aatc.geometry.manifolds.riemannian import ChartError, RiemannianStructure
+
+if TYPE_CHECKING:
+    from aatc.geometry.manifolds.riemannian import RiemannianStructure
 
 # The Gauss rule of three points on [0, 1]: within a segment the metric's mean is exact to order 6, so that the action
 # is that of the broken line itself and stays above ½ d².
