@@ -9,6 +9,7 @@ from torch import Tensor, nn
 
 from aatc.errors import ShapeError
 from aatc.geometry import PoincareBall
+from aatc.geometry.manifold import of, shown
 
 
 class HyperbolicLogistic(nn.Module):
@@ -18,24 +19,36 @@ class HyperbolicLogistic(nn.Module):
     distance of x to the hyperplane through exp₀(r_k ẑ_k) that is orthogonal to ẑ_k there. As c → 0 it is 4⟨x, z_k⟩ −
     4 r_k|z_k|. Points (..., in_features) to logits (..., out_features), for ``cross_entropy``.
 
-    ``weight`` (out_features, in_features) holds the z_k, ``bias`` (out_features,) the r_k in half the unit of dist.
+    ``c`` is a number, or a tensor of one entry: a parameter learns. ``weight`` (out_features, in_features) holds the
+    z_k, ``bias`` (out_features,) the r_k in half the unit of dist.
     Source: R. Shimizu, Y. Mukuta, T. Harada, "Hyperbolic neural networks++", 2021; O. Ganea, G. Bécigneul, T. Hofmann,
     "Hyperbolic neural networks", 2018. Raises ShapeError when made or called with sizes that do not fit.
     """
 
-    def __init__(self, in_features: int, out_features: int, *, c: float = 1.0, bias: bool = True) -> None:
+    c: float | Tensor
+
+    def __init__(self, in_features: int, out_features: int, *, c: float | Tensor = 1.0, bias: bool = True) -> None:
         super().__init__()
         if in_features < 1 or out_features < 1:
             raise ShapeError(f"sizes {in_features} and {out_features}", hint="give at least one feature in and out")
         self.in_features, self.out_features = in_features, out_features
-        self.ball = PoincareBall(c)
+        kept = PoincareBall(c).c
+        if isinstance(kept, Tensor) and not isinstance(kept, nn.Parameter):
+            self.register_buffer("c", kept)
+        else:
+            self.c = kept
         # points of the ball are about a unit apart, and logits are 4⟨x, z⟩
         self.weight = nn.Parameter(torch.randn(out_features, in_features) / (4 * math.sqrt(in_features)))
         self.bias = nn.Parameter(torch.zeros(out_features)) if bias else None
 
+    @property
+    def ball(self) -> PoincareBall:
+        """Of the curvature as it is now."""
+        return PoincareBall(self.c)
+
     def extra_repr(self) -> str:
         bias = self.bias is not None
-        return f"in_features={self.in_features}, out_features={self.out_features}, c={self.ball.c}, bias={bias}"
+        return f"in_features={self.in_features}, out_features={self.out_features}, c={shown(self.c)}, bias={bias}"
 
     def logits(self, x: Tensor) -> Tensor:
         """v_k(x), (..., in_features) to (..., out_features)."""
@@ -44,7 +57,8 @@ class HyperbolicLogistic(nn.Module):
                 f"points of shape {tuple(x.shape)} for {self.in_features} features",
                 hint=f"points of the ball are (..., {self.in_features})",
             )
-        root, factor = self.ball.c**0.5, 2 / self.ball._gap(x)
+        ball = self.ball
+        root, factor = of(ball.c, x) ** 0.5, 2 / ball._gap(x)
         size = torch.linalg.vector_norm(self.weight, dim=-1).clamp_min(torch.finfo(self.weight.dtype).tiny)
         along = root * factor * nn.functional.linear(x, self.weight / size[:, None])
         if self.bias is not None:
@@ -67,8 +81,9 @@ class HyperbolicLinear(HyperbolicLogistic):
 
     def forward(self, x: Tensor) -> Tensor:
         """Points of the ball (..., in_features) to points (..., out_features). Raises ShapeError."""
-        c = self.ball.c
+        ball = self.ball
+        c = of(ball.c, x)
         # beyond 30 √c y is 1 within rounding of double precision, and sinh overflows single precision near 89
         spread = (c**0.5 * self.logits(x)).clamp(-30, 30).sinh() / c**0.5
         whole = (1 + c * spread.square().sum(-1, keepdim=True)).sqrt()
-        return self.ball.projection(spread / (1 + whole))
+        return ball.projection(spread / (1 + whole))

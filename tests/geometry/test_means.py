@@ -216,3 +216,44 @@ def test_wrong_weights_and_points_are_typed_errors():
     ):
         with pytest.raises(PointShapeError):
             call()
+
+
+def test_curvatures_of_means_learn():
+    c = torch.tensor(0.7, dtype=torch.float64, requires_grad=True)
+    generator = torch.Generator().manual_seed(4)
+    x = 0.3 * PoincareBall(0.7).random_point((2, 5, 3), generator, dtype=torch.float64)
+    w = torch.rand(2, 5, generator=generator, dtype=torch.float64) + 0.1
+
+    def means(c):
+        ball = PoincareBall(c)
+        centroid = lorentz_centroid(ball.to_hyperboloid(x), w, c=c)
+        klein = klein_from_poincare(x, c=c)
+        back = poincare_from_klein(einstein_midpoint(klein, w, c=c), c=c)
+        return gyromidpoint(x, w, c=c), ball.from_hyperboloid(centroid), back, tangent_mean(ball, x, w)
+
+    assert torch.autograd.gradcheck(means, (c,))
+    one, two, three, _ = means(c)
+    torch.testing.assert_close(one, two)
+    torch.testing.assert_close(one, three)
+
+
+@pytest.mark.parametrize("name", ["ball", "hyperboloid", "sphere"])
+def test_the_fixed_point_of_a_learned_curvature_follows_it(name):
+    """The Fréchet mean's slope in the curvature, against differences of means found anew."""
+    c = torch.tensor(0.8, dtype=torch.float64, requires_grad=True)
+    flat = 0.4 * torch.randn(5, 2, generator=torch.Generator().manual_seed(2), dtype=torch.float64)
+
+    def mean(c):
+        if name == "ball":
+            return frechet_mean(PoincareBall(c), flat).point
+        if name == "hyperboloid":
+            time = (1 / c + flat.square().sum(-1, keepdim=True)).sqrt()
+            return frechet_mean(Hyperboloid(c), torch.cat([time, flat], -1)).point[1:]
+        height = (c**2 - flat.square().sum(-1, keepdim=True)).sqrt()
+        return frechet_mean(Sphere(c), torch.cat([height, flat], -1)).point[1:]
+
+    (slope,) = torch.autograd.grad(mean(c).sum(), c)
+    h = 1e-4
+    with torch.no_grad():
+        difference = (mean(c + h).sum() - mean(c - h).sum()) / (2 * h)
+    torch.testing.assert_close(slope, difference, rtol=1e-6, atol=1e-9)

@@ -98,3 +98,21 @@ def test_sizes_that_do_not_fit_are_typed_errors():
     with pytest.raises(ShapeError, match="3 features"):
         HyperbolicLogistic(3, 2)(torch.zeros(5, 4))
     assert HyperbolicLinear(3, 2, bias=False)(torch.zeros(0, 3)).shape == (0, 2)
+
+
+@pytest.mark.parametrize("kind", [HyperbolicLinear, HyperbolicLogistic])
+def test_a_curvature_that_is_a_parameter_learns(kind):
+    made, x = layer(kind, 0.3)
+    learned = kind(3, 4, c=torch.nn.Parameter(torch.tensor(0.3))).double()
+    assert "c" in dict(learned.named_parameters())
+    learned.load_state_dict({**made.state_dict(), "c": torch.tensor(0.3, dtype=torch.float64)})
+    torch.testing.assert_close(learned(x), made(x))
+    names = [n for n, _ in learned.named_parameters()]
+    values = [p.detach().clone().requires_grad_() for p in learned.parameters()]
+
+    def run(*given):
+        return torch.func.functional_call(learned, dict(zip(names, given)), (x,))
+
+    assert torch.autograd.gradcheck(run, values)
+    fixed = kind(3, 4, c=torch.tensor(0.3, dtype=torch.float64))
+    assert "c" in fixed.state_dict() and "c" not in dict(fixed.named_parameters())

@@ -10,7 +10,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from aatc.geometry.manifold import GeometryError, Manifold, PointShapeError
+from aatc.geometry.manifold import GeometryError, Manifold, PointShapeError, of
 from aatc.geometry.manifolds.hyperbolic import Hyperboloid, PoincareBall, lorentz
 from aatc.geometry.preconditions import require
 
@@ -47,7 +47,7 @@ def _sum(weights: Tensor, points: Tensor) -> Tensor:
     return torch.einsum("...m,...mn->...n", weights, points.to(weights.dtype))
 
 
-def lorentz_centroid(points: Tensor, weights: Tensor | None = None, *, c: float = 1.0) -> Tensor:
+def lorentz_centroid(points: Tensor, weights: Tensor | None = None, *, c: float | Tensor = 1.0) -> Tensor:
     """Σwx/(√c |Σwx|_L) on ``Hyperboloid(c)``: it minimises Σw(−2/c − 2⟨x, μ⟩_L).
 
     (..., M, n + 1) to (..., n + 1).
@@ -57,11 +57,11 @@ def lorentz_centroid(points: Tensor, weights: Tensor | None = None, *, c: float 
     """
     space = Hyperboloid(c)
     total = _sum(normalised_weights(space, points, weights), points)
-    size = (-lorentz(total, total) * space.c).sqrt()
+    size = (-lorentz(total, total) * of(space.c, total)).sqrt()
     return space.projection(total / size)
 
 
-def einstein_midpoint(points: Tensor, weights: Tensor | None = None, *, c: float = 1.0) -> Tensor:
+def einstein_midpoint(points: Tensor, weights: Tensor | None = None, *, c: float | Tensor = 1.0) -> Tensor:
     """Σwγx/Σwγ with γ = 1/√(1 − c|x|²), of points of the Klein ball {c|x|² < 1}. (..., M, n) to (..., n).
 
     It is `lorentz_centroid` in Klein's coordinates x/x₀ of the hyperboloid, up to √c. Source: A. Ungar, "Analytic
@@ -73,7 +73,7 @@ def einstein_midpoint(points: Tensor, weights: Tensor | None = None, *, c: float
     return _sum(factor, points) / factor.sum(-1, keepdim=True)
 
 
-def gyromidpoint(points: Tensor, weights: Tensor | None = None, *, c: float = 1.0) -> Tensor:
+def gyromidpoint(points: Tensor, weights: Tensor | None = None, *, c: float | Tensor = 1.0) -> Tensor:
     """½ ⊗ (Σwλx / Σw(λ − 1)), λ = 2/(1 − c|x|²), on ``PoincareBall(c)``: `lorentz_centroid` in its coordinates.
 
     (..., M, n) to (..., n). Source: A. Ungar, "A gyrovector space approach to hyperbolic geometry", 2009; R. Shimizu,
@@ -85,7 +85,7 @@ def gyromidpoint(points: Tensor, weights: Tensor | None = None, *, c: float = 1.
     top = _sum(weights * factor, points)
     bottom = (weights * (factor - 1)).sum(-1, keepdim=True)
     # ½ ⊗ z = z/(1 + √(1 − c|z|²)), with bottom² (1 − c|z|²) as it is before it is divided
-    rest = (bottom.square() - ball.c * top.square().sum(-1, keepdim=True)).clamp_min(0).sqrt()
+    rest = (bottom.square() - of(ball.c, top) * top.square().sum(-1, keepdim=True)).clamp_min(0).sqrt()
     return ball.projection(top / (bottom + rest))
 
 
@@ -105,13 +105,14 @@ def tangent_mean(
     return manifold.exp(base, (share * manifold.log(base.unsqueeze(axis), points)).sum(axis))
 
 
-def klein_from_poincare(x: Tensor, *, c: float = 1.0) -> Tensor:
+def klein_from_poincare(x: Tensor, *, c: float | Tensor = 1.0) -> Tensor:
     """2x/(1 + c|x|²), the point of the Klein ball that is ``x`` of ``PoincareBall(c)``, (..., n)."""
-    PoincareBall(c)._check(x)
-    return 2 * x / (1 + c * x.square().sum(-1, keepdim=True))
+    ball = PoincareBall(c)
+    ball._check(x)
+    return 2 * x / (1 + of(ball.c, x) * x.square().sum(-1, keepdim=True))
 
 
-def poincare_from_klein(x: Tensor, *, c: float = 1.0) -> Tensor:
+def poincare_from_klein(x: Tensor, *, c: float | Tensor = 1.0) -> Tensor:
     """x/(1 + √(1 − c|x|²)), the inverse of `klein_from_poincare`, (..., n)."""
     ball = PoincareBall(c)
     ball._check(x)

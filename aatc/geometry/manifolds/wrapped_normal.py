@@ -7,7 +7,7 @@ import math
 import torch
 from torch import Tensor
 
-from aatc.geometry.manifold import GeometryError, PointShapeError, Scalar, length, sinc, sinhc
+from aatc.geometry.manifold import GeometryError, PointShapeError, Scalar, length, of, sinc, sinhc
 from aatc.geometry.manifolds.hyperbolic import Hyperboloid, PoincareBall
 from aatc.geometry.manifolds.sphere import Sphere
 from aatc.geometry.preconditions import require
@@ -108,8 +108,8 @@ class WrappedNormal:
         """The logarithm of the density at ``x`` (..., *P) with respect to the volume, (...), differentiable in all."""
         coordinates = self._coordinates(self.manifold.log(self.mean, x))
         if isinstance(self.manifold, Sphere):
-            return self._log_prob_around(coordinates, self.manifold.radius)
-        root = self.manifold.c**0.5
+            return self._log_prob_around(coordinates, of(self.manifold.radius, coordinates))
+        root = of(self.manifold.c, coordinates) ** 0.5
         stretch = sinhc(root * length(coordinates)).log().squeeze(-1)
         return self._normal(coordinates) - (self.dim - 1) * stretch
 
