@@ -1,6 +1,6 @@
 """Analytical passes for users: `analyze` a model, or call the families' functions on arrays of your own.
 
-`homotopy`, `cohomology`, `arithmetic` and `information` hold the functions and classes of one family each.
+`homotopy`, `cohomology`, `arithmetic`, `information` and `quantum` hold the functions and classes of one family each.
 """
 
 from __future__ import annotations
@@ -12,15 +12,16 @@ from aatc.passes.analysis.base import AnalysisPass, Finding
 from aatc.passes.analysis.result import AnalysisError, BudgetError, Cost, Result, Undecided, Verdict, verify
 
 if TYPE_CHECKING:
-    from aatc.analysis import arithmetic, cohomology, homotopy, information
+    from aatc.analysis import arithmetic, cohomology, homotopy, information, quantum
     from aatc.analysis.report import value_text
     from aatc.analysis.run import Analysis, analyze
 
-_FAMILIES = ("arithmetic", "cohomology", "homotopy", "information")
+_FAMILIES = ("arithmetic", "cohomology", "homotopy", "information", "quantum")
 
 __all__ = [
     "Analysis", "AnalysisError", "AnalysisPass", "BudgetError", "Cost", "Finding", "Result", "Undecided", "Verdict",
-    "analyze", "arithmetic", "cohomology", "homotopy", "information", "value_text", "verify",
+    "analyze", "arithmetic", "cohomology", "homotopy", "information", "quantum", "value_text",
+    "verify",
 ]  # fmt: skip
 
 

@@ -9,14 +9,14 @@ import pytest
 from aatc import analysis
 
 ROOT = Path(__file__).resolve().parents[2]
-FAMILIES = ("arithmetic", "cohomology", "homotopy", "information")
+FAMILIES = ("arithmetic", "cohomology", "homotopy", "information", "quantum")
 #: Parts that families are made of, for those who write one.
 INSIDE = {
     "__init__", "base", "capture", "result", "smith", "reduction", "field_algebra", "stochastic",
     "annotations", "bitsets", "flag_persistence", "pattern_source",
     "verify_arithmetic", "verify_cohomology", "verify_groups", "verify_homotopy", "verify_information",
-    "verify_spectral",
-    "arithmetic_pass", "cohomology_pass", "homotopy_pass", "information_pass",
+    "verify_spectral", "verify_quantum", "verify_states", "verify_paths",
+    "arithmetic_pass", "cohomology_pass", "homotopy_pass", "information_pass", "quantum_pass",
 }  # fmt: skip
 #: Every module estimates its own cost.
 PRIVATE = {"estimate_cost"}
