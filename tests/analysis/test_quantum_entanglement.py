@@ -139,8 +139,8 @@ def test_reduced_states_are_sums_over_the_rest(seed):
                                np.einsum("zabcdbe->zacde", table), atol=1e-14)  # fmt: skip
     psi = pure_state(vector(seed, 2, 12), dims)
     for keep in (0, 1, (1, 2)):
-        np.testing.assert_allclose(partial_trace(psi, keep).tensor.numpy(),
-                                   partial_trace(mixed_state(psi.density, dims), keep).tensor.numpy(), atol=1e-14)  # fmt: skip
+        found, expected = (partial_trace(s, keep).tensor.numpy() for s in (psi, mixed_state(psi.density, dims)))
+        np.testing.assert_allclose(found, expected, atol=1e-14)
         # both parts of a pure state have the same entropy
         rest = [k for k in range(3) if k not in np.atleast_1d(keep)]
         parts = [von_neumann_entropy(partial_trace(psi, k)).numpy() for k in (keep, rest)]
@@ -305,9 +305,8 @@ def test_distances_are_to_second_order_the_metric(seed):
 
 def test_berry_phase_of_a_circle_of_latitude_is_half_the_solid_angle():
     theta, n = 1.0, 2000
-    loop = torch.stack(
-        [qubit(torch.tensor([theta, p], dtype=torch.float64)) for p in np.linspace(0, 2 * np.pi, n + 1)[:-1]]
-    )
+    angles = np.linspace(0, 2 * np.pi, n + 1)[:-1]
+    loop = torch.stack([qubit(torch.tensor([theta, p], dtype=torch.float64)) for p in angles])
     expected = -np.pi * (1 - np.cos(theta))
     assert berry_phase(loop).item() == pytest.approx(expected, abs=1e-5)
     phases = torch.exp(1j * torch.rand(n, 1, dtype=torch.float64) * 9)
@@ -338,10 +337,7 @@ def test_chern_numbers_of_a_two_band_model(m, expected):
     phases = torch.exp(2j * np.pi * torch.rand(9, 9, 1, 1, dtype=torch.float64))
     found = chern_number(lower * phases)
     assert abs(found.value.value) == abs(expected) and found.value.value == chern_number(lower[..., 0]).value.value
-    assert (
-        np.sign(m) * found.value.value
-        == -np.sign(m) * chern_number(band_states(lambda a, b: -qwz(m)(a, b), 9)).value.value
-    )
+    assert chern_number(band_states(lambda a, b: -qwz(m)(a, b), 9)).value.value == -found.value.value
     assert found.verify() <= found.tolerance and found.residual <= 1e-12
 
 

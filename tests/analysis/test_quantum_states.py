@@ -7,7 +7,7 @@ import pytest
 import scipy.linalg
 import scipy.sparse.linalg
 import torch
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from aatc.passes.analysis.quantum.evolution import (
@@ -147,6 +147,7 @@ def test_gradients_of_evolution_exist_where_energies_coincide():
     assert torch.autograd.gradcheck(survival, (parameter, t)) and torch.autograd.gradgradcheck(survival, (parameter, t))
 
 
+@settings(max_examples=12)
 @given(SEEDS, st.booleans(), st.floats(-3, 3))
 def test_krylov_steps_are_within_their_bound(seed, real, t):
     rng = np.random.default_rng(seed)

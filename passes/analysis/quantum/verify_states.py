@@ -239,7 +239,7 @@ def _entanglement(data: Data) -> Any:
     found: dict[str, Any] = {}
     for name in rows[0]:
         table = np.stack([np.asarray(r[name]) for r in rows])
-        found[name] = table.reshape(*lead, *table.shape[1:])
+        found[name] = table.reshape((*lead, *table.shape[1:]))
     mixed = "undecided: pure states"
     if not data["pure"]:
         found |= {"schmidt": mixed, "entropy": mixed, "three_tangle": mixed}
