@@ -58,6 +58,8 @@ from aatc.passes.analysis.quantum.states import (
 from aatc.passes.analysis.result import Undecided
 from tests.analysis.quantum_cases import SEEDS, channel, density, hermitian, law, unitary, vector
 
+#: Angles of real states of which one plaquette goes around once by a half turn.
+TURNED = np.deg2rad([[0, 50, 20], [150, 100, 30], [10, 40, 60]])
 ORDERS = st.sampled_from([0.0, 0.3, 0.5, 1 - 1e-9, 1.0, 1 + 1e-9, 1.5, 2.0, 7.0, 300.0, np.inf])
 
 
@@ -266,6 +268,7 @@ def negativity_of(state):
         (lambda: berry_phase(torch.eye(2)), "3 or more"),
         (lambda: berry_phase(torch.eye(3)), "overlap"),
         (lambda: chern_number(torch.ones(2, 3, 2)), "plaquettes"),
+        (lambda: chern_number(np.stack([np.cos(TURNED), np.sin(TURNED)], axis=-1)), "flux π"),
         (lambda: geometric_tensor(lambda x: x * 0, torch.ones(2, dtype=torch.float64)), "no state"),
         (lambda: thermal_state(pauli("X"), np.inf), "finite"),
     ],

@@ -194,6 +194,7 @@ def test_waves_in_real_time(order, factor):
         (lambda: free_propagator((4, 4), 0.0), "mass"),
         (lambda: ZeroDimensionalField(-1.0, 0.0), "diverges"),
         (lambda: ising_strip(0.4, 13, 4), "12"),
+        (lambda: ZeroDimensionalField(-200.0, 0.1).partition_function(), "range"),
         (lambda: sum_over_paths([]), "no layers"),
         (lambda: sum_over_paths([np.eye(3), np.eye(4)]), "read"),
         (lambda: likeliest_token_path([np.eye(3)], 0, 1), "no path"),
@@ -324,6 +325,13 @@ def test_the_chain_and_the_plane_in_closed_form():
     )
     critical = np.log(1 + 2**0.5) / 2
     assert onsager_free_energy(critical) == pytest.approx(-np.log(2) / 2 - 2 * 0.915965594177219 / np.pi, abs=1e-9)
+    for coupling, length in ((50.0, 9), (-50.0, 10), (-3.0, 9)):  # an odd ring of antiferromagnets is frustrated
+        cold, a, b = ising_strip(coupling, 1, length), np.exp(coupling), np.exp(-coupling)
+        z = sum(math.comb(length, k) * a ** (length - k) * b**k for k in range(0, length + 1, 2))
+        assert cold.value.log_partition == pytest.approx(np.log(2 * z), rel=1e-12)
+        assert cold.verify() <= cold.tolerance
+    with pytest.raises(QuantumError, match="frustrates"):
+        ising_strip(-50.0, 1, 9)
     strip = ising_strip(0.3, 8, 60).value.free_energy
     assert strip == pytest.approx(onsager_free_energy(0.3), abs=1e-3)
 

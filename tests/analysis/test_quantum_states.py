@@ -114,6 +114,27 @@ def test_bad_input_is_refused_by_name(call, message):
         call()
 
 
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float32, torch.complex64])
+def test_states_that_shorter_dtypes_rounded_are_states(dtype):
+    x = torch.nn.functional.normalize(torch.randn(40, dtype=torch.float64), dim=0).to(dtype)
+    for rounded in (x, *([x.numpy()] if dtype != torch.bfloat16 else [])):
+        made = pure_state(rounded)
+        if made.tensor.dtype == torch.complex128:
+            assert abs(torch.linalg.vector_norm(made.tensor).item() - 1) < 1e-14
+    rho = density(3, 5).real.to(torch.float32 if dtype.is_complex else dtype)
+    assert abs(torch.trace(mixed_state((rho + rho.mT) / 2).tensor).item() - 1) < 1e-12
+    with pytest.raises(QuantumError, match="norm"):
+        pure_state(x.to(torch.complex128) * 1.001)
+
+
+def test_batches_that_do_not_fit_are_refused():
+    two, three = pure_state(vector(0, 2, 4)), hermitian(1, 4, (3,))
+    for call in (lambda: expectation(two, three), lambda: variance(two, three), lambda: evolve(two, three, 1.0),
+                 lambda: evolve(two, three[0], [0.1, 0.2, 0.3])):  # fmt: skip
+        with pytest.raises(QuantumError, match="do not fit"):
+            call()
+
+
 # --- evolution ---------------------------------------------------------------------------------------------
 @given(SEEDS, st.integers(1, 6), st.floats(-20, 20))
 def test_evolution_is_that_of_scipy_and_unitary(seed, d, t):

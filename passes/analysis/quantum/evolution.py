@@ -18,7 +18,7 @@ import torch
 from torch import Tensor
 
 from aatc.passes.analysis.quantum.operators import hermitian, sparse_hermitian
-from aatc.passes.analysis.quantum.states import QuantumError, QuantumState, as_array
+from aatc.passes.analysis.quantum.states import QuantumError, QuantumState, as_array, broadcast
 from aatc.passes.analysis.result import Cost
 
 #: States of the largest space in which a dense Hamiltonian is diagonalised: 12 qubits.
@@ -58,6 +58,7 @@ def unitary_propagator(hamiltonian: Any, time: Any) -> Tensor:
     """
     h = hermitian("the Hamiltonian", hamiltonian)
     t = _clock(time, h)
+    broadcast(h.shape[:-2], t.shape)
     if h.requires_grad:
         unitary: Tensor = torch.linalg.matrix_exp(-1j * h * t[..., None, None])
         return unitary
@@ -97,6 +98,7 @@ def evolve(state: QuantumState, hamiltonian: Any, time: Any, *, tolerance: float
             hint="give it as a sparse matrix",
         )
     h, t = h.to(state.tensor.dtype), _clock(time, state.tensor)
+    broadcast(h.shape[:-2], t.shape, state.batch)
     if not state.pure or h.requires_grad:
         u = unitary_propagator(h, t)
         moved = u @ state.tensor @ u.mH if not state.pure else (u @ state.tensor[..., None])[..., 0]

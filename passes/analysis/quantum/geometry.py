@@ -150,7 +150,7 @@ class ChernNumber:
 
 
 def chern_number(states: Any) -> QuantumResult:
-    """Σ F / 2π of a grid (n, m, d), or of frames (n, m, d, r), on a torus: a whole number for every grid.
+    """Σ F / 2π of a grid (n, m, d), or of frames (n, m, d, r), on a torus: a whole number wherever no |F| is π.
 
     The finite object is the line bundle of the lattice: its number is that of a continuous family where the grid is
     fine enough, which is not proved. Raises `QuantumError`.
@@ -158,6 +158,10 @@ def chern_number(states: Any) -> QuantumResult:
     tensor = to_complex("states", states).detach()
     flux = berry_curvature(tensor)
     total = float(flux.sum()) / (2 * math.pi)
+    if float(flux.abs().max()) > math.pi - 1e-9:
+        raise QuantumError(
+            "a plaquette has the flux π, whose sign is rounding's: the grid has no number", hint="sample more finely"
+        )
     value = ChernNumber(round(total), flux.cpu().numpy(), float(flux.abs().max()))
     off = abs(total - value.value)
     data = {"states": tensor}

@@ -125,6 +125,8 @@ class ZeroDimensionalField:
     def partition_function(self) -> QuantumResult:
         """Z = ∫ dφ e^{−S}; for m² > 0 it is √(3m²/λ) e^{z} K_¼(z), z = 3m⁴/4λ, by which the witness checks it."""
         data = {"mass_squared": self.mass_squared, "coupling": self.coupling}
+        if self.log_partition() > 700:
+            raise QuantumError("the integral is beyond the range of float64", hint="log_partition gives its logarithm")
         return witnessed(math.exp(self.log_partition()), "phi4_partition", data, 1e-11)
 
     def effective_action(self, field: float) -> QuantumResult:
@@ -201,11 +203,8 @@ class IsingStrip:
     correlation: np.ndarray
 
 
-def ising_transfer(coupling: float, around: int, field: float = 0.0) -> np.ndarray:
-    """The symmetric transfer matrix (2^n, 2^n) between rings of n spins: K for bonds along and around, h for sites.
-
-    A ring of 2 has one bond, of 1 none. Raises `QuantumError`.
-    """
+def _ring_table(coupling: float, around: int, field: float) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Spins (2^n, n) of every ring, the sums of their bonds (2^n,), and the exponents (2^n, 2^n) between two rings."""
     if not 1 <= around <= MOST_AROUND:
         raise QuantumError(f"a ring has 1 to {MOST_AROUND} spins, not {around}")
     if not (math.isfinite(coupling) and math.isfinite(field)):
@@ -214,7 +213,15 @@ def ising_transfer(coupling: float, around: int, field: float = 0.0) -> np.ndarr
     ring = spins * np.roll(spins, -1, axis=1)
     bonds = ring.sum(1) if around > 2 else ring[:, 0] if around == 2 else np.zeros(len(spins))
     inner = coupling * bonds + field * spins.sum(1)
-    exponent = coupling * (spins @ spins.T) + (inner[:, None] + inner) / 2
+    return spins, bonds, coupling * (spins @ spins.T) + (inner[:, None] + inner) / 2
+
+
+def ising_transfer(coupling: float, around: int, field: float = 0.0) -> np.ndarray:
+    """The symmetric transfer matrix (2^n, 2^n) between rings of n spins: K for bonds along and around, h for sites.
+
+    A ring of 2 has one bond, of 1 none. Raises `QuantumError`.
+    """
+    exponent = _ring_table(coupling, around, field)[2]
     if exponent.max() > 700:
         raise QuantumError(f"weights e^{exponent.max():.0f} of the coupling {coupling} are out of range")
     matrix: np.ndarray = np.exp(exponent)
@@ -229,24 +236,26 @@ def ising_strip(coupling: float, around: int, length: int, field: float = 0.0) -
     if length < 2:
         raise QuantumError(f"a strip has a length of 2 or more, not {length}")
     volume = around * length
-    # energies are derivatives by K: of a matrix of derivatives, exactly
-    matrix = ising_transfer(coupling, around, field)
-    spins = 1.0 - 2 * ((np.arange(1 << around)[:, None] >> np.arange(around)) & 1)
-    ring = spins * np.roll(spins, -1, axis=1)
-    bonds = ring.sum(1) if around > 2 else ring[:, 0] if around == 2 else np.zeros(len(spins))
-    slope = matrix * (spins @ spins.T + (bonds[:, None] + bonds) / 2)
+    spins, bonds, exponent = _ring_table(coupling, around, field)
+    scale = float(exponent.max())
+    matrix = np.exp(exponent - scale)
+    slope = matrix * (spins @ spins.T + (bonds[:, None] + bonds) / 2)  # ∂/∂K
     values, frames = np.linalg.eigh(matrix)
-    order = np.argsort(-np.abs(values))
-    values, frames = values[order], frames[:, order]
+    values, frames = values[::-1], frames[:, ::-1]  # the largest is the largest in modulus, too (Perron)
     ratios = values / values[0]
     trace = float((ratios**length).sum())
-    log_z = length * math.log(values[0]) + math.log(trace)
+    if trace < 1e-5:  # of size 1 at least without eigenvalues of alternating sign that cancel
+        raise QuantumError(
+            f"the coupling {coupling} frustrates a ring of {length}: its eigenvalues cancel to {trace:.1e}",
+            hint="take an even length, or a coupling nearer to 0",
+        )
+    log_z = length * (scale + math.log(values[0])) + math.log(trace)
     rate = float(((frames.T @ slope @ frames).diagonal() * ratios ** (length - 1)).sum()) / values[0]
     spin = frames.T @ (spins[:, :1] * frames)
     steps = np.arange(length)
     powers = ratios[None, :] ** steps[:, None]
     around_back = ratios[None, :] ** (length - steps[:, None])
-    correlation = np.einsum("ra,ab,rb->r", around_back, spin**2, powers) / trace
+    correlation = ((around_back @ spin**2) * powers).sum(1) / trace
     value = IsingStrip(log_z, -log_z / volume, -length * rate / trace / volume, correlation)
     data = {"coupling": coupling, "around": around, "length": length, "field": field}
     return witnessed(value, "ising_strip", data, 1e-9)

@@ -16,12 +16,13 @@ import torch
 from torch import Tensor
 
 from aatc.passes.analysis.quantum.operators import hermitian
-from aatc.passes.analysis.quantum.states import QuantumError, QuantumState, rounding, to_complex
+from aatc.passes.analysis.quantum.states import QuantumError, QuantumState, broadcast, rounding, to_complex
 
 
-def _fits(operator: Tensor, state: QuantumState) -> Tensor:
+def _fits(operator: Tensor, state: QuantumState, batched: bool = False) -> Tensor:
     if operator.shape[-1] != state.dimension:
         raise QuantumError(f"an operator of dimension {operator.shape[-1]} for states of dimension {state.dimension}")
+    broadcast(operator.shape[:-2] if batched else (), state.batch)
     return operator.to(state.tensor.dtype)
 
 
@@ -35,12 +36,12 @@ def mean(state: QuantumState, operator: Tensor) -> Tensor:
 
 def expectation(state: QuantumState, observable: Any) -> Tensor:
     """⟨O⟩ = tr ρO, real (...), of a Hermitian O (..., d, d). Raises `QuantumError`."""
-    return mean(state, _fits(hermitian("the observable", observable), state)).real
+    return mean(state, _fits(hermitian("the observable", observable), state, batched=True)).real
 
 
 def variance(state: QuantumState, observable: Any) -> Tensor:
     """⟨(O − ⟨O⟩)²⟩ ≥ 0, (...), from O − ⟨O⟩ itself, so that nothing cancels. Raises `QuantumError`."""
-    o = _fits(hermitian("the observable", observable), state)
+    o = _fits(hermitian("the observable", observable), state, batched=True)
     centre = mean(state, o).real[..., None, None]
     moved = o - centre * torch.eye(state.dimension, dtype=o.dtype, device=o.device)
     if state.pure:
@@ -87,7 +88,7 @@ def measure_povm(state: QuantumState, effects: Any) -> Measurement:
     e = hermitian("an effect", effects)
     if e.ndim != 3:
         raise QuantumError(f"a measurement has effects (k, d, d), not {tuple(e.shape)}")
-    known, room = e.detach(), rounding(e)
+    known, room = e.detach(), rounding(e, effects)
     off = float((known.sum(0) - torch.eye(e.shape[-1], dtype=e.dtype)).abs().max())
     least = float(torch.linalg.eigvalsh(known).min())
     if max(off, -least) > room:
@@ -142,10 +143,11 @@ def sample_measurement(
     measurement: Measurement, shots: int, *, confidence: float = 0.95, seed: int | None = None
 ) -> SampledMeasurement:
     """``shots`` independent outcomes of a measurement of one state, as counts. Raises `QuantumError`."""
-    if measurement.probabilities.ndim != 1 or not isinstance(shots, int) or shots < 1:
+    if measurement.probabilities.ndim != 1 or not isinstance(shots, (int, np.integer)) or shots < 1:
         raise QuantumError(f"{shots} shots of probabilities {tuple(measurement.probabilities.shape)}: give one state")
     p = measurement.probabilities.detach().cpu().double().numpy()
     values = measurement.outcomes.detach().cpu().double().numpy()
+    shots = int(shots)
     counts = np.random.default_rng(seed).multinomial(shots, p / p.sum())
     intervals = count_intervals(counts, confidence)
     spread = float(values.max() - values.min())
@@ -162,7 +164,7 @@ def apply_channel(state: QuantumState, kraus: Any, factor: int | None = None) ->
     if k.ndim != 3 or k.shape[-2:] != (size, size):
         raise QuantumError(f"Kraus operators {tuple(k.shape)} do not act on a space of dimension {size}")
     off = float(((k.mH @ k).sum(0) - torch.eye(size, dtype=k.dtype)).detach().abs().max())
-    if off > rounding(k):
+    if off > rounding(k, kraus):
         raise QuantumError(f"Kraus operators with Σ K†K off 1 by {off:.2g} are no channel")
     before, after = (1, 1) if factor is None else _sides(state.dims, factor)
     rho = state.density.reshape(*state.batch, before, size, after, before, size, after)

@@ -13,7 +13,7 @@ import scipy.sparse
 import torch
 from torch import Tensor
 
-from aatc.passes.analysis.quantum.states import QuantumError, as_array, factors, to_complex
+from aatc.passes.analysis.quantum.states import QuantumError, as_array, epsilon, factors, to_complex
 
 #: Qubits of the longest spin chain: 2²⁰ states.
 MOST_QUBITS = 20
@@ -37,7 +37,7 @@ def hermitian(name: str, matrix: Any, dtype: torch.dtype | None = None) -> Tenso
         raise QuantumError(f"{name} has shape (..., d, d), not {tuple(h.shape)}")
     known = h.detach()
     skew, size = float((known - known.mH).abs().max()), float(known.abs().max())
-    if skew > 64 * torch.finfo(h.dtype).eps * size:
+    if skew > 64 * max(epsilon(h), epsilon(matrix)) * size:
         raise QuantumError(f"{name} is not Hermitian: |H − H†| is {skew:.3g}, |H| is {size:.3g}")
     return (h + h.mH) / 2
 

@@ -52,9 +52,28 @@ def as_array(tensor: Tensor) -> np.ndarray:
     return array
 
 
-def rounding(tensor: Tensor) -> float:
-    """What a norm or a trace of a tensor of this dtype and size may be off by."""
-    return float(torch.finfo(tensor.dtype).eps) * 64 * max(8, tensor.shape[-1])
+def rounding(tensor: Tensor, given: Any = None) -> float:
+    """What a norm or a trace of a tensor of this dtype and size may be off by; of the dtype that the data was
+    ``given`` in, where that is a shorter one."""
+    return max(epsilon(tensor), epsilon(given)) * 64 * max(8, tensor.shape[-1])
+
+
+def epsilon(given: Any) -> float:
+    """The relative rounding of what was given: 0 of numbers without a floating dtype of their own."""
+    if isinstance(given, Tensor):
+        return float(torch.finfo(given.dtype).eps) if given.is_floating_point() or given.is_complex() else 0.0
+    dtype = getattr(given, "dtype", None)
+    return float(np.finfo(dtype).eps) if isinstance(dtype, np.dtype) and dtype.kind in "fc" else 0.0
+
+
+def broadcast(*shapes: Sequence[int]) -> tuple[int, ...]:
+    """The common batch of several. Raises `QuantumError` where there is none."""
+    try:
+        return tuple(np.broadcast_shapes(*(tuple(s) for s in shapes)))
+    except ValueError:
+        raise QuantumError(
+            f"batches {' and '.join(str(tuple(s)) for s in shapes)} do not fit", hint="leading axes are broadcast"
+        ) from None
 
 
 def factors(dims: int | Sequence[int], dimension: int | None = None) -> tuple[int, ...]:
@@ -118,8 +137,10 @@ def pure_state(
         psi = psi / largest  # squares of very large and very small numbers are out of range
         return QuantumState(psi / torch.linalg.vector_norm(psi, dim=-1, keepdim=True), sizes)
     off = float((torch.linalg.vector_norm(psi.detach(), dim=-1) - 1).abs().max())
-    if off > rounding(psi):
+    if off > rounding(psi, vector):
         raise QuantumError(f"a state vector has a norm that is {off:.3g} off 1", hint="give normalise=True")
+    if off > rounding(psi):  # what the rounding of a shorter dtype left
+        psi = psi / torch.linalg.vector_norm(psi, dim=-1, keepdim=True)
     return QuantumState(psi, sizes)
 
 
@@ -137,7 +158,7 @@ def mixed_state(
         if bool((trace.detach().real <= 0).any()):
             raise QuantumError("a matrix whose trace is not positive cannot be normalised")
         rho, trace = rho / trace.real[..., None, None], trace / trace.real
-    known, room = rho.detach(), rounding(rho)
+    known, room = rho.detach(), rounding(rho, density)
     skew = float((known - known.mH).abs().max())
     off = float((trace.detach() - 1).abs().max())
     least = float(torch.linalg.eigvalsh((known + known.mH) / 2)[..., 0].min())
@@ -147,6 +168,8 @@ def mixed_state(
             f"{least:.2g}",
             hint="trace: normalise=True; else it is no density matrix",
         )
+    if off > rounding(rho):
+        rho = rho / trace.real[..., None, None]
     return QuantumState((rho + rho.mH) / 2, sizes, pure=False)
 
 

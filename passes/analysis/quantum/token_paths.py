@@ -151,10 +151,10 @@ def sample_paths(
     layers = [p.detach().cpu().numpy() for p in layer_weights(patterns, skip)]
     if any(p.ndim != 2 for p in layers) or not 0 <= start < len(layers[-1]):
         raise QuantumError(f"there is no token {start} above patterns {[p.shape for p in layers]}")
-    if not isinstance(samples, int) or samples < 2 or not 0 < confidence < 1:
+    if not isinstance(samples, (int, np.integer)) or samples < 2 or not 0 < confidence < 1:
         raise QuantumError(f"samples {samples} are 2 or more, the confidence {confidence} lies between 0 and 1")
     rng = np.random.default_rng(seed)
-    at = np.full(samples, start)
+    at = np.full(int(samples), start)
     for p in layers[:0:-1]:
         moved = np.empty_like(at)
         for token in np.unique(at):
