@@ -15,7 +15,7 @@ INSIDE = {
     "__init__", "base", "capture", "result", "smith", "reduction", "field_algebra", "stochastic",
     "annotations", "bitsets", "flag_persistence", "pattern_source",
     "verify_arithmetic", "verify_cohomology", "verify_groups", "verify_homotopy", "verify_information",
-    "verify_spectral", "verify_quantum", "verify_states", "verify_paths",
+    "verify_spectral", "verify_quantum", "verify_states", "verify_paths", "tensors",
     "arithmetic_pass", "cohomology_pass", "homotopy_pass", "information_pass", "quantum_pass",
 }  # fmt: skip
 #: Every module estimates its own cost.

@@ -18,7 +18,8 @@ import torch
 from torch import Tensor
 
 from aatc.passes.analysis.quantum.operators import hermitian, sparse_hermitian
-from aatc.passes.analysis.quantum.states import QuantumError, QuantumState, as_array, broadcast
+from aatc.passes.analysis.quantum.states import QuantumError, QuantumState
+from aatc.passes.analysis.quantum.tensors import as_array, broadcast
 from aatc.passes.analysis.result import Cost
 
 #: States of the largest space in which a dense Hamiltonian is diagonalised: 12 qubits.
@@ -35,9 +36,9 @@ def estimate_cost(dimension: int, nonzeros: int | None = None, norm_time: float 
     """One evolution: d³ for a dense Hamiltonian; for a sparse one products and orthogonalisations, ``norm_time`` being
     ‖H‖t."""
     if nonzeros is None:
-        return Cost(2e-10 * dimension**3 + 1e-4, 64.0 * dimension**2)
+        return Cost(3e-10 * dimension**3 + 1e-4, 64.0 * dimension**2)
     products = SUBSPACE * (1 + norm_time / 8)
-    return Cost(products * (6e-9 * nonzeros + 2.5e-8 * SUBSPACE * dimension), 16.0 * dimension * (SUBSPACE + 4))
+    return Cost(products * (1.5e-9 * nonzeros + 6e-10 * SUBSPACE * dimension), 16.0 * dimension * (SUBSPACE + 4))
 
 
 def _clock(time: Any, like: Tensor) -> Tensor:

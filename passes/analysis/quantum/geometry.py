@@ -17,7 +17,8 @@ import torch
 from torch import Tensor
 
 from aatc.passes.analysis.quantum.operators import hermitian
-from aatc.passes.analysis.quantum.states import QuantumError, to_complex
+from aatc.passes.analysis.quantum.states import QuantumError
+from aatc.passes.analysis.quantum.tensors import to_complex
 from aatc.passes.analysis.quantum.verify_quantum import QuantumResult, witnessed
 
 #: Below this modulus of a link, neighbouring states are too nearly orthogonal for a phase.

@@ -16,7 +16,8 @@ import torch
 from torch import Tensor
 
 from aatc.passes.analysis.quantum.operators import hermitian
-from aatc.passes.analysis.quantum.states import QuantumError, QuantumState, broadcast, rounding, to_complex
+from aatc.passes.analysis.quantum.states import QuantumError, QuantumState
+from aatc.passes.analysis.quantum.tensors import broadcast, rounding, to_complex
 
 
 def _fits(operator: Tensor, state: QuantumState, batched: bool = False) -> Tensor:

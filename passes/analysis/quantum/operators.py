@@ -13,7 +13,8 @@ import scipy.sparse
 import torch
 from torch import Tensor
 
-from aatc.passes.analysis.quantum.states import QuantumError, as_array, epsilon, factors, to_complex
+from aatc.passes.analysis.quantum.states import QuantumError
+from aatc.passes.analysis.quantum.tensors import as_array, epsilon, factors, to_complex
 
 #: Qubits of the longest spin chain: 2²⁰ states.
 MOST_QUBITS = 20

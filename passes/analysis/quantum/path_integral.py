@@ -19,7 +19,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from aatc.passes.analysis.quantum.states import QuantumError, to_complex
+from aatc.passes.analysis.quantum.states import QuantumError
+from aatc.passes.analysis.quantum.tensors import to_complex
 from aatc.passes.analysis.quantum.verify_quantum import QuantumResult, witnessed
 
 Potential = Callable[[Tensor], Tensor]

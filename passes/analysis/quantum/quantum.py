@@ -27,11 +27,11 @@ from aatc.passes.analysis.quantum.states import (
     QuantumState,
     attention_state,
     basis_state,
-    factors,
     mixed_state,
     pure_state,
     value_density,
 )
+from aatc.passes.analysis.quantum.tensors import factors
 from aatc.passes.analysis.quantum.verify_quantum import QuantumResult, witnessed
 
 

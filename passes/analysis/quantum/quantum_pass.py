@@ -46,7 +46,7 @@ class AnalyzeQuantum(AnalysisPass):
 
     def estimate_cost(self, n: int, dim: int) -> Cost:
         weights, k = weights_cost(n, dim), min(n, self.states)
-        seconds = 4e-3 + weights.seconds + 1.2e-9 * k**3 + 2e-8 * k * k + 1e-9 * n * dim * dim
+        seconds = 4e-3 + weights.seconds + 5e-10 * k**3 + 2e-8 * k * k + 1e-9 * n * dim * dim
         return Cost(seconds, weights.bytes + 48.0 * k * k + 32.0 * n * dim)
 
     def _memory(self, study: Study) -> int:
