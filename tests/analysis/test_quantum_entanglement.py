@@ -230,6 +230,15 @@ def test_metrics_of_pure_states_are_those_of_their_densities(seed, dims):
     np.testing.assert_allclose(swapped, partial_transpose(psi.density, dims, rest).mT, atol=0)
 
 
+def test_partial_transposes_turn_the_factors_that_are_named():
+    dims = (2, 3, 2)
+    rho = density(9, 12, batch=(2,))
+    table = rho.numpy().reshape(2, *dims, *dims)
+    turned = table.transpose(0, 4, 2, 6, 1, 5, 3).reshape(2, 12, 12)  # the first and the last
+    np.testing.assert_array_equal(partial_transpose(rho, dims, (0, 2)).numpy(), turned)
+    np.testing.assert_array_equal(partial_transpose(rho, dims, 1).numpy(), turned.swapaxes(-1, -2))
+
+
 @given(SEEDS, st.integers(0, 1))
 def test_local_channels_do_not_raise_entanglement(seed, factor):
     dims = (2, 3)

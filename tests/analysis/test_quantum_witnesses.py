@@ -209,6 +209,35 @@ def test_values_of_another_kind_do_not_pass():
         verify(QuantumWitness("oracle", witness.data, witness.claim))
 
 
+def test_claims_that_follow_from_unsound_data_do_not_pass():
+    """Data that is no state, no law, no measurement, with the very value that it gives."""
+    mean = MAKERS["expectation"]().witness
+    rho, o = mean.data["tensor"] * 1.1, mean.data["observable"]
+    first, second = (np.trace(rho @ m).real for m in (o, o @ o))
+    claim = {"mean": first, "variance": second - 2 * first * first + first * first * np.trace(rho).real}
+    assert verify(QuantumWitness("expectation", {**mean.data, "tensor": rho}, claim)) == np.inf
+    psi = vector(1, 4).numpy() * 1.1
+    data = {"tensor": psi, "pure": True, "observable": o}
+    first, second = (np.vdot(psi, m @ psi).real for m in (o, o @ o))
+    claim = {"mean": first, "variance": second - 2 * first * first + first * first * np.vdot(psi, psi).real}
+    assert verify(QuantumWitness("expectation", data, claim)) == np.inf
+    for item in ("query_key_entropy", "query_key_renyi_2"):  # laws that are divided by their sums do not see a scale
+        found = head(item).witness
+        scaled = {**found.data, "pattern": np.asarray(found.data["pattern"]) * 1.1}
+        assert verify(QuantumWitness("query_key", scaled, found.claim)) == np.inf
+    layers = tuple(2 * p for p in LAYERS)
+    entropy, weights = np.zeros(5), np.eye(5)
+    for p in layers:
+        entropy = -(p * np.log(p)).sum(1) + p @ entropy
+    for p in reversed(layers):
+        weights = weights @ p
+    claim = {"weights": weights, "entropy": entropy}
+    assert verify(QuantumWitness("token_paths", {"layers": layers}, claim)) == np.inf
+    measured = MAKERS["general measurement"]().witness
+    half = {**measured.data, "effects": measured.data["effects"] / 2}  # probabilities are divided by their sum
+    assert verify(QuantumWitness("measurement", half, measured.claim)) == np.inf
+
+
 def test_deviation_is_infinite_where_nothing_is_compared():
     pairs = [(1, 2), (True, 1), ("a", "b"), (np.nan, 1.0), (1.0, np.nan), (np.zeros(2), np.zeros(3)), ((), (1,))]
     for one, other in [*pairs, ({"a": 1}, {"b": 1}), (np.inf, 1.0), (None, 0.0)]:
