@@ -34,6 +34,7 @@ if TYPE_CHECKING:
         validation,
     )  # fmt: skip
     from aatc.analysis.run import analyze
+    from aatc.analysis.weights import analyze_weights
     from aatc.backends import devices
     from aatc.frontend import compile, export
     from aatc.ir.interpreter import run
@@ -44,14 +45,15 @@ if TYPE_CHECKING:
 __version__ = "0.1.0"
 
 __all__ = [
-    "__version__", "analysis", "analyze", "attend", "backends", "biases", "compile", "connections", "devices",
-    "errors", "export", "geometry", "ir", "masks", "metric", "metrics", "nn", "normalizers", "parse", "passes",
-    "performance", "report", "run", "training", "tune", "tuning", "validation",
+    "__version__", "analysis", "analyze", "analyze_weights", "attend", "backends", "biases", "compile", "connections",
+    "devices", "errors", "export", "geometry", "ir", "masks", "metric", "metrics", "nn", "normalizers", "parse",
+    "passes", "performance", "report", "run", "training", "tune", "tuning", "validation",
 ]  # fmt: skip
 
 # Everything else is loaded when it is first asked for, so that importing aatc costs little.
 _FROM = {
     "analyze": "aatc.analysis.run",
+    "analyze_weights": "aatc.analysis.weights",
     "compile": "aatc.frontend",
     "devices": "aatc.backends",
     "export": "aatc.frontend",

@@ -388,10 +388,13 @@ def analyze(
     source: Annotated[str, typer.Argument(help="module:factory; factory() gives a model, or (model, example_args).")],
     inputs: Annotated[str, typer.Option(help="Shapes of random inputs, as 2x16x64,2x16.")] = "",
     passes: Annotated[str, typer.Option(help="Families of analyses, joined by commas; all by default.")] = "",
-    budget: Annotated[float, typer.Option(help="Seconds one pattern may cost; 0 for no limit.")] = 0.0,
+    budget: Annotated[float, typer.Option(help="Seconds that all of it may take; 0 for no limit.")] = 0.0,
     batch: Annotated[str, typer.Option(help="Batch elements to study, as 0,3.")] = "0",
     seed: SeedOption = 0,
+    capture: Annotated[str, typer.Option(help="auto, compiled (aatc.attend) or torch (ordinary attention).")] = "auto",
     json: Annotated[bool, typer.Option("--json", help="A line of JSON for every finding.")] = False,
+    html: Annotated[Path | None, typer.Option(help="Also write a page with pictures to this file.")] = None,
+    save: Annotated[Path | None, typer.Option(help="Also write the findings to this npz file.")] = None,
 ) -> None:
     """Run a model once and report the invariants of its attention patterns and of its IR."""
     import torch
@@ -412,7 +415,11 @@ def analyze(
 
         limit = budget or None
         model = model.eval() if isinstance(model, torch.nn.Module) else model
-        found = study(model, args, chosen, budget=limit, batch=_positions(batch), progress=progress)
+        found = study(model, args, chosen, budget=limit, batch=_positions(batch), capture=capture, progress=progress)
+    if html is not None:
+        found.html(html, source)
+    if save is not None:
+        found.save(save)
     print(found.to_json() if json else found)
 
 

@@ -13,7 +13,8 @@ import torch
 
 from aatc.ir.errors import CaptureError, ScoreError, ShapeError
 from aatc.ir.score.expr import Expr, call
-from aatc.parts import Capture, Key, Part, Sizes, number, tensor
+from aatc.parts import Capture, Key, Part, Sizes, curvature_captures, number, scalar_expr, scalar_key, tensor
+from aatc.parts import curvature as checked_curvature
 
 
 class Connection(Part):
@@ -175,40 +176,56 @@ class Frames(Connection):
 
 
 class SphereTransport(Connection):
-    """Levi-Civita transport of values along great circles: v_j, tangent at the unit vector k_j, arrives at
-    q_i as v - <q, v>/(1 + <q, k>) (q + k). Scores are not changed; q and k are taken to be unit vectors.
+    """Levi-Civita transport of values along great circles: v_j, tangent at k_j, arrives at q_i as
+    v - c<q, v>/(1 + c<q, k>) (q + k). Scores are not changed; q and k are taken to be of length 1/sqrt(c), c > 0 being
+    the ``curvature``, a number or a tensor () or (H,): unit vectors where it is 1.
 
-    Between antipodes every great circle is a shortest geodesic. 1 + <q, k> = |q + k|²/2 counts as at least 4 ε, ε that
-    of the tensors' dtype, but no less than 2⁻²⁶: nearer to the antipode than 0.01° in float64, 0.06° in float32, 5° in
-    float16 and 14° in bfloat16, where rounding decides the value, it turns less and less, and at the antipode it
+    Between antipodes every great circle is a shortest geodesic. 1 + c<q, k> = c|q + k|²/2 counts as at least 4 ε, ε
+    that of the tensors' dtype, but no less than 2⁻²⁶: nearer to the antipode than 0.01° in float64, 0.06° in float32,
+    5° in float16 and 14° in bfloat16, where rounding decides the value, it turns less and less, and at the antipode it
     arrives unchanged.
     """
+
+    def __init__(self, curvature: float | torch.Tensor = 1):
+        self.curvature = checked_curvature(curvature)
+
+    def key(self):
+        return (self.tag, scalar_key(self.curvature, "curvature"))
 
     def captures(self, sizes):
         _same_width("SphereTransport", sizes)
         # As an integer, because numbers among the captures get gradients.
         # In float64 the quotient times q and times k, which are summed apart, must still leave half of the digits.
         bits = min(26, round(-math.log2(4 * torch.finfo(sizes.dtype).eps)))
-        return [Capture("bits", torch.full((), bits, dtype=torch.int64, device=sizes.device), "", "i")]
+        floor = Capture("bits", torch.full((), bits, dtype=torch.int64, device=sizes.device), "", "i")
+        return [floor, *curvature_captures(self.curvature, sizes)]
 
     @classmethod
     def carried_value(cls, key, q, k, v, captured):
         # <q, v> = <q + k, v> of a tangent v: with the floor, the correction is at most 2|v| but for rounding.
-        floor = call("exp2", -captured[0])
-        return v - (q.dot(v) / call("maximum", 1.0 + q.dot(k), floor)) * (q + k)
+        floor, c = call("exp2", -captured[0]), scalar_expr(key[1], iter(captured[1:]))
+        return v - (c * q.dot(v) / call("maximum", 1.0 + c * q.dot(k), floor)) * (q + k)
 
 
 class HyperboloidTransport(Connection):
-    """Levi-Civita transport of values along geodesics of the hyperboloid, time coordinate first: v_j, tangent
-    at k_j, arrives at q_i as v + <q, v>_L/(1 - <q, k>_L) (q + k). Scores are not changed."""
+    """Levi-Civita transport of values along geodesics of the hyperboloid <x, x>_L = -1/c, time coordinate first,
+    ``curvature`` c > 0 a number or a tensor () or (H,): v_j, tangent at k_j, arrives at q_i as
+    v + c<q, v>_L/(1 - c<q, k>_L) (q + k). Scores are not changed."""
+
+    def __init__(self, curvature: float | torch.Tensor = 1):
+        self.curvature = checked_curvature(curvature)
+
+    def key(self):
+        return (self.tag, scalar_key(self.curvature, "curvature"))
 
     def captures(self, sizes):
         _same_width("HyperboloidTransport", sizes)
-        return []
+        return curvature_captures(self.curvature, sizes)
 
     @classmethod
     def carried_value(cls, key, q, k, v, captured):
-        return v + (q.dot(call("eta", v)) / (1.0 - q.dot(call("eta", k)))) * (q + k)
+        c = scalar_expr(key[1], iter(captured))
+        return v + (c * q.dot(call("eta", v)) / (1.0 - c * q.dot(call("eta", k)))) * (q + k)
 
 
 def as_connection(connection: Any) -> Connection | None:

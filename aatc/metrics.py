@@ -3,6 +3,7 @@
 Every score is multiplied by ``scale`` of `aatc.attend`. Its default is 1/sqrt(D) where the entry below says
 so, and 1 elsewhere. ``beta``, and other numbers, may be numbers of Python (constants of the program, unless
 torch.compile has seen them vary) or tensors of shape () or (H,) (parameters, to which gradients flow).
+``curvature`` is such a number, too; NaN, infinity and a wrong sign are a ScoreError, of tensors in eager mode alone.
 """
 
 # Defaults that are floats are written as integers or None: with dynamic=True, torch.compile takes a float
@@ -14,47 +15,29 @@ import importlib
 import inspect
 import operator
 import re
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
 
+from aatc.curved_metrics import LorentzDistance, LorentzInner, Poincare, SphereGeodesic, Stereographic, unit
 from aatc.ir.errors import CaptureError, ScoreError
 from aatc.ir.score.expr import Expr, as_expr, call, param
 from aatc.parts import (
     Capture,
-    Key,
-    Part,
     Sizes,
     as_tensor,
     captured,
-    number,
     number_dtype,
     scalar_captures,
     scalar_expr,
     scalar_key,
     tensor,
 )
+from aatc.scored import Distance, Metric, Number
 from aatc.traced import KEY, QUERY, Recorded, Traced, placed_at, rebuilt, recorded
 
-Number = float | torch.Tensor
-
 _Q, _K = param("q", "bhid"), param("k", "bhjd")
-
-
-class Metric(Part):
-    """A score. ``root_scale`` says whether the default scale is 1/sqrt(D) (else 1)."""
-
-    root_scale: bool = False
-
-    def prepare(self, q: torch.Tensor, k: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-        """Per-token maps that are done in torch before the attention."""
-        return q, k
-
-    @classmethod
-    def score(cls, key: Key, q: Expr, k: Expr, captured: Iterator[Expr]) -> Expr:
-        """The score of one pair, before ``scale``."""
-        raise NotImplementedError
 
 
 class DotProduct(Metric):
@@ -146,102 +129,6 @@ class Mahalanobis(Metric):
         return -image.dot(image)
 
 
-def _lorentz(q: Expr, k: Expr, lift: bool, curvature: float | Expr = 1.0) -> Expr:
-    """<q, k>_L; lifted points have time sqrt(1/c + |x|²)."""
-    if not lift:
-        return q.dot(call("eta", k))
-    tq, tk = ((1 / curvature + x.dot(x)).sqrt() for x in (q, k))
-    return q.dot(k) - tq * tk
-
-
-def _powered(distance: Expr, squared: bool) -> Expr:
-    return distance**2 if squared else distance
-
-
-class LorentzInner(Metric):
-    """s = 2 + 2<q, k>_L, minus the squared Lorentz distance (HyboNet, Chen et al. 2022). Scale 1/sqrt(D).
-
-    The time coordinate comes first; with ``lift`` q and k are spatial, and time is sqrt(1 + |x|²).
-    """
-
-    root_scale = True
-
-    def __init__(self, lift: bool = False):
-        self.lift = lift
-
-    def key(self):
-        return (self.tag, bool(self.lift))
-
-    @classmethod
-    def score(cls, key, q, k, captured):
-        if not key[1]:
-            return 2.0 + 2.0 * _lorentz(q, k, False)
-        # the same with what time exceeds 1 by: for short vectors the 2 and the product of times are all but equal
-        eq, ek = (x.dot(x) / (1.0 + (1.0 + x.dot(x)).sqrt()) for x in (q, k))
-        return 2.0 * (q.dot(k) - eq * ek - (eq + ek))
-
-
-class _Distance(Metric):
-    """A metric with a temperature ``beta``."""
-
-    beta: Number
-
-    def captures(self, sizes: Sizes) -> list[Capture]:
-        return scalar_captures("beta", self.beta, sizes)
-
-
-class LorentzDistance(_Distance):
-    """s = -beta d(q, k), d = acosh(-c<q, k>_L)/sqrt(c), or -beta d² with ``squared`` (Gulcehre et al. 2019).
-
-    Points lie on the hyperboloid <x, x>_L = -1/c, time coordinate first, ``curvature`` c > 0 (sectional
-    curvature -c); with ``lift`` q and k are spatial, and time is sqrt(1/c + |x|²).
-    """
-
-    def __init__(self, beta: Number = 1, squared: bool = False, curvature: Number = 1, lift: bool = False):
-        curvature = number("the curvature", curvature)
-        if not isinstance(curvature, torch.Tensor) and not curvature > 0:
-            raise ScoreError(
-                f"curvature {curvature} is not positive", hint="the space has sectional curvature -c, c > 0"
-            )
-        self.beta, self.squared, self.curvature, self.lift = beta, squared, curvature, lift
-
-    def key(self):
-        beta, curvature = scalar_key(self.beta, "beta"), scalar_key(self.curvature, "curvature")
-        return (self.tag, beta, bool(self.squared), curvature, bool(self.lift))
-
-    def captures(self, sizes):
-        return [*scalar_captures("beta", self.beta, sizes), *scalar_captures("curvature", self.curvature, sizes)]
-
-    @classmethod
-    def score(cls, key, q, k, captured):
-        _, beta, squared, curvature, lift = key
-        factor, c = scalar_expr(beta, captured), scalar_expr(curvature, captured)
-        value, root = (c.value, c.value**0.5) if c.is_const else (c, c.sqrt())
-        distance = (-_lorentz(q, k, lift, value) * value).acosh() / root
-        return -(factor * _powered(distance, squared))
-
-
-class Poincare(_Distance):
-    """s = -beta acosh(1 + 2|q - k|²/((1 - |q|²)(1 - |k|²))) in the unit ball; squared with ``squared``."""
-
-    def __init__(self, beta: Number = 1, squared: bool = False):
-        self.beta, self.squared = beta, squared
-
-    def key(self):
-        return (self.tag, scalar_key(self.beta, "beta"), bool(self.squared))
-
-    @classmethod
-    def score(cls, key, q, k, captured):
-        difference = q - k
-        ratio = difference.dot(difference) / ((1.0 - q.dot(q)) * (1.0 - k.dot(k)))
-        distance = (1.0 + 2.0 * ratio).acosh()
-        return -(scalar_expr(key[1], captured) * _powered(distance, key[2]))
-
-
-def _unit(x: Expr, eps: Expr) -> Expr:
-    return x / call("maximum", x.dot(x).sqrt(), eps)
-
-
 class Cosine(Metric):
     """s = q·k/(|q||k|), norms at least ``eps`` (1e-12)."""
 
@@ -257,28 +144,10 @@ class Cosine(Metric):
     @classmethod
     def score(cls, key, q, k, captured):
         eps = scalar_expr(key[1], captured)
-        return _unit(q, eps).dot(_unit(k, eps))
+        return unit(q, eps).dot(unit(k, eps))
 
 
-class SphereGeodesic(_Distance):
-    """s = -beta acos(q·k/(|q||k|)), the angle on the unit sphere."""
-
-    def __init__(self, beta: Number = 1, eps: Number | None = None):
-        self.beta, self.eps = beta, 1e-12 if eps is None else eps
-
-    def key(self):
-        return (self.tag, scalar_key(self.beta, "beta"), scalar_key(self.eps, "eps"))
-
-    def captures(self, sizes):
-        return [*scalar_captures("beta", self.beta, sizes), *scalar_captures("eps", self.eps, sizes)]
-
-    @classmethod
-    def score(cls, key, q, k, captured):
-        beta, eps = scalar_expr(key[1], captured), scalar_expr(key[2], captured)
-        return -(beta * _unit(q, eps).dot(_unit(k, eps)).acos())
-
-
-class FisherRao(_Distance):
+class FisherRao(Distance):
     """s = -2 beta acos(Σ sqrt(q k)), the Fisher-Rao distance of categorical distributions.
 
     q and k are probabilities along the features; with ``logits`` their softmax is taken first. Computed as
@@ -480,3 +349,9 @@ def _checked(body: Expr) -> Expr:
         what = "a feature vector" if body.rank == 1 else f"{body!r}"
         raise ScoreError(f"the metric returns {what}; a score is a number per pair", hint="end with .sum() or q @ k")
     return body
+
+
+__all__ = [
+    "Cosine", "Distance", "DotProduct", "Euclidean", "FisherRao", "LorentzDistance", "LorentzInner", "Mahalanobis",
+    "Metric", "Number", "Poincare", "SphereGeodesic", "Stereographic", "UserMetric", "lookup", "metric", "word",
+]  # fmt: skip

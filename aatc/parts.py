@@ -17,6 +17,7 @@ from typing import Any, ClassVar, NamedTuple
 import numpy as np
 import torch
 
+from aatc.geometry.manifold import holds
 from aatc.ir.errors import CaptureError, ScoreError
 from aatc.ir.score.expr import Expr, const
 
@@ -146,6 +147,35 @@ def scalar_captures(name: str, x: Any, sizes: Sizes) -> list[Capture]:
     if x.dim() == 1:
         return [Capture(name, x, "h")] if x.shape[0] != 1 else [Capture(name, x.reshape(()), "")]
     raise CaptureError(f"{name} has shape {tuple(x.shape)}; it is one number, or one per head: () or (H,)")
+
+
+def curvature(x: Any, *, positive: bool = True) -> Any:
+    """``x``, if it is a number of doubles that can be a curvature, or a tensor; ScoreError otherwise."""
+    x = number("the curvature", x)
+    if isinstance(x, torch.Tensor):
+        return x
+    # limits are written out: Dynamo would make inputs of names for them
+    if not -1.7976931348623157e308 <= x <= 1.7976931348623157e308 or (positive and not x > 0):
+        raise ScoreError(
+            f"curvature {x} is not {'positive' if positive else 'finite'}",
+            hint="it is the absolute value of the sectional curvature, more than 0" if positive else None,
+        )
+    return x
+
+
+def curvature_captures(x: Any, sizes: Sizes, *, positive: bool = True) -> list[Capture]:
+    """`scalar_captures` of a curvature. The value of a tensor is looked at in eager mode alone: ScoreError for NaN,
+    infinity and a wrong sign."""
+    found = scalar_captures("curvature", x, sizes)
+    for c in found:
+        seen = c.tensor.detach()
+        if seen.is_floating_point() and not holds(seen.isfinite() & (seen > 0) if positive else seen.isfinite()):
+            wanted = "positive and finite" if positive else "finite"
+            raise ScoreError(
+                f"curvature is not {wanted}: {seen.tolist()}",
+                hint="learn its logarithm and hand on .exp()" if positive else None,
+            )
+    return found
 
 
 def scalar_expr(key: str, captured: Iterator[Expr]) -> Expr:

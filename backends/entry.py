@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from typing import Any
 
 import torch
 
+from aatc.backends import openmp
 from aatc.backends.kernel import Formula, Kernel
 from aatc.backends.source import Source, compile_source, number
 from aatc.ir.core import Func, Module, Op, Value
@@ -17,6 +19,7 @@ from aatc.ir.geo import constant_tensor, whole_attention_of
 from aatc.ir.interpreter import Interpreter, gives_several, target_function
 from aatc.ir.registry import OPS, Operand, TorchConst
 from aatc.ir.torch_names import resolve
+from aatc.ir.types import TensorType
 
 
 class Entry:
@@ -27,6 +30,7 @@ class Entry:
         self.memory = Memory(func, module)
         self.read = {v for op in func.body.ops for v in op.operands}
         self.src = Source()
+        self.within: tuple[str, ...] = ()  # contexts that are open
         self.namespace: dict[str, Any] = {
             "torch": torch,
             "aten": torch.ops.aten,
@@ -35,13 +39,15 @@ class Entry:
             "constants": [],
             "regions": {},
             "kernels": kernels,
+            "one_thread": openmp.one_thread,
         }
 
     def build(self) -> tuple[Any, str]:
         args = [self.src.name(a) for a in self.func.args]
         last = self._last_uses()
         for n, op in enumerate(self.func.body.ops):
-            self._switch(bool(op.attrs.get("no_grad")))
+            quiet = ("torch.no_grad()",) if op.attrs.get("no_grad") else ()
+            self._switch(quiet + (("one_thread()",) if _is_short(op) else ()))
             self._op(op)
             dead = [self.src.name(v) for v in last.get(n, ())]
             if dead and op.name != "geo.return":
@@ -49,11 +55,12 @@ class Entry:
         text = "\n".join([f"def main({', '.join(args)}):", *self.src.lines]) + "\n"
         return compile_source(text, self.namespace, self.func.name)["main"], text
 
-    def _switch(self, quiet: bool) -> None:
-        """Opens or closes a block without gradients, which calls that follow each other share."""
-        if quiet and self.src.depth == 1:
-            self.src.line("with torch.no_grad():")
-        self.src.depth = 2 if quiet else 1
+    def _switch(self, within: tuple[str, ...]) -> None:
+        """Opens or closes a block in contexts, which calls that follow each other share."""
+        if within and within != self.within:
+            self.src.depth = 1
+            self.src.line(f"with {', '.join(within)}:")
+        self.within, self.src.depth = within, 2 if within else 1
 
     def _last_uses(self) -> dict[int, list[Value]]:
         """Values to forget after each operation, so that memory is given back as early as eagerly."""
@@ -144,6 +151,26 @@ class Entry:
         self.src.comment(f"{op.name} by its reference formula", op.loc)
         found = Formula(whole_attention_of(op)) if op.name == "geo.attend" else _Reference(self.module, op)
         self._results(op, f"{self.constant(found)}({', '.join(self.src.name(v) for v in op.operands)})")
+
+
+#: So many numbers an operator of torch's handles by itself; beyond, it calls all threads.
+_GRAIN = 1 << 15
+#: And so many one thread handles within a hundred microseconds.
+_SHORT = 1 << 17
+_COPIES = ("aten._to_copy.default", "aten.clone.default", "aten.to.dtype")
+
+
+def _is_short(op: Op) -> bool:
+    """Whether a second thread would save some microseconds of an operation, and on a machine with a busy core take
+    milliseconds to come, as for the angles of rotary positions: one that works element by element on a few numbers."""
+    if op.name != "torch.call" or op.attrs.get("effect"):
+        return False
+    function = target_function(op.attrs["target"], op)
+    if torch.Tag.pointwise not in getattr(function, "tags", ()) and op.attrs["target"] not in _COPIES:
+        return False
+    shapes = [v.type.shape for v in (*op.operands, *op.results) if isinstance(v.type, TensorType)]
+    sizes = [math.prod(map(int, shape)) if all(d.is_static for d in shape) else _SHORT + 1 for shape in shapes]
+    return bool(sizes) and _GRAIN <= max(sizes) <= _SHORT
 
 
 #: What writes an operation of the geo level; the others run by their reference evaluation.

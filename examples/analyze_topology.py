@@ -39,7 +39,8 @@ def mean(numbers: list[float]) -> float:
 
 @dataclass
 class Head:
-    """What was found of one head, means over images; ``loops`` counts the images with a non-trivial loop."""
+    """What was found of one head, means over images. ``loops`` is the z-score of its longest loop against shuffled rows
+    or rows of the same entropy, the less of both."""
 
     name: str
     tokens: int
@@ -48,7 +49,7 @@ class Head:
     gap: float
     threshold: float
     betti: float
-    loops: int
+    loops: float
 
     @staticmethod
     def of(found: Analysis, attention: str, head: int, tokens: int) -> Head:
@@ -57,7 +58,7 @@ class Head:
             mean(values(found, attention, head, item))
             for item in ("mean_row_entropy", "information_flow", "spectral_gap", "connecting_threshold")
         ]
-        loops = sum(g.generators > 0 for g in values(found, attention, head, "fundamental_group"))
+        loops = min(mean(values(found, attention, head, f"longest_h1_z_{null}")) for null in ("shuffled", "entropy"))
         name = f"{attention.removeprefix('attend')}.{head}"
         return Head(name, tokens, *means, mean([b[1] if len(b) > 1 else 0 for b in betti]), loops)
 
@@ -70,7 +71,7 @@ def tail(found: Analysis, head: Head, k: int) -> float:
     return float(1 - np.sort(rows, axis=1)[:, -k:].sum(1).mean())
 
 
-def meaning(found: Analysis, heads: list[Head], images: int) -> list[str]:
+def meaning(found: Analysis, heads: list[Head]) -> list[str]:
     """What the numbers say, one sentence a finding."""
     tokens = heads[0].tokens
     uniform = math.log(tokens)
@@ -93,24 +94,26 @@ def meaning(found: Analysis, heads: list[Head], images: int) -> list[str]:
         f"Along its weights, head {fast.name} mixes fastest (second eigenvalue about {1 - fast.gap:.2f}) and head "
         f"{slow.name} slowest ({1 - slow.gap:.2f}): the slow one keeps regions of the image apart."
     )
-    if looped := [h for h in heads if h.loops > images / 2]:
+    if looped := [h for h in heads if h.loops > 2]:
         said.append(
-            f"At the threshold that connects all patches, {named(looped)} close{'s' if len(looped) == 1 else ''} loops "
-            "that no clique fills in most images: strong weights run around a region instead of through it."
+            f"Loops beyond chance: {named(looped)}, by more than two deviations of rows with the same weights in "
+            "random places. There strong weights run around a region instead of through it."
         )
+    else:
+        said.append("No head's loops last longer than those of the same weights in random places: chance has as many.")
     return said
 
 
 def report(found: Analysis, images: int, console: Console) -> None:
     heads = [Head.of(found, c.name, h, c.sizes[3]) for c in found.captured for h in range(c.sizes[1])]
     table = Table(title=f"layer.head, means over {images} images, one of each digit")
-    for column in ("", "entropy", "flow", "gap", "connected at", "β₁", "images with loops"):
+    for column in ("", "entropy", "flow", "gap", "connected at", "β₁", "z of loops"):
         table.add_column(column, justify="right" if column else "left")
     for h in heads:
         numbers = (f"{h.entropy:.2f}", f"{h.flow:.2f}", f"{h.gap:.2f}", f"{h.threshold:.2f}", f"{h.betti:.1f}")
-        table.add_row(h.name, *numbers, str(h.loops))
+        table.add_row(h.name, *numbers, f"{h.loops:.1f}")
     console.print(table)
-    for sentence in meaning(found, heads, images):
+    for sentence in meaning(found, heads):
         console.print(f"• {sentence}")
     console.rule("the program")
     for f in found.select(attention="ir"):

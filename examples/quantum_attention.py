@@ -1,8 +1,9 @@
 """A digit classifier whose attention is made of quantum states, trained through ``aatc.compile``.
 
-Every patch of an image is mapped to pure states; patches attend by the Born probabilities of their Fubini-Study
-distances under a learned Hermitian metric, and what they gather flows one step of heat over the patches. The script
-prints the accuracy on held-out digits, and what is measured of states, weights and flow, before and after training.
+Every patch of an image has places on a curved manifold of states; patches attend by the Born probabilities of their
+Fubini-Study distances, what they bring interferes, and the probabilities flow one step of heat over the patches. The
+script prints the accuracy on held-out digits, and what is measured of weights, amplitudes, manifold and flow, before
+and after training.
 
     python examples/quantum_attention.py
 """
@@ -25,7 +26,7 @@ import aatc
 from aatc.nn import QuantumGeometricAttention
 
 PATCH, WIDTH, HEADS = 2, 64, 4
-RANK, STATES = 4, 8  # of the learned metric 1 + LL†; complex dimensions of a state
+RANK, MANIFOLD = 4, 8  # directions along which the metric changes; dimension of the manifold
 EPOCHS = 15
 
 
@@ -36,7 +37,7 @@ class DigitStates(nn.Module):
         super().__init__()
         self.embed = nn.Conv2d(1, WIDTH, 3, PATCH, padding=1)  # patches overlap by a pixel
         self.place = nn.Parameter(0.02 * torch.randn((8 // PATCH) ** 2, WIDTH))
-        self.attention = QuantumGeometricAttention(WIDTH, HEADS, 0.0, RANK, STATES, num_layers=1)
+        self.attention = QuantumGeometricAttention(WIDTH, HEADS, 0.0, RANK, MANIFOLD, num_layers=1)
         self.before, self.between = nn.LayerNorm(WIDTH), nn.LayerNorm(WIDTH)
         self.mlp = nn.Sequential(nn.Linear(WIDTH, 2 * WIDTH), nn.GELU(), nn.Linear(2 * WIDTH, WIDTH))
         self.head = nn.Sequential(nn.LayerNorm(WIDTH), nn.Linear(WIDTH, 10))

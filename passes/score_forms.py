@@ -17,6 +17,7 @@ SINGULAR: dict[str, tuple[tuple[float, float], ...]] = {
     "expacosh": ((1.0, -1.0),),
     "acos": ((-1.0, 1.0), (1.0, 1.0)),
     "asinsqrt": ((1.0, 0.0), (-1.0, 1.0)),
+    "arcsinc": ((-1.0, 1.0),),
     "sqrt": ((1.0, 0.0),),
     "div": ((1.0, 0.0),),
 }

@@ -50,6 +50,12 @@ from aatc.passes.analysis.chains.spaces import (
     triangulated_torus,
     wedge_of_circles_and_sphere,
 )
+from aatc.passes.analysis.cohomology.barcode_vectors import (
+    barcode_distance,
+    persistence_image,
+    persistence_landscape,
+    wasserstein_distance,
+)
 from aatc.passes.analysis.cohomology.characteristic import (
     Curvature,
     TransportError,
@@ -71,6 +77,7 @@ from aatc.passes.analysis.cohomology.cohomology import (
     cohomology,
     coordinates,
 )
+from aatc.passes.analysis.cohomology.dowker_persistence import dowker_persistence
 from aatc.passes.analysis.cohomology.hodge import (
     HodgeDecomposition,
     WeightError,
@@ -81,6 +88,13 @@ from aatc.passes.analysis.cohomology.hodge import (
     hodge_laplacian,
     hodge_star,
     star_weights,
+)
+from aatc.passes.analysis.cohomology.null_models import (
+    NullComparison,
+    against_null,
+    loop_statistics,
+    rows_of_entropy,
+    shuffled_rows,
 )
 from aatc.passes.analysis.cohomology.persistence import (
     BackendError,
@@ -109,11 +123,14 @@ __all__ = [
     "DifferentialForm",
     "FiltrationError",
     "HodgeDecomposition",
+    "NullComparison",
     "SimplicialComplex",
     "TransportError",
     "WeightError",
+    "against_null",
     "attention_dissimilarity",
     "attention_persistence",
+    "barcode_distance",
     "betti_numbers",
     "bottleneck_distance",
     "chain_complex",
@@ -131,6 +148,7 @@ __all__ = [
     "curvature",
     "directed_flag_complex",
     "dowker_complex",
+    "dowker_persistence",
     "dunce_hat",
     "edge_threshold",
     "euler_number",
@@ -150,9 +168,12 @@ __all__ = [
     "klein_bottle",
     "line_bundle_classes",
     "link_phases",
+    "loop_statistics",
     "minimal_model",
     "moore_space",
     "oriented_surface",
+    "persistence_image",
+    "persistence_landscape",
     "poincare_sphere",
     "polygon_quotient",
     "projective_plane",
@@ -160,6 +181,8 @@ __all__ = [
     "relative_complex",
     "rips_persistence",
     "rips_values",
+    "rows_of_entropy",
+    "shuffled_rows",
     "simplex",
     "simplicial_map",
     "sphere",
@@ -173,5 +196,6 @@ __all__ = [
     "unit_columns",
     "w1_cocycle",
     "w2_cocycle",
+    "wasserstein_distance",
     "wedge_of_circles_and_sphere",
 ]

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from aatc.analysis.items import LEGEND, item_of
 from aatc.passes.analysis.arithmetic.motivic import MotivicClass
 from aatc.passes.analysis.arithmetic.zeta import InverseZeta
 from aatc.passes.analysis.chains.homology import AbelianGroup
@@ -16,6 +17,7 @@ from aatc.passes.analysis.result import BudgetError, Result, Undecided
 
 if TYPE_CHECKING:
     from aatc.analysis.run import Analysis
+    from aatc.passes.analysis.attention_rows import AttentionRows
     from aatc.passes.analysis.base import Finding
 
 #: Patterns side by side in one table.
@@ -31,10 +33,8 @@ def text_of(analysis: Analysis, width: int = 120) -> str:
     out = io.StringIO()
     console = Console(file=out, width=width, markup=False, highlight=False)
     seen = analysis.captured
-    console.print(f"{len(seen)} attention{'s' if len(seen) != 1 else ''} seen")
-    for c in seen:
-        _, h, n, m = c.sizes
-        console.print(f"  {c.name}  {c.where}  {h} heads, {n} queries, {m} keys, batch {', '.join(map(str, c.batch))}")
+    for line in summary(analysis):
+        console.print(line)
     for family in dict.fromkeys(f.family for f in analysis.findings):
         console.print()
         console.rule(family, align="left")
@@ -44,10 +44,35 @@ def text_of(analysis: Analysis, width: int = 120) -> str:
             for f in module.findings:
                 if f.subject == "ir" and f.family == family:
                     console.print(f"{program}: {name(f.item)}: {value_text(f.result)}")
+        for f in (f for f in findings if f.subject == "layers"):
+            batch = f" of batch element {f.batch}" if len({g.batch for g in findings}) > 2 else ""
+            console.print(f"all layers{batch}: {name(f.item)}: {value_text(f.result)}")
         for c in seen:
-            for table in _tables(c.name, [f for f in findings if f.subject == c.name]):
+            shown = [f for f in findings if f.subject == c.name and not shared_by_causal(analysis, c, f.item)]
+            for table in _tables(c.name, shown):
                 console.print(table)
+    console.print()
+    for level, text in LEGEND.items():
+        console.print(f"{level}  {text}")
     return out.getvalue()
+
+
+def summary(analysis: Analysis) -> list[str]:
+    """How many attentions were seen, and a line on each."""
+    seen = analysis.captured
+    lines = [f"{len(seen)} attention{'s' if len(seen) != 1 else ''} seen"]
+    for c in seen:
+        _, h, n, m = c.sizes
+        lines.append(f"  {c.name}  {c.where}  {h} heads, {n} queries, {m} keys, batch {', '.join(map(str, c.batch))}")
+    return lines
+
+
+def shared_by_causal(analysis: Analysis, seen: AttentionRows, item: str) -> bool:
+    """Whether an item is the same of every causal pattern, and all patterns of ``seen`` are causal: tables leave it
+    out. Mean times to absorption are found of causal patterns alone."""
+    b, h = seen.sizes[:2]
+    found = analysis.select(item="mean_absorption_time", attention=seen.name)
+    return not item_of(item).causal and len(found) == b * h
 
 
 def _tables(title: str, findings: Sequence[Finding]) -> Iterable[Any]:
@@ -63,11 +88,14 @@ def _tables(title: str, findings: Sequence[Finding]) -> Iterable[Any]:
         table.add_column("")
         for batch, head in some:
             table.add_column(f"batch {batch} head {head}" if batches else f"head {head}")
+        table.add_column("unit")
         table.add_column("proof")
         for item in items:
             cells = [by.get((item, b, h)) for b, h in some]
             levels = sorted({c.proof_level for c in cells if isinstance(c, Result)})
-            table.add_row(name(item), *("" if c is None else value_text(c) for c in cells), ", ".join(levels))
+            table.add_row(
+                name(item), *("" if c is None else value_text(c) for c in cells), item_of(item).unit, ", ".join(levels)
+            )
         yield table
 
 
@@ -89,7 +117,7 @@ def _words(value: Any) -> str:
     if isinstance(value, bool):
         return "yes" if value else "no"
     if isinstance(value, float):
-        return f"{value:.4g}"
+        return f"{value + 0.0:.4g}"
     if isinstance(value, np.ndarray) and value.dtype.kind == "f" and value.ndim == 1 and 0 < len(value) < 5:
         return f"({', '.join(f'{x:.3g}' for x in value)})"
     if isinstance(value, np.ndarray):

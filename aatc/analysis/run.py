@@ -3,26 +3,34 @@
 from __future__ import annotations
 
 import importlib
-import json
-from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass
+import time
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import Any
 
 import torch
 
+from aatc.analysis import records
 from aatc.backends import get as get_backend
 from aatc.frontend.compiled import _original
 from aatc.ir.core import Module
 from aatc.ir.observe import observing
 from aatc.passes import Pipeline, Placed
+from aatc.passes.analysis.attention_rows import MEMORY, AttentionRows
 from aatc.passes.analysis.base import AnalysisPass, Finding, Study
-from aatc.passes.analysis.capture import MEMORY, CapturedAttention, Recorder
-from aatc.passes.analysis.result import AnalysisError, Cost, Result
+from aatc.passes.analysis.capture import Recorder
+from aatc.passes.analysis.given_weights import token_table, with_tokens
+from aatc.passes.analysis.result import AnalysisError, Cost
+from aatc.passes.analysis.torch_recorder import TorchRecorder
 from aatc.passes.capture_attention import CaptureAttention
 
 #: Family to the module and class of its pass.
 FAMILIES = {
+    "heads": ("aatc.passes.analysis.heads.heads_pass", "AnalyzeHeads"),
     "homotopy": ("aatc.passes.analysis.homotopy.homotopy_pass", "AnalyzeHomotopy"),
+    "topology": ("aatc.passes.analysis.cohomology.topology_pass", "AnalyzeTopology"),
     "cohomology": ("aatc.passes.analysis.cohomology.cohomology_pass", "AnalyzeCohomology"),
     "arithmetic": ("aatc.passes.analysis.arithmetic.arithmetic_pass", "AnalyzeArithmetic"),
     "information": ("aatc.passes.analysis.information.information_pass", "AnalyzeInformation"),
@@ -36,7 +44,7 @@ class Analysis:
     attentions they are about; ``modules`` the IR of each graph, findings attached; ``output`` what the model gave."""
 
     findings: tuple[Finding, ...]
-    captured: tuple[CapturedAttention, ...]
+    captured: tuple[AttentionRows, ...]
     modules: tuple[Module, ...]
     output: Any = None
 
@@ -67,21 +75,28 @@ class Analysis:
         return found[0].result
 
     def to_json(self) -> str:
-        """Every finding as a line of JSON, values as text."""
-        return "\n".join(json.dumps(_row(f)) for f in self.findings)
+        """Every finding as a line of JSON with its value in full, typed as `aatc.analysis.records` says."""
+        return records.to_lines(self.findings)
+
+    def to_dataframe(self) -> Any:
+        """Every finding as a row of a pandas DataFrame, with its unit and sentence."""
+        return records.to_dataframe(self.findings)
+
+    def save(self, path: str | Path) -> None:
+        """Writes the findings to an npz file, arrays as arrays; `load_findings` reads them again."""
+        records.save(self.findings, path)
+
+    def html(self, path: str | Path, title: str = "Attention") -> None:
+        """Writes a page that shows heat maps, persistence diagrams and every value with its unit and meaning; it is one
+        file that needs no other."""
+        from aatc.analysis.page import page
+
+        Path(path).write_text(page(self, title), encoding="utf-8")
 
     def __str__(self) -> str:
         from aatc.analysis.report import text_of
 
         return text_of(self)
-
-
-def _row(f: Finding) -> dict[str, Any]:
-    row = {"attention": f.subject, "batch": f.batch, "head": f.head, "family": f.family, "item": f.item}
-    if isinstance(f.result, Result):
-        level = {"proof_level": f.result.proof_level, "residual": f.result.residual, "tolerance": f.result.tolerance}
-        return {**row, "value": str(f.result.value), **level}
-    return {**row, "value": str(f.result)}
 
 
 def analyze(
@@ -93,47 +108,124 @@ def analyze(
     memory: int = MEMORY,
     batch: int | Sequence[int] = (0,),
     backend: str = "auto",
+    capture: str = "auto",
+    tokens: Any = None,
     progress: Callable[[str, int, int], None] | None = None,
 ) -> Analysis:
-    """Runs ``model`` once on ``inputs`` (a tuple of arguments, or one tensor), compiled, and studies its attentions.
+    """Runs ``model`` once on ``inputs`` (a tuple of arguments, or one tensor), and studies its attentions.
 
-    passes: names of families, or `AnalysisPass` objects for other options than the defaults; one alone may stand
-    without a list. budget: what one pattern, and what the study of the program itself, may cost, a `Cost` or seconds;
-    what would cost more is refused, and the finding says so. memory: bytes one head's pattern may take; longer ones
-    are studied as means over tiles. batch: the batch elements to study, or the one. progress: called with (family,
-    patterns done, patterns in all).
+    A module runs as `eval` has it, and is left as it was: nothing is dropped, and no statistics move. passes: names of
+    families, or `AnalysisPass` objects for other options than the defaults; one alone may stand without a list. budget:
+    the seconds that all of it may take, running the model included, or a `Cost`, whose bytes bound each piece of work;
+    what does not fit in any more is refused, and the finding says so. memory: bytes one head's pattern may take; longer
+    ones are studied as means over tiles. batch: the batch elements to study, or the one. capture: "compiled" sees
+    attentions of `aatc.attend` in the compiled model, and studies its program too; "torch" sees those of ordinary
+    PyTorch code in the model as it is (`capturing`); "auto" takes the first that sees any. tokens: integers (n,) or
+    (batch, n); by default an input of integers (batch, n). progress: called with (family, patterns done, patterns in
+    all).
 
-    Raises AnalysisError when the model has no attention of `aatc.attend`, or none that could be compiled, when its
-    batch has no such element, and when a score is NaN.
+    Raises AnalysisError when the model shows no attention, when its batch has no such element, and when a score is NaN.
     """
-    chosen = [pass_of(p) for p in ([passes] if isinstance(passes, (str, AnalysisPass)) else passes)]
+    chosen = chosen_passes(passes)
     if not isinstance(inputs, torch.Tensor | tuple | list):
         raise AnalysisError(f"inputs is a {type(inputs).__name__}", hint="give a tuple of arguments, or one tensor")
+    if capture not in ("auto", "compiled", "torch"):
+        raise AnalysisError(f"there is no capture {capture!r}", hint='"auto", "compiled" or "torch"')
     args = (inputs,) if isinstance(inputs, torch.Tensor) else tuple(inputs)
-    limit = budget if isinstance(budget, Cost) else Cost() if budget is None else Cost(seconds=float(budget))
-    compiled = _observed(model, backend)
+    table = token_table(tokens) if tokens is not None else _tokens_among(args)
+    started = time.perf_counter()
+    with evaluating(model):
+        found = None if capture == "torch" else _compiled_run(model, args, batch, backend, capture == "compiled")
+        if found is None:
+            recorder = TorchRecorder(batch, model if isinstance(model, torch.nn.Module) else None)
+            with torch.no_grad(), recorder:
+                output = _original(model)(*args)
+            seen, graphs = list(recorder.captured), list[Module]()
+            if not seen:
+                raise AnalysisError(
+                    f"{_name_of(model)} showed no attention when it ran",
+                    hint="seen are aatc.attend, scaled_dot_product_attention, and softmax of products times values",
+                )
+        else:
+            seen, graphs, output = found
+    seen = with_tokens(seen, table)
+    study = study_of(seen, budget, memory, progress, chosen, started)
+    if not graphs:
+        return Analysis(tuple(f for p in chosen for f in p.findings(study)), tuple(seen), (), output)
+    modules: list[Module] = []
+    for module in graphs:
+        own = (
+            replace(study, captured=(), passes=()) if modules else study
+        )  # patterns are no single graph's: they go first
+        modules.append(Pipeline(tuple(chosen)).run(module, study=own, target=get_backend(backend).target()).module)
+    findings = tuple(f for m in modules for f in m.findings)
+    return Analysis(findings, tuple(seen), tuple(modules), output)
+
+
+def _compiled_run(
+    model: Any, args: tuple[Any, ...], batch: int | Sequence[int], backend: str, only: bool
+) -> tuple[list[AttentionRows], list[Module], Any] | None:
+    """(attentions, graphs, output) of the compiled model; None where it shows no attention, unless ``only`` this way of
+    seeing them was asked for."""
     recorder = Recorder((batch,) if isinstance(batch, int) else batch)
+    compiled = _observed(model, backend)
     with torch.no_grad(), observing(recorder):
         output = compiled(*args)
     if recorder.refused is not None:
         raise recorder.refused
+    session = compiled._aatc.session
     if not recorder.captured:
-        reasons = "; ".join(f"{f.loc} {f.reason}".strip() for f in compiled._aatc.session.fallbacks)
+        if not only:
+            return None
+        reasons = "; ".join(f"{f.loc} {f.reason}".strip() for f in session.fallbacks)
         raise AnalysisError(
-            f"{compiled._aatc.session.name} showed no attention when it ran",
-            hint=reasons or "only attentions written with aatc.attend (or aatc.nn) are seen",
+            f"{session.name} showed no attention when it ran",
+            hint=reasons or "only attentions written with aatc.attend (or aatc.nn) are seen by capture='compiled'",
         )
-    study = Study(tuple(recorder.captured), limit, memory, progress)
     # a graph that could not be imported or compiled lacks the stage
-    graphs = [
-        g.stages[CaptureAttention.name] for g in compiled._aatc.session.graphs if CaptureAttention.name in g.stages
-    ]
-    modules: list[Module] = []
-    for module in graphs:
-        own = Study((), limit, memory) if modules else study  # the patterns are no single graph's: they go first
-        modules.append(Pipeline(tuple(chosen)).run(module, study=own, target=get_backend(backend).target()).module)
-    findings = tuple(f for m in modules for f in m.findings)
-    return Analysis(findings, tuple(recorder.captured), tuple(modules), output)
+    graphs = [g.stages[CaptureAttention.name] for g in session.graphs if CaptureAttention.name in g.stages]
+    return list(recorder.captured), graphs, output
+
+
+@contextmanager
+def evaluating(model: Any) -> Iterator[None]:
+    """A module in evaluation mode, each of its parts as it was afterwards; anything else as it is."""
+    training = [m for m in model.modules() if m.training] if isinstance(model, torch.nn.Module) else []
+    for m in training:
+        m.training = False
+    try:
+        yield
+    finally:
+        for m in training:
+            m.training = True
+
+
+@contextmanager
+def capturing(batch: int | Sequence[int] = (0,), model: torch.nn.Module | None = None) -> Iterator[TorchRecorder]:
+    """Within it, every attention of ordinary PyTorch code that runs in this thread is kept: hand the recorder to
+    `analyze_weights`, or read ``.captured``.
+
+    Seen are `scaled_dot_product_attention`, `torch.nn.MultiheadAttention`, models of transformers, and softmax(…)·V by
+    hand. The model runs as it is, without a gradient or with one. Kept are queries, keys and what the model adds to
+    their products: O(n) numbers beside the model's own masks, and weights are evaluated by rows when they are read; of
+    attentions whose scores are made otherwise the weights themselves. batch: the batch elements to keep. model: names
+    its modules in ``.where``. Raises AnalysisError at the end where the batch has no such element.
+    """
+    recorder = TorchRecorder(batch, model)
+    with recorder:
+        yield recorder
+
+
+def _tokens_among(args: tuple[Any, ...]) -> torch.Tensor | None:
+    """The first input of integers with two axes."""
+    for a in args:
+        if isinstance(a, torch.Tensor) and a.ndim == 2 and a.dtype in (torch.int32, torch.int64):
+            return a.detach().cpu().long()
+    return None
+
+
+def _name_of(model: Any) -> str:
+    return getattr(model, "__name__", type(model).__name__)
 
 
 def _observed(model: Any, backend: str) -> Any:
@@ -141,6 +233,24 @@ def _observed(model: Any, backend: str) -> Any:
     from aatc.frontend.compiled import compile
 
     return compile(_original(model), backend=backend, passes=[Placed(CaptureAttention(), after="canonicalize")])
+
+
+def study_of(
+    seen: Sequence[AttentionRows],
+    budget: Cost | float | None,
+    memory: int,
+    progress: Callable[[str, int, int], None] | None,
+    passes: Sequence[AnalysisPass],
+    started: float | None = None,
+) -> Study:
+    """The study of attentions by these passes, within ``budget`` in all: a `Cost`, seconds, or None for no limit."""
+    limit = budget if isinstance(budget, Cost) else Cost() if budget is None else Cost(seconds=float(budget))
+    return Study(tuple(seen), limit, memory, progress, tuple(passes), started)
+
+
+def chosen_passes(passes: str | AnalysisPass | Iterable[str | AnalysisPass]) -> list[AnalysisPass]:
+    """Passes as objects; one alone may stand without a list."""
+    return [pass_of(p) for p in ([passes] if isinstance(passes, (str, AnalysisPass)) else passes)]
 
 
 def pass_of(p: str | AnalysisPass) -> AnalysisPass:

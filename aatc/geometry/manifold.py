@@ -7,7 +7,9 @@ the unit of the metric: a sphere of radius 2 has half circumference 2π.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+import math
+from collections.abc import Callable, Iterable, Sequence
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -21,8 +23,86 @@ class PointShapeError(GeometryError):
     """Tensors whose shapes or dtypes are not those of points and tangent vectors of the manifold."""
 
 
+class NotOnManifoldError(GeometryError):
+    """A point that the manifold does not have, or one with coordinates that are not finite."""
+
+
 class CutLocusError(GeometryError):
     """Two points with more than one shortest geodesic between them: ``log`` and ``transport`` have no value."""
+
+
+#: A parameter of a geometry: a number, or a tensor of one entry that may learn.
+Scalar = float | Tensor
+
+
+def holds(condition: Tensor) -> bool:
+    """Whether a condition holds for all entries, in eager mode; True where nobody can look: while torch.compile or
+    torch.func.vmap traces, for tensors without data, and while a CUDA graph is recorded."""
+    if torch.compiler.is_compiling() or (condition.is_cuda and torch.cuda.is_current_stream_capturing()):
+        return True
+    try:
+        return bool(condition.all())
+    except RuntimeError:
+        return True
+
+
+def scalar(what: str, value: Any, *, positive: bool = False) -> Scalar:
+    """A parameter as it is kept: a number as a float, a tensor of shape () or (1,) as it is, so that it learns.
+
+    Raises: GeometryError, named by ``what``, for another type or shape, for NaN and infinity, and with ``positive`` for
+    what is not; of a tensor these are looked at again when it is used (`require_scalar`).
+    """
+    if isinstance(value, Tensor):
+        if value.ndim > 1 or value.numel() != 1:
+            raise GeometryError(f"{what} is one number, got a tensor of shape {tuple(value.shape)}: make one per value")
+        if not value.is_floating_point():
+            raise GeometryError(f"{what} is a tensor of {value.dtype}: convert it, say with .double()")
+    else:
+        if isinstance(value, (str, bytes)) or not hasattr(value, "__float__"):
+            raise GeometryError(f"{what} is a number or a tensor of one entry, got {value!r}")
+        try:
+            value = float(value)
+        except (OverflowError, TypeError, ValueError) as error:
+            raise GeometryError(f"{what} is {value!r}, which is no number of double precision: {error}") from error
+    kept: Scalar = value
+    require_scalar(what, kept, positive=positive)
+    return kept
+
+
+def require_scalar(what: str, value: Scalar, *, positive: bool = False) -> None:
+    """Refuse a parameter that is NaN, infinite, or not positive; of tensors in eager mode alone (`holds`)."""
+    if isinstance(value, Tensor):
+        seen = value.detach()
+        good = holds((seen > 0) & seen.isfinite() if positive else seen.isfinite())
+    else:
+        good = math.isfinite(value) and (value > 0 or not positive)
+    if not good:
+        wanted = "positive and finite" if positive else "finite"
+        raise GeometryError(f"{what} is {wanted}, got {shown(value)}")
+
+
+def shown(value: Scalar) -> str:
+    """A parameter in a message or a repr."""
+    if not isinstance(value, Tensor):
+        return repr(value)
+    if torch.compiler.is_compiling() or value.device.type == "meta":
+        return "a tensor"
+    try:
+        return f"tensor({value.item()!r})"
+    except RuntimeError:
+        return "a tensor"
+
+
+def of(value: Scalar, x: Tensor) -> Scalar:
+    """A parameter for formulas of ``x``: a tensor without axes, of no less digits than ``x`` has."""
+    if not isinstance(value, Tensor):
+        return value
+    return value.reshape(()).to(torch.promote_types(value.dtype, x.dtype))
+
+
+def root(value: Scalar) -> Scalar:
+    """√value of a parameter."""
+    return torch.sqrt(value) if isinstance(value, Tensor) else math.sqrt(value)
 
 
 def quotient(x: Tensor, ratio: Callable[[Tensor], Tensor], c2: float, c4: float, c6: float) -> Tensor:
@@ -36,19 +116,50 @@ def quotient(x: Tensor, ratio: Callable[[Tensor], Tensor], c2: float, c4: float,
     return torch.where(small, series, ratio(torch.where(small, torch.full_like(x, 0.5), x)))
 
 
+Even = tuple[Callable[[Tensor], Tensor], float, float, float]
+#: Even functions as `quotient`, `even` and `radial` take them: the function, and its series from x² on.
+COS: Even = (torch.cos, -1 / 2, 1 / 24, -1 / 720)
+SINC: Even = (lambda z: z.sin() / z, -1 / 6, 1 / 120, -1 / 5040)
+INVERSE_SINC: Even = (lambda z: z / z.sin(), 1 / 6, 7 / 360, 31 / 15120)
+ATANC: Even = (lambda z: z.atan() / z, -1 / 3, 1 / 5, -1 / 7)
+COSH: Even = (torch.cosh, 1 / 2, 1 / 24, 1 / 720)
+SINHC: Even = (lambda z: z.sinh() / z, 1 / 6, 1 / 120, 1 / 5040)
+ASINHC: Even = (lambda z: z.asinh() / z, -1 / 6, 3 / 40, -5 / 112)
+TANHC: Even = (lambda z: z.tanh() / z, -1 / 3, 2 / 15, -17 / 315)
+
+
+def even(square: Tensor, ratio: Callable[[Tensor], Tensor], c2: float, c4: float, c6: float) -> Tensor:
+    """An even function with value 1 at 0, of the square of its argument: `quotient`, smooth in what the square is made
+    of, where the argument itself, as a length, has no second derivative at 0."""
+    small = square < 1e-4
+    near = torch.where(small, square, torch.zeros_like(square))
+    series = 1 + near * (c2 + near * (c4 + near * c6))
+    return torch.where(small, series, ratio(torch.where(small, torch.full_like(square, 0.25), square).sqrt()))
+
+
+def radial(v: Tensor, ratio: Callable[[Tensor], Tensor], c2: float, c4: float, c6: float) -> Tensor:
+    """`even` of |v| over the last axis, which is kept with size 1; the square of a large |v| need not be a number."""
+    small = length(v.detach()) < 0.01
+    near = torch.where(small, v, torch.zeros_like(v))
+    square = dot(near, near)
+    series = 1 + square * (c2 + square * (c4 + square * c6))
+    far = torch.where(small, torch.full_like(v, 0.5 / v.shape[-1] ** 0.5), v)
+    return torch.where(small, series, ratio(length(far)))
+
+
 def sinc(x: Tensor) -> Tensor:
     """sin(x)/x."""
-    return quotient(x, lambda z: z.sin() / z, -1 / 6, 1 / 120, -1 / 5040)
+    return quotient(x, *SINC)
+
+
+def inverse_sinc(x: Tensor) -> Tensor:
+    """x/sin(x), |x| < π."""
+    return quotient(x, *INVERSE_SINC)
 
 
 def sinhc(x: Tensor) -> Tensor:
     """sinh(x)/x."""
-    return quotient(x, lambda z: z.sinh() / z, 1 / 6, 1 / 120, 1 / 5040)
-
-
-def asinhc(x: Tensor) -> Tensor:
-    """asinh(x)/x."""
-    return quotient(x, lambda z: z.asinh() / z, -1 / 6, 3 / 40, -5 / 112)
+    return quotient(x, *SINHC)
 
 
 def atanhc(x: Tensor) -> Tensor:
@@ -56,20 +167,21 @@ def atanhc(x: Tensor) -> Tensor:
     return quotient(x, lambda z: z.atanh() / z, 1 / 3, 1 / 5, 1 / 7)
 
 
-def tanhc(x: Tensor) -> Tensor:
-    """tanh(x)/x."""
-    return quotient(x, lambda z: z.tanh() / z, -1 / 3, 2 / 15, -17 / 315)
-
-
-def inverse_sinc(x: Tensor) -> Tensor:
-    """x/sin(x), |x| < π."""
-    return quotient(x, lambda z: z / z.sin(), 1 / 6, 7 / 360, 31 / 15120)
-
-
 def safe_sqrt(x: Tensor) -> Tensor:
-    """√max(x, 0), with gradient 0 where x ≤ 0."""
-    positive = x > 0
-    return torch.where(positive, torch.where(positive, x, torch.ones_like(x)).sqrt(), torch.zeros_like(x))
+    """√max(x, 0), with gradient 0 where x ≤ 0; NaN of NaN."""
+    zero = x <= 0
+    return torch.where(zero, torch.zeros_like(x), torch.where(zero, torch.ones_like(x), x).sqrt())
+
+
+def matrix_exponential(a: Tensor) -> Tensor:
+    """expm of square matrices. torch's own is off by up to 1e-11 for norms between 0.001 and 0.05 in double precision
+    (torch 2.13), where it takes a polynomial of degree 8: an entry beside the matrix makes the norm larger."""
+    n = a.shape[-1]
+    beside = torch.nn.functional.pad(a, (0, 1, 0, 1))
+    corner = torch.zeros(n + 1, n + 1, dtype=a.dtype, device=a.device)
+    corner[-1, -1] = 0.125
+    exponential: Tensor = torch.linalg.matrix_exp(beside + corner)
+    return exponential[..., :n, :n]
 
 
 def dot(u: Tensor, v: Tensor) -> Tensor:
@@ -92,39 +204,58 @@ class Manifold:
     values of its formula, so ambient gradients have a meaning only after projection to the tangent space.
 
     Raises: PointShapeError for shapes and dtypes that do not fit, by every method; CutLocusError by ``log``,
-    ``geodesic`` and ``transport`` where the shortest geodesic is not unique.
+    ``geodesic`` and ``transport`` where the shortest geodesic is not unique. In eager mode also, by all but ``belongs``
+    and ``is_tangent``: NotOnManifoldError for points whose constraints fail by more than rounding and steps of finite
+    differences (the root of the dtype's epsilon, or 1e-4 if that is more), and GeometryError for vectors that are not
+    finite and for a parameter that is out of its range by now. While torch.compile or torch.func.vmap traces, where
+    looking at values would break the graph, the formula is evaluated as it is.
+
+    A parameter such as a curvature may be a tensor of one entry, to which gradients flow, with the coordinates held.
     """
 
     point_ndim = 1
     min_size = 1
 
     def dist(self, x: Tensor, y: Tensor) -> Tensor:
-        """The geodesic distance, (...). Its gradient at x = y is taken to be 0."""
+        """The geodesic distance, (...). Its gradient at x = y is taken to be 0. It has no second one there; its
+        square has, taken as inner(x, v, v) with v = log(x, y)."""
         self._check(x, y)
+        self._check_values((x, y))
         return self._dist(x, y)
+
+    def squared_dist(self, x: Tensor, y: Tensor) -> Tensor:
+        """dist², (...), as the squared norm of ``log``, which has a derivative at x = y and refuses the cut locus."""
+        self._check(x, y)
+        self._check_values((x, y))
+        change = self._log(x, y)
+        return self._inner(x, change, change)
 
     def exp(self, x: Tensor, v: Tensor) -> Tensor:
         """The point at time 1 of the geodesic from ``x`` with velocity ``v``."""
         self._check(x, v)
+        self._check_values((x,), (v,))
         return self._exp(x, v)
 
     def log(self, x: Tensor, y: Tensor) -> Tensor:
         """The velocity at ``x`` of the shortest geodesic that is at ``y`` at time 1; its norm is ``dist(x, y)``."""
         self._check(x, y)
+        self._check_values((x, y))
         return self._log(x, y)
 
     def inner(self, x: Tensor, u: Tensor, v: Tensor) -> Tensor:
         """The metric at ``x`` of two tangent vectors, (...)."""
         self._check(x, u, v)
+        self._check_values((x,), (u, v))
         return self._inner(x, u, v)
 
     def norm(self, x: Tensor, v: Tensor) -> Tensor:
-        """√inner(x, v, v), (...); its gradient at v = 0 is 0."""
+        """√inner(x, v, v), (...); its gradient at v = 0 is taken to be 0. To differentiate |v|² twice, take `inner`."""
         return safe_sqrt(self.inner(x, v, v))
 
     def transport(self, x: Tensor, y: Tensor, v: Tensor) -> Tensor:
         """Parallel transport of ``v``, tangent at ``x``, to ``y`` along the shortest geodesic."""
         self._check(x, y, v)
+        self._check_values((x, y), (v,))
         return self._transport(x, y, v)
 
     def geodesic(self, x: Tensor, y: Tensor, t: Tensor | float) -> Tensor:
@@ -138,17 +269,39 @@ class Manifold:
             raise PointShapeError(
                 f"times of shape {tuple(times.shape)} do not broadcast with {tuple(batch)}"
             ) from error
+        self._check_values((x, y), (times,))
         return self._geodesic(x, y, times.reshape(*times.shape, *[1] * self.point_ndim))
 
     def projection(self, x: Tensor) -> Tensor:
         """A point of the manifold for an ambient ``x``; points of the manifold stay where they are."""
         self._check(x)
+        self._check_values((), (x,))
         return self._projection(x)
 
     def tangent_projection(self, x: Tensor, v: Tensor) -> Tensor:
         """The tangent vector at ``x`` that is nearest to the ambient ``v`` in the metric."""
         self._check(x, v)
+        self._check_values((x,), (v,))
         return self._tangent_projection(x, v)
+
+    def egrad2rgrad(self, x: Tensor, gradient: Tensor) -> Tensor:
+        """The Riemannian gradient at ``x`` of a function whose ambient gradient there is ``gradient``.
+
+        It is the tangent vector g with inner(x, g, v) = Σ gradient · v for every tangent v.
+        """
+        self._check(x, gradient)
+        self._check_values((x,), (gradient,))
+        return self._egrad2rgrad(x, gradient)
+
+    def retraction(self, x: Tensor, v: Tensor) -> Tensor:
+        """A point of the manifold near ``exp(x, v)``, at less cost: they differ by O(|v|²)."""
+        self._check(x, v)
+        self._check_values((x,), (v,))
+        return self._retraction(x, v)
+
+    def convexity_radius(self) -> float | Tensor:
+        """Points within a ball of less than this radius have one Fréchet mean; 0 where no such radius is known."""
+        return 0.0
 
     def belongs(self, x: Tensor, atol: float | None = None) -> Tensor:
         """Whether the constraints hold within ``atol`` (default: the root of the dtype's epsilon), bool (...)."""
@@ -201,6 +354,45 @@ class Manifold:
         except RuntimeError as error:
             raise PointShapeError(f"the batch axes of {shapes} do not broadcast") from error
 
+    def _parameters(self) -> Iterable[tuple[str, Scalar, bool]]:
+        """Name and value of each parameter, and whether it has to be positive."""
+        return ()
+
+    def _near(self, x: Tensor) -> Tensor:
+        """Whether points are on the manifold but for rounding and steps of finite differences, bool (...)."""
+        if type(self)._belongs is Manifold._belongs:  # a subclass that does not say where its points lie
+            return x.isfinite().flatten(x.ndim - self.point_ndim).all(-1)
+        return self._belongs(x, self._near_atol(x))
+
+    @staticmethod
+    def _near_atol(x: Tensor) -> float:
+        least: float = torch.finfo(x.dtype).eps ** 0.5
+        return max(least, 1e-4)
+
+    def _check_values(self, points: Sequence[Tensor], others: Sequence[Tensor] = ()) -> None:
+        """Refuse, in eager mode, points off the manifold, other numbers that are not finite, parameters out of range:
+        one look for all of them, and a second one to tell which."""
+        if torch.compiler.is_compiling():
+            return
+        for name, value, positive in self._parameters():
+            if isinstance(value, Tensor):
+                require_scalar(name, value, positive=positive)
+        seen = [t.detach() for t in points], [t.detach() for t in others]
+        good = [self._near(t).all() for t in seen[0]] + [t.isfinite().all() for t in seen[1]]
+        if not good or holds(torch.stack(good)):
+            return
+        for t in seen[1]:
+            if not holds(t.isfinite()):
+                raise GeometryError(f"a vector or time given to {self!r} holds NaN or infinity")
+        for t in seen[0]:
+            if not holds(near := self._near(t)):
+                index = tuple(int(i) for i in (~near).nonzero()[0])
+                finite = holds(t[index].isfinite())
+                what = "is not on" if finite else "holds NaN or infinity, and is not on"
+                hint = "; projection() takes points to it" if finite else ""
+                where = f" at batch index {index}" if index else ""
+                raise NotOnManifoldError(f"the point{where} {what} {self!r}{hint}")
+
     def _dist(self, x: Tensor, y: Tensor) -> Tensor:
         raise NotImplementedError
 
@@ -226,6 +418,13 @@ class Manifold:
     def _tangent_projection(self, x: Tensor, v: Tensor) -> Tensor:
         raise NotImplementedError
 
+    def _egrad2rgrad(self, x: Tensor, gradient: Tensor) -> Tensor:
+        """Of a metric that is the ambient one."""
+        return self._tangent_projection(x, gradient)
+
+    def _retraction(self, x: Tensor, v: Tensor) -> Tensor:
+        return self._exp(x, v)
+
     def _belongs(self, x: Tensor, atol: float) -> Tensor:
         raise NotImplementedError
 
@@ -236,6 +435,12 @@ class Manifold:
 
 class Euclidean(Manifold):
     """Rⁿ with the standard metric: exp(x, v) = x + v, transport is the identity. Points (..., n)."""
+
+    def __repr__(self) -> str:
+        return "Euclidean()"
+
+    def convexity_radius(self) -> float:
+        return math.inf
 
     def _dist(self, x: Tensor, y: Tensor) -> Tensor:
         distances: Tensor = torch.linalg.vector_norm(x - y, dim=-1)

@@ -1,4 +1,4 @@
-"""Pure states and their Fubini-Study geometry under a learned Hermitian form.
+"""Pure states, their Fubini-Study distance as a score, and their overlap as the amplitude by which values arrive.
 
 A state ψ of C^m is kept as 2m real numbers, real parts before imaginary ones; ⟨φ|ψ⟩ = Σ φ*ψ.
 """
@@ -10,11 +10,20 @@ import math
 import torch
 from torch import Tensor
 
+from aatc.connections import Connection
 from aatc.errors import ShapeError
 from aatc.ir.reference import compute_dtype
 from aatc.ir.score.expr import call
 from aatc.metrics import Metric, Number
-from aatc.parts import Capture, scalar_captures, scalar_expr, scalar_key
+from aatc.parts import Capture, Sizes, scalar_captures, scalar_expr, scalar_key
+
+
+def _quarter(name: str, width: int, sizes: Sizes) -> Capture:
+    """Quarter turns of all channels: i ψ as a rotation of channel c with c + D/2. Constants of the language are
+    numbers, so the angles are a tensor."""
+    if width % 2:
+        raise ShapeError(f"states have {width} channels", hint="give real parts, then as many imaginary ones")
+    return Capture(name, torch.full((width // 2,), math.pi / 2, dtype=sizes.dtype, device=sizes.device), "d")
 
 
 class FubiniStudy(Metric):
@@ -31,11 +40,7 @@ class FubiniStudy(Metric):
         return (self.tag, scalar_key(self.beta))
 
     def captures(self, sizes):
-        if sizes.d % 2:
-            raise ShapeError(f"states have {sizes.d} channels", hint="give real parts, then as many imaginary ones")
-        # i k as a rotation of channel c with c + D/2: constants of the language are numbers, so the angle is a tensor
-        quarter = torch.full((sizes.d // 2,), math.pi / 2, dtype=sizes.dtype, device=sizes.device)
-        return [*scalar_captures("beta", self.beta, sizes), Capture("quarter", quarter, "d")]
+        return [*scalar_captures("beta", self.beta, sizes), _quarter("quarter", sizes.d, sizes)]
 
     @classmethod
     def score(cls, key, q, k, captured):
@@ -44,6 +49,24 @@ class FubiniStudy(Metric):
         fidelity = q.dot(k) ** 2 + q.dot(turned) ** 2
         distance = call("asinsqrt", 1.0 - fidelity)
         return -(beta * distance * distance)
+
+
+class Overlap(Connection):
+    """v_j arrives at query i as ⟨k_j|q_i⟩ v_j, the amplitude of q_i to be found at k_j, so that values interfere:
+    o_i = Σ_j w_ij |v_j⟩⟨k_j|q_i⟩. Scores are not changed.
+
+    q and k are states of D/2 complex numbers, v of Dv/2, real parts before imaginary ones. Where q and k are unit
+    states, v too, and the weights sum to 1, Σ_j w_ij |v_j⟩⟨k_j| is a contraction, and |o_ic|² is the probability with
+    which it leaves q_i in channel c; the rest is lost. Two terms per value, (q·k) v + (q·ik) iv.
+    """
+
+    def captures(self, sizes):
+        return [_quarter("quarter_k", sizes.d, sizes), _quarter("quarter_v", sizes.dv, sizes)]
+
+    @classmethod
+    def carried_value(cls, key, q, k, v, captured):
+        turned_k, turned_v = (call("rotate", x, t, attrs=("half",)) for x, t in zip((k, v), captured, strict=True))
+        return q.dot(k) * v + q.dot(turned_k) * turned_v
 
 
 def as_complex(states: Tensor) -> Tensor:
@@ -56,22 +79,3 @@ def normalised(states: Tensor) -> Tensor:
     its vectors: they are found in single precision."""
     eps = max(1e-12, torch.finfo(states.dtype).tiny)  # gradients at 0 are 1/eps times those of the direction
     return torch.nn.functional.normalize(states.to(compute_dtype(states.dtype)), dim=-1, eps=eps).to(states.dtype)
-
-
-def measured(states: Tensor, factor: Tensor) -> Tensor:
-    """Unit states (B, H, N, 2m) as unit states (B, H, N, 2(m + r)) whose inner products are those of g = 1 + LL†.
-
-    ψ ↦ (ψ, L†ψ)/√⟨ψ|g|ψ⟩ keeps ⟨φ|g|ψ⟩, so that distances under g are distances of the images. ``factor``
-    (H, 2m, r): L, its real part above its imaginary one.
-    """
-    above, below = factor.chunk(2, -2)
-    real, imaginary = states.chunk(2, -1)
-    of_real = states @ factor
-    of_imaginary = states @ torch.cat((-below, above), -2)
-    return normalised(torch.cat((real, of_real, imaginary, of_imaginary), -1))
-
-
-def hermitian_form(factor: Tensor) -> Tensor:
-    """g = 1 + LL†, complex (H, m, m), of ``factor`` (H, 2m, r)."""
-    low_rank = torch.complex(*factor.to(compute_dtype(factor.dtype)).chunk(2, -2))
-    return torch.eye(low_rank.shape[-2], dtype=low_rank.dtype, device=factor.device) + low_rank @ low_rank.mH

@@ -12,9 +12,10 @@ from aatc.ir.reference import compute_dtype
 from aatc.masks import Mask
 from aatc.metrics import Metric
 from aatc.nn.learned import METRICS, LearnedMetric, learned_metric
+from aatc.nn.pair_geodesics import pair_geodesics
 from aatc.nn.pairs import carried_values, pair_scores
 from aatc.nn.tokens import check_dropout, check_tokens, head_width, merge_heads, split_heads, token_mask
-from aatc.parts import same
+from aatc.parts import Part, same
 
 CONNECTIONS = ("frames", "rotary", "transport")
 
@@ -23,7 +24,11 @@ class GeometricAttention(nn.Module):
     """Multi-head self-attention by distance: o_i = Σ_j softmax_j(-β d(q_i, k_ij)) v_ij.
 
     ``metric``: a name of `METRICS`, with parameters learned per head (β, or a Mahalanobis factor) and features mapped
-    to points of its space, or an object of `aatc.metrics`, applied to the features as they are.
+    to points of its space, or an object of `aatc.metrics`, applied to the features as they are, whose parameters the
+    module registers as ``metric_`` and their name.
+
+    ``curvature``: the sectional curvature that "lorentz" and "poincare" (negative, by its logarithm) and
+    "stereographic" (of any sign, 0 unless given) learn from, one per head; without it the former two keep −1.
 
     ``connection`` says how keys and values reach the query: "rotary" turns keys by their relative position (base
     ``rotary_base``); "frames" gives every token an orthogonal frame, exp of a skew matrix linear in the token, and
@@ -33,7 +38,7 @@ class GeometricAttention(nn.Module):
 
     The seed's ``attend`` computed a metric and geodesics and handed on only the latter, undefined. Here the metric
     makes the weights and the geodesic carries the values. Both are compiled by `aatc.compile` without n² memory;
-    `attention_metric` and `transport_values` show them for all pairs.
+    `attention_metric`, `compute_geodesics` and `transport_values` show them for all pairs.
 
     Raises ShapeError and ScoreError when made of what does not fit.
     """
@@ -48,6 +53,7 @@ class GeometricAttention(nn.Module):
         dropout: float = 0.0,
         causal: bool = False,
         rotary_base: float = 10000,
+        curvature: float | None = None,
     ) -> None:
         super().__init__()
         width = head_width(hidden_dim, num_heads)
@@ -56,9 +62,12 @@ class GeometricAttention(nn.Module):
         self.connection = connection
         self.metric: LearnedMetric | Metric
         if isinstance(metric, str):
-            self.metric = learned_metric(metric, num_heads, width, transported=connection == "transport")
+            self.metric = learned_metric(metric, num_heads, width, connection == "transport", curvature)
         elif isinstance(metric, Metric):
+            if curvature is not None:
+                raise ScoreError("a metric's object has its curvature itself", hint="metric=Lorentz...(curvature=...)")
             self.metric = metric
+            self._register("metric", metric)
         else:
             raise ScoreError(
                 f"metric is {metric!r}", hint=f"give one of {', '.join(METRICS)}, or an aatc.metrics object"
@@ -67,6 +76,14 @@ class GeometricAttention(nn.Module):
         self.qkv, self.out = nn.Linear(hidden_dim, 3 * hidden_dim), nn.Linear(hidden_dim, hidden_dim)
         if connection == "frames":
             self.frame = nn.Linear(hidden_dim, width * width)
+        if isinstance(connection, Connection):
+            self._register("connection", connection)
+
+    def _register(self, what: str, part: Part) -> None:
+        """Parameters within a part, which optimisers would not see."""
+        for name, value in [*vars(part).items(), *getattr(part, "_bound", {}).items()]:
+            if isinstance(value, nn.Parameter):
+                self.register_parameter(f"{what}_{name}", value)
 
     def _check_connection(self, metric: str | Metric) -> None:
         connection = self.connection
@@ -207,6 +224,27 @@ class GeometricAttention(nn.Module):
         metric, _ = self._measure()
         connection = self._connection(Q, K, positions, tokens, key_tokens)
         return -pair_scores(self._points(Q), self._points(K), metric, connection)
+
+    def compute_geodesics(
+        self,
+        Q: Tensor,
+        K: Tensor,
+        steps: int = 8,
+        *,
+        positions: Tensor | None = None,
+        tokens: Tensor | None = None,
+        key_tokens: Tensor | None = None,
+    ) -> Tensor:
+        """The shortest path from every carried key to every query: points (steps + 1, B, H, N, M, D) at equal times.
+
+        Q (B, H, N, d), K (B, H, M, d); the key is at time 0, the query at 1. Points are those of the metric's space:
+        features for "euclidean" and "mahalanobis", the ball, the unit sphere, distributions, and on the hyperboloid
+        D = d + 1 coordinates, time first. In N·M·D memory per time. "dot" has no geodesics: ScoreError. The seed's
+        method took the metric, which has no ends. The rest as in `attend`.
+        """
+        metric, _ = self._measure()
+        connection = self._connection(Q, K, positions, tokens, key_tokens)
+        return pair_geodesics(self._points(Q), self._points(K), metric, connection, steps)
 
     def transport_values(
         self,

@@ -17,6 +17,7 @@ from aatc.connections import Connection, HyperboloidTransport, SphereTransport
 from aatc.errors import ScoreError
 from aatc.metrics import Metric
 from aatc.nn.fubini_study import normalised
+from aatc.parts import curvature as checked_curvature
 
 
 class LearnedMetric(nn.Module):
@@ -30,11 +31,27 @@ class LearnedMetric(nn.Module):
     initial_beta: ClassVar[float] = 4.0
     turns: ClassVar[bool] = True
     transport: ClassVar[type[Connection] | None] = None
+    #: Which sectional curvatures the space may have: "negative", "any", or None where it is no parameter.
+    curved: ClassVar[str | None] = None
 
-    def __init__(self, num_heads: int, width: int, transported: bool = False) -> None:
+    def __init__(self, num_heads: int, width: int, transported: bool = False, curvature: float | None = None) -> None:
         super().__init__()
         self.width, self.transported = width, transported
         self.log_beta = nn.Parameter(torch.full((num_heads,), math.log(self.initial_beta)))
+        if self.curved == "any":
+            self.curvature = nn.Parameter(torch.full((num_heads,), 0.0 if curvature is None else curvature))
+        self._bends = self.curved == "negative" and curvature is not None
+        if self._bends and curvature is not None:
+            self.log_curvature = nn.Parameter(torch.full((num_heads,), math.log(-curvature)))
+
+    def magnitude(self) -> Tensor | float:
+        """c of the curvature -c: learned, (H,), or 1."""
+        return self.log_curvature.exp() if self._bends else 1.0
+
+    def _for_features(self) -> Tensor | float:
+        """`magnitude` for features (B, H, N, d)."""
+        c = self.magnitude()
+        return c[:, None, None] if isinstance(c, Tensor) else c
 
     def project(self, x: Tensor) -> Tensor:
         """Features (B, H, N, d) as points of the space."""
@@ -107,39 +124,59 @@ class Mahalanobis(LearnedMetric):
 
 
 class Lorentz(LearnedMetric):
-    """-β d on the hyperboloid of curvature -1, features being the spatial coordinates.
+    """-β d on the hyperboloid of curvature -c, features being the spatial coordinates; c is 1, or learned per head as
+    ``log_curvature`` (H,).
 
-    Transported values are written in the axes of the origin o = (1, 0): they are carried to their key along the
+    Transported values are written in the axes of the origin o = (1/√c, 0): they are carried to their key along the
     geodesic from o, from there to the query, and back to o.
     """
 
     transport = HyperboloidTransport
+    curved = "negative"
 
     def project(self, x: Tensor) -> Tensor:
         if not self.transported:
             return x
-        return torch.cat(((1 + x.square().sum(-1, keepdim=True)).sqrt(), x), -1)
+        return torch.cat(((1 / self._for_features() + x.square().sum(-1, keepdim=True)).sqrt(), x), -1)
 
     def metric(self) -> Metric:
-        return metrics.LorentzDistance(lift=not self.transported)
+        return metrics.LorentzDistance(lift=not self.transported, curvature=self.magnitude())
+
+    def transport_connection(self) -> Connection:
+        return HyperboloidTransport(self.magnitude())
 
     def attach(self, points: Tensor, v: Tensor) -> Tensor:
-        # o to y: v + <y, v>/(1 - <o, y>) (o + y), where <o, y> = -y_0 and v_0 = 0
-        along = (points[..., 1:] * v).sum(-1, keepdim=True)
-        return torch.cat((along, v + along / (1 + points[..., :1]) * points[..., 1:]), -1)
+        # o to y: v + c<y, v>/(1 - c<o, y>) (o + y), where <o, y> = -y_0/√c and v_0 = 0
+        root = self._for_features() ** 0.5
+        along = root * (points[..., 1:] * v).sum(-1, keepdim=True)
+        return torch.cat((along, v + root * along / (1 + root * points[..., :1]) * points[..., 1:]), -1)
 
     def detach_values(self, points: Tensor, v: Tensor) -> Tensor:
-        return v[..., 1:] - v[..., :1] / (1 + points[..., :1]) * points[..., 1:]
+        root = self._for_features() ** 0.5
+        return v[..., 1:] - root * v[..., :1] / (1 + root * points[..., :1]) * points[..., 1:]
 
 
 class Poincare(LearnedMetric):
-    """-β d in the unit ball of curvature -1: the hyperboloid's points, x/(1 + √(1 + |x|²)), seen from (-1, 0)."""
+    """-β d in the ball of curvature -c: the hyperboloid's points, x/(1 + √(1 + c|x|²)), seen from (-1/√c, 0); c is 1,
+    or learned per head as ``log_curvature`` (H,)."""
+
+    curved = "negative"
 
     def project(self, x: Tensor) -> Tensor:
-        return x / (1 + (1 + x.square().sum(-1, keepdim=True)).sqrt())
+        return x / (1 + (1 + self._for_features() * x.square().sum(-1, keepdim=True)).sqrt())
 
     def metric(self) -> Metric:
-        return metrics.Poincare()
+        return metrics.Poincare(curvature=self.magnitude())
+
+
+class Stereographic(LearnedMetric):
+    """-β d in the space of ``curvature`` κ (H,), learned per head, its sign included; 0, which is flat, at first.
+    Features are tangent vectors at the origin: see `aatc.metrics.Stereographic`."""
+
+    curved = "any"
+
+    def metric(self) -> Metric:
+        return metrics.Stereographic(curvature=self.curvature, lift=True)
 
 
 class Sphere(LearnedMetric):
@@ -174,13 +211,30 @@ METRICS: dict[str, type[LearnedMetric]] = {
     "mahalanobis": Mahalanobis,
     "poincare": Poincare,
     "sphere": Sphere,
+    "stereographic": Stereographic,
 }
 
 
-def learned_metric(name: str, num_heads: int, width: int, transported: bool = False) -> LearnedMetric:
-    """The learned metric called ``name``. ScoreError lists the names there are."""
+def learned_metric(
+    name: str, num_heads: int, width: int, transported: bool = False, curvature: float | None = None
+) -> LearnedMetric:
+    """The learned metric called ``name``; ``curvature``, of a space that has one, is learned from that value on.
+    ScoreError lists the names there are, and refuses a curvature that is no number or of the wrong sign."""
     if name not in METRICS:
         raise ScoreError(
             f"there is no metric {name!r}", hint=f"there are {', '.join(METRICS)}, and objects of aatc.metrics"
         )
-    return METRICS[name](num_heads, width, transported)
+    if curvature is None:
+        return METRICS[name](num_heads, width, transported)
+    kind = METRICS[name]
+    if kind.curved is None:
+        able = ", ".join(n for n, k in METRICS.items() if k.curved)
+        raise ScoreError(f"metric {name!r} has no curvature to learn", hint=f"there is one of {able}")
+    curvature = checked_curvature(curvature, positive=False)
+    if isinstance(curvature, Tensor):
+        raise ScoreError("the curvature is a tensor", hint="give the number that learning starts from")
+    if kind.curved == "negative" and not curvature < 0:
+        raise ScoreError(
+            f"curvature {curvature} is not negative", hint=f'{name!r} is hyperbolic; "stereographic" has any curvature'
+        )
+    return kind(num_heads, width, transported, curvature=curvature)

@@ -61,6 +61,18 @@ def carried_values(q: Tensor, k: Tensor, v: Tensor, connection: Connection) -> T
     return value.expand(*sizes[:4], sizes.dv)
 
 
+def carried_keys(q: Tensor, k: Tensor, connection: Connection | None) -> Tensor:
+    """k_j as ``connection`` carries it to query i, (B, H, N, M, D)."""
+    sizes = _sizes(q, k, k)
+    if connection is None:
+        return k.unsqueeze(2).expand(*sizes[:4], k.shape[-1])
+    key, captures = connection.described(sizes)
+    params, env = _declared(captures, "connection")
+    body = type(connection).carried_key(key, _Q, _K, params)
+    value = evaluate(body, {"q": q, "k": k, **env}, sizes[:4], dtype=compute_dtype(q.dtype), device=q.device)
+    return value.expand(*sizes[:4], k.shape[-1])
+
+
 def admitted_pairs(mask: Mask, q: Tensor, k: Tensor, start: int = 0, stop: int | None = None) -> Tensor:
     """Where queries start ≤ i < stop may attend: bool (B, H, stop - start, M)."""
     sizes = _sizes(q, k, k)

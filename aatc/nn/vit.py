@@ -33,11 +33,11 @@ class GeodesicViT(nn.Module):
     """Images (B, channels, s, s) to logits (B, num_classes).
 
     The image is cut into (s/p)² patches of p × p pixels, each a token; ``depth`` layers of `GeometricAttention` move
-    information between them, and the mean token is classified. ``metric`` and ``connection`` are those of
-    `GeometricAttention`; "rotary" turns by a patch's row and column and needs heads of a multiple of 4 features.
+    information between them, and the mean token is classified. ``metric``, ``connection`` and ``curvature`` are those
+    of `GeometricAttention`; "rotary" turns by a patch's row and column and needs heads of a multiple of 4 features.
 
     The seed computed patch_metric, geodesics, and a flow along them with nothing defined. Here `flow_information` is
-    the layers, whose weights are made from the metric that `patch_metric` shows.
+    the layers, whose weights are made from the metric that `patch_metric` shows, and `attention_geodesics` its paths.
 
     Raises ShapeError and ScoreError.
     """
@@ -57,6 +57,7 @@ class GeodesicViT(nn.Module):
         *,
         connection: str | Connection | None = "rotary",
         dropout: float = 0.0,
+        curvature: float | None = None,
     ) -> None:
         super().__init__()
         if patch_size < 1 or image_size < 1 or image_size % patch_size:
@@ -71,7 +72,13 @@ class GeodesicViT(nn.Module):
         # The slowest turn of grids of a few dozen patches a side; text's 10000 would leave most pairs still.
         attentions = [
             GeometricAttention(
-                hidden_dim, heads, metric=metric, connection=connection, dropout=dropout, rotary_base=100
+                hidden_dim,
+                heads,
+                metric=metric,
+                connection=connection,
+                dropout=dropout,
+                rotary_base=100,
+                curvature=curvature,
             )
             for _ in range(depth)
         ]
@@ -123,6 +130,17 @@ class GeodesicViT(nn.Module):
 
         ``layer`` counts from 0, or from the end where it is negative. Raises ShapeError.
         """
+        attention, query, key, x = self._compared(images, layer)
+        return attention.attention_metric(query, key, positions=self.positions, tokens=x)
+
+    def attention_geodesics(self, images: Tensor, layer: int = 0, steps: int = 8) -> Tensor:
+        """The shortest paths from keys to queries in a layer, (steps + 1, B, heads, n, n, D), whose lengths
+        `patch_metric` gives: see `GeometricAttention.compute_geodesics`. Raises ShapeError, ScoreError."""
+        attention, query, key, x = self._compared(images, layer)
+        return attention.compute_geodesics(query, key, steps, positions=self.positions, tokens=x)
+
+    def _compared(self, images: Tensor, layer: int) -> tuple[GeometricAttention, Tensor, Tensor, Tensor]:
+        """The attention of a layer, its queries and keys (B, heads, n, d), and the tokens that it makes them from."""
         if not -len(self.layers) <= layer < len(self.layers):
             raise ShapeError(f"there is no layer {layer}", hint=f"there are {len(self.layers)}, from 0 on")
         x = self.tokens(images)
@@ -132,7 +150,7 @@ class GeodesicViT(nn.Module):
         assert isinstance(seen, _Layer)
         x = seen.before(x)
         query, key, _ = (split_heads(t, seen.attention.num_heads) for t in seen.attention.qkv(x).chunk(3, -1))
-        return seen.attention.attention_metric(query, key, positions=self.positions, tokens=x)
+        return seen.attention, query, key, x
 
     def forward(self, images: Tensor) -> Tensor:
         """Logits (B, num_classes) of images (B, C, s, s) or patches (B, n, C·p²). Raises ShapeError."""

@@ -50,16 +50,19 @@ class MomentWitness:
 @dataclass(frozen=True, eq=False)
 class ChannelWitness:
     """The entanglement ``before`` and ``after``, the deviation of the Kraus operators (K, D, D) from a channel, that
-    of the worst of them from an operator on ``factor`` alone, and the index of the state in the batch."""
+    of the worst of them from an operator on ``factor`` alone, and the index of the state in the batch.
+
+    Without a ``factor`` it is the deviation from the products A ⊗ B of ``products``, (K, a, a) and (K, b, b)."""
 
     index: tuple[int, ...]
     before: float
     after: float
     kraus: Tensor
     dims: tuple[int, int]
-    factor: int
+    factor: int | None
     channel_defect: float
     locality_defect: float
+    products: tuple[Tensor, Tensor] | None = None
 
 
 @verify.register
@@ -85,7 +88,13 @@ def _(witness: MomentWitness) -> float:
 def _(witness: ChannelWitness) -> float:
     total = torch.stack([k.mH @ k for k in witness.kraus]).sum(0)
     channel = float((total - torch.eye(total.shape[-1], dtype=total.dtype, device=total.device)).abs().max())
-    local = _locality_defect(witness.kraus, witness.dims, witness.factor)
+    if witness.factor is not None:
+        local = _locality_defect(witness.kraus, witness.dims, witness.factor)
+    elif witness.products is None:
+        return math.inf
+    else:
+        pairs = zip(witness.kraus, *witness.products, strict=True)
+        local = max(float((k - torch.kron(one, other)).abs().max()) for k, one, other in pairs)
     return max(0.0, channel, local, witness.after - witness.before)
 
 
@@ -96,6 +105,18 @@ def _densities(state: Tensor, density: bool) -> Tensor:
     if vector.ndim < 1:
         raise ValidationError("a state vector has shape (..., d), not ()")
     return QuantumState(vector, (vector.shape[-1],)).density
+
+
+def _nearest_products(kraus: Tensor, dims: tuple[int, int]) -> tuple[float, tuple[Tensor, Tensor]]:
+    """The products A ⊗ B nearest to operators (K, D, D) in the Frobenius norm, (K, a, a) and (K, b, b), and the largest
+    entry of a difference. They are the first terms of the operator Schmidt decompositions."""
+    a, b = dims
+    turned = kraus.reshape(-1, a, b, a, b).permute(0, 1, 3, 2, 4).reshape(-1, a * a, b * b)
+    left, values, right = torch.linalg.svd(turned, full_matrices=False)
+    root = values[:, :1].sqrt()
+    products = (left[..., 0] * root).reshape(-1, a, a), (right[:, 0] * root).reshape(-1, b, b)
+    near = torch.einsum("kac,kbd->kabcd", *products).reshape(kraus.shape)
+    return float((kraus - near).abs().max()), products
 
 
 def _locality_defect(kraus: Tensor, dims: tuple[int, int], factor: int) -> float:
@@ -118,7 +139,7 @@ class QuantumValidation:
 
     ``tolerance`` is used where a method is given none. The seed's methods are kept, with verdicts instead of bools.
     Its `check_entanglement_monotonicity` took any operation; entanglement does rise under joint ones, so that here
-    only channels on one declared factor pass, and the factors' dimensions are an argument.
+    only channels of product operators pass, and the factors' dimensions are an argument.
     """
 
     tolerance: float = 1e-6
@@ -222,7 +243,7 @@ class QuantumValidation:
 
     def check_entanglement_monotonicity(
         self,
-        operation: Tensor,
+        operation: Tensor | tuple[Tensor, Tensor],
         initial_state: Tensor,
         dims: tuple[int, int],
         tolerance: float | None = None,
@@ -231,14 +252,19 @@ class QuantumValidation:
         measure: str = "negativity",
         density: bool = False,
     ) -> Verdict:
-        """Whether a channel acts on one factor of C^a ⊗ C^b alone, and entanglement does not rise under it.
+        """Whether a channel on C^a ⊗ C^b is made of products A ⊗ B, and entanglement does not rise under it.
 
         ``operation``: Kraus operators (K, D, D) on the whole space, D = a b, or (K, d, d) on ``factor`` (0 or 1); a
-        single operator may lack the first axis. Without ``factor`` the operators must still all act on one, either.
-        ``measure``: "negativity", "log_negativity", or "concurrence" for two qubits. ``residual`` is the largest of
-        the deviation of Σ K†K from 1, of the operators from the factor's, and of the rise. Joint operations fail
-        even where this state's entanglement does not rise; sequences of local channels are checked one by one.
-        Witness: `ChannelWitness`. Raises `ValidationError`.
+        single operator may lack the first axis. Or a pair of the parties' own operators, (K, a, a) and (K, b, b), of
+        which outcome k does A_k ⊗ B_k: local unitaries, or a measurement of one and the correction by the other that
+        depends on it. Where the correction is itself a channel of L operators, it is (K, L, b, b), or (K, L, a, a).
+        Local operations and classical communication, of any number of rounds, are products of such operators.
+
+        With a ``factor`` the operators must all act on it alone. ``measure``: "negativity", "log_negativity", or
+        "concurrence" for two qubits: none rises under product operators (separable channels). ``residual`` is the
+        largest of the deviation of Σ K†K from 1, of the operators from products, and of the rise. Operators that are
+        no products fail even where this state's entanglement does not rise, and where others of the same channel
+        would be. Witness: `ChannelWitness`. Raises `ValidationError`.
         """
         room = tolerance_of(tolerance, self.tolerance)
         two = isinstance(dims, tuple | list) and len(dims) == 2 and all(isinstance(d, int) and d > 0 for d in dims)
@@ -254,21 +280,59 @@ class QuantumValidation:
         kraus = self._whole(operation, dims, factor)
         if rho.shape[-1] != kraus.shape[-1]:
             raise ValidationError(f"the state has dimension {rho.shape[-1]}, the operation {kraus.shape[-1]}")
-        sides = (0, 1) if factor is None else (factor,)
-        local, side = min((_locality_defect(kraus, dims, side), side) for side in sides)
+        local, side, products = self._locality(kraus, dims, factor, room)
         identity = torch.eye(kraus.shape[-1], dtype=kraus.dtype, device=kraus.device)
         channel = float(((kraus.mH @ kraus).sum(0) - identity).abs().max())
         image = torch.einsum("kij,...jl,kml->...im", kraus, rho, kraus.conj())
         before, after = _entanglement(rho, dims, measure), _entanglement(image, dims, measure)
         at = worst(after - before)
         witness = ChannelWitness(
-            at, float(before[at]), float(after[at]), kraus, (dims[0], dims[1]), side, channel, local
+            at, float(before[at]), float(after[at]), kraus, (dims[0], dims[1]), side, channel, local, products
         )
         residual = max(0.0, channel, local, float((after - before)[at]))
         return judge(f"local channel under which {measure} does not rise", residual, room, witness, "P2")
 
-    def _whole(self, operation: Tensor, dims: tuple[int, int], factor: int | None) -> Tensor:
+    def _locality(
+        self, kraus: Tensor, dims: tuple[int, int], factor: int | None, room: float
+    ) -> tuple[float, int | None, tuple[Tensor, Tensor] | None]:
+        """How far the operators are from those of one factor, and of which, or else from products, and which."""
+        sides = (0, 1) if factor is None else (factor,)
+        local, side = min((_locality_defect(kraus, dims, side), side) for side in sides)
+        if factor is not None or local <= room:
+            return local, side, None
+        defect, products = _nearest_products(kraus, dims)
+        return defect, None, products
+
+    def _pairs(self, operation: tuple[Tensor, Tensor], dims: tuple[int, int]) -> Tensor:
+        """A_k ⊗ B_k, or A_k ⊗ B_kl, or A_kl ⊗ B_k, of the parties' operators, (K, D, D) or (K L, D, D)."""
+        parts = [
+            square(f"the operators of party {i}", part, dtype=torch.complex128) for i, part in enumerate(operation)
+        ]
+        parts = [part[None] if part.ndim == 2 else part for part in parts]
+        shapes = " and ".join(str(tuple(part.shape)) for part in parts)
+        if (
+            [part.shape[-1] for part in parts] != list(dims)
+            or sorted(part.ndim for part in parts) not in ([3, 3], [3, 4])
+            or parts[0].shape[0] != parts[1].shape[0]
+        ):
+            raise ValidationError(
+                f"operators {shapes} of two parties do not go together over {tuple(dims)}",
+                hint=f"give (K, {dims[0]}, {dims[0]}) and (K, {dims[1]}, {dims[1]}), one of them (K, L, d, d)",
+            )
+        one, other = (part[:, None] if part.ndim == 3 else part for part in parts)
+        size = dims[0] * dims[1]
+        return torch.einsum("klac,kmbd->klmabcd", one, other).reshape(-1, size, size)
+
+    def _whole(self, operation: Tensor | tuple[Tensor, Tensor], dims: tuple[int, int], factor: int | None) -> Tensor:
         """The Kraus operators on the whole space, (K, D, D)."""
+        if isinstance(operation, tuple | list):
+            if len(operation) != 2 or factor is not None:
+                raise ValidationError(
+                    f"{len(operation)} sets of operators, factor {factor}: a pair of the parties' operators has two, "
+                    "and no factor",
+                    hint="stack the Kraus operators of one channel, (K, D, D)",
+                )
+            return self._pairs((operation[0], operation[1]), dims)
         # torch.kron takes no strided views.
         kraus = square("operation", operation, dtype=torch.complex128).contiguous()
         kraus = kraus[None] if kraus.ndim == 2 else kraus

@@ -1,5 +1,6 @@
 """The score language: what a metric, a carried value and a mask are written in."""
 
+from aatc.ir.score import curved
 from aatc.ir.score.derivative import gradients
 from aatc.ir.score.expr import Expr, call, const, index, param, params, postorder, substitute
 from aatc.ir.score.functions import FUNCTIONS, PROBES, Function
@@ -13,6 +14,7 @@ __all__ = [
     "Program",
     "call",
     "const",
+    "curved",
     "expr_text",
     "gradients",
     "index",

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sys
 import threading
+import time
 from collections import Counter, OrderedDict
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -14,7 +15,7 @@ import numpy as np
 import torch
 
 from aatc.ir.core import Module
-from aatc.passes.analysis.capture import MEMORY, SECONDS_PER_PAIR, SECONDS_PER_PRODUCT, CapturedAttention
+from aatc.passes.analysis.attention_rows import MEMORY, SECONDS_PER_PAIR, SECONDS_PER_PRODUCT, AttentionRows
 from aatc.passes.analysis.result import AnalysisError, BudgetError, Cost
 from aatc.passes.base import Context, Pass
 
@@ -36,20 +37,66 @@ class Finding:
 
 @dataclass
 class Study:
-    """What an analytical pass works on. ``progress(family, done, total)`` is called as patterns are finished."""
+    """What analytical passes work on. ``progress(family, done, total)`` is called as patterns are finished.
 
-    captured: Sequence[CapturedAttention] = ()
+    ``budget`` is what all ``passes`` together may still take, in seconds of a clock that runs from ``started`` (None:
+    from the first pass on), and what each piece of work may take of memory. While a pass runs, it is what is left of
+    the pass's share: no more than the passes to come leave over by their estimates, those that want least being served
+    first.
+    """
+
+    captured: Sequence[AttentionRows] = ()
     budget: Cost = field(default_factory=Cost)
     memory: int = MEMORY
     progress: Callable[[str, int, int], None] | None = None
+    passes: Sequence[AnalysisPass] = ()
+    started: float | None = None
+    _until: float = field(default=float("inf"), init=False)
+    _total: float = field(default=float("inf"), init=False)
+    _done: list[AnalysisPass] = field(default_factory=list, init=False)
 
-    def heads(self) -> Iterator[tuple[CapturedAttention, int, int]]:
+    def begin(self, p: AnalysisPass) -> None:
+        """Sets aside the share of ``p``, which is about to run."""
+        now = time.perf_counter()
+        if not self._done:
+            self._total = (now if self.started is None else self.started) + self.budget.seconds
+        self._done.append(p)
+        left = max(0.0, self._total - now)
+        coming = [q for q in self.passes if not any(q is d for d in self._done)]
+        self._until = now + (_share(left, [q.estimates(self) for q in coming]) if left < float("inf") else left)
+        self.proceed()
+
+    def proceed(self) -> None:
+        """Before each piece of work: ``budget`` is what is left of the share."""
+        if self._done:
+            self.budget = Cost(max(0.0, self._until - time.perf_counter()), self.budget.bytes)
+
+    def heads(self) -> Iterator[tuple[AttentionRows, int, int]]:
         """(attention, batch element, head) of every pattern."""
         for seen in self.captured:
             b, h = seen.sizes[:2]
             for batch in range(b):
                 for head in range(h):
                     yield seen, batch, head
+
+
+def _share(left: float, coming: Sequence[tuple[float, float]]) -> float:
+    """What a pass may take of ``left`` seconds beside those to come, (all they want, their least piece of work) each.
+
+    Those that want least get all of it, the others equal parts; a pass whose part is too short for its least piece
+    leaves it to the others, the one with the largest piece first."""
+    coming = sorted(coming)
+    while True:
+        rest, hopeless = left, []
+        for place, (wanted, least) in enumerate(coming):
+            part = min(wanted, rest / (len(coming) + 1 - place))
+            rest -= part
+            if part < least:
+                hopeless.append((least, wanted))
+        if not hopeless:
+            return rest
+        least, wanted = max(hopeless)
+        coming.remove((wanted, least))
 
 
 class _Cache:
@@ -60,8 +107,8 @@ class _Cache:
     def __init__(self, limit: int, bytes: int):
         self.limit, self.bytes, self.held = limit, bytes, 0
         self.kept = OrderedDict[tuple[Any, ...], Any]()
-        self.sizes = dict[tuple[Any, ...], tuple[int, dict[CapturedAttention, int]]]()
-        self.users = Counter[CapturedAttention]()
+        self.sizes = dict[tuple[Any, ...], tuple[int, dict[AttentionRows, int]]]()
+        self.users = Counter[AttentionRows]()
         self.lock = threading.Lock()
 
     def get(self, key: tuple[Any, ...], make: Callable[[], T]) -> T:
@@ -81,7 +128,7 @@ class _Cache:
                 self._forget(next(iter(self.kept)))
         return value
 
-    def _keep(self, key: tuple[Any, ...], value: Any, size: tuple[int, dict[CapturedAttention, int]]) -> None:
+    def _keep(self, key: tuple[Any, ...], value: Any, size: tuple[int, dict[AttentionRows, int]]) -> None:
         self.kept[key], self.sizes[key] = value, size
         self.held += size[0] + sum(bytes for seen, bytes in size[1].items() if not self.users[seen])
         self.users.update(size[1].keys())
@@ -105,20 +152,20 @@ class _Cache:
             self.held = 0
 
 
-def bytes_of(value: Any) -> tuple[int, dict[CapturedAttention, int]]:
+def bytes_of(value: Any) -> tuple[int, dict[AttentionRows, int]]:
     """About the bytes that a result keeps alive: its arrays and tensors, what they are views of, and the containers and
     objects around them; and apart from these, those of each captured attention that it refers to.
 
     What is shared counts once; a list of plain numbers is taken by its length.
     """
-    total, shared = 0, dict[CapturedAttention, int]()
+    total, shared = 0, dict[AttentionRows, int]()
     seen, waiting = set[int](), [value]
     while waiting:
         x = waiting.pop()
         if id(x) in seen or x is None or isinstance(x, (type, ModuleType, FunctionType)):
             continue
         seen.add(id(x))
-        if isinstance(x, CapturedAttention):
+        if isinstance(x, AttentionRows):
             shared[x] = sum(t.untyped_storage().nbytes() for t in x.tensors.values())
             continue
         total += sys.getsizeof(x)
@@ -157,7 +204,7 @@ def weights_cost(n: int, dim: int) -> Cost:
     return Cost(n * n * (SECONDS_PER_PAIR + dim * SECONDS_PER_PRODUCT), 1 << 26)
 
 
-def with_scores(cost: Cost, seen: CapturedAttention, n: int, times: int = 1) -> Cost:
+def with_scores(cost: Cost, seen: AttentionRows, n: int, times: int = 1) -> Cost:
     """``cost``, which takes the weights of ``n`` tokens for inner products, ``times`` over, with those of ``seen``'s
     tokens and scores in their place."""
     change = seen.weights_seconds - weights_cost(n, seen.width).seconds
@@ -179,24 +226,30 @@ class AnalysisPass(Pass):
         products. Every subclass says it."""
         raise NotImplementedError
 
-    def estimate_pattern(self, seen: CapturedAttention, study: Study) -> Cost:
+    def estimate_pattern(self, seen: AttentionRows, study: Study) -> Cost:
         """What one head's pattern of ``seen`` will take before it is known: the weights of all tokens by the operations
         of their own scores, and `estimate_cost` of as many states as ``study.memory`` leaves. A subclass that pools by
         a rule of its own says otherwise; one that learns more from the pattern may check ``study.budget`` again."""
         states = max(seen.pooled_sizes(study.memory))
         return with_scores(self.estimate_cost(states, seen.width), seen, states)
 
-    def _estimate_square(self, seen: CapturedAttention, times: int = 1) -> Cost:
+    def _estimate_square(self, seen: AttentionRows, times: int = 1) -> Cost:
         """`estimate_pattern` of a pass that reads the weights of all tokens ``times`` over, whatever the memory, and
         leaves patterns alone that are not square."""
         n, m = seen.sizes[2:]
         return with_scores(self.estimate_cost(n, seen.width), seen, n, times) if n == m else Cost(1e-3, 1 << 20)
 
+    def estimates(self, study: Study) -> tuple[float, float]:
+        """Seconds that all patterns of a study will take by `estimate_pattern`, and that the least one will."""
+        heads = ((c, c.sizes[0] * c.sizes[1]) for c in study.captured)
+        pieces = [(self.estimate_pattern(c, study).seconds, count) for c, count in heads if count]
+        return sum(s * count for s, count in pieces), min((s for s, _ in pieces), default=0.0)
+
     def estimate_module(self, module: Module) -> Cost:
         """What `of_module` will take; next to nothing unless a subclass says otherwise."""
         return Cost(0.0, 0.0)
 
-    def of_pattern(self, seen: CapturedAttention, head: int, batch: int, study: Study) -> Mapping[str, Any]:
+    def of_pattern(self, seen: AttentionRows, head: int, batch: int, study: Study) -> Mapping[str, Any]:
         """Results about one head's pattern, by item. A BudgetError stands for all of them."""
         return {}
 
@@ -204,23 +257,39 @@ class AnalysisPass(Pass):
         """Results about the IR, by item."""
         return {}
 
+    def of_layers(self, study: Study) -> Iterator[tuple[str, int, str, Any]]:
+        """(subject, batch element, item, result) of what all layers make together."""
+        return iter(())
+
     def run(self, module: Module, ctx: Context) -> Module:
         study = ctx.study if ctx.study is not None else Study()
         if not isinstance(study, Study):
             raise AnalysisError(f"pass {self.name} studies a Study, not a {type(study).__name__}")
-        for item, result in self._module(module, study).items():
-            module.findings.append(Finding("ir", self.family, item, result))
-            ctx.count(item)
+        study.begin(self)
+        found = [Finding("ir", self.family, item, result) for item, result in self._module(module, study).items()]
+        for f in (*found, *self._findings(study)):
+            module.findings.append(f)
+            ctx.count(f.item)
+        return module
+
+    def findings(self, study: Study) -> Iterator[Finding]:
+        """What there is to say of every pattern, and of all layers together."""
+        study.begin(self)
+        yield from self._findings(study)
+
+    def _findings(self, study: Study) -> Iterator[Finding]:
         patterns = list(study.heads())
         for done, (seen, batch, head) in enumerate(patterns):
             if study.progress is not None:
                 study.progress(self.family, done, len(patterns))
+            study.proceed()
             for item, result in self._pattern(seen, head, batch, study).items():
-                module.findings.append(Finding(seen.name, self.family, item, result, head, seen.batch[batch]))
-                ctx.count(item)
+                yield Finding(seen.name, self.family, item, result, head, seen.batch[batch])
+        study.proceed()
+        for subject, batch, item, result in self.of_layers(study) if patterns else ():
+            yield Finding(subject, self.family, item, result, -1, batch)
         if study.progress is not None:
             study.progress(self.family, len(patterns), len(patterns))
-        return module
 
     def _module(self, module: Module, study: Study) -> Mapping[str, Any]:
         try:
@@ -229,7 +298,7 @@ class AnalysisPass(Pass):
             return {"refused": refusal}
         return self.of_module(module)
 
-    def _pattern(self, seen: CapturedAttention, head: int, batch: int, study: Study) -> Mapping[str, Any]:
+    def _pattern(self, seen: AttentionRows, head: int, batch: int, study: Study) -> Mapping[str, Any]:
         # the class itself: another of its name, as a notebook makes when a cell runs again, may say something else
         key = (type(self), str(self), seen.key, head, batch, study.memory)
         try:

@@ -7,13 +7,11 @@ unless it is asked for.
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any
 
-import numpy as np
 import torch
 
 from aatc.ir.core import Op
@@ -24,38 +22,20 @@ from aatc.ir.score.evaluate import evaluate
 from aatc.ir.score.expr import ZERO, Expr, add, call, params, postorder
 from aatc.ir.score.functions import FUNCTIONS
 from aatc.ir.score.program import Program
+from aatc.passes.analysis.attention_rows import (
+    SECONDS_PER_NUMBER,
+    SECONDS_PER_PAIR,
+    SECONDS_PER_PRODUCT,
+    AttentionRows,
+    checked_batch,
+    chosen_elements,
+)
 from aatc.passes.analysis.result import AnalysisError
 from aatc.passes.normal_form import Normaliser
 
-#: Bytes of weights that exist at a time while rows are worked through.
-STRIPE = 1 << 24
-#: Bytes that one head's pattern may take by default: a whole matrix in float64 up to n = 4096.
-MEMORY = 1 << 27
-#: Seconds on one thread: a weight from its score, a product of a contraction, a number of another operation of float64.
-SECONDS_PER_PAIR = 8e-9
-SECONDS_PER_PRODUCT = 1.25e-10
-SECONDS_PER_NUMBER = 1e-9
-
-
-@dataclass(frozen=True)
-class Pattern:
-    """What is known of one head's weights. ``kind`` says what ``array``, float64, holds:
-
-    - "whole": all weights, (n, m);
-    - "blocks": means over ``block`` × ``block`` tiles times their number of keys, so that rows still sum to 1,
-      (⌈n/block⌉, ⌈m/block⌉);
-    - "rows": the rows ``rows``, (r, m).
-    """
-
-    kind: str
-    array: np.ndarray
-    shape: tuple[int, int]
-    block: int = 1
-    rows: tuple[int, ...] = ()
-
 
 @dataclass(frozen=True, eq=False)
-class CapturedAttention:
+class CapturedAttention(AttentionRows):
     """One attention of a run. ``tensors`` are its operands by name, each cut to the kept batch elements, and ``batch``
     their positions in the model's batch; ``op`` is the `geo.observe` operation with score, mask and carry programs."""
 
@@ -64,6 +44,7 @@ class CapturedAttention:
     tensors: dict[str, torch.Tensor]
     batch: tuple[int, ...] = (0,)
     attention: Attention = field(init=False)
+    tokens: torch.Tensor | None = None
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "attention", attention_of(self.op))
@@ -84,15 +65,17 @@ class CapturedAttention:
         """Features of a query."""
         return self.tensors[self.attention.names[0]].shape[3]
 
-    @cached_property
-    def key(self) -> str:
-        """A hash of all that the weights and outputs depend on: what results are cached by."""
-        attrs = {n: a for n, a in self.op.attrs.items() if n != "tag"}
-        digest = hashlib.sha256(attrs_text(attrs).encode())
-        for name, tensor in sorted(self.tensors.items()):
-            digest.update(f"{name}{tuple(tensor.shape)}{tensor.dtype}{self.batch}".encode())
-            digest.update(tensor.contiguous().reshape(-1).view(torch.uint8).numpy().tobytes())
-        return digest.hexdigest()
+    @property
+    def value_width(self) -> int:
+        return self.tensors[self.attention.names[2]].shape[3]
+
+    @property
+    def exponential(self) -> bool:
+        return self.attention.normalizer.exponential
+
+    @property
+    def _identity(self) -> bytes:
+        return attrs_text({n: a for n, a in self.op.attrs.items() if n != "tag"}).encode()
 
     # --- what the score is made of -------------------------------------------------------------------------
     @cached_property
@@ -156,76 +139,6 @@ class CapturedAttention:
             )
         return self.attention.normalizer.reference(scores[None, None])[0][0, 0]
 
-    def stripes(self, head: int, batch: int = 0) -> Iterator[tuple[int, torch.Tensor]]:
-        """All weights as (first query, rows), top to bottom, what exists at a time being some 16 MiB."""
-        n, m = self.sizes[2:]
-        height = max(1, STRIPE // (8 * max(1, m) * self._numbers_a_pair))
-        for start in range(0, n, height):
-            yield start, self.weights(head, start, min(n, start + height), batch)
-
-    def whole(self, head: int, batch: int = 0) -> np.ndarray:
-        """All weights of one head, (queries, keys), float64: n² numbers."""
-        return torch.cat([w for _, w in self.stripes(head, batch)]).numpy()
-
-    def block_means(self, head: int, block: int, batch: int = 0) -> np.ndarray:
-        """Weight that goes from a mean query of each tile of rows to each tile of keys, float64; rows sum to 1."""
-        n, m = self.sizes[2:]
-        rows, cols = -(-n // block), -(-m // block)
-        out = np.zeros((rows, cols))
-        edges = np.arange(0, m, block)
-        for start, w in self.stripes(head, batch):
-            # a stripe may begin within a tile
-            tops = np.unique(np.maximum(np.arange(start - start % block, start + len(w), block) - start, 0))
-            sums = np.add.reduceat(np.add.reduceat(w.numpy(), edges, axis=1), tops, axis=0)
-            out[(start + tops) // block] += sums
-        counts = np.minimum(block, n - block * np.arange(rows))
-        return out / counts[:, None]
-
-    def pattern(self, head: int, batch: int = 0, *, memory: int = MEMORY) -> Pattern:
-        """The whole matrix where it fits ``memory`` bytes, else means of the smallest power-of-two tiles that do.
-
-        AnalysisError where not even one number fits.
-        """
-        n, m = self.sizes[2:]
-        block = self._block(memory)
-        if block == 1:
-            return Pattern("whole", self.whole(head, batch), (n, m))
-        return Pattern("blocks", self.block_means(head, block, batch), (n, m), block)
-
-    def pooled_sizes(self, memory: int = MEMORY) -> tuple[int, int]:
-        """(rows, columns) of what `pattern` gives within ``memory`` bytes. AnalysisError as there."""
-        block = self._block(memory)
-        return -(-self.sizes[2] // block), -(-self.sizes[3] // block)
-
-    def _block(self, memory: int) -> int:
-        """Tokens a side of the smallest power-of-two tiles whose pattern fits ``memory`` bytes."""
-        if memory < 8:
-            raise AnalysisError(f"memory={memory} bytes hold no pattern", hint="one number takes 8 bytes")
-        n, m = self.sizes[2:]
-        block = 1
-        while 8 * -(-n // block) * -(-m // block) > memory:
-            block *= 2
-        return block
-
-    def coarse(self, head: int, batch: int = 0, *, nodes: int = 64) -> Pattern:
-        """The pattern pooled to at most ``nodes`` tiles a side, of one size; the whole matrix where it is no longer."""
-        if nodes < 1:
-            raise AnalysisError(f"a pattern cannot be pooled to {nodes} tiles", hint="give 1 or more")
-        n, m = self.sizes[2:]
-        block = -(-max(n, m) // nodes)
-        if block <= 1:
-            return Pattern("whole", self.whole(head, batch), (n, m))
-        return Pattern("blocks", self.block_means(head, block, batch), (n, m), block)
-
-    def sampled_rows(self, head: int, rows: Sequence[int], batch: int = 0) -> Pattern:
-        """The weights of chosen queries, from 0 on. AnalysisError for one that is not there."""
-        wrong = [i for i in rows if not 0 <= i < self.sizes[2]]
-        if wrong:
-            raise AnalysisError(f"{self.name} has no query {wrong[0]}", hint=f"it has {self.sizes[2]}, from 0 on")
-        found = [self.weights(head, i, i + 1, batch) for i in rows]
-        array = torch.cat(found).numpy() if found else np.zeros((0, self.sizes[3]))
-        return Pattern("rows", array, self.sizes[2:], rows=tuple(rows))
-
     @cached_property
     def weights_seconds(self) -> float:
         """About what all weights of one head take: its score and mask operation by operation, and their weights."""
@@ -235,18 +148,12 @@ class CapturedAttention:
         return self.sizes[2] * self.sizes[3] * a_pair
 
     @cached_property
-    def _numbers_a_pair(self) -> int:
+    def numbers_a_pair(self) -> int:
         """The width of q where the score forms a vector per pair, else 1."""
         vectors = any(e.rank and e.is_pair for e in postorder(self.contracted.body))
         return self.width if vectors else 1
 
     # --- cutting -------------------------------------------------------------------------------------------
-    def _check(self, head: int, batch: int) -> tuple[int, int, int, int]:
-        b, h, n, m = self.sizes
-        if not 0 <= head < h or not 0 <= batch < b:
-            raise AnalysisError(f"{self.name} has no head {head} in batch element {batch}", hint=f"it has {b} × {h}")
-        return b, h, n, m
-
     def _cut(self, p: Expr, head: int, batch: int, start: int, stop: int) -> torch.Tensor:
         """The part of an operand that the queries see. A key head may serve several query heads."""
         t, axes, heads = self.tensors[p.name], p.attrs[1], self.sizes[1]
@@ -296,20 +203,16 @@ class Recorder:
     """
 
     def __init__(self, batch: Sequence[int] = (0,)):
-        self.batch = tuple(batch)
-        if not self.batch or min(self.batch) < 0:
-            raise AnalysisError(f"batch={self.batch} names no batch elements", hint="give positions, 0 or more")
+        self.batch = checked_batch(batch)
         self.captured: list[CapturedAttention] = []
         self.refused: AnalysisError | None = None
 
     def __call__(self, op: Op, values: Sequence[torch.Tensor]) -> None:
-        if max(self.batch) >= values[0].shape[0]:
-            error = AnalysisError(
-                f"the batch has {values[0].shape[0]} elements, element {max(self.batch)} was asked for",
-                where=str(op.loc or ""),
-            )
+        try:
+            chosen_elements(values[0][..., :0], self.batch, str(op.loc or ""))
+        except AnalysisError as error:
             self.refused = self.refused or error
-            raise error
+            raise
         attention = attention_of(op)
         axes = {n: p.attrs[1] for n, p in attention.declared().items()}
         kept = {}

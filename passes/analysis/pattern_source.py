@@ -10,12 +10,11 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-from numpy.typing import ArrayLike
 
 from aatc.passes.analysis.result import AnalysisError
 
 if TYPE_CHECKING:
-    from aatc.passes.analysis.capture import CapturedAttention
+    from aatc.passes.analysis.attention_rows import AttentionRows
 
 
 def rows_of_laws(array: np.ndarray) -> np.ndarray | None:
@@ -25,6 +24,22 @@ def rows_of_laws(array: np.ndarray) -> np.ndarray | None:
     return array / sums if (sums > 1 - 1e-6).all() else None
 
 
+def underflowed(seen: AttentionRows, head: int, batch: int) -> int:
+    """How many weights of one head are 0 though their scores are finite: exponentials below the range of float64, which
+    no mask forbids. None are where weights are no exponentials."""
+    if not seen.exponential:
+        return 0
+    count = 0
+    for start, weights in seen.stripes(head, batch):
+        zero = weights == 0
+        if bool(zero.any()):
+            scores = seen.scores(head, start, start + len(weights), batch)
+            if scores is None:
+                return 0
+            count += int((zero & scores.isfinite()).sum())
+    return count
+
+
 @dataclass(frozen=True, eq=False)
 class PatternSource:
     """The pattern of one head as an analysis within ``memory`` bytes sees it: (n, m), or that of its tiles.
@@ -32,7 +47,7 @@ class PatternSource:
     What it holds is what was captured: O(n), and tables of pairs that are the model's own. Raises AnalysisError where
     these were changed so that a query sees no key."""
 
-    seen: CapturedAttention = field(repr=False)
+    seen: AttentionRows = field(repr=False)
     head: int
     batch: int
     memory: int
@@ -45,26 +60,3 @@ class PatternSource:
                 hint="a mask or bias of the model was changed after it was analysed: analyse it again",
             )
         return rows if dtype is None else rows.astype(dtype, copy=False)
-
-
-@dataclass(frozen=True, eq=False)
-class ClassMatrix:
-    """A matrix (k, k) with the eigenvalues of ``pattern`` (n, n) on the class ``states`` (k,), a 1 replaced by 0.
-
-    It is A[states, states] − 1πᵀ, π the law ``stationary`` (k,) of a recurrent class, or None. For a reversible class
-    ``scale`` (k,) is √π as a unit vector s, and it is √A∘√Aᵀ − ssᵀ, which is symmetric."""
-
-    pattern: ArrayLike = field(repr=False)
-    states: np.ndarray = field(repr=False)
-    stationary: np.ndarray | None = field(default=None, repr=False)
-    scale: np.ndarray | None = field(default=None, repr=False)
-
-    def __array__(self, dtype: Any = None, copy: bool | None = None) -> np.ndarray:
-        block = np.asarray(self.pattern)[np.ix_(self.states, self.states)]
-        if self.scale is not None:
-            root = np.sqrt(block)
-            block = root * root.T - np.outer(self.scale, self.scale)
-        elif self.stationary is not None:
-            block = block - self.stationary
-        converted: np.ndarray = block if dtype is None else block.astype(dtype, copy=False)
-        return converted

@@ -6,6 +6,7 @@ from __future__ import annotations
 from typing import Any
 
 import numpy as np
+import torch
 
 from aatc.passes.analysis.result import AnalysisError
 
@@ -16,10 +17,33 @@ class PatternError(AnalysisError):
     """A pattern that is not a row-stochastic matrix, or whose shape does not fit what it is used with."""
 
 
+def sum_tolerance(dtype: str, entries: int) -> float:
+    """By how much the sum of so many weights that were rounded to ``dtype`` may be off 1: 1e-5 where they were made in
+    single precision, two roundings of a half precision, and what falls below its range."""
+    if not dtype.startswith(("float", "bfloat")):
+        return 1e-5
+    info = torch.finfo(getattr(torch, dtype))
+    return max(1e-5, 2 * info.eps) + entries * float(info.smallest_normal) * float(info.eps)
+
+
+def plain_array(values: Any) -> np.ndarray:
+    """``values`` as numpy has them: of a tensor the numbers, wherever it lies, half precision as float32."""
+    if isinstance(values, torch.Tensor):
+        tensor = values.detach().cpu()
+        return (tensor.float() if tensor.is_floating_point() and tensor.element_size() < 4 else tensor).numpy()
+    return np.asarray(values)
+
+
+def float_array(values: Any) -> np.ndarray:
+    """`plain_array` in float64. Raises what numpy raises for what is no array of real numbers."""
+    array: np.ndarray = plain_array(values).astype(np.float64, copy=False)
+    return array
+
+
 def real_array(values: Any, what: str) -> np.ndarray:
     """``values`` as a float64 array without NaN. Raises `PatternError`, also for rows of several lengths."""
     try:
-        array = np.asarray(values, dtype=np.float64)
+        array = plain_array(values).astype(np.float64)
     except (TypeError, ValueError, RuntimeError) as cause:
         raise PatternError(f"{what} of type {type(values).__name__} is no array of real numbers: {cause}") from cause
     if np.isnan(array).any():
@@ -27,25 +51,29 @@ def real_array(values: Any, what: str) -> np.ndarray:
     return array
 
 
-def row_stochastic(pattern: Any, *, square: bool = False, atol: float = 1e-5) -> np.ndarray:
+def row_stochastic(pattern: Any, *, square: bool = False, atol: float | None = None) -> np.ndarray:
     """``pattern`` (..., n, m), (..., n, n) if ``square``, as float64 with rows that sum to 1.
 
     Masked entries are exact zeros. Rows whose sum is within ``atol`` of 1 are divided by it, so that patterns which
-    were normalised in float32 are stochastic to float64. Raises `PatternError`, also for a fully masked row.
+    were normalised in float32 are stochastic to float64; by default it is what rounding to the pattern's own dtype may
+    do (`sum_tolerance`). Raises `PatternError`, also for a fully masked row.
     """
     try:
-        matrix = np.asarray(pattern)
+        matrix = plain_array(pattern)
     except (TypeError, ValueError, RuntimeError) as cause:
         raise PatternError(
             f"a {type(pattern).__name__} does not turn into one array: {cause}",
-            hint="give rows of one length; of a tensor, .detach().float().cpu()",
+            hint="give rows of one length",
         ) from cause
     if matrix.ndim < 2 or 0 in matrix.shape or (square and matrix.shape[-1] != matrix.shape[-2]):
         wanted = "(..., n, n)" if square else "(..., n, m)"
         raise PatternError(f"a pattern has shape {wanted} with n ≥ 1, not {matrix.shape}")
     if matrix.dtype.kind not in "fiub":
         raise PatternError(f"a pattern holds real numbers, not {matrix.dtype}")
-    matrix = matrix.astype(np.float64)
+    if atol is None:
+        made = str(pattern.dtype).removeprefix("torch.") if isinstance(pattern, torch.Tensor) else matrix.dtype.name
+        atol = sum_tolerance(made, matrix.shape[-1])
+    matrix = matrix.astype(np.float64) + 0.0  # a weight of −0 is 0
     sums = matrix.sum(-1, keepdims=True)
     bad = ~(np.abs(sums[..., 0] - 1) <= atol) | ~(matrix.min(-1) >= 0)
     if bad.any():
@@ -53,7 +81,7 @@ def row_stochastic(pattern: Any, *, square: bool = False, atol: float = 1e-5) ->
         raise PatternError(
             f"row {where} of the pattern has sum {sums[..., 0][where]:.6g} and least entry {matrix[where].min():.3g}; "
             f"{int(bad.sum())} of {bad.size} rows are no probability distributions",
-            hint="take softmax first, leave fully masked rows out, or raise atol for half-precision patterns",
+            hint="take softmax first, leave fully masked rows out, or raise atol",
         )
     rows: np.ndarray = matrix / sums
     return rows

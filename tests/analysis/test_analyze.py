@@ -54,10 +54,10 @@ def test_the_model_runs_as_it_would(found):
 
 
 def test_every_family_says_something_of_every_head(found):
-    for family in ("homotopy", "cohomology", "arithmetic", "information", "quantum"):
-        seen = {(f.subject, f.head) for f in found.select(family) if f.subject != "ir"}
+    for family in ("heads", "topology", "homotopy", "cohomology", "arithmetic", "information", "quantum"):
+        seen = {(f.subject, f.head) for f in found.select(family) if f.subject not in ("ir", "layers")}
         assert seen == {(a, h) for a in ("attend0", "attend1") for h in range(HEADS)}
-        assert found.select(family, attention="ir") or family == "quantum"
+        assert family in ("heads", "topology", "quantum") or found.select(family, attention="ir")
 
 
 def test_results_are_those_of_the_functions_on_the_captured_weights(found):
@@ -153,7 +153,10 @@ def test_cross_attention_is_told_apart():
         return aatc.attend(q, k, k, metric=aatc.metrics.Euclidean())
 
     one = aatc.analyze(cross, (torch.randn(1, 1, 6, 4), torch.randn(1, 1, 9, 4)))
-    assert isinstance(one["attend0", "barcodes"], analysis.Undecided)
+    bars = cohomology.dowker_persistence(one.captured[0].whole(0)).value.bars
+    for got, want in zip(one["attend0", "dowker_barcodes"].value.bars, bars, strict=True):
+        np.testing.assert_array_equal(got, want)
+    assert len(bars[0]) >= 1
     assert one["attend0", "mean_row_entropy"].value < np.log(9)
 
 
@@ -235,14 +238,13 @@ def test_a_pattern_of_nan_is_no_pattern():
         aatc.analyze(lambda q: dot(q), queries() * float("nan"), ("cohomology",))
 
 
-def test_counts_of_programs_for_sizes_that_vary_are_undecided():
+def test_programs_for_sizes_that_vary_are_counted_at_those_of_the_run():
     def growing(q):
         return dot(q)
 
-    aatc.analyze(growing, queries(9), ("information",))
-    two = aatc.analyze(growing, queries(8), ("information",))
-    varying = [f.result for f in two.findings if f.item == "attention_operations"]
-    assert len(varying) == 1 and isinstance(varying[0], analysis.Undecided)
+    for n in (9, 8):
+        found = aatc.analyze(growing, queries(n), ("information",))["layers", "operations_of_a_sequence"]
+        assert found.value == information.complexity_analysis(n, 4, HEADS).flops > 4 * HEADS * n * n * 4
 
 
 def test_the_text_tells_graphs_apart():
@@ -323,6 +325,9 @@ def test_the_command_line(tmp_path, monkeypatch):
     monkeypatch.syspath_prepend(str(tmp_path))
     done = CliRunner().invoke(app, ["analyze", "drawn:model_and_inputs", "--passes", "information"])
     assert done.exit_code == 0 and "entropy rate" in done.stdout
-    done = CliRunner().invoke(app, ["analyze", "drawn:model_and_inputs", "--passes", "homotopy", "--json"])
+    files = ["--html", "page.html", "--save", "findings.npz"]
+    done = CliRunner().invoke(app, ["analyze", "drawn:model_and_inputs", "--passes", "homotopy", "--json", *files])
+    assert "drawn:model_and_inputs" in (tmp_path / "page.html").read_text("utf-8")
+    assert {f.family for f in analysis.load_findings(tmp_path / "findings.npz")} == {"homotopy"}
     assert {json.loads(line)["family"] for line in done.stdout.splitlines() if line.startswith("{")} == {"homotopy"}
     assert CliRunner().invoke(app, ["analyze", "drawn:model_and_inputs", "--batch", "x"]).exit_code == 2

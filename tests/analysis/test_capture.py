@@ -100,11 +100,11 @@ def test_memory_decides_what_is_kept(seen):
 
 
 def test_stripes_cover_all_rows_within_their_size(seen, monkeypatch):
-    import aatc.passes.analysis.capture as capture
+    import aatc.passes.analysis.attention_rows as attention_rows
 
     c = seen[0][0]
     whole = c.whole(0)
-    monkeypatch.setattr(capture, "STRIPE", 8 * M * 5)
+    monkeypatch.setattr(attention_rows, "STRIPE", 8 * M * 5)
     pieces = list(c.stripes(0))
     assert [s for s, _ in pieces] == list(range(0, N, 5)) and all(len(w) <= 5 for _, w in pieces)
     np.testing.assert_allclose(torch.cat([w for _, w in pieces]), whole, atol=1e-14)
@@ -118,7 +118,7 @@ def by_tiles(whole: np.ndarray, block: int) -> np.ndarray:
 
 
 def test_pairs_of_vectors_are_worked_through_in_shorter_stripes(monkeypatch):
-    import aatc.passes.analysis.capture as capture
+    import aatc.passes.analysis.attention_rows as attention_rows
 
     @aatc.metric
     def soft_l1(q, k):
@@ -128,7 +128,7 @@ def test_pairs_of_vectors_are_worked_through_in_shorter_stripes(monkeypatch):
     with torch.no_grad(), observing(recorder):
         aatc.compile(lambda q: aatc.attend(q, q, q, metric=soft_l1), passes=pipeline())(inputs()[0])
     c = recorder.captured[0]
-    monkeypatch.setattr(capture, "STRIPE", 8 * N * D * 3)
+    monkeypatch.setattr(attention_rows, "STRIPE", 8 * N * D * 3)
     assert [len(w) for _, w in c.stripes(0)][:2] == [3, 3]
     q = inputs()[0][0, 0].double()
     scores = -torch.log1p((q[:, None] - q).abs()).sum(-1)

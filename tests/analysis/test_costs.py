@@ -60,8 +60,10 @@ def test_patterns_that_are_not_square_cost_nothing_where_they_are_left_alone():
     torch._dynamo.reset()
     seen = aatc.analyze(cross, (torch.randn(1, 1, 300, 8), torch.randn(1, 1, 40, 8)), ()).captured[0]
     study = Study(budget=Cost(seconds=0.01))
-    for one in (AnalyzeHomotopy(), AnalyzeCohomology(), AnalyzeArithmetic()):
+    for one in (AnalyzeHomotopy(), AnalyzeArithmetic()):
         assert "refused" not in one._pattern(seen, 0, 0, study)
+    assert "refused" in AnalyzeCohomology()._pattern(seen, 0, 0, study)  # which has Dowker complexes
+    assert "refused" not in AnalyzeCohomology()._pattern(seen, 0, 0, Study(budget=Cost(seconds=1)))
 
 
 def test_scores_that_form_a_vector_a_pair_cost_their_width():

@@ -9,14 +9,18 @@ import pytest
 from aatc import analysis
 
 ROOT = Path(__file__).resolve().parents[2]
-FAMILIES = ("arithmetic", "cohomology", "homotopy", "information", "quantum")
+FAMILIES = ("arithmetic", "cohomology", "heads", "homotopy", "information", "quantum")
 #: Parts that families are made of, for those who write one.
 INSIDE = {
     "__init__", "base", "capture", "result", "smith", "reduction", "field_algebra", "stochastic",
-    "annotations", "bitsets", "flag_persistence", "pattern_source",
+    "annotations", "bitsets", "field_annotations", "flag_persistence", "rips_routes",
+    "attention_rows", "given_weights", "pattern_source", "torch_attention", "torch_recorder", "verify_heads",
     "verify_arithmetic", "verify_cohomology", "verify_groups", "verify_homotopy", "verify_information",
-    "verify_spectral", "verify_quantum", "verify_states", "verify_paths", "tensors",
-    "arithmetic_pass", "cohomology_pass", "homotopy_pass", "information_pass", "quantum_pass",
+    "verify_spectral", "verify_graphs", "verify_models", "verify_chain", "verify_integers", "verify_components",
+    "verify_homology", "verify_hodge",
+    "arithmetic_pass", "cohomology_pass", "homotopy_pass", "information_pass",
+    "heads_pass", "topology_pass",
+    "verify_quantum", "verify_states", "verify_paths", "tensors", "quantum_pass",
 }  # fmt: skip
 #: Every module estimates its own cost.
 PRIVATE = {"estimate_cost"}

@@ -1,5 +1,6 @@
 """Barcodes by annotations against gudhi, ripser and plain elimination, in blocks of every size."""
 
+import time
 from collections import Counter
 
 import numpy as np
@@ -7,10 +8,12 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from aatc.analysis import cohomology
 from aatc.passes.analysis.cohomology import bitsets, flag_persistence
 from aatc.passes.analysis.cohomology.annotations import Annotations, Chains, odd_pairs
 from aatc.passes.analysis.cohomology.flag_persistence import flag_barcodes
 from aatc.passes.analysis.cohomology.persistence import attention_persistence, rips_persistence
+from aatc.passes.analysis.result import BudgetError, Cost
 
 SEEDS = st.integers(0, 10**6)
 KINDS = ["noise", "ties", "parts", "metric", "band", "causal", "halves"]
@@ -59,6 +62,58 @@ def test_bars_are_those_of_gudhi_for_blocks_of_every_size(blocks, equations, see
     for got, want in zip(found, rips_persistence(d, 1, backend="gudhi").value.bars):
         got = long_bars(got)
         assert got.shape == want.shape and (got == want).all()
+
+
+@pytest.mark.parametrize("blocks,equations", BLOCKS)
+@given(seed=SEEDS, n=st.integers(1, 30), kind=st.sampled_from(KINDS), p=st.sampled_from([3, 5, 101]))
+def test_bars_over_every_field_are_those_of_gudhi(blocks, equations, seed, n, kind, p):
+    d = weights(seed, n, kind)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(flag_persistence, "_BLOCK", blocks)
+        patch.setattr(flag_persistence, "_EQUATIONS", equations)
+        found = flag_barcodes(d, p)
+    for got, want in zip(found, rips_persistence(d, 1, modulus=p, backend="gudhi").value.bars):
+        got = long_bars(got)
+        assert got.shape == want.shape and (got == want).all()
+
+
+@pytest.mark.parametrize("prime", [2, 3, 1048573])
+def test_a_projective_plane_has_a_cycle_over_two_elements_alone(prime):
+    plane = cohomology.projective_plane()
+    cells = [tuple(c) for k in range(3) for c in plane.simplices(k).tolist()]
+    d = np.full((len(cells), len(cells)), np.inf)  # the barycentric subdivision is a clique complex
+    for i, a in enumerate(cells):
+        for j, b in enumerate(cells):
+            if set(a) <= set(b) or set(b) <= set(a):
+                d[i, j] = float(i != j)
+    bars = cohomology.rips_persistence(d, modulus=prime).value
+    assert bars.backend == "annotations"
+    assert long_bars(bars.bars[1]).tolist() == ([[1.0, np.inf]] if prime == 2 else [])
+
+
+@pytest.mark.parametrize("degree,modulus", [(2, 2), (2, 3), (1, 1048583)])
+@pytest.mark.parametrize("kind", KINDS)
+def test_collapsed_edges_leave_all_bars(kind, degree, modulus):
+    d = weights(3, 16, kind)
+    found = rips_persistence(d, degree, modulus=modulus).value
+    assert found.backend in ("gudhi", "ripser")
+    for got, want in zip(found.bars, rips_persistence(d, degree, modulus=modulus, backend="own").value.bars):
+        assert got.shape == want.shape
+        np.testing.assert_allclose(np.sort(got, axis=0), np.sort(want, axis=0), rtol=1e-6, atol=1e-6)
+
+
+@pytest.mark.parametrize("options", [{"max_degree": 2}, {"modulus": 3}, {"representatives": True}, {}])
+@pytest.mark.parametrize("n", [48, 96])
+def test_a_budget_that_is_granted_is_kept(options, n):
+    d = weights(1, n, "noise")
+    rips_persistence(weights(1, 6, "noise"), **options)  # libraries are loaded
+    budget = Cost(0.15)
+    start = time.process_time()
+    try:
+        rips_persistence(d, budget=budget, **options)
+    except BudgetError as refusal:
+        assert refusal.estimate.seconds > 0.15
+    assert time.process_time() - start < 3 * 0.15
 
 
 @pytest.mark.parametrize("kind", KINDS)

@@ -159,7 +159,7 @@ def test_planted_wrong_witnesses_are_caught():
     assert verify(AdelicWitness((Fraction(6), Fraction(12)), {2: -1}, 6)) == math.inf
     assert verify(ProductFormulaWitness(Fraction(12), {2: 2, 3: 1})) == 0
     assert verify(ProductFormulaWitness(Fraction(12), {4: 1, 3: 1})) == math.inf
-    assert verify(IntegerWitness(np.array([0.5, 1.0]), 0.5, np.array([1, 3]))) == 0.5
+    assert verify(IntegerWitness(np.array([0.5, 1.0]), 0.5, np.array([1, 3]))) == np.inf
 
 
 @pytest.mark.parametrize("bad", [[0, 0], [1, math.nan], [1, math.inf], [1, "2"], [], None, [1, 1j]])

@@ -214,9 +214,9 @@ def test_planted_wrong_factors_and_lifts_are_caught():
         assert result.verify() == 0
     assert verify(dataclasses.replace(cylinder.witness, acyclic="first")) > 0
     assert verify(dataclasses.replace(path.witness, acyclic="second")) > 0
-    wrong = {k: m.copy() for k, m in lift.witness.lift.items()}
+    wrong = {k: m.copy() for k, m in lift.witness.lift.lift.items()}
     wrong[0][0, 0] += 1
-    assert verify(dataclasses.replace(lift.witness, lift=wrong)) > 0
+    assert verify(dataclasses.replace(lift.witness.lift, lift=wrong)) > 0
     zero = {k: m * 0 for k, m in cylinder.witness.second.items()}
     assert verify(dataclasses.replace(cylinder.witness, second=zero)) > 0
 

@@ -20,7 +20,7 @@ from aatc.passes.analysis.arithmetic.motivic import (
     legal_assignments,
     motivic_class,
 )
-from aatc.passes.analysis.arithmetic.verify_arithmetic import ChromaticWitness
+from aatc.passes.analysis.arithmetic.verify_graphs import ChromaticWitness
 from aatc.passes.analysis.result import AnalysisError, Undecided, verify
 
 ranges = st.lists(st.tuples(st.integers(0, 12), st.integers(0, 6)), min_size=1, max_size=7).map(

@@ -278,7 +278,7 @@ def negativity_of(state):
         (lambda: berry_phase(torch.eye(3)), "overlap"),
         (lambda: chern_number(torch.ones(2, 3, 2)), "plaquettes"),
         (lambda: chern_number(np.stack([np.cos(TURNED), np.sin(TURNED)], axis=-1)), "flux π"),
-        (lambda: geometric_tensor(lambda x: x * 0, torch.ones(2, dtype=torch.float64)), "no state"),
+        (lambda: geometric_tensor(lambda x: x * 0, torch.ones(2, dtype=torch.float64)), "no ray"),
         (lambda: thermal_state(pauli("X"), np.inf), "finite"),
     ],
 )

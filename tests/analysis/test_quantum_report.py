@@ -5,6 +5,7 @@ import pytest
 import torch
 
 import aatc
+from aatc.analysis.items import item_of
 from aatc.passes.analysis.base import Study
 from aatc.passes.analysis.quantum.quantum_pass import AnalyzeQuantum
 from aatc.passes.analysis.result import Undecided
@@ -94,3 +95,21 @@ def test_causal_identity_and_even_heads_are_the_extremes():
 def test_a_budget_refuses():
     x = drawn(1, 1, 8, 4)
     assert "refused" in {f.item for f in analysed(x, x, x, budget=1e-6).findings}
+
+
+def test_given_weights_have_no_values_and_everything_is_written_out(tmp_path):
+    rows = np.random.default_rng(0).dirichlet(np.ones(8), (1, 2, 8))
+    found = aatc.analyze_weights(rows, passes="quantum")
+    assert {f.item for f in found.findings} == ITEMS - {"value_entropy"}
+    rho = np.sqrt(rows[0, 1]).T @ np.sqrt(rows[0, 1]) / 8
+    second = found[found.captured[0].name, "query_key_renyi_2", 1]
+    assert second.value == pytest.approx(-np.log(np.trace(rho @ rho)), abs=1e-12)
+    for f in found.findings:
+        assert f.result.verify() <= f.result.tolerance and item_of(f.item).says
+    found.save(tmp_path / "found.npz")
+    read = aatc.analysis.load_findings(tmp_path / "found.npz")
+    for one, other in zip(found.findings, read, strict=True):
+        assert one.item == other.item and np.array_equal(one.result.value, other.result.value)
+    found.html(tmp_path / "page.html")
+    page = (tmp_path / "page.html").read_text("utf-8")
+    assert "key bloch vector" in page and "radians" in page

@@ -15,8 +15,8 @@ from aatc.passes.analysis.quantum.quantum import QuantumStateSpace
 from aatc.passes.analysis.quantum.quantum_pass import _pattern
 from aatc.passes.analysis.quantum.states import mixed_state, pure_state
 from aatc.passes.analysis.quantum.token_paths import likeliest_token_path, sample_paths, sum_over_paths
-from aatc.passes.analysis.quantum.verify_quantum import RECOMPUTE, QuantumResult, QuantumWitness, deviation, witnessed
-from aatc.passes.analysis.result import AnalysisError, verify
+from aatc.passes.analysis.quantum.verify_quantum import RECOMPUTE, QuantumWitness, deviation, witnessed
+from aatc.passes.analysis.result import AnalysisError, Result, verify
 from tests.analysis.quantum_cases import channel, density, hermitian, law, vector
 
 #: Corruptions of each result, and how many of them are of its data.
@@ -251,4 +251,4 @@ def test_gradients_stay_with_the_value_and_witnesses_are_copies():
     found = PAIR.compute_entropy(mixed_state(pure_state(psi).density * 0.5 + torch.eye(4) / 8))
     found.value.backward()
     assert psi.grad is not None and isinstance(found.witness.data["tensor"], np.ndarray)
-    assert isinstance(found, QuantumResult) and found.verify() <= found.tolerance
+    assert isinstance(found, Result) and found.verify() <= found.tolerance

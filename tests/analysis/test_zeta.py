@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from aatc.passes.analysis.arithmetic import zeta
-from aatc.passes.analysis.arithmetic.verify_arithmetic import IharaWitness
+from aatc.passes.analysis.arithmetic.verify_graphs import IharaWitness
 from aatc.passes.analysis.arithmetic.zeta import (
     GraphError,
     artin_ihara_polynomial,

@@ -5,9 +5,12 @@ from dataclasses import dataclass
 
 import pytest
 import torch
+from torch.utils._python_dispatch import TorchDispatchMode
 
 import aatc
+from aatc import backends
 from aatc.backends import openmp
+from aatc.ir.parser import parse
 from aatc.passes import Pass
 
 needs_openmp = pytest.mark.skipif(
@@ -86,3 +89,49 @@ def test_mkl_counts_as_before_afterwards():
         assert ask(0) == 3
     finally:
         ask(before)
+
+
+class Threads(TorchDispatchMode):
+    """Notes the number of threads that each operator may take."""
+
+    def __init__(self):
+        super().__init__()
+        self.seen = {}
+
+    def __torch_dispatch__(self, function, types, args=(), kwargs=None):
+        self.seen[str(function)] = torch.get_num_threads()
+        return function(*args, **(kwargs or {}))
+
+
+ANGLES = """aatc 2
+
+geo.func @main(%p: f32[N,1], %w: f32[32], %x: f32[32,3]) {
+  %a = torch.call(%p, %w) {target = "aten.mul.Tensor", args = [#0, #1], no_grad = true} : f32[N,32]
+  %c = torch.call(%a) {target = "aten.cos.default", args = [#0], no_grad = true} : f32[N,32]
+  %d = torch.call(%c, %a) {target = "aten.sub.Tensor", args = [#0, #1]} : f32[N,32]
+  %m = torch.call(%d, %x) {target = "aten.mm.default", args = [#0, #1]} : f32[N,3]
+  %s = torch.call(%a) {target = "aten.sin.default", args = [#0]} : f32[N,32]
+  geo.return(%m, %s)
+}
+"""
+
+
+@needs_openmp
+@pytest.mark.parametrize(("n", "alone"), [(1000, False), (2048, True), (32768, False)])
+def test_what_one_thread_does_in_no_time_waits_for_no_other(n, alone):
+    """As angles of rotary positions: below 32,768 numbers torch itself takes one thread."""
+    program = backends.get("cpu").build(parse(ANGLES.replace("N", str(n))))
+    p, w, x = torch.linspace(0, 1, n).unsqueeze(-1), torch.arange(1.0, 33.0).requires_grad_(), torch.randn(32, 3)
+    before = torch.get_num_threads()
+    torch.set_num_threads(2)
+    try:
+        with Threads() as threads:
+            product, sine = program.main(p, w, x)
+        assert torch.get_num_threads() == 2
+    finally:
+        torch.set_num_threads(before)
+    torch.testing.assert_close(product, ((p * w).cos() - p * w) @ x)
+    torch.testing.assert_close(sine, (p * w).sin())
+    assert not product.requires_grad and not sine.requires_grad
+    assert threads.seen.pop("aten.mm.default") == 2  # products are worth a second thread
+    assert len(threads.seen) == 4 and {*threads.seen.values()} == {1 if alone else 2}

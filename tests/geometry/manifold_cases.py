@@ -4,7 +4,7 @@ import pytest
 import torch
 from hypothesis import strategies as st
 
-from aatc.geometry import SPD, Euclidean, Hyperboloid, Manifold, PoincareBall, Product, Simplex, Sphere
+from aatc.geometry import SPD, Euclidean, Hyperboloid, Manifold, PoincareBall, Product, Simplex, Sphere, Stereographic
 
 ATOL = 1e-8
 PRODUCT = Product([(Sphere(2.0), (3,)), (SPD(), (2, 2)), (Hyperboloid(0.5), (3,)), (Euclidean(), (2,))])
@@ -18,6 +18,8 @@ CASES: dict[str, tuple[Manifold, tuple[int, ...], tuple[int, ...]]] = {
     "hyperboloid_c": (Hyperboloid(0.3), (3,), (64,)),
     "ball": (PoincareBall(), (3,), (64,)),
     "ball_c": (PoincareBall(2.0), (3,), (64,)),
+    "stereographic": (Stereographic(0.8), (3,), (64,)),
+    "stereographic_tensor": (Stereographic(torch.tensor(-0.6, dtype=torch.float64)), (3,), (64,)),
     "spd": (SPD(), (3, 3), (11, 11)),
     "simplex": (Simplex(), (4,), (64,)),
     "product": (PRODUCT, (12,), (12,)),

@@ -214,6 +214,20 @@ def test_points_without_a_geodesic_are_named():
     assert caught.value.indices == ((0, 7), (0, 30))
 
 
+def test_points_on_two_sides_of_a_hole_are_named():
+    """Flat space without a disc: from one side of it to the other no straight line leads."""
+    holed = RiemannianStructure(
+        lambda x: torch.eye(2, dtype=x.dtype).expand(*x.shape, 2), domain=lambda x: x.norm(dim=-1) > 0.5
+    )
+    x = 1 + torch.rand(6, 2, dtype=F64, generator=torch.Generator().manual_seed(0))
+    y = x.roll(1, 0) + 0.1
+    for k in (1, 4):
+        y[k] = -x[k]
+    with pytest.raises(ConvergenceError, match=r"index \(0, 2, 0\) and 1 more") as caught:
+        holed.log(x.reshape(3, 2, 1, 2).transpose(0, 1), y.reshape(3, 2, 1, 2).transpose(0, 1))
+    assert caught.value.indices == ((0, 2, 0), (1, 0, 0))
+
+
 def test_few_coordinates_near_a_face_are_solved_too():
     p = torch.tensor([1 - 2e-6, 1e-6, 1e-6], dtype=F64)
     path = AttentionGeodesic().compute_path(p, p.flip(0), method="integrate")

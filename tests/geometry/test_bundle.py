@@ -47,6 +47,7 @@ def test_cocycle_and_connection_fit_everywhere_on_the_ready_made_bundles(seed):
         x = points_of(bundle, seed, 8)
         close(bundle.check_cocycle(x), 0.0)
         close(bundle.check_connection(x), 0.0)
+        assert float(bundle.check_continuity(x)) == 0
 
 
 @few

@@ -6,10 +6,10 @@ import pytest
 import torch
 
 from aatc.geometry import PointShapeError
-from aatc.geometry.bundles.bundle import FiberBundle
-from aatc.geometry.bundles.bundle_charts import stereographic_charts
+from aatc.geometry.bundles.bundle import FiberBundle, GaugeError
+from aatc.geometry.bundles.bundle_charts import rotation, stereographic_charts
 from aatc.geometry.bundles.connection import PathError
-from aatc.geometry.bundles.coordinate_bundle import BundleError
+from aatc.geometry.bundles.coordinate_bundle import BundleError, ContinuityError, CoordinateBundle
 from aatc.geometry.manifolds.charts import ChartError
 from tests.geometry.bundle_cases import (
     F64,
@@ -110,3 +110,83 @@ def test_data_that_make_no_bundle_are_refused():
         ):
             with pytest.raises(PointShapeError, match="float32 or float64"):
                 call()
+
+
+def turning(rate):
+    """exp(rate·φ·J), φ the longitude: continuous on the overlap of the hemispheres for integers alone."""
+    return lambda x: rotation(rate * torch.atan2(x[..., 1], x[..., 0]))
+
+
+def monopole_of(charge, transition=None):
+    """Dirac's potential of any real charge in both charts, with its transition, continuous or not."""
+    j = torch.tensor([[0.0, -1.0], [1.0, 0.0]])
+
+    def form(y):
+        side = torch.stack([-y[..., 1], y[..., 0]], -1) * (-charge / (1 + y.square().sum(-1, keepdim=True)))
+        return side[..., None, None] * j.to(y)
+
+    transitions = {("north", "south"): turning(charge) if transition is None else transition}
+    return FiberBundle(SPHERE, 3, 2, stereographic_charts(SPHERE), transitions, {"north": form, "south": form})
+
+
+@pytest.mark.parametrize("charge", [0.5, -1.5, 0.001, 2 + 1e-3, 1 / 3])
+@pytest.mark.parametrize("backwards", [False, True])
+def test_a_charge_that_is_no_integer_makes_no_bundle(charge, backwards):
+    with pytest.raises(ContinuityError) as caught:
+        if backwards:
+            names, transition = ("south", "north"), turning(-charge)
+            FiberBundle(SPHERE, 3, 2, stereographic_charts(SPHERE), {names: transition}, {})
+        monopole_of(charge)
+    # From exp(−πnJ) to exp(πnJ) only the entries ± sin πn change.
+    expected = abs(2 * math.sin(math.pi * charge))
+    assert caught.value.residual == pytest.approx(expected, rel=1e-6)
+
+
+@pytest.mark.parametrize("charge", [0, 1, -4, 11])
+def test_integer_charges_turn_fast_and_do_not_jump(charge):
+    bundle = monopole_of(float(charge))
+    assert float(bundle.check_continuity(points_of(bundle, 5, 40))) == 0
+    close(bundle.chern_number(40), float(charge))
+    for dtype in (torch.float32, torch.float64):
+        assert float(bundle.check_continuity(points_of(bundle, 6, 3, 5).to(dtype))) == 0
+
+
+def test_steep_is_no_jump_and_a_step_of_the_same_height_is():
+    def rounded(x):
+        return rotation(0.3 * torch.tanh(1e5 * (x[..., 0] - 0.1)))
+
+    def broken(x):
+        return rotation(torch.where(x[..., 0] > 0.1, 0.3, -0.3).to(x))
+
+    assert float(monopole_of(0.0, rounded).check_continuity(points_of(MONOPOLE, 1, 10))) == 0
+    with pytest.raises(ContinuityError, match=r"jumps by 0\.591 at \(0\.1, ") as caught:
+        monopole_of(0.0, broken)
+    assert caught.value.residual == pytest.approx(2 * math.sin(0.3), rel=1e-6)
+
+
+def test_a_jump_between_the_samples_is_found_by_the_chern_number():
+    """One sample sees nothing; the equator is closed."""
+    form = monopole_of(0.0)._connections["north"]
+    pole = torch.tensor([[0.6, 0.8, 0.0]], dtype=F64)
+    charts, forms = stereographic_charts(SPHERE), {"north": form, "south": form}
+    bundle = FiberBundle(SPHERE, 3, 2, charts, {("north", "south"): turning(0.5)}, forms, samples=pole)
+    with pytest.raises(ContinuityError):
+        bundle.chern_number()
+    nearly = FiberBundle(
+        SPHERE, 3, 2, charts, {("north", "south"): turning(2 + 1e-6)}, monopole_of(2.0)._connections, samples=pole
+    )
+    with pytest.raises(ContinuityError):
+        nearly.chern_number()
+    misfit = FiberBundle(SPHERE, 3, 2, charts, {("north", "south"): turning(2)}, forms)
+    with pytest.raises(GaugeError):
+        misfit.chern_number()
+
+
+def test_a_transition_that_is_not_finite_off_the_samples_is_refused():
+    def hole(x):
+        return rotation(torch.where((x[..., 0] - 0.1).abs() < 0.005, math.nan, 0.0).to(x))
+
+    samples = torch.tensor([[0.6, 0.8, 0.0], [-0.6, 0.8, 0.0], [0.6, -0.8, 0.0]], dtype=F64)
+    charts = stereographic_charts(SPHERE)
+    with pytest.raises(ContinuityError):
+        CoordinateBundle(SPHERE, 3, 2, charts, {("north", "south"): hole}, samples=samples)

@@ -48,9 +48,14 @@ def test_maps_of_the_ball_are_gyrovector_formulas(largest):
     ball = PoincareBall()
     x, y = in_ball(largest, 0), in_ball(largest, 1)
     v = ball.log(x, y)
-    end, middle = ball.exp(x, v), ball.geodesic(x, y, 0.3)
+    end, middle, carried = ball.exp(x, v), ball.geodesic(x, y, 0.3), ball.transport(x, y, v)
     for n in range(N):
         p, q, u = numbers(x[n]), numbers(y[n]), numbers(v[n])
+        # gyr[y, −x] v, linear in v, of which a small part stays inside
+        back, w = [-a for a in p], [mp.mpf(10) ** -25 * a for a in u]
+        turned = mobius([-a for a in mobius(q, back)], mobius(q, mobius(back, w)))
+        ratio = (1 - sum(a * a for a in q)) / (1 - sum(a * a for a in p)) * mp.mpf(10) ** 25
+        assert off(carried[n], [ratio * a for a in turned]) <= 1e-6
         gap = 1 - sum(a * a for a in p)
         away = mobius([-a for a in p], q)
         assert off(v[n], scaled(lambda t, gap=gap: gap * mp.atanh(t), away)) <= 1e-6
@@ -158,3 +163,41 @@ def test_log_of_the_sphere_has_the_length_of_the_way_near_the_antipode(near, rad
     middle = sphere.geodesic(x, y, 0.5)
     for end in (x, y):
         torch.testing.assert_close(sphere.dist(end, middle), sphere.dist(x, y) / 2, rtol=1e-6, atol=0)
+
+
+@pytest.mark.parametrize("c", [0.01, 1.0, 50.0])
+@pytest.mark.parametrize("place", ["beside", "beyond", "vertex", "across", "opposite", "same side"])
+def test_double_precision_keeps_its_digits_far_from_the_vertex(place, c):
+    """At sinh(√c r) = 10⁴ Lorentz products of rounded coordinates hold eight digits of sixteen."""
+    manifold, s = Hyperboloid(c), 1e4 / math.sqrt(c)
+    other = {
+        "beside": [s, 1e-2, 3e-3],
+        "beyond": [s * (1 + 1e-6), 0.0, 1e-4],
+        "vertex": [0.0, 0.0, 0.0],
+        "across": [0.0, s, 0.0],
+        "opposite": [-s, 1.0, 0.0],
+        "same side": [0.3 / math.sqrt(c), 0.1, 0.0],
+    }[place]
+    x, y = (manifold.projection(torch.tensor([0.0, *p], dtype=torch.float64)) for p in ([s, 0.0, 0.0], other))
+    v = manifold.tangent_projection(x, torch.tensor([0.0, 1e-4, 0.5, -0.3], dtype=torch.float64))
+    space = numbers(v[1:])
+
+    def product(u, w):
+        return sum(a * b for a, b in zip(u[1:], w[1:], strict=True)) - u[0] * w[0]
+
+    def above(x):
+        space = numbers(x[1:])
+        return [mp.sqrt(1 / mp.mpf(c) + sum(a * a for a in space)), *space]
+
+    p, q = above(x), above(y)
+    k = mp.mpf(c) * product(p, q)
+    angle = mp.acosh(-k)
+    assert abs(float(mp.mpf(float(manifold.dist(x, y))) * mp.sqrt(mp.mpf(c)) / angle) - 1) <= 2e-14
+    assert off(manifold.log(x, y), [(b + k * a) * angle / mp.sinh(angle) for a, b in zip(p, q, strict=True)]) <= 2e-14
+    u = [sum(a * b for a, b in zip(p[1:], space, strict=True)) / p[0], *space]
+    size = mp.sqrt(mp.mpf(c) * product(u, u))
+    want = [mp.cosh(size) * a + mp.sinh(size) / size * b for a, b in zip(p, u, strict=True)]
+    assert off(manifold.exp(x, v), want) <= 1e-13
+    turn = mp.mpf(c) * product(q, u) / (1 - k)
+    carried = [w + turn * (a + b) for a, b, w in zip(p, q, u, strict=True)]
+    assert off(manifold.transport(x, y, v), carried) <= 1e-10

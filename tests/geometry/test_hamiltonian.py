@@ -304,3 +304,49 @@ def test_an_implicit_step_that_is_not_solved_is_an_error():
     zero = torch.zeros(1, 1, dtype=F64, requires_grad=True)
     with pytest.raises(symplectic.ConvergenceError, match="derivative"):
         OSCILLATOR.evolve(zero, zero, 3.0, 1, "implicit_midpoint")
+
+
+def bump(x, centre):
+    """Smooth, and exactly 0 beyond 1/2 from the centre."""
+    inside = (x - centre).abs() < 0.5
+    near = torch.where(inside, x - centre, torch.zeros_like(x))
+    return torch.where(inside, (-1 / (0.25 - near * near)).exp(), torch.zeros_like(x))
+
+
+@pytest.mark.parametrize("method", ["leapfrog", "yoshida4"])
+@pytest.mark.parametrize("dtype", [torch.float32, F64])
+@pytest.mark.parametrize("couple", [lambda q, p: bump(q, 2.0) * p * p, lambda q, p: bump(p, -1.5) * q], ids="qp")
+def test_a_hamiltonian_that_mixes_elsewhere_is_refused_when_it_gets_there(couple, method, dtype):
+    def energy(q, p):
+        return (0.5 * q * q + 0.5 * p * p + 3 * couple(q, p)).sum(-1)
+
+    system = HamiltonianSystem(energy)
+    q, p = torch.tensor([[0.0], [0.0]], dtype=dtype), torch.tensor([[0.3], [2.0]], dtype=dtype)
+    # The first circle has the radius 0.3, and no coupling; the second comes to q = 2 and to p = −2.
+    system.evolve(q[:1], p[:1], 0.05, 60, method)
+    system.evolve(q, p, 0.05, 12, method)
+    for act in (system.evolve, system.trajectory):
+        with pytest.raises(symplectic.NotSeparableError, match="on the way, at leapfrog"):
+            act(q, p, 0.05, 130, method)
+
+
+def test_a_sum_in_disguise_is_separable_along_the_whole_way():
+    """log(e^T e^V) and a product of exponentials are sums, whose gradients are rounded otherwise at each point."""
+    system = HamiltonianSystem(lambda q, p: (half_square(p).exp() * half_square(q).exp()).log())
+    for dtype in (torch.float32, F64):
+        q, p = torch.tensor([1.0, -2.0], dtype=dtype), torch.tensor([0.5, 1.0], dtype=dtype)
+        moved = system.evolve(q, p, 0.02, 200)
+        exact = OSCILLATOR.evolve(q.to(F64), p.to(F64), 0.02, 200)
+        room = 1e-12 if dtype == F64 else 1e-4
+        torch.testing.assert_close([x.to(F64) for x in moved], list(exact), rtol=0, atol=room)
+
+
+def test_the_watch_changes_neither_values_nor_gradients():
+    q, p = start("pendulum")
+    parts = HamiltonianSystem.separable(half_square, lambda q: (1 - torch.cos(q)).sum(-1))
+    results = []
+    for system in (PENDULUM, parts):
+        leaves = q.clone().requires_grad_(), p.clone().requires_grad_()
+        end = system.evolve(*leaves, 0.1, 20, "yoshida4")
+        results.append((*end, *torch.autograd.grad(end[0].sum() + end[1].square().sum(), leaves)))
+    torch.testing.assert_close(results[0], results[1], rtol=0, atol=1e-13)

@@ -81,7 +81,7 @@ def test_spd_derivatives_hold_at_equal_eigenvalues(scale):
     assert torch.autograd.gradcheck(SPD().transport, (x, y, y))
 
 
-def test_spd_derivatives_agree_in_every_mode_and_second_ones_are_refused():
+def test_spd_derivatives_agree_in_every_mode():
     x, y = SPD().random_point((2, 3, 3), torch.Generator().manual_seed(0), dtype=torch.float64)
     along = torch.diag(torch.tensor([1.0, -0.5, 2.0], dtype=torch.float64)) + 0.3
     for f in (
@@ -98,8 +98,6 @@ def test_spd_derivatives_agree_in_every_mode_and_second_ones_are_refused():
         assert torch.autograd.gradcheck(
             lambda b, f=f: f((b + b.mT) / 2), (x.clone().requires_grad_(),), check_forward_ad=True
         )
-        with pytest.raises(GeometryError, match="first derivatives only"):
-            torch.func.grad(lambda b, f=f: torch.func.grad(lambda c: f(c).sum())(b).square().sum())(x)
 
 
 @everywhere
@@ -210,8 +208,8 @@ def test_faces_of_the_simplex_and_the_rim_of_the_ball_stay_finite():
     assert all(grad.isfinite().all() for grad in grads)
     far = PoincareBall().exp(torch.zeros(2), torch.tensor([50.0, 0.0]))
     assert PoincareBall().belongs(far) and PoincareBall().dist(far, -far).isfinite()
-    outside = torch.tensor([3.0, 4.0], requires_grad=True)
-    (grad,) = torch.autograd.grad(PoincareBall().dist(outside, torch.zeros(2)), outside)
+    rim = torch.tensor([1 - 1e-7, 0.0], requires_grad=True)
+    (grad,) = torch.autograd.grad(PoincareBall().dist(rim, torch.zeros(2)), rim)
     assert grad.isfinite().all()
 
 
@@ -244,3 +242,16 @@ def test_wrong_shapes_dtypes_and_parameters_are_typed_errors():
     ):
         with pytest.raises(GeometryError):
             call()
+
+
+@pytest.mark.parametrize("name", ["sphere", "ball", "simplex"])
+def test_what_is_not_a_number_is_not_taken_for_zero(name):
+    manifold, (x, y) = draw(name, 4, 2, (2,))
+    v = tangent(manifold, x, 4)
+    hole = x.clone()
+    hole[0, 1] = math.nan
+    # the formulas, whatever looks at points before them; the sphere's metric does not depend on the point
+    results = [manifold._exp(hole, v), manifold._dist(hole, y)]
+    results += [] if name == "sphere" else [manifold._inner(hole, v, v)]
+    for found in results:
+        assert found[0].isnan().any() and found[1].isfinite().all()

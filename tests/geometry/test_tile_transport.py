@@ -281,6 +281,23 @@ def test_the_dtype_is_kept(dtype):
         assert TileTransport(Sphere(), method=method).holonomy_defect(path).dtype == dtype
 
 
+@everywhere
+def test_base_points_off_the_manifold_are_refused(name):
+    manifold, (x, y) = draw(name, 2, 2)
+    path = torch.stack((x, y), -manifold.point_ndim - 1)
+    v = torch.zeros_like(path)
+    if name in ("euclidean", "stereographic"):  # whose points are all of Rⁿ
+        TileTransport(manifold).transport_attention(v, path + 1)
+        return
+    off = path.clone()
+    off.narrow(-manifold.point_ndim - 1, 1, 1).mul_(-3)
+    for method in ("auto", "pole_ladder"):
+        carrier = TileTransport(manifold, method=method)
+        for act in (carrier.local_connection, carrier.holonomy_defect, lambda p, c=carrier: c.parallel_transport(v, p)):
+            with pytest.raises(TileError, match="off"):
+                act(off)
+
+
 def test_what_does_not_fit_is_refused():
     sphere = Sphere()
     path = sphere.random_point((3, 4), dtype=F64)

@@ -41,6 +41,11 @@ def lifted(x):
     return torch.cat(((1 + x.square().sum(-1, keepdim=True)).sqrt(), x), -1)
 
 
+def _at_origin(c, x):
+    """Features as tangent vectors at the origin."""
+    return geometry.Stereographic(c).exp(torch.zeros_like(x), x)
+
+
 DISTANCES = {
     "dot": lambda q, k: -(q * k).sum(-1),
     "euclidean": lambda q, k: geometry.Euclidean().dist(q, k).square(),
@@ -48,6 +53,13 @@ DISTANCES = {
     "lorentz": lambda q, k: geometry.Hyperboloid().dist(lifted(q), lifted(k)),
     "poincare": lambda q, k: geometry.PoincareBall().dist(
         *(geometry.PoincareBall().from_hyperboloid(lifted(x)) for x in (q, k))
+    ),
+    "stereographic": lambda q, k: torch.stack(
+        [
+            geometry.Stereographic(c).dist(*(_at_origin(c, x[:, h]) for x in (q, k)))
+            for h, c in enumerate(made("stereographic").metric.curvature.detach())
+        ],
+        1,
     ),
     "sphere": lambda q, k: geometry.Sphere().dist(*(x / x.norm(dim=-1, keepdim=True) for x in (q, k))),
 }

@@ -7,7 +7,7 @@ from torch.autograd import gradcheck
 from aatc import nn
 
 pytestmark = pytest.mark.usefixtures("one_thread")
-METRICS = ("dot", "euclidean", "fisher-rao", "lorentz", "mahalanobis", "poincare", "sphere")
+METRICS = ("dot", "euclidean", "fisher-rao", "lorentz", "mahalanobis", "poincare", "sphere", "stereographic")
 
 
 def draw(*shape: int, seed: int = 0) -> torch.Tensor:

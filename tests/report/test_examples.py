@@ -52,6 +52,25 @@ def test_a_trained_model_is_analysed():
     assert all(f"{layer}.{head}" in done.stdout for layer in range(2) for head in range(4))
 
 
+@pytest.mark.slow
+def test_three_models_are_told_apart(tmp_path):
+    pytest.importorskip("sklearn")
+    pytest.importorskip("matplotlib")
+    environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(EXAMPLES.parent), "COLUMNS": "120"}
+    command = [sys.executable, str(EXAMPLES / "heads_of_models.py"), "--epochs", "1", "--output", str(tmp_path)]
+    done = subprocess.run(command, capture_output=True, text=True, env=environment, timeout=300)
+    assert done.returncode == 0, done.stderr
+    said = re.findall("• (.*)", done.stdout)
+    assert [s.split()[0] for s in said] == ["Heads", "Nothing", "An"]
+    assert (
+        re.search(r"0\.[01] .*previous token", done.stdout)
+        and len(re.findall(r"1\.[01] .*induction", done.stdout)) >= 1
+    )
+    pages = {p.stem: p.read_text("utf-8") for p in tmp_path.glob("*.html")}
+    assert set(pages) == {"trained_digits", "llama-shaped_random_weights", "induction_toy"}
+    assert all(page.count("<img") >= 8 and "http" not in page for page in pages.values())
+
+
 @pytest.mark.parametrize(("program", "printed"), BLOCKS)
 def test_an_example_of_the_manual_prints_what_the_manual_says(program, printed):
     pytest.importorskip("matplotlib")

@@ -68,6 +68,30 @@ def test_a_rise_of_the_energy_is_measured_at_its_step_and_place(step, member, ri
 def test_the_first_of_several_rises_is_the_witness():
     verdict = CHECK.check_energy_monotonicity(torch.tensor([3.0, 2.0, 2.5, 1.0, 9.0]), lambda energy: energy)
     assert not verdict and verdict.witness.step == 1 and verdict.witness.increase == 0.5
+    assert verdict.residual == verdict.verify() == 8
+
+
+@given(SEEDS, st.integers(2, 40), st.sampled_from([(), (2, 3)]))
+def test_the_rise_is_that_above_the_least_energy_before(seed, count, batch):
+    energies = gaussian(seed, count, *batch)
+    verdict = CHECK.check_energy_monotonicity(energies, lambda energy: energy)
+    largest = max(
+        row[later] - row[earlier]
+        for row in energies.reshape(count, -1).T.tolist()
+        for later in range(1, count)
+        for earlier in range(later)
+    )
+    assert verdict.residual == verdict.verify() == max(0.0, largest) and bool(verdict) is (largest <= 1e-6)
+
+
+@pytest.mark.parametrize(("total", "holds"), [(0.99e-6, True), (1.01e-6, False), (1e-3, False)])
+def test_a_rise_in_a_thousand_small_steps_is_a_rise(total, holds):
+    fall, rise = torch.linspace(2, 1, 50, dtype=torch.float64), 1 + torch.linspace(0, total, 1001, dtype=torch.float64)
+    verdict = CHECK.check_energy_monotonicity(torch.cat((fall, rise)), lambda energy: energy)
+    assert bool(verdict) is holds and verdict.residual == pytest.approx(total) == pytest.approx(verdict.verify())
+    if not holds:
+        # The first energy that is more than 1e-6 above 1.
+        assert verdict.witness.step + 1 == 50 + math.floor(1e-6 / (total / 1000)) + 1
 
 
 @given(SEEDS, st.sampled_from([0.999e-6, 1.001e-6]), st.sampled_from([1, -1]))

@@ -1,6 +1,7 @@
 """Checks of quantum states: normalised, uncertain, entangled no more than before."""
 
 import cmath
+import dataclasses
 import math
 
 import pytest
@@ -9,6 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch import Tensor
 
+from aatc.passes.analysis.result import verify
 from aatc.validation import QuantumValidation, ValidationError
 from aatc.validation.quantum import MEASURES, concurrence, log_negativity, negativity
 
@@ -209,6 +211,61 @@ def test_the_factor_of_operators_on_the_whole_is_found(seed, factor):
     assert not CHECK.check_entanglement_monotonicity(operation, rho, (2, 2), factor=1 - factor, density=True)
 
 
+@given(SEEDS, st.sampled_from([(2, 2), (2, 3), (3, 2)]), BATCHES, st.sampled_from(MEASURES[:2]))
+def test_local_unitaries_keep_entanglement(seed, dims, batch, measure):
+    psi = vectors(seed, *batch, dims[0] * dims[1])
+    a, b = (channel(seed + k, 1, d)[0] for k, d in enumerate(dims, 1))
+    for operation in ((a, b), torch.kron(a, b), torch.kron(a, b)[None]):
+        verdict = CHECK.check_entanglement_monotonicity(operation, psi, dims, 1e-12, measure=measure)
+        assert verdict and verdict.witness.factor is None and verdict.verify() <= 1e-12
+        assert verdict.witness.after == pytest.approx(verdict.witness.before, abs=1e-12)
+
+
+@given(SEEDS, st.sampled_from([(2, 2), (2, 3)]), st.integers(1, 3), st.integers(1, 2), st.booleans())
+def test_measuring_and_correcting_does_not_raise_entanglement(seed, dims, outcomes, each, density):
+    """One party measures; the other corrects by a channel that depends on the outcome."""
+    state = densities(seed, (2,), math.prod(dims)) if density else vectors(seed, 2, math.prod(dims))
+    measured, corrected = (0, 1) if seed % 2 else (1, 0)
+    parts = [torch.empty(0), torch.empty(0)]
+    parts[measured] = channel(seed + 1, outcomes, dims[measured])
+    parts[corrected] = torch.stack([channel(seed + 2 + k, each, dims[corrected]) for k in range(outcomes)])
+    by_parties = CHECK.check_entanglement_monotonicity(tuple(parts), state, dims, 1e-10, density=density)
+    # The same, written out.
+    whole = []
+    for k in range(outcomes):
+        for op in parts[corrected][k]:
+            pair = [parts[measured][k], op] if measured == 0 else [op, parts[measured][k]]
+            whole.append(torch.kron(*pair))
+    as_one = CHECK.check_entanglement_monotonicity(torch.stack(whole), state, dims, 1e-10, density=density)
+    assert by_parties and as_one and max(by_parties.verify(), as_one.verify()) <= 1e-10
+    assert by_parties.witness.after == pytest.approx(as_one.witness.after, abs=1e-12)
+
+
+def test_teleporting_by_a_projective_measurement_and_a_flip_makes_products_of_bell_pairs():
+    zero, one = torch.diag(torch.tensor([1, 0], dtype=C)), torch.diag(torch.tensor([0, 1], dtype=C))
+    verdict = CHECK.check_entanglement_monotonicity(
+        (torch.stack((zero, one)), torch.stack((torch.eye(2, dtype=C), X))), BELL, (2, 2), measure="concurrence"
+    )
+    # Both outcomes leave Bob's qubit in |0⟩.
+    assert verdict and (verdict.witness.before, verdict.witness.after) == pytest.approx((1, 0), abs=1e-7)
+    # Without the measurement, what the parties do is no channel.
+    assert not CHECK.check_entanglement_monotonicity((torch.stack((zero, X)), torch.stack((X, one))), BELL, (2, 2))
+
+
+@pytest.mark.parametrize(("size", "holds"), [(0.9e-6, True), (1.1e-6, False)])
+def test_operators_nearly_products_are_measured_and_planted_factors_found(size, holds):
+    turn = torch.linalg.matrix_exp(-1j * size * torch.kron(X, X)) @ torch.kron(X, Z)
+    verdict = CHECK.check_entanglement_monotonicity(turn, BELL, (2, 2))
+    assert bool(verdict) is holds and verdict.witness.factor is None
+    assert verdict.residual == pytest.approx(size, rel=1e-4) == pytest.approx(verdict.verify(), rel=1e-4)
+    a, b = verdict.witness.products
+    for planted in ((a, -b), (a * 1.001, b), (b, a)):
+        assert dataclasses.replace(verdict.witness, products=planted) and (
+            verify(dataclasses.replace(verdict.witness, products=planted)) > 1e-4
+        )
+    assert verify(dataclasses.replace(verdict.witness, products=None)) == math.inf
+
+
 def test_a_controlled_not_is_caught_by_what_it_entangles_and_by_its_form():
     plus = torch.tensor([1, 0, 1, 0], dtype=C) / math.sqrt(2)
     verdict = CHECK.check_entanglement_monotonicity(CNOT, plus, (2, 2))
@@ -249,6 +306,12 @@ def test_a_norm_beyond_the_range_of_squares_fails_and_is_measured_again():
         lambda: CHECK.check_entanglement_monotonicity(CNOT, BELL, None),
         lambda: CHECK.check_entanglement_monotonicity(CNOT, BELL, (2.0, 2.0)),
         lambda: CHECK.check_entanglement_monotonicity(X, BELL, (2, 2)),
+        lambda: CHECK.check_entanglement_monotonicity((X, X), BELL, (2, 2), factor=0),
+        lambda: CHECK.check_entanglement_monotonicity((X, X, X), BELL, (2, 2)),
+        lambda: CHECK.check_entanglement_monotonicity((X, CNOT), BELL, (2, 2)),
+        lambda: CHECK.check_entanglement_monotonicity((X, torch.stack((X, X))), BELL, (2, 2)),
+        lambda: CHECK.check_entanglement_monotonicity((X[None, None], X[None, None]), BELL, (2, 2)),
+        lambda: CHECK.check_entanglement_monotonicity((X, math.nan * X), BELL, (2, 2)),
         lambda: CHECK.check_entanglement_monotonicity(CNOT, 2 * BELL, (2, 2)),
         lambda: CHECK.check_entanglement_monotonicity(CNOT, BELL[:2], (2, 2)),
         lambda: CHECK.check_entanglement_monotonicity(CNOT, BELL, (2, 2), measure="entropy"),

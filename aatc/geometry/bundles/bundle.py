@@ -65,7 +65,8 @@ class FiberBundle(CoordinateBundle):
     the chart, and a connection form on the point, so `local_trivialization` and `connection_form` take them;
     `parallel_transport` takes the fibre over the path's start, not a section, of which it would use no more.
 
-    Raises: BundleError for charts, transitions or connections that are missing; CocycleError; PointShapeError.
+    Raises: BundleError for charts, transitions or connections that are missing; CocycleError; ContinuityError;
+    PointShapeError.
     """
 
     def __init__(
@@ -110,7 +111,10 @@ class FiberBundle(CoordinateBundle):
             form = conformal_connection(-1)
         else:
             raise BundleError(f"tangent bundles are ready for Sphere and Hyperboloid, not {manifold!r}")
-        bundle = cls(manifold, dimension + 1, dimension, charts, transitions, dict.fromkeys(frames, form))
+        # The transition is a closed form, which one point of the overlap is enough to try: polygons make bundles often.
+        one = charts[0].point(torch.full((1, dimension), 0.6 / math.sqrt(dimension), dtype=torch.float64))
+        connections = dict.fromkeys(frames, form)
+        bundle = cls(manifold, dimension + 1, dimension, charts, transitions, connections, samples=one)
         bundle._frames = frames
         return bundle
 
@@ -298,7 +302,9 @@ class FiberBundle(CoordinateBundle):
 
         Gauss nodes in |y| and equal angles, ``nodes`` of each, over |y| ≤ 1 of ``north`` and of ``south``: exact to
         rounding for smooth connections as ``nodes`` grows, an integer up to that error, and a tensor that follows
-        the connection's parameters. Raises `BundleError` for other bases and groups, and without nodes.
+        the connection's parameters. That holds for a bundle alone, so along the equator, where the hemispheres meet,
+        the transition is searched for jumps, and the connection forms must fit: ContinuityError, GaugeError.
+        Raises `BundleError` for other bases and groups, and without nodes.
         """
         if nodes < 1:
             raise BundleError(f"nodes = {nodes}: a quadrature needs at least one")
@@ -315,6 +321,11 @@ class FiberBundle(CoordinateBundle):
         weight = torch.as_tensor(weights / 2, dtype=dtype, device=device) * radius * (2 * math.pi / nodes)
         angle = torch.arange(nodes, dtype=dtype, device=device) * (2 * math.pi / nodes)
         disc = radius[:, None, None] * torch.stack([angle.cos(), angle.sin()], -1)
+        around = torch.arange(64, dtype=dtype, device=device) * (2 * math.pi / 64)
+        equator = self.base.radius * torch.stack([around.cos(), around.sin(), torch.zeros_like(around)], -1)
+        self.check_continuity(equator)
+        with torch.no_grad():
+            self.check_connection(equator)
         total = torch.zeros((), dtype=dtype, device=device)
         for name in ("north", "south"):
             field = self._curvature(self._number(name), disc)[..., 0, 1, :, :]

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from aatc.geometry.manifold import dot, length
+from aatc.geometry.manifold import Scalar, dot, length, of, root
 from aatc.geometry.manifolds.hyperbolic import Hyperboloid
 from aatc.geometry.manifolds.sphere import Sphere
 
@@ -51,34 +51,38 @@ def stereographic_charts(sphere: Sphere) -> tuple[Chart, Chart]:
     both charts of one orientation. The equator is |y| = 1 in either. Source: J. Lee, "Riemannian Manifolds", 1997,
     chapter 3.
     """
-    r = sphere.radius
+
+    def r(x: Tensor) -> Scalar:
+        return of(sphere.radius, x)
 
     def north_point(y: Tensor) -> Tensor:
         square = dot(y, y)
-        return torch.cat([2 * y, 1 - square], -1) * (r / (1 + square))
+        return torch.cat([2 * y, 1 - square], -1) * (r(y) / (1 + square))
 
     def south_point(y: Tensor) -> Tensor:
         square = dot(y, y)
-        return torch.cat([2 * _flip(y), square - 1], -1) * (r / (1 + square))
+        return torch.cat([2 * _flip(y), square - 1], -1) * (r(y) / (1 + square))
 
-    north = Chart("north", lambda x: x[..., :-1] / (r + x[..., -1:]), north_point, lambda x: x[..., -1] / r + 0.8)
-    south = Chart(
-        "south", lambda x: _flip(x[..., :-1]) / (r - x[..., -1:]), south_point, lambda x: 0.8 - x[..., -1] / r
-    )
+    def height(x: Tensor) -> Tensor:
+        return (x[..., -1:] / r(x)).squeeze(-1)
+
+    north = Chart("north", lambda x: x[..., :-1] / (r(x) + x[..., -1:]), north_point, lambda x: height(x) + 0.8)
+    south = Chart("south", lambda x: _flip(x[..., :-1]) / (r(x) - x[..., -1:]), south_point, lambda x: 0.8 - height(x))
     return north, south
 
 
 def ball_chart(space: Hyperboloid) -> Chart:
     """The unit ball as the one chart of the hyperboloid of curvature −c: y = √c x_space/(1 + √c x_0)."""
-    root = math.sqrt(space.c)
 
     def point(y: Tensor) -> Tensor:
         square = dot(y, y)
-        return torch.cat([1 + square, 2 * y], -1) / (root * (1 - square))
+        return torch.cat([1 + square, 2 * y], -1) / (root(of(space.c, y)) * (1 - square))
 
-    return Chart(
-        "ball", lambda x: root * x[..., 1:] / (1 + root * x[..., :1]), point, lambda x: torch.ones_like(x[..., 0])
-    )
+    def coordinates(x: Tensor) -> Tensor:
+        scaled = root(of(space.c, x)) * x
+        return scaled[..., 1:] / (1 + scaled[..., :1])
+
+    return Chart("ball", coordinates, point, lambda x: torch.ones_like(x[..., 0]))
 
 
 def angle_charts() -> tuple[Chart, Chart]:
@@ -111,11 +115,12 @@ def conformal_connection(sign: int) -> Map:
     return form
 
 
-def sphere_frame(radius: float, pole: int) -> Map:
+def sphere_frame(radius: Scalar, pole: int) -> Map:
     """The orthonormal frame of the chart ``north`` (pole 1) or ``south`` (pole −1): x ↦ columns (..., m + 1, m)."""
 
     def frame(x: Tensor) -> Tensor:
-        side, height = x[..., :-1] / radius, x[..., -1:] / radius
+        unit = x / of(radius, x)
+        side, height = unit[..., :-1], unit[..., -1:]
         one = torch.eye(side.shape[-1], dtype=x.dtype, device=x.device)
         upper = one - side.unsqueeze(-1) * (side / (1 + pole * height)).unsqueeze(-2)
         columns = torch.cat([upper, -pole * side.unsqueeze(-2)], -2)
@@ -124,12 +129,12 @@ def sphere_frame(radius: float, pole: int) -> Map:
     return frame
 
 
-def ball_frame(c: float) -> Map:
+def ball_frame(c: Scalar) -> Map:
     """The orthonormal frame of `ball_chart`: x ↦ columns (..., m + 1, m), orthonormal in the Lorentz product."""
-    root = math.sqrt(c)
 
     def frame(x: Tensor) -> Tensor:
-        time, side = root * x[..., :1], root * x[..., 1:]
+        scaled = root(of(c, x)) * x
+        time, side = scaled[..., :1], scaled[..., 1:]
         one = torch.eye(side.shape[-1], dtype=x.dtype, device=x.device)
         lower = one + side.unsqueeze(-1) * (side / (1 + time)).unsqueeze(-2)
         return torch.cat([side.unsqueeze(-2), lower], -2)

@@ -15,7 +15,7 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
-from aatc.geometry.manifold import GeometryError, Manifold
+from aatc.geometry.manifold import GeometryError, Manifold, matrix_exponential
 
 PathFunction = Callable[[Tensor], Tensor]
 Path = PathFunction | Tensor
@@ -111,7 +111,7 @@ def magnus_factor(first: Tensor, second: Tensor, h: float) -> Tensor:
     span, so that skew matrices give orthogonal ones to rounding.
     """
     bracket = first @ second - second @ first
-    step: Tensor = torch.linalg.matrix_exp((0.5 * h) * (first + second) - (math.sqrt(3) / 12 * h * h) * bracket)
+    step: Tensor = matrix_exponential((0.5 * h) * (first + second) - (math.sqrt(3) / 12 * h * h) * bracket)
     return step
 
 

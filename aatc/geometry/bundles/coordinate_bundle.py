@@ -14,6 +14,7 @@ import torch
 from torch import Tensor
 
 from aatc.geometry.bundles.bundle_charts import Chart, Map
+from aatc.geometry.bundles.continuity import largest_jumps
 from aatc.geometry.manifold import GeometryError, Manifold, PointShapeError
 from aatc.geometry.manifolds.charts import ChartError
 from aatc.geometry.manifolds.curvature import require_full_precision
@@ -31,6 +32,10 @@ class ResidualError(GeometryError):
 
 class CocycleError(ResidualError):
     """Transition functions without g_aa = 1 or g_ab g_bc g_ca = 1."""
+
+
+class ContinuityError(ResidualError):
+    """A transition function that jumps inside the overlap of its charts; ``residual`` is the jump's size."""
 
 
 class BundleError(GeometryError):
@@ -82,10 +87,11 @@ class CoordinateBundle:
     (of equal ones the first); a packed element is (..., n + r), a principal one (..., n + r²).
 
     The cocycle is checked when the bundle is made, at ``samples`` (default: 64 random float64 points of the base on
-    the CPU, drawn from a fixed seed); `check_cocycle` checks elsewhere.
+    the CPU, drawn from a fixed seed), and the transitions are searched for jumps between them; `check_cocycle` and
+    `check_continuity` check elsewhere.
 
-    Raises: BundleError for charts or transitions that are missing or singular; CocycleError; PointShapeError;
-    ChartError for points outside the charts asked for, and points and fibres that are not finite.
+    Raises: BundleError for charts or transitions that are missing or singular; CocycleError; ContinuityError;
+    PointShapeError; ChartError for points outside the charts asked for, and points and fibres that are not finite.
     """
 
     def __init__(
@@ -120,6 +126,7 @@ class CoordinateBundle:
                 generator = torch.Generator().manual_seed(0)
                 samples = base.random_point((64, dimension), generator, dtype=torch.float64)
             self.check_cocycle(samples)
+            self.check_continuity(samples)
 
     def chart(self, name: str) -> Chart:
         """The chart of that name. Raises `ChartError`."""
@@ -186,6 +193,44 @@ class CoordinateBundle:
                 residual = residual.index_put((where,), torch.maximum(residual[where], defect))
         self._refuse(residual, atol, CocycleError, "the transition functions are no cocycle: g_ab g_bc g_ca − 1")
         return residual.reshape(point.shape[:-1])
+
+    def check_continuity(self, point: Tensor, atol: float | None = None) -> Tensor:
+        """The largest jump of a transition's entry between consecutive points (N, ..., n), ().
+
+        Searched along the segments, in a chart's coordinates, from each point of an overlap to the next, and from the
+        last to the first, where they stay in the overlap: see `aatc.geometry.bundles.continuity`. Overlaps may have
+        several parts, and what differs between them is no jump. Raises `ContinuityError` if one exceeds ``atol``
+        (default: the root of the dtype's epsilon), or if a transition is not finite there.
+        """
+        self._check_points(point)
+        flat = point.detach().reshape(-1, self.dimension)
+        room = torch.finfo(flat.dtype).eps ** 0.5 if atol is None else atol
+        inside, worst = self._margins(flat) > 0, flat.new_zeros(())
+        for target, source in self._transitions:
+            a, b = self._index[target], self._index[source]
+            chart, both = self.charts[a], inside[:, a] & inside[:, b]
+            if a == b or not bool(both.any()):
+                continue
+            y = chart.coordinates(flat[both])
+
+            def matrix(z: Tensor, a: int = a, b: int = b) -> Tensor:
+                return self._pair(a, b, self.charts[a].point(z))
+
+            def defined(z: Tensor, a: int = a, b: int = b) -> Tensor:
+                return (self._margins(self.charts[a].point(z))[:, [a, b]] > 0).all(-1)
+
+            size, place = largest_jumps(matrix, defined, y, y.roll(-1, 0), room)
+            most = int(size.argmax())
+            if not float(size[most]) <= room:
+                where = ", ".join(f"{float(c):.4g}" for c in chart.point(place[most]))
+                raise ContinuityError(
+                    f"the transition g_{target},{source} jumps by {float(size[most]):.3g} at ({where}), allowed "
+                    f"{room:.3g}: a bundle's transitions are continuous, and an angle that comes back to its start "
+                    "must enter them through a function of the same period",
+                    residual=float(size[most]),
+                )
+            worst = torch.maximum(worst, size[most])
+        return worst
 
     def _number(self, name: str) -> int:
         if name not in self._index:

@@ -133,8 +133,8 @@ class TileTransport:
     The seed's method names are kept. Its Christoffel symbols would need coordinates and an integrator;
     `local_connection` gives the transports of the steps instead.
 
-    Raises: TileError for a tile, a method or numbers of tiles and tokens that do not fit, and for frames and vectors
-    that are singular or not finite; NotTangentError; PointShapeError.
+    Raises: TileError for a tile, a method or numbers of tiles and tokens that do not fit, for base points off the
+    manifold, and for frames and vectors that are singular or not finite; NotTangentError; PointShapeError.
     """
 
     def __init__(
@@ -169,6 +169,8 @@ class TileTransport:
                 raise PointShapeError(f"a path of tiles has the shape (..., T, *P), got {tuple(path.shape)}")
         if not bool(path.detach().isfinite().all()):
             raise TileError("the base points or frames of the tiles are not finite")
+        if self.manifold is not None:
+            self._check_base(self.manifold, path.detach())
         connection = (
             FrameConnection(path)
             if self.manifold is None
@@ -177,6 +179,19 @@ class TileTransport:
         if connection.tiles < 1:
             raise TileError("a path needs at least one tile")
         return connection
+
+    @staticmethod
+    def _check_base(manifold: Manifold, path: Tensor) -> None:
+        """Refuse a path with base points off the manifold, where transport would be no isometry of anything."""
+        if type(manifold)._belongs is Manifold._belongs:
+            return  # one's own, of exp and log alone, which cannot tell
+        good = manifold.belongs(path)
+        if not bool(good.all()):
+            index = tuple(int(i) for i in (~good).nonzero()[0])
+            raise TileError(
+                f"{int((~good).sum())} of {good.numel()} base points are off {manifold!r}, the first at {index}: bring "
+                "them there with manifold.projection"
+            )
 
     def parallel_transport(
         self, vector: Tensor, path: Tensor, connection: TileConnection | FrameConnection | None = None

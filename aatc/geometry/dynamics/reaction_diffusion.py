@@ -16,7 +16,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from aatc.geometry.manifold import GeometryError, PointShapeError
+from aatc.geometry.manifold import GeometryError, PointShapeError, matrix_exponential
 
 Reaction = Callable[[Tensor], Tensor]
 Progress = Callable[[int, float, Tensor], None]
@@ -133,7 +133,7 @@ def _matrix_integrals(z: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     zero = torch.zeros_like(z)
     rows = [torch.cat((z, eye, zero, zero), -1)]
     rows += [torch.cat([eye if column == row + 1 else zero for column in range(4)], -1) for row in range(1, 4)]
-    first = torch.linalg.matrix_exp(torch.cat(rows, -2))[..., :s, :]
+    first = matrix_exponential(torch.cat(rows, -2))[..., :s, :]
     return first[..., s : 2 * s], first[..., 2 * s : 3 * s], first[..., 3 * s :]
 
 
@@ -319,7 +319,7 @@ class ReactionDiffusion:
             whole, middle, (half, _, _) = z.exp(), (0.5 * z).exp(), exponential_integrals(0.5 * z)
         else:
             one, two, three = _matrix_integrals(z)
-            whole, middle = torch.linalg.matrix_exp(z), torch.linalg.matrix_exp(0.5 * z)
+            whole, middle = matrix_exponential(z), matrix_exponential(0.5 * z)
             half = _matrix_integrals(0.5 * z)[0]
         whole, middle, half = whole.to(dtype), middle.to(dtype), (0.5 * dt * half).to(dtype)
         weights = (dt * (one - 3 * two + 4 * three)), (dt * (2 * two - 4 * three)), (dt * (4 * three - two))

@@ -98,12 +98,15 @@ def kick_drift_kick(
     dt: float | Tensor,
     steps: int = 1,
     weights: tuple[float, ...] = LEAPFROG_WEIGHTS,
+    *,
+    observe: Callable[[Tensor, Tensor, Tensor, Tensor], None] | None = None,
 ) -> tuple[Tensor, Tensor]:
     """``steps`` steps, each of them the leapfrogs by w·dt for w in ``weights``, one after the other.
 
     ``velocity(p)`` = ∂T/∂p and ``force(q)`` = −∂V/∂q, both (..., d) → (..., d). ``dt`` is a number or a tensor that
-    broadcasts to the batch. The force is evaluated once per leapfrog. Raises `PhaseShapeError`, and `HamiltonianError`
-    for a number that is not finite.
+    broadcasts to the batch. The force is evaluated once per leapfrog. ``observe``, if given, is called in the middle
+    of each with q and p there, and the force and the velocity that carry it. Raises `PhaseShapeError`, and
+    `HamiltonianError` for a number that is not finite.
     """
     check_phase_point(state, momentum)
     check_steps(steps)
@@ -115,7 +118,10 @@ def kick_drift_kick(
     for _ in range(steps):
         for whole, half in lengths:
             momentum = momentum + half * push
-            state = state + whole * velocity(momentum)
+            drift = velocity(momentum)
+            if observe is not None:
+                observe(state, momentum, push, drift)
+            state = state + whole * drift
             push = force(state)
             momentum = momentum + half * push
     return state, momentum

@@ -139,7 +139,14 @@ def _least_squares(rows: Tensor, right: Tensor) -> Tensor:
 
 
 def _solve(
-    acceleration: Acceleration, derivatives: Derivatives, x: Tensor, y: Tensor, tolerance: float, limit: int
+    acceleration: Acceleration,
+    derivatives: Derivatives,
+    x: Tensor,
+    y: Tensor,
+    tolerance: float,
+    limit: int,
+    thorough: bool,
+    most: int,
 ) -> tuple[Collocation, Tensor, Tensor, int]:
     """The equations at a growing number of nodes until the defect between the nodes is below ``tolerance``.
 
@@ -150,11 +157,11 @@ def _solve(
     system = Collocation(acceleration, derivatives, x, y, STAGES[0])
     residual, taken = x.new_zeros(x.shape[0]), 0
     rough = torch.arange(x.shape[0], device=x.device)
-    for stages in STAGES:
+    for stages in (s for s in STAGES if s <= most):
         finer = Collocation(acceleration, derivatives, x, y, stages)
         a, system = system.scheme.at(finer.scheme.nodes)[0] @ a, finer
         part = system.toward(x[rough], y[rough])
-        a[rough], size, steps = _at_nodes(part, a[rough], sharp, limit)
+        a[rough], size, steps = _at_nodes(part, a[rough], sharp, limit, thorough)
         taken += steps
         residual[rough] = size
         met = rough[size <= tolerance]
@@ -165,8 +172,10 @@ def _solve(
     return system, a, residual, taken
 
 
-def _at_nodes(system: Collocation, a: Tensor, tolerance: float, limit: int) -> tuple[Tensor, Tensor, int]:
-    """The equations at the nodes by each method in turn, the dearer ones for what the cheaper left."""
+def _at_nodes(
+    system: Collocation, a: Tensor, tolerance: float, limit: int, thorough: bool
+) -> tuple[Tensor, Tensor, int]:
+    """The equations at the nodes by each method in turn, the dearer ones, if asked for, for what the cheaper left."""
     size = a.new_full(a.shape[:1], torch.inf)
     lost, taken = torch.arange(a.shape[0], device=a.device), 0
     methods: list[Callable[[Collocation, Tensor], tuple[Tensor, Tensor, Tensor, int]]] = [
@@ -177,7 +186,7 @@ def _at_nodes(system: Collocation, a: Tensor, tolerance: float, limit: int) -> t
     ]
     if a.shape[-1] > DENSE_COORDINATES:
         methods[:2] = reversed(methods[:2])
-    for method in methods:
+    for method in methods if thorough else methods[:2]:
         if not lost.numel():
             break
         found, found_size, done, steps = method(system.toward(system.x[lost], system.y[lost]), a[lost])
@@ -188,7 +197,7 @@ def _at_nodes(system: Collocation, a: Tensor, tolerance: float, limit: int) -> t
     return a, size, taken
 
 
-def _refuse(residual: Tensor, batch: torch.Size, tolerance: float, taken: int) -> None:
+def refuse(residual: Tensor, batch: torch.Size, tolerance: float, taken: int) -> None:
     """ConvergenceError that names the batch entries without a solution, if there are any."""
     failed = (residual > tolerance).nonzero().squeeze(-1)
     if not failed.numel():
@@ -206,7 +215,7 @@ def _refuse(residual: Tensor, batch: torch.Size, tolerance: float, taken: int) -
     )
 
 
-def _carries_derivative(x: Tensor) -> bool:
+def carries_derivative(x: Tensor) -> bool:
     """Whether reverse or forward differentiation follows ``x``."""
     return x.requires_grad or forward_ad.unpack_dual(x).tangent is not None
 
@@ -221,7 +230,7 @@ def _polished(system: Collocation, a: Tensor, x: Tensor, y: Tensor) -> tuple[Col
     linear = None
     for _ in range(2):
         r, _ = free.residual(a)
-        if not _carries_derivative(r):
+        if not carries_derivative(r):
             return free, a
         if linear is None:
             with torch.no_grad():
@@ -239,6 +248,8 @@ def solve_boundary(
     *,
     tolerance: float,
     max_iterations: int,
+    thorough: bool = True,
+    stages: int = STAGES[-1],
 ) -> BoundarySolution:
     """ẍ = F(x, ẋ) with x(0) = ``x``, x(1) = ``y``, both (..., n), evaluated at ``times`` (T,) in [0, 1].
 
@@ -246,7 +257,9 @@ def solve_boundary(
 
     One polynomial of degree 9 to 129 on [0, 1], collocated at the Gauss nodes, from the chart's segment. Accepted when
     the differential equation holds between the nodes too, within ``tolerance`` relative to |y − x| + |F|. Memory is
-    cut by solving the batch in parts. With more than 8 coordinates nothing of size n² is made but what F makes.
+    cut by solving the batch in parts. With more than 8 coordinates nothing of size n² is made but what F makes. Unless
+    ``thorough``, entries that neither Newton's method nor the fixed point finds are given up; so are those that want
+    more nodes than ``stages``.
 
     Raises: ConvergenceError, which names the entries of the batch; PointShapeError for half precision.
     """
@@ -258,7 +271,7 @@ def solve_boundary(
     for one, other in zip(flat_x.split(part), flat_y.split(part)):
         with torch.no_grad():
             system, a, residual, steps = _solve(
-                acceleration, derivatives, one.detach(), other.detach(), tolerance, max_iterations
+                acceleration, derivatives, one.detach(), other.detach(), tolerance, max_iterations, thorough, stages
             )
         residuals.append(residual)
         taken = max(taken, steps)
@@ -268,7 +281,7 @@ def solve_boundary(
         _, once, twice = free.scheme.at(times)
         found.append((*free.path(a, times.to(x), once, twice), free.initial_velocity(a)))
     residual = torch.cat(residuals)
-    _refuse(residual, x.shape[:-1], tolerance, taken)
+    refuse(residual, x.shape[:-1], tolerance, taken)
     points, velocities, starts = (torch.cat(parts) for parts in zip(*found))
     shape = (times.numel(), *x.shape)
     return BoundarySolution(

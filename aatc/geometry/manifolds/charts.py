@@ -11,7 +11,7 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
-from aatc.geometry.manifold import GeometryError, dot
+from aatc.geometry.manifold import GeometryError, Scalar, dot, of
 from aatc.geometry.manifolds.curvature import pullback
 
 Field = Callable[[Tensor], Tensor]
@@ -89,12 +89,12 @@ def simplex_domain(p: Tensor) -> Tensor:
     return (p > 0).all(-1) & (p.sum(-1) < 1)
 
 
-def polar_metric(radius: float) -> Field:
+def polar_metric(radius: Scalar) -> Field:
     """r² diag(1, sin²θ) for coordinates (θ, φ)."""
 
     def metric(x: Tensor) -> Tensor:
         theta = x[..., 0]
-        return radius**2 * torch.diag_embed(torch.stack((torch.ones_like(theta), theta.sin().square()), -1))
+        return of(radius, x) ** 2 * torch.diag_embed(torch.stack((torch.ones_like(theta), theta.sin().square()), -1))
 
     return metric
 
@@ -121,11 +121,16 @@ def half_plane_slope(x: Tensor) -> Tensor:
     return torch.stack((torch.zeros_like(x[..., 0]), -1 / x[..., 1]), -1)
 
 
-def round_factor(curvature: float) -> Field:
+def round_factor(curvature: Scalar) -> Field:
     """2/(1 + K|x|²), of sectional curvature K: the sphere for K > 0, the Poincaré ball for K < 0."""
-    return lambda x: 2 / (1 + curvature * x.square().sum(-1))
+    return lambda x: 2 / (1 + of(curvature, x) * dot(x, x)).squeeze(-1)
 
 
-def round_slope(curvature: float) -> Field:
+def round_slope(curvature: Scalar) -> Field:
     """−2K x/(1 + K|x|²)."""
-    return lambda x: -2 * curvature * x / (1 + curvature * dot(x, x))
+    return lambda x: -2 * of(curvature, x) * x / (1 + of(curvature, x) * dot(x, x))
+
+
+def round_domain(curvature: Scalar) -> Field:
+    """1 + K|x|² > 0."""
+    return lambda x: (1 + of(curvature, x) * dot(x, x) > 0).squeeze(-1)

@@ -177,13 +177,22 @@ class _Dense:
         of_x, of_v = system.by_node
         coupling = torch.einsum("bskm,sj->bskjm", by_x, of_x) + torch.einsum("bskm,sj->bskjm", by_v, of_v)
         flat = coupling.reshape(batch, stages * n, stages * n)
-        jacobian = torch.eye(stages * n, dtype=a.dtype, device=a.device) - flat
-        self.factors, self.pivots, _ = torch.linalg.lu_factor_ex(jacobian)
+        one = torch.eye(stages * n, dtype=a.dtype, device=a.device)
+        # One at a time where they are large: on two threads, batches of more than about 144 rows come back with pivots
+        # of each other (torch 2.13, CPU).
+        large = stages * n > 128 and a.device.type == "cpu"
+        parts = [torch.linalg.lu_factor_ex(m)[:2] for m in (one - flat).split(1 if large else max(batch, 1))]
+        self.factors, self.pivots = (torch.cat(pair) for pair in zip(*parts, strict=True))
+        # What is not finite, or not in between, may come with pivots that are no rows, which nothing can be solved by.
+        self.finite = self.factors.isfinite().all(-1).all(-1)[:, None, None]
+        rows = torch.arange(1, stages * n + 1, dtype=self.pivots.dtype, device=a.device)
+        self.factors = torch.where(self.finite, self.factors, one)
+        self.pivots = torch.where(self.finite[..., 0], self.pivots, rows)
 
     def solve(self, right: Tensor, *, transposed: bool = False, tolerance: float = 0.0) -> Tensor:
         flat = right.flatten(1).unsqueeze(-1)
         solved: Tensor = torch.linalg.lu_solve(self.factors, self.pivots, flat, adjoint=transposed).reshape(right.shape)
-        return solved
+        return torch.where(self.finite, solved, torch.full_like(solved, torch.nan))
 
 
 class _Krylov:

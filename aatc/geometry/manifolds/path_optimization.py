@@ -1,7 +1,6 @@
 """Paths of least energy between fixed ends, discretised, under any Riemannian metric and an optional potential.
 
-Sources: J. Milnor, "Morse Theory", 1963, sections 11 and 12, for the energy; G. Golub, C. Van Loan, "Matrix
-Computations", section 4.5, for block tridiagonal systems.
+Source: J. Milnor, "Morse Theory", 1963, sections 11 and 12.
 """
 
 from __future__ import annotations
@@ -9,14 +8,19 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
 
 from aatc.geometry.manifold import GeometryError, PointShapeError
+from aatc.geometry.manifolds.block_tridiagonal import BlockFactors, factor_blocks
+from aatc.geometry.manifolds.charts import ChartError
 from aatc.geometry.manifolds.curvature import jacobian, pullback, require_full_precision
 from aatc.geometry.manifolds.integrate import ConvergenceError
-from aatc.geometry.manifolds.riemannian import ChartError, RiemannianStructure
+
+if TYPE_CHECKING:
+    from aatc.geometry.manifolds.riemannian import RiemannianStructure
 
 # The Gauss rule of three points on [0, 1]: within a segment the metric's mean is exact to order 6, so that the action
 # is that of the broken line itself and stays above ½ d².
@@ -35,39 +39,6 @@ class OptimalPath:
     action: Tensor
     residual: float
     iterations: int
-
-
-@dataclass(frozen=True)
-class _BlockFactors:
-    """A symmetric block tridiagonal matrix per batch element, factored: Cholesky factors and the blocks above them."""
-
-    factors: list[Tensor]
-    upper: list[Tensor]
-    definite: Tensor
-
-    def solve(self, right: Tensor) -> Tensor:
-        """The solution (m, B, n) for the right-hand side (m, B, n)."""
-        reduced = [right[0].unsqueeze(-1)]
-        for i, block in enumerate(self.upper):
-            known = torch.cholesky_solve(reduced[i], self.factors[i])
-            reduced.append(right[i + 1].unsqueeze(-1) - block.mT @ known)
-        values = [torch.cholesky_solve(reduced[-1], self.factors[-1])]
-        for i in range(len(self.upper) - 1, -1, -1):
-            values.append(torch.cholesky_solve(reduced[i] - self.upper[i] @ values[-1], self.factors[i]))
-        return torch.stack(values[::-1]).squeeze(-1)
-
-
-def _factor(diagonal: Tensor, upper: Tensor) -> _BlockFactors:
-    factors, blocks = [], list(upper)
-    definite = torch.ones(diagonal.shape[1], dtype=torch.bool, device=diagonal.device)
-    pivot = diagonal[0]
-    for i in range(diagonal.shape[0]):
-        factor, info = torch.linalg.cholesky_ex(pivot)
-        definite = definite & (info == 0)
-        factors.append(factor)
-        if i < len(blocks):
-            pivot = diagonal[i + 1] - blocks[i].mT @ torch.cholesky_solve(blocks[i], factor)
-    return _BlockFactors(factors, blocks, definite)
 
 
 class PathOptimization:
@@ -182,7 +153,7 @@ class PathOptimization:
         diagonal = blocks[:-1, ..., n:, n:] + blocks[1:, ..., :n, :n]
         return diagonal, blocks[1:-1, ..., :n, n:]
 
-    def _descend(self, path: Tensor, bound: float, limit: int) -> tuple[Tensor, _BlockFactors, float, int]:
+    def _descend(self, path: Tensor, bound: float, limit: int) -> tuple[Tensor, BlockFactors, float, int]:
         """Newton on (T, B, n): the interior, the factored second variation there, the residual, the steps taken."""
         eps = torch.finfo(path.dtype).eps
         residual = torch.full(path.shape[1:2], torch.inf, dtype=path.dtype, device=path.device)
@@ -210,7 +181,7 @@ class PathOptimization:
                 residual=worst,
                 iterations=taken,
             )
-        factors = _factor(diagonal, upper)
+        factors = factor_blocks(diagonal, upper)
         if not bool(factors.definite.all()):
             raise ConvergenceError(
                 "a stationary path that is no minimum: its second variation is not positive definite; start from a "
@@ -220,9 +191,9 @@ class PathOptimization:
             )
         return path[1:-1], factors, worst, taken
 
-    def _definite(self, diagonal: Tensor, upper: Tensor, path: Tensor) -> _BlockFactors:
+    def _definite(self, diagonal: Tensor, upper: Tensor, path: Tensor) -> BlockFactors:
         """The factors of ∂²S; where it is not positive definite, a multiple of that with the metric frozen is added."""
-        factors = _factor(diagonal, upper)
+        factors = factor_blocks(diagonal, upper)
         if bool(factors.definite.all()):
             return factors
         frozen = (path.shape[0] - 1) * self.structure.metric(0.5 * (path[:-1] + path[1:]))
@@ -231,7 +202,7 @@ class PathOptimization:
         while least < 1e4 and not bool(factors.definite.all()):
             shift = torch.where(factors.definite, shift, torch.full_like(shift, least))
             added = shift[:, None, None] * frozen
-            factors = _factor(diagonal + added[:-1] + added[1:], upper - added[1:-1])
+            factors = factor_blocks(diagonal + added[:-1] + added[1:], upper - added[1:-1])
             least *= 4
         return factors
 

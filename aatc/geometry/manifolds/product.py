@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -66,6 +67,18 @@ class Product(Manifold):
         batch = torch.broadcast_shapes(*[part.shape[:-1] for part in flat])
         return torch.cat([part.expand(*batch, part.shape[-1]) for part in flat], -1)
 
+    def _parameters(self) -> Any:
+        return [parameter for manifold, _ in self.factors for parameter in manifold._parameters()]
+
+    def _check(self, *tensors: Tensor) -> None:
+        super()._check(*tensors)
+        for tensor in tensors:
+            for part, (manifold, _) in zip(self._split(tensor), self.factors):
+                manifold._check(part)
+
+    def _near(self, x: Tensor) -> Tensor:
+        return torch.stack(self._each(lambda m, a: m._near(a), x), -1).all(-1)
+
     def _each(self, method: Callable[..., Tensor], *tensors: Tensor) -> list[Tensor]:
         """``method(manifold, *parts)`` for each factor."""
         columns = zip(*[self._split(tensor) for tensor in tensors])
@@ -93,6 +106,15 @@ class Product(Manifold):
 
     def _tangent_projection(self, x: Tensor, v: Tensor) -> Tensor:
         return self._join(self._each(lambda m, a, w: m._tangent_projection(a, w), x, v))
+
+    def _egrad2rgrad(self, x: Tensor, gradient: Tensor) -> Tensor:
+        return self._join(self._each(lambda m, a, g: m._egrad2rgrad(a, g), x, gradient))
+
+    def _retraction(self, x: Tensor, v: Tensor) -> Tensor:
+        return self._join(self._each(lambda m, a, w: m._retraction(a, w), x, v))
+
+    def convexity_radius(self) -> float | Tensor:
+        return min(manifold.convexity_radius() for manifold, _ in self.factors)
 
     def _belongs(self, x: Tensor, atol: float) -> Tensor:
         return torch.stack(self._each(lambda m, a: m._belongs(a, atol), x), -1).all(-1)

@@ -6,16 +6,15 @@ Geometry", 2000, section 2.2, for the simplex.
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
-from aatc.geometry.manifold import GeometryError, PointShapeError, safe_sqrt
+from aatc.geometry.manifold import GeometryError, PointShapeError, safe_sqrt, scalar
 from aatc.geometry.manifolds import charts
-from aatc.geometry.manifolds.boundary import solve_boundary
+from aatc.geometry.manifolds.broken_geodesic import connect
 from aatc.geometry.manifolds.charts import ChartError
 from aatc.geometry.manifolds.curvature import (
     CurvatureTensor,
@@ -31,13 +30,13 @@ from aatc.geometry.manifolds.curvature import (
     require_metric,
     spd_solve,
 )
+from aatc.geometry.manifolds.curve_transport import polygon_transport, transported
 from aatc.geometry.manifolds.integrate import (
     ADAPTIVE_METHODS,
     ConvergenceError,
     adaptive_path,
     curve_with_middles,
     hermite_middles,
-    rk4_linear,
     rk4_path,
 )
 
@@ -273,15 +272,8 @@ class RiemannianStructure:
             raise GeometryError(
                 "times between two points are from 0 to 1: beyond, take geodesic_flow from the velocity"
             )
-        solution = solve_boundary(
-            self._acceleration,
-            self._derivatives,
-            x,
-            y,
-            times,
-            tolerance=torch.finfo(x.dtype).eps ** 0.625 if tolerance is None else tolerance,
-            max_iterations=max_iterations,
-        )
+        sharp = torch.finfo(x.dtype).eps ** 0.625 if tolerance is None else tolerance
+        solution = connect(self, x, y, times, tolerance=sharp, max_iterations=max_iterations)
         return BoundaryGeodesic(
             self,
             times,
@@ -308,37 +300,35 @@ class RiemannianStructure:
         return self.norm(x, self.log(x, y))
 
     def parallel_transport(
-        self, path: Geodesic | Curve, vector: Tensor, times: Tensor | None = None, *, steps: int = 64
+        self, path: Geodesic | Curve | Tensor, vector: Tensor, times: Tensor | None = None, *, steps: int = 64
     ) -> Tensor:
         """``vector`` (..., n), given at the first time of ``path``, carried along it with ∇_ẋ V = 0: (T, ..., n).
 
         A `Geodesic` gives T = the number of its times, with one RK4 step between neighbours: the error is of order 4
         in their distance. A function t ↦ x(t), () → (..., n), differentiable in t, is followed over ``times`` or, by
-        default, over ``steps`` + 1 times from 0 to 1, with the same one step between neighbours.
+        default, over ``steps`` + 1 times from 0 to 1, with the same one step between neighbours. Sampled points
+        (T, ..., n) are joined by the geodesics of `geodesic_between`, with ``steps`` steps in all. Raises
+        `GeometryError` for other paths, and for times or steps that do not go with them.
         """
+        if isinstance(steps, bool) or not isinstance(steps, int) or steps < 1:
+            raise GeometryError(f"steps = {steps!r}: a transport takes an integer number of steps, at least one")
+        if times is not None and isinstance(path, Geodesic | Tensor):
+            raise GeometryError("a geodesic and sampled points bring their own times: transport along them without")
+        if isinstance(path, Tensor):
+            return polygon_transport(self, path, vector, steps)
         if isinstance(path, Geodesic):
-            if times is not None:
-                raise GeometryError("a geodesic brings its own times: transport along it without others")
             times = path.times
             points, velocities = hermite_middles(times, path.points, path.velocities)
-        else:
+        elif callable(path):
             times = self._times(times, vector, steps + 1)
             points, velocities = curve_with_middles(path, times)
+        else:
+            raise GeometryError(
+                f"a path is a Geodesic, a function of the time or a tensor of points, not a {type(path).__name__}"
+            )
         self._check(points, velocities)
         self._check(points[0], vector)
-        batch = torch.broadcast_shapes(points.shape[1:], vector.shape)
-        whole = (points.shape[0], *batch)
-        # Axes of the vector's batch that the path lacks come after time.
-        gap = [1] * (len(batch) + 1 - points.dim())
-        # Contiguous: forward mode inside a user's metric refuses expanded tensors.
-        points, velocities = (
-            t.reshape(t.shape[0], *gap, *t.shape[1:]).expand(whole).contiguous() for t in (points, velocities)
-        )
-
-        def turned(i: int, w: Tensor) -> Tensor:
-            return -self._gamma(points[i], velocities[i], w)
-
-        return self._finite(rk4_linear(turned, vector.expand(batch), times), points[::2])
+        return self._finite(transported(self._gamma, points, velocities, vector, times), points[::2])
 
     def curvature_tensor(self, point: Tensor) -> CurvatureTensor:
         """The Riemann, Ricci and scalar curvature at ``point``, from g, ∂g and ∂²g; memory n⁴ per point."""
@@ -446,24 +436,24 @@ class RiemannianStructure:
         )
 
     @classmethod
-    def sphere(cls, radius: float = 1.0) -> RiemannianStructure:
+    def sphere(cls, radius: float | Tensor = 1.0) -> RiemannianStructure:
         """The 2-sphere in colatitude and longitude (θ, φ), 0 < θ < π: r² diag(1, sin²θ), curvature 1/r²."""
         return cls(
-            charts.polar_metric(_positive(radius, "the radius")),
+            charts.polar_metric(scalar("the radius", radius, positive=True)),
             connection=charts.polar_connection,
             domain=charts.polar_domain,
             dim=2,
         )
 
     @classmethod
-    def stereographic(cls, n: int, curvature: float) -> RiemannianStructure:
-        """(2/(1 + K|x|²))² δ_ij, of sectional curvature K: the n-sphere without a point for K > 0, 4δ for K = 0."""
-        if not math.isfinite(curvature):
-            raise GeometryError(f"the curvature is finite, got {curvature}")
+    def stereographic(cls, n: int, curvature: float | Tensor) -> RiemannianStructure:
+        """(2/(1 + K|x|²))² δ_ij, of sectional curvature K: the n-sphere without a point for K > 0, 4δ for K = 0. A
+        tensor of one entry as K learns."""
+        curvature = scalar("the curvature", curvature)
         return cls.conformal(
             charts.round_factor(curvature),
             slope=charts.round_slope(curvature),
-            domain=lambda x: 1 + curvature * x.square().sum(-1) > 0,
+            domain=charts.round_domain(curvature),
             dim=n,
         )
 
@@ -475,15 +465,9 @@ class RiemannianStructure:
         )
 
     @classmethod
-    def poincare_ball(cls, n: int, c: float = 1.0) -> RiemannianStructure:
+    def poincare_ball(cls, n: int, c: float | Tensor = 1.0) -> RiemannianStructure:
         """The ball c|x|² < 1 with (2/(1 − c|x|²))² δ_ij, curvature −c for c > 0, as `PoincareBall`."""
-        return cls.stereographic(n, -_positive(c, "c"))
-
-
-def _positive(value: float, name: str) -> float:
-    if value > 0 and math.isfinite(value):
-        return float(value)
-    raise GeometryError(f"{name} is positive and finite, got {value}")
+        return cls.stereographic(n, -scalar("c", c, positive=True))
 
 
 __all__ = [

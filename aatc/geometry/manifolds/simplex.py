@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import math
+
 import torch
 from torch import Tensor
 
 from aatc.geometry.manifold import GeometryError, Manifold, dot, safe_sqrt
 from aatc.geometry.manifolds.sphere import half_angle, sphere_exp, sphere_geodesic, sphere_log, sphere_transport
+from aatc.geometry.preconditions import require
 
 
 class Simplex(Manifold):
@@ -35,11 +38,13 @@ class Simplex(Manifold):
     def to_sphere(self, p: Tensor) -> Tensor:
         """2√p, a point of ``Sphere(2)``, (..., n)."""
         self._check(p)
+        self._check_values((p,))
         return 2 * safe_sqrt(p)
 
     def from_sphere(self, x: Tensor) -> Tensor:
         """x²/4, (..., n)."""
         self._check(x)
+        self._check_values((), (x,))
         return x.square() / 4
 
     @staticmethod
@@ -52,8 +57,8 @@ class Simplex(Manifold):
     def _push(p: Tensor, v: Tensor) -> Tensor:
         """The image v/√p on the sphere of a tangent vector."""
         root = safe_sqrt(p)
-        inside = root > 0
-        return torch.where(inside, v / torch.where(inside, root, torch.ones_like(root)), torch.zeros_like(v))
+        face = root == 0
+        return torch.where(face, torch.zeros_like(v), v / torch.where(face, torch.ones_like(root), root))
 
     def _dist(self, x: Tensor, y: Tensor) -> Tensor:
         return 4 * half_angle(*self._difference(x, y)).squeeze(-1)
@@ -62,10 +67,12 @@ class Simplex(Manifold):
         return sphere_exp(2 * safe_sqrt(x), self._push(x, v), 2.0).square() / 4
 
     def _log(self, x: Tensor, y: Tensor) -> Tensor:
-        if bool(((x == 0) & (y > 0)).any()):
-            raise GeometryError(
-                "no vector at a point with an entry of 0 leads to one where that entry is positive: geodesic() does"
-            )
+        x = require(
+            x,
+            ((x == 0) & (y > 0)).any(-1, keepdim=True),
+            GeometryError,
+            "no vector at a point with an entry of 0 leads to one where that entry is positive: geodesic() does",
+        )
         root = safe_sqrt(x)
         return root * sphere_log(2 * root, *self._difference(x, y), 2.0)
 
@@ -83,13 +90,25 @@ class Simplex(Manifold):
     def _projection(self, x: Tensor) -> Tensor:
         positive = x.clamp_min(0)
         total = positive.sum(-1, keepdim=True)
-        if bool((total <= 0).any()):
-            raise GeometryError("a vector without a positive entry has no probabilities to project to")
+        message = "a vector without a positive entry has no probabilities to project to"
+        total = require(total, total <= 0, GeometryError, message)
         return positive / total
 
     def _tangent_projection(self, x: Tensor, v: Tensor) -> Tensor:
         """v − (Σv) p: orthogonal in the Fisher–Rao metric, whose normal of the simplex is p."""
         return v - dot(v, torch.ones_like(v)) * x
+
+    def _egrad2rgrad(self, x: Tensor, gradient: Tensor) -> Tensor:
+        return x * (gradient - dot(x, gradient))
+
+    def _retraction(self, x: Tensor, v: Tensor) -> Tensor:
+        """(√p + v/2√p)² over its sum: the retraction x + v of the sphere of radius 2, which stays off the faces."""
+        moved = (safe_sqrt(x) + self._push(x, v) / 2).square()
+        return moved / moved.sum(-1, keepdim=True)
+
+    def convexity_radius(self) -> float:
+        """Infinite: every probability is nearer than π to the uniform one, and that is the radius of the sphere."""
+        return math.inf
 
     def _belongs(self, x: Tensor, atol: float) -> Tensor:
         return (x >= -atol).all(-1) & ((x.sum(-1) - 1).abs() <= atol)

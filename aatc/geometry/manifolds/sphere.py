@@ -3,11 +3,30 @@
 from __future__ import annotations
 
 import math
+from typing import Any
 
 import torch
 from torch import Tensor
 
-from aatc.geometry.manifold import CutLocusError, GeometryError, Manifold, dot, inverse_sinc, length, sinc
+from aatc.geometry.manifold import (
+    ATANC,
+    COS,
+    INVERSE_SINC,
+    SINC,
+    CutLocusError,
+    GeometryError,
+    Manifold,
+    Scalar,
+    dot,
+    length,
+    of,
+    radial,
+    scalar,
+    shown,
+)
+from aatc.geometry.preconditions import require
+
+_RADIUS = "the radius of a sphere"
 
 
 def half_angle(difference: Tensor, total: Tensor) -> Tensor:
@@ -19,33 +38,41 @@ def half_angle(difference: Tensor, total: Tensor) -> Tensor:
     return torch.atan2(length(difference), length(total))
 
 
-def sphere_exp(x: Tensor, v: Tensor, radius: float) -> Tensor:
+def _bisector(difference: Tensor, total: Tensor) -> Tensor:
+    """y − x made as long as half the angle is: even functions of its length are smooth at x = y, the angle is not."""
+    tangent = difference / length(total)
+    return radial(tangent, *ATANC) * tangent
+
+
+def sphere_exp(x: Tensor, v: Tensor, radius: Scalar) -> Tensor:
     """cos(|v|/r) x + sin(|v|/r) r v/|v|."""
-    angle = length(v) / radius
-    return angle.cos() * x + sinc(angle) * v
+    angle = v / radius
+    return radial(angle, *COS) * x + radial(angle, *SINC) * v
 
 
-def sphere_log(x: Tensor, difference: Tensor, total: Tensor, radius: float) -> Tensor:
+def sphere_log(x: Tensor, difference: Tensor, total: Tensor, radius: Scalar) -> Tensor:
     """θ/sin θ times the part of y tangent at x, which is that of y − x and of y + x, for points that are not antipodal.
     Beyond a right angle y + x is the smaller one, and the vector is its direction by the length of the way."""
-    h = half_angle(difference, total)
-    beyond = h > math.pi / 4
+    beyond = half_angle(difference.detach(), total.detach()) > math.pi / 4
     near = torch.where(beyond, total, difference)
     tangent = near - dot(x, near) / radius**2 * x
-    size = torch.where(beyond, length(torch.where(beyond, tangent, x)), torch.ones_like(h))
-    scale = torch.where(beyond, 2 * radius * h / size, inverse_sinc(torch.where(beyond, torch.zeros_like(h), 2 * h)))
-    return scale * tangent
+    size = torch.where(beyond, length(torch.where(beyond, tangent, x)), torch.ones_like(tangent[..., :1]))
+    h = half_angle(torch.where(beyond, difference, x), torch.where(beyond, total, x))
+    within = _bisector(torch.where(beyond, torch.zeros_like(difference), difference), torch.where(beyond, x, total))
+    return torch.where(beyond, 2 * radius * h / size, radial(2 * within, *INVERSE_SINC)) * tangent
 
 
-def sphere_geodesic(difference: Tensor, total: Tensor, t: Tensor, radius: float) -> Tensor:
+def sphere_geodesic(difference: Tensor, total: Tensor, t: Tensor, radius: Scalar) -> Tensor:
     """r cos((2t − 1)h) (x + y)/|x + y| + r sin((2t − 1)h) (y − x)/|y − x|, h being half the angle: the slerp of x and
     y, in the frame of their bisector, where it loses no digits near the antipode either."""
-    h = half_angle(difference, total)
+    h = _bisector(difference, total)
     turned = (2 * t - 1) * h
     # lengths that differ by rounding alone turn a small bisector away from the plane between x and y
-    square = torch.where(h > math.pi / 4, dot(difference, difference), torch.ones_like(h))
-    total = total - torch.where(h > math.pi / 4, dot(total, difference) / square, torch.zeros_like(h)) * difference
-    return radius * turned.cos() / length(total) * total + (t - 0.5) * sinc(turned) / sinc(h) * difference
+    far = half_angle(difference.detach(), total.detach()) > math.pi / 4
+    square = torch.where(far, dot(difference, difference), torch.ones_like(h[..., :1]))
+    total = total - torch.where(far, dot(total, difference) / square, torch.zeros_like(square)) * difference
+    along = (t - 0.5) * radial(turned, *SINC) / radial(h, *SINC)
+    return radius * radial(turned, *COS) / length(total) * total + along * difference
 
 
 def sphere_transport(y: Tensor, total: Tensor, v: Tensor) -> Tensor:
@@ -59,37 +86,40 @@ class Sphere(Manifold):
     ``radius`` is r. Great circles: exp(x, v) = cos(|v|/r) x + sin(|v|/r) r v/|v|; transport is the rotation in the
     plane of x and y, v − ⟨y, v⟩/(r² + ⟨x, y⟩)(x + y). Source: M. do Carmo, "Riemannian Geometry", 1992, chapter 3.
 
-    Raises: GeometryError for a radius that is not positive and for the projection of the zero vector; CutLocusError
-    from ``log``, ``geodesic`` and ``transport`` between antipodes, |x + y| ≤ 16 ε r.
+    ``radius`` may be a tensor of one entry, which learns: gradients by it are those at fixed coordinates.
+
+    Raises: GeometryError for a radius that is not positive and finite, or no number, and for the projection of the zero
+    vector; CutLocusError from ``log``, ``geodesic`` and ``transport`` between antipodes, |x + y| ≤ 16 ε r.
     """
 
     min_size = 2
 
-    def __init__(self, radius: float = 1.0) -> None:
-        if not (math.isfinite(radius) and radius > 0):
-            raise GeometryError(f"the radius of a sphere is positive and finite, got {radius}")
-        self.radius = float(radius)
+    def __init__(self, radius: float | Tensor = 1.0) -> None:
+        self.radius = scalar(_RADIUS, radius, positive=True)
 
     def __repr__(self) -> str:
-        return f"Sphere(radius={self.radius})"
+        return f"Sphere(radius={shown(self.radius)})"
+
+    def _parameters(self) -> Any:
+        return ((_RADIUS, self.radius, True),)
 
     def _total(self, x: Tensor, y: Tensor) -> Tensor:
         total = x + y
-        if bool((length(total.detach()) <= 16 * torch.finfo(total.dtype).eps * self.radius).any()):
-            raise CutLocusError("antipodal points of a sphere: every great circle through them is a shortest geodesic")
-        return total
+        antipodal = length(total.detach()) <= 16 * torch.finfo(total.dtype).eps * of(self.radius, total)
+        message = "antipodal points of a sphere: every great circle through them is a shortest geodesic"
+        return require(total, antipodal, CutLocusError, message)
 
     def _dist(self, x: Tensor, y: Tensor) -> Tensor:
-        return 2 * self.radius * half_angle(y - x, y + x).squeeze(-1)
+        return (2 * of(self.radius, x) * half_angle(y - x, y + x)).squeeze(-1)
 
     def _exp(self, x: Tensor, v: Tensor) -> Tensor:
-        return sphere_exp(x, v, self.radius)
+        return sphere_exp(x, v, of(self.radius, x))
 
     def _log(self, x: Tensor, y: Tensor) -> Tensor:
-        return sphere_log(x, y - x, self._total(x, y), self.radius)
+        return sphere_log(x, y - x, self._total(x, y), of(self.radius, x))
 
     def _geodesic(self, x: Tensor, y: Tensor, t: Tensor) -> Tensor:
-        return sphere_geodesic(y - x, self._total(x, y), t, self.radius)
+        return sphere_geodesic(y - x, self._total(x, y), t, of(self.radius, x))
 
     def _inner(self, x: Tensor, u: Tensor, v: Tensor) -> Tensor:
         return (u * v + torch.zeros_like(x)).sum(-1)
@@ -99,12 +129,17 @@ class Sphere(Manifold):
 
     def _projection(self, x: Tensor) -> Tensor:
         size = length(x)
-        if bool((size == 0).any()):
-            raise GeometryError("the zero vector has no nearest point on a sphere")
-        return x * (self.radius / size)
+        size = require(size, size == 0, GeometryError, "the zero vector has no nearest point on a sphere")
+        return x * (of(self.radius, x) / size)
 
     def _tangent_projection(self, x: Tensor, v: Tensor) -> Tensor:
-        return v - dot(x, v) / self.radius**2 * x
+        return v - dot(x, v) / of(self.radius, x) ** 2 * x
+
+    def _retraction(self, x: Tensor, v: Tensor) -> Tensor:
+        return self._projection(x + v)
+
+    def convexity_radius(self) -> float | Tensor:
+        return math.pi / 2 * self.radius
 
     def _belongs(self, x: Tensor, atol: float) -> Tensor:
-        return (length(x).squeeze(-1) / self.radius - 1).abs() <= atol
+        return ((length(x) / of(self.radius, x) - 1).abs() <= atol).squeeze(-1)

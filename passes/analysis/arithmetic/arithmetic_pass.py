@@ -11,6 +11,7 @@ import torch
 
 from aatc.ir.core import Func, Module, Value
 from aatc.ir.types import TensorType
+from aatc.passes.analysis.attention_rows import AttentionRows
 from aatc.passes.analysis.base import AnalysisPass, Study, weights_cost
 from aatc.passes.analysis.capture import CapturedAttention
 from aatc.passes.analysis.result import Cost, Result, Undecided
@@ -38,11 +39,11 @@ class AnalyzeArithmetic(AnalysisPass):
         zeta, weights = estimate_cost(min(n, self.nodes)), weights_cost(n, dim)
         return Cost(2e-3 + 2 * zeta.seconds + weights.seconds, zeta.bytes + weights.bytes)
 
-    def estimate_pattern(self, seen: CapturedAttention, study: Study) -> Cost:
+    def estimate_pattern(self, seen: AttentionRows, study: Study) -> Cost:
         return self._estimate_square(seen)
 
-    def of_pattern(self, seen: CapturedAttention, head: int, batch: int, study: Study) -> Mapping[str, Any]:
-        found = self._constants(seen)
+    def of_pattern(self, seen: AttentionRows, head: int, batch: int, study: Study) -> Mapping[str, Any]:
+        found = self._constants(seen) if isinstance(seen, CapturedAttention) else {}
         n, m = seen.sizes[2:]
         if n != m:
             return {**found, "ihara_zeta": Undecided("square patterns", "queries and keys are different tokens")}
@@ -55,7 +56,9 @@ class AnalyzeArithmetic(AnalysisPass):
         zeta = ihara_polynomial(both.astype(np.int64))
         given = (f"tiles of {pooled.block} tokens", f"weights of at least 1/{len(pooled.array)}")
         found["ihara_zeta"] = Result(zeta.value, "P0", witness=zeta.witness, assumptions=given)
-        found["cycles_by_length"] = Result(zeta.value.primes(self.length), "P0", assumptions=given)
+        found["cycles_by_length"] = Result(
+            zeta.value.primes(self.length), "P0", witness=zeta.witness, assumptions=given
+        )
         return found
 
     def _constants(self, seen: CapturedAttention) -> dict[str, Any]:
@@ -94,8 +97,10 @@ class AnalyzeArithmetic(AnalysisPass):
             return {"buffer_class": motive}
         given = ("one buffer a value, no two live ones in the same",)
         return {
-            "buffer_class": Result(motive.value, "P0", witness=motive.witness, assumptions=given),
-            "least_buffers": Result(motive.value.chromatic_number, "P0", assumptions=given),
+            "buffer_class": Result(motive.value, motive.proof_level, witness=motive.witness, assumptions=given),
+            "least_buffers": Result(
+                motive.value.chromatic_number, motive.proof_level, witness=motive.witness, assumptions=given
+            ),
         }
 
 

@@ -17,7 +17,7 @@ import numpy as np
 import sympy
 
 from aatc.passes.analysis.arithmetic.places import RationalError, rational_point
-from aatc.passes.analysis.arithmetic.verify_arithmetic import HeightWitness, IntegerWitness
+from aatc.passes.analysis.arithmetic.verify_arithmetic import FitsWitness, HeightWitness, IntegerWitness
 from aatc.passes.analysis.result import AnalysisError, Result, Verdict
 
 
@@ -124,4 +124,4 @@ def fits_integers(values: Any, bits: int) -> Verdict:
     found = integer_constants(values)
     fits = found.value.height <= (1 << (bits - 1)) - 1
     statement = f"the constants are one scale times int{bits} (height {found.value.height}, {found.value.bits} bits)"
-    return Verdict(fits, "P0", witness=found.witness, statement=statement)
+    return Verdict(fits, "P0", witness=FitsWitness(found.witness, bits), statement=statement)

@@ -20,7 +20,7 @@ from typing import Any
 import networkx as nx
 import numpy as np
 
-from aatc.passes.analysis.arithmetic.verify_arithmetic import ChromaticWitness
+from aatc.passes.analysis.arithmetic.verify_graphs import PARTITIONS, ChromaticWitness, frontier_order
 from aatc.passes.analysis.result import AnalysisError, Cost, Result, Undecided
 
 Polynomial = tuple[int, ...]
@@ -265,17 +265,21 @@ def motivic_class(graph: Any, *, graphs: int = GRAPHS) -> Result[MotivicClass] |
 
     Chordal graphs, such as interference graphs of live ranges on a line, factor as ∏(q − d_i) along an elimination
     order. Others go by deletion and contraction; `Undecided` after ``graphs`` different graphs, or 300 nested ones. The
-    numbers are exact. Raises `InterferenceError`.
+    numbers are exact; P3, without a witness, where no order of the vertices leaves few enough to count colourings
+    again. Raises `InterferenceError`.
     """
     near = _neighbours(graph)
     edges = np.array([(v, w) for v in near for w in near[v] if v < w], dtype=np.int64).reshape(-1, 2)
     perfect = _perfect_elimination(near)
     try:
-        order = perfect[0] if perfect else tuple(_eliminated(near)[0])
+        order = perfect[0] if perfect else ()
         value = MotivicClass(_from_roots(perfect[1]) if perfect else _Chromatic(graphs, {}).of(near))
     except _Bounded as bound:
         return Undecided(str(bound), f"{len(near)} vertices and {len(edges)} edges")
-    return Result(value, "P0", witness=ChromaticWitness(len(near), edges, value.coefficients, order))
+    # what no check can count again within bounds is not proved
+    checked = perfect is not None or frontier_order(len(near), [(int(v), int(w)) for v, w in edges])[1] <= PARTITIONS
+    witness = ChromaticWitness(len(near), edges, value.coefficients, order)
+    return Result(value, "P0" if checked else "P3", witness=witness if checked else None)
 
 
 def legal_assignments(intervals: Iterable[tuple[int, int]], buffers: int) -> int:

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import itertools
 import math
-import random
 from collections.abc import Sequence
 from dataclasses import dataclass
 from fractions import Fraction
@@ -17,14 +16,13 @@ import numpy as np
 import sympy
 from mpmath.ctx_mp import MPContext
 
-from aatc.passes.analysis.result import verify
+from aatc.passes.analysis.result import mismatch, verify
 
 Form = dict[tuple[int, ...], int]
 WRONG = float("inf")
-PRIMES = (2147483647, 2147483629, 2147483587)
 ORBIT_BITS = 1 << 16
 PRECISION_BITS = 1 << 15
-COLOURINGS = 200_000
+ORBIT_LIMIT = 1 << 20  # bits of a coordinate beyond which an orbit does not return
 
 
 @dataclass(frozen=True)
@@ -56,11 +54,20 @@ class HeightWitness:
 
 @dataclass(frozen=True, eq=False)
 class IntegerWitness:
-    """``scale``·``integers`` claims to be ``values``, bit for bit."""
+    """``scale``·``integers`` claims to be ``values``, bit for bit, the scale as large as it can be: positive, and the
+    integers without a common divisor; 1 for zeros."""
 
     values: np.ndarray
     scale: float
     integers: np.ndarray
+
+
+@dataclass(frozen=True, eq=False)
+class FitsWitness:
+    """The constants are, or are not, one scale times integers of ``bits`` bits."""
+
+    integers: IntegerWitness
+    bits: int
 
 
 @dataclass(frozen=True, eq=False)
@@ -88,27 +95,50 @@ class CanonicalHeightWitness:
     degree: int
 
 
-@dataclass(frozen=True, eq=False)
-class IharaWitness:
-    """(1 − u²)^``exponent`` Σ ``determinant[k]`` u^k claims to be 1/L(u) of the graph on ``n`` vertices whose ``edges``
-    (k, 2) carry ``transports`` (k, r, r)."""
-
-    n: int
-    edges: np.ndarray
-    transports: np.ndarray
-    exponent: int
-    determinant: tuple[int, ...]
+def _same(right: bool) -> float:
+    return 0.0 if right else WRONG
 
 
-@dataclass(frozen=True, eq=False)
-class ChromaticWitness:
-    """``coefficients``, from the constant up, claim to be the chromatic polynomial of the graph with ``edges`` (k, 2);
-    ``elimination`` claims to begin a perfect elimination order."""
+@mismatch.register
+def _product_value(witness: ProductFormulaWitness, value: Any) -> float:
+    return _same(value is True)
 
-    n: int
-    edges: np.ndarray
-    coefficients: tuple[int, ...]
-    elimination: tuple[int, ...]
+
+@mismatch.register
+def _adelic_value(witness: AdelicWitness, value: Any) -> float:
+    return _same(value.archimedean == max(map(abs, witness.coordinates)) and value.orders == witness.orders)
+
+
+@mismatch.register
+def _height_value(witness: HeightWitness, value: Any) -> float:
+    same = value.multiplicative == witness.multiplicative and value.primitive == witness.primitive
+    logarithm = math.log(witness.multiplicative)
+    return _same(same and abs(value.logarithm - logarithm) <= 1e-15 * max(1.0, logarithm))
+
+
+def _width(witness: IntegerWitness) -> tuple[int, int]:
+    """The largest magnitude, and the bits that it takes with a sign."""
+    top = max(abs(int(x)) for x in witness.integers.reshape(-1))
+    return top, len(f"{top:b}") + 1 if top else 1
+
+
+@mismatch.register
+def _integers_value(witness: IntegerWitness, value: Any) -> float:
+    """The value is the constants, or how many bits they take."""
+    if isinstance(value, int):
+        return _same(value == _width(witness)[1])
+    same = value.scale == witness.scale and (value.height, value.bits) == _width(witness)
+    return _same(same and np.array_equal(value.integers, witness.integers))
+
+
+@verify.register
+def _fits(witness: FitsWitness) -> float:
+    return verify(witness.integers) if witness.bits >= 2 else WRONG
+
+
+@mismatch.register
+def _fits_value(witness: FitsWitness, value: Any) -> float:
+    return _same(value == (_width(witness.integers)[1] <= witness.bits))
 
 
 @verify.register
@@ -136,7 +166,7 @@ def _adelic(witness: AdelicWitness) -> float:
     points = [x for x in witness.coordinates if x]
     product = max(abs(x) for x in points)
     for p, order in witness.orders.items():
-        if not sympy.isprime(p) or -min(_order(x, p) for x in points) != order:
+        if not order or not sympy.isprime(p) or -min(_order(x, p) for x in points) != order:
             return WRONG
         product *= Fraction(p) ** order
     scaled = [x * witness.multiplicative / max(abs(y) for y in points) for x in points]
@@ -150,22 +180,33 @@ def _height(witness: HeightWitness) -> float:
     pivot = next(i for i, x in enumerate(witness.coordinates) if x)
     x, whole = witness.coordinates, witness.primitive
     parallel = len(x) == len(whole) and all(a * whole[pivot] == x[pivot] * b for a, b in zip(x, whole))
-    right = parallel and math.gcd(*whole) == 1 and max(map(abs, whole)) == witness.multiplicative
+    right = (
+        parallel
+        and whole[pivot] * x[pivot] > 0
+        and math.gcd(*whole) == 1
+        and max(map(abs, whole)) == witness.multiplicative
+    )
     return 0.0 if right else WRONG
 
 
 @verify.register
 def _integers(witness: IntegerWitness) -> float:
-    """The largest |scale·integer − value|: the product taken in the values' own type, or in rationals where the
-    integers are out of its range."""
+    """0 where every scale·integer is its value, the product taken in the values' own type, or in rationals where the
+    integers are out of its range; and where no larger scale does it."""
     values, integers = witness.values, witness.integers
+    common = math.gcd(*(int(x) for x in integers.reshape(-1)))
+    if values.shape != integers.shape or not witness.scale > 0 or common not in (0, 1):
+        return WRONG
+    if common == 0 and witness.scale != 1:
+        return WRONG
     if values.dtype.kind == "f" and max(abs(int(integers.max())), abs(int(integers.min()))) <= float(
         np.finfo(values.dtype).max
     ):
         product = values.dtype.type(witness.scale) * integers.astype(np.float64).astype(values.dtype)
-        return float(np.abs(product.astype(np.float64) - values.astype(np.float64)).max())
+        found = np.abs(product.astype(np.float64) - values.astype(np.float64)).max()
+        return float(found) if found == 0 else WRONG
     pairs = zip(integers.reshape(-1).tolist(), values.reshape(-1).tolist())
-    return float(max(abs(Fraction(witness.scale) * whole - Fraction(x)) for whole, x in pairs))
+    return 0.0 if all(Fraction(witness.scale) * whole == Fraction(x) for whole, x in pairs) else WRONG
 
 
 def _step(forms: tuple[Form, ...], at: tuple[int, ...]) -> tuple[int, ...]:
@@ -178,11 +219,41 @@ def _step(forms: tuple[Form, ...], at: tuple[int, ...]) -> tuple[int, ...]:
 @verify.register
 def _orbit(witness: OrbitWitness) -> float:
     """0 if the first return is the one that is claimed."""
-    points = [witness.start]
+    points = _orbit_points(witness)
+    if witness.tail < 0 or witness.period < 1 or len(points) != witness.tail + witness.period + 1:
+        return WRONG
+    return 0.0 if points[-1] == points[witness.tail] else WRONG
+
+
+def _orbit_points(witness: OrbitWitness) -> list[tuple[int, ...]]:
+    """The orbit of the primitive vector ``start`` up to its first return, no longer than is claimed; shorter where it
+    grows beyond all bounds."""
+    points, seen = [witness.start], {witness.start}
+    if math.gcd(*witness.start) != 1 or next(x for x in witness.start if x) < 0:
+        return []
     for _ in range(witness.tail + witness.period):
-        points.append(_step(witness.forms, points[-1]))
-    first = len(set(points)) == len(points) - 1
-    return 0.0 if witness.period > 0 and first and points[-1] == points[witness.tail] else WRONG
+        at = _step(witness.forms, points[-1])
+        points.append(at)
+        if at in seen or max(map(abs, at)).bit_length() > ORBIT_LIMIT:
+            break
+        seen.add(at)
+    return points
+
+
+@mismatch.register
+def _orbit_value(witness: OrbitWitness, value: Any) -> float:
+    """The value is the finite orbit, or that its canonical height is 0."""
+    if hasattr(value, "preperiodic"):
+        same = (value.value, value.error, value.preperiodic) == (0.0, 0.0, True)
+        return 0.0 if same and all(sum(powers) > 1 for form in witness.forms for powers in form) else WRONG
+    same = (value.tail, value.period) == (witness.tail, witness.period)
+    return 0.0 if same and list(value.orbit) == _orbit_points(witness)[:-1] else WRONG
+
+
+@mismatch.register
+def _canonical_value(witness: CanonicalHeightWitness, value: Any) -> float:
+    same = not value.preperiodic and value.error == witness.error
+    return abs(value.value - witness.value) if same else WRONG
 
 
 def _times(p: Form, q: Form) -> Form:
@@ -198,6 +269,8 @@ def _canonical(witness: CanonicalHeightWitness) -> float:
     """By how much |value − h(φⁿx)/dⁿ| exceeds C/(dⁿ(d − 1)) and the error, n so large that C/(dⁿ(d − 1)) is a small
     part of the error. Infinity where the identities do not hold, or the orbit stays too wide."""
     d, size = witness.degree, len(witness.forms)
+    if [len(row) for row in witness.cofactors] != [size] * size:
+        return WRONG
     if d < 2 or not witness.scale or any(sum(powers) != d for form in witness.forms for powers in form):
         return WRONG
     for i, row in enumerate(witness.cofactors):
@@ -279,119 +352,3 @@ def _real_orbit(witness: CanonicalHeightWitness, at: tuple[int, ...], steps: int
 
 def _value(form: Form, at: Sequence[int]) -> int:
     return sum(c * math.prod(x**e for x, e in zip(at, powers)) for powers, c in form.items())
-
-
-def _determinant(matrix: np.ndarray, prime: int) -> int:
-    """The determinant modulo a prime below 2³¹ by elimination."""
-    work, value = matrix % prime, 1
-    for k in range(len(work)):
-        pivots = np.flatnonzero(work[k:, k])
-        if len(pivots) == 0:
-            return 0
-        swap = k + int(pivots[0])
-        if swap != k:
-            work[[k, swap]] = work[[swap, k]]
-            value = -value
-        value = value * int(work[k, k]) % prime
-        factors = work[k + 1 :, k] * pow(int(work[k, k]), -1, prime) % prime
-        work[k + 1 :, k:] = (work[k + 1 :, k:] - factors[:, None] * work[k, k:] % prime) % prime
-    return value % prime
-
-
-def _edge_determinant(witness: IharaWitness, u: int, prime: int) -> int:
-    """det(I − uB_ρ) over directed edges, modulo a prime."""
-    r, k = witness.transports.shape[-1], len(witness.edges)
-    inverse = np.rint(np.linalg.inv(witness.transports)).astype(np.int64)
-    carried = np.concatenate([witness.transports, inverse])
-    tails, heads = np.concatenate([witness.edges, witness.edges[:, ::-1]]).T
-    table = np.eye(2 * k * r, dtype=np.int64).reshape(2 * k, r, 2 * k, r)
-    for e, f in np.argwhere(heads[:, None] == tails[None, :]):
-        if f != (e + k) % (2 * k):
-            table[e, :, f, :] -= u * carried[e]
-    return _determinant(table.reshape(2 * k * r, 2 * k * r), prime)
-
-
-def _vertex_determinant(witness: IharaWitness, u: int, prime: int) -> int:
-    """(1 − u²)^{r(|E|−|V|)} det(I − uA_ρ + u²Q), modulo a prime."""
-    r, n = witness.transports.shape[-1], witness.n
-    table = np.eye(n * r, dtype=np.int64).reshape(n, r, n, r)
-    inverses = np.rint(np.linalg.inv(witness.transports)).astype(np.int64)
-    for (i, j), forward, backward in zip(witness.edges, witness.transports, inverses):
-        table[i, :, j, :] -= u * forward
-        table[j, :, i, :] -= u * backward
-    degrees = np.bincount(witness.edges.reshape(-1), minlength=n)
-    flat = table.reshape(n * r, n * r) % prime
-    flat[np.arange(n * r), np.arange(n * r)] += u * u % prime * np.repeat(degrees - 1, r)
-    power = pow((1 - u * u) % prime, r * (len(witness.edges) - n), prime)
-    return power * _determinant(flat, prime) % prime
-
-
-@verify.register
-def _ihara(witness: IharaWitness) -> float:
-    """0 if the polynomial agrees with a determinant at a random number modulo each of three primes: that of directed
-    edges where it is small enough, otherwise that of vertices. A wrong polynomial passes with odds below 10⁻²⁰."""
-    draw = random.Random(repr(witness.determinant))
-    small = 0 < 2 * len(witness.edges) * witness.transports.shape[-1] <= 300
-    for prime in PRIMES:
-        u = draw.randrange(2, prime - 1)
-        claimed = pow((1 - u * u) % prime, witness.exponent, prime)
-        claimed = claimed * (sum(c * pow(u, k, prime) for k, c in enumerate(witness.determinant)) % prime) % prime
-        found = (_edge_determinant if small else _vertex_determinant)(witness, u, prime)
-        if claimed != found:
-            return WRONG
-    return 0.0
-
-
-def _colourings(witness: ChromaticWitness, q: int) -> int:
-    """Assignments of q colours that differ along every edge, by looking at all q^n."""
-    codes = np.arange(q**witness.n)
-    legal = np.ones(len(codes), dtype=bool)
-    for v, w in witness.edges:
-        legal &= codes // q ** int(v) % q != codes // q ** int(w) % q
-    return int(legal.sum())
-
-
-@verify.register
-def _chromatic(witness: ChromaticWitness) -> float:
-    """0 if the leading coefficients are 1 and −|E|, all colourings with few colours are counted right (up to 200 000
-    assignments a count), and a full elimination order, if given, is one and yields the same
-    values at a random number modulo each of three primes. A wrong polynomial passes that with odds below 10⁻¹⁵."""
-    c, n = witness.coefficients, witness.n
-    if len(c) != n + 1 or c[n] != 1 or (n > 0 and c[n - 1] != -len(witness.edges)):
-        return WRONG
-    q = 1
-    while q <= n + 1 and q**n <= COLOURINGS:
-        if sum(x * q**k for k, x in enumerate(c)) != _colourings(witness, q):
-            return WRONG
-        q += 1
-    if len(witness.elimination) < n:
-        return 0.0
-    degrees = _elimination_degrees(witness)
-    if degrees is None:
-        return WRONG
-    draw = random.Random(repr(c))
-    for prime in PRIMES:
-        u, claimed, product = draw.randrange(prime), 0, 1
-        for x in reversed(c):
-            claimed = (claimed * u + x) % prime
-        for degree in degrees:
-            product = product * (u - degree) % prime
-        if claimed != product:
-            return WRONG
-    return 0.0
-
-
-def _elimination_degrees(witness: ChromaticWitness) -> list[int] | None:
-    """How many later neighbours each vertex of the elimination order has; None unless it names every vertex once and
-    the later neighbours of each are adjacent to each other."""
-    if sorted(witness.elimination) != list(range(witness.n)):
-        return None
-    place = {v: i for i, v in enumerate(witness.elimination)}
-    later: dict[int, set[int]] = {v: set() for v in place}
-    for v, w in witness.edges.tolist():
-        first, second = (v, w) if place[v] < place[w] else (w, v)
-        later[first].add(second)
-    for near in later.values():
-        if any(b not in later[a] and a not in later[b] for a, b in itertools.combinations(near, 2)):
-            return None
-    return [len(later[v]) for v in witness.elimination]

@@ -18,7 +18,7 @@ import numpy as np
 import sympy
 from sympy.polys.matrices import DomainMatrix
 
-from aatc.passes.analysis.arithmetic.verify_arithmetic import IharaWitness
+from aatc.passes.analysis.arithmetic.verify_graphs import IharaWitness
 from aatc.passes.analysis.result import AnalysisError, Cost, Result
 
 try:

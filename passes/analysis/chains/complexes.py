@@ -22,6 +22,7 @@ from numpy.typing import NDArray
 from scipy import sparse
 
 from aatc.passes.analysis.result import AnalysisError
+from aatc.passes.analysis.stochastic import float_array
 
 Cells = NDArray[np.int64]
 _CHUNK = 1 << 24
@@ -365,7 +366,7 @@ def _relation(adjacency: Any) -> NDArray[np.bool_]:
 
 
 def _finite_matrix(matrix: Any) -> NDArray[np.float64]:
-    values = np.asarray(matrix, dtype=np.float64)
+    values = float_array(matrix)
     if values.ndim != 2 or np.isnan(values).any():
         raise ComplexError(f"a matrix of two axes without NaN is needed, not shape {values.shape}")
     return values

@@ -18,6 +18,7 @@ from scipy import sparse
 from aatc.passes.analysis.chains.complexes import ChainComplex, ComplexError, SimplicialComplex
 from aatc.passes.analysis.chains.reduction import MinimalModel, apply
 from aatc.passes.analysis.chains.smith import Integers, check_prime
+from aatc.passes.analysis.chains.verify_homology import ChainsWitness
 from aatc.passes.analysis.result import AnalysisError, Cost, Result
 
 # Measured on one thread, on 3-tori and random flag complexes of 30,000 to 160,000 cells.
@@ -115,13 +116,14 @@ def homology(
 ) -> Result[tuple[AbelianGroup, ...]]:
     """H_0, ..., H_d with the given coefficients.
 
-    ``witness=True`` adds the dense equivalence with the minimal model, for complexes of some hundred cells a degree.
-    Raises `BudgetError`, `CoefficientError`, `ComplexError`.
+    The witness is the complex, of which `verify` computes the groups again. ``witness=True`` gives in its place, for
+    complexes of some hundred cells a degree, the dense equivalence with the minimal model, which proves them by
+    products of matrices. Raises `BudgetError`, `CoefficientError`, `ComplexError`.
     """
     field = coefficients(coeff)
     model = source if isinstance(source, MinimalModel) else minimal_model(source, budget)
     groups = tuple(group(model, k, field, representatives) for k in range(len(model.counts)))
-    return Result(groups, "P1", witness=model.witness() if witness else None)
+    return Result(groups, "P1", witness=model.witness() if witness else ChainsWitness.of(model.chain, field.name))
 
 
 def betti_numbers(source: ChainComplex | SimplicialComplex | MinimalModel, coeff: str | int = "Q") -> tuple[int, ...]:

@@ -20,6 +20,7 @@ from aatc.passes.analysis.chains.complexes import ChainComplex, SimplicialComple
 from aatc.passes.analysis.chains.homology import chain_complex, coefficients
 from aatc.passes.analysis.chains.verify_spectral import FiltrationWitness, Pair
 from aatc.passes.analysis.result import AnalysisError, Result
+from aatc.passes.analysis.stochastic import float_array
 
 Place = tuple[int, int]
 
@@ -211,7 +212,7 @@ def levels_by_weight(complex: SimplicialComplex, weights: Any, thresholds: Seque
     """Levels by falling thresholds t_0 > t_1 > …: a simplex enters with the first one that all its pairs reach, the
     weight of a pair being max(A_ij, A_ji). What reaches none has the level len(thresholds), vertices have level 0.
     AnalysisError for weights that are not square, hold NaN or lack a vertex, and for thresholds that do not fall."""
-    a, falling = np.asarray(weights, dtype=np.float64), np.asarray(thresholds, dtype=np.float64)
+    a, falling = float_array(weights), np.asarray(thresholds, dtype=np.float64)
     vertices = complex.simplices(0)[:, 0]
     if a.ndim != 2 or a.shape[0] != a.shape[1] or np.isnan(a).any():
         raise AnalysisError(f"weights are a square matrix without NaN, not of shape {a.shape}")

@@ -15,14 +15,11 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy import sparse
 
-from aatc.passes.analysis.result import AnalysisError, verify
+from aatc.passes.analysis.chains.verify_integers import columns_of, divisor_chain, invariants, sparse_rank
+from aatc.passes.analysis.result import WitnessError, mismatch, verify, worst
 
 Integers = NDArray[np.object_]
 Reals = NDArray[np.float64]
-
-
-class WitnessError(AnalysisError):
-    """A witness whose parts do not even fit together in shape."""
 
 
 @dataclass(frozen=True)
@@ -39,9 +36,9 @@ class SmithWitness:
 
 @dataclass(frozen=True)
 class EquivalenceWitness:
-    """A chain homotopy equivalence from a complex to its minimal model, degree by degree from 0.
+    """A chain homotopy equivalence from a complex to its minimal model, degree by degree from ``lowest``.
 
-    ``boundaries`` and ``model`` are ∂_k and D_k, ``inclusion`` g_k: model → complex, ``projection`` f_k: complex →
+    ``boundaries`` and ``model`` are ∂_k and D_k,  ``inclusion`` g_k: model → complex, ``projection`` f_k: complex →
     model, ``homotopy`` h_k: C_k → C_{k+1}. The identities ∂g = gD, f∂ = Df, fg = 1, 1 − gf = ∂h + h∂, and that each D_k
     has at most one entry in each row and column, fix homology and cohomology with every coefficient group.
     """
@@ -51,6 +48,7 @@ class EquivalenceWitness:
     inclusion: tuple[Integers, ...]
     projection: tuple[Integers, ...]
     homotopy: tuple[Integers, ...]
+    lowest: int = 0
 
 
 @dataclass(frozen=True)
@@ -60,7 +58,8 @@ class CocycleWitness:
     ``coboundary`` (count_{k+1}, count_k) and ``boundary`` (count_{k−1}, count_k) are sparse; ``cocycles`` (m, count_k).
     ``cycles`` (count_k, m) has ∂z_j = 0 modulo order_j (0: exactly), and ⟨φ_i, z_j⟩ = δ_ij modulo order_j, which makes
     the order of φ_j a multiple of order_j. ``primitives`` (m, count_{k−1}) has dψ_j = order_j φ_j, which makes it a
-    divisor. Orders are 0 or at least 2. ``modulus`` is p over F_p, where all orders are 0, and 0 over Z and Q.
+    divisor. Orders are 0 or at least 2. ``modulus`` is p over F_p, where all orders are 0, and 0 over Z and, with
+    ``rational``, Q. The classes are all: as many, of such orders, as the ranks and invariant factors of d say.
     """
 
     coboundary: Any
@@ -70,6 +69,7 @@ class CocycleWitness:
     orders: tuple[int, ...]
     modulus: int
     primitives: Integers
+    rational: bool = False
 
 
 @dataclass(frozen=True)
@@ -101,33 +101,7 @@ class FiltrationWitness:
     degrees: tuple[BarcodeWitness, ...]
 
 
-@dataclass(frozen=True)
-class HodgeWitness:
-    """ω = dα + δβ + h with dh = 0 and δh = 0: ``below`` is d_{k−1}, ``above`` d_k, weights the diagonals of ⋆."""
-
-    below: Any
-    above: Any
-    weights: tuple[Reals, Reals, Reals]
-    form: Reals
-    potential: Reals
-    copotential: Reals
-    harmonic: Reals
-
-
-@dataclass(frozen=True)
-class FluxWitness:
-    """A U(1) connection's phases on edges, its curvature F and integers n per 2-cell: F = dθ + 2πn, |F| < π, and
-    Σ F over ``cycle`` is 2π times ``number``."""
-
-    boundary: Any
-    phases: Reals
-    curvature: Reals
-    integers: NDArray[np.int64]
-    cycle: NDArray[np.int64]
-    number: int
-
-
-def _largest(*arrays: Any) -> float:
+def largest(*arrays: Any) -> float:
     """The largest absolute value; infinite where there is a NaN, which no comparison would find."""
     values = [abs(value) for array in arrays for value in np.asarray(array).ravel()]
     return float("inf") if any(value != value for value in values) else float(max(values, default=0))
@@ -182,7 +156,7 @@ def _(witness: SmithWitness) -> float:
         diagonal[i, i] = d
     chain = [b % a if a else 1 for a, b in zip(witness.factors, witness.factors[1:])]
     signs = [min(0, d - 1) for d in witness.factors]
-    return _largest(
+    return largest(
         _times(_times(witness.left, witness.matrix), witness.right) - diagonal,
         _times(witness.left, witness.left_inverse) - _unit(rows),
         _times(witness.right, witness.right_inverse) - _unit(columns),
@@ -193,7 +167,7 @@ def _(witness: SmithWitness) -> float:
 
 @verify.register
 def _(witness: EquivalenceWitness) -> float:
-    worst = 0.0
+    found = 0.0
     d, model, g, f, h = (
         witness.boundaries,
         witness.model,
@@ -207,9 +181,9 @@ def _(witness: EquivalenceWitness) -> float:
     for k in range(len(g)):
         unit = _unit(g[k].shape[0])
         around = _times(d[k + 1], h[k]) + (_times(h[k - 1], d[k]) if k else 0)
-        worst = max(
-            worst,
-            _largest(
+        found = max(
+            found,
+            largest(
                 _times(d[k], d[k + 1]),
                 _times(d[k], g[k]) - _times(g[k - 1], model[k]) if k else [],
                 _times(f[k - 1], d[k]) - _times(model[k], f[k]) if k else [],
@@ -219,13 +193,15 @@ def _(witness: EquivalenceWitness) -> float:
                 np.maximum((model[k] != 0).sum(axis=1) - 1, 0),
             ),
         )
-    return worst
+    return found
 
 
 @verify.register
 def _(witness: CocycleWitness) -> float:
     p, orders = witness.modulus, witness.orders
     if not _cocycles_fit(witness) or not _is_field(p) or any(t < 0 or t == 1 or (t and p) for t in orders):
+        return float("inf")
+    if not _all_classes(witness):
         return float("inf")
     closed = sparse.coo_array(witness.coboundary)
     derivative = np.zeros((len(witness.cocycles), closed.shape[0]), dtype=object)
@@ -240,6 +216,8 @@ def _(witness: CocycleWitness) -> float:
     bounded = [t * row for t, row in zip(orders, -witness.cocycles) if t]
     divided = np.array(bounded, dtype=object).reshape(-1, witness.cocycles.shape[1])
     primitives = witness.primitives[[t > 0 for t in orders]]
+    if np.any(witness.primitives[[t == 0 for t in orders]] != 0):
+        return float("inf")  # nothing that is not checked
     for i, j, v in zip(*down.coords, down.data):
         divided[:, j] += int(v) * primitives[:, i]
     for j, order in enumerate(orders):
@@ -248,7 +226,20 @@ def _(witness: CocycleWitness) -> float:
             boundary[:, j] %= modulus
             pairing[:, j] %= modulus
     square = _composite(witness.boundary, witness.coboundary.T)
-    return _largest(derivative % p if p else derivative, boundary, pairing, divided, square)
+    return largest(derivative % p if p else derivative, boundary, pairing, divided, square)
+
+
+def _all_classes(witness: CocycleWitness) -> bool:
+    """Whether there are as many classes, of such orders, as cohomology has."""
+    p, count = witness.modulus, int(witness.coboundary.shape[1])
+    out, into = columns_of(witness.coboundary), columns_of(sparse.coo_array(witness.boundary).T)
+    if p:
+        return len(witness.orders) == count - sparse_rank(out, p) - sparse_rank(into, p)
+    factors = invariants(into)[1]
+    torsion = [] if witness.rational else [t for t in factors if t > 1]
+    free = count - len(factors) - len(invariants(out)[1])
+    claimed = divisor_chain(t for t in witness.orders if t)
+    return bool(witness.orders.count(0) == free) and [t for t in claimed if t > 1] == torsion
 
 
 def _cocycles_fit(witness: CocycleWitness) -> bool:
@@ -266,26 +257,28 @@ def _last_cells(chains: NDArray[np.int64], values: Reals, p: int) -> list[int]:
 
 @verify.register
 def _(witness: BarcodeWitness) -> float:
-    p, worst = witness.modulus, 0.0
+    p, found = witness.modulus, 0.0
     if not (_bars_fit(witness) and p and _is_field(p)):
         return float("inf")
     for (birth, death), cycle, filling in zip(witness.bars, witness.cycles.T, witness.fillings.T):
         support, filled = np.flatnonzero(cycle % p), np.flatnonzero(filling % p)
         if not len(support) or (np.isfinite(death) and not len(filled)):
             return float("inf")
-        worst = max(worst, _largest((witness.boundary @ cycle) % p, _apart(witness.values[support].max(), birth)))
+        found = max(found, largest((witness.boundary @ cycle) % p, _apart(witness.values[support].max(), birth)))
         if len(filled):
             bounded = (witness.boundary_above @ filling - cycle) % p
-            worst = max(worst, _largest(bounded, _apart(witness.values_above[filled].max(), death)))
+            found = max(found, largest(bounded, _apart(witness.values_above[filled].max(), death)))
     for chains, values in ((witness.cycles, witness.values), (witness.fillings, witness.values_above)):
         last = _last_cells(chains, values, p)
-        worst = max(worst, float(len(last) - len(set(last))))
-    return worst
+        found = max(found, float(len(last) - len(set(last))))
+    return found
 
 
 def _bars_fit(witness: BarcodeWitness) -> bool:
     """Whether every bar has its cycle and filling, and all parts have the shapes that they say they have."""
     m, count, above = len(witness.bars), len(witness.values), len(witness.values_above)
+    if np.isnan(witness.bars).any():
+        return False
     shapes = [witness.bars.shape, witness.cycles.shape, witness.fillings.shape, witness.boundary_above.shape]
     return shapes == [(m, 2), (count, m), (above, m), (count, above)] and witness.boundary.shape[1] == count
 
@@ -302,7 +295,7 @@ def _consecutive(one: BarcodeWitness, two: BarcodeWitness) -> bool:
 
 @verify.register
 def _(witness: FiltrationWitness) -> float:
-    worst, degrees = 0.0, witness.degrees
+    found, degrees = 0.0, witness.degrees
     if not degrees or degrees[0].boundary.shape[0] or degrees[-1].boundary_above.shape[1]:
         return float("inf")  # nothing, or not all degrees
     if not all(_bars_fit(x) for x in degrees) or not all(_consecutive(x, y) for x, y in pairwise(degrees)):
@@ -311,30 +304,23 @@ def _(witness: FiltrationWitness) -> float:
     for degree in degrees:
         starts = _last_cells(degree.cycles, degree.values, degree.modulus)
         missing = len(set(range(len(degree.values))) ^ {*starts, *ends}) + len({*starts} & {*ends})
-        worst = max(worst, verify(degree), float(missing))
+        found = max(found, verify(degree), float(missing))
         ends = _last_cells(degree.fillings, degree.values_above, degree.modulus)
-    return worst
+    return found
 
 
-@verify.register
-def _(witness: HodgeWitness) -> float:
-    low, here, high = witness.weights
-    h = witness.harmonic
-    exact = witness.below @ witness.potential
-    coexact = (witness.above.T @ (high * witness.copotential)) / here
-    found = _largest(
-        witness.form - exact - coexact - h,
-        witness.above @ h,
-        (witness.below.T @ (here * h)) / low,
-        float(np.dot(here * exact, coexact)),
-    )
-    return found / max(1.0, _largest(witness.form)) if np.isfinite(found) else float("inf")
-
-
-@verify.register
-def _(witness: FluxWitness) -> float:
-    turned = witness.boundary.T @ witness.phases + 2 * np.pi * witness.integers
-    total = float(np.dot(witness.curvature, witness.cycle)) / (2 * np.pi)
-    if not np.abs(witness.curvature).max(initial=0.0) < np.pi:
+@mismatch.register
+def _(witness: FiltrationWitness, value: Any) -> float:
+    """Barcodes of all degrees: the bars that are not of length 0, by birth and then death, over the same field."""
+    degrees = witness.degrees
+    same = len(value.bars) == len(degrees) and all(x.modulus == value.modulus for x in degrees)
+    if not same or value.threshold != np.inf or value.cocycles is not None:
         return float("inf")
-    return _largest(witness.curvature - turned, witness.boundary @ witness.cycle, total - witness.number)
+    off = 0.0
+    for degree, bars in zip(degrees, value.bars):
+        kept = degree.bars[degree.bars[:, 0] < degree.bars[:, 1]]
+        if np.shape(bars) != kept.shape:
+            return float("inf")
+        pairs = zip(sorted(map(tuple, kept.tolist())), np.asarray(bars).tolist())
+        off = worst(off, *(_apart(x, y) for one, two in pairs for x, y in zip(one, two)))
+    return off

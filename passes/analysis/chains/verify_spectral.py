@@ -17,7 +17,7 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy import sparse
 
-from aatc.passes.analysis.result import verify
+from aatc.passes.analysis.result import mismatch, verify
 
 Column = dict[int, int]
 
@@ -70,6 +70,30 @@ def _(witness: FiltrationWitness) -> float:
         failed += _degree_defects(columns, below, (levels[k - 1], levels[k]), pairs, single, p)
         below = columns
     return float(failed)
+
+
+@mismatch.register
+def _(witness: FiltrationWitness, value: Any) -> float:
+    """The value is the page at which the sequence converges, or the sequence: its basis, and all pages counted anew."""
+    gaps = [x.source - x.target for x in witness.pairs]
+    last = max(gaps, default=-1) + 1
+    if isinstance(value, int):
+        return 0.0 if value == last else float("inf")
+    right = value.pairs == witness.pairs and value.single == witness.single
+    right = right and value.coeff == (f"F{witness.modulus}" if witness.modulus else "Q")
+    right = right and value.dimension == len(witness.levels) - 1 and len(value.pages) == last + 1
+    for r, page in enumerate(value.pages if right else ()):
+        alive = [(x.source, x.degree) for x, gap in zip(witness.pairs, gaps) if gap >= r]
+        alive += [(x.target, x.degree - 1) for x, gap in zip(witness.pairs, gaps) if gap >= r]
+        alive += [(level, d) for d, level, _ in witness.single]
+        killing = [(x.source, x.degree) for x, gap in zip(witness.pairs, gaps) if gap == r]
+        right = right and page.r == r and page.dims == _counted(alive) and page.ranks == _counted(killing)
+    return 0.0 if right else float("inf")
+
+
+def _counted(places: list[tuple[int, int]]) -> dict[tuple[int, int], int]:
+    """How often each (level, degree) occurs, by (p, q) with p + q the degree."""
+    return {(p, n - p): places.count((p, n)) for p, n in set(places)}
 
 
 def _fits(witness: FiltrationWitness) -> bool:

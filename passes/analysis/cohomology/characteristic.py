@@ -23,7 +23,7 @@ from scipy.linalg import expm, schur
 from aatc.passes.analysis.chains.complexes import ChainComplex, SimplicialComplex
 from aatc.passes.analysis.chains.cup import cup
 from aatc.passes.analysis.chains.homology import chain_complex, homology
-from aatc.passes.analysis.chains.verify_cohomology import FluxWitness
+from aatc.passes.analysis.chains.verify_hodge import FluxWitness
 from aatc.passes.analysis.result import AnalysisError, Result, Undecided
 
 Reals = NDArray[np.float64]
@@ -90,8 +90,9 @@ def chern_number(
     number = int(np.dot(around, found.value.integers))
     total = float(np.dot(around, found.value.flux)) / (2 * np.pi)
     witness = FluxWitness(
-        chain.boundary(2), np.asarray(phases, float), found.value.flux, found.value.integers, around, number
-    )
+        chain.boundary(2), np.asarray(phases, float), found.value.flux, found.value.integers, around, number,
+        chain.boundary(3) if cycle is None else None,
+    )  # fmt: skip
     return Result(number, "P1", 1e-9, abs(total - number), witness, found.assumptions)
 
 

@@ -14,6 +14,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from aatc.passes.analysis.arithmetic.heights import Height, arithmetic_height
 from aatc.passes.analysis.chains.complexes import ChainComplex, ComplexError, SimplicialComplex
 from aatc.passes.analysis.chains.cup import cochain_values, cup
 from aatc.passes.analysis.chains.homology import (
@@ -30,7 +31,11 @@ from aatc.passes.analysis.chains.homology import (
 from aatc.passes.analysis.chains.reduction import MinimalModel, apply
 from aatc.passes.analysis.chains.smith import Integers
 from aatc.passes.analysis.chains.verify_cohomology import CocycleWitness
+from aatc.passes.analysis.chains.verify_homology import ChainsWitness
 from aatc.passes.analysis.cohomology import characteristic, hodge, persistence
+from aatc.passes.analysis.information.ergodic import ErgodicAnalysis, ergodic_analysis
+from aatc.passes.analysis.information.information import InformationFlowMetrics, information_flow_metrics
+from aatc.passes.analysis.information.stability import PatternStabilityMeasures, pattern_stability_measures
 from aatc.passes.analysis.result import Cost, Result, Undecided
 
 
@@ -74,13 +79,14 @@ def cohomology(
 ) -> Result[tuple[AbelianGroup, ...]]:
     """H^0, ..., H^d with the given coefficients, cocycles as representatives.
 
-    `cocycle_witness` proves one degree's generators independent. Raises `BudgetError`, `CoefficientError`,
+    The witness is the complex, of which `verify` computes the groups again; `cocycle_witness` proves one degree's
+    generators to be a basis. Raises `BudgetError`, `CoefficientError`,
     `ComplexError`.
     """
     field = coefficients(coeff)
     model = source if isinstance(source, MinimalModel) else minimal_model(source, budget)
     groups = tuple(group(model, k, field, representatives, dual=True) for k in range(len(model.counts)))
-    return Result(groups, "P1")
+    return Result(groups, "P1", witness=ChainsWitness.of(model.chain, field.name, dual=True))
 
 
 def cocycle_witness(model: MinimalModel, degree: int, coeff: str | int = "Z") -> CocycleWitness:
@@ -104,6 +110,7 @@ def cocycle_witness(model: MinimalModel, degree: int, coeff: str | int = "Z") ->
         tuple(orders),
         field.modulus,
         primitives,
+        rational=field.name == "Q",
     )
 
 
@@ -137,8 +144,9 @@ class CohomologyStructure:
     The seed's vocabulary is kept and made definite: the coefficients are explicit (``coeff`` "Z", "Q", "Fp" or a prime)
     and echoed by every group and class; a class is given by a cocycle and has coordinates; `characteristic_classes`
     needs the connection whose classes they are, which the seed's signature left out. Products and characteristic
-    classes need a `SimplicialComplex`; the rest takes any `ChainComplex`. The seed's height, information flow,
-    ergodic and stability methods do not depend on the complex: they are functions of other modules.
+    classes need a `SimplicialComplex`; the rest takes any `ChainComplex`. The seed's information flow, ergodic and
+    stability methods, and the height of a point, do not depend on the complex: they are those of the families
+    information and arithmetic, and return their results with a proof level.
     """
 
     def __init__(
@@ -250,6 +258,34 @@ class CohomologyStructure:
     def persistent_homology(self, values: Sequence[Any]) -> Result[persistence.Barcodes]:
         """Barcodes of the complex filtered by values on its cells, over F_p (F_2 unless the coefficients are F_p)."""
         return persistence.filtration_persistence(self.chain, values, self.field.modulus or 2)
+
+    def arithmetic_height(self, point: Any, *, affine: bool = False) -> Result[Height]:
+        """The Weil height of homogeneous rational coordinates, of the values of a `DifferentialForm`, or of a
+        `CohomologyClass` by its free coordinates, its image in H^k(·; Q): see `heights.arithmetic_height`.
+
+        Raises `ComplexError` for a class over F_p, `RationalError`, also where every coordinate is 0.
+        """
+        if isinstance(point, DifferentialForm):
+            point = point.values
+        elif isinstance(point, CohomologyClass):
+            if coefficients(point.coeff).modulus:
+                raise ComplexError(f"coordinates over {point.coeff} are no rational point: a height needs Z or Q")
+            point = [x for x, order in zip(point.coordinates, point.orders, strict=True) if not order]
+        return arithmetic_height(point, affine=affine)
+
+    def information_flow_metrics(
+        self, pattern: Any, tile_size: int = 64, **options: Any
+    ) -> Result[InformationFlowMetrics]:
+        """The flow of information along patterns (..., n, n): see `information.information_flow_metrics`."""
+        return information_flow_metrics(pattern, tile_size, **options)
+
+    def ergodic_analysis(self, pattern: Any, **options: Any) -> Result[ErgodicAnalysis]:
+        """Classes, stationary laws, gap and mixing of a pattern (n, n): see `ergodic.ergodic_analysis`."""
+        return ergodic_analysis(pattern, **options)
+
+    def pattern_stability_measures(self, pattern: Any, values: Any | None = None) -> Result[PatternStabilityMeasures]:
+        """How rows of patterns (..., n, m) answer to changed scores: see `stability.pattern_stability_measures`."""
+        return pattern_stability_measures(pattern, values)
 
     def _simplicial(self) -> SimplicialComplex:
         if not isinstance(self.complex, SimplicialComplex):

@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, ClassVar
 
 import numpy as np
 
 from aatc.ir.core import Module
+from aatc.passes.analysis.attention_rows import AttentionRows
 from aatc.passes.analysis.base import AnalysisPass, Study, weights_cost
-from aatc.passes.analysis.capture import CapturedAttention
 from aatc.passes.analysis.result import Cost, Result, Undecided
 from aatc.passes.base import register
 
@@ -22,7 +22,8 @@ class AnalyzeCohomology(AnalysisPass):
 
     Barcodes are of the whole matrix up to ``points`` tokens, else of tiles. Groups are those of the clique complex, up
     to ``dimension``, of the pattern pooled to ``nodes`` tiles, at the threshold at which it becomes connected, or
-    falls into fewest parts where weights of 0 keep it apart.
+    falls into fewest parts where weights of 0 keep it apart. Where queries and keys are different tokens, barcodes are
+    those of the Dowker filtration of the pattern pooled to ``nodes`` tiles a side.
     """
 
     nodes: int = 32
@@ -39,13 +40,19 @@ class AnalyzeCohomology(AnalysisPass):
         weights = weights_cost(n, dim)
         return Cost(0.05 + bars.seconds + 2 * weights.seconds, bars.bytes + weights.bytes)
 
-    def estimate_pattern(self, seen: CapturedAttention, study: Study) -> Cost:
-        return self._estimate_square(seen, times=2)
+    def estimate_pattern(self, seen: AttentionRows, study: Study) -> Cost:
+        n, m = seen.sizes[2:]
+        if n == m:
+            return self._estimate_square(seen, times=2)
+        from aatc.passes.analysis.cohomology.dowker_persistence import estimate_cost
 
-    def of_pattern(self, seen: CapturedAttention, head: int, batch: int, study: Study) -> Mapping[str, Any]:
+        bars = estimate_cost(min(n, self.nodes), min(m, self.nodes))
+        return Cost(bars.seconds + seen.weights_seconds, bars.bytes + (1 << 26))
+
+    def of_pattern(self, seen: AttentionRows, head: int, batch: int, study: Study) -> Mapping[str, Any]:
         n, m = seen.sizes[2:]
         if n != m:
-            return {"barcodes": Undecided("square patterns", "queries and keys are different tokens")}
+            return self._crossed(seen, head, batch, study)
         from aatc.passes.analysis.cohomology.persistence import attention_persistence
 
         groups = self._groups(seen, head, batch, study)  # first: it may be above the budget
@@ -60,7 +67,21 @@ class AnalyzeCohomology(AnalysisPass):
         }
         return {**found, **groups}
 
-    def _groups(self, seen: CapturedAttention, head: int, batch: int, study: Study) -> Mapping[str, Any]:
+    def _crossed(self, seen: AttentionRows, head: int, batch: int, study: Study) -> Mapping[str, Any]:
+        """Of queries and keys that are different tokens: barcodes of the relation between them."""
+        from aatc.passes.analysis.cohomology.dowker_persistence import dowker_persistence
+
+        pooled = seen.coarse(head, batch, nodes=self.nodes)
+        if not pooled.array.any():
+            return {"dowker_barcodes": Undecided("rows with a key", "no query sees a key")}
+        bars = dowker_persistence(np.clip(pooled.array, 0, 1))
+        given = (*bars.assumptions, _pooled(pooled.block))
+        found: dict[str, Any] = {"dowker_barcodes": Result(bars.value, "P1", assumptions=given)}
+        for degree, some in enumerate(bars.value.bars):
+            found[f"dowker_longest_bar_h{degree}"] = Result(_longest(some), "P3", assumptions=given)
+        return found
+
+    def _groups(self, seen: AttentionRows, head: int, batch: int, study: Study) -> Mapping[str, Any]:
         from aatc.passes.analysis.chains.complexes import threshold_complex
         from aatc.passes.analysis.chains.homology import estimate_cost, homology
         from aatc.passes.analysis.cohomology.cohomology import CohomologyStructure
@@ -75,12 +96,15 @@ class AnalyzeCohomology(AnalysisPass):
         )
         complex = threshold_complex(pooled.array, threshold, self.dimension)
         structure = CohomologyStructure(complex)
-        groups = homology(structure.model).value
+        answer = homology(structure.model)
+        groups = answer.value
         given = (_pooled(pooled.block), f"threshold {threshold:.4g}", f"cliques up to dimension {self.dimension}")
         # the top degree of a truncated complex is not that of the clique complex
         shown = groups[: self.dimension]
-        found: dict[str, Any] = {"homology": Result(shown, "P1", assumptions=given)}
-        found["betti_numbers"] = Result(tuple(g.free_rank for g in shown), "P1", assumptions=given)
+        complex_itself = replace(answer.witness, degrees=len(shown))
+        found: dict[str, Any] = {"homology": Result(shown, "P1", witness=complex_itself, assumptions=given)}
+        ranks = tuple(g.free_rank for g in shown)
+        found["betti_numbers"] = Result(ranks, "P1", witness=complex_itself, assumptions=given)
         if len(shown) > 2 and 0 < shown[1].free_rank <= 12:
             # H² is the free part of H₂ and the torsion of H₁: where there is none, products vanish.
             room = shown[2].free_rank or shown[1].torsion

@@ -9,7 +9,7 @@ Limits, Completions and Localizations, chapter XI.
 from __future__ import annotations
 
 from collections.abc import Hashable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
@@ -256,4 +256,4 @@ def _unit(x: GradedComplex, degree: int) -> Any:
 
 def _witness(x: GradedComplex) -> EquivalenceWitness | None:
     """The dense equivalence where it is small enough to be written down."""
-    return x.model.witness() if max(x.chain.counts, default=0) <= 300 else None
+    return replace(x.model.witness(), lowest=x.lowest) if max(x.chain.counts, default=0) <= 300 else None

@@ -1,4 +1,4 @@
-"""Barcodes of the clique filtration of a weighted graph in degrees 0 and 1 over F_2, without its triangles.
+"""Barcodes of the clique filtration of a weighted graph in degrees 0 and 1 over F_p, without its triangles.
 
 Edges enter by weight, ties by place. An edge whose ends have no common neighbour joins two components or closes a
 cycle. Any other is, in homology, the path over a neighbour k of both ends; and two neighbours that are joined bound
@@ -12,6 +12,7 @@ J.-D. Boissonnat, S. Pritam, "Edge collapse and persistence of flag complexes", 
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -20,6 +21,7 @@ from numpy.typing import NDArray
 from aatc.passes.analysis.cohomology import bitsets
 from aatc.passes.analysis.cohomology.annotations import Annotations, Chains, odd_pairs
 from aatc.passes.analysis.cohomology.bitsets import Index, Sets
+from aatc.passes.analysis.cohomology.field_annotations import FieldAnnotations, SignedChains, summed
 
 Reals = NDArray[np.float64]
 # Edges whose links are taken at once, at least and at most: a quarter of those before them between.
@@ -31,13 +33,13 @@ _ROWS = 512
 _EARLY = (0.1, 0.2, 0.35, 0.5, 0.7, 0.85)
 
 
-def flag_barcodes(dissimilarity: Any) -> tuple[Reals, Reals]:
+def flag_barcodes(dissimilarity: Any, modulus: int = 2) -> tuple[Reals, Reals]:
     """Bars (m, 2) of degrees 0 and 1, those of length zero included, of a symmetric matrix (n, n) with zero diagonal.
 
     Vertices are born at 0; pairs at ∞ are never joined. Memory grows with the square of the number of bars alive at
-    one time or another, for bits.
+    one time or another, for bits over F_2 and for numbers of 32 bits over F_p, p = ``modulus`` a prime up to 2²⁰.
     """
-    sweep = _Sweep(np.asarray(dissimilarity, np.float64))
+    sweep = _Sweep(np.asarray(dissimilarity, np.float64), modulus)
     sweep.run()
     return sweep.bars()
 
@@ -45,12 +47,12 @@ def flag_barcodes(dissimilarity: Any) -> tuple[Reals, Reals]:
 class _Sweep:
     """The edges in order; ``reached`` is the rank up to which they have entered."""
 
-    def __init__(self, d: Reals) -> None:
+    def __init__(self, d: Reals, p: int = 2) -> None:
         n = len(d)
         rows, columns = np.triu_indices(n, 1)
         values = d[rows, columns]
-        order = np.argsort(values, kind="stable")
-        order = order[: np.searchsorted(values[order], np.inf)]
+        order = np.flatnonzero(values < np.inf)
+        order = order[np.argsort(values[order], kind="stable")]
         self.ends, self.values = (rows[order], columns[order]), values[order]
         self.rank = np.full((n, n), len(order), np.int32 if n < 2**15 else np.int64)
         self.rank[self.ends] = self.rank[self.ends[::-1]] = np.arange(len(order))
@@ -61,15 +63,17 @@ class _Sweep:
         self.reached, self.checked = 0, 0
         self.merges: list[int] = []
         self.closing: list[int] = []
-        self.paths = Chains()
         # Chains of edges below this rank bound already.
         self.null = 0
-        self.classes = Annotations()
+        self.p = p
+        self.block: type[_Block] = _Block if p == 2 else _SignedBlock
+        self.paths: Any = Chains() if p == 2 else SignedChains()
+        self.classes: Any = Annotations() if p == 2 else FieldAnnotations(p)
 
     def run(self) -> None:
         while self.reached < len(self.values) and not self._decided():
             step = int(np.clip(self.reached // 4, *_BLOCK))
-            _Block(self, min(len(self.values), self.reached + step)).enter()
+            self.block(self, min(len(self.values), self.reached + step)).enter()
 
     def _decided(self) -> bool:
         """Whether nothing is born or dies any more; looked at each time a tenth more edges have entered."""
@@ -262,6 +266,70 @@ class _Block:
         edges, vertices = (np.concatenate(part) for part in zip(*found))
         order = np.argsort(edges, kind="stable")
         return edges[order], vertices[order]
+
+
+class _SignedBlock(_Block):
+    """The same over F_p: i → j is i → k and k → j, each edge with the sign of its direction."""
+
+    def _signs(self, edges: Index, k: Index) -> tuple[Index, Index]:
+        """The signs of i → k and k → j, an edge of the complex running upwards."""
+        return np.where(self.i[edges] < k, 1, -1), np.where(k < self.j[edges], 1, -1)
+
+    def _paths(self, closing: Index, coordinates: Index, filled: Index, via: Index) -> None:
+        ones = np.ones(len(closing), np.int64)
+        paths = _signed_chains_of(closing, coordinates, ones, len(self.ranks))
+        left = filled if self.sweep.classes.living else filled[:0]
+        one, other = self._sides(filled, via)
+        sides = self._signs(filled, via)
+        unknown = np.zeros(len(self.ranks), bool)
+        unknown[left] = True
+        rows, values, factors = closing, coordinates, ones
+        while len(left):
+            ready = ~(self._waits(one, unknown) | self._waits(other, unknown))
+            edges = ((one[ready], sides[0][ready]), (other[ready], sides[1][ready]))
+            place, found, signs = self._signed(edges, paths)
+            made = summed(left[ready][place], found, signs, self.sweep.classes.count + 1, self.sweep.p)
+            rows, values, factors = (np.concatenate(x) for x in zip((rows, values, factors), made))
+            paths = _signed_chains_of(rows, values, factors, len(self.ranks))
+            unknown[left[ready]] = False
+            left, one, other = left[~ready], one[~ready], other[~ready]
+            sides = sides[0][~ready], sides[1][~ready]
+        order = np.argsort(rows, kind="stable")
+        self.sweep.paths.append(np.bincount(rows, minlength=len(self.ranks)), values[order], factors[order])
+
+    def _signed(
+        self, edges: Sequence[tuple[Index, Index]], block: SignedChains | None = None
+    ) -> tuple[Index, Index, Index]:
+        """As `_chains`, of edges with signs."""
+        parts: list[tuple[Index, Index, Index]] = []
+        for ranks, signs in edges:
+            useful = np.flatnonzero(ranks >= self.sweep.null)
+            here = ranks[useful] >= self.start if block else np.zeros(len(useful), bool)
+            for chains, which, first in ((self.sweep.paths, useful[~here], 0), (block, useful[here], self.start)):
+                if chains is not None:
+                    place, value, factor = chains.rows(ranks[which] - first)
+                    parts.append((which[place], value, factor * signs[which[place]]))
+        places, values, factors = (np.concatenate(x) for x in zip(*parts))
+        return places, values, factors
+
+    def _equations(self, filled: Index, via: Index) -> None:
+        classes = self.sweep.classes
+        edges, k = self._components(filled, via)
+        one, other = self._sides(edges, k)
+        up, down = self._signs(edges, k)
+        for start in range(0, len(edges), _EQUATIONS):
+            cut = slice(start, start + _EQUATIONS)
+            ranks = self.ranks[edges[cut]]
+            chains = self._signed(((ranks, np.full(len(ranks), -1)), (one[cut], up[cut]), (other[cut], down[cut])))
+            classes.kill(*summed(*chains, classes.count + 1, self.sweep.p), ranks)
+            if not classes.living:
+                return
+
+
+def _signed_chains_of(rows: Index, values: Index, factors: Index, count: int) -> SignedChains:
+    chains, order = SignedChains(), np.argsort(rows, kind="stable")
+    chains.append(np.bincount(rows, minlength=count), values[order], factors[order])
+    return chains
 
 
 def _chains_of(rows: Index, values: Index, count: int) -> Chains:

@@ -20,14 +20,16 @@ from aatc.passes.analysis.chains.complexes import ChainComplex, ComplexError, Si
 from aatc.passes.analysis.chains.homology import chain_complex
 from aatc.passes.analysis.chains.smith import check_prime
 from aatc.passes.analysis.chains.verify_cohomology import BarcodeWitness, FiltrationWitness
+from aatc.passes.analysis.cohomology.field_annotations import LARGEST_PRIME
 from aatc.passes.analysis.cohomology.flag_persistence import flag_barcodes
+from aatc.passes.analysis.cohomology.rips_routes import collapsed, route_cost
 from aatc.passes.analysis.result import AnalysisError, Cost, Result
+from aatc.passes.analysis.stochastic import float_array
 
 Reals = NDArray[np.float64]
 BACKENDS = ("annotations", "ripser", "gudhi", "own")
-# Measured on one thread on heads of 64 to 1,024 tokens, whole and cut: seconds per pair of points; per edge and point.
-_SECONDS_PER_PAIR = 2.5e-7
-_SECONDS_PER_CORNER = 1.5e-9
+#: Share of the edges that are left by collapses from which on gudhi is faster than ripser above degree 1.
+_HARDLY = 0.75
 
 
 class FiltrationError(AnalysisError):
@@ -64,7 +66,7 @@ def attention_dissimilarity(attention: Any, kind: str = "neglog", symmetrise: st
     "complement" gives 1 − A. It need not satisfy the triangle inequality, and the Rips filtration needs none. Raises
     `FiltrationError`.
     """
-    a = np.asarray(attention, dtype=np.float64)
+    a = float_array(attention)
     if a.ndim != 2 or a.shape[0] != a.shape[1] or not ((a >= 0) & (a <= 1 + 1e-6)).all():
         raise FiltrationError(f"an attention matrix is (n, n) with entries in [0, 1], got shape {a.shape}")
     rules: dict[str, Callable[..., Reals]] = {"max": np.maximum, "min": np.minimum, "mean": lambda x, y: (x + y) / 2}
@@ -80,27 +82,28 @@ def attention_dissimilarity(attention: Any, kind: str = "neglog", symmetrise: st
     return d
 
 
-def estimate_cost(n: int, max_degree: int = 1, edges: int | None = None) -> Cost:
-    """What `rips_persistence` takes for n points with this many edges (default: all) in degrees 0 and 1 over F_2.
-
-    Above degree 1 it is multiplied by the mean number of neighbours for each degree, which is an upper guess. Beyond
-    some 1,024 points dissimilarities near to independent random numbers are dearer: n^1.5 cycles live in them.
-    """
+def estimate_cost(
+    n: int, max_degree: int = 1, edges: int | None = None, *, modulus: int = 2, representatives: bool = False
+) -> Cost:
+    """What `rips_persistence` takes for n points with this many edges (default: all), by the way it goes where all is
+    installed. Above degree 1, over F_p and with representatives it is that of independent random numbers, the dearest;
+    over F_2 in degree 1 these are dearer still beyond some 1,024 points: n^1.5 cycles live in them."""
     joined = n * (n - 1) // 2 if edges is None else min(edges, n * (n - 1) // 2)
-    higher = (2 * joined / max(n, 1)) ** max(0, max_degree - 1)
-    seconds = 0.005 + _SECONDS_PER_PAIR * n**2 + _SECONDS_PER_CORNER * joined * n * higher
-    return Cost(seconds, 2**22 + 60.0 * n**2 + (100.0 * joined + 0.02 * n**3) * higher)
+    if representatives:
+        return route_cost("ripser", n, max_degree, joined, modulus)
+    route = "annotations" if max_degree <= 1 and modulus <= LARGEST_PRIME else "gudhi"
+    return route_cost(route, n, max_degree, joined, modulus)
 
 
 def edge_threshold(dissimilarity: Any, edges: int) -> float:
     """The largest dissimilarity up to which no more than ``edges`` pairs are joined; ∞ where all finite ones are."""
-    d = np.asarray(dissimilarity, dtype=np.float64)
-    values = np.sort(d[np.triu_indices(len(d), 1)])
+    d = float_array(dissimilarity)
+    values = d[np.triu_indices(len(d), 1)]
     values = values[np.isfinite(values)]
     if edges >= len(values):
         return float("inf")
-    below = values[values < values[edges]]
-    return float(below[-1]) if len(below) else -1.0
+    below = values[values < np.partition(values, edges)[edges]]
+    return float(below.max()) if len(below) else -1.0
 
 
 def rips_persistence(
@@ -116,12 +119,15 @@ def rips_persistence(
     """Barcodes of the Rips filtration of a symmetric dissimilarity (n, n), degrees 0 to ``max_degree``.
 
     Vertices are born at the diagonal's value, 0. Pairs above ``threshold`` or at ∞ are never joined. ``backend``:
-    "annotations" (`flag_persistence`: degrees 0 and 1 over F_2), "ripser", "gudhi" (simplex tree), "own" (reduction of
-    the boundary matrix, for some ten thousand simplices), or "auto": annotations where they apply, else, of those
-    installed, gudhi where less than a tenth of the pairs is joined, ripser elsewhere, and "own" where there is neither.
-    ``representatives`` asks ripser for cocycles. Raises `BackendError`, `BudgetError`, `FiltrationError`.
+    "annotations" (`flag_persistence`: degrees 0 and 1 over F_p, p up to 2²⁰), "ripser", "gudhi" (simplex tree), "own"
+    (reduction of the boundary matrix, for some ten thousand simplices), or "auto": annotations where they apply; else
+    edges are collapsed by gudhi, if it is installed, and those left go to gudhi where they are less than a tenth of all
+    pairs or hardly fewer than before, to ripser elsewhere, and to "own" where there is neither. ``representatives``
+    asks ripser for cocycles, of the filtration as it is. ``budget`` is held against the way that is taken.
+
+    Raises `BackendError`, `BudgetError`, `FiltrationError`.
     """
-    d = np.asarray(dissimilarity, dtype=np.float64)
+    d = float_array(dissimilarity)
     if d.ndim != 2 or d.shape[0] != d.shape[1] or np.isnan(d).any() or (d != d.T).any() or np.diagonal(d).any():
         raise FiltrationError(f"a dissimilarity is symmetric (n, n) with zero diagonal, got shape {d.shape}")
     if (d < 0).any():
@@ -132,14 +138,15 @@ def rips_persistence(
     d = np.where(d <= threshold, d, np.inf)
     np.fill_diagonal(d, 0.0)
     edges = (int(np.isfinite(d).sum()) - len(d)) // 2
+    plain = max_degree <= 1 and modulus <= LARGEST_PRIME
+    left, whole = edges, d
+    if backend == "auto" and not plain and not representatives and (fewer := collapsed(d)) is not None:
+        d, left = fewer
+    sparse = 10 * left < len(d) * (len(d) - 1) // 2 or (max_degree > 1 and left > _HARDLY * edges)
+    chosen = _backend(backend, representatives, sparse=sparse, plain=plain)
     if budget is not None:
-        estimate_cost(len(d), max_degree, edges).check(budget, f"persistence of {len(d)} points and {edges} edges")
-    chosen = _backend(
-        backend,
-        representatives,
-        sparse=10 * edges < len(d) * (len(d) - 1) // 2,
-        plain=max_degree <= 1 and modulus == 2,
-    )
+        cost = route_cost(chosen, len(d), max_degree, left, modulus)
+        cost.check(budget, f"persistence of {len(d)} points and {left} edges by {chosen}")
     if not len(d):
         none = tuple(np.zeros((0, 2)) for _ in range(max_degree + 1))
         return Result(Barcodes(none, modulus, chosen, float(threshold)), "P1")
@@ -148,7 +155,7 @@ def rips_persistence(
     value = Barcodes(tuple(_tidy(b) for b in bars), modulus, chosen, float(threshold), cocycles)
     if chosen != "ripser":
         return Result(value, "P1")
-    largest = float(d[np.isfinite(d)].max(initial=0.0))
+    largest = float(whole[np.isfinite(whole)].max(initial=0.0))
     return Result(value, "P2", 6e-8 * largest, assumptions=("ripser computes in single precision",))
 
 
@@ -181,7 +188,9 @@ def _backend(backend: str, representatives: bool, sparse: bool, plain: bool) -> 
     if representatives and backend not in ("auto", "ripser"):
         raise BackendError(f"{backend} gives no cocycles here", hint="use ripser, or filtration_persistence for cycles")
     if backend == "annotations" and not plain:
-        raise BackendError("annotations are of degrees 0 and 1 over F_2", hint="backend='auto'")
+        raise BackendError(
+            f"annotations are of degrees 0 and 1 over F_p, p up to {LARGEST_PRIME}", hint="backend='auto'"
+        )
     if plain and not representatives and backend in ("auto", "annotations"):
         return "annotations"
     automatic = ("ripser",) if representatives else ("gudhi", "ripser") if sparse else ("ripser", "gudhi")
@@ -235,7 +244,7 @@ def _gudhi(d: Reals, max_degree: int, modulus: int, representatives: bool) -> tu
     from gudhi import SimplexTree
 
     tree = SimplexTree.create_from_array(d, float(d[np.isfinite(d)].max(initial=0.0)))
-    if max_degree == 1:
+    if max_degree:
         tree.collapse_edges()
     tree.expansion(max_degree + 1)
     tree.compute_persistence(homology_coeff_field=modulus, min_persistence=0, persistence_dim_max=True)
@@ -243,7 +252,7 @@ def _gudhi(d: Reals, max_degree: int, modulus: int, representatives: bool) -> tu
 
 
 def _annotated(d: Reals, max_degree: int, modulus: int, representatives: bool) -> tuple[list[Any], None]:
-    return list(flag_barcodes(d)[: max_degree + 1]), None
+    return list(flag_barcodes(d, modulus)[: max_degree + 1]), None
 
 
 def _own(d: Reals, max_degree: int, modulus: int, representatives: bool) -> tuple[list[Any], None]:
@@ -256,7 +265,7 @@ def _own(d: Reals, max_degree: int, modulus: int, representatives: bool) -> tupl
 
 def rips_values(complex: SimplicialComplex, dissimilarity: Any) -> tuple[Reals, ...]:
     """The Rips filtration on the cells of a complex with vertices 0, ..., n−1: the largest dissimilarity in each."""
-    d = np.asarray(dissimilarity, dtype=np.float64)
+    d = float_array(dissimilarity)
     found = []
     for cells in complex.cells:
         values = np.zeros(len(cells))

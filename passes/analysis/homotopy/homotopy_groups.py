@@ -22,8 +22,10 @@ from aatc.passes.analysis.chains.homology import AbelianGroup, minimal_model, un
 from aatc.passes.analysis.chains.reduction import MinimalModel
 from aatc.passes.analysis.chains.smith import invariant_factors
 from aatc.passes.analysis.homotopy.fundamental_group import FundamentalGroup, fundamental_group
+from aatc.passes.analysis.homotopy.verify_components import ComponentsWitness, WeightsWitness
 from aatc.passes.analysis.homotopy.verify_groups import CoverWitness
 from aatc.passes.analysis.result import AnalysisError, Result, Undecided
+from aatc.passes.analysis.stochastic import float_array
 
 
 @dataclass(frozen=True)
@@ -49,13 +51,14 @@ def components(complex: SimplicialComplex) -> Result[np.ndarray]:
     vertices = complex.simplices(0)[:, 0]
     edges = np.searchsorted(vertices, complex.simplices(1))
     graph = sparse.coo_array((np.ones(len(edges)), (edges[:, 0], edges[:, 1])), (len(vertices),) * 2)
-    return Result(csgraph.connected_components(graph, directed=False)[1], "P0")
+    labels = csgraph.connected_components(graph, directed=False)[1]
+    return Result(labels, "P0", witness=ComponentsWitness(vertices, complex.simplices(1)))
 
 
 def persistent_components(weights: Any) -> Result[PersistentComponents]:
     """π₀ of all thresholds of a symmetric or directed matrix (n, n), direction ignored: a maximum spanning forest of
     max(A, Aᵀ) off the diagonal. AnalysisError for a matrix that is not square or not finite."""
-    a = np.asarray(weights, dtype=np.float64)
+    a = float_array(weights)
     if a.ndim != 2 or a.shape[0] != a.shape[1] or not np.isfinite(a).all():
         raise AnalysisError(f"weights are a finite square matrix, got shape {a.shape}")
     n = len(a)
@@ -72,7 +75,7 @@ def persistent_components(weights: Any) -> Result[PersistentComponents]:
         better = (both[v] > best) & ~inside
         best[better], source[better] = both[v][better], v
     order = np.argsort(-merges[:, 0], kind="stable")
-    return Result(PersistentComponents(merges[order], n), "P0")
+    return Result(PersistentComponents(merges[order], n), "P0", witness=WeightsWitness(a))
 
 
 @dataclass(frozen=True)
@@ -109,8 +112,21 @@ def homotopy_groups(
     assert isinstance(cover, SimplicialComplex)
     model = minimal_model(cover)
     second = _homology_group(model, 2)
-    witness = CoverWitness(_component_cells(group), cover.cells, int(order), (second.free_rank, second.torsion))
+    pairing = _duals(model, second.free_rank)
+    witness = CoverWitness(
+        _component_cells(group), cover.cells, int(order), (second.free_rank, second.torsion), *pairing
+    )
     return Result(HomotopyGroups(group, order, second, _third(cover, model, second)), "P1", witness=witness)
+
+
+def _duals(model: MinimalModel, rank: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Cocycles (rank, count_2) and cycles (count_2, rank) of degree 2, dual to each other, and cycles (count_4, r) that
+    generate H₄."""
+    if len(model.counts) <= 4 or not (model.free[4] or model.bounding[4]):
+        return (np.zeros((0, 0), dtype=object),) * 3
+    basis = unit_columns(model.counts[2], model.free[2])
+    top = unit_columns(model.counts[4], [*model.free[4], *model.bounding[4]])
+    return model.extend(2, basis).T, model.lift(2, basis), model.lift(4, top)
 
 
 def _component_cells(group: FundamentalGroup) -> tuple[np.ndarray, ...]:

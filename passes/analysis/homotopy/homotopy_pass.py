@@ -9,8 +9,8 @@ from typing import Any, ClassVar
 import numpy as np
 
 from aatc.ir.core import Module
+from aatc.passes.analysis.attention_rows import AttentionRows
 from aatc.passes.analysis.base import AnalysisPass, Study, weights_cost
-from aatc.passes.analysis.capture import CapturedAttention
 from aatc.passes.analysis.result import Cost, Result, Undecided
 from aatc.passes.base import register
 
@@ -40,16 +40,17 @@ class AnalyzeHomotopy(AnalysisPass):
         weights = weights_cost(n, dim)
         return Cost(0.009 + weights.seconds, weights.bytes)
 
-    def estimate_pattern(self, seen: CapturedAttention, study: Study) -> Cost:
+    def estimate_pattern(self, seen: AttentionRows, study: Study) -> Cost:
         return self._estimate_square(seen)
 
-    def of_pattern(self, seen: CapturedAttention, head: int, batch: int, study: Study) -> Mapping[str, Any]:
+    def of_pattern(self, seen: AttentionRows, head: int, batch: int, study: Study) -> Mapping[str, Any]:
         n, m = seen.sizes[2:]
         if n != m:
             return {"homotopy_groups": Undecided("square patterns", "queries and keys are different tokens")}
         from aatc.passes.analysis.chains.complexes import threshold_complex
         from aatc.passes.analysis.chains.spectral_sequence import levels_by_weight, spectral_sequence
         from aatc.passes.analysis.homotopy.homotopy_groups import homotopy_groups, persistent_components
+        from aatc.passes.analysis.homotopy.verify_components import WeightsWitness
 
         pooled = seen.coarse(head, batch, nodes=self.nodes)
         given: tuple[str, ...] = (f"tiles of {pooled.block} tokens",)
@@ -57,14 +58,16 @@ class AnalyzeHomotopy(AnalysisPass):
         # even weights, which rounding puts on either side of 1/m, are edges
         apart = int((merges < (1 - 1e-9) / len(pooled.array)).sum())
         even = (*given, f"weights of at least 1/{len(pooled.array)}")
-        found: dict[str, Any] = {"components": Result(1 + apart, "P1", assumptions=even)}
+        # tiles of a head of 1,024 tokens are 32² numbers: a witness may hold them
+        edge = WeightsWitness(pooled.array, (1 - 1e-9) / len(pooled.array))
+        found: dict[str, Any] = {"components": Result(1 + apart, "P1", witness=edge, assumptions=even)}
         merges = merges[merges > 0]
         if not len(merges):
             return found
         threshold, parts = float(merges[-1]), len(pooled.array) - len(merges)
         if parts > 1:
             given = (*given, f"{parts} parts that exchange no weight")
-        found["connecting_threshold"] = Result(threshold, "P2", 1e-6, assumptions=given)
+        found["connecting_threshold"] = Result(threshold, "P2", 1e-6, 0.0, WeightsWitness(pooled.array), given)
         known = self.estimate_pattern(seen, study)
         cells = cells_cost(clique_counts(pooled.array, threshold, self.dimension))
         Cost(known.seconds + cells.seconds, known.bytes + cells.bytes).check(

@@ -22,7 +22,7 @@ from aatc.passes.analysis.homotopy.simplicial_sets import (
     of_levels,
     plain,
 )
-from aatc.passes.analysis.homotopy.verify_homotopy import FillerWitness, KanWitness
+from aatc.passes.analysis.homotopy.verify_homotopy import FillerWitness, KanWitness, NoFillerWitness
 from aatc.passes.analysis.result import AnalysisError, Cost, Result, Undecided, Verdict
 
 # Measured on one thread: one face of one simplex.
@@ -108,14 +108,17 @@ class Quasicategory:
 
     def homotopic(self, f: Simplex, g: Simplex) -> Verdict:
         """Whether two arrows x → y are homotopic: there is a 2-simplex with faces d_2 = id_x, d_0 = f, d_1 = g. In a
-        quasicategory this is an equivalence relation. The witness is the 2-simplex."""
+        quasicategory this is an equivalence relation. The witness is the 2-simplex, or the set, which has none."""
         ends = [self._ends_of(h) for h in (f, g)]
         if ends[0] != ends[1]:
             raise AnalysisError(f"arrows {ends[0]} and {ends[1]} do not have the same ends")
         unit = self.identity(ends[0][0])
         found = [z for z in self._by_edges.get((unit, f), []) if self.set.face(z, 1) == g]
-        witness = self._filler(found[0], {2: unit, 0: f, 1: g}) if found else None
+        witness: Any = self._filler(found[0], {2: unit, 0: f, 1: g}) if found else self._none(unit, f, g)
         return Verdict(bool(found), "P0", witness=witness, statement=f"{f.name!r} is homotopic to {g.name!r}")
+
+    def _none(self, unit: Simplex, f: Simplex, g: Simplex) -> NoFillerWitness:
+        return NoFillerWitness(*plain(self.set), {i: (y.onto, y.name) for i, y in ((2, unit), (0, f), (1, g))})
 
     def compose(self, f: Simplex, g: Simplex) -> Result[tuple[Simplex, ...]]:
         """All composites of first f, then g: the faces d_1 of the fillers of the horn (f, –, g); they are homotopic to
@@ -127,7 +130,8 @@ class Quasicategory:
         return Result(composites, "P0", witness=self._filler(fillers[0], {2: f, 0: g, 1: composites[0]}))
 
     def _filler(self, z: Simplex, required: dict[int, Simplex]) -> FillerWitness:
-        return FillerWitness(plain(self.set)[1], (z.onto, z.name), {i: (y.onto, y.name) for i, y in required.items()})
+        vertices, faces = plain(self.set)
+        return FillerWitness(faces, (z.onto, z.name), {i: (y.onto, y.name) for i, y in required.items()}, vertices)
 
     def mapping_space(self, x: Name, y: Name, level: int) -> SimplicialSet:
         """Hom^R(x, y) up to dimension ``level``: its n-simplices are the (n+1)-simplices whose last vertex is y and

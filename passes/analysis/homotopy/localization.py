@@ -19,7 +19,7 @@ from aatc.passes.analysis.chains.homology import minimal_model
 from aatc.passes.analysis.chains.reduction import MinimalModel
 from aatc.passes.analysis.homotopy.presentation import Presentation, Word, inverse, reduced
 from aatc.passes.analysis.homotopy.simplicial_sets import Category, Name
-from aatc.passes.analysis.homotopy.verify_homotopy import LocalizationWitness, OreWitness
+from aatc.passes.analysis.homotopy.verify_homotopy import FractionsWitness, LocalizationWitness, OreWitness
 from aatc.passes.analysis.result import AnalysisError, Cost, Result, Undecided, Verdict
 
 #: Roofs looked at before an enumeration is given up.
@@ -118,7 +118,8 @@ def left_fractions(category: Category, inverted: frozenset[Name]) -> Verdict:
                 if not any(t in inverted and compose[f, t] == compose[g, t] for t in leaving[arrows[f][1]]):
                     return Verdict(False, "P0", residual=1.0, statement=statement,
                                    witness=OreWitness(arrows, compose, inverted, "cancel", s, f, g))  # fmt: skip
-    return Verdict(True, "P0", statement=statement)
+    return Verdict(True, "P0", statement=statement,
+                   witness=FractionsWitness(arrows, compose, category.identity, inverted))  # fmt: skip
 
 
 class LocalizedAttention:
@@ -159,13 +160,14 @@ class LocalizedAttention:
         torsion they are homotopy equivalences.
         """
         if isinstance(local, MinimalModel):
-            return Result(local, "P1")
+            small = max(local.chain.counts, default=0) <= 300
+            return Result(local, "P1", witness=local.witness() if small else None)
         if local.left:
             return _by_roofs(local, "left")
         if local.right:
             return _by_roofs(local, "right")
         if local.inverted == frozenset(local.category.arrows):
-            return Result(_groupoid(local), "P1", witness=local.left.witness)
+            return Result(_groupoid(local), "P1")
         bound = "calculi of fractions and fundamental groupoids"
         return Result(Undecided(bound, "Ore's conditions fail and not all arrows are inverted"), "P0")
 

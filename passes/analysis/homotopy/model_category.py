@@ -15,7 +15,12 @@ import numpy as np
 from aatc.passes.analysis.chains.complexes import SimplicialComplex
 from aatc.passes.analysis.chains.field_algebra import Field, Matrix, Row, solve
 from aatc.passes.analysis.chains.field_complexes import FieldMap, mapping_cylinder, mapping_path_object, spanned
-from aatc.passes.analysis.homotopy.verify_homotopy import FactorizationWitness, LiftWitness, ObstructionWitness
+from aatc.passes.analysis.homotopy.verify_models import (
+    FactorizationsWitness,
+    FactorizationWitness,
+    LiftWitness,
+    ObstructionWitness,
+)
 from aatc.passes.analysis.result import AnalysisError, Cost, Result
 
 # Measured on one thread: elimination over Q, per unknown squared; over F_p it takes a tenth.
@@ -99,11 +104,13 @@ class AttentionModel:
         return found[0], found[1]
 
     def factor_map(self, attention_map: FieldMap) -> Result[Factorizations]:
-        """Both factorisations, and the lift that compares them; the witness is the lift's."""
-        cylinder, path = (found.value for found in self.model_factorization(attention_map))
+        """Both factorisations, and the lift that compares them."""
+        parts = self.model_factorization(attention_map)
+        cylinder, path = (found.value for found in parts)
         square = Square(cylinder.cofibration, path.fibration)
         lift = self.compute_lifting(path.cofibration, cylinder.fibration, square)
-        return Result(Factorizations(attention_map, cylinder, path, lift.value), "P0", witness=lift.witness)
+        witness = FactorizationsWitness(parts[0].witness, parts[1].witness, lift.witness)
+        return Result(Factorizations(attention_map, cylinder, path, lift.value), "P0", witness=witness)
 
     def compute_lifting(self, cof: FieldMap, fib: FieldMap, square: Square) -> Result[FieldMap]:
         """h: B → X with h∘i = top, p∘h = bottom, by one linear system.

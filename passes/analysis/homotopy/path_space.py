@@ -24,8 +24,10 @@ from aatc.passes.analysis.chains.homology import chain_complex
 from aatc.passes.analysis.chains.smith import integer_array, smith_normal_form
 from aatc.passes.analysis.homotopy.fundamental_group import FundamentalGroup, fundamental_group
 from aatc.passes.analysis.homotopy.presentation import Word, inverse, reduced
-from aatc.passes.analysis.homotopy.verify_homotopy import PathWitness, RetractWitness
+from aatc.passes.analysis.homotopy.verify_homotopy import PathWitness
+from aatc.passes.analysis.homotopy.verify_models import RetractWitness
 from aatc.passes.analysis.result import AnalysisError, Cost, Result, Undecided
+from aatc.passes.analysis.stochastic import float_array
 
 #: Two lengths closer than this times the number of vertices are a tie.
 TIE = 1e-13
@@ -80,7 +82,7 @@ class PathSpace:
         return self.group.order(bound)
 
     @cached_property
-    def _words(self) -> dict[tuple[int, int], Word]:
+    def edge_words(self) -> dict[tuple[int, int], Word]:
         edges = self.group.complex.simplices(1)
         found: dict[tuple[int, int], Word] = {}
         for e, word in self.group.edge_words.items():
@@ -94,10 +96,10 @@ class PathSpace:
         steps = list(pairwise(path))
         if not len(path) or path[0] != self.start or path[-1] != self.end:
             raise AnalysisError(f"a path of this space runs from {self.start} to {self.end}, not {list(path)}")
-        missing = [s for s in steps if s not in self._words]
+        missing = [s for s in steps if s not in self.edge_words]
         if missing:
             raise AnalysisError(f"{missing[0]} is no edge of the pattern")
-        return reduced(g for s in steps for g in self._words[s])
+        return reduced(g for s in steps for g in self.edge_words[s])
 
     def same_class(self, one: Sequence[int], two: Sequence[int], bound: int = 1 << 12) -> bool | Undecided:
         """Whether two paths are homotopic with fixed ends. Decided for free and for finite groups, and where the first
@@ -198,7 +200,7 @@ class AttentionPath:
     """
 
     def __init__(self, pattern: Any, threshold: float, budget: Cost | None = None) -> None:
-        values = np.asarray(pattern, dtype=np.float64)
+        values = float_array(pattern)
         if values.ndim != 2 or values.shape[0] != values.shape[1] or not ((values >= 0) & (values <= 1)).all():
             raise AnalysisError(f"a pattern is a square matrix with entries in [0, 1], not of shape {values.shape}")
         if not threshold > 0:
@@ -251,7 +253,7 @@ class AttentionPath:
             tuple(vertices), length, float(np.exp(-length)), space.word(vertices),
             _is_unique(space.costs, distance, vertices, tolerance),
         )  # fmt: skip
-        witness = PathWitness(space.costs, found.vertices, length, distance)
+        witness = PathWitness(space.costs, found.vertices, length, distance, space.edge_words)
         return Result(found, "P2", tolerance, witness=witness, assumptions=("probabilities multiply along a path",))
 
     def compute_path(self, start: int, end: int) -> Result[FoundPath]:

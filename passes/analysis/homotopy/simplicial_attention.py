@@ -26,6 +26,7 @@ from aatc.passes.analysis.homotopy.simplicial_sets import (
     of_complex,
 )
 from aatc.passes.analysis.result import AnalysisError, Cost, Result, Undecided
+from aatc.passes.analysis.stochastic import float_array
 
 KINDS = ("flag", "preorder", "paths")
 # Measured on one thread: one face of one simplex, with its degeneracy.
@@ -103,7 +104,7 @@ class SimplicialAttention:
     ) -> None:
         if kind not in KINDS:
             raise AnalysisError(f"kind is one of {', '.join(KINDS)}, not {kind!r}")
-        values = np.asarray(pattern, dtype=np.float64)
+        values = float_array(pattern)
         if values.ndim != 2 or values.shape[0] != values.shape[1] or np.isnan(values).any():
             raise AnalysisError(f"a pattern is a square matrix without NaN, not of shape {values.shape}")
         if np.isnan(threshold) or dimension < 0:

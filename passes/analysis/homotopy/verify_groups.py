@@ -9,16 +9,17 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from fractions import Fraction
+from itertools import combinations
 from math import gcd
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from aatc.passes.analysis.result import verify
+from aatc.passes.analysis.chains.verify_integers import Column, divisor_chain, invariants, sparse_rank
+from aatc.passes.analysis.result import mismatch, verify
 
 Cells = tuple[NDArray[np.int64], ...]
-Column = dict[int, int]
 Word = tuple[int, ...]
 _PRIME = 2**31 - 1
 
@@ -27,12 +28,18 @@ _PRIME = 2**31 - 1
 class CoverWitness:
     """``cover`` is a connected covering of ``base`` (cells by degree, vertices 0, 1, …) with so many ``sheets``, vertex
     v over v // sheets; its H₁ vanishes and its H₂ is what ``second``, (rank, orders of cyclic summands), gives. That
-    the cover is simply connected is more than this shows."""
+    the cover is simply connected is more than this shows.
+
+    Where H₄ is not 0, ``cocycles`` (rank, count_2) and ``cycles`` (count_2, rank) are dual bases of the free parts of
+    H² and H₂, and ``tops`` (count_4, r) cycles that generate H₄: their cup products give H₄ → Γ(π₂), and π₃."""
 
     base: Cells
     cover: Cells
     sheets: int
     second: tuple[int, tuple[int, ...]]
+    cocycles: Any = None
+    cycles: Any = None
+    tops: Any = None
 
 
 @dataclass(frozen=True)
@@ -68,94 +75,6 @@ def _boundary_columns(cells: Cells, k: int) -> list[Column]:
     return [{place[(*c[:i], *c[i + 1 :])]: (-1) ** i for i in range(k + 1)} for c in cells[k].tolist()]
 
 
-def _add(into: Column, other: Column, factor: int) -> None:
-    for i, v in other.items():
-        value = into.get(i, 0) + factor * v
-        if value:
-            into[i] = value
-        else:
-            into.pop(i, None)
-
-
-def _invariants(columns: Iterable[Column]) -> tuple[set[int], list[int]]:
-    """The nonzero invariant factors of an integer matrix, in ascending order, and the rows of unit pivots: the last
-    entries of columns that are part of a basis of its image. Columns are subtracted from each other while the last
-    entry of one is ±1; what is left has few columns."""
-    leading: dict[int, Column] = {}
-    left: list[Column] = []
-    for given in columns:
-        column = dict(given)
-        while column:
-            last = max(column)
-            if last in leading:
-                _add(column, leading[last], -column[last] * leading[last][last])
-            elif abs(column[last]) == 1:
-                leading[last] = column
-                break
-            else:
-                left.append(column)
-                break
-    # unit pivots are echelon: from the last row down, what is left can be cleared of all their rows
-    for column in left:
-        while shared := [i for i in column if i in leading]:
-            last = max(shared)
-            _add(column, leading[last], -column[last] * leading[last][last])
-    return set(leading), [1] * len(leading) + _smith([c for c in left if c])
-
-
-def _smith(columns: list[Column]) -> list[int]:
-    """The nonzero invariant factors of an integer matrix by Euclid's algorithm on rows and columns."""
-    found = []
-    while columns := [c for c in columns if c]:
-        at = min(columns, key=lambda c: min(map(abs, c.values())))
-        row = min(at, key=lambda i: abs(at[i]))
-        for column in columns:
-            if column is not at and row in column:
-                _add(column, at, -(column[row] // at[row]))
-        if any(row in c for c in columns if c is not at):
-            continue  # a remainder is a smaller pivot
-        pivot, at_rest = at[row], [i for i in at if i != row]
-        for i in at_rest:  # row operations touch no other column: their entry in the pivot's row is 0
-            at[i] %= abs(pivot)
-            if not at[i]:
-                del at[i]
-        if len(at) == 1:
-            found.append(abs(pivot))
-            columns = [c for c in columns if c is not at]
-    return _chain(found)
-
-
-def _chain(orders: Iterable[int]) -> list[int]:
-    """The invariant factors of a diagonal matrix: each divides the next."""
-    out = [abs(t) for t in orders]
-    for i in range(len(out)):
-        for j in range(i + 1, len(out)):
-            common = gcd(out[i], out[j])
-            out[i], out[j] = common, out[i] * out[j] // common
-    return out
-
-
-def _sparse_rank(columns: Iterable[Mapping[int, int]], p: int) -> int:
-    """Rank modulo a prime of a matrix given by columns, row → entry."""
-    leading: dict[int, dict[int, int]] = {}
-    for given in columns:
-        column = {i: v % p for i, v in given.items() if v % p}
-        while column:
-            low = max(column)
-            if low not in leading:
-                inverse = pow(column[low], -1, p)
-                leading[low] = {i: v * inverse % p for i, v in column.items()}
-                break
-            factor = column[low]
-            for i, v in leading[low].items():
-                value = (column.get(i, 0) - factor * v) % p
-                if value:
-                    column[i] = value
-                else:
-                    column.pop(i, None)
-    return len(leading)
-
-
 # --- covers ------------------------------------------------------------------------------------------------
 @verify.register
 def _(witness: CoverWitness) -> float:
@@ -175,16 +94,84 @@ def _(witness: CoverWitness) -> float:
         return float(failed + 1)
     counts = [*map(len, cover), 0, 0, 0]
     # ∂∂ = 0: where a cell is the unit pivot of a boundary, its own boundary is one of cells before it
-    last, third = _invariants(three)
-    last, second = _invariants(c for n, c in enumerate(two) if n not in last)
-    _, first = _invariants(c for n, c in enumerate(one) if n not in last)
+    last, third = invariants(three)
+    last, second = invariants(c for n, c in enumerate(two) if n not in last)
+    _, first = invariants(c for n, c in enumerate(one) if n not in last)
     free, torsion = witness.second
     # connected, H₁ = 0, H₂
     failed += counts[0] - len(first) != 1
     failed += counts[1] != len(first) + len(second) or any(t != 1 for t in second)
     failed += counts[2] - len(second) - len(third) != free or any(t < 2 for t in torsion)
-    failed += [t for t in third if t > 1] != [t for t in _chain(t for t in torsion if t > 1) if t > 1]
+    failed += [t for t in third if t > 1] != [t for t in divisor_chain(t for t in torsion if t > 1) if t > 1]
     return float(failed)
+
+
+@mismatch.register
+def _(witness: CoverWitness, value: Any) -> float:
+    """The value is π₂, or the groups with the order of π₁ and π₃, from Γ(π₂) and the homology of the cover. The
+    presentation of π₁ is not looked at."""
+    if not hasattr(value, "second"):
+        return 0.0 if _is_abelian(value, 2, *witness.second) else float("inf")
+    right = value.order == witness.sheets and _is_abelian(value.second, 2, *witness.second)
+    if right and hasattr(value.third, "free_rank"):
+        found = _third(witness)
+        right = found is not None and _is_abelian(value.third, 3, *found)
+    return 0.0 if right else float("inf")
+
+
+def _is_abelian(group: Any, degree: int, rank: int, torsion: Iterable[int]) -> bool:
+    claimed = (group.degree, group.coeff, group.free_rank, [t for t in divisor_chain(group.torsion) if t > 1])
+    orders = tuple(group.orders) == (0,) * rank + tuple(group.torsion) and group.representatives is None
+    return orders and claimed == (degree, "Z", rank, [t for t in divisor_chain(t for t in torsion if t > 1) if t > 1])
+
+
+def _third(witness: CoverWitness) -> tuple[int, list[int]] | None:
+    """(rank, orders) of π₃ = H₃ ⊕ Γ(π₂)/H₄ by Whitehead's exact sequence; None where it leaves more than one group, or
+    the witness lacks what it needs."""
+    columns = [_boundary_columns(witness.cover, k) for k in range(1, 6)]
+    ranks = [invariants(c)[1] for c in columns]
+    counts = [*map(len, witness.cover), *[0] * 6]
+    rank, torsion = witness.second
+    summands = [*[0] * rank, *(t for t in torsion if t > 1)]
+    orders = [t if t % 2 else 2 * t for t in summands] + [gcd(a, b) for a, b in combinations(summands, 2)]
+    relations: list[Column] = [{i: t} for i, t in enumerate(orders) if t]
+    if len(ranks[3]) + len(ranks[4]) < counts[4] or any(t > 1 for t in ranks[4]):  # H₄ is not 0
+        if any(t > 1 for t in torsion):
+            return None
+        forms = _forms(witness, columns, len(ranks[3]))
+        if forms is None:
+            return None
+        relations = forms
+    factors = invariants(relations)[1]
+    above, free = [t for t in ranks[3] if t > 1], counts[3] - len(ranks[2]) - len(ranks[3])
+    kernel = [*(t for t in factors if t > 1), *[0] * (len(orders) - len(factors))]
+    if any(gcd(a, b) != 1 for a in above for b in kernel):
+        return None
+    return free + len(orders) - len(factors), [t for t in (*kernel, *above) if t > 1]
+
+
+def _forms(witness: CoverWitness, columns: list[list[Column]], fourth: int) -> list[Column] | None:
+    """The image of H₄ in Γ(Z^rank): squares, then products, of dual classes on cycles that generate H₄; None where
+    these are no such cycles, or the classes no dual basis. ``fourth`` is the rank of ∂_4."""
+    rank, cochains = witness.second[0], _Cochains(witness.cover)
+    duals, cycles, tops = witness.cocycles, witness.cycles, witness.tops
+    if np.shape(duals) != (rank, len(witness.cover[2])) or np.shape(cycles) != np.shape(duals)[::-1]:
+        return None
+    if np.ndim(tops) != 2 or len(tops) != len(witness.cover[4]):
+        return None
+    if any(np.any(cochains.derivative(x, 2) != 0) for x in duals):
+        return None
+    if not all(cochains.is_cycle(z, 2) for z in cycles.T) or not all(cochains.is_cycle(z, 4) for z in tops.T):
+        return None
+    if any(sum(x * z) != (i == j) for i, x in enumerate(duals) for j, z in enumerate(cycles.T)):
+        return None
+    whole = invariants([*columns[4], *({i: int(v) for i, v in enumerate(z) if v} for z in tops.T)])[1]
+    if len(whole) != len(witness.cover[4]) - fourth or set(whole) > {1}:
+        return None
+    pairs = [(i, i) for i in range(rank)] + list(combinations(range(rank), 2))
+    products = [cochains.product(duals[i], 2, duals[j], 2) for i, j in pairs]
+    rows = ({n: int(sum(p * z)) for n, p in enumerate(products)} for z in tops.T)
+    return [{n: v for n, v in row.items() if v} for row in rows]
 
 
 # --- rational homotopy -------------------------------------------------------------------------------------
@@ -203,7 +190,7 @@ class _Cochains:
 
     def betti(self) -> list[int]:
         """Betti numbers modulo `_PRIME`, which are at least the rational ones."""
-        ranks = [*(_sparse_rank(columns, _PRIME) for columns in self._boundary), 0]
+        ranks = [*(sparse_rank(columns, _PRIME) for columns in self._boundary), 0]
         return [len(x) - ranks[k] - ranks[k + 1] for k, x in enumerate(self.cells)]
 
     def zero(self, degree: int) -> Any:
@@ -351,7 +338,7 @@ def _series_defects(witness: LoopWitness) -> int:
     """Whether the ranks give another series than the homology of the bar complex."""
     top = len(witness.words) - 1
     rank = [
-        _sparse_rank(({i: _residue(v) for i, v in row.items()} for row in images), _PRIME)
+        sparse_rank(({i: _residue(v) for i, v in row.items()} for row in images), _PRIME)
         for images in witness.differentials
     ]
     series = [1] + [0] * (top - 1)
@@ -366,3 +353,8 @@ def _series_defects(witness: LoopWitness) -> int:
 def _residue(value: Any) -> int:
     exact = Fraction(value)
     return exact.numerator * pow(exact.denominator, -1, _PRIME) % _PRIME
+
+
+@mismatch.register
+def _(witness: LoopWitness, value: Any) -> float:
+    return 0.0 if value == witness.ranks else float("inf")

@@ -1,27 +1,24 @@
-"""Witnesses of the homotopical analyses, and the small independent checks that `verify` runs on them.
+"""Witnesses of simplicial sets, categories and paths, and the small independent checks that `verify` runs on them.
 
-Nothing here uses the code that made a witness: simplices are pairs (values of a monotone surjection, name), chain maps
-are dictionaries degree → matrix of exact numbers, categories are tables. Each check returns the number of statements
-that fail, or for lengths of paths the largest deviation.
+Nothing here uses the code that made a witness: simplices are pairs (values of a monotone surjection, name), categories
+are tables. Each check returns the number of statements that fail, or for lengths of paths the largest deviation.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
-from fractions import Fraction
 from itertools import combinations, product
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from aatc.passes.analysis.result import verify
+from aatc.passes.analysis.result import mismatch, verify, worst
 
 Name = Any
 PlainSimplex = tuple[tuple[int, ...], Name]
 Faces = Mapping[Name, tuple[PlainSimplex, ...]]
-Matrices = Mapping[int, Any]
 Arrows = Mapping[Name, tuple[Name, Name]]
 Composites = Mapping[tuple[Name, Name], Name]
 
@@ -42,69 +39,32 @@ class KanWitness:
 
 @dataclass(frozen=True)
 class FillerWitness:
-    """``simplex`` has the faces ``required[i]``."""
+    """``simplex``, of dimension 2, has the faces ``required[i]``, i = 0, 1, 2: d_1 is a composite of d_2, then d_0."""
 
     faces: Faces
     simplex: PlainSimplex
     required: Mapping[int, PlainSimplex]
+    vertices: tuple[Name, ...] = ()
 
 
 @dataclass(frozen=True)
-class RetractWitness:
-    """A deformation retraction of integer complexes: ev∘s = 1 and 1 − s∘ev = ∂h + h∂; ev is then onto and a
-    quasi-isomorphism. ``large`` and ``small`` are ∂, all are given in every degree that occurs, and ∂ one above."""
+class NoFillerWitness:
+    """No 2-simplex of the set has the faces ``required[i]``, i = 0, 1, 2: all of them are looked at."""
 
-    large: Matrices
-    small: Matrices
-    section: Matrices
-    evaluation: Matrices
-    homotopy: Matrices
+    vertices: tuple[Name, ...]
+    faces: Faces
+    required: Mapping[int, PlainSimplex]
 
 
 @dataclass(frozen=True)
-class FactorizationWitness:
-    """whole = second ∘ first over Q (``modulus`` 0) or F_p, first injective, second onto, and the one that
-    ``acyclic`` names ("first" or "second") a quasi-isomorphism. ``source``, ``middle``, ``target`` are ∂."""
+class FractionsWitness:
+    """W = ``inverted`` has a calculus of left fractions: it holds identities and composites, squares with a leg in W
+    are completed, and what is equal after an arrow of W is equal before another. All of it is checked again."""
 
-    modulus: int
-    source: Matrices
-    middle: Matrices
-    target: Matrices
-    first: Matrices
-    second: Matrices
-    whole: Matrices
-    acyclic: str
-
-
-@dataclass(frozen=True)
-class LiftWitness:
-    """lift∘i = top, p∘lift = bottom, and the lift commutes with ∂; i: A → B, p: X → Y, ∂ of B and X."""
-
-    modulus: int
-    i: Matrices
-    p: Matrices
-    top: Matrices
-    bottom: Matrices
-    boundary_b: Matrices
-    boundary_x: Matrices
-    lift: Matrices
-
-
-@dataclass(frozen=True)
-class ObstructionWitness:
-    """No lift exists: u, v, w with u iᵀ + pᵀ v + ∂ᵀ w − w ∂ᵀ = 0 in every degree while Σ ⟨u, top⟩ + ⟨v, bottom⟩ ≠ 0
-    (Fredholm's alternative for the equations h i = top, p h = bottom, ∂h = h∂)."""
-
-    modulus: int
-    i: Matrices
-    p: Matrices
-    top: Matrices
-    bottom: Matrices
-    boundary_b: Matrices
-    boundary_x: Matrices
-    u: Matrices
-    v: Matrices
-    w: Matrices
+    arrows: Arrows
+    compose: Composites
+    identity: Mapping[Name, Name]
+    inverted: frozenset[Name]
 
 
 @dataclass(frozen=True)
@@ -140,12 +100,14 @@ class LocalizationWitness:
 @dataclass(frozen=True)
 class PathWitness:
     """A shortest path: ``costs`` (n, n), infinite where there is no edge, ``path``, ``length`` and ``potentials``, the
-    distances from the start. Distances that no edge undercuts bound the length of every path from below."""
+    distances from the start. Distances that no edge undercuts bound the length of every path from below. ``words``
+    are those of edges (a, b) in π₁, of which the path's is made; they are not checked."""
 
     costs: NDArray[np.float64]
     path: tuple[int, ...]
     length: float
     potentials: NDArray[np.float64]
+    words: Mapping[tuple[int, int], tuple[int, ...]] | None = None
 
 
 # --- simplicial sets ---------------------------------------------------------------------------------------
@@ -199,126 +161,48 @@ def _(witness: KanWitness) -> float:
     return float(failed + (every_filled != (witness.unfilled is None)))
 
 
+@mismatch.register
+def _(witness: KanWitness, value: Any) -> float:
+    """The value is the report, or a quasicategory whose inner horns have fillers."""
+    if hasattr(value, "checked"):
+        named = {name: tuple((f.onto, f.name) for f in faces) for name, faces in value.set.faces.items()}
+        same = tuple(value.set.nondegenerate(0)) == witness.vertices and named == witness.faces
+        return _count(not (same and witness.inner and witness.unfilled is None and value.checked == witness.top))
+    found = None
+    if value.unfilled is not None:
+        n, k, horn = value.unfilled
+        found = n, k, {i: (y.onto, y.name) for i, y in horn.items()}
+    return _count(value.counts != witness.counts or found != witness.unfilled)
+
+
+def _count(wrong: bool) -> float:
+    return float("inf") if wrong else 0.0
+
+
 @verify.register
 def _(witness: FillerWitness) -> float:
+    onto, name = witness.simplex
+    top = len(witness.faces[name]) - 1 if name in witness.faces else 0
+    known = name in witness.faces or name in witness.vertices
+    surjective = sorted(set(onto)) == list(range(top + 1)) and list(onto) == sorted(onto)
+    if not known or not surjective or len(onto) != 3 or set(witness.required) != {0, 1, 2}:
+        return float("inf")
     return float(sum(_face(witness.simplex, i, witness.faces) != y for i, y in witness.required.items()))
 
 
-# --- chain complexes ---------------------------------------------------------------------------------------
-def _reduce(value: Any, modulus: int) -> Any:
-    if not modulus:
-        return Fraction(value)
-    exact = Fraction(value)
-    return exact.numerator * pow(exact.denominator, -1, modulus) % modulus
-
-
-def _nonzero(matrix: Any, modulus: int = 0) -> int:
-    return sum(_reduce(v, modulus) != 0 for v in np.asarray(matrix, dtype=object).ravel())
-
-
-def _times(one: Any, two: Any) -> Any:
-    a, b = np.asarray(one, dtype=object), np.asarray(two, dtype=object)
-    if not a.shape[1]:
-        return np.zeros((a.shape[0], b.shape[1]), dtype=object)
-    return a @ b
-
-
-def _rank(matrix: Any, modulus: int) -> int:
-    rows = [[_reduce(v, modulus) for v in row] for row in np.asarray(matrix, dtype=object).tolist()]
-    found = 0
-    for column in range(len(rows[0]) if rows else 0):
-        at = next((r for r in range(found, len(rows)) if rows[r][column]), None)
-        if at is None:
-            continue
-        rows[found], rows[at] = rows[at], rows[found]
-        for r in range(found + 1, len(rows)):
-            if rows[r][column]:
-                factor = rows[r][column] * _reduce(Fraction(1, rows[found][column]), modulus)
-                rows[r] = [_reduce(a - factor * b, modulus) for a, b in zip(rows[r], rows[found])]
-        found += 1
-    return found
-
-
-def _chain_map_defects(f: Matrices, source: Matrices, target: Matrices, modulus: int) -> int:
-    return sum(_nonzero(_times(target[k], f[k]) - _times(f[k - 1], source[k]), modulus) for k in f if k - 1 in f)
-
-
-def _square_defects(boundary: Matrices, modulus: int) -> int:
-    return sum(_nonzero(_times(boundary[k - 1], boundary[k]), modulus) for k in boundary if k - 1 in boundary)
-
-
-def _homology_defect(f: Matrices, source: Matrices, target: Matrices, modulus: int) -> int:
-    """The total dimension of the homology of the cone (x, y) ↦ (−∂x, f x + ∂y)."""
-    cone = {}
-    for k in sorted({*f, *(k + 1 for k in f)}):
-        x, y = source.get(k - 1), target.get(k)
-        shape_x = np.shape(x) if x is not None else (0, np.shape(f[k - 1])[1] if k - 1 in f else 0)
-        shape_y = np.shape(y) if y is not None else (np.shape(f[k - 1])[0] if k - 1 in f else 0, 0)
-        block = np.zeros((shape_x[0] + shape_y[0], shape_x[1] + shape_y[1]), dtype=object)
-        if x is not None:
-            block[: shape_x[0], : shape_x[1]] = -np.asarray(x, dtype=object)
-        if y is not None:
-            block[shape_x[0] :, shape_x[1] :] = y
-        if k - 1 in f:
-            block[shape_x[0] :, : shape_x[1]] = f[k - 1]
-        cone[k] = block
-    ranks = {k: _rank(block, modulus) for k, block in cone.items()}
-    return sum(block.shape[1] - ranks[k] - ranks.get(k + 1, 0) for k, block in cone.items())
-
-
-@verify.register
-def _(witness: RetractWitness) -> float:
-    s, ev, h, d = witness.section, witness.evaluation, witness.homotopy, witness.large
-    failed = _square_defects(d, 0) + _chain_map_defects(s, witness.small, d, 0)
-    failed += _chain_map_defects(ev, d, witness.small, 0)
-    for k in s:
-        large, small = np.shape(s[k])
-        around = _times(d[k + 1], h[k]) + (_times(h[k - 1], d[k]) if k - 1 in h else 0)
-        failed += _nonzero(_times(ev[k], s[k]) - np.eye(small, dtype=object))
-        failed += _nonzero(np.eye(large, dtype=object) - _times(s[k], ev[k]) - around)
-    return float(failed)
-
-
-@verify.register
-def _(witness: FactorizationWitness) -> float:
-    p, first, second = witness.modulus, witness.first, witness.second
-    failed = sum(_square_defects(d, p) for d in (witness.source, witness.middle, witness.target))
-    failed += _chain_map_defects(first, witness.source, witness.middle, p)
-    failed += _chain_map_defects(second, witness.middle, witness.target, p)
-    for k in witness.whole:
-        failed += _nonzero(_times(second[k], first[k]) - np.asarray(witness.whole[k], dtype=object), p)
-        failed += _rank(first[k], p) != np.shape(first[k])[1]
-        failed += _rank(second[k], p) != np.shape(second[k])[0]
-    if witness.acyclic == "first":
-        return float(failed + _homology_defect(first, witness.source, witness.middle, p))
-    return float(failed + _homology_defect(second, witness.middle, witness.target, p))
-
-
-@verify.register
-def _(witness: LiftWitness) -> float:
-    p, h = witness.modulus, witness.lift
-    failed = _chain_map_defects(h, witness.boundary_b, witness.boundary_x, p)
-    for k in h:
-        failed += _nonzero(_times(h[k], witness.i[k]) - np.asarray(witness.top[k], dtype=object), p)
-        failed += _nonzero(_times(witness.p[k], h[k]) - np.asarray(witness.bottom[k], dtype=object), p)
-    return float(failed)
-
-
-@verify.register
-def _(witness: ObstructionWitness) -> float:
-    failed, pairing = 0, Fraction(0)
-    u, v, w = witness.u, witness.v, witness.w
-    for k in u:
-        total = _times(u[k], np.transpose(witness.i[k])) + _times(np.transpose(witness.p[k]), v[k])
-        total = total + _times(np.transpose(witness.boundary_x[k]), w[k])
-        if k + 1 in w:
-            total = total - _times(w[k + 1], np.transpose(witness.boundary_b[k + 1]))
-        failed += _nonzero(total, witness.modulus)
-        for functional, value in ((u[k], witness.top[k]), (v[k], witness.bottom[k])):
-            pairing += sum(
-                (Fraction(a) * Fraction(b) for a, b in zip(np.ravel(functional), np.ravel(value))), Fraction(0)
-            )
-    return float(failed + (_reduce(pairing, witness.modulus) == 0))
+@mismatch.register
+def _(witness: FillerWitness, value: Any) -> float:
+    """The value is that two arrows are homotopic, d_2 being degenerate, or all composites of d_2, then d_0."""
+    first, second = witness.required[2], witness.required[0]
+    if isinstance(value, bool):
+        return _count(not value or first[0] != (0, 0))
+    every = {
+        _face(z, 1, witness.faces)
+        for z in _all_simplices(witness.vertices, witness.faces, 2)
+        if _face(z, 2, witness.faces) == first and _face(z, 0, witness.faces) == second
+    }
+    named = [(x.onto, x.name) for x in value]
+    return _count(set(named) != every or len(named) != len(every))
 
 
 # --- categories and paths ----------------------------------------------------------------------------------
@@ -331,6 +215,8 @@ def _(witness: OreWitness) -> float:
         failed += compose[witness.s, witness.f] != compose[witness.s, witness.g]
         leaving = [t for t in witness.inverted if arrows[t][0] == arrows[witness.f][1]]
         return float(failed + any(compose[witness.f, t] == compose[witness.g, t] for t in leaving))
+    if witness.kind != "square":
+        return float("inf")
     failed += arrows[witness.s][0] != arrows[witness.f][0]
     for t, g in product(witness.inverted, arrows):
         fits = arrows[t][0] == arrows[witness.f][1] and arrows[g][0] == arrows[witness.s][1]
@@ -339,9 +225,79 @@ def _(witness: OreWitness) -> float:
 
 
 @verify.register
+def _(witness: NoFillerWitness) -> float:
+    if set(witness.required) != {0, 1, 2} or not set(witness.required.values()) <= set(
+        _all_simplices(witness.vertices, witness.faces, 1)
+    ):
+        return float("inf")
+    every = _all_simplices(witness.vertices, witness.faces, 2)
+    return float(sum(all(_face(z, i, witness.faces) == y for i, y in witness.required.items()) for z in every))
+
+
+@mismatch.register
+def _(witness: NoFillerWitness, value: Any) -> float:
+    return _count(value is not False or witness.required[2][0] != (0, 0))
+
+
+@mismatch.register
+def _(witness: OreWitness, value: Any) -> float:
+    return _count(value is not False)
+
+
+@verify.register
+def _(witness: FractionsWitness) -> float:
+    arrows, after, inverted = witness.arrows, witness.compose, witness.inverted
+    if not (inverted <= set(arrows) and set(witness.identity.values()) <= inverted and _is_table(arrows, after)):
+        return float("inf")
+    failed = sum(after[s, t] not in inverted for s, t in product(inverted, inverted) if arrows[s][1] == arrows[t][0])
+    leaving: dict[Name, list[Name]] = {}
+    for f, (x, _) in arrows.items():
+        leaving.setdefault(x, []).append(f)
+    for s in inverted:
+        for f in leaving[arrows[s][0]]:
+            sides = {after[s, g] for g in leaving[arrows[s][1]]}
+            failed += not any(t in inverted and after[f, t] in sides for t in leaving[arrows[f][1]])
+        for f, g in combinations(leaving[arrows[s][1]], 2):
+            if arrows[f] == arrows[g] and after[s, f] == after[s, g]:
+                failed += not any(t in inverted and after[f, t] == after[g, t] for t in leaving[arrows[f][1]])
+    return float(failed)
+
+
+@mismatch.register
+def _(witness: FractionsWitness, value: Any) -> float:
+    return _count(value is not True)
+
+
+def _is_table(arrows: Arrows, compose: Composites) -> bool:
+    """Whether just the pairs that fit have a composite, with the right ends."""
+    pairs = {(f, g) for f, g in product(arrows, arrows) if arrows[f][1] == arrows[g][0]}
+    return set(compose) == pairs and all(
+        h in arrows and arrows[h] == (arrows[f][0], arrows[g][1]) for (f, g), h in compose.items()
+    )
+
+
+@mismatch.register
+def _(witness: LocalizationWitness, value: Any) -> float:
+    """The category, or for right fractions its opposite, and the functor on arrows."""
+    arrows, compose = dict(value.category.arrows), dict(value.category.compose)
+    if value.side == "right":
+        arrows = {f: (y, x) for f, (x, y) in arrows.items()}
+        compose = {(g, f): h for (f, g), h in compose.items()}
+    same = arrows == witness.target_arrows and compose == witness.target_compose
+    same = same and dict(value.category.identity) == witness.target_identity
+    same = same and sorted(map(str, value.category.objects)) == sorted(map(str, witness.target_identity))
+    return _count(not (same and dict(value.functor) == witness.functor and value.side in ("left", "right")))
+
+
+@verify.register
 def _(witness: LocalizationWitness) -> float:
     q, target, compose = witness.functor, witness.target_arrows, witness.target_compose
-    failed = sum(q[e] != witness.target_identity[x] for x, e in witness.identity.items())
+    if not (_is_table(witness.arrows, witness.compose) and _is_table(target, compose)):
+        return float("inf")
+    if set(q) != set(witness.arrows) or set(witness.target_identity) != set(witness.identity):
+        return float("inf")
+    failed = sum(witness.compose[witness.identity[x], f] != f for f, (x, _) in witness.arrows.items())
+    failed += sum(q[e] != witness.target_identity[x] for x, e in witness.identity.items())
     failed += sum(target[q[f]] != ends for f, ends in witness.arrows.items())
     failed += sum(compose.get((q[f], q[g])) != q[h] for (f, g), h in witness.compose.items())
     if failed:
@@ -379,6 +335,11 @@ def _fraction_defects(witness: LocalizationWitness, inverses: Mapping[Name, Name
 
 @verify.register
 def _(witness: PathWitness) -> float:
+    n = len(witness.potentials)
+    if not witness.path or not set(witness.path) <= set(range(n)) or witness.costs.shape != (n, n):
+        return float("inf")
+    if not (witness.costs >= 0).all():
+        return float("inf")
     steps = list(zip(witness.path, witness.path[1:]))
     total = sum(witness.costs[a, b] for a, b in steps)
     finite = np.isfinite(witness.potentials)
@@ -388,3 +349,25 @@ def _(witness: PathWitness) -> float:
     start, end = witness.potentials[witness.path[0]], witness.potentials[witness.path[-1]]
     found = [abs(total - witness.length), abs(start), abs(end - witness.length), undercut]
     return float("inf") if np.isnan(found).any() else float(max(found))
+
+
+@mismatch.register
+def _(witness: PathWitness, value: Any) -> float:
+    """The value is the path's vertices, or what was found with them. It is the only shortest path where each vertex but
+    the first is entered by one edge that is on a shortest path, within 1e-13 of the length for each vertex."""
+    if isinstance(value, tuple):
+        return _count(value != witness.path)
+    if value.vertices != witness.path:
+        return float("inf")
+    room = 1e-13 * len(witness.costs) * max(1.0, witness.length)
+    entering = []
+    for vertex in witness.path[1:]:
+        through = witness.potentials + witness.costs[:, vertex]
+        entering.append(int((through - witness.potentials[vertex] <= room).sum()))
+    word: list[int] = []
+    for step in zip(witness.path, witness.path[1:]):
+        for g in (witness.words or {})[step]:
+            word = word[:-1] if word and word[-1] == -g else [*word, g]
+    if value.unique != all(n == 1 for n in entering) or tuple(value.word) != tuple(word):
+        return float("inf")
+    return worst(abs(value.length - witness.length), abs(value.probability - float(np.exp(-witness.length))))

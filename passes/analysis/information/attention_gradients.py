@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 
-from aatc.passes.analysis.stochastic import PatternError, row_stochastic
+from aatc.passes.analysis.stochastic import PatternError, float_array, row_stochastic
 
 
 def _batches(*arrays: np.ndarray) -> None:
@@ -37,11 +37,12 @@ def weight_gradient(output_gradient: Any, values: Any) -> np.ndarray:
 
     Raises `PatternError` for shapes that do not fit.
     """
-    g, v = np.asarray(output_gradient, dtype=np.float64), np.asarray(values, dtype=np.float64)
+    g, v = float_array(output_gradient), float_array(values)
     if g.ndim < 2 or v.ndim < 2 or g.shape[-1] != v.shape[-1]:
         raise PatternError(f"gradients (..., n, d_v) and values (..., m, d_v) do not have shapes {g.shape}, {v.shape}")
     _batches(g, v)
-    return g @ np.swapaxes(v, -1, -2)
+    gradient: np.ndarray = g @ np.swapaxes(v, -1, -2)
+    return gradient
 
 
 def score_gradient(pattern: Any, gradient: Any) -> np.ndarray:
@@ -49,7 +50,7 @@ def score_gradient(pattern: Any, gradient: Any) -> np.ndarray:
 
     Every row sums to 0. Raises `PatternError`.
     """
-    p, g = row_stochastic(pattern), np.asarray(gradient, dtype=np.float64)
+    p, g = row_stochastic(pattern), float_array(gradient)
     if p.shape[-2:] != g.shape[-2:]:
         raise PatternError(f"the gradient of a pattern {p.shape} does not have shape {g.shape}")
     _batches(p, g)
@@ -78,7 +79,7 @@ def attention_gradients(
     axes broadcast, as for keys that heads share, and each gradient has the shape of what it belongs to. Raises
     `PatternError`.
     """
-    q, k, v, g = (np.asarray(x, dtype=np.float64) for x in (queries, keys, values, output_gradient))
+    q, k, v, g = (float_array(x) for x in (queries, keys, values, output_gradient))
     if min(q.ndim, k.ndim, v.ndim, g.ndim) < 2 or q.shape[-1] != k.shape[-1] or k.shape[-2] != v.shape[-2]:
         raise PatternError(f"queries {q.shape}, keys {k.shape} and values {v.shape} do not fit together")
     _batches(q, k, v, g)

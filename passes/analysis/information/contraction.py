@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 
-from aatc.passes.analysis.information.verify_information import RowPairWitness
+from aatc.passes.analysis.information.verify_chain import RowPairWitness
 from aatc.passes.analysis.result import Cost, Result
 from aatc.passes.analysis.stochastic import PatternError, row_stochastic
 

@@ -13,6 +13,7 @@ import numpy as np
 
 from aatc.passes.analysis.information.verify_information import BallWitness
 from aatc.passes.analysis.result import AnalysisError, Result
+from aatc.passes.analysis.stochastic import float_array
 
 
 @dataclass(frozen=True, eq=False)
@@ -32,7 +33,7 @@ def enclosing_ball(points: Any, *, gap: float = 1e-6, steps: int = 2000) -> Resu
     at every stage; the weights prove the lower bound. The residual is radius − least radius; the tolerance is
     gap·radius, which the residual exceeds iff the steps ran out. O(m d) a step. Raises `AnalysisError`.
     """
-    table = np.asarray(points, dtype=np.float64)
+    table = float_array(points)
     if table.ndim != 2 or 0 in table.shape or not np.isfinite(table).all():
         raise AnalysisError(f"points are finite numbers of shape (m, d), m and d ≥ 1; these have shape {table.shape}")
     # Powers of two scale without rounding; squares of the scaled numbers neither overflow nor vanish.

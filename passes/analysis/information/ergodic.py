@@ -27,15 +27,15 @@ from aatc.passes.analysis.information.markov import (
     communicating_classes,
     stationary_distributions,
 )
-from aatc.passes.analysis.information.verify_information import (
+from aatc.passes.analysis.information.verify_chain import (
+    BlockWitness,
     ChainWitness,
     DoeblinWitness,
-    EigenpairWitness,
     RowPairWitness,
+    SpectrumWitness,
     StationaryWitness,
 )
-from aatc.passes.analysis.pattern_source import ClassMatrix
-from aatc.passes.analysis.result import AnalysisError, Cost, Result, Undecided, verify
+from aatc.passes.analysis.result import AnalysisError, Cost, Result, Undecided, verify, worst
 from aatc.passes.analysis.stochastic import PatternError, eliminated, row_stochastic
 
 PAIRS_LIMIT = 512  # rows up to which pairs of rows are compared without being asked
@@ -53,6 +53,9 @@ class SpectralGap(Result[float]):
     such a change (the 0 of a de Bruijn chain on 128 states is found as 0.004), and Arnoldi steps may miss one."""
 
     second: complex = 0j
+
+    def _mismatch(self) -> float:
+        return worst(super()._mismatch(), abs(self.second - self.witness.value))
 
 
 @dataclass(frozen=True)
@@ -114,26 +117,29 @@ def _spectrum(
     """The gap with the eigenpair behind it. The spectrum of A is the union of those of its classes' blocks."""
     if refused := _not_ergodic(classes, allow_period=False):
         return refused
-    pairs = []
+    pairs, blocks, singles = [], list[BlockWitness](), list[int]()
     for c in classes:
         law = laws[0][c.states] if c.recurrent else None
         pair = class_spectrum(matrix, c.states, law)
         if isinstance(pair, Undecided):
             return pair
-        pairs.append((abs(pair.value), pair, law))
-    _, best, law = max(pairs, key=lambda found: found[0])
+        pairs.append((abs(pair.value), pair))
+        if len(c.states) == 1:
+            singles.append(int(c.states[0]))
+        else:
+            blocks.append(BlockWitness(c.states, pair.value, pair.vector, law, pair.scale))
+    best = max(pairs, key=lambda found: found[0])[1]
     gap = 1 - abs(best.value)
-    bound = max(pair.bound for _, pair, _ in pairs)
+    bound = max(pair.bound for _, pair in pairs)
     proven = bound < float("inf")
-    error = bound if proven else max(pair.residual for _, pair, _ in pairs) + len(matrix) * ULP
+    error = bound if proven else max(pair.residual for _, pair in pairs) + len(matrix) * ULP
     if not error <= WELL_BELOW * gap:
         return Undecided(f"errors up to {WELL_BELOW:g} of the gap", f"1 − |λ| = {gap:.1e} with an error of {error:.1e}")
-    witness = EigenpairWitness(ClassMatrix(kept, best.states, law, best.scale), best.value, best.vector)
+    absorbing = any(c.recurrent and len(c.states) == 1 for c in classes)
+    witness = SpectrumWitness(kept, tuple(blocks), np.array(singles, dtype=np.int64), absorbing, best.value)
     given = () if proven else ("the eigenvalue found is the second one, and well conditioned",)
     # Rounding gives the check of the witness another residual of the same size.
-    return SpectralGap(
-        gap, "P2" if proven else "P3", bound if proven else 2 * error, best.residual, witness, given, best.value
-    )
+    return SpectralGap(gap, "P2" if proven else "P3", 2 * error, best.residual, witness, given, best.value)
 
 
 def kemeny_constant(pattern: Any) -> Result[float] | NotErgodic:
@@ -173,7 +179,8 @@ def _slow_steps(matrix: np.ndarray, law: np.ndarray, gap: SpectralGap, eps: floa
     For ‖f‖∞ = 1 and ρ = ‖Af − λf‖∞ it holds that |λ|^t ≤ 2d(t) + tρ + |πf| and |πf| ≤ ρ/|1 − λ|: an approximate
     eigenvector is enough.
     """
-    modulus, f = abs(gap.second), gap.witness.vector - law @ gap.witness.vector
+    modulus, vector = abs(gap.second), gap.witness.blocks[0].vector
+    f = vector - law @ vector
     size = float(np.abs(f).max())
     if modulus == 0 or size == 0:
         return 0.0

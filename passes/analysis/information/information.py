@@ -15,7 +15,7 @@ from aatc.passes.analysis.information.contraction import dobrushin_coefficient, 
 from aatc.passes.analysis.information.markov import unique_stationary
 from aatc.passes.analysis.information.verify_information import FlowWitness
 from aatc.passes.analysis.result import Cost, Result
-from aatc.passes.analysis.stochastic import PatternError, real_array, row_stochastic
+from aatc.passes.analysis.stochastic import PatternError, distribution, real_array, row_stochastic
 
 PAIRS_LIMIT = 256  # rows up to which the stability is exact
 
@@ -40,7 +40,7 @@ def _joint(table: Any, axes: int) -> np.ndarray:
 
 def row_entropies(pattern: Any) -> np.ndarray:
     """H(A_i) = −Σ_j A_ij log A_ij in nats, (..., n) of patterns (..., n, m). Raises `PatternError`."""
-    entropies: np.ndarray = -_plogp(row_stochastic(pattern)).sum(-1)
+    entropies: np.ndarray = 0.0 - _plogp(row_stochastic(pattern)).sum(-1)  # 0, not −0, of a row with one entry
     return entropies
 
 
@@ -212,5 +212,6 @@ def information_flow_metrics(
         fields[name] = stacked.reshape((*lead, *stacked.shape[1:]))
     value = InformationFlowMetrics(**fields, stability_exact=n <= PAIRS_LIMIT)
     moved = (value.stationary[..., None, :] @ matrix)[..., 0, :] - value.stationary
-    witness = FlowWitness(matrix, value.stationary, value.information_flow)
+    start = None if initial is None else distribution(initial, n)
+    witness = FlowWitness(matrix, value.stationary, value.information_flow, tile_size, start)
     return Result(value, "P2", 1e-10, float(np.abs(moved).sum(-1).max()), witness)

@@ -223,7 +223,7 @@ def _reversible_pair(block: np.ndarray, law: np.ndarray, states: np.ndarray) -> 
 
     S = D^½AD^-½ has the eigenvalues of A for every D. H = √A∘√Aᵀ is S where D balances A exactly; otherwise no
     eigenvalue is moved by more than √2‖S − H‖_F (Kahan, 1975). Taking the eigenvalue 1 away with a unit vector s moves
-    them by at most 3‖Hs − s‖, and the solver by some k ulps (Parlett, The Symmetric Eigenvalue Problem).
+    them by at most 3‖Hs − s‖, and the solver by some 8k ulps (Parlett, The Symmetric Eigenvalue Problem).
     """
     k = len(block)
     if k > SYMMETRIC_LIMIT:
@@ -237,7 +237,7 @@ def _reversible_pair(block: np.ndarray, law: np.ndarray, states: np.ndarray) -> 
         symmetric = root * root.T
         breach = float(np.linalg.norm(scale[:, None] * block / scale - symmetric))
     drift = float(np.linalg.norm(symmetric @ scale - scale))
-    bound = 2**0.5 * breach + 3 * drift + 4 * k * float(np.finfo(np.float64).eps)
+    bound = 2**0.5 * breach + 3 * drift + 8 * k * float(np.finfo(np.float64).eps)
     if not bound <= BALANCE:
         return None
     symmetric -= np.outer(scale, scale)

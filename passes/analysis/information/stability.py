@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 
 from aatc.passes.analysis.information.enclosing_ball import enclosing_ball
-from aatc.passes.analysis.information.verify_information import ResponseWitness
+from aatc.passes.analysis.information.verify_information import BallWitness, ResponseWitness
 from aatc.passes.analysis.result import AnalysisError, Result
 from aatc.passes.analysis.stochastic import PatternError, row_stochastic
 
@@ -91,7 +91,13 @@ def _value_radius(pattern: np.ndarray, values: Any | None) -> float:
     table = np.asarray(values, dtype=np.float64)
     if table.ndim != 2 or len(table) != m:
         raise PatternError(f"a pattern over {m} keys takes values of shape ({m}, d), not {table.shape}")
-    return enclosing_ball(table).value.radius
+    return _ball(table).radius
+
+
+def _ball(table: np.ndarray) -> BallWitness:
+    """A ball that holds the values. Its radius is a bound whether or not it is nearly the least one."""
+    witness: BallWitness = enclosing_ball(table).witness
+    return witness
 
 
 def pattern_stability_measures(pattern: Any, values: Any | None = None) -> Result[PatternStabilityMeasures]:
@@ -143,7 +149,8 @@ def perturbation_response(pattern: Any, perturbation: Any, values: Any | None = 
     bound = total_variation_bound(epsilon)
     value = PerturbationResponse(epsilon, variation, bound, output, 2 * radius * bound)
     excess = max(float((variation - bound).max()), float((output - value.output_bound).max()), 0.0)
-    witness = ResponseWitness(p, shift, table, bound, value.output_bound)
+    ball = None if values is None else _ball(table)
+    witness = ResponseWitness(p, shift, table, bound, value.output_bound, ball)
     return Result(value, "P2", 1e-12, excess, witness)
 
 

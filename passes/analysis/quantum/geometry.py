@@ -19,7 +19,8 @@ from torch import Tensor
 from aatc.passes.analysis.quantum.operators import hermitian
 from aatc.passes.analysis.quantum.states import QuantumError
 from aatc.passes.analysis.quantum.tensors import to_complex
-from aatc.passes.analysis.quantum.verify_quantum import QuantumResult, witnessed
+from aatc.passes.analysis.quantum.verify_quantum import witnessed
+from aatc.passes.analysis.result import Result
 
 #: Below this modulus of a link, neighbouring states are too nearly orthogonal for a phase.
 LEAST_LINK = 1e-9
@@ -39,25 +40,16 @@ def geometric_tensor(family: Callable[[Tensor], Tensor], parameters: Tensor) -> 
     ``family`` takes (k,) to a vector (d,) of any norm and phase. Re Q is the Fubini–Study metric, ¼ diag(1, sin²θ) of
     a qubit; Berry's curvature is −2 Im Q. Differentiable. Raises `QuantumError`.
     """
+    from aatc.geometry.manifold import GeometryError
+    from aatc.geometry.manifolds.quantum_geometry import quantum_geometric_tensor
+
     points = parameters if parameters.is_floating_point() else parameters.to(torch.float64)
     if points.ndim < 1 or points.is_complex():
         raise QuantumError(f"parameters have shape (..., k) and are real, not {tuple(points.shape)}, {points.dtype}")
-    flat = points.reshape(-1, points.shape[-1])
-
-    def parts(x: Tensor) -> Tensor:
-        return torch.view_as_real(to_complex("a state of the family", family(x)))
-
-    found = []
-    for x in flat:  # one by one: a family need not be written for batches
-        psi = torch.view_as_complex(parts(x).contiguous())
-        slopes = torch.autograd.functional.jacobian(parts, x, create_graph=psi.requires_grad)  # (d, 2, k)
-        moved = torch.complex(slopes[:, 0], slopes[:, 1]).to(psi.dtype)
-        norm = torch.linalg.vector_norm(psi)
-        if float(norm.detach()) == 0:
-            raise QuantumError(f"the family is 0 at {x.detach().tolist()}, where there is no state")
-        psi, moved = psi / norm, moved / norm
-        across = moved - psi[:, None] * (psi.conj() @ moved)
-        found.append(across.mH @ across)
+    try:  # one by one: a family need not be written for batches
+        found = [quantum_geometric_tensor(family, x) for x in points.reshape(-1, points.shape[-1])]
+    except GeometryError as cause:
+        raise QuantumError(f"there is no tensor of this family: {cause}") from cause
     return torch.stack(found).reshape(*points.shape[:-1], points.shape[-1], points.shape[-1])
 
 
@@ -150,7 +142,7 @@ class ChernNumber:
     largest_flux: float
 
 
-def chern_number(states: Any) -> QuantumResult:
+def chern_number(states: Any) -> Result[Any]:
     """Σ F / 2π of a grid (n, m, d), or of frames (n, m, d, r), on a torus: a whole number wherever no |F| is π.
 
     The finite object is the line bundle of the lattice: its number is that of a continuous family where the grid is

@@ -16,7 +16,8 @@ import torch
 from torch import Tensor
 
 from aatc.passes.analysis.quantum.states import QuantumError, probabilities
-from aatc.passes.analysis.quantum.verify_quantum import QuantumResult, witnessed
+from aatc.passes.analysis.quantum.verify_quantum import witnessed
+from aatc.passes.analysis.result import Result
 
 #: Spins around the widest strip of the Ising model: its transfer matrix has 2^n rows.
 MOST_AROUND = 12
@@ -46,7 +47,7 @@ def scalar_action(field: Tensor, mass: float, coupling: float = 0.0) -> Tensor:
     return (gradient + mass**2 * field.square().sum()) / 2 + coupling / 24 * field.pow(4).sum()
 
 
-def free_propagator(shape: int | Sequence[int], mass: float) -> QuantumResult:
+def free_propagator(shape: int | Sequence[int], mass: float) -> Result[Any]:
     """⟨φ_x φ_0⟩ of the free field on a periodic lattice, a tensor of its shape: (1/V) Σ_k e^{ikx}/(m² + k̂²).
 
     Raises `QuantumError` for mass 0, where the zero mode is unbounded.
@@ -122,14 +123,14 @@ class ZeroDimensionalField:
         weight = np.exp(exponent - exponent.max())
         return float((weight * x**power).sum() / weight.sum())
 
-    def partition_function(self) -> QuantumResult:
+    def partition_function(self) -> Result[Any]:
         """Z = ∫ dφ e^{−S}; for m² > 0 it is √(3m²/λ) e^{z} K_¼(z), z = 3m⁴/4λ, by which the witness checks it."""
         data = {"mass_squared": self.mass_squared, "coupling": self.coupling}
         if self.log_partition() > 700:
             raise QuantumError("the integral is beyond the range of float64", hint="log_partition gives its logarithm")
         return witnessed(math.exp(self.log_partition()), "phi4_partition", data, 1e-11)
 
-    def effective_action(self, field: float) -> QuantumResult:
+    def effective_action(self, field: float) -> Result[Any]:
         """Γ(φ) = sup_J (Jφ − W(J)), exact, by Newton's method on ⟨φ⟩_J = φ; (Γ, J = Γ′(φ)). Raises `QuantumError`."""
         if not math.isfinite(field):
             raise QuantumError(f"a field is finite, not {field}")
@@ -228,7 +229,7 @@ def ising_transfer(coupling: float, around: int, field: float = 0.0) -> np.ndarr
     return matrix
 
 
-def ising_strip(coupling: float, around: int, length: int, field: float = 0.0) -> QuantumResult:
+def ising_strip(coupling: float, around: int, length: int, field: float = 0.0) -> Result[Any]:
     """The Ising model on a torus of ``around`` × ``length`` spins, Σ e^{K Σ ss′ + h Σ s}, exact: an `IsingStrip`.
 
     A length of 2 has two bonds between the two rings. Raises `QuantumError`.

@@ -21,7 +21,8 @@ from torch import Tensor
 
 from aatc.passes.analysis.quantum.states import QuantumError
 from aatc.passes.analysis.quantum.tensors import to_complex
-from aatc.passes.analysis.quantum.verify_quantum import QuantumResult, witnessed
+from aatc.passes.analysis.quantum.verify_quantum import witnessed
+from aatc.passes.analysis.result import Result
 
 Potential = Callable[[Tensor], Tensor]
 #: Points of the largest grid.
@@ -205,7 +206,7 @@ class PathIntegralFramework:
         left, right = self.slice_kernel(y, grid, tau) * step, self.slice_kernel(grid, x, tau)
         return left @ torch.linalg.matrix_power(matrix, slices - 2) @ right, len(grid)
 
-    def propagator(self, initial: Any, final: Any, time: float) -> QuantumResult:
+    def propagator(self, initial: Any, final: Any, time: float) -> Result[Any]:
         """⟨x′|e^{−Ht}|x⟩ in imaginary ``time`` for initial positions (n,) and final ones (m,): a `SlicedValue` (m, n).
 
         `mehler_kernel` and `free_kernel` are exact, in real time, too. Raises `QuantumError`.
@@ -217,7 +218,7 @@ class PathIntegralFramework:
         coarse, _ = self._between(x, y, time, max(1, self.slices // 2))
         return self._result(value, coarse, points, "sliced_propagator", time, {"initial": x, "final": y})
 
-    def partition_function(self, beta: float) -> QuantumResult:
+    def partition_function(self, beta: float) -> Result[Any]:
         """Z = tr e^{−βH}, a `SlicedValue`: the integral over closed paths. Exact: `harmonic_partition_function`.
         Raises `QuantumError`."""
         if not (math.isfinite(beta) and beta > 0):
@@ -232,7 +233,7 @@ class PathIntegralFramework:
 
     def correlation_function(
         self, operators: Sequence[Potential], times: Sequence[float], beta: float | None = None
-    ) -> QuantumResult:
+    ) -> Result[Any]:
         """⟨O₁(τ₁) O₂(τ₂) ...⟩ of functions of the position at imaginary times in [0, β], ordered by time: a
         `SlicedValue`. Without ``beta`` in the ground state, of slices of 1/``slices``.
 
@@ -283,7 +284,7 @@ class PathIntegralFramework:
         data = {"times": tuple(clock), "ground": beta is None, "operators": (fine, rough)}
         return self._result(value, coarse, fine.shape[-1], "sliced_correlation", whole, data)
 
-    def effective_action(self, field: Any, beta: float) -> QuantumResult:
+    def effective_action(self, field: Any, beta: float) -> Result[Any]:
         """Γ[φ] to one loop of closed paths φ (n,), the positions at n slices of β: an `EffectiveAction`.
 
         Z = ∫ Π √(m/2πτ) dx_k e^{−S} with the action of order 2, and Γ = S[φ] + ½ log det(τ S″/m): exact for harmonic
@@ -346,7 +347,7 @@ class PathIntegralFramework:
 
     def _result(
         self, value: Tensor, coarse: Tensor, points: int, kind: str, time: float, data: dict[str, Any]
-    ) -> QuantumResult:
+    ) -> Result[Any]:
         error = float((value - coarse).detach().abs().max()) / (2**self.order - 1)
         with torch.no_grad():
             levels = tuple(self._level(time, n, data) for n in (self.slices, max(1, self.slices // 2)))

@@ -32,7 +32,8 @@ from aatc.passes.analysis.quantum.states import (
     value_density,
 )
 from aatc.passes.analysis.quantum.tensors import factors
-from aatc.passes.analysis.quantum.verify_quantum import QuantumResult, witnessed
+from aatc.passes.analysis.quantum.verify_quantum import witnessed
+from aatc.passes.analysis.result import Result
 
 
 @dataclass(frozen=True)
@@ -144,7 +145,7 @@ class QuantumStateSpace:
 
     def evolve_state(
         self, state: QuantumState | Any, hamiltonian: Any, time: Any, *, tolerance: float | None = None
-    ) -> QuantumResult:
+    ) -> Result[Any]:
         """e^{−iHt}ψ, or e^{−iHt}ρe^{iHt}, ħ = 1: a `QuantumState`. Exact for dense H up to 12 qubits, Lanczos steps
         within ``tolerance`` for sparse H up to 2²⁰ states; see `evolve`. The witness is checked by Taylor's series.
         Raises `QuantumError`."""
@@ -159,14 +160,14 @@ class QuantumStateSpace:
         matrix = hermitian("the Hamiltonian", hamiltonian).detach()
         return witnessed(moved, "evolution", {**data, "hamiltonian": matrix}, self._room)
 
-    def measure_observable(self, state: QuantumState | Any, observable: Any) -> QuantumResult:
+    def measure_observable(self, state: QuantumState | Any, observable: Any) -> Result[Any]:
         """⟨O⟩ and its variance: an `ExpectationValue`, differentiable. Raises `QuantumError`."""
         given = self._state(state)
         value = ExpectationValue(expectation(given, observable), variance(given, observable))
         data = {"tensor": given.tensor, "pure": given.pure, "observable": hermitian("the observable", observable)}
         return witnessed(value, "expectation", data, self._room)
 
-    def measure(self, state: QuantumState | Any, observable: Any = None, *, effects: Any = None) -> QuantumResult:
+    def measure(self, state: QuantumState | Any, observable: Any = None, *, effects: Any = None) -> Result[Any]:
         """A projective measurement of an observable (d, d), or a general one with ``effects`` (k, d, d): a
         `Measurement`. Raises `QuantumError`."""
         given = self._state(state)
@@ -187,7 +188,7 @@ class QuantumStateSpace:
         shots: int = 1024,
         confidence: float = 0.95,
         seed: int | None = None,
-    ) -> QuantumResult:
+    ) -> Result[Any]:
         """Counts of ``shots`` measurements of one state, with intervals for all probabilities and for the mean: a
         `SampledMeasurement`. Raises `QuantumError`."""
         measured = self.measure(state, observable, effects=effects).value
@@ -196,7 +197,7 @@ class QuantumStateSpace:
         given = (f"independent measurements; the intervals hold with probability {confidence:g}",)
         return witnessed(value, "counts", data, 1e-9, level="P3", assumptions=given)
 
-    def compute_entropy(self, state: QuantumState | Any, order: float = 1.0) -> QuantumResult:
+    def compute_entropy(self, state: QuantumState | Any, order: float = 1.0) -> Result[Any]:
         """The Rényi entropy of ``order`` in [0, ∞], von Neumann's at 1: a tensor (...), in nats, differentiable. Raises
         `QuantumError`."""
         given = self._state(state)
@@ -204,7 +205,7 @@ class QuantumStateSpace:
         data = {"tensor": given.tensor, "pure": given.pure, "order": float(order)}
         return witnessed(value, "entropy", data, self._room if order >= 1 else 1e3 * self._room)
 
-    def entanglement_witness(self, state: QuantumState | Any, part: int | Sequence[int] = 0) -> QuantumResult:
+    def entanglement_witness(self, state: QuantumState | Any, part: int | Sequence[int] = 0) -> Result[Any]:
         """Entanglement of the declared factors ``part`` with the others: an `EntanglementMetrics`, differentiable.
 
         An entanglement witness is an observable with ⟨W⟩ ≥ 0 on all separable states; ``witness`` is ⟨W⟩ of the best

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
 
+from aatc.passes.analysis.attention_rows import AttentionRows
 from aatc.passes.analysis.base import AnalysisPass, Study, weights_cost, with_scores
 from aatc.passes.analysis.capture import CapturedAttention
 from aatc.passes.analysis.result import Cost, Undecided
@@ -52,11 +53,11 @@ class AnalyzeQuantum(AnalysisPass):
     def _memory(self, study: Study) -> int:
         return min(study.memory, 8 * self.states**2)
 
-    def estimate_pattern(self, seen: CapturedAttention, study: Study) -> Cost:
+    def estimate_pattern(self, seen: AttentionRows, study: Study) -> Cost:
         states = max(seen.pooled_sizes(self._memory(study)))
         return with_scores(self.estimate_cost(states, seen.width), seen, states)
 
-    def of_pattern(self, seen: CapturedAttention, head: int, batch: int, study: Study) -> Mapping[str, Any]:
+    def of_pattern(self, seen: AttentionRows, head: int, batch: int, study: Study) -> Mapping[str, Any]:
         from aatc.passes.analysis.pattern_source import PatternSource, rows_of_laws
 
         memory = self._memory(study)
@@ -101,13 +102,13 @@ def _pattern(rows: np.ndarray, source: PatternSource, given: tuple[str, ...]) ->
     return found
 
 
-def _values(seen: CapturedAttention, head: int, batch: int) -> Mapping[str, Any]:
+def _values(seen: AttentionRows, head: int, batch: int) -> Mapping[str, Any]:
     """Of a head whose values were captured; weights that were given alone have none."""
     from aatc.passes.analysis.quantum.entropy import von_neumann_entropy
     from aatc.passes.analysis.quantum.states import QuantumError, value_density
     from aatc.passes.analysis.quantum.verify_quantum import witnessed
 
-    if not hasattr(seen, "tensors") or len(seen.attention.names) < 3:
+    if not isinstance(seen, CapturedAttention):
         return {}
     source = HeadValues(seen, head, batch)
     try:

@@ -18,7 +18,8 @@ import torch
 from torch import Tensor
 
 from aatc.passes.analysis.quantum.states import QuantumError, probabilities
-from aatc.passes.analysis.quantum.verify_quantum import QuantumResult, witnessed
+from aatc.passes.analysis.quantum.verify_quantum import witnessed
+from aatc.passes.analysis.result import Result
 
 
 def layer_weights(patterns: Sequence[Any], skip: float = 0.0) -> list[Tensor]:
@@ -72,7 +73,7 @@ class TokenPathSum:
         return -self.weights.log()
 
 
-def sum_over_paths(patterns: Sequence[Any], skip: float = 0.0) -> QuantumResult:
+def sum_over_paths(patterns: Sequence[Any], skip: float = 0.0) -> Result[Any]:
     """The sum over all token paths through the layers, exactly: a `TokenPathSum`. Differentiable. Raises
     `QuantumError`."""
     layers = layer_weights(patterns, skip)
@@ -94,7 +95,7 @@ class LikeliestTokenPath:
     share: float
 
 
-def likeliest_token_path(patterns: Sequence[Any], start: int, end: int, skip: float = 0.0) -> QuantumResult:
+def likeliest_token_path(patterns: Sequence[Any], start: int, end: int, skip: float = 0.0) -> Result[Any]:
     """The path of least action from token ``start`` of the last layer to ``end`` of the input, the classical path of
     the sum (Viterbi): a `LikeliestTokenPath`. Patterns (n, m). Raises `QuantumError` where no path has weight."""
     layers = [p.detach().cpu().numpy() for p in layer_weights(patterns, skip)]
@@ -141,7 +142,7 @@ def sample_paths(
     skip: float = 0.0,
     confidence: float = 0.95,
     seed: int | None = None,
-) -> QuantumResult:
+) -> Result[Any]:
     """The sum over the paths from token ``start`` of the last layer, from paths drawn by their weights down to the
     first layer, whose rows are averaged: a `SampledTokenPaths`. Memory is O(n + samples) beside the patterns (n, m).
 

@@ -17,7 +17,7 @@ import numpy as np
 import scipy.sparse
 import torch
 
-from aatc.passes.analysis.result import AnalysisError, Result, Undecided, verify
+from aatc.passes.analysis.result import AnalysisError, Result, Undecided, mismatch, verify
 
 #: By kind of witness: the value from the data. `Recompute` functions raise ValueError for data that is not sound.
 RECOMPUTE: dict[str, Callable[[Mapping[str, Any]], Any]] = {}
@@ -88,14 +88,10 @@ def deviation(found: Any, claim: Any) -> float:
     return worst if worst == worst else float("inf")
 
 
-@dataclass(frozen=True)
-class QuantumResult(Result[Any]):
-    """A result whose `verify` compares the value with the claim of its witness, too."""
-
-    def verify(self) -> float:
-        """The larger of how far the witness's claim is from what its data gives, and the value from the claim."""
-        residual = super().verify()
-        return max(residual, deviation(plain(self.value), self.witness.claim))
+@mismatch.register
+def _claimed(witness: QuantumWitness, value: Any) -> float:
+    """The difference of the value from the claim."""
+    return deviation(plain(value), witness.claim)
 
 
 @verify.register
@@ -114,7 +110,7 @@ def _(witness: QuantumWitness) -> float:
 def witnessed(
     value: Any, kind: str, data: Mapping[str, Any], tolerance: float, *, level: str = "P2",
     assumptions: tuple[str, ...] = (), residual: float = 0.0,
-) -> QuantumResult:  # fmt: skip
+) -> Result[Any]:  # fmt: skip
     """``value`` with the witness that ``data`` gives it."""
     stored = {k: v if scipy.sparse.issparse(v) else plain(v) for k, v in data.items()}
-    return QuantumResult(value, level, tolerance, residual, QuantumWitness(kind, stored, plain(value)), assumptions)
+    return Result(value, level, tolerance, residual, QuantumWitness(kind, stored, plain(value)), assumptions)

@@ -1,0 +1,186 @@
+"""The weighted Fréchet mean, with derivatives by the implicit function theorem."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from aatc.geometry.manifold import CutLocusError, GeometryError, Manifold
+from aatc.geometry.manifolds.means import normalised_weights
+
+
+class MeanError(GeometryError):
+    """A Fréchet mean that was not found, or is not unique. ``indices`` are the entries of the batch, where known."""
+
+    def __init__(self, message: str, indices: list[tuple[int, ...]]) -> None:
+        super().__init__(message)
+        self.indices = indices
+
+
+@dataclass(frozen=True)
+class FrechetMean:
+    """``point`` (..., *P), with what is known of it.
+
+    ``converged`` (...): the gradient of ½ Σ w dist² is within the tolerance. ``unique`` (...): proved to be the only
+    mean, all points lying within the manifold's ``convexity_radius`` of it; False says that nothing is proved.
+    ``variance`` Σ w dist² (...), ``residual`` the norm of the gradient (...), ``iterations`` the steps taken.
+    """
+
+    point: Tensor
+    converged: Tensor
+    unique: Tensor
+    variance: Tensor
+    residual: Tensor
+    iterations: int
+
+
+def _indices(bad: Tensor) -> list[tuple[int, ...]]:
+    return [tuple(int(i) for i in row) for row in bad.nonzero()]
+
+
+def _share(manifold: Manifold, weights: Tensor) -> Tensor:
+    return weights.reshape(*weights.shape, *[1] * manifold.point_ndim)
+
+
+def _pull(manifold: Manifold, mean: Tensor, points: Tensor, weights: Tensor) -> Tensor:
+    """Σ w log_mean(x), minus the gradient of ½ Σ w dist²."""
+    axis = -1 - manifold.point_ndim
+    logs = manifold.log(mean.unsqueeze(axis), points)
+    return (_share(manifold, weights) * logs).sum(axis)
+
+
+def _variance(manifold: Manifold, mean: Tensor, points: Tensor, weights: Tensor) -> Tensor:
+    return (weights * manifold.dist(mean.unsqueeze(-1 - manifold.point_ndim), points).square()).sum(-1)
+
+
+def _descend(
+    manifold: Manifold, points: Tensor, weights: Tensor, tolerance: float, most: int
+) -> tuple[Tensor, Tensor, Tensor, int]:
+    """Steepest descent with a step per entry of the batch, which shrinks where the gradient grew."""
+    axis, eps = -1 - manifold.point_ndim, torch.finfo(points.dtype).eps
+    mean = manifold.projection((_share(manifold, weights) * points).sum(axis))
+    pull = _pull(manifold, mean, points, weights)
+    size, taken = manifold.norm(mean, pull), 0
+    largest = mean.abs().amax(tuple(range(-manifold.point_ndim, 0)))
+    bound = tolerance * _variance(manifold, mean, points, weights).sqrt() + 16 * eps * (1 + largest)
+    step = torch.ones_like(size)
+    for taken in range(1, most + 1):
+        going = ~(size <= bound)
+        if not bool(going.any()):
+            taken -= 1
+            break
+        tried = manifold.exp(mean, _share(manifold, step) * pull)
+        then = _pull(manifold, tried, points, weights)
+        grown = manifold.norm(tried, then)
+        better = going & (grown < size)
+        chosen = _share(manifold, better)
+        mean, pull = torch.where(chosen, tried, mean), torch.where(chosen, then, pull)
+        size = torch.where(better, grown, size)
+        step = torch.where(better, (1.25 * step).clamp_max(1.0), step / 2)
+        if bool((step < 1e-6).all()):
+            break
+    return mean, size, bound, taken
+
+
+def _slopes(manifold: Manifold, mean: Tensor, points: Tensor, weights: Tensor) -> tuple[Tensor, Tensor]:
+    """A: the derivative of the pull by the mean on the tangent space and minus the identity beside it, (..., D, D); and
+    whether it is negative definite there, as it is at a minimum that does not degenerate."""
+    shape = mean.shape[-manifold.point_ndim :]
+    size = shape.numel()
+    unit = torch.eye(size, dtype=mean.dtype, device=mean.device).reshape(size, *shape)
+    axis = -1 - manifold.point_ndim
+    at = mean.unsqueeze(axis)
+    tangents = manifold.tangent_projection(at, unit.expand(*mean.shape[: mean.ndim + axis + 1], size, *shape))
+    columns = []
+    for tangent in tangents.unbind(axis):  # one direction at a time: no more memory than the points take
+        columns.append(torch.func.jvp(lambda m: _pull(manifold, m, points, weights), (mean,), (tangent,))[1])
+    moved = manifold.tangent_projection(at, torch.stack(columns, axis))
+    flat = lambda t: t.flatten(-manifold.point_ndim) if manifold.point_ndim > 1 else t  # noqa: E731
+    matrix = (flat(moved) - flat(unit - tangents)).mT
+    return matrix, torch.linalg.eigvals(matrix).real.amax(-1) < 0
+
+
+def frechet_mean(
+    manifold: Manifold,
+    points: Tensor,
+    weights: Tensor | None = None,
+    *,
+    tolerance: float | None = None,
+    max_iterations: int = 500,
+    strict: bool = True,
+) -> FrechetMean:
+    """The point that minimises Σ w_m dist²(·, x_m), of points (..., M, *P) with weights (..., M) that broadcast.
+
+    Weights are not negative and are divided by their sum; without them every point counts alike. ``tolerance`` bounds
+    the gradient relative to √variance, by default ε^¾ of the dtype. The result is differentiable twice in points and
+    weights, in every mode, by the implicit function theorem, however many steps were taken. Points have one mean
+    wherever curvature is not positive (Euclidean and hyperbolic space, SPD), and on the simplex; elsewhere look at
+    ``unique``. Sources: H. Karcher, "Riemannian center of mass and mollifier smoothing", 1977; B. Afsari, "Riemannian
+    L^p center of mass", 2011 (the radius of uniqueness).
+
+    Raises: MeanError where there is no point to start from (antipodes of equal weight) and, unless ``strict`` is False,
+    where the gradient stays above the tolerance or what is found is no strict minimum; as `normalised_weights`.
+    """
+    weights = normalised_weights(manifold, points, weights)
+    axis = -1 - manifold.point_ndim
+    batch = torch.broadcast_shapes(points.shape[:axis], weights.shape[:-1])
+    points = points.to(weights.dtype).expand(*batch, *points.shape[axis:])
+    weights = weights.expand(*batch, weights.shape[-1])
+    tolerance = torch.finfo(points.dtype).eps ** 0.75 if tolerance is None else tolerance
+    fixed, shares = points.detach(), weights.detach()
+    try:
+        with torch.no_grad():
+            mean, residual, bound, taken = _descend(manifold, fixed, shares, tolerance, max_iterations)
+            matrix, strictly = _slopes(manifold, mean, fixed, shares)
+            back = torch.linalg.pinv(matrix)
+            for _ in range(2):
+                mean, residual = _polished(manifold, mean, back, fixed, shares, residual)
+            converged = residual <= bound
+    except CutLocusError as error:
+        raise MeanError(f"the points have no mean that is unique: {error}", []) from error
+    except GeometryError as error:
+        raise MeanError(f"there is no mean to start from: {error}", []) from error
+    radius = manifold.convexity_radius()
+    # where one mean is certain, so is the minimum, and rounding of matrices far from the identity says nothing
+    bad = ~(converged & (strictly | (float(radius) == math.inf)))
+    if strict and bool(bad.any()):
+        which = _indices(bad)
+        text = "is not a strict minimum" if bool(converged.all()) else f"was not found within {taken} steps"
+        raise MeanError(
+            f"the mean at batch index {which[0]} of {len(which)} {text} (gradient {float(residual.max()):.3g}); take "
+            "points closer together, more max_iterations, or strict=False to see what was reached",
+            which,
+        )
+    far = manifold.dist(mean.unsqueeze(axis), fixed).amax(-1)
+    variance = _variance(manifold, mean, fixed, shares)
+    point = _implicit(manifold, mean, back, points, weights)
+    return FrechetMean(point, converged, converged & (far < radius), variance, residual, taken)
+
+
+def _step(manifold: Manifold, mean: Tensor, back: Tensor, pull: Tensor) -> Tensor:
+    """The mean after one step of Newton's method."""
+    flat = pull.flatten(-manifold.point_ndim) if manifold.point_ndim > 1 else pull
+    change = -(back @ flat.unsqueeze(-1)).reshape(pull.shape)
+    return manifold.retraction(mean, manifold.tangent_projection(mean, change))
+
+
+def _polished(
+    manifold: Manifold, mean: Tensor, back: Tensor, points: Tensor, weights: Tensor, residual: Tensor
+) -> tuple[Tensor, Tensor]:
+    """The mean with the digits that descent left, and its gradient."""
+    tried = _step(manifold, mean, back, _pull(manifold, mean, points, weights))
+    grown = manifold.norm(tried, _pull(manifold, tried, points, weights))
+    better = grown < residual
+    return torch.where(_share(manifold, better), tried, mean), torch.where(better, grown, residual)
+
+
+def _implicit(manifold: Manifold, mean: Tensor, back: Tensor, points: Tensor, weights: Tensor) -> Tensor:
+    """The mean as a function of points and weights: each step with the matrix at the solution makes one more of its
+    derivatives exact, and leaves its value."""
+    for _ in range(2):
+        pull = _pull(manifold, mean, points, weights)
+        mean = _step(manifold, mean, back, pull - pull.detach())
+    return mean

@@ -1,0 +1,118 @@
+"""Weighted means in closed form, which attention over manifolds aggregates by, as functions of points and weights.
+
+Points are (..., M, n) and weights (..., M), not negative, whose batch axes broadcast; they need not sum to 1, and
+without them every point counts alike. N queries that share M points give weights (..., N, M) and points (..., 1, M, n),
+of which nothing of size N·M·n is made.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from aatc.geometry.manifold import GeometryError, Manifold, PointShapeError
+from aatc.geometry.manifolds.hyperbolic import Hyperboloid, PoincareBall, lorentz
+from aatc.geometry.preconditions import require
+
+
+def normalised_weights(manifold: Manifold, points: Tensor, weights: Tensor | None) -> Tensor:
+    """Weights (..., M) that sum to 1, after a look at shapes and numbers.
+
+    Raises: PointShapeError for points without an axis to average over and weights that do not fit; GeometryError for
+    weights that are negative, not finite, or all 0.
+    """
+    manifold._check(points)
+    axis = -1 - manifold.point_ndim
+    if points.ndim < -axis or points.shape[axis] == 0:
+        raise PointShapeError(f"a mean needs points of shape (..., M, *P), M ≥ 1, got {tuple(points.shape)}")
+    count = points.shape[axis]
+    if weights is None:
+        return points.new_full((count,), 1 / count)
+    if weights.ndim < 1 or weights.shape[-1] != count or not weights.is_floating_point():
+        raise PointShapeError(f"{count} points need weights (..., {count}), got {tuple(weights.shape)} {weights.dtype}")
+    try:
+        torch.broadcast_shapes(weights.shape[:-1], points.shape[:axis])
+    except RuntimeError as error:
+        raise PointShapeError(
+            f"weights of shape {tuple(weights.shape)} do not broadcast with points of shape {tuple(points.shape)}"
+        ) from error
+    total = weights.sum(-1, keepdim=True)
+    bad = ~((weights >= 0).all(-1, keepdim=True) & total.isfinite() & (total > 0))
+    total = require(total, bad, GeometryError, "weights are finite, not negative and not all 0")
+    return (weights / total).to(torch.promote_types(weights.dtype, points.dtype))
+
+
+def _sum(weights: Tensor, points: Tensor) -> Tensor:
+    """Σ_m w_m x_m, (..., n)."""
+    return torch.einsum("...m,...mn->...n", weights, points.to(weights.dtype))
+
+
+def lorentz_centroid(points: Tensor, weights: Tensor | None = None, *, c: float = 1.0) -> Tensor:
+    """Σwx/(√c |Σwx|_L) on ``Hyperboloid(c)``: it minimises Σw(−2/c − 2⟨x, μ⟩_L).
+
+    (..., M, n + 1) to (..., n + 1).
+
+    Source: M. Law, R. Liao, J. Snell, R. Zemel, "Lorentzian distance learning for hyperbolic representations", 2019.
+    Raises: as `normalised_weights`.
+    """
+    space = Hyperboloid(c)
+    total = _sum(normalised_weights(space, points, weights), points)
+    size = (-lorentz(total, total) * space.c).sqrt()
+    return space.projection(total / size)
+
+
+def einstein_midpoint(points: Tensor, weights: Tensor | None = None, *, c: float = 1.0) -> Tensor:
+    """Σwγx/Σwγ with γ = 1/√(1 − c|x|²), of points of the Klein ball {c|x|² < 1}. (..., M, n) to (..., n).
+
+    It is `lorentz_centroid` in Klein's coordinates x/x₀ of the hyperboloid, up to √c. Source: A. Ungar, "Analytic
+    hyperbolic geometry", 2005; C. Gulcehre et al., "Hyperbolic attention networks", 2019.
+    Raises: as `normalised_weights`.
+    """
+    ball = PoincareBall(c)
+    factor = normalised_weights(ball, points, weights) / ball._gap(points).squeeze(-1).sqrt()
+    return _sum(factor, points) / factor.sum(-1, keepdim=True)
+
+
+def gyromidpoint(points: Tensor, weights: Tensor | None = None, *, c: float = 1.0) -> Tensor:
+    """½ ⊗ (Σwλx / Σw(λ − 1)), λ = 2/(1 − c|x|²), on ``PoincareBall(c)``: `lorentz_centroid` in its coordinates.
+
+    (..., M, n) to (..., n). Source: A. Ungar, "A gyrovector space approach to hyperbolic geometry", 2009; R. Shimizu,
+    Y. Mukuta, T. Harada, "Hyperbolic neural networks++", 2021. Raises: as `normalised_weights`.
+    """
+    ball = PoincareBall(c)
+    weights = normalised_weights(ball, points, weights)
+    factor = 2 / ball._gap(points).squeeze(-1)
+    top = _sum(weights * factor, points)
+    bottom = (weights * (factor - 1)).sum(-1, keepdim=True)
+    # ½ ⊗ z = z/(1 + √(1 − c|z|²)), with bottom² (1 − c|z|²) as it is before it is divided
+    rest = (bottom.square() - ball.c * top.square().sum(-1, keepdim=True)).clamp_min(0).sqrt()
+    return ball.projection(top / (bottom + rest))
+
+
+def tangent_mean(
+    manifold: Manifold, points: Tensor, weights: Tensor | None = None, *, base: Tensor | None = None
+) -> Tensor:
+    """exp_b(Σ w log_b x), (..., M, *P) to (..., *P): one step of the Fréchet mean from ``base`` (..., *P).
+
+    Without a base, that is the `projection` of the weighted mean in ambient coordinates. Raises: as
+    `normalised_weights`; what ``log`` and ``projection`` of the manifold raise.
+    """
+    weights = normalised_weights(manifold, points, weights)
+    axis = -1 - manifold.point_ndim
+    share = weights.reshape(*weights.shape, *[1] * manifold.point_ndim)
+    if base is None:
+        base = manifold.projection((share * points).sum(axis))
+    return manifold.exp(base, (share * manifold.log(base.unsqueeze(axis), points)).sum(axis))
+
+
+def klein_from_poincare(x: Tensor, *, c: float = 1.0) -> Tensor:
+    """2x/(1 + c|x|²), the point of the Klein ball that is ``x`` of ``PoincareBall(c)``, (..., n)."""
+    PoincareBall(c)._check(x)
+    return 2 * x / (1 + c * x.square().sum(-1, keepdim=True))
+
+
+def poincare_from_klein(x: Tensor, *, c: float = 1.0) -> Tensor:
+    """x/(1 + √(1 − c|x|²)), the inverse of `klein_from_poincare`, (..., n)."""
+    ball = PoincareBall(c)
+    ball._check(x)
+    return x / (1 + ball._gap(x).sqrt())
