@@ -142,6 +142,19 @@ ITEMS: dict[str, Item] = {
         "", "A lower bound of 1 − dobrushin.",
         "Bound: the stationary law moves by at most the change of the weights over this.",
     ),
+    # quantum
+    "query_key_state": Item("", "Some queries see no key, so that there is no state of queries and keys."),
+    "query_key_entropy": Item(
+        "nats", "Entanglement of queries and keys: e^ of it is how many different patterns the queries have.",
+    ),
+    "query_key_renyi_2": Item("nats", "The same by the probability that two queries' patterns collide."),
+    "query_key_negativity": Item("", "The same by the negativity; (keys − 1)/2 if every query attends by itself."),
+    "key_bloch_vector": Item(
+        "", "First or second half of the keys as a qubit: z is the weight on the first half less that on the second, "
+        "x how alike the two halves are weighed.",
+    ),
+    "fubini_study_step": Item("radians", "Mean angle between the patterns of successive queries; π/2 if disjoint."),
+    "value_entropy": Item("nats", "Entropy of the values' directions: e^ of it is how many they take."),
     "attention_operations": Item("operations", "Multiplications and additions of the program's attentions."),
     "operations_of_a_sequence": Item(
         "operations", "Multiplications and additions of all attentions that were seen, for one batch element.",

@@ -118,6 +118,8 @@ def _words(value: Any) -> str:
         return "yes" if value else "no"
     if isinstance(value, float):
         return f"{value + 0.0:.4g}"
+    if isinstance(value, np.ndarray) and value.dtype.kind == "f" and value.ndim == 1 and 0 < len(value) < 5:
+        return f"({', '.join(f'{x:.3g}' for x in value)})"
     if isinstance(value, np.ndarray):
         return f"numbers {value.shape}"
     if isinstance(value, Barcodes):

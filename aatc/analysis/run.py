@@ -34,6 +34,7 @@ FAMILIES = {
     "cohomology": ("aatc.passes.analysis.cohomology.cohomology_pass", "AnalyzeCohomology"),
     "arithmetic": ("aatc.passes.analysis.arithmetic.arithmetic_pass", "AnalyzeArithmetic"),
     "information": ("aatc.passes.analysis.information.information_pass", "AnalyzeInformation"),
+    "quantum": ("aatc.passes.analysis.quantum.quantum_pass", "AnalyzeQuantum"),
 }
 
 

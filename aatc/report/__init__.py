@@ -1,4 +1,4 @@
-"""Pictures of what aatc.geometry computes, as matplotlib figures that need no display.
+"""Pictures of what aatc.geometry and the analyses compute, as matplotlib figures that need no display.
 
 Every function takes tensors or result objects and returns a `matplotlib.figure.Figure`: save it with its ``savefig``.
 matplotlib is an extra, loaded by the first picture: ``pip install "aatc[report]"``.
@@ -11,6 +11,7 @@ from aatc.report.flow import flow_figure
 from aatc.report.graph import curvature_graph_figure
 from aatc.report.pattern import Dispersion, RadialSpectrum, radial_spectrum, turing_figure
 from aatc.report.phase import hamiltonian_figure
+from aatc.report.quantum import bloch_figure, entropy_figure, head_table
 from aatc.report.surface import Surface, geodesic_figure, turning_angle
 
 __all__ = [
@@ -21,10 +22,13 @@ __all__ = [
     "Surface",
     "attention_figure",
     "bifurcation_figure",
+    "bloch_figure",
     "curvature_graph_figure",
+    "entropy_figure",
     "flow_figure",
     "geodesic_figure",
     "hamiltonian_figure",
+    "head_table",
     "radial_spectrum",
     "turing_figure",
     "turning_angle",

@@ -1,7 +1,7 @@
 """Checks of quantum states: normalised, uncertainty relations, entanglement under local channels.
 
-Sources: Schrödinger, Zum Heisenbergschen Unschärfeprinzip (1930); Vidal, Werner, Computable measure of entanglement,
-Phys. Rev. A 65 (2002); Wootters, Entanglement of formation of an arbitrary state of two qubits, PRL 80 (1998).
+States and measures of entanglement are those of `aatc.analysis.quantum`. Source: Schrödinger, Zum Heisenbergschen
+Unschärfeprinzip (1930).
 """
 
 from __future__ import annotations
@@ -12,6 +12,10 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from aatc.passes.analysis.quantum.entanglement import concurrence, log_negativity, negativity
+from aatc.passes.analysis.quantum.measurement import mean
+from aatc.passes.analysis.quantum.operators import local_operator
+from aatc.passes.analysis.quantum.states import QuantumState
 from aatc.passes.analysis.result import Verdict, verify
 from aatc.validation.judgement import ValidationError, finite, judge, square, tolerance_of, worst
 
@@ -94,44 +98,13 @@ def _(witness: ChannelWitness) -> float:
     return max(0.0, channel, local, witness.after - witness.before)
 
 
-def partial_transpose(density: Tensor, dims: tuple[int, int]) -> Tensor:
-    """ρ (..., D, D) with its second factor transposed, D = dims[0] dims[1]."""
-    a, b = dims
-    batch = density.shape[:-2]
-    return density.reshape(*batch, a, b, a, b).transpose(-3, -1).reshape(*batch, a * b, a * b)
-
-
-def negativity(density: Tensor, dims: tuple[int, int]) -> Tensor:
-    """(‖ρ^T_B‖₁ − 1)/2 of ρ (..., D, D): 0 for separable states, ½ for a Bell state."""
-    transposed = partial_transpose(density, dims)
-    eigenvalues: Tensor = torch.linalg.eigvalsh((transposed + transposed.mH) / 2)
-    return (eigenvalues.abs().sum(-1) - 1) / 2
-
-
-def log_negativity(density: Tensor, dims: tuple[int, int]) -> Tensor:
-    """log₂ ‖ρ^T_B‖₁, in ebits: 1 for a Bell state."""
-    return torch.log2(2 * negativity(density, dims) + 1)
-
-
-def concurrence(density: Tensor) -> Tensor:
-    """max(0, λ₁ − λ₂ − λ₃ − λ₄) of two qubits ρ (..., 4, 4), λ the singular values of √ρᵀ (σ_y⊗σ_y) √ρ.
-
-    1 for a Bell state, positive for every entangled state.
-    """
-    values, vectors = torch.linalg.eigh((density + density.mH) / 2)
-    root = vectors * values.clamp_min(0).sqrt()[..., None, :]
-    flip = torch.tensor([-1.0, 1.0, 1.0, -1.0]).diag().fliplr().to(density)
-    singular: Tensor = torch.linalg.svdvals(root.mT @ flip @ root)
-    return (2 * singular[..., 0] - singular.sum(-1)).clamp_min(0)
-
-
 def _densities(state: Tensor, density: bool) -> Tensor:
     if density:
         return square("state", state, dtype=torch.complex128)
     vector = finite("state", state, dtype=torch.complex128)
     if vector.ndim < 1:
         raise ValidationError("a state vector has shape (..., d), not ()")
-    return vector[..., :, None] * vector[..., None, :].conj()
+    return QuantumState(vector, (vector.shape[-1],)).density
 
 
 def _nearest_products(kraus: Tensor, dims: tuple[int, int]) -> tuple[float, tuple[Tensor, Tensor]]:
@@ -231,12 +204,11 @@ class QuantumValidation:
             defects.append(float((matrix - matrix.mH).abs().max()))
         a, b = scaled
 
-        def mean(operator: Tensor) -> Tensor:
-            return torch.einsum("...ij,ji->...", rho, operator)
-
-        var_a, var_b = (mean(m @ m).real - mean(m).real ** 2 for m in (a, b))
-        covariance = mean(a @ b + b @ a).real / 2 - mean(a).real * mean(b).real
-        commutator = mean(a @ b - b @ a).abs()
+        given = QuantumState(rho, (rho.shape[-1],), pure=False)
+        mean_a, mean_b = (mean(given, m).real for m in (a, b))
+        var_a, var_b = (mean(given, m @ m).real - centre**2 for m, centre in ((a, mean_a), (b, mean_b)))
+        covariance = mean(given, a @ b + b @ a).real / 2 - mean_a * mean_b
+        commutator = mean(given, a @ b - b @ a).abs()
         lacking = covariance**2 + commutator**2 / 4 - var_a * var_b
         skew = (rho - rho.mH).abs().amax((-2, -1))
         at = worst(torch.stack((lacking, -var_a, -var_b, skew)).amax(0))
@@ -374,8 +346,8 @@ class QuantumValidation:
             )
         if size == a * b:
             return kraus
-        eye = torch.eye(b if factor == 0 else a, dtype=kraus.dtype, device=kraus.device)
-        return torch.stack([torch.kron(k, eye) if factor == 0 else torch.kron(eye, k) for k in kraus])
+        assert factor is not None
+        return torch.stack([local_operator(k, factor, dims) for k in kraus])
 
 
 def _entanglement(density: Tensor, dims: tuple[int, int], measure: str) -> Tensor:
