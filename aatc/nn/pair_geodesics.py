@@ -43,7 +43,8 @@ def pair_geodesics(q: Tensor, k: Tensor, metric: Metric, connection: Connection 
     if isinstance(metric, metrics.FisherRao):
         return geometry.Simplex().geodesic(start, end, t)
     if isinstance(metric, metrics.Poincare):
-        return geometry.PoincareBall().geodesic(start, end, t)
+        root = _root(metric, start)
+        return geometry.PoincareBall().geodesic(root * start, root * end, t) / root
     if isinstance(metric, _LORENTZ):
         return _lorentz(metric, start, end, t)
     raise ScoreError(
@@ -55,9 +56,14 @@ def pair_geodesics(q: Tensor, k: Tensor, metric: Metric, connection: Connection 
 
 def _lorentz(metric: Metric, start: Tensor, end: Tensor, t: Tensor) -> Tensor:
     """On the hyperboloid of curvature -c, as that of curvature -1 with points √c times as long."""
-    curvature = torch.as_tensor(getattr(metric, "curvature", 1.0), dtype=start.dtype, device=start.device)
-    root = curvature.sqrt().reshape(-1, 1, 1, 1)  # one, or one per head
+    root = _root(metric, start)
     one, other = root * start, root * end
     if getattr(metric, "lift", False):
         one, other = (torch.cat(((1 + x.square().sum(-1, keepdim=True)).sqrt(), x), -1) for x in (one, other))
     return geometry.Hyperboloid().geodesic(one, other, t) / root
+
+
+def _root(metric: Metric, points: Tensor) -> Tensor:
+    """√c of a metric of curvature -c, one or one per head: points √c times as long are those of curvature -1."""
+    curvature = torch.as_tensor(getattr(metric, "curvature", 1.0), dtype=points.dtype, device=points.device)
+    return curvature.sqrt().reshape(-1, 1, 1, 1)

@@ -8,8 +8,9 @@ import torch
 
 from aatc import connections, metrics
 from aatc.errors import ScoreError, ShapeError
-from aatc.geometry import CutLocusError
+from aatc.geometry import CutLocusError, PoincareBall
 from aatc.nn import GeodesicViT, GeometricAttention
+from aatc.nn.pair_geodesics import pair_geodesics
 
 F64 = torch.float64
 HEADS, WIDTH, HIDDEN = 2, 4, 8
@@ -144,3 +145,15 @@ def test_what_has_no_path_is_refused():
             made("sphere").compute_geodesics(q, k, steps)
     with pytest.raises(CutLocusError):
         made("sphere").compute_geodesics(q, -q)
+
+
+@pytest.mark.parametrize("curvature", [4.0, 0.2])
+def test_paths_of_the_ball_are_those_of_its_curvature(curvature):
+    ball = PoincareBall(curvature)
+    x, y = ball.random_point((2, 3, 4), torch.Generator().manual_seed(1), dtype=torch.float64)
+    metric = metrics.Poincare(curvature=torch.tensor([curvature] * 2, dtype=torch.float64))
+    q, k = (t.expand(1, 2, 3, 4) for t in (x, y))
+    path = pair_geodesics(q, k, metric, None, 2)
+    for i in range(3):
+        for j in range(3):
+            torch.testing.assert_close(path[1, 0, 1, i, j], ball.geodesic(y[j], x[i], 0.5))

@@ -69,7 +69,7 @@ class Simplex(Manifold):
     def _log(self, x: Tensor, y: Tensor) -> Tensor:
         x = require(
             x,
-            ((x == 0) & (y > 0)).any(-1, keepdim=True),
+            ((x <= 0) & (y > 0)).any(-1, keepdim=True),
             GeometryError,
             "no vector at a point with an entry of 0 leads to one where that entry is positive: geodesic() does",
         )
