@@ -257,3 +257,17 @@ def test_the_fixed_point_of_a_learned_curvature_follows_it(name):
     with torch.no_grad():
         difference = (mean(c + h).sum() - mean(c - h).sum()) / (2 * h)
     torch.testing.assert_close(slope, difference, rtol=1e-6, atol=1e-9)
+
+
+@pytest.mark.parametrize("r", [6.0, 8.0])
+def test_means_of_single_points_far_out_are_those_points(r):
+    angles = torch.linspace(0, 6, 40)
+    direction = torch.stack([angles.cos(), angles.sin()], -1)
+    ball, space = PoincareBall(), Hyperboloid()
+    x = math.tanh(r / 2) * direction
+    y = space.projection(torch.cat([torch.zeros(40, 1), math.sinh(r) * direction], -1))
+    assert ball.dist(gyromidpoint(x[:, None]), x).max() < 2e-4 * math.exp(r - 6)  # of a unit in the last place of x
+    assert space.dist(lorentz_centroid(y[:, None]), y).max() < 1e-5
+    edge = torch.tensor([[0.99999, 0.0]], requires_grad=True)
+    (slope,) = torch.autograd.grad(gyromidpoint(edge)[0], edge)
+    torch.testing.assert_close(slope, torch.tensor([[1.0, 0.0]]), rtol=1e-3, atol=1e-3)

@@ -12,6 +12,7 @@ from torch import Tensor
 
 from aatc.geometry.manifold import GeometryError, Manifold, PointShapeError, of
 from aatc.geometry.manifolds.hyperbolic import Hyperboloid, PoincareBall, lorentz
+from aatc.geometry.manifolds.stereographic import wide
 from aatc.geometry.preconditions import require
 
 
@@ -56,9 +57,11 @@ def lorentz_centroid(points: Tensor, weights: Tensor | None = None, *, c: float 
     Raises: as `normalised_weights`.
     """
     space = Hyperboloid(c)
-    total = _sum(normalised_weights(space, points, weights), points)
+    shares = normalised_weights(space, points, weights)
+    # −⟨Σwx, Σwx⟩ cancels far out, and so x₀ is computed again, as the maps do
+    total = _sum(wide(shares), space.projection(wide(points)))
     size = (-lorentz(total, total) * of(space.c, total)).sqrt()
-    return space.projection(total / size)
+    return space.projection(total / size).to(shares.dtype)
 
 
 def einstein_midpoint(points: Tensor, weights: Tensor | None = None, *, c: float | Tensor = 1.0) -> Tensor:
@@ -81,12 +84,13 @@ def gyromidpoint(points: Tensor, weights: Tensor | None = None, *, c: float | Te
     """
     ball = PoincareBall(c)
     weights = normalised_weights(ball, points, weights)
+    dtype, weights, points = weights.dtype, wide(weights), wide(points)  # the difference under the root cancels far out
     factor = 2 / ball._gap(points).squeeze(-1)
     top = _sum(weights * factor, points)
     bottom = (weights * (factor - 1)).sum(-1, keepdim=True)
     # ½ ⊗ z = z/(1 + √(1 − c|z|²)), with bottom² (1 − c|z|²) as it is before it is divided
     rest = (bottom.square() - of(ball.c, top) * top.square().sum(-1, keepdim=True)).clamp_min(0).sqrt()
-    return ball.projection(top / (bottom + rest))
+    return ball.projection((top / (bottom + rest)).to(dtype))
 
 
 def tangent_mean(
