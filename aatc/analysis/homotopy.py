@@ -79,6 +79,7 @@ from aatc.passes.analysis.homotopy.path_space import (
     PathSpace,
     UnreachableError,
     cocylinder,
+    likeliest_path,
 )
 from aatc.passes.analysis.homotopy.presentation import (
     Presentation,
@@ -200,6 +201,7 @@ __all__ = [
     "levels_by_map",
     "levels_by_weight",
     "lift_unknowns",
+    "likeliest_path",
     "mapping_cone",
     "mapping_cylinder",
     "mapping_path_object",

@@ -10,6 +10,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+from numpy.typing import ArrayLike
 
 from aatc.passes.analysis.result import AnalysisError
 
@@ -60,3 +61,35 @@ class PatternSource:
                 hint="a mask or bias of the model was changed after it was analysed: analyse it again",
             )
         return rows if dtype is None else rows.astype(dtype, copy=False)
+
+
+@dataclass(frozen=True, eq=False)
+class WholePattern:
+    """All weights of one head, (n, m), as they are, rows without a key among them."""
+
+    seen: CapturedAttention = field(repr=False)
+    head: int
+    batch: int
+
+    def __array__(self, dtype: Any = None, copy: bool | None = None) -> np.ndarray:
+        weights: np.ndarray = np.minimum(self.seen.whole(self.head, self.batch), 1.0)
+        return weights if dtype is None else np.asarray(weights, dtype=dtype)
+
+
+def step_lengths(weights: np.ndarray) -> np.ndarray:
+    """−log of weights in [0, 1], infinite for 0."""
+    with np.errstate(divide="ignore"):
+        lengths: np.ndarray = np.abs(np.log(weights))  # −log 1 is −0
+    return lengths
+
+
+@dataclass(frozen=True, eq=False)
+class StepLengths:
+    """The lengths −log A_ij of the steps of ``pattern`` (n, n), infinite where there is none and on the diagonal."""
+
+    pattern: ArrayLike = field(repr=False)
+
+    def __array__(self, dtype: Any = None, copy: bool | None = None) -> np.ndarray:
+        lengths = step_lengths(np.minimum(np.asarray(self.pattern, dtype=np.float64), 1.0))
+        np.fill_diagonal(lengths, np.inf)
+        return lengths if dtype is None else np.asarray(lengths, dtype=dtype)

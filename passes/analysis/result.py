@@ -199,5 +199,5 @@ def mismatch(witness: Any, value: Any) -> float:
 
 
 @verify.register
-def _(result: Result) -> float:  # type: ignore[type-arg]
+def _(result: Result) -> float:  # type: ignore[type-arg]  # dispatch is by the class alone
     return result.verify()

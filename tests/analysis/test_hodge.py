@@ -2,6 +2,7 @@ import dataclasses
 
 import numpy as np
 import pytest
+import sympy
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -163,3 +164,65 @@ def test_forms_and_positions_that_do_not_fit_the_complex_are_refused():
             hodge_star(torus, 0, np.ones(size), None)
     with pytest.raises(ComplexError, match="positions"):
         cotangent_star(torus, np.ones((3, 3)))
+
+
+def exact_projection(columns, star, form):
+    """The ⋆-orthogonal projection of ω on the span of integer columns, in rationals: normal equations on a basis that
+    elimination finds."""
+    matrix = sympy.Matrix(columns.astype(int).tolist())
+    basis = sympy.Matrix.hstack(*matrix.columnspace()) if matrix.rank() else sympy.zeros(matrix.rows, 0)
+    if not basis.cols:
+        return np.zeros(len(form))
+    weighted = basis.T * sympy.diag(*star)
+    found = basis * (weighted * basis).LUsolve(weighted * form)
+    return np.array([float(x) for x in found])
+
+
+@pytest.mark.parametrize("seed", range(4))
+def test_parts_are_exact_projections_whatever_decades_the_weights_lie_apart(seed):
+    rng = np.random.default_rng(seed)
+    # a filled triangle, a hollow square and the edge between them: forms of all three kinds
+    x = from_maximal_simplices([(0, 1, 2), (3, 4), (4, 5), (5, 6), (3, 6), (2, 3)])
+    weights = [10.0 ** rng.uniform(-5, 5, c) for c in x.counts]
+    weights[1][rng.permutation(len(weights[1]))[:2]] = 1e-5, 1e5
+    form = rng.normal(size=x.count(1))
+    found = hodge_decomposition(x, 1, form, weights)
+    star = [sympy.Rational(w) for w in weights[1]]
+    omega = sympy.Matrix([sympy.Rational(v) for v in form])
+    d, below = x.chain_complex.coboundary(1).toarray(), x.chain_complex.coboundary(0).toarray()
+    exact = exact_projection(below, star, omega)
+    # ⋆⁻¹dᵀ spans the rest beside the harmonic forms; in the coordinates ⋆ω its inner product has the weights 1/⋆
+    turned = sympy.Matrix([a * b for a, b in zip(star, omega)])
+    coexact = exact_projection(d.T, [1 / w for w in star], turned) / weights[1]
+    for part, expected in ((found.value.exact, exact), (found.value.coexact, coexact)):
+        np.testing.assert_allclose(part, expected, atol=1e-9 * np.abs(form).max())
+    np.testing.assert_allclose(found.value.harmonic, form - exact - coexact, atol=1e-9 * np.abs(form).max())
+    assert found.proof_level == "P2" and found.residual <= found.tolerance and found.verify() <= found.tolerance
+
+
+@pytest.mark.parametrize("factor", [1.0, 1e-12, 1e12])
+def test_a_wrong_part_is_caught_whatever_the_size_of_the_form_and_of_its_cells_weight(factor):
+    rng = np.random.default_rng(1)
+    x = spaces.torus()
+    weights = [10.0 ** rng.uniform(-5, 5, c) for c in x.counts]
+    found = hodge_decomposition(x, 1, factor * rng.normal(size=x.count(1)), weights)
+    assert found.verify() <= found.tolerance
+    for cell in (int(weights[1].argmin()), int(weights[1].argmax())):
+        moved = found.witness.harmonic.copy()
+        moved[cell] += 0.5 * np.abs(found.witness.form).max()
+        value = dataclasses.replace(found.value, harmonic=moved)
+        wrong = dataclasses.replace(found, value=value, witness=dataclasses.replace(found.witness, harmonic=moved))
+        assert wrong.verify() > 1e-3
+        for part in ("exact", "coexact"):  # and a form that was split otherwise
+            shifted = found.witness.form - getattr(found.value, part)
+            assert dataclasses.replace(found, value=dataclasses.replace(found.value, **{part: shifted})).verify() > 1e-3
+
+
+def test_iterated_projections_that_do_not_arrive_are_no_proof():
+    ring = from_maximal_simplices([(i, (i + 1) % 700) for i in range(700)])
+    rng = np.random.default_rng(0)
+    form, near = rng.normal(size=700), hodge_decomposition(ring, 1, rng.normal(size=700))
+    assert near.proof_level == "P2" and near.verify() <= near.tolerance
+    apart = hodge_decomposition(ring, 1, form, [10.0 ** rng.uniform(-5, 5, c) for c in ring.counts])
+    assert apart.residual > apart.tolerance and apart.proof_level == "P3"
+    assert apart.residual == pytest.approx(apart.verify(), rel=1e-6)

@@ -149,3 +149,42 @@ def test_a_source_whose_rows_have_gone_is_refused():
     )
     with pytest.raises(AnalysisError, match="attend3: some queries of head 1 see no key any more"):
         np.asarray(PatternSource(seen, 1, 0, 1 << 20))
+
+
+class Shifted(torch.nn.Module):
+    """A head whose row i attends to i − 1 with a score of ``scale``, to the rest before it with 0."""
+
+    def __init__(self, n, scale):
+        super().__init__()
+        self.n, self.scale = n, scale * n**0.5  # which the metric divides by
+
+    def forward(self, x):
+        k = torch.eye(self.n)[None, None] * x
+        q = torch.roll(k, 1, -2)  # of row i the key i − 1
+        return aatc.attend(self.scale * q, k, k, metric=aatc.metrics.DotProduct(), mask=aatc.masks.causal())
+
+
+def shifted(n, scale, families, **options):
+    torch._dynamo.reset()
+    return aatc.analyze(Shifted(n, scale), torch.ones(1), families, **options)
+
+
+def test_the_likeliest_path_of_a_head_that_attends_to_the_token_before_takes_every_step():
+    found = shifted(64, 9.0, ("homotopy",))
+    path = found["attend0", "likeliest_path", 0]
+    weights = found.captured[0].whole(0)
+    assert path.value == tuple(range(63, -1, -1)) and path.verify() <= path.tolerance
+    probability = np.prod(weights[np.arange(1, 64), np.arange(63)])
+    assert probability > 0.5 > weights[63, 0] and path.witness.length == pytest.approx(-np.log(probability))
+    pooled = shifted(64, 9.0, ("homotopy",), memory=8 * 32 * 32)["attend0", "likeliest_path", 0]
+    assert isinstance(pooled, Undecided)
+
+
+def test_weights_that_underflow_are_an_assumption_of_the_classes_they_make():
+    far, near = (shifted(8, scale, ("information",)) for scale in (2000.0, 9.0))
+    assert (far.captured[0].whole(0)[2:, :1] == 0).all()
+    for found, named in ((far, True), (near, False)):
+        for item in ("recurrent_classes", "period", "stationary"):
+            result = found["attend0", item, 0]
+            assert any("below the range of float64" in a for a in result.assumptions) == named
+            assert result.verify() <= result.tolerance

@@ -1,6 +1,7 @@
 """The model structure on chain complexes over a field: factorisations, lifts, retracts and squares without a lift."""
 
 import dataclasses
+import time
 from fractions import Fraction
 
 import numpy as np
@@ -8,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from aatc.passes.analysis.chains.complexes import ComplexError, from_maximal_simplices
+from aatc.passes.analysis.chains.complexes import ComplexError, from_maximal_simplices, threshold_complex
 from aatc.passes.analysis.chains.field_algebra import Field, solve, sparse_row
 from aatc.passes.analysis.chains.field_complexes import FieldComplex, FieldMap, mapping_cone, spanned
 from aatc.passes.analysis.chains.homology import CoefficientError, betti_numbers
@@ -254,3 +255,25 @@ def test_what_is_no_complex_or_chain_map_is_refused():
         FieldMap(disc, FieldComplex(Field.of(2), {0: 1}, {}), {})
     with pytest.raises(ComplexError, match="start"):
         FieldMap.identity(disc).then(FieldMap.identity(FieldComplex(field, {0: 1}, {})))
+
+
+@pytest.mark.parametrize("coeff", ["Q", 3])
+def test_maps_of_64_vertices_are_factored_and_compared_in_seconds(coeff):
+    rng = np.random.default_rng(0)
+    x = threshold_complex(rng.uniform(size=(64, 64)), 1 - 2 / 64, 1)
+    model = AttentionModel(coeff)
+    start = time.perf_counter()
+    found = model.factor_map(model.attention_map(x, x, {i: i for i in range(64)}))
+    assert time.perf_counter() - start < 20  # minutes, by a system of equations for the lift
+    assert verify(found.witness.lift) == 0
+
+
+def test_the_lift_that_is_written_down_is_one_of_those_that_a_system_of_equations_has():
+    model = AttentionModel("Q")
+    f = model.attention_map(sphere(1), simplex(2), {0: 0, 1: 1, 2: 2})
+    found = model.factor_map(f).value
+    square = Square(found.by_cylinder.cofibration, found.by_path_object.fibration)
+    solved = model.compute_lifting(found.by_path_object.cofibration, found.by_cylinder.fibration, square).value
+    for lift in (found.comparison, solved):
+        assert found.by_path_object.cofibration.then(lift).equals(found.by_cylinder.cofibration)
+        assert lift.then(found.by_cylinder.fibration).equals(found.by_path_object.fibration)

@@ -3,6 +3,7 @@
 import dataclasses
 import itertools
 
+import networkx as nx
 import numpy as np
 import pytest
 from hypothesis import given
@@ -12,7 +13,13 @@ from aatc.passes.analysis.chains.complexes import SimplicialComplex
 from aatc.passes.analysis.chains.graded_complexes import cone
 from aatc.passes.analysis.chains.spaces import klein_bottle, poincare_sphere, projective_plane, simplex, sphere, torus
 from aatc.passes.analysis.homotopy.fundamental_group import fundamental_group
-from aatc.passes.analysis.homotopy.path_space import AttentionPath, PathSpace, UnreachableError, cocylinder
+from aatc.passes.analysis.homotopy.path_space import (
+    AttentionPath,
+    PathSpace,
+    UnreachableError,
+    cocylinder,
+    likeliest_path,
+)
 from aatc.passes.analysis.homotopy.presentation import inverse, reduced
 from aatc.passes.analysis.result import AnalysisError, BudgetError, Cost, Undecided, verify
 
@@ -199,3 +206,20 @@ def test_the_path_space_of_a_pattern_has_the_path_object_of_its_chains():
     found = AttentionPath(ring(6), 0.1).path_space(0, 3).cocylinder
     assert found.verify() == 0
     assert [found.value.complex.dim(k) for k in (-1, 0, 1)] == [6, 18, 12]
+
+
+@given(st.integers(2, 9), st.integers(0, 10**6), st.floats(0.2, 1.0))
+def test_likeliest_paths_are_those_of_networkx_and_unreachable_tokens_are_refused(n, seed, density):
+    rng = np.random.default_rng(seed)
+    pattern = np.where(rng.uniform(size=(n, n)) < density, rng.uniform(0.01, 1, (n, n)), 0.0)
+    graph = nx.DiGraph()
+    graph.add_nodes_from(range(n))
+    graph.add_weighted_edges_from((i, j, -np.log(pattern[i, j])) for i, j in np.argwhere(pattern > 0) if i != j)
+    if not nx.has_path(graph, n - 1, 0):
+        with pytest.raises(UnreachableError):
+            likeliest_path(pattern, n - 1, 0)
+        return
+    found = likeliest_path(pattern, n - 1, 0)
+    assert found.value == tuple(nx.dijkstra_path(graph, n - 1, 0))
+    assert found.witness.length == pytest.approx(nx.dijkstra_path_length(graph, n - 1, 0))
+    assert found.verify() <= found.tolerance

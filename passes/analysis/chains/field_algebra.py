@@ -59,22 +59,29 @@ class Field:
         dense = np.asarray(matrix.toarray() if sparse.issparse(matrix) else matrix)
         if dense.ndim != 2:
             raise CoefficientError(f"a matrix has two axes, not {dense.ndim}")
-        out = np.empty(dense.shape, dtype=object)
-        for place, value in np.ndenumerate(dense):
-            out[place] = self.scalar(value)
+        out = self.zeros(*dense.shape)
+        for place in zip(*np.nonzero(dense)):
+            out[place] = self.scalar(dense[place])
         return out
 
     def zeros(self, rows: int, columns: int) -> Matrix:
-        return self.array(np.zeros((rows, columns), dtype=np.int64))
+        zeros: Matrix = np.full((rows, columns), self.scalar(0), dtype=object)
+        return zeros
 
     def identity(self, size: int) -> Matrix:
-        return self.array(np.eye(size, dtype=np.int64))
+        one = self.zeros(size, size)
+        np.fill_diagonal(one, self.scalar(1))
+        return one
 
     def times(self, one: Matrix, two: Matrix) -> Matrix:
-        """The product, also where a side is empty."""
-        if not one.shape[1]:
-            return self.zeros(one.shape[0], two.shape[1])
-        return np.asarray(self.reduce(one @ two), dtype=object)
+        """The product, also where a side is empty. Zeros cost nothing: boundaries and their maps have few entries."""
+        out = self.zeros(one.shape[0], two.shape[1])
+        rows = [sparse_row(row) for row in two]
+        for i, j in zip(*np.nonzero(one)):
+            row, factor = out[i], one[i, j]
+            for k, value in rows[j].items():
+                row[k] = self.reduce(row[k] + factor * value)
+        return out
 
     def rank(self, matrix: Matrix) -> int:
         echelon = Echelon(self)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, ClassVar
 
 import numpy as np
@@ -15,6 +15,7 @@ from aatc.passes.analysis.result import Cost, Result, Undecided
 from aatc.passes.base import register
 
 SECONDS_PER_CELL = 3e-5
+SECONDS_PER_STEP = 1e-8
 BYTES_PER_CELL = 3000.0
 
 
@@ -38,10 +39,11 @@ class AnalyzeHomotopy(AnalysisPass):
     def estimate_cost(self, n: int, dim: int) -> Cost:
         """For patterns that connect with few edges: `of_pattern` adds `cells_cost` once it knows the complex."""
         weights = weights_cost(n, dim)
-        return Cost(0.009 + weights.seconds, weights.bytes)
+        path = SECONDS_PER_STEP * n * n  # of the likeliest path, by all weights once more
+        return Cost(0.009 + 2 * weights.seconds + path, weights.bytes + 16.0 * n * n)
 
     def estimate_pattern(self, seen: AttentionRows, study: Study) -> Cost:
-        return self._estimate_square(seen)
+        return self._estimate_square(seen, times=2)
 
     def of_pattern(self, seen: AttentionRows, head: int, batch: int, study: Study) -> Mapping[str, Any]:
         n, m = seen.sizes[2:]
@@ -88,7 +90,7 @@ class AnalyzeHomotopy(AnalysisPass):
         found["spectral_sequence_converges_at"] = Result(
             sequence.value.converges_at, "P1", witness=sequence.witness, assumptions=given
         )
-        found["likeliest_path"] = _across(pooled.array, even[:1])
+        found["likeliest_path"] = _across(seen, head, batch, study.memory)
         return found
 
     def of_module(self, module: Module) -> Mapping[str, Any]:
@@ -120,12 +122,18 @@ def cells_cost(counts: tuple[int, ...]) -> Cost:
     return Cost(SECONDS_PER_CELL * cells, BYTES_PER_CELL * cells)
 
 
-def _across(weights: np.ndarray, given: tuple[str, ...]) -> Result[Any] | Undecided:
-    """The likeliest path of the chain from the last token or tile to the first, which a causal pattern allows."""
-    from aatc.passes.analysis.homotopy.path_space import AttentionPath, UnreachableError
+def _across(seen: CapturedAttention, head: int, batch: int, memory: int) -> Result[Any] | Undecided:
+    """The likeliest path of the chain from the last token to the first, which a causal pattern allows. It is one of
+    tokens: a step between tiles is not made of steps of tokens."""
+    from aatc.passes.analysis.homotopy.path_space import UnreachableError, likeliest_path
+    from aatc.passes.analysis.pattern_source import StepLengths, WholePattern
 
+    n = seen.sizes[2]
+    if max(seen.pooled_sizes(memory)) < n:
+        return Undecided(f"{memory / 2**20:.3g} MiB", f"{n} tokens take more, and tiles hide their steps")
+    source = WholePattern(seen, head, batch)
     try:
-        path = AttentionPath(np.minimum(weights, 1.0), np.finfo(np.float64).tiny).compute_path(len(weights) - 1, 0)
+        path = likeliest_path(source, n - 1, 0)
     except UnreachableError as error:
         return Undecided("paths of positive weight", error.message)
-    return Result(path.value.vertices, path.proof_level, path.tolerance, path.residual, path.witness, given)
+    return replace(path, witness=replace(path.witness, costs=StepLengths(source)))

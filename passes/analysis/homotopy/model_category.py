@@ -14,7 +14,7 @@ import numpy as np
 
 from aatc.passes.analysis.chains.complexes import SimplicialComplex
 from aatc.passes.analysis.chains.field_algebra import Field, Matrix, Row, solve
-from aatc.passes.analysis.chains.field_complexes import FieldMap, mapping_cylinder, mapping_path_object, spanned
+from aatc.passes.analysis.chains.field_complexes import FieldMap, blocks, mapping_cylinder, mapping_path_object, spanned
 from aatc.passes.analysis.homotopy.verify_models import (
     FactorizationsWitness,
     FactorizationWitness,
@@ -107,8 +107,7 @@ class AttentionModel:
         """Both factorisations, and the lift that compares them."""
         parts = self.model_factorization(attention_map)
         cylinder, path = (found.value for found in parts)
-        square = Square(cylinder.cofibration, path.fibration)
-        lift = self.compute_lifting(path.cofibration, cylinder.fibration, square)
+        lift = _comparison(attention_map, cylinder, path)
         witness = FactorizationsWitness(parts[0].witness, parts[1].witness, lift.witness)
         return Result(Factorizations(attention_map, cylinder, path, lift.value), "P0", witness=witness)
 
@@ -154,6 +153,26 @@ def _factorization_witness(whole: FieldMap, first: FieldMap, second: FieldMap, a
     return FactorizationWitness(
         whole.source.field.modulus, boundaries[0], boundaries[1], boundaries[2], maps[0], maps[1], maps[2], acyclic
     )
+
+
+def _comparison(f: FieldMap, cylinder: Factorization, path: Factorization) -> Result[FieldMap]:
+    """The lift P → Cyl written down, without a system of equations: the cofibration x ↦ (x, f x, 0) is undone by the
+    projection r: P → X, the fibration Cyl → Y has the section s y = (0, 0, y), both are chain maps, and
+    h = top∘r + s∘(bottom − f∘r) has h∘i = top and p∘h = bottom. So h(x, y, y′) = (x, 0, y − f x)."""
+    field, x, y = f.source.field, f.source, f.target
+    source, target = path.cofibration.target, cylinder.fibration.source
+    degrees = spanned(x, source, target, y)
+    matrices = {}
+    for k in degrees:
+        heights, widths = (x.dim(k), x.dim(k - 1), y.dim(k)), (x.dim(k), y.dim(k), y.dim(k + 1))
+        parts = {(0, 0): field.identity(x.dim(k)), (2, 0): field.reduce(-f.matrix(k)), (2, 1): field.identity(y.dim(k))}
+        matrices[k] = blocks(field, heights, widths, parts)
+    lift = FieldMap(source, target, matrices)
+    above = range(degrees.start, degrees.stop + 1)
+    maps = (path.cofibration, cylinder.fibration, cylinder.cofibration, path.fibration, lift)
+    i, p, top, bottom, h = ({k: g.matrix(k) for k in degrees} for g in maps)
+    b, c = ({k: z.boundary(k) for k in above} for z in (source, target))
+    return Result(lift, "P0", witness=LiftWitness(field.modulus, i, p, top, bottom, b, c, h))
 
 
 class _LiftSystem:

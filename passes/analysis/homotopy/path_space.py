@@ -26,6 +26,7 @@ from aatc.passes.analysis.homotopy.fundamental_group import FundamentalGroup, fu
 from aatc.passes.analysis.homotopy.presentation import Word, inverse, reduced
 from aatc.passes.analysis.homotopy.verify_homotopy import PathWitness
 from aatc.passes.analysis.homotopy.verify_models import RetractWitness
+from aatc.passes.analysis.pattern_source import StepLengths, step_lengths
 from aatc.passes.analysis.result import AnalysisError, Cost, Result, Undecided
 from aatc.passes.analysis.stochastic import float_array
 
@@ -259,6 +260,38 @@ class AttentionPath:
     def compute_path(self, start: int, end: int) -> Result[FoundPath]:
         """`find_path` of `path_space`."""
         return self.find_path(self.path_space(start, end))
+
+
+def likeliest_path(pattern: Any, start: int, end: int) -> Result[tuple[int, ...]]:
+    """The vertices of the most probable path of steps i → j with A_ij > 0 of a pattern (n, n), entries in [0, 1]; P2
+    within the rounding of its length. Dijkstra's algorithm on a dense matrix, O(n²), one row of lengths at a time.
+
+    Raises `UnreachableError`, AnalysisError for other patterns and for tokens that are not there."""
+    weights = np.asarray(pattern, dtype=np.float64)
+    n = len(weights) if weights.ndim == 2 else 0
+    if weights.shape != (n, n) or not ((weights >= 0) & (weights <= 1)).all():
+        raise AnalysisError(f"a pattern is a square matrix with entries in [0, 1], not of shape {weights.shape}")
+    if not {start, end} <= set(range(n)):
+        raise AnalysisError(f"there is no path from {start} to {end}", hint=f"tokens run from 0 to {n - 1}")
+    distance, before, waiting = np.full(n, np.inf), np.full(n, -1), np.ones(n, dtype=bool)
+    distance[start] = 0.0
+    for _ in range(n):
+        v = int(np.where(waiting, distance, np.inf).argmin())
+        if not waiting[v] or not np.isfinite(distance[v]):
+            break
+        waiting[v] = False
+        through = distance[v] + step_lengths(weights[v])
+        nearer = (through < distance) & waiting
+        distance[nearer], before[nearer] = through[nearer], v
+    if not np.isfinite(distance[end]):
+        raise UnreachableError(start, end, tuple(np.flatnonzero(np.isfinite(distance)).tolist()), "directed path")
+    path = [end]
+    while path[-1] != start:
+        path.append(int(before[path[-1]]))
+    length, found = float(distance[end]), tuple(reversed(path))
+    witness = PathWitness(StepLengths(weights), found, length, distance)
+    given = ("probabilities multiply along a path",)
+    return Result(found, "P2", TIE * n * max(1.0, length), 0.0, witness, given)
 
 
 def _tree_path(group: FundamentalGroup, count: int, start: int, end: int) -> tuple[int, ...]:

@@ -57,7 +57,7 @@ def _square(arrows: Any) -> NDArray[np.bool_]:
     return relation
 
 
-def path_category(arrows: Any, *, limit: int = 4096) -> Category:
+def path_category(arrows: Any, *, limit: int = 8192) -> Category:
     """The free category on an acyclic digraph (n, n): objects 0, …, n − 1, arrows the directed paths as tuples of
     vertices, (v,) the identities. AnalysisError where there is a directed cycle, or more than ``limit`` paths, and for
     a relation that is not square."""

@@ -45,11 +45,17 @@ class SimplicialSet:
     """A simplicial set with finitely many non-degenerate simplices (or its skeleton up to ``skeleton``).
 
     ``faces[x]`` are the faces d_0 x, …, d_n x of the non-degenerate simplices, as `Simplex`; vertices have none.
-    Raises AnalysisError where d_i d_j = d_{j−1} d_i (i < j) fails, and for a name that is used twice.
+    Raises AnalysisError where d_i d_j = d_{j−1} d_i (i < j) fails, which is not looked at where the faces are said to
+    fit ``by_theorem``, and for a name that is used twice.
     """
 
     def __init__(
-        self, vertices: Iterable[Name], faces: Mapping[Name, Sequence[Simplex]], *, skeleton: int | None = None
+        self,
+        vertices: Iterable[Name],
+        faces: Mapping[Name, Sequence[Simplex]],
+        *,
+        skeleton: int | None = None,
+        by_theorem: bool = False,
     ) -> None:
         self.faces = {x: tuple(f) for x, f in faces.items()}
         self.skeleton = skeleton
@@ -63,7 +69,7 @@ class SimplicialSet:
         self._dimension = {x: n for n, names in enumerate(self.by_dimension) for x in names}
         if len(self._dimension) != sum(map(len, self.by_dimension)):
             raise AnalysisError("two simplices have the same name")
-        for x in self.faces:
+        for x in () if by_theorem else self.faces:
             self._check(x)
 
     def _check(self, x: Name) -> None:
@@ -148,30 +154,34 @@ class SimplicialSet:
     # --- horns ---------------------------------------------------------------------------------------------
     def horns(self, n: int, k: int) -> Iterator[dict[int, Simplex]]:
         """Maps of the horn Λⁿ_k: for every i ≠ k a simplex y_i of dimension n − 1, with d_i y_j = d_{j−1} y_i."""
-        sides = [i for i in range(n + 1) if i != k]
         choices = list(self.simplices(n - 1))
-        by_face: dict[tuple[int, Simplex], list[Simplex]] = {}
-        if n > 1:
-            for y in choices:
-                for i in range(n):
-                    by_face.setdefault((i, self.face(y, i)), []).append(y)
+        sides = [i for i in range(n + 1) if i != k]
+        for horn in self.numbered_horns(n, k, choices):
+            yield {i: choices[y] for i, y in zip(sides, horn)}
 
-        def extend(chosen: dict[int, Simplex], rest: Sequence[int]) -> Iterator[dict[int, Simplex]]:
-            if not rest:
-                yield dict(chosen)
+    def numbered_horns(self, n: int, k: int, choices: Sequence[Simplex]) -> Iterator[tuple[int, ...]]:
+        """The same as numbers of ``choices``, all simplices of dimension n − 1, side by side: their faces are numbers,
+        too, and each is looked up once."""
+        sides = [i for i in range(n + 1) if i != k]
+        number: dict[Simplex, int] = {}
+        faces = [[number.setdefault(self.face(y, i), len(number)) for i in range(n)] if n > 1 else [] for y in choices]
+        by_face: dict[tuple[int, int], list[int]] = {}
+        for y, own in enumerate(faces):
+            for i, face in enumerate(own):
+                by_face.setdefault((i, face), []).append(y)
+
+        def extend(chosen: tuple[int, ...]) -> Iterator[tuple[int, ...]]:
+            if len(chosen) == len(sides):
+                yield chosen
                 return
-            j = rest[0]
-            possible = choices
-            if chosen and n > 1:
-                i, y = next(iter(chosen.items()))
-                possible = by_face.get((i, self.face(y, j - 1)), [])
-            for y in possible:
-                if n == 1 or all(self.face(y, i) == self.face(x, j - 1) for i, x in chosen.items()):
-                    chosen[j] = y
-                    yield from extend(chosen, rest[1:])
-                    del chosen[j]
+            j = sides[len(chosen)]
+            known = list(zip(sides, (faces[y] for y in chosen))) if n > 1 else []
+            lists = [by_face.get((i, own[j - 1]), ()) for i, own in known]
+            for y in min(lists, key=len) if lists else range(len(choices)):
+                if all(faces[y][i] == own[j - 1] for i, own in known):
+                    yield from extend((*chosen, y))
 
-        yield from extend({}, sides)
+        yield from extend(())
 
     def fillers(self, n: int, horn: Mapping[int, Simplex]) -> list[Simplex]:
         """The n-simplices whose faces are those of the horn."""
@@ -221,21 +231,22 @@ def kan_condition(
     for n in range(1, top + 1):
         if x.count(n) > limit:
             return Result(Undecided(f"{limit} simplices", f"dimension {n} has {x.count(n)}"), "P0")
-        boundary: set[tuple[tuple[int, Simplex], ...]] = set()
-        for z in x.simplices(n):
-            faces = [(i, x.face(z, i)) for i in range(n + 1)]
-            boundary |= {tuple(faces[:k] + faces[k + 1 :]) for k in range(n + 1)}
+        choices = list(x.simplices(n - 1))
+        number = {y: i for i, y in enumerate(choices)}
+        whole = [tuple(number[x.face(z, i)] for i in range(n + 1)) for z in x.simplices(n)]
         for k in range(1, n) if inner else range(n + 1):
+            boundary = {(*faces[:k], *faces[k + 1 :]) for faces in whole}
             total = filled = 0
-            for horn in x.horns(n, k):
+            for horn in x.numbered_horns(n, k, choices):
                 seen += 1
                 if seen > limit:
                     return Result(Undecided(f"{limit} horns", f"up to dimension {n}"), "P0")
                 total += 1
-                if tuple(sorted(horn.items(), key=lambda e: e[0])) in boundary:
+                if horn in boundary:
                     filled += 1
                 elif first is None:
-                    first = (n, k, horn)
+                    sides = [i for i in range(n + 1) if i != k]
+                    first = (n, k, {i: choices[y] for i, y in zip(sides, horn)})
             counts[n, k] = (total, filled)
     unfilled = None if first is None else (first[0], first[1], _plain_horn(first[2]))
     witness = KanWitness(*plain(x), top, inner, counts, unfilled)
@@ -260,7 +271,8 @@ def of_complex(complex: SimplicialComplex, *, skeleton: int | None = None) -> Si
         for cell in complex.simplices(k).tolist():
             lower = [tuple(cell[:i] + cell[i + 1 :]) for i in range(k + 1)]
             faces[tuple(cell)] = [Simplex(tuple(range(k)), f) for f in lower]
-    return SimplicialSet([tuple(v) for v in complex.simplices(0).tolist()], faces, skeleton=skeleton)
+    vertices = [tuple(v) for v in complex.simplices(0).tolist()]
+    return SimplicialSet(vertices, faces, skeleton=skeleton, by_theorem=True)
 
 
 def of_levels(
@@ -371,13 +383,18 @@ def nerve(category: Category, top: int) -> SimplicialSet:
     named (object, "object"). It is a skeleton where there are strings longer than ``top``."""
     units = set(category.identity.values())
     proper = {f: ends for f, ends in category.arrows.items() if f not in units}
+    leaving: dict[Name, list[Name]] = {}
+    for f, (x, _) in proper.items():
+        leaving.setdefault(x, []).append(f)
     strings: list[tuple[Name, ...]] = [(f,) for f in proper]
     faces: dict[Name, list[Simplex]] = {}
     for n in range(1, top + 1):
         for s in strings:
             faces[s] = [_string_face(category, s, i, units) for i in range(n + 1)]
-        strings = [(*s, g) for s in strings for g in proper if proper[g][0] == proper[s[-1]][1]]
-    return SimplicialSet([(x, "object") for x in category.objects], faces, skeleton=top if strings else None)
+        strings = [(*s, g) for s in strings for g in leaving.get(proper[s[-1]][1], ())]
+    skeleton = top if strings else None
+    vertices = [(x, "object") for x in category.objects]
+    return SimplicialSet(vertices, faces, skeleton=skeleton, by_theorem=True)  # as composition is associative
 
 
 def _string_face(category: Category, s: tuple[Name, ...], i: int, units: set[Name]) -> Simplex:

@@ -12,7 +12,7 @@ from itertools import combinations, product
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
+from numpy.typing import ArrayLike, NDArray
 
 from aatc.passes.analysis.result import mismatch, verify, worst
 
@@ -103,7 +103,7 @@ class PathWitness:
     distances from the start. Distances that no edge undercuts bound the length of every path from below. ``words``
     are those of edges (a, b) in π₁, of which the path's is made; they are not checked."""
 
-    costs: NDArray[np.float64]
+    costs: ArrayLike
     path: tuple[int, ...]
     length: float
     potentials: NDArray[np.float64]
@@ -335,15 +335,15 @@ def _fraction_defects(witness: LocalizationWitness, inverses: Mapping[Name, Name
 
 @verify.register
 def _(witness: PathWitness) -> float:
-    n = len(witness.potentials)
-    if not witness.path or not set(witness.path) <= set(range(n)) or witness.costs.shape != (n, n):
+    n, costs = len(witness.potentials), np.asarray(witness.costs)
+    if not witness.path or not set(witness.path) <= set(range(n)) or costs.shape != (n, n):
         return float("inf")
-    if not (witness.costs >= 0).all():
+    if not (costs >= 0).all():
         return float("inf")
     steps = list(zip(witness.path, witness.path[1:]))
-    total = sum(witness.costs[a, b] for a, b in steps)
+    total = sum(costs[a, b] for a, b in steps)
     finite = np.isfinite(witness.potentials)
-    reached = witness.potentials[finite][:, None] + witness.costs[finite]
+    reached = witness.potentials[finite][:, None] + costs[finite]
     with np.errstate(invalid="ignore"):
         undercut = float(np.max(witness.potentials[None] - reached, initial=0.0, where=np.isfinite(reached)))
     start, end = witness.potentials[witness.path[0]], witness.potentials[witness.path[-1]]
@@ -359,10 +359,11 @@ def _(witness: PathWitness, value: Any) -> float:
         return _count(value != witness.path)
     if value.vertices != witness.path:
         return float("inf")
-    room = 1e-13 * len(witness.costs) * max(1.0, witness.length)
+    costs = np.asarray(witness.costs)
+    room = 1e-13 * len(costs) * max(1.0, witness.length)
     entering = []
     for vertex in witness.path[1:]:
-        through = witness.potentials + witness.costs[:, vertex]
+        through = witness.potentials + costs[:, vertex]
         entering.append(int((through - witness.potentials[vertex] <= room).sum()))
     word: list[int] = []
     for step in zip(witness.path, witness.path[1:]):

@@ -98,26 +98,35 @@ def _nonzero(matrix: Any, modulus: int = 0) -> int:
 
 
 def _times(one: Any, two: Any) -> Any:
+    """The product, by the entries that are not 0."""
     a, b = np.asarray(one, dtype=object), np.asarray(two, dtype=object)
-    if not a.shape[1]:
-        return np.zeros((a.shape[0], b.shape[1]), dtype=object)
-    return a @ b
+    if a.ndim != 2 or b.ndim != 2 or a.shape[1] != b.shape[0]:
+        raise ValueError(f"matrices of shapes {a.shape} and {b.shape} have no product")
+    out = np.zeros((a.shape[0], b.shape[1]), dtype=object)
+    rows = [[(k, row[k]) for k in np.flatnonzero(row)] for row in b]
+    for i, j in zip(*np.nonzero(a)):
+        for k, value in rows[j]:
+            out[i, k] += a[i, j] * value
+    return out
 
 
 def _rank(matrix: Any, modulus: int) -> int:
-    rows = [[_reduce(v, modulus) for v in row] for row in np.asarray(matrix, dtype=object).tolist()]
-    found = 0
-    for column in range(len(rows[0]) if rows else 0):
-        at = next((r for r in range(found, len(rows)) if rows[r][column]), None)
-        if at is None:
-            continue
-        rows[found], rows[at] = rows[at], rows[found]
-        for r in range(found + 1, len(rows)):
-            if rows[r][column]:
-                factor = rows[r][column] * _reduce(Fraction(1, rows[found][column]), modulus)
-                rows[r] = [_reduce(a - factor * b, modulus) for a, b in zip(rows[r], rows[found])]
-        found += 1
-    return found
+    """By elimination of sparse rows, each led by its first entry."""
+    leading: dict[int, dict[int, Any]] = {}
+    for given in np.asarray(matrix, dtype=object):
+        row = {int(j): v for j in np.flatnonzero(given) if (v := _reduce(given[j], modulus))}
+        while row and (first := min(row)) in leading:
+            factor = row[first]
+            for j, v in leading[first].items():
+                value = _reduce(row.get(j, 0) - factor * v, modulus)
+                if value:
+                    row[j] = value
+                else:
+                    row.pop(j, None)
+        if row:
+            scale = _reduce(Fraction(1, row[first]), modulus)
+            leading[first] = {j: _reduce(v * scale, modulus) for j, v in row.items()}
+    return len(leading)
 
 
 def _chain_map_defects(f: Matrices, source: Matrices, target: Matrices, modulus: int) -> int:

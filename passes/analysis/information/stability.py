@@ -18,6 +18,7 @@ from aatc.passes.analysis.result import AnalysisError, Result
 from aatc.passes.analysis.stochastic import PatternError, row_stochastic
 
 BISECTIONS = 60
+BLOCK_ELEMENTS = 1 << 20  # of products of weights and values held at once
 
 
 def total_variation_bound(epsilon: Any) -> np.ndarray:
@@ -163,6 +164,25 @@ class AttentionLipschitz:
     everywhere: float
 
 
+def _covariance_norms(rows: np.ndarray, values: np.ndarray, keys: np.ndarray) -> np.ndarray:
+    """‖Cov_p(v, k)‖₂ of every row p, (n,), as the largest singular value of the smaller of the two Gram matrices."""
+    norms = np.empty(len(rows))
+    height = max(1, BLOCK_ELEMENTS // (values.shape[1] * max(keys.shape[1], len(keys))))
+    wide = values.shape[1] > keys.shape[1]
+    one, two = (keys, values) if wide else (values, keys)
+    across = np.ascontiguousarray(one.T)
+    for start in range(0, len(rows), height):
+        p = rows[start : start + height]
+        means = p @ one, p @ two
+        weighted = (across * p[:, None]).reshape(-1, len(one))  # one product of matrices for many rows
+        mixed = (weighted @ two).reshape(len(p), one.shape[1], -1) - means[0][..., None] * means[1][:, None]
+        size = np.abs(mixed).max((-2, -1), keepdims=True)
+        scaled = mixed / np.where(size > 0, size, 1.0)  # so that squares neither overflow nor vanish
+        gram = scaled @ np.swapaxes(scaled, -1, -2)
+        norms[start : start + height] = size[:, 0, 0] * np.sqrt(np.linalg.eigvalsh(gram)[:, -1])
+    return norms
+
+
 def attention_lipschitz(pattern: Any, keys: Any, values: Any, scale: float | None = None) -> Result[AttentionLipschitz]:
     """The Lipschitz constants of o_i = Σ_j p_ij v_j in the query q_i, for scores scale·q·k.
 
@@ -175,8 +195,7 @@ def attention_lipschitz(pattern: Any, keys: Any, values: Any, scale: float | Non
     radii = _value_radius(p, k), _value_radius(p, values)
     v = np.asarray(values, dtype=np.float64)
     factor = abs(k.shape[1] ** -0.5 if scale is None else scale)
-    mixed = np.einsum("...m,mv,mk->...vk", p, v, k) - (p @ v)[..., None] * (p @ k)[..., None, :]
-    local = factor * np.linalg.norm(mixed, ord=2, axis=(-2, -1))
+    local = factor * _covariance_norms(p.reshape(-1, p.shape[-1]), v, k).reshape(p.shape[:-1])
     everywhere = factor * radii[0] * radii[1]
     excess = float(np.maximum(local - everywhere, 0).max())
     return Result(AttentionLipschitz(local, everywhere), "P2", 1e-12 * (1 + everywhere), excess)

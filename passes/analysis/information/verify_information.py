@@ -144,6 +144,8 @@ def _flow_value(witness: FlowWitness, value: Any) -> float:
 
 
 def _flow_fields(pattern: np.ndarray, law: np.ndarray, tile: int, exact: bool) -> dict[str, Any]:
+    if tile < 1:
+        raise ValueError(f"there are no tiles of {tile} tokens")
     n, entropy = len(law), entr(pattern).sum(-1)
     joint = law[:, None] * pattern
     share = law[:, None] * np.where(joint > 0, rel_entr(pattern, np.where(law > 0, law, 1.0)), 0.0)
