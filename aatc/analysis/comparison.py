@@ -71,8 +71,7 @@ class Comparison:
 def compare(one: Analysis | Sequence[Finding], two: Analysis | Sequence[Finding]) -> Comparison:
     """What two analyses of the same attentions say differently, as of two checkpoints or two inputs: every number they
     both have, and barcodes by their bottleneck distance. What is undecided or refused in either is left out."""
-    first: Sequence[Finding] = getattr(one, "findings", one)  # type: ignore[arg-type]
-    second: Sequence[Finding] = getattr(two, "findings", two)  # type: ignore[arg-type]
+    first, second = (x if isinstance(x, Sequence) else x.findings for x in (one, two))
     other = {(f.subject, f.batch, f.head, f.item): f.result for f in second}
     found: list[Difference] = []
     for f in first:

@@ -189,6 +189,18 @@ class AttentionRows(ABC):
         array = torch.cat(found).numpy() if found else np.zeros((0, self.sizes[3]))
         return Pattern("rows", array, self.sizes[2:], rows=tuple(rows))
 
+    def _refuse_undefined(self, scores: torch.Tensor, head: int, start: int, batch: int) -> None:
+        """AnalysisError where a score of the queries from ``start`` on is NaN or +∞: such a row has no weights."""
+        bad = scores.isnan() | scores.isposinf()
+        if bool(bad.any()):
+            row, key = bad.nonzero()[0].tolist()
+            raise AnalysisError(
+                f"{self.name} has the score {float(scores[row, key])} of query {start + row} and key {key}, "
+                f"head {head}, batch element {self.batch[batch]}",
+                where=self.where,
+                hint="find where the model's NaN or infinity arises",
+            )
+
     def _check(self, head: int, batch: int) -> tuple[int, int, int, int]:
         b, h, n, m = self.sizes
         if not 0 <= head < h or not 0 <= batch < b:

@@ -129,14 +129,7 @@ class CapturedAttention(AttentionRows):
                 hint="analyses study normalised weights; leave this attention out of the model that is studied",
             )
         scores = self.scores(head, start, stop, batch)
-        bad = scores.isnan() | scores.isposinf()
-        if bool(bad.any()):
-            row, key = bad.nonzero()[0].tolist()
-            raise AnalysisError(
-                f"{self.name} has the score {float(scores[row, key])} of query {start + row} and key {key}, "
-                f"head {head}, batch element {self.batch[batch]}",
-                hint="find where the model's NaN or infinity arises",
-            )
+        self._refuse_undefined(scores, head, start, batch)
         return self.attention.normalizer.reference(scores[None, None])[0][0, 0]
 
     @cached_property

@@ -67,7 +67,7 @@ class PatternSource:
 class WholePattern:
     """All weights of one head, (n, m), as they are, rows without a key among them."""
 
-    seen: CapturedAttention = field(repr=False)
+    seen: AttentionRows = field(repr=False)
     head: int
     batch: int
 

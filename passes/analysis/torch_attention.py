@@ -13,7 +13,6 @@ from typing import Any
 import torch
 
 from aatc.passes.analysis.attention_rows import SECONDS_PER_NUMBER, SECONDS_PER_PAIR, SECONDS_PER_PRODUCT, AttentionRows
-from aatc.passes.analysis.result import AnalysisError
 
 
 @dataclass(frozen=True)
@@ -97,13 +96,5 @@ class TorchAttention(AttentionRows):
 
     def weights(self, head: int, start: int = 0, stop: int | None = None, batch: int = 0) -> torch.Tensor:
         scores = self.scores(head, start, stop, batch)
-        bad = scores.isnan() | scores.isposinf()
-        if bool(bad.any()):
-            row, key = bad.nonzero()[0].tolist()
-            raise AnalysisError(
-                f"{self.name} has the score {float(scores[row, key])} of query {start + row} and key {key}, "
-                f"head {head}, batch element {self.batch[batch]}",
-                where=self.source,
-                hint="find where the model's NaN or infinity arises",
-            )
+        self._refuse_undefined(scores, head, start, batch)
         return scores.softmax(-1).nan_to_num(0.0)  # only −inf: a query without a key

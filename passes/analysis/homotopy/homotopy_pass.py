@@ -122,7 +122,7 @@ def cells_cost(counts: tuple[int, ...]) -> Cost:
     return Cost(SECONDS_PER_CELL * cells, BYTES_PER_CELL * cells)
 
 
-def _across(seen: CapturedAttention, head: int, batch: int, memory: int) -> Result[Any] | Undecided:
+def _across(seen: AttentionRows, head: int, batch: int, memory: int) -> Result[Any] | Undecided:
     """The likeliest path of the chain from the last token to the first, which a causal pattern allows. It is one of
     tokens: a step between tiles is not made of steps of tokens."""
     from aatc.passes.analysis.homotopy.path_space import UnreachableError, likeliest_path
