@@ -23,6 +23,12 @@ def _def(name: str, doc: str, operands: Any = (), attrs: Any = None, **more: Any
 
 
 _SIZES = Attr.of("list", "extents (B, H, N, M) of the attention")
+_NUMBERS = Attr.of(
+    "str",
+    "what numbers are computed in; when absent f64 where a buffer or the result is, or the result is i64, else f32",
+    required=False,
+    choices=("f32", "f64"),
+)
 
 # --- whole buffers -----------------------------------------------------------------------------------------
 _def(
@@ -34,13 +40,7 @@ _def(
         "axes": Attr.of("str", "axes of the result", choices=("bhid", "bhjd", "bhi", "bhj", "bh", "")),
         "sizes": _SIZES,
         "flat": Attr.of("bool", "one leading axis g in place of b, h"),
-        "numbers": Attr.of(
-            "str",
-            "what numbers are computed in; when absent f64 where a buffer or the result is, or the result is i64, "
-            "else f32",
-            required=False,
-            choices=("f32", "f64"),
-        ),
+        "numbers": _NUMBERS,
     },
     verify=rules.token_verify,
     evaluate=ev.token,
@@ -56,6 +56,7 @@ _def(
         "axes": Attr.of("str", "declared axes of the operand"),
         "sizes": _SIZES,
         "add": Attr.of("bool", "the last buffer is another part of the gradient"),
+        "numbers": _NUMBERS,
     },
     infer=lambda op: [rules.like_first(op)],
     verify=rules.gradient_verify,
@@ -72,6 +73,7 @@ _def(
         "axes": Attr.of("str", "axes of the table"),
         "sizes": _SIZES,
         "add": Attr.of("bool", "the last buffer is another part of the gradient"),
+        "numbers": _NUMBERS,
     },
     infer=lambda op: [rules.like_first(op)],
     verify=rules.gradient_verify,

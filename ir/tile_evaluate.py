@@ -70,7 +70,7 @@ def gradient(op: Op, values: list[Any], interp: Any) -> list[Any]:
     sizes, program = extents(op, interp), op.attrs["program"]
     like, *values = values
     part = values.pop() if op.attrs["add"] else None
-    dtype = torch.float64 if any(x.dtype == torch.float64 for x in (like, *values)) else torch.float32
+    dtype = torch_dtype(token_numbers(op))
     value = evaluate(program.body, bind(program, values, sizes), sizes, dtype=dtype)
     axes = op.attrs["axes"]
     shape = list(like.shape)
@@ -89,7 +89,7 @@ def table_gradient(op: Op, values: list[Any], interp: Any) -> list[Any]:
     sizes = extents(op, interp)
     like, *values = values
     part = values.pop() if op.attrs["add"] else None
-    dtype = torch.float64 if like.dtype == torch.float64 else torch.float32
+    dtype = torch_dtype(token_numbers(op))
     env = bind(op.attrs["program"], values, sizes)
     value = evaluate(op.attrs["program"].body, env, sizes, dtype=dtype)
     where = [evaluate(p.body, env, sizes, dtype=dtype) for p in op.attrs["positions"]]

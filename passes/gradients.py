@@ -11,6 +11,7 @@ from aatc.ir.score.expr import ONE, Expr, call, const, mul, param, params, posto
 from aatc.ir.score.program import Program
 from aatc.ir.types import TensorType, compute_name
 from aatc.passes.factor import Square, Token
+from aatc.passes.lowering import numbers_of
 from aatc.passes.tile_core import Frame
 
 
@@ -83,9 +84,10 @@ def _table_gradient(
     """The gradient of a table that per-token programs read; ``total`` is what pairs have added to it."""
     for (lookup, cotangent), t in zip(read, types, strict=True):
         used = tuple(params(cotangent, *lookup.args[1:]))
+        operands = [env[name], *(env[p.name] for p in used), *([] if total is None else [total])]
         total = fr.b.op(
             "tile.table_gradient",
-            [env[name], *(env[p.name] for p in used), *([] if total is None else [total])],
+            operands,
             [t],
             names=[f"d_{name}"],
             program=Program(used, cotangent),
@@ -93,6 +95,7 @@ def _table_gradient(
             axes=fr.a.declared[name].attrs[1],
             sizes=fr.a.sizes,
             add=total is not None,
+            numbers=numbers_of(fr.a, cotangent, operands),
         )[0]
     assert total is not None
     return total
@@ -115,6 +118,7 @@ def _operand_gradient(
             axes=a.declared[name].attrs[1],
             sizes=a.sizes,
             add=total is not None,
+            numbers=numbers_of(a, expr, operands),
         )[0]
     assert total is not None
     return total

@@ -12,7 +12,7 @@ from aatc.ir.dims import Dim
 from aatc.ir.dims import product as dimension_product
 from aatc.ir.geo import attention_of, whole_attention_of
 from aatc.ir.schedule import Pack, Schedule, Stage
-from aatc.ir.score.expr import Expr, params
+from aatc.ir.score.expr import Expr, params, postorder
 from aatc.ir.score.program import Program
 from aatc.ir.score.widths import extents
 from aatc.ir.types import TensorType, TileType, Type, compute_name
@@ -145,6 +145,13 @@ def token_type(a: Attention, t: Token, flat: bool = True) -> TensorType:
     return TensorType.of(a.element(t.dtype, t.exact), [*head, *lead, *tail])
 
 
+def numbers_of(a: Attention, e: Expr, operands: Iterable[Value]) -> str | None:
+    """What a per-token program has to compute in, where that is not left to its operands. The mean of the keys must be
+    the same number in all of a function: an operand in double precision beside it would make it another."""
+    wider = any(isinstance(v.type, TensorType) and v.type.dtype == "f64" for v in operands) and a.dtype != "f64"
+    return a.dtype if wider and any(x.fn == "centre" for x in postorder(e)) else None
+
+
 def compute_tokens(
     b: Builder, a: Attention, f: Factored, env: dict[str, Value], tokens: Iterable[Token]
 ) -> dict[str, Value]:
@@ -152,16 +159,22 @@ def compute_tokens(
     out = {}
     for t in tokens:
         program = Program.of(t.expr)
+        operands = [env[n] for n in program.names]
+        numbers: str | None = None
+        if t.dtype == "b":
+            numbers = "f64" if t.exact else a.dtype
+        elif not t.exact:
+            numbers = numbers_of(a, t.expr, operands)
         out[t.name] = b.op(
             "tile.token",
-            [env[n] for n in program.names],
+            operands,
             [token_type(a, t)],
             names=[t.name],
             program=program,
             axes=t.axes,
             sizes=a.sizes,
             flat=True,
-            numbers=("f64" if t.exact else a.dtype) if t.dtype == "b" else None,
+            numbers=numbers,
         )[0]
     return out
 

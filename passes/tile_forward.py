@@ -18,7 +18,7 @@ from aatc.passes.captured import absorbed
 from aatc.passes.differences import DELTA, slope
 from aatc.passes.factor import CarryTerm, ChannelSum, Factored, Lookup, Refined, carry_terms, split_epilogue, used_by
 from aatc.passes.key_parts import in_parts, starts
-from aatc.passes.lowering import LOG2E, Attention, Builder, compute_tokens, new_func, pack_tokens
+from aatc.passes.lowering import LOG2E, Attention, Builder, compute_tokens, new_func, numbers_of, pack_tokens
 from aatc.passes.normal_form import Normaliser, Terms
 from aatc.passes.rounding import Check, digits, grouped
 from aatc.passes.score_forms import SINGULAR
@@ -244,6 +244,7 @@ def whole_token(
         axes=axes,
         sizes=fr.a.sizes,
         flat=False,
+        numbers=numbers_of(fr.a, program.body, operands),
     )[0]
 
 

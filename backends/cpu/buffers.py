@@ -175,7 +175,7 @@ class BufferEmitter:
         program, like = op.attrs["program"], self.name(op.operands[0])
         self.src.comment(f"{op.result.name}: {program}", op.loc)
         self._bind_sizes([self.dim(d) for d in op.attrs["sizes"]])
-        compute = "float64" if _is_double(op) else "float32"
+        compute = torch_name(token_numbers(op))
         part = f"{self.name(op.operands[-1])} + " if op.attrs["add"] else ""
         body, used = self._expression(op, program, compute, op.operands[1 : len(program.params) + 1])
         found = f"rt.sum_to({body}, {op.attrs['axes']!r}, {like}, (B, H, N, M))"
@@ -187,7 +187,7 @@ class BufferEmitter:
         program, positions, like = op.attrs["program"], op.attrs["positions"], self.name(op.operands[0])
         self.src.comment(f"{op.result.name}: {program}", op.loc)
         self._bind_sizes([self.dim(d) for d in op.attrs["sizes"]])
-        compute = "float64" if _is_double(op) else "float32"
+        compute = torch_name(token_numbers(op))
         operands = op.operands[1 : len(program.params) + 1]
         texts = [self._expression(op, p, compute, operands) for p in (program, *positions)]
         value, *where = (text for text, _ in texts)
@@ -279,8 +279,3 @@ class BufferEmitter:
         results = ", ".join(self.name(r) for r in op.results)
         operands = ", ".join(self.name(v) for v in op.operands)
         self.src.line(f"{results} = rt.library_backward({operands}, {op.attrs['causal']})")
-
-
-def _is_double(op: Op) -> bool:
-    """Whether a per-token program computes in double precision: its result or any of what it reads is so."""
-    return any(v.type.dtype == "f64" for v in (*op.operands, *op.results))  # type: ignore[attr-defined]

@@ -7,7 +7,8 @@ import pytest
 import torch
 
 import aatc
-from aatc import normalizers
+from aatc import masks, metrics, normalizers
+from tests.compiler.harness import build
 
 N, D = 40, 6
 
@@ -120,3 +121,33 @@ def test_a_table_that_a_million_pairs_read_gets_its_gradient_in_eager():
     counts = (i.unsqueeze(1) - i).clamp(0, 3).flatten().bincount()
     torch.testing.assert_close(ones.double(), slope * torch.tensor([[n * n, 0, 0]]), rtol=2e-6, atol=0)
     torch.testing.assert_close(slopes.double(), slope * counts, rtol=2e-6, atol=0)
+
+
+@pytest.mark.parametrize("backend", ["cpu", "native"])
+def test_a_matrix_in_double_precision_leaves_the_mean_of_the_keys_one_number(backend):
+    """What is read beside it must not change the mean that keys are counted from: forward and backward would disagree
+    about every score by its rounding, times queries a hundred away."""
+    torch.manual_seed(3)
+    away = 100.0 * torch.tensor([-1.0, 1.0]).unsqueeze(-1)
+    q = (away + torch.randn(1, 6, 2, 4)).requires_grad_()
+    k = torch.randn(1, 3, 1, 4).expand(1, 3, 15, 4).clone().requires_grad_()  # one key, whose mean is rounded
+    m = torch.randn(4, 2, dtype=torch.float64).requires_grad_()
+    keep = torch.rand(2, 15) < 0.8
+    probe = torch.randn(1, 6, 2, dtype=torch.float64)
+    exact = [t.detach().double().requires_grad_() for t in (q, k, m)]
+    apart = (exact[0].unsqueeze(3) - exact[1].repeat_interleave(2, 1).unsqueeze(2)) @ exact[2]
+    scores = (-apart.square().sum(-1)).masked_fill(~keep, -torch.inf)
+    want = torch.autograd.grad(torch.logsumexp(scores, -1), exact, probe)
+
+    built = build(
+        q,
+        k,
+        torch.randn(1, 3, 15, 3),
+        metric=metrics.Mahalanobis(factor=m),
+        scale=1.0,
+        mask=masks.dense(keep),
+        backend=backend,
+    )
+    lse = built.run()[1]
+    for got, w in zip(torch.autograd.grad(lse, (q, k, m), probe.to(lse.dtype)), want, strict=True):
+        assert (got.double() - w).abs().max() <= 2e-5 * w.abs().max()
