@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import operator
 
 import torch
 from torch import Tensor, nn
@@ -10,6 +11,7 @@ from torch import Tensor, nn
 from aatc.errors import ShapeError
 from aatc.geometry import PoincareBall
 from aatc.geometry.manifold import of, shown
+from aatc.geometry.manifolds.stereographic import wide
 
 
 class HyperbolicLogistic(nn.Module):
@@ -22,16 +24,23 @@ class HyperbolicLogistic(nn.Module):
     ``c`` is a number, or a tensor of one entry: a parameter learns. ``weight`` (out_features, in_features) holds the
     z_k, ``bias`` (out_features,) the r_k in half the unit of dist.
     Source: R. Shimizu, Y. Mukuta, T. Harada, "Hyperbolic neural networks++", 2021; O. Ganea, G. Bécigneul, T. Hofmann,
-    "Hyperbolic neural networks", 2018. Raises ShapeError when made or called with sizes that do not fit.
+    "Hyperbolic neural networks", 2018. The formula is evaluated in double precision, without its hyperbolic
+    functions of the bias, and rounded.
+
+    Raises: ShapeError when made or called with sizes that do not fit; GeometryError for c out of its range;
+    PointShapeError for points that are integers; in eager mode NotOnManifoldError for points outside the ball, and NaN.
     """
 
     c: float | Tensor
 
     def __init__(self, in_features: int, out_features: int, *, c: float | Tensor = 1.0, bias: bool = True) -> None:
         super().__init__()
-        if in_features < 1 or out_features < 1:
+        try:
+            self.in_features, self.out_features = operator.index(in_features), operator.index(out_features)
+        except TypeError as error:
+            raise ShapeError(f"sizes {in_features!r} and {out_features!r}", hint="sizes are integers") from error
+        if self.in_features < 1 or self.out_features < 1:
             raise ShapeError(f"sizes {in_features} and {out_features}", hint="give at least one feature in and out")
-        self.in_features, self.out_features = in_features, out_features
         kept = PoincareBall(c).c
         if isinstance(kept, Tensor) and not isinstance(kept, nn.Parameter):
             self.register_buffer("c", kept)
@@ -52,23 +61,38 @@ class HyperbolicLogistic(nn.Module):
 
     def logits(self, x: Tensor) -> Tensor:
         """v_k(x), (..., in_features) to (..., out_features)."""
-        if x.ndim < 1 or x.shape[-1] != self.in_features:
+        return self._logits(x).to(torch.promote_types(x.dtype, self.weight.dtype))
+
+    def _logits(self, x: Tensor) -> Tensor:
+        """v_k(x) in double precision, as 2|z_k|/√c asinh(m sinh(t − 2√c r_k)): t is the distance of x to the hyperplane
+        through 0, and log m that to the axis of ẑ_k, so that no exponential of a large bias meets another one."""
+        if not isinstance(x, Tensor) or x.ndim < 1 or x.shape[-1] != self.in_features:
             raise ShapeError(
-                f"points of shape {tuple(x.shape)} for {self.in_features} features",
+                f"points of shape {tuple(x.shape)} for {self.in_features} features"
+                if isinstance(x, Tensor)
+                else f"points are a tensor, got {type(x).__name__}",
                 hint=f"points of the ball are (..., {self.in_features})",
             )
         ball = self.ball
-        root, factor = of(ball.c, x) ** 0.5, 2 / ball._gap(x)
-        size = torch.linalg.vector_norm(self.weight, dim=-1).clamp_min(torch.finfo(self.weight.dtype).tiny)
-        along = root * factor * nn.functional.linear(x, self.weight / size[:, None])
+        ball._check(x)
+        ball._check_values((x,))
+        x, weight = wide(x), wide(self.weight)
+        c = of(ball.c, x)
+        root, factor = c**0.5, 2 / ball._gap(x)
+        size = torch.linalg.vector_norm(weight, dim=-1).clamp_min(torch.finfo(self.weight.dtype).tiny)
+        along = nn.functional.linear(x, weight / size[:, None])
+        across = (x.square().sum(-1, keepdim=True) - along.square()).clamp_min(0)
+        m = (1 + c * factor.square() * across).sqrt()
+        t = (root * factor * along / m).asinh()
         if self.bias is not None:
-            shift = 2 * root * self.bias
-            along = along * shift.cosh() - (factor - 1) * shift.sinh()
-        logits: Tensor = 2 * size / root * along.asinh()
+            t = t - 2 * root * wide(self.bias)
+        far = t.abs() > 20  # where asinh(m sinh t) is t + log m within rounding
+        near = (m * torch.where(far, torch.zeros_like(t), t).sinh()).asinh()
+        logits: Tensor = 2 * size / root * torch.where(far, t + t.sign() * m.log(), near)
         return logits
 
     def forward(self, x: Tensor) -> Tensor:
-        """Points of the ball (..., in_features) to logits (..., out_features). Raises ShapeError."""
+        """Points of the ball (..., in_features) to logits (..., out_features). Raises: as the class."""
         return self.logits(x)
 
 
@@ -80,10 +104,16 @@ class HyperbolicLinear(HyperbolicLogistic):
     """
 
     def forward(self, x: Tensor) -> Tensor:
-        """Points of the ball (..., in_features) to points (..., out_features). Raises ShapeError."""
+        """Points of the ball (..., in_features) to points (..., out_features). Raises: as `HyperbolicLogistic`."""
+        signed = self._logits(x)
         ball = self.ball
-        c = of(ball.c, x)
-        # beyond 30 √c y is 1 within rounding of double precision, and sinh overflows single precision near 89
-        spread = (c**0.5 * self.logits(x)).clamp(-30, 30).sinh() / c**0.5
-        whole = (1 + c * spread.square().sum(-1, keepdim=True)).sqrt()
-        return ball.projection(spread / (1 + whole))
+        root = of(ball.c, signed) ** 0.5
+        signed = root * signed
+        # all of it divided by e to the largest of them, on which y does not depend
+        size, most = signed.abs(), signed.detach().abs().amax(-1, keepdim=True)
+        near = size < 1  # where |v| has no slope at 0
+        far = signed.sign() * ((size - most).exp() - (-size - most).exp()) / 2
+        spread = torch.where(near, torch.where(near, signed, torch.zeros_like(signed)).sinh() * (-most).exp(), far)
+        whole = ((-2 * most).exp() + spread.square().sum(-1, keepdim=True)).sqrt()
+        y = spread / (root * ((-most).exp() + whole))
+        return ball.projection(y.to(torch.promote_types(x.dtype, self.weight.dtype)))

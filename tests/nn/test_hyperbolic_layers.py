@@ -2,12 +2,13 @@
 
 import math
 
+import mpmath as mp
 import numpy as np
 import pytest
 import torch
 
 from aatc.errors import ShapeError
-from aatc.geometry import PoincareBall
+from aatc.geometry import NotOnManifoldError, PoincareBall, PointShapeError
 from aatc.nn import HyperbolicLinear, HyperbolicLogistic
 
 
@@ -116,3 +117,81 @@ def test_a_curvature_that_is_a_parameter_learns(kind):
     assert torch.autograd.gradcheck(run, values)
     fixed = kind(3, 4, c=torch.tensor(0.3, dtype=torch.float64))
     assert "c" in fixed.state_dict() and "c" not in dict(fixed.named_parameters())
+
+
+def by_mpmath(made, x):
+    """Logits of points and their place in the ball by the formulas of the paper, in 80 digits."""
+    with mp.workdps(80):
+        c, rows = mp.mpf(float(made.c)), []
+        for point in x.double().tolist():
+            lam = 2 / (1 - c * mp.fsum(mp.mpf(p) ** 2 for p in point))
+            row = []
+            for z, r in zip(made.weight.detach().double().tolist(), made.bias.detach().double().tolist(), strict=True):
+                size = mp.sqrt(mp.fsum(mp.mpf(a) ** 2 for a in z))
+                dot = mp.fsum(mp.mpf(a) * mp.mpf(p) for a, p in zip(z, point, strict=True)) / size
+                shift = 2 * mp.sqrt(c) * mp.mpf(r)
+                inner = lam * mp.sqrt(c) * dot * mp.cosh(shift) - (lam - 1) * mp.sinh(shift)
+                row.append(2 * size / mp.sqrt(c) * mp.asinh(inner))
+            rows.append(row)
+        w = [[mp.sinh(mp.sqrt(c) * v) / mp.sqrt(c) for v in row] for row in rows]
+        ends = [[a / (1 + mp.sqrt(1 + c * mp.fsum(b**2 for b in row))) for a in row] for row in w]
+        as_tensor = lambda m: torch.tensor([[float(a) for a in row] for row in m], dtype=torch.float64)  # noqa: E731
+        return as_tensor(rows), as_tensor(ends)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+@pytest.mark.parametrize("largest", [1.0, 45.0, 400.0, 1e4])
+def test_large_biases_and_far_points_are_those_of_the_formula(dtype, largest):
+    torch.manual_seed(1)
+    made = HyperbolicLinear(3, 5, c=0.8).to(dtype)
+    with torch.no_grad():
+        made.bias.copy_(largest * torch.tensor([1.0, -1.0, 0.9, 0.0, -0.5]))
+    x = PoincareBall(0.8).random_point((6, 3), dtype=dtype)
+    x[0] *= 0.9999 / math.sqrt(0.8) / x[0].norm()
+    x[1] = made.weight[0].detach() / made.weight[0].detach().norm() * 0.999 / math.sqrt(0.8)
+    x.requires_grad_()
+    logits, ends = by_mpmath(made, x.detach())
+    eps = torch.finfo(dtype).eps
+    torch.testing.assert_close(made.logits(x).double(), logits, rtol=4 * eps + 1e-11, atol=4 * eps + 1e-11)
+    out = made(x)
+    torch.testing.assert_close(out.double(), ends, rtol=0, atol=8 * eps + 1e-12)  # the edge itself is 4 eps away
+    assert PoincareBall(0.8).belongs(out).all()
+    for value in (made.logits(x), made(x)):
+        slopes = torch.autograd.grad(value.sum(), (x, made.weight, made.bias))
+        assert all(g.isfinite().all() for g in slopes)
+
+
+def test_slopes_by_a_large_bias_are_those_of_differences():
+    made, x = layer(HyperbolicLogistic, 1.0)
+    with torch.no_grad():
+        made.bias.copy_(torch.tensor([60.0, -60.0, 9.9, -10.1]))
+    (slope,) = torch.autograd.grad(made(x).sum(0).dot(torch.arange(1.0, 5).double()), made.bias)
+    moved = []
+    for h in (1e-6, -1e-6):
+        with torch.no_grad():
+            made.bias.add_(h)
+            moved.append(by_mpmath(made, x)[0].sum(0) * torch.arange(1.0, 5))
+            made.bias.sub_(h)
+    torch.testing.assert_close(slope, (moved[0] - moved[1]) / 2e-6, rtol=1e-7, atol=1e-7)
+
+
+@pytest.mark.parametrize("kind", [HyperbolicLinear, HyperbolicLogistic])
+def test_points_that_a_layer_cannot_use_are_typed_errors(kind):
+    made = kind(3, 2)
+    for bad in ([1.0, 0.0, 0.0], [2.0, 0.0, 0.0], [math.nan, 0.0, 0.0], [math.inf, 0.0, 0.0]):
+        x = torch.zeros(4, 3)
+        x[2] = torch.tensor(bad)
+        with pytest.raises(NotOnManifoldError, match=r"\(2,\)"):
+            made(x)
+    for wrong, error in (
+        ([0.0, 0.0, 0.0], ShapeError),
+        (torch.zeros(3, dtype=torch.long), PointShapeError),
+        (torch.tensor(0.0), ShapeError),
+    ):
+        with pytest.raises(error):
+            made(wrong)
+    for sizes in (("a", 3), (2.5, 3), (None, 1)):
+        with pytest.raises(ShapeError, match="integers"):
+            kind(*sizes)
+    assert made(torch.zeros(3, dtype=torch.float64)).dtype == torch.float64
+    assert made(torch.zeros(3, dtype=torch.bfloat16)).dtype == torch.float32
