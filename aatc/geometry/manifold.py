@@ -14,22 +14,11 @@ from typing import Any
 import torch
 from torch import Tensor
 
-
-class GeometryError(ValueError):
-    """A point, a vector or a parameter that the geometry cannot use."""
-
-
-class PointShapeError(GeometryError):
-    """Tensors whose shapes or dtypes are not those of points and tangent vectors of the manifold."""
-
-
-class NotOnManifoldError(GeometryError):
-    """A point that the manifold does not have, or one with coordinates that are not finite."""
-
-
-class CutLocusError(GeometryError):
-    """Two points with more than one shortest geodesic between them: ``log`` and ``transport`` have no value."""
-
+from aatc.geometry.errors import CutLocusError as CutLocusError
+from aatc.geometry.errors import GeometryError as GeometryError
+from aatc.geometry.errors import NotOnManifoldError as NotOnManifoldError
+from aatc.geometry.errors import PointShapeError as PointShapeError
+from aatc.geometry.errors import RangeError as RangeError
 
 #: A parameter of a geometry: a number, or a tensor of one entry that may learn.
 Scalar = float | Tensor
@@ -206,8 +195,8 @@ class Manifold:
     Raises: PointShapeError for shapes and dtypes that do not fit, by every method; CutLocusError by ``log``,
     ``geodesic`` and ``transport`` where the shortest geodesic is not unique. In eager mode also, by all but ``belongs``
     and ``is_tangent``: NotOnManifoldError for points whose constraints fail by more than rounding and steps of finite
-    differences (the root of the dtype's epsilon, or 1e-4 if that is more), and GeometryError for vectors that are not
-    finite and for a parameter that is out of its range by now. While torch.compile or torch.func.vmap traces, where
+    differences (the root of the dtype's epsilon, or 1e-4 if that is more), GeometryError for vectors that are not
+    finite and for a parameter that is out of its range by now, RangeError for results that are not finite. While torch.compile or torch.func.vmap traces, where
     looking at values would break the graph, the formula is evaluated as it is.
 
     A parameter such as a curvature may be a tensor of one entry, to which gradients flow, with the coordinates held.
@@ -221,32 +210,31 @@ class Manifold:
         square has, taken as inner(x, v, v) with v = log(x, y)."""
         self._check(x, y)
         self._check_values((x, y))
-        return self._dist(x, y)
+        return self._finite(self._dist(x, y))
 
     def squared_dist(self, x: Tensor, y: Tensor) -> Tensor:
         """dist², (...), as the squared norm of ``log``, which has a derivative at x = y and refuses the cut locus."""
         self._check(x, y)
         self._check_values((x, y))
-        change = self._log(x, y)
-        return self._inner(x, change, change)
+        return self._finite(self._squared_dist(x, y))
 
     def exp(self, x: Tensor, v: Tensor) -> Tensor:
         """The point at time 1 of the geodesic from ``x`` with velocity ``v``."""
         self._check(x, v)
         self._check_values((x,), (v,))
-        return self._exp(x, v)
+        return self._finite(self._exp(x, v))
 
     def log(self, x: Tensor, y: Tensor) -> Tensor:
         """The velocity at ``x`` of the shortest geodesic that is at ``y`` at time 1; its norm is ``dist(x, y)``."""
         self._check(x, y)
         self._check_values((x, y))
-        return self._log(x, y)
+        return self._finite(self._log(x, y))
 
     def inner(self, x: Tensor, u: Tensor, v: Tensor) -> Tensor:
         """The metric at ``x`` of two tangent vectors, (...)."""
         self._check(x, u, v)
         self._check_values((x,), (u, v))
-        return self._inner(x, u, v)
+        return self._finite(self._inner(x, u, v))
 
     def norm(self, x: Tensor, v: Tensor) -> Tensor:
         """√inner(x, v, v), (...); its gradient at v = 0 is taken to be 0. To differentiate |v|² twice, take `inner`."""
@@ -256,12 +244,15 @@ class Manifold:
         """Parallel transport of ``v``, tangent at ``x``, to ``y`` along the shortest geodesic."""
         self._check(x, y, v)
         self._check_values((x, y), (v,))
-        return self._transport(x, y, v)
+        return self._finite(self._transport(x, y, v))
 
     def geodesic(self, x: Tensor, y: Tensor, t: Tensor | float) -> Tensor:
         """The point at time ``t`` of the geodesic with x at 0 and y at 1; ``t`` broadcasts with the batch axes."""
         self._check(x, y)
-        times = torch.as_tensor(t, dtype=torch.promote_types(x.dtype, y.dtype), device=x.device)
+        try:
+            times = torch.as_tensor(t, dtype=torch.promote_types(x.dtype, y.dtype), device=x.device)
+        except (TypeError, ValueError, RuntimeError) as error:
+            raise PointShapeError(f"a time is a number or a tensor of them, got {t!r}") from error
         batch = torch.broadcast_shapes(*(p.shape[: p.ndim - self.point_ndim] for p in (x, y)))
         try:
             torch.broadcast_shapes(times.shape, batch)
@@ -270,19 +261,19 @@ class Manifold:
                 f"times of shape {tuple(times.shape)} do not broadcast with {tuple(batch)}"
             ) from error
         self._check_values((x, y), (times,))
-        return self._geodesic(x, y, times.reshape(*times.shape, *[1] * self.point_ndim))
+        return self._finite(self._geodesic(x, y, times.reshape(*times.shape, *[1] * self.point_ndim)))
 
     def projection(self, x: Tensor) -> Tensor:
         """A point of the manifold for an ambient ``x``; points of the manifold stay where they are."""
         self._check(x)
         self._check_values((), (x,))
-        return self._projection(x)
+        return self._finite(self._projection(x))
 
     def tangent_projection(self, x: Tensor, v: Tensor) -> Tensor:
         """The tangent vector at ``x`` that is nearest to the ambient ``v`` in the metric."""
         self._check(x, v)
         self._check_values((x,), (v,))
-        return self._tangent_projection(x, v)
+        return self._finite(self._tangent_projection(x, v))
 
     def egrad2rgrad(self, x: Tensor, gradient: Tensor) -> Tensor:
         """The Riemannian gradient at ``x`` of a function whose ambient gradient there is ``gradient``.
@@ -291,13 +282,13 @@ class Manifold:
         """
         self._check(x, gradient)
         self._check_values((x,), (gradient,))
-        return self._egrad2rgrad(x, gradient)
+        return self._finite(self._egrad2rgrad(x, gradient))
 
     def retraction(self, x: Tensor, v: Tensor) -> Tensor:
         """A point of the manifold near ``exp(x, v)``, at less cost: they differ by O(|v|²)."""
         self._check(x, v)
         self._check_values((x,), (v,))
-        return self._retraction(x, v)
+        return self._finite(self._retraction(x, v))
 
     def convexity_radius(self) -> float | Tensor:
         """Points within a ball of less than this radius have one Fréchet mean; 0 where no such radius is known."""
@@ -311,9 +302,7 @@ class Manifold:
     def is_tangent(self, x: Tensor, v: Tensor, atol: float | None = None) -> Tensor:
         """Whether ``v`` is tangent at ``x`` within ``atol`` (1 + its largest entry), bool (...)."""
         self._check(x, v)
-        axes = tuple(range(-self.point_ndim, 0))
-        residual = (self._tangent_projection(x, v) - v).abs().amax(axes)
-        return residual <= self._atol(v, atol) * (1 + v.abs().amax(axes))
+        return self._is_tangent(x, v, self._atol(v, atol))
 
     def random_point(
         self,
@@ -326,12 +315,19 @@ class Manifold:
         """Random points; ``shape`` is that of the result, the coordinates included."""
         if device is None and generator is not None:
             device = generator.device
-        normal = torch.empty(tuple(shape), dtype=dtype, device=device)
+        try:
+            normal = torch.empty(tuple(shape), dtype=dtype, device=device)
+        except (TypeError, RuntimeError) as error:
+            raise PointShapeError(f"a shape is integers, a dtype one of torch, got {shape!r}, {dtype!r}") from error
         self._check(normal)
         return self._random_point(normal.normal_(generator=generator))
 
     def _atol(self, x: Tensor, atol: float | None) -> float:
-        return torch.finfo(x.dtype).eps ** 0.5 if atol is None else atol
+        if atol is None:
+            least: float = torch.finfo(x.dtype).eps ** 0.5
+            return least
+        number = scalar("atol", atol)
+        return float(number)
 
     def _check_trailing(self, shape: tuple[int, ...]) -> None:
         """Refuse the shape of one point."""
@@ -341,6 +337,8 @@ class Manifold:
     def _check(self, *tensors: Tensor) -> None:
         name, axes = type(self).__name__, self.point_ndim
         for tensor in tensors:
+            if not isinstance(tensor, Tensor):
+                raise PointShapeError(f"points and vectors of {name} are tensors, got {type(tensor).__name__}")
             if not tensor.is_floating_point():
                 raise PointShapeError(f"{name} needs floating point coordinates, got {tensor.dtype}")
             if tensor.ndim < axes:
@@ -385,13 +383,42 @@ class Manifold:
             if not holds(t.isfinite()):
                 raise GeometryError(f"a vector or time given to {self!r} holds NaN or infinity")
         for t in seen[0]:
-            if not holds(near := self._near(t)):
-                index = tuple(int(i) for i in (~near).nonzero()[0])
-                finite = holds(t[index].isfinite())
-                what = "is not on" if finite else "holds NaN or infinity, and is not on"
-                hint = "; projection() takes points to it" if finite else ""
-                where = f" at batch index {index}" if index else ""
-                raise NotOnManifoldError(f"the point{where} {what} {self!r}{hint}")
+            self._refuse(t, ~self._near(t))
+
+    def _refuse(self, points: Tensor, bad: Tensor) -> None:
+        """Refuse, in eager mode, points by which of them are ``bad``, bool (...)."""
+        if holds(~bad):
+            return
+        index = tuple(int(i) for i in bad.nonzero()[0])
+        finite = holds(points.detach().expand(*bad.shape, *points.shape[bad.ndim :])[index].isfinite())
+        what = "is not on" if finite else "holds NaN or infinity, and is not on"
+        hint = "; projection() takes points to it" if finite else ""
+        where = f" at batch index {index}" if index else ""
+        raise NotOnManifoldError(f"the point{where} {what} {self!r}{hint}")
+
+    def _finite(self, result: Tensor) -> Tensor:
+        """``result``, refused in eager mode where numbers of it are beyond the dtype."""
+        if torch.compiler.is_compiling() or holds(good := result.detach().isfinite()):
+            return result
+        index = tuple(int(i) for i in (~good).nonzero()[0])
+        raise RangeError(
+            f"a result of {self!r} is beyond the range of {result.dtype}, at index {index}: take points that are closer "
+            "together, shorter vectors, or double precision"
+        )
+
+    def _unreachable(self, x: Tensor, y: Tensor) -> Tensor:
+        """Whether ``log`` from x to y has no value, bool (...)."""
+        batch = torch.broadcast_shapes(*(p.shape[: p.ndim - self.point_ndim] for p in (x, y)))
+        return torch.zeros(batch, dtype=torch.bool, device=x.device)
+
+    def _squared_dist(self, x: Tensor, y: Tensor) -> Tensor:
+        change = self._log(x, y)
+        return self._inner(x, change, change)
+
+    def _is_tangent(self, x: Tensor, v: Tensor, atol: float) -> Tensor:
+        axes = tuple(range(-self.point_ndim, 0))
+        residual = (self._tangent_projection(x, v) - v).abs().amax(axes)
+        return residual <= atol * (1 + v.abs().amax(axes))
 
     def _dist(self, x: Tensor, y: Tensor) -> Tensor:
         raise NotImplementedError

@@ -11,7 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from aatc.geometry.manifold import GeometryError
+from aatc.geometry.errors import GeometryError
 
 _LIBRARY = torch.library.Library("aatc_geometry", "DEF")
 _LIBRARY.define("require(Tensor bad, str error, str message) -> Tensor", tags=(torch.Tag.pt2_compliant_tag,))

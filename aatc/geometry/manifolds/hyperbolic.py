@@ -34,13 +34,17 @@ def lorentz(u: Tensor, v: Tensor) -> Tensor:
     return dot(u[..., 1:], v[..., 1:]) - u[..., :1] * v[..., :1]
 
 
-def _across(u: Tensor, v: Tensor) -> Tensor:
-    """|u ∧ v|² = |u|²|v|² − ⟨u, v⟩² over the last axis, by the part of u across v, which keeps its digits."""
-    square = dot(v, v)
-    some = square > 0
-    along = torch.where(some, dot(u, v) / torch.where(some, square, torch.ones_like(square)), torch.zeros_like(square))
-    across = u - along * v
-    return dot(across, across) * square
+def _crossed(u: Tensor, v: Tensor, x: Tensor, over: Tensor) -> Tensor:
+    """⟨u ∧ x, v ∧ x⟩ = ⟨u, v⟩|x|² − ⟨u, x⟩⟨v, x⟩ over the last axis, divided by ``over``: for long x by the parts of u
+    and v across x, which keep their digits, and without products that leave the range of the dtype before ``over``
+    brings them back."""
+    square = dot(x, x)
+    short = square < 1
+    size = torch.where(short, torch.ones_like(square), square)
+    across = [w - dot(w, x) / size * x for w in ((u,) if u is v else (u, v))]
+    near = torch.where(short, x, torch.zeros_like(x))
+    direct = dot(near, near) * dot(u, v) - dot(near, u) * dot(near, v)
+    return torch.where(short, direct / over, dot(across[0], across[-1]) * (square / over))
 
 
 def _weights(square: Tensor, t: Tensor) -> tuple[Tensor, Tensor]:
@@ -72,9 +76,10 @@ class Hyperboloid(Manifold):
     dist = (2/√c) asinh(√c |x − y|_L/2). As sums, Lorentz products lose a factor e^{2r√c} of precision at distance r
     from the vertex: |x − y|_L and |v| are formed of coordinates 1..n without cancellation, all else in double
     precision. exp(x, v) = cosh(√c|v|) x + sinh(√c|v|) v/(√c|v|); transport v + c⟨y, v⟩/(1 − c⟨x, y⟩)(x + y).
-    ``projection`` keeps the coordinates 1..n and computes x₀; maps read these alone, of points and, but for ``inner``,
-    of vectors: x₀ and v₀ follow, and their own rounding would outweigh the rest. Source: J. Ratcliffe, "Foundations of
-    Hyperbolic Manifolds", chapter 3.
+    ``projection`` keeps the coordinates 1..n and computes x₀; maps read these alone, of points and, but for
+    ``tangent_projection`` and ``egrad2rgrad``, of vectors: x₀ and v₀ follow, and their own rounding would outweigh the
+    rest. In double precision a rounded direction is worth more than a unit beyond √c r = 36, and products of
+    coordinates leave the range beyond 340: RangeError. Source: J. Ratcliffe, "Foundations of Hyperbolic Manifolds", chapter 3.
 
     ``c`` is a number or a tensor of one entry, which learns: gradients by it are those at fixed coordinates 1..n.
 
@@ -101,10 +106,15 @@ class Hyperboloid(Manifold):
         c, xs, ys = of(self.c, x), x[..., 1:], y[..., 1:]
         xx, yy, xy, times = dot(xs, xs), dot(ys, ys), dot(xs, ys), x[..., :1] * y[..., :1]
         apart = xy < 0
-        opposite = c * ((xx + yy + c * xx * yy) / (1 + c * times) - torch.where(apart, xy, torch.zeros_like(xy)))
-        change = ys - xs
+        # nothing is as large as the fourth power of a coordinate
+        both = ((xx + yy) / times + c * (xx / x[..., :1]) * (yy / y[..., :1])) / (1 / times + c)
+        opposite = c * (both - torch.where(apart, xy, torch.zeros_like(xy)))
+        change, longer = ys - xs, xx > yy
+        # ξ ∧ η of the shortest of ξ, η, η − ξ and of the longer of the points: it is rounded as they are long
+        long, short = torch.where(longer, xs, ys), torch.where(longer, ys, xs)
+        short = torch.where(dot(change, change) < torch.where(longer, yy, xx), change, short)
         bottom = 1 + c * (times + torch.where(apart, torch.zeros_like(xy), xy))
-        beside = c * (dot(change, change) + c * _across(change, xs + ys) / 4) / bottom
+        beside = c * (dot(change, change) / bottom + c * _crossed(short, short, long, bottom))
         return torch.where(apart, opposite, beside) / 2
 
     @_in_double(2)
@@ -114,23 +124,32 @@ class Hyperboloid(Manifold):
     @_in_double(1)
     def _exp(self, x: Tensor, v: Tensor) -> Tensor:
         space = v[..., 1:]  # v₀ follows from tangency, which rounding takes from vectors far from the vertex
-        square = (dot(space, space) + of(self.c, x) * _across(space, x[..., 1:])) / x[..., :1].square()
+        over = x[..., :1].square()
+        square = dot(space, space) / over + of(self.c, x) * _crossed(space, space, x[..., 1:], over)
         moved = even(square, *COSH) * x[..., 1:] + even(square, *SINHC) * space
         return self._lifted(moved)
 
     @_in_double(2)
     def _log(self, x: Tensor, y: Tensor) -> Tensor:
         square = self._half_sinh_square(x, y)
-        space = y[..., 1:] - x[..., 1:] - 2 * square * x[..., 1:]
-        return even(square, *ASINHC) / (1 + square).sqrt() * self._along(x, space)
+        size = even(square, *ASINHC) / (1 + square).sqrt()
+        return self._along(x, size * (y[..., 1:] - x[..., 1:]) - 2 * size * square * x[..., 1:])
+
+    @_in_double(2)
+    def _squared_dist(self, x: Tensor, y: Tensor) -> Tensor:
+        square = self._half_sinh_square(x, y)
+        return (4 / of(self.c, x) * square * even(square, *ASINHC).square()).squeeze(-1)
 
     @_in_double(2)
     def _geodesic(self, x: Tensor, y: Tensor, t: Tensor) -> Tensor:
         a, b = _weights(self._half_sinh_square(x, y), t)
         return self._projection(a * x + b * y)
 
+    @_in_double(1)
     def _inner(self, x: Tensor, u: Tensor, v: Tensor) -> Tensor:
-        return (lorentz(u, v) + torch.zeros_like(x[..., :1])).squeeze(-1)
+        """⟨u, v⟩_L, u₀ being c⟨ξ, υ⟩/cx₀: (υ·ν/c + ⟨υ ∧ ξ, ν ∧ ξ⟩)/x₀² of the coordinates 1..n."""
+        us, vs, over = u[..., 1:], v[..., 1:], x[..., :1].square()
+        return (dot(us, vs) / (of(self.c, x) * over) + _crossed(us, vs, x[..., 1:], over)).squeeze(-1)
 
     @_in_double(2)
     def _transport(self, x: Tensor, y: Tensor, v: Tensor) -> Tensor:
@@ -143,20 +162,30 @@ class Hyperboloid(Manifold):
         return v + of(self.c, x) * along / (2 + 2 * self._half_sinh_square(x, y)) * total
 
     def _lifted(self, space: Tensor) -> Tensor:
-        """The point whose coordinates 1..n are given."""
-        return torch.cat([(dot(space, space) + 1 / of(self.c, space)).sqrt(), space], -1)
+        """The point whose coordinates 1..n are given; of long ones the squares need not be numbers."""
+        largest = space.detach().abs().amax(-1, keepdim=True)
+        size = torch.where(largest > torch.finfo(space.dtype).max ** 0.25, largest, torch.ones_like(largest))
+        part = space / size
+        return torch.cat([(dot(part, part) + 1 / of(self.c, space) / size / size).sqrt() * size, space], -1)
 
     @staticmethod
     def _along(x: Tensor, space: Tensor) -> Tensor:
         """The vector tangent at x whose coordinates 1..n are given."""
-        time = dot(x[..., 1:], space) / x[..., :1]
+        time = dot(x[..., 1:] / x[..., :1], space)
         return torch.cat([time, space.expand(*time.shape[:-1], space.shape[-1])], -1)
 
     def _projection(self, x: Tensor) -> Tensor:
         return self._lifted(x[..., 1:])
 
+    @_in_double(1)
     def _tangent_projection(self, x: Tensor, v: Tensor) -> Tensor:
         return v + of(self.c, x) * lorentz(x, v) * x
+
+    def _is_tangent(self, x: Tensor, v: Tensor, atol: float) -> Tensor:
+        """By v₀ alone, which is what maps do not read."""
+        expected = dot(x[..., 1:], v[..., 1:]) / self._projection(x)[..., :1]
+        near = (v[..., :1] - expected).abs() <= atol * (1 + v.abs().amax(-1, keepdim=True))
+        return near.squeeze(-1) & v.isfinite().all(-1)
 
     def _egrad2rgrad(self, x: Tensor, gradient: Tensor) -> Tensor:
         return self._tangent_projection(x, torch.cat([-gradient[..., :1], gradient[..., 1:]], -1))

@@ -89,6 +89,15 @@ class Product(Manifold):
         distances: Tensor = torch.linalg.vector_norm(each, dim=-1)
         return distances
 
+    def _squared_dist(self, x: Tensor, y: Tensor) -> Tensor:
+        return torch.stack(self._each(lambda m, a, b: m._squared_dist(a, b), x, y), -1).sum(-1)
+
+    def _unreachable(self, x: Tensor, y: Tensor) -> Tensor:
+        return torch.stack(self._each(lambda m, a, b: m._unreachable(a, b), x, y), -1).any(-1)
+
+    def _is_tangent(self, x: Tensor, v: Tensor, atol: float) -> Tensor:
+        return torch.stack(self._each(lambda m, a, w: m._is_tangent(a, w, atol), x, v), -1).all(-1)
+
     def _exp(self, x: Tensor, v: Tensor) -> Tensor:
         return self._join(self._each(lambda m, a, w: m._exp(a, w), x, v))
 
