@@ -24,15 +24,15 @@ from aatc.geometry.errors import RangeError as RangeError
 Scalar = float | Tensor
 
 
-def holds(condition: Tensor) -> bool:
-    """Whether a condition holds for all entries, in eager mode; True where nobody can look: while torch.compile or
-    torch.func.vmap traces, for tensors without data, and while a CUDA graph is recorded."""
+def holds(condition: Tensor, *, unseen: bool = True) -> bool:
+    """Whether a condition holds for all entries, in eager mode; ``unseen`` where nobody can look: while torch.compile
+    or torch.func.vmap traces, for tensors without data, and while a CUDA graph is recorded."""
     if torch.compiler.is_compiling() or (condition.is_cuda and torch.cuda.is_current_stream_capturing()):
-        return True
+        return unseen
     try:
         return bool(condition.all())
     except RuntimeError:
-        return True
+        return unseen
 
 
 def scalar(what: str, value: Any, *, positive: bool = False) -> Scalar:
@@ -162,17 +162,6 @@ def safe_sqrt(x: Tensor) -> Tensor:
     return torch.where(zero, torch.zeros_like(x), torch.where(zero, torch.ones_like(x), x).sqrt())
 
 
-def matrix_exponential(a: Tensor) -> Tensor:
-    """expm of square matrices. torch's own is off by up to 1e-11 for norms between 0.001 and 0.05 in double precision
-    (torch 2.13), where it takes a polynomial of degree 8: an entry beside the matrix makes the norm larger."""
-    n = a.shape[-1]
-    beside = torch.nn.functional.pad(a, (0, 1, 0, 1))
-    corner = torch.zeros(n + 1, n + 1, dtype=a.dtype, device=a.device)
-    corner[-1, -1] = 0.125
-    exponential: Tensor = torch.linalg.matrix_exp(beside + corner)
-    return exponential[..., :n, :n]
-
-
 def dot(u: Tensor, v: Tensor) -> Tensor:
     """Σ u v over the last axis, which is kept with size 1."""
     return (u * v).sum(-1, keepdim=True)
@@ -196,8 +185,9 @@ class Manifold:
     ``geodesic`` and ``transport`` where the shortest geodesic is not unique. In eager mode also, by all but ``belongs``
     and ``is_tangent``: NotOnManifoldError for points whose constraints fail by more than rounding and steps of finite
     differences (the root of the dtype's epsilon, or 1e-4 if that is more), GeometryError for vectors that are not
-    finite and for a parameter that is out of its range by now, RangeError for results that are not finite. While torch.compile or torch.func.vmap traces, where
-    looking at values would break the graph, the formula is evaluated as it is.
+    finite and for a parameter that is out of its range by now, RangeError for results that are not finite. While
+    torch.compile or torch.func.vmap traces, where looking at values would break the graph, the formula is evaluated as
+    it is.
 
     A parameter such as a curvature may be a tensor of one entry, to which gradients flow, with the coordinates held.
     """
@@ -402,14 +392,18 @@ class Manifold:
             return result
         index = tuple(int(i) for i in (~good).nonzero()[0])
         raise RangeError(
-            f"a result of {self!r} is beyond the range of {result.dtype}, at index {index}: take points that are closer "
-            "together, shorter vectors, or double precision"
+            f"a result of {self!r} is beyond the range of {result.dtype}, at index {index}: take points that are "
+            "closer together, shorter vectors, or double precision"
         )
 
     def _unreachable(self, x: Tensor, y: Tensor) -> Tensor:
         """Whether ``log`` from x to y has no value, bool (...)."""
         batch = torch.broadcast_shapes(*(p.shape[: p.ndim - self.point_ndim] for p in (x, y)))
         return torch.zeros(batch, dtype=torch.bool, device=x.device)
+
+    def _blur(self, x: Tensor, eps: float) -> Tensor | float:
+        """How far relative rounding by ``eps`` moves a point, in radii of curvature, where that can be much."""
+        return 0.0
 
     def _squared_dist(self, x: Tensor, y: Tensor) -> Tensor:
         change = self._log(x, y)

@@ -19,7 +19,7 @@ from aatc.geometry import (
     SpecialOrthogonal,
     Stiefel,
 )
-from aatc.geometry.manifold import matrix_exponential
+from aatc.geometry.manifolds.orthogonal import matrix_exponential
 from tests.geometry.every_manifold import MANIFOLDS, new, points, tangent
 
 

@@ -15,7 +15,8 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
-from aatc.geometry.manifold import GeometryError, Manifold, matrix_exponential
+from aatc.geometry.manifold import GeometryError, Manifold
+from aatc.geometry.manifolds.orthogonal import matrix_exponential
 
 PathFunction = Callable[[Tensor], Tensor]
 Path = PathFunction | Tensor

@@ -16,7 +16,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from aatc.geometry.manifold import GeometryError, PointShapeError, matrix_exponential
+from aatc.geometry.manifold import GeometryError, PointShapeError
+from aatc.geometry.manifolds.orthogonal import matrix_exponential
 
 Reaction = Callable[[Tensor], Tensor]
 Progress = Callable[[int, float, Tensor], None]

@@ -8,8 +8,9 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from aatc.geometry.manifold import CutLocusError, GeometryError, Manifold
-from aatc.geometry.manifolds.means import normalised_weights
+from aatc.geometry.manifold import CutLocusError, GeometryError, Manifold, scalar
+from aatc.geometry.manifolds.means import counted, reachable
+from aatc.geometry.manifolds.stereographic import wide
 
 
 class MeanError(GeometryError):
@@ -24,9 +25,11 @@ class MeanError(GeometryError):
 class FrechetMean:
     """``point`` (..., *P), with what is known of it.
 
-    ``converged`` (...): the gradient of ½ Σ w dist² is within the tolerance. ``unique`` (...): proved to be the only
-    mean, all points lying within the manifold's ``convexity_radius`` of it; False says that nothing is proved.
-    ``variance`` Σ w dist² (...), ``residual`` the norm of the gradient (...), ``iterations`` the steps taken.
+    ``converged`` (...): the gradient of ½ Σ w dist² is within the tolerance, and the dtype has coordinates for the mean
+    that tell it from others a twentieth of the radius of curvature away (`Hyperboloid` far out has not). ``unique``
+    (...): proved to be the only mean, all points that have a weight lying within the manifold's ``convexity_radius`` of
+    it; False says that nothing is proved. ``variance`` Σ w dist² (...), differentiable as ``point`` is, ``residual``
+    the norm of the gradient (...), ``iterations`` the steps taken.
     """
 
     point: Tensor
@@ -53,7 +56,14 @@ def _pull(manifold: Manifold, mean: Tensor, points: Tensor, weights: Tensor) -> 
 
 
 def _variance(manifold: Manifold, mean: Tensor, points: Tensor, weights: Tensor) -> Tensor:
-    return (weights * manifold.dist(mean.unsqueeze(-1 - manifold.point_ndim), points).square()).sum(-1)
+    return (weights * manifold.squared_dist(mean.unsqueeze(-1 - manifold.point_ndim), points)).sum(-1)
+
+
+def _heaviest(manifold: Manifold, points: Tensor, weights: Tensor) -> Tensor:
+    """The points, and in place of those of weight 0 the one of the largest weight."""
+    index = _share(manifold, weights.argmax(-1, keepdim=True))
+    heaviest = torch.take_along_dim(points, index, -1 - manifold.point_ndim)
+    return torch.where(_share(manifold, weights == 0), heaviest, points)
 
 
 def _descend(
@@ -124,13 +134,16 @@ def frechet_mean(
     Raises: MeanError where there is no point to start from (antipodes of equal weight) and, unless ``strict`` is False,
     where the gradient stays above the tolerance or what is found is no strict minimum; as `normalised_weights`.
     """
-    weights = normalised_weights(manifold, points, weights)
-    axis = -1 - manifold.point_ndim
+    points, weights, blank = counted(manifold, points, weights)
+    axis, eps, dtype = -1 - manifold.point_ndim, torch.finfo(weights.dtype).eps, weights.dtype
     batch = torch.broadcast_shapes(points.shape[:axis], weights.shape[:-1])
-    points = points.to(weights.dtype).expand(*batch, *points.shape[axis:])
-    weights = weights.expand(*batch, weights.shape[-1])
-    tolerance = torch.finfo(points.dtype).eps ** 0.75 if tolerance is None else tolerance
-    fixed, shares = points.detach(), weights.detach()
+    points = wide(points.to(dtype)).expand(*batch, *points.shape[axis:])
+    weights, blank = (t.expand(*batch, t.shape[-1]) for t in (wide(weights), blank))
+    tolerance = eps**0.75 if tolerance is None else float(scalar("tolerance", tolerance, positive=True))
+    if not isinstance(max_iterations, int) or max_iterations < 1:
+        raise GeometryError(f"max_iterations is a positive integer, got {max_iterations!r}")
+    shares = weights.detach()
+    fixed = _heaviest(manifold, points.detach(), shares)
     try:
         with torch.no_grad():
             mean, residual, bound, taken = _descend(manifold, fixed, shares, tolerance, max_iterations)
@@ -138,25 +151,35 @@ def frechet_mean(
             back = torch.linalg.pinv(matrix)
             for _ in range(2):
                 mean, residual = _polished(manifold, mean, back, fixed, shares, residual)
-            converged = residual <= bound
+            clear = torch.as_tensor(manifold._blur(mean, eps), device=mean.device) <= 0.05
+            converged = (residual <= bound) & clear
     except CutLocusError as error:
         raise MeanError(f"the points have no mean that is unique: {error}", []) from error
     except GeometryError as error:
         raise MeanError(f"there is no mean to start from: {error}", []) from error
-    radius = manifold.convexity_radius()
+    radius = torch.as_tensor(manifold.convexity_radius()).detach().to(mean.device)
     # where one mean is certain, so is the minimum, and rounding of matrices far from the identity says nothing
-    bad = ~(converged & (strictly | (float(radius) == math.inf)))
+    bad = ~(converged & (strictly | (radius == math.inf)))
     if strict and bool(bad.any()):
         which = _indices(bad)
         text = "is not a strict minimum" if bool(converged.all()) else f"was not found within {taken} steps"
+        if not bool(clear.all()):
+            text = f"lies where {dtype} has no coordinates for it"
         raise MeanError(
             f"the mean at batch index {which[0]} of {len(which)} {text} (gradient {float(residual.max()):.3g}); take "
             "points closer together, more max_iterations, or strict=False to see what was reached",
             which,
         )
     far = manifold.dist(mean.unsqueeze(axis), fixed).amax(-1)
-    variance = _variance(manifold, mean, fixed, shares)
-    point = _implicit(manifold, mean, back, points, weights)
+    used, cut = reachable(manifold, mean, points, weights, blank)
+    point = _implicit(manifold, mean, back, used, weights)
+    variance = _variance(manifold, point, used, weights)
+    if bool(cut.any()):  # there is no log to these, but a distance: the slope by their weight
+        where = torch.where(_share(manifold, cut), points, used).detach()
+        ways = manifold.dist(mean.unsqueeze(axis), where).square()
+        variance = variance + (torch.where(cut, ways, torch.zeros_like(ways)) * weights).sum(-1)
+    numbers = (t.to(dtype) for t in (point, variance, residual))
+    point, variance, residual = numbers
     return FrechetMean(point, converged, converged & (far < radius), variance, residual, taken)
 
 

@@ -8,11 +8,13 @@ from typing import cast
 import torch
 from torch import Tensor
 
-from aatc.geometry.manifold import GeometryError, PointShapeError, matrix_exponential
+from aatc.geometry.manifold import GeometryError, PointShapeError
 from aatc.geometry.manifolds.orthogonal import (
     MatrixManifold,
     cayley,
     eye_like,
+    matrix_exponential,
+    on_cut_locus,
     polar_factor,
     rotation_log,
     rotation_norm,
@@ -68,6 +70,9 @@ class Grassmann(MatrixManifold):
         """expm(2Ω) = (1 − 2y)(1 − 2x)."""
         one = eye_like(x)
         return (one - 2 * y) @ (one - 2 * x)
+
+    def _unreachable(self, x: Tensor, y: Tensor) -> Tensor:
+        return on_cut_locus(self._between(x, y))[..., 0, 0]
 
     def _dist(self, x: Tensor, y: Tensor) -> Tensor:
         # every principal angle θ is two angles of 2θ of the rotation, of which the norm counts pairs

@@ -79,7 +79,8 @@ class Hyperboloid(Manifold):
     ``projection`` keeps the coordinates 1..n and computes x₀; maps read these alone, of points and, but for
     ``tangent_projection`` and ``egrad2rgrad``, of vectors: x₀ and v₀ follow, and their own rounding would outweigh the
     rest. In double precision a rounded direction is worth more than a unit beyond √c r = 36, and products of
-    coordinates leave the range beyond 340: RangeError. Source: J. Ratcliffe, "Foundations of Hyperbolic Manifolds", chapter 3.
+    coordinates leave the range beyond 340: RangeError. Source: J. Ratcliffe, "Foundations of Hyperbolic Manifolds",
+    chapter 3.
 
     ``c`` is a number or a tensor of one entry, which learns: gradients by it are those at fixed coordinates 1..n.
 
@@ -195,6 +196,9 @@ class Hyperboloid(Manifold):
 
     def convexity_radius(self) -> float:
         return math.inf
+
+    def _blur(self, x: Tensor, eps: float) -> Tensor:
+        return eps * root(of(self.c, x)) * x[..., 0]
 
     def _belongs(self, x: Tensor, atol: float) -> Tensor:
         expected = self._projection(x)[..., 0]

@@ -10,7 +10,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from aatc.geometry.manifold import GeometryError, Manifold, PointShapeError, of
+from aatc.geometry.manifold import GeometryError, Manifold, PointShapeError, holds, of
 from aatc.geometry.manifolds.hyperbolic import Hyperboloid, PoincareBall, lorentz
 from aatc.geometry.manifolds.stereographic import wide
 from aatc.geometry.preconditions import require
@@ -22,6 +22,8 @@ def normalised_weights(manifold: Manifold, points: Tensor, weights: Tensor | Non
     Raises: PointShapeError for points without an axis to average over and weights that do not fit; GeometryError for
     weights that are negative, not finite, or all 0.
     """
+    if not isinstance(manifold, Manifold):
+        raise GeometryError(f"means are of a Manifold, such as Hyperboloid(), got {manifold!r}")
     manifold._check(points)
     axis = -1 - manifold.point_ndim
     if points.ndim < -axis or points.shape[axis] == 0:
@@ -29,6 +31,8 @@ def normalised_weights(manifold: Manifold, points: Tensor, weights: Tensor | Non
     count = points.shape[axis]
     if weights is None:
         return points.new_full((count,), 1 / count)
+    if not isinstance(weights, Tensor):
+        raise PointShapeError(f"weights are a tensor, got {type(weights).__name__}")
     if weights.ndim < 1 or weights.shape[-1] != count or not weights.is_floating_point():
         raise PointShapeError(f"{count} points need weights (..., {count}), got {tuple(weights.shape)} {weights.dtype}")
     try:
@@ -41,6 +45,31 @@ def normalised_weights(manifold: Manifold, points: Tensor, weights: Tensor | Non
     bad = ~((weights >= 0).all(-1, keepdim=True) & total.isfinite() & (total > 0))
     total = require(total, bad, GeometryError, "weights are finite, not negative and not all 0")
     return (weights / total).to(torch.promote_types(weights.dtype, points.dtype))
+
+
+def counted(manifold: Manifold, points: Tensor, weights: Tensor | None) -> tuple[Tensor, Tensor, Tensor]:
+    """Points (..., M, *P), weights (..., M) that sum to 1, and which of the points are blank, bool (..., M).
+
+    Blank is what is off the manifold and has weight 0 throughout, as padding has: it counts for nothing, neither here
+    nor in derivatives, and its coordinates come back as 0. Raises: as `normalised_weights`; in eager mode
+    NotOnManifoldError for points off the manifold that have a weight.
+    """
+    shares = normalised_weights(manifold, points, weights)
+    manifold._check_values(())
+    off = ~manifold._near(points.detach())
+    if weights is None:
+        manifold._refuse(points, off)
+        return points, shares, torch.zeros_like(off)
+    used = weights.detach() > 0
+    while used.ndim > off.ndim:
+        used = used.any(0)
+    for axis in range(-off.ndim, 0):  # queries that share their points
+        if -axis <= used.ndim and off.shape[axis] == 1 < used.shape[axis]:
+            used = used.any(axis, keepdim=True)
+    manifold._refuse(points, off & used)
+    blank = off & ~used
+    points = torch.where(blank.reshape(*blank.shape, *[1] * manifold.point_ndim), torch.zeros_like(points), points)
+    return points, normalised_weights(manifold, points, torch.where(blank, torch.zeros_like(weights), weights)), blank
 
 
 def _sum(weights: Tensor, points: Tensor) -> Tensor:
@@ -57,7 +86,7 @@ def lorentz_centroid(points: Tensor, weights: Tensor | None = None, *, c: float 
     Raises: as `normalised_weights`.
     """
     space = Hyperboloid(c)
-    shares = normalised_weights(space, points, weights)
+    points, shares, _ = counted(space, points, weights)
     # −⟨Σwx, Σwx⟩ cancels far out, and so x₀ is computed again, as the maps do
     total = _sum(wide(shares), space.projection(wide(points)))
     size = (-lorentz(total, total) * of(space.c, total)).sqrt()
@@ -72,7 +101,8 @@ def einstein_midpoint(points: Tensor, weights: Tensor | None = None, *, c: float
     Raises: as `normalised_weights`.
     """
     ball = PoincareBall(c)
-    factor = normalised_weights(ball, points, weights) / ball._gap(points).squeeze(-1).sqrt()
+    points, shares, _ = counted(ball, points, weights)
+    factor = shares / ball._gap(points).squeeze(-1).sqrt()
     return _sum(factor, points) / factor.sum(-1, keepdim=True)
 
 
@@ -83,7 +113,7 @@ def gyromidpoint(points: Tensor, weights: Tensor | None = None, *, c: float | Te
     Y. Mukuta, T. Harada, "Hyperbolic neural networks++", 2021. Raises: as `normalised_weights`.
     """
     ball = PoincareBall(c)
-    weights = normalised_weights(ball, points, weights)
+    points, weights, _ = counted(ball, points, weights)
     dtype, weights, points = weights.dtype, wide(weights), wide(points)  # the difference under the root cancels far out
     factor = 2 / ball._gap(points).squeeze(-1)
     top = _sum(weights * factor, points)
@@ -91,6 +121,21 @@ def gyromidpoint(points: Tensor, weights: Tensor | None = None, *, c: float | Te
     # ½ ⊗ z = z/(1 + √(1 − c|z|²)), with bottom² (1 − c|z|²) as it is before it is divided
     rest = (bottom.square() - of(ball.c, top) * top.square().sum(-1, keepdim=True)).clamp_min(0).sqrt()
     return ball.projection((top / (bottom + rest)).to(dtype))
+
+
+def reachable(
+    manifold: Manifold, base: Tensor, points: Tensor, weights: Tensor, blank: Tensor
+) -> tuple[Tensor, Tensor]:
+    """Points (..., M, *P) with ``base`` (..., *P) in place of what is blank, and of what has weight 0 and no ``log``
+    from it; and which those last ones are, bool (..., M)."""
+    at = base.detach().unsqueeze(-1 - manifold.point_ndim)
+    mask = lambda m: m.reshape(*m.shape, *[1] * manifold.point_ndim)  # noqa: E731
+    points = torch.where(mask(blank), at.to(points.dtype), points)
+    idle = weights.detach() == 0
+    if holds(~idle, unseen=False):
+        return points, torch.zeros_like(idle)
+    cut = idle & manifold._unreachable(at, points.detach())
+    return torch.where(mask(cut), at.to(points.dtype), points), cut
 
 
 def tangent_mean(
@@ -101,11 +146,14 @@ def tangent_mean(
     Without a base, that is the `projection` of the weighted mean in ambient coordinates. Raises: as
     `normalised_weights`; what ``log`` and ``projection`` of the manifold raise.
     """
-    weights = normalised_weights(manifold, points, weights)
+    points, weights, blank = counted(manifold, points, weights)
     axis = -1 - manifold.point_ndim
     share = weights.reshape(*weights.shape, *[1] * manifold.point_ndim)
     if base is None:
         base = manifold.projection((share * points).sum(axis))
+    manifold._check(base)
+    manifold._check(points, base.unsqueeze(axis))
+    points, _ = reachable(manifold, base, points, weights, blank)
     return manifold.exp(base, (share * manifold.log(base.unsqueeze(axis), points)).sum(axis))
 
 
@@ -113,6 +161,7 @@ def klein_from_poincare(x: Tensor, *, c: float | Tensor = 1.0) -> Tensor:
     """2x/(1 + c|x|²), the point of the Klein ball that is ``x`` of ``PoincareBall(c)``, (..., n)."""
     ball = PoincareBall(c)
     ball._check(x)
+    ball._check_values((x,))
     return 2 * x / (1 + of(ball.c, x) * x.square().sum(-1, keepdim=True))
 
 
@@ -120,4 +169,5 @@ def poincare_from_klein(x: Tensor, *, c: float | Tensor = 1.0) -> Tensor:
     """x/(1 + √(1 − c|x|²)), the inverse of `klein_from_poincare`, (..., n)."""
     ball = PoincareBall(c)
     ball._check(x)
+    ball._check_values((x,))
     return x / (1 + ball._gap(x).sqrt())

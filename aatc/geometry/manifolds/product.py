@@ -92,6 +92,11 @@ class Product(Manifold):
     def _squared_dist(self, x: Tensor, y: Tensor) -> Tensor:
         return torch.stack(self._each(lambda m, a, b: m._squared_dist(a, b), x, y), -1).sum(-1)
 
+    def _blur(self, x: Tensor, eps: float) -> Tensor:
+        return torch.stack(
+            [torch.as_tensor(b).expand(x.shape[:-1]) for b in self._each(lambda m, a: m._blur(a, eps), x)], -1
+        ).amax(-1)
+
     def _unreachable(self, x: Tensor, y: Tensor) -> Tensor:
         return torch.stack(self._each(lambda m, a, b: m._unreachable(a, b), x, y), -1).any(-1)
 

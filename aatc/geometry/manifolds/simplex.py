@@ -66,10 +66,13 @@ class Simplex(Manifold):
     def _exp(self, x: Tensor, v: Tensor) -> Tensor:
         return sphere_exp(2 * safe_sqrt(x), self._push(x, v), 2.0).square() / 4
 
+    def _unreachable(self, x: Tensor, y: Tensor) -> Tensor:
+        return ((x <= 0) & (y > 0)).any(-1)
+
     def _log(self, x: Tensor, y: Tensor) -> Tensor:
         x = require(
             x,
-            ((x <= 0) & (y > 0)).any(-1, keepdim=True),
+            self._unreachable(x, y)[..., None],
             GeometryError,
             "no vector at a point with an entry of 0 leads to one where that entry is positive: geodesic() does",
         )

@@ -105,9 +105,13 @@ class Sphere(Manifold):
 
     def _total(self, x: Tensor, y: Tensor) -> Tensor:
         total = x + y
-        antipodal = length(total.detach()) <= 16 * torch.finfo(total.dtype).eps * of(self.radius, total)
+        antipodal = self._unreachable(x, y)[..., None]
         message = "antipodal points of a sphere: every great circle through them is a shortest geodesic"
         return require(total, antipodal, CutLocusError, message)
+
+    def _unreachable(self, x: Tensor, y: Tensor) -> Tensor:
+        total = (x + y).detach()
+        return (length(total) <= 16 * torch.finfo(total.dtype).eps * of(self.radius, total)).squeeze(-1)
 
     def _dist(self, x: Tensor, y: Tensor) -> Tensor:
         return (2 * of(self.radius, x) * half_angle(y - x, y + x)).squeeze(-1)

@@ -188,13 +188,15 @@ class Stereographic(Manifold):
         """Refuse antipodes, in eager mode."""
         if torch.compiler.is_compiling() or self._spherical() is False:
             return
-        with torch.no_grad():
-            kappa = self._kappa(x)
-            cosine = (self._bottom(x, y) / (self._gap(x) * self._gap(y))).clamp_min(0).sqrt()
-            near = cosine <= 8 * torch.finfo(x.dtype).eps
-            unique = holds(~near | (kappa <= 0))
-        if not unique:
+        if not holds(~self._unreachable(x, y)):
             raise CutLocusError("antipodal points of a sphere: every great circle through them is a shortest geodesic")
+
+    def _unreachable(self, x: Tensor, y: Tensor) -> Tensor:
+        if self._spherical() is False:
+            return super()._unreachable(x, y)
+        with torch.no_grad():
+            cosine = (self._bottom(x, y) / (self._gap(x) * self._gap(y))).clamp_min(0).sqrt()
+            return ((cosine <= 8 * torch.finfo(x.dtype).eps) & (self._kappa(x) > 0)).squeeze(-1)
 
     def _log(self, x: Tensor, y: Tensor) -> Tensor:
         kappa, gap = self._kappa(x), self._gap(x)

@@ -8,8 +8,15 @@ from typing import Any, cast
 import torch
 from torch import Tensor
 
-from aatc.geometry.manifold import CutLocusError, GeometryError, PointShapeError, matrix_exponential
-from aatc.geometry.manifolds.orthogonal import MatrixManifold, cayley, eye_like, inverse, polar_factor
+from aatc.geometry.manifold import CutLocusError, GeometryError, PointShapeError
+from aatc.geometry.manifolds.orthogonal import (
+    MatrixManifold,
+    cayley,
+    eye_like,
+    inverse,
+    matrix_exponential,
+    polar_factor,
+)
 from aatc.geometry.preconditions import require
 
 # Geodesics shorter than this are the only shortest ones (Zimmermann, Stoye, "The injectivity radius of the compact
@@ -139,14 +146,20 @@ class Stiefel(MatrixManifold):
     def _exp(self, x: Tensor, v: Tensor) -> Tensor:
         return _turned(_lift(x, v)) @ x
 
+    def _shot(self, x: Tensor, y: Tensor) -> tuple[Tensor, Tensor]:
+        """The velocity from x to y, and where it is none that is known to be the shortest, (..., 1, 1)."""
+        found = torch.ops.aatc_stiefel.shoot(x, y)
+        missing = torch.linalg.matrix_norm(self._exp(x, found) - y, keepdim=True)
+        long = self._inner(x, found, found).sqrt()[..., None, None] >= INJECTIVITY_RADIUS
+        return found, long | ~(missing <= 256 * x.shape[-2] * torch.finfo(x.dtype).eps)
+
+    def _unreachable(self, x: Tensor, y: Tensor) -> Tensor:
+        return self._shot(*(_nearer(t.detach()) for t in torch.broadcast_tensors(x, y)))[1][..., 0, 0]
+
     def _log(self, x: Tensor, y: Tensor) -> Tensor:
         x, y = (_nearer(t) for t in torch.broadcast_tensors(x, y))
-        start, at = x.detach(), y.detach()
-        found = torch.ops.aatc_stiefel.shoot(start, at)
-        back, v = inverse(_slopes(start, found)), _tangent(x, found)
-        missing = torch.linalg.matrix_norm(self._exp(start, found) - at, keepdim=True)
-        long = self._inner(start, found, found).sqrt()[..., None, None] >= INJECTIVITY_RADIUS
-        bad = long | ~(missing <= 256 * x.shape[-2] * torch.finfo(x.dtype).eps)
+        found, bad = self._shot(x.detach(), y.detach())
+        back, v = inverse(_slopes(x.detach(), found)), _tangent(x, found)
         v = require(v, bad, CutLocusError, "no geodesic between two frames was found that is shorter than √(4/5)π")
         for _ in range(2):  # each makes one more derivative exact, and leaves the value
             missing = _missing(x, v, y)
