@@ -7,8 +7,9 @@ import math
 import torch
 from torch import Tensor
 
-from aatc.geometry.manifold import GeometryError, PointShapeError, Scalar, length, of, sinc, sinhc
+from aatc.geometry.manifold import GeometryError, PointShapeError, Scalar, dot, length, of, sinhc
 from aatc.geometry.manifolds.hyperbolic import Hyperboloid, PoincareBall
+from aatc.geometry.manifolds.lattice_sum import log_lattice_sum
 from aatc.geometry.manifolds.sphere import Sphere
 from aatc.geometry.preconditions import require
 
@@ -21,13 +22,13 @@ class WrappedNormal:
     basis vector (of the ball the origin), carried to μ along the geodesic; for one scale for all they do not matter.
     Densities are with respect to the volume of the manifold: with r = |v| the normal density of v times
     (√c r/sinh √c r)^(n−1) in curvature −c. On the sphere of radius R the ways around are summed, further by 2πR each
-    time, and to the other side by 2πR − r, as many as count at that scale; for n > 1 the density is infinite at −μ,
-    and the ways round to μ itself are left out.
+    time, and to the other side by 2πR − r, all of them (`log_lattice_sum`); for n > 1 the density is infinite at −μ,
+    which log refuses, and the ways round to μ itself are left out.
     Sources: Y. Nagano et al., "A wrapped normal distribution on hyperbolic space for gradient-based learning", 2019;
     E. Mathieu et al., "Continuous hierarchical representations with Poincaré variational auto-encoders", 2019.
 
-    Raises: GeometryError for another manifold, a mean off the manifold and a scale that is not positive;
-    PointShapeError for a scale that does not fit.
+    Results have the dtype of mean and points. Raises: GeometryError for another manifold, a mean off the manifold and a
+    scale that is not positive; PointShapeError for a scale that does not fit, and for what is no tensor.
     """
 
     def __init__(
@@ -38,9 +39,13 @@ class WrappedNormal:
                 f"normal distributions are wrapped onto Hyperboloid, PoincareBall and Sphere, not {manifold!r}"
             )
         self.manifold = manifold
+        manifold._check(mean)
         mean = require(mean, ~manifold.belongs(mean)[..., None], GeometryError, f"a mean that is not on {manifold!r}")
         self.dim = mean.shape[-1] - (0 if isinstance(manifold, PoincareBall) else 1)
-        spread = torch.as_tensor(scale, dtype=mean.dtype, device=mean.device)
+        try:
+            spread = torch.as_tensor(scale, dtype=mean.dtype, device=mean.device)
+        except (TypeError, ValueError, RuntimeError) as error:
+            raise PointShapeError(f"a scale is a number or a tensor, got {scale!r}") from error
         spread = spread if spread.ndim else spread[None]
         try:
             if spread.shape[-1] not in (1, self.dim):
@@ -68,7 +73,7 @@ class WrappedNormal:
         if isinstance(self.manifold, Hyperboloid):
             return self.manifold.projection(origin)
         if isinstance(self.manifold, Sphere):
-            return torch.cat([origin[..., :1] + self.manifold.radius, origin[..., 1:]], -1)
+            return torch.cat([origin[..., :1] + of(self.manifold.radius, origin), origin[..., 1:]], -1)
         return origin
 
     def _frame(self) -> tuple[Tensor, Tensor]:
@@ -96,8 +101,8 @@ class WrappedNormal:
     def rsample(self, shape: tuple[int, ...] = (), generator: torch.Generator | None = None) -> Tensor:
         """Points (*shape, ..., *P), differentiable in mean and scale."""
         mean, batch = self.mean, self.batch_shape
-        normal = torch.empty((*shape, *batch, self.dim), dtype=mean.dtype, device=mean.device)
-        return self.manifold.exp(mean, self._spread_out(normal.normal_(generator=generator) * self.scale))
+        normal = torch.randn((*shape, *batch, self.dim), generator=generator, dtype=mean.dtype, device=mean.device)
+        return self.manifold.exp(mean, self._spread_out(normal * self.scale))
 
     def sample(self, shape: tuple[int, ...] = (), generator: torch.Generator | None = None) -> Tensor:
         """Points (*shape, ..., *P) without derivatives."""
@@ -105,13 +110,24 @@ class WrappedNormal:
             return self.rsample(shape, generator)
 
     def log_prob(self, x: Tensor) -> Tensor:
-        """The logarithm of the density at ``x`` (..., *P) with respect to the volume, (...), differentiable in all."""
-        coordinates = self._coordinates(self.manifold.log(self.mean, x))
+        """The logarithm of the density at ``x`` (..., *P) with respect to the volume, (...), differentiable in all.
+
+        Raises: as ``log`` of the manifold; at the antipode of the mean only for n > 1.
+        """
+        dtype = torch.promote_types(self.mean.dtype, x.dtype) if isinstance(x, Tensor) else self.mean.dtype
         if isinstance(self.manifold, Sphere):
-            return self._log_prob_around(coordinates, of(self.manifold.radius, coordinates))
-        root = of(self.manifold.c, coordinates) ** 0.5
-        stretch = sinhc(root * length(coordinates)).log().squeeze(-1)
-        return self._normal(coordinates) - (self.dim - 1) * stretch
+            return self._log_prob_around(self._angles(self.manifold, x), of(self.manifold.radius, self.mean)).to(dtype)
+        coordinates = self._coordinates(self.manifold.log(self.mean, x))
+        stretch = self._log_sinhc(of(self.manifold.c, coordinates) ** 0.5 * length(coordinates)).squeeze(-1)
+        return (self._normal(coordinates) - (self.dim - 1) * stretch).to(dtype)
+
+    @staticmethod
+    def _log_sinhc(z: Tensor) -> Tensor:
+        """log(sinh(z)/z) of z ≥ 0, beyond the range of sinh too."""
+        large = z > 1
+        far = torch.where(large, z, torch.ones_like(z))
+        near = torch.where(large, torch.zeros_like(z), z)
+        return torch.where(large, far - (2 * far).log() + torch.log1p(-(-2 * far).exp()), sinhc(near).log())
 
     def _normal(self, coordinates: Tensor) -> Tensor:
         """The logarithm of the normal density in the tangent space, (...)."""
@@ -119,28 +135,32 @@ class WrappedNormal:
         whole = (coordinates / scale).square().sum(-1) / 2 + scale.log().sum(-1)
         return -whole - self.dim * math.log(2 * math.pi) / 2
 
+    def _angles(self, sphere: Sphere, x: Tensor) -> Tensor:
+        """Coordinates of the shortest way to x. On the circle, where one round more is the same point, those of the
+        antipode, too."""
+        if self.dim > 1:
+            return self._coordinates(sphere.log(self.mean, x))
+        sphere._check(self.mean, x)
+        sphere._check_values((x,))
+        a, b = self.mean, x
+        across = a[..., :1] * b[..., 1:] - a[..., 1:] * b[..., :1]
+        angle: Tensor = of(sphere.radius, x) * torch.atan2(across, dot(a, b))
+        return angle
+
     def _log_prob_around(self, coordinates: Tensor, radius: Scalar) -> Tensor:
         """Σ over k of the vectors (r + 2πRk) u, whose density is divided by |sin(r/R)/((r + 2πRk)/R)|^(n−1)."""
+        turn, power = 2 * math.pi * radius, self.dim - 1
+        scale = self.scale.expand(*self.scale.shape[:-1], self.dim)
+        flat = -scale.log().sum(-1) - self.dim * math.log(2 * math.pi) / 2
+        if not power:
+            part, across = (coordinates / turn).squeeze(-1), (turn / scale).squeeze(-1)
+            return flat + log_lattice_sum(part, across.square() / 2, 0)
         r = length(coordinates)
-        small = r < 1e-12 * radius
-        axis = torch.zeros_like(coordinates)
-        axis[..., 0] = 1
-        direction = torch.where(small, axis, coordinates / torch.where(small, torch.ones_like(r), r))
-        # beyond 9 standard deviations nothing counts
-        widest = float(self.scale.detach().max() / radius)
-        turns = int(min(64, 1 + math.ceil(9 * widest / (2 * math.pi))))
-        terms = []
-        for k in range(-turns, turns + 1):
-            shift = 2 * math.pi * radius * k
-            vector = coordinates + shift * direction
-            if k == 0:
-                stretch = sinc(r / radius).log()
-            else:
-                # sin(r/R) is sinc(r/R) r/R, and on the way round the factor 1/r stays: the point's own antipode
-                size = (r + shift).abs() / radius
-                stretch = (sinc(r / radius) * torch.where(small, torch.ones_like(r), r / radius)).log() - size.log()
-            gain = self._normal(vector) - (self.dim - 1) * stretch.squeeze(-1)
-            if k:
-                gain = torch.where(small.squeeze(-1) & (self.dim > 1), torch.full_like(gain, -torch.inf), gain)
-            terms.append(gain)
-        return torch.stack(terms).logsumexp(0)
+        at_mean = r < 1e-12 * radius  # where the ways round are left out
+        fine = torch.where(at_mean, torch.ones_like(coordinates), coordinates)
+        part = length(fine) / turn
+        epsilon = (turn * fine / length(fine) / scale).square().sum(-1) / 2
+        part = torch.where(at_mean, torch.full_like(part, 0.25), part).squeeze(-1)
+        sine = (2 * math.pi * part).sin()
+        around = log_lattice_sum(part, epsilon, power) + power * (2 * math.pi / sine).log()
+        return torch.where(at_mean.squeeze(-1), self._normal(coordinates), flat + around)
