@@ -11,6 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from aatc.geometry.arguments import arguments
 from aatc.geometry.manifold import Euclidean, GeometryError, Manifold
 from aatc.geometry.manifolds.hyperbolic import Hyperboloid, PoincareBall
 from aatc.geometry.manifolds.log_euclidean import LogEuclideanSPD
@@ -125,6 +126,7 @@ def _adapted() -> Any:
     return Adapted
 
 
+@arguments(manifold=Manifold)
 def to_geoopt(manifold: Manifold) -> Any:
     """A ``geoopt.manifolds.base.Manifold`` that computes by ``manifold``. Raises MissingGeooptError."""
     return _adapted()(manifold)
@@ -163,6 +165,7 @@ def from_geoopt(manifold: Any) -> Manifold:
     )
 
 
+@arguments(manifold=Manifold, point=Tensor)
 def to_geoopt_parameter(manifold: Manifold, point: Tensor) -> Any:
     """``geoopt.ManifoldParameter`` of ``point`` (..., *P), which shares its memory, for geoopt's optimisers.
 
@@ -176,4 +179,6 @@ def to_geoopt_parameter(manifold: Manifold, point: Tensor) -> Any:
 def from_geoopt_parameter(parameter: Any) -> tuple[Manifold, Tensor]:
     """Our manifold of a ``geoopt.ManifoldParameter`` or ``ManifoldTensor``, and its numbers as a plain tensor that
     shares their memory. Raises: as `from_geoopt`."""
+    if not isinstance(parameter, Tensor) or not hasattr(parameter, "manifold"):
+        raise GeometryError(f"a parameter of geoopt has a manifold, got {type(parameter).__name__}")
     return from_geoopt(parameter.manifold), parameter.detach().as_subclass(Tensor)

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterable, Sequence
+from functools import reduce
 from typing import Any
 
 import torch
@@ -198,31 +199,31 @@ class Manifold:
     def dist(self, x: Tensor, y: Tensor) -> Tensor:
         """The geodesic distance, (...). Its gradient at x = y is taken to be 0. It has no second one there; its
         square has, taken as inner(x, v, v) with v = log(x, y)."""
-        self._check(x, y)
+        x, y = self._promoted(x, y)
         self._check_values((x, y))
         return self._finite(self._dist(x, y))
 
     def squared_dist(self, x: Tensor, y: Tensor) -> Tensor:
         """dist², (...), as the squared norm of ``log``, which has a derivative at x = y and refuses the cut locus."""
-        self._check(x, y)
+        x, y = self._promoted(x, y)
         self._check_values((x, y))
         return self._finite(self._squared_dist(x, y))
 
     def exp(self, x: Tensor, v: Tensor) -> Tensor:
         """The point at time 1 of the geodesic from ``x`` with velocity ``v``."""
-        self._check(x, v)
+        x, v = self._promoted(x, v)
         self._check_values((x,), (v,))
         return self._finite(self._exp(x, v))
 
     def log(self, x: Tensor, y: Tensor) -> Tensor:
         """The velocity at ``x`` of the shortest geodesic that is at ``y`` at time 1; its norm is ``dist(x, y)``."""
-        self._check(x, y)
+        x, y = self._promoted(x, y)
         self._check_values((x, y))
         return self._finite(self._log(x, y))
 
     def inner(self, x: Tensor, u: Tensor, v: Tensor) -> Tensor:
         """The metric at ``x`` of two tangent vectors, (...)."""
-        self._check(x, u, v)
+        x, u, v = self._promoted(x, u, v)
         self._check_values((x,), (u, v))
         return self._finite(self._inner(x, u, v))
 
@@ -232,13 +233,13 @@ class Manifold:
 
     def transport(self, x: Tensor, y: Tensor, v: Tensor) -> Tensor:
         """Parallel transport of ``v``, tangent at ``x``, to ``y`` along the shortest geodesic."""
-        self._check(x, y, v)
+        x, y, v = self._promoted(x, y, v)
         self._check_values((x, y), (v,))
         return self._finite(self._transport(x, y, v))
 
     def geodesic(self, x: Tensor, y: Tensor, t: Tensor | float) -> Tensor:
         """The point at time ``t`` of the geodesic with x at 0 and y at 1; ``t`` broadcasts with the batch axes."""
-        self._check(x, y)
+        x, y = self._promoted(x, y)
         try:
             times = torch.as_tensor(t, dtype=torch.promote_types(x.dtype, y.dtype), device=x.device)
         except (TypeError, ValueError, RuntimeError) as error:
@@ -261,7 +262,7 @@ class Manifold:
 
     def tangent_projection(self, x: Tensor, v: Tensor) -> Tensor:
         """The tangent vector at ``x`` that is nearest to the ambient ``v`` in the metric."""
-        self._check(x, v)
+        x, v = self._promoted(x, v)
         self._check_values((x,), (v,))
         return self._finite(self._tangent_projection(x, v))
 
@@ -270,13 +271,13 @@ class Manifold:
 
         It is the tangent vector g with inner(x, g, v) = Σ gradient · v for every tangent v.
         """
-        self._check(x, gradient)
+        x, gradient = self._promoted(x, gradient)
         self._check_values((x,), (gradient,))
         return self._finite(self._egrad2rgrad(x, gradient))
 
     def retraction(self, x: Tensor, v: Tensor) -> Tensor:
         """A point of the manifold near ``exp(x, v)``, at less cost: they differ by O(|v|²)."""
-        self._check(x, v)
+        x, v = self._promoted(x, v)
         self._check_values((x,), (v,))
         return self._finite(self._retraction(x, v))
 
@@ -341,6 +342,12 @@ class Manifold:
             torch.broadcast_shapes(*[shape[:-axes] for shape in shapes])
         except RuntimeError as error:
             raise PointShapeError(f"the batch axes of {shapes} do not broadcast") from error
+
+    def _promoted(self, *tensors: Tensor) -> list[Tensor]:
+        """Points and vectors in the one dtype that holds them all, once they have been checked."""
+        self._check(*tensors)
+        dtype = reduce(torch.promote_types, (t.dtype for t in tensors))
+        return [t.to(dtype) for t in tensors]
 
     def _parameters(self) -> Iterable[tuple[str, Scalar, bool]]:
         """Name and value of each parameter, and whether it has to be positive."""

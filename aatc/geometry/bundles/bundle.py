@@ -14,6 +14,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from aatc.geometry.arguments import arguments
 from aatc.geometry.bundles.bundle_charts import (
     Chart,
     Map,
@@ -295,6 +296,7 @@ class FiberBundle(CoordinateBundle):
         home = [self._numbers(None, end) for end in ends]
         return self._transition(ends[0], home[0], home[1]) @ matrix
 
+    @arguments(nodes="integer")
     def chern_number(
         self, nodes: int = 24, *, dtype: torch.dtype = torch.float64, device: torch.device | None = None
     ) -> Tensor:
@@ -411,6 +413,7 @@ class FiberBundle(CoordinateBundle):
         return self._transition(last, end, home[1]) @ total @ self._transition(first, home[0], start)
 
 
+@arguments(manifold=Manifold, vertices=Tensor)
 def holonomy_of_polygon(manifold: Sphere | Hyperboloid, vertices: Tensor) -> Tensor:
     """Transport once round the geodesic polygon of ``vertices`` (V, ..., m + 1), in closed form, (..., m, m).
 

@@ -13,6 +13,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from aatc.geometry.arguments import arguments
 from aatc.geometry.bundles.bundle_charts import Chart, Map
 from aatc.geometry.bundles.continuity import largest_jumps
 from aatc.geometry.manifold import GeometryError, Manifold, PointShapeError
@@ -94,6 +95,7 @@ class CoordinateBundle:
     PointShapeError; ChartError for points outside the charts asked for, and points and fibres that are not finite.
     """
 
+    @arguments(base=Manifold, dimension="integer", rank="integer", samples=Tensor)
     def __init__(
         self,
         base: Manifold,

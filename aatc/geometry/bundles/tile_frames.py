@@ -8,6 +8,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from aatc.geometry.arguments import arguments
 from aatc.geometry.bundles.tile_transport import TileError
 from aatc.geometry.manifold import GeometryError, PointShapeError
 from aatc.geometry.manifolds.curvature import require_full_precision
@@ -122,6 +123,7 @@ def _check_edges(edges: Tensor, transports: Tensor, count: int) -> None:
         raise TileError("the transports are not finite")
 
 
+@arguments(edges=Tensor, transports=Tensor, count="integer")
 def tile_frames(edges: Tensor, transports: Tensor, count: int, *, atol: float | None = None) -> TileFrames:
     """Per-token frames g_i with T_ij = g_i g_j⁻¹ on every edge, by a spanning forest, if the connection is flat.
 

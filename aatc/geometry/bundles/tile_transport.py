@@ -13,6 +13,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from aatc.geometry.arguments import arguments
 from aatc.geometry.manifold import GeometryError, Manifold, PointShapeError
 from aatc.geometry.manifolds.curvature import require_full_precision
 from aatc.geometry.manifolds.product import Product
@@ -35,6 +36,7 @@ def has_closed_transport(manifold: Manifold) -> bool:
     return type(manifold)._transport is not Manifold._transport
 
 
+@arguments(manifold=Manifold, x=Tensor, y=Tensor, v=Tensor)
 def pole_ladder(manifold: Manifold, x: Tensor, y: Tensor, v: Tensor, *, rungs: int = 1, size: float = 0.25) -> Tensor:
     """Transport of ``v`` from x to y along the shortest geodesic by ``exp`` and ``log`` alone, points (..., *P).
 

@@ -15,6 +15,7 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor
 
+from aatc.geometry.arguments import arguments
 from aatc.geometry.dynamics.continuation import (
     ContinuationError,
     ContinuationSettings,
@@ -75,6 +76,7 @@ class BifurcationDiagram:
         return tuple(point for point in self.points if point.kind == kind)
 
 
+@arguments(field="function", state=Tensor, parameter_range="sequence of numbers")
 def bifurcation_diagram(
     field: Field,
     state: Tensor,

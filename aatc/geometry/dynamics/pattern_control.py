@@ -15,6 +15,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from aatc.geometry.arguments import arguments, is_number
 from aatc.geometry.manifold import GeometryError, PointShapeError
 
 Flow = Callable[[Tensor, Tensor], Tensor]
@@ -32,7 +33,12 @@ class AmplitudeBound:
     high: float | Tensor
 
     def __post_init__(self) -> None:
-        low, high = torch.as_tensor(self.low), torch.as_tensor(self.high)
+        try:
+            low, high = torch.as_tensor(self.low), torch.as_tensor(self.high)
+        except (TypeError, ValueError, RuntimeError) as error:
+            raise ControlError(f"bounds are numbers or tensors, got {self.low!r} and {self.high!r}") from error
+        if low.is_complex() or high.is_complex():
+            raise ControlError("an amplitude bound needs real numbers")
         if not bool(((low <= high) & (low < math.inf) & (high > -math.inf)).all()):
             raise ControlError("an amplitude bound needs low ≤ high, numbers with finite ones between them")
 
@@ -44,6 +50,8 @@ class EnergyBudget:
     total: float
 
     def __post_init__(self) -> None:
+        if not is_number(self.total):
+            raise ControlError(f"an energy budget is a number, got {self.total!r}")
         if not self.total > 0:
             raise ControlError(f"an energy budget of {self.total}: must be positive")
 
@@ -55,6 +63,8 @@ class TerminalTolerance:
     radius: float = 0.0
 
     def __post_init__(self) -> None:
+        if not is_number(self.radius):
+            raise ControlError(f"a terminal tolerance is a number, got {self.radius!r}")
         if not 0 <= self.radius < math.inf:
             raise ControlError(f"a terminal tolerance of {self.radius}: must be finite and not negative")
 
@@ -87,6 +97,7 @@ class ControlSignal:
         return self.converged
 
 
+@arguments(field="function", duration="number", steps="integer")
 def runge_kutta_flow(field: Callable[[Tensor], Tensor], duration: float, steps: int = 4) -> Flow:
     """(state, forcing) ↦ the state after ``duration`` of u' = field(u) + forcing, by ``steps`` steps of RK4."""
     if not 0 < duration < math.inf or steps < 1:
@@ -105,6 +116,7 @@ def runge_kutta_flow(field: Callable[[Tensor], Tensor], duration: float, steps: 
     return flow
 
 
+@arguments(flow="function", current=Tensor, target=Tensor)
 def optimal_control(
     flow: Flow,
     current: Tensor,

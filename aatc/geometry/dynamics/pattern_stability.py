@@ -10,6 +10,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from aatc.geometry.arguments import arguments
 from aatc.geometry.dynamics.reaction_diffusion import Grid, PatternError, Reaction, ReactionDiffusion
 from aatc.geometry.manifold import PointShapeError
 
@@ -84,6 +85,7 @@ def reaction_jacobian(reaction_term: Reaction, state: Tensor) -> Tensor:
     return jacobian
 
 
+@arguments(jacobian=Tensor, diffusion=Tensor, wavenumbers=Tensor)
 def dispersion_relation(jacobian: Tensor, diffusion: Tensor, wavenumbers: Tensor) -> Tensor:
     """The growth rate max Re λ(J − k²D) at each k.
 
@@ -106,6 +108,7 @@ def dispersion_relation(jacobian: Tensor, diffusion: Tensor, wavenumbers: Tensor
     return leading
 
 
+@arguments(jacobian=Tensor, diffusion=Tensor)
 def turing_conditions(jacobian: Tensor, diffusion: Tensor) -> TuringConditions:
     """Turing's conditions for two species: ``jacobian`` (2, 2), ``diffusion`` (2,), positive.
 

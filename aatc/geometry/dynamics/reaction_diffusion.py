@@ -16,6 +16,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from aatc.geometry.arguments import arguments, is_number
 from aatc.geometry.manifold import GeometryError, PointShapeError
 from aatc.geometry.manifolds.orthogonal import matrix_exponential
 
@@ -48,6 +49,8 @@ class Grid:
     boundary: str = "periodic"
 
     def __post_init__(self) -> None:
+        if not isinstance(self.lengths, (list, tuple)) or not all(map(is_number, self.lengths)):
+            raise PatternError(f"lengths are a tuple of numbers, got {self.lengths!r}")
         if not 1 <= len(self.lengths) <= 3 or not all(0 < float(x) < math.inf for x in self.lengths):
             raise PatternError(f"lengths = {self.lengths}: give one to three positive finite sides")
         if self.boundary not in BOUNDARIES:
@@ -148,6 +151,7 @@ class ReactionDiffusion:
     into the left half plane, for which the equation is ill-posed, and `PointShapeError` for other shapes.
     """
 
+    @arguments(reaction_term="function", grid=Grid)
     def __init__(self, reaction_term: Reaction, diffusion_tensor: Tensor | float, grid: Grid) -> None:
         self.reaction_term = reaction_term
         self.diffusion = (

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from aatc.geometry.arguments import arguments
 from aatc.geometry.flows.grid_metric import LARGEST_SECOND_DIFFERENCE, MetricGrid
 from aatc.geometry.flows.ricci_flow import FIXED_STEP_METHODS, check_count, check_step
 from aatc.geometry.manifold import GeometryError, PointShapeError
@@ -43,6 +44,7 @@ class ConformalFlow:
     shifts u after each step so that the steps keep it too.
     """
 
+    @arguments(lengths="sequence of numbers")
     def __init__(self, lengths: tuple[float, float], *, laplacian: str = "spectral", normalized: bool = False) -> None:
         if len(lengths) != 2 or not all(0 < length < float("inf") for length in lengths):
             raise GeometryError(f"a torus has two positive periods, not {lengths}")

@@ -12,6 +12,7 @@ import math
 import torch
 from torch import Tensor
 
+from aatc.geometry.arguments import arguments
 from aatc.geometry.flows.grid_metric import MetricGrid, check_positive, largest_inverse_eigenvalue
 from aatc.geometry.manifold import GeometryError, PointShapeError
 
@@ -85,6 +86,7 @@ def _flow_and_energy(field: Tensor, metric: Tensor, grid: MetricGrid) -> tuple[T
     return total, density, energy * math.prod(spacing)
 
 
+@arguments(field=Tensor, metric=Tensor, grid=MetricGrid)
 def laplace_beltrami(field: Tensor, metric: Tensor, grid: MetricGrid) -> Tensor:
     """ΔA = (1/√g) ∂_i(√g g^{ij} ∂_j A) = g^{ij}(∂_i∂_jA − Γ^l_ij ∂_lA) of scalar fields (..., N1, ..., Nd).
 
@@ -96,11 +98,13 @@ def laplace_beltrami(field: Tensor, metric: Tensor, grid: MetricGrid) -> Tensor:
     return total / density
 
 
+@arguments(field=Tensor, metric=Tensor, grid=MetricGrid)
 def dirichlet_energy(field: Tensor, metric: Tensor, grid: MetricGrid) -> Tensor:
     """½∫ g^{ij} ∂_iA ∂_jA dV, (...), the sum whose gradient is −√g ΔA times the cell's volume."""
     return _flow_and_energy(field, metric, grid)[2]
 
 
+@arguments(field=Tensor, metric=Tensor, grid=MetricGrid)
 def mass(field: Tensor, metric: Tensor, grid: MetricGrid) -> Tensor:
     """∫ A dV = Σ √g A Πh, (...)."""
     _check_field(field, metric, grid)
@@ -108,6 +112,7 @@ def mass(field: Tensor, metric: Tensor, grid: MetricGrid) -> Tensor:
     return (density * field).sum(tuple(range(-grid.dim, 0))) * math.prod(grid.spacing)
 
 
+@arguments(metric=Tensor, grid=MetricGrid)
 def diffusion_step_bound(metric: Tensor, grid: MetricGrid) -> float:
     """The largest explicit step of `laplace_beltrami`, for which energy falls, and no value leaves the range of the
     others where g is diagonal.
@@ -165,14 +170,24 @@ def edge_steps(field: Tensor, edges: Tensor, transports: Tensor | None = None) -
     return there - here
 
 
+@arguments(field=Tensor, edges=Tensor, conductances=Tensor, transports=Tensor)
 def connection_laplacian(
     field: Tensor, edges: Tensor, conductances: Tensor, transports: Tensor | None = None
 ) -> Tensor:
     """(ΔA)_i = Σ_j w_ij (O_ij A_j − A_i) of fields (..., V, k) on the nodes of a graph.
 
     ``transports`` O_ij (E, k, k) are orthogonal and carry vectors at j to i; their transposes carry them back. Without
-    them the components are scalars.
+    them the components are scalars. Raises: PointShapeError for fields without nodes, and edges that are not (E, 2)
+    of integers.
     """
+    if field.ndim < 2 or edges.ndim != 2 or edges.shape[1] != 2 or edges.dtype not in (torch.int32, torch.int64):
+        raise PointShapeError(
+            f"fields are (..., V, k) and edges (E, 2) of integers, got {tuple(field.shape)} and {tuple(edges.shape)} "
+            f"of {edges.dtype}"
+        )
+    count = conductances.shape[-1] if conductances.ndim else 0
+    if count != len(edges) or (transports is not None and transports.shape[-3:-2] != (count,)):
+        raise PointShapeError(f"{len(edges)} edges need as many conductances and transports, got {count}")
     flow = conductances.unsqueeze(-1) * edge_steps(field, edges, transports)
     back = flow if transports is None else torch.einsum("eba,...eb->...ea", transports, flow)
     shape = torch.broadcast_shapes(field.shape[:-2], flow.shape[:-2]) + field.shape[-2:]
@@ -185,6 +200,7 @@ def degrees(edges: Tensor, conductances: Tensor, nodes: int) -> Tensor:
     return total.index_add(-1, edges[:, 0], conductances).index_add(-1, edges[:, 1], conductances)
 
 
+@arguments(field=Tensor, metric=Tensor, grid=MetricGrid)
 def vector_laplacian(field: Tensor, metric: Tensor, grid: MetricGrid) -> Tensor:
     """g^{ij} ∇_i∇_j A^k of contravariant vector fields (..., N1, ..., Nd, d), by differences of order four.
 

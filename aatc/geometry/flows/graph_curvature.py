@@ -44,6 +44,8 @@ class WeightedGraph:
     weights: Tensor
 
     def __post_init__(self) -> None:
+        if not isinstance(self.edges, Tensor) or not isinstance(self.weights, Tensor):
+            raise GraphError("edges and weights of a graph are tensors; WeightedGraph.of takes a networkx graph")
         edges, weights = self.edges, self.weights.detach()
         if edges.dtype != torch.long or edges.ndim != 2 or edges.shape[1] != 2 or weights.shape != edges.shape[:1]:
             raise GraphError(

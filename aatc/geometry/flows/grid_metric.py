@@ -17,6 +17,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from aatc.geometry.arguments import is_number
 from aatc.geometry.manifold import GeometryError, PointShapeError
 
 _FIRST = (1 / 12, -2 / 3, 0.0, 2 / 3, -1 / 12)
@@ -134,6 +135,10 @@ class MetricGrid:
     periodic: tuple[bool, ...] | bool = True
 
     def __post_init__(self) -> None:
+        if not isinstance(self.spacing, (list, tuple)) or not all(map(is_number, self.spacing)):
+            raise GeometryError(f"the spacings of a grid are a tuple of numbers, got {self.spacing!r}")
+        if not isinstance(self.periodic, (bool, list, tuple)):
+            raise GeometryError(f"whether a grid is periodic is True, False or a tuple of them, got {self.periodic!r}")
         object.__setattr__(self, "spacing", tuple(float(h) for h in self.spacing))
         flags = (self.periodic,) * len(self.spacing) if isinstance(self.periodic, bool) else tuple(self.periodic)
         object.__setattr__(self, "periodic", flags)

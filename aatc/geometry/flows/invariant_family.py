@@ -8,6 +8,7 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
+from aatc.geometry.arguments import arguments
 from aatc.geometry.flows.grid_metric import jet_of, ricci_from_connection
 from aatc.geometry.manifold import GeometryError, PointShapeError
 
@@ -18,6 +19,7 @@ class NotInvariantError(GeometryError):
     """A metric, or its Ricci tensor, that is no combination of the family's basis."""
 
 
+@arguments(metric="function", point=Tensor)
 def chart_ricci(metric: Callable[[Tensor], Tensor], point: Tensor) -> Tensor:
     """Ric_ij (n, n) at a ``point`` (n) of a chart in which ``metric`` maps points (n) to g (n, n), by autograd."""
 
@@ -26,6 +28,7 @@ def chart_ricci(metric: Callable[[Tensor], Tensor], point: Tensor) -> Tensor:
     return ricci_from_connection(jet.connection, jet.connection_slope)
 
 
+@arguments(point=Tensor)
 def round_sphere(point: Tensor) -> Tensor:
     """The unit n-sphere in its stereographic chart, 4δ/(1 + |x|²)², as a basis (1, n, n) of all round metrics."""
     eye = torch.eye(point.shape[-1], dtype=point.dtype, device=point.device)
@@ -48,6 +51,7 @@ def sphere_product(*dimensions: int) -> Basis:
     return basis
 
 
+@arguments(point=Tensor)
 def left_invariant_s3(point: Tensor) -> Tensor:
     """σ₁², σ₂², σ₃² in Euler angles (θ, φ, ψ), 0 < θ < π: the diagonal left-invariant metrics of S³, (3, 3, 3).
 
@@ -79,6 +83,7 @@ class InvariantFamily:
 
     sample_axes = 1
 
+    @arguments(basis="function", points=Tensor, weights=Tensor)
     def __init__(self, basis: Basis, points: Tensor, weights: Tensor | None = None) -> None:
         if points.ndim != 2 or not points.is_floating_point() or points.numel() == 0:
             raise PointShapeError(f"points must be floating (P, n), P ≥ 1, not {tuple(points.shape)} of {points.dtype}")

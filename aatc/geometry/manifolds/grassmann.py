@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import operator
 from typing import cast
 
 import torch
@@ -37,9 +38,12 @@ class Grassmann(MatrixManifold):
     """
 
     def __init__(self, rank: int) -> None:
-        if rank < 1:
+        try:
+            self.rank = operator.index(rank)
+        except TypeError as error:
+            raise GeometryError(f"the rank of subspaces is an integer, got {rank!r}") from error
+        if self.rank < 1:
             raise GeometryError(f"subspaces have at least one dimension, got rank={rank}")
-        self.rank = int(rank)
 
     def __repr__(self) -> str:
         return f"Grassmann(rank={self.rank})"

@@ -18,6 +18,7 @@ from aatc.geometry.manifold import (
     Manifold,
     PointShapeError,
     safe_sqrt,
+    scalar,
 )
 from aatc.geometry.preconditions import require
 
@@ -246,9 +247,7 @@ class SpecialEuclidean(MatrixManifold):
     """
 
     def __init__(self, weight: float = 1.0) -> None:
-        if not (math.isfinite(weight) and weight > 0):
-            raise GeometryError(f"the weight of translations is positive and finite, got {weight}")
-        self.weight = float(weight)
+        self.weight = float(scalar("the weight of translations", weight, positive=True))
         self._rotations = SpecialOrthogonal()
 
     def __repr__(self) -> str:

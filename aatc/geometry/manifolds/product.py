@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import operator
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -24,9 +25,12 @@ class Product(Manifold):
     """
 
     def __init__(self, factors: Sequence[tuple[Manifold, Sequence[int]]]) -> None:
-        if not factors:
-            raise GeometryError("a product needs at least one factor")
-        self.factors = tuple((manifold, tuple(shape)) for manifold, shape in factors)
+        try:
+            self.factors = tuple((manifold, tuple(map(operator.index, shape))) for manifold, shape in factors)
+        except (TypeError, ValueError) as error:
+            raise GeometryError(f"factors are pairs of a manifold and the shape of a point, got {factors!r}") from error
+        if not self.factors or not all(isinstance(manifold, Manifold) for manifold, _ in self.factors):
+            raise GeometryError(f"a product needs at least one factor, each a manifold, got {factors!r}")
         for manifold, shape in self.factors:
             if len(shape) != manifold.point_ndim:
                 raise PointShapeError(f"a point of {manifold!r} has {manifold.point_ndim} axes, got the shape {shape}")

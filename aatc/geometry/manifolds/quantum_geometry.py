@@ -7,11 +7,13 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
+from aatc.geometry.arguments import arguments
 from aatc.geometry.manifold import GeometryError, PointShapeError
 
 Family = Callable[[Tensor], Tensor]
 
 
+@arguments(family="function", x=Tensor)
 def quantum_geometric_tensor(family: Family, x: Tensor) -> Tensor:
     """Q_μν = ⟨∂_μψ|(1 − |ψ⟩⟨ψ|/⟨ψ|ψ⟩)|∂_νψ⟩/⟨ψ|ψ⟩ at points x (..., n), complex (..., n, n).
 
@@ -42,11 +44,13 @@ def quantum_geometric_tensor(family: Family, x: Tensor) -> Tensor:
     return tensor
 
 
+@arguments(family="function", x=Tensor)
 def fubini_study_metric(family: Family, x: Tensor) -> Tensor:
     """Re Q, (..., n, n): the Fubini-Study metric of states, pulled back to points; see `quantum_geometric_tensor`."""
     return quantum_geometric_tensor(family, x).real
 
 
+@arguments(family="function", x=Tensor)
 def berry_curvature(family: Family, x: Tensor) -> Tensor:
     """Ω_μν = ∂_μA_ν − ∂_νA_μ = −2 Im Q_μν of the Berry connection A_μ = i⟨ψ|∂_μψ⟩, antisymmetric (..., n, n).
 
