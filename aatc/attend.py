@@ -13,6 +13,7 @@ from aatc.biases import Bias, as_bias
 from aatc.connections import Connection, as_connection
 from aatc.ir.aggregations import AGGREGATIONS
 from aatc.ir.errors import CaptureError, ScoreError, ShapeError, UnsupportedError
+from aatc.ir.score.evaluate import expand_heads
 from aatc.ir.score.expr import INDEX_AXES, ONE, ZERO, Expr, call, div, free_name, mul, param, sub, uniform
 from aatc.ir.score.program import Program
 from aatc.masks import Mask, as_mask
@@ -95,7 +96,6 @@ def attend(
         k = k.to(sizes.dtype)
     if v.dtype != sizes.dtype:
         v = v.to(sizes.dtype)
-    q, k = metric.prepare(q, k)
     if scale is None:
         scale = sizes.d**-0.5 if metric.root_scale and sizes.d else 1.0
     scale, dropout = number("scale", scale), number("dropout", dropout)
@@ -114,6 +114,9 @@ def attend(
     for group in groups:
         for capture in group:
             _check(capture, sizes)
+    q, k = metric.prepare(q, k)
+    if not same(k.shape[1], v.shape[1]):
+        v = expand_heads(v, k.shape[1])
     spec = _spec(
         (
             *keys,

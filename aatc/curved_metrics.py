@@ -2,19 +2,49 @@
 
 from __future__ import annotations
 
-from aatc.ir.score.expr import Expr, call, const
+from aatc.ir.score.expr import ZERO, Expr, call, const
 from aatc.parts import curvature as checked_curvature
 from aatc.parts import curvature_captures, scalar_captures, scalar_expr, scalar_key
 from aatc.scored import Distance, Metric, Number
-from aatc.stereographic import lifted
+from aatc.stereographic import lifted_pair
+
+#: Curvatures from which cosh(√c d) - 1 has its digits. Below, and where a tensor may come there, formulas are those
+#: that are analytic in c through 0.
+_ORDINARY = 2.0**-10
+#: Maps that keep lengths, and which argument is the vector.
+_TURNS = {"rotate": 0, "turn": 1, "unturn": 1}
 
 
-def _lorentz(q: Expr, k: Expr, lift: bool, curvature: float | Expr = 1.0) -> Expr:
+def _ordinary(c: Expr) -> bool:
+    return c.is_const and c.value >= _ORDINARY
+
+
+def _positive(c: Expr) -> Expr:
+    """c > 0; of a tensor that is not, which eager calls alone refuse, NaN: it is no other space's distance."""
+    return c if c.is_const else c + ZERO * call("log", c)
+
+
+def _lorentz(q: Expr, k: Expr, lift: bool, curvature: float = 1.0) -> Expr:
     """<q, k>_L; lifted points have time sqrt(1/c + |x|²)."""
     if not lift:
         return q.dot(call("eta", k))
     tq, tk = ((1 / curvature + x.dot(x)).sqrt() for x in (q, k))
     return q.dot(k) - tq * tk
+
+
+def _in_ball(x: Expr, c: Expr) -> tuple[Expr, Expr]:
+    """The point of the Poincaré ball that a lifted one is, x/(1 + sqrt(1 + c|x|²)), and its 1 - c|y|². Of a vector that
+    is turned, the turned point: its length is that of what is turned."""
+    turns: list[Expr] = []
+    while x.fn in _TURNS:
+        turns.append(x)
+        x = x.args[_TURNS[x.fn]]
+    gap = 2.0 / (1.0 + (1.0 + c * x.dot(x)).sqrt())
+    point = 0.5 * gap * x
+    for turn in reversed(turns):
+        at = _TURNS[turn.fn]
+        point = call(turn.fn, *(point if n == at else a for n, a in enumerate(turn.args)), attrs=turn.attrs)
+    return point, gap
 
 
 def _powered(distance: Expr, squared: bool) -> Expr:
@@ -25,7 +55,8 @@ class LorentzInner(Metric):
     """s = 2/c + 2<q, k>_L, minus the squared Lorentz distance (HyboNet, Chen et al. 2022). Scale 1/sqrt(D).
 
     Points lie on the hyperboloid <x, x>_L = -1/c, time coordinate first, ``curvature`` c > 0; with ``lift`` q and k are
-    spatial, and time is sqrt(1/c + |x|²).
+    spatial, and time is sqrt(1/c + |x|²). Where c is a tensor or below 1e-3, s is computed as -<q - k, q - k>_L, which
+    is the same of such points and keeps its digits, and its slopes in c, as c goes to 0.
     """
 
     root_scale = True
@@ -42,19 +73,28 @@ class LorentzInner(Metric):
     @classmethod
     def score(cls, key, q, k, captured):
         c = scalar_expr(key[2], captured)
-        least, root = (const(1 / c.value), const(c.value**-0.5)) if c.is_const else (1.0 / c, (1.0 / c).sqrt())
         if not key[1]:
-            return 2.0 * least + 2.0 * _lorentz(q, k, False)
+            if _ordinary(c):
+                return 2.0 * const(1 / c.value) + 2.0 * _lorentz(q, k, False)
+            difference = q - k
+            return ZERO * _positive(c) - difference.dot(call("eta", difference))
         # the same with what time exceeds its least by: of short vectors that and the product of times are nearly equal
-        eq, ek = (x.dot(x) / (root + (least + x.dot(x)).sqrt()) for x in (q, k))
-        return 2.0 * (q.dot(k) - eq * ek - root * (eq + ek))
+        if _ordinary(c):
+            least, root = const(1 / c.value), const(c.value**-0.5)
+            eq, ek = (x.dot(x) / (root + (least + x.dot(x)).sqrt()) for x in (q, k))
+            return 2.0 * (q.dot(k) - eq * ek - root * (eq + ek))
+        c = _positive(c)
+        eq, ek = (x.dot(x) / (1.0 + (1.0 + c * x.dot(x)).sqrt()) for x in (q, k))  # that over √c
+        return 2.0 * (q.dot(k) - c * eq * ek - (eq + ek))
 
 
 class LorentzDistance(Distance):
     """s = -beta d(q, k), d = acosh(-c<q, k>_L)/sqrt(c), or -beta d² with ``squared`` (Gulcehre et al. 2019).
 
     Points lie on the hyperboloid <x, x>_L = -1/c, time coordinate first, ``curvature`` c > 0 (sectional
-    curvature -c); with ``lift`` q and k are spatial, and time is sqrt(1/c + |x|²).
+    curvature -c); with ``lift`` q and k are spatial, and time is sqrt(1/c + |x|²). Where c is a tensor or below 1e-3,
+    d is computed as 2 asinh(sqrt(c <q - k, q - k>_L)/2)/sqrt(c), which is the same of such points and keeps its digits,
+    and its slopes in c, as c goes to 0.
     """
 
     def __init__(self, beta: Number = 1, squared: bool = False, curvature: Number = 1, lift: bool = False):
@@ -71,9 +111,18 @@ class LorentzDistance(Distance):
     def score(cls, key, q, k, captured):
         _, beta, squared, curvature, lift = key
         factor, c = scalar_expr(beta, captured), scalar_expr(curvature, captured)
-        value, root = (c.value, c.value**0.5) if c.is_const else (c, c.sqrt())
-        distance = (-_lorentz(q, k, lift, value) * value).acosh() / root
-        return -(factor * _powered(distance, squared))
+        if _ordinary(c):
+            distance = (-_lorentz(q, k, lift, c.value) * c.value).acosh() / c.value**0.5
+            return -(factor * _powered(distance, squared))
+        c = _positive(c)
+        if lift:
+            (x, gap), (y, other) = _in_ball(q, c), _in_ball(k, c)
+            difference = x - y
+            chord = difference.dot(difference) / (gap * other)
+        else:
+            difference = q - k
+            chord = 0.25 * difference.dot(call("eta", difference))
+        return -(factor * _arc(chord, -c, squared))
 
 
 class Poincare(Distance):
@@ -93,17 +142,23 @@ class Poincare(Distance):
     @classmethod
     def score(cls, key, q, k, captured):
         beta, c = (scalar_expr(x, captured) for x in (key[1], key[3]))
-        if not c.is_const:  # it may come close to 0, where 1 + 2c|q - k|² has no digits left of |q - k|
-            return -(beta * _curved(q, k, -c, key[2]))
+        if not _ordinary(c):  # close to 0, 1 + 2c|q - k|² has no digits left of |q - k|
+            return -(beta * _curved(q, k, -_positive(c), key[2]))
         difference = q - k
         ratio = difference.dot(difference) / ((1.0 - c * q.dot(q)) * (1.0 - c * k.dot(k)))
         return -(beta * _powered((1.0 + 2.0 * c.value * ratio).acosh() / c.value**0.5, key[2]))
 
 
 def _curved(q: Expr, k: Expr, kappa: Expr, squared: bool) -> Expr:
-    """The distance in curvature κ of stereographic coordinates: of half the chord, twice the arc."""
+    """The distance in curvature κ of stereographic coordinates."""
     difference = q - k
     chord = difference.dot(difference) / ((1.0 + kappa * q.dot(q)) * (1.0 + kappa * k.dot(k)))
+    return _arc(chord, kappa, squared)
+
+
+def _arc(chord: Expr, kappa: Expr, squared: bool) -> Expr:
+    """The distance in curvature κ, whose half has the sin_κ that ``chord`` is the square of: of half the chord, twice
+    the arc."""
     ratio = call("arcsinc", kappa * chord)
     distance: Expr = 4.0 * (chord * ratio**2) if squared else 2.0 * (chord.sqrt() * ratio)
     return distance
@@ -130,9 +185,7 @@ class Stereographic(Distance):
         return [*scalar_captures("beta", self.beta, sizes), *curvature_captures(self.curvature, sizes, positive=False)]
 
     def prepare(self, q, k):
-        if not self.lift:
-            return q, k
-        return lifted(q, self.curvature), lifted(k, self.curvature)
+        return lifted_pair(q, k, self.curvature) if self.lift else (q, k)
 
     @classmethod
     def score(cls, key, q, k, captured):
@@ -161,7 +214,7 @@ class SphereGeodesic(Distance):
 
     def captures(self, sizes):
         given = [*scalar_captures("beta", self.beta, sizes), *scalar_captures("eps", self.eps, sizes)]
-        return [*given, *curvature_captures(self.curvature, sizes)]
+        return [*given, *curvature_captures(self.curvature, sizes, divides=True)]
 
     @classmethod
     def score(cls, key, q, k, captured):

@@ -163,10 +163,18 @@ def curvature(x: Any, *, positive: bool = True) -> Any:
     return x
 
 
-def curvature_captures(x: Any, sizes: Sizes, *, positive: bool = True) -> list[Capture]:
-    """`scalar_captures` of a curvature. The value of a tensor is looked at in eager mode alone: ScoreError for NaN,
-    infinity and a wrong sign."""
+def curvature_captures(x: Any, sizes: Sizes, *, positive: bool = True, divides: bool = False) -> list[Capture]:
+    """`scalar_captures` of a curvature. ScoreError for a number that the precision of scores does not hold, nor, where
+    its root ``divides``, that. The value of a tensor is looked at in eager mode alone: ScoreError for NaN, infinity and
+    a wrong sign."""
     found = scalar_captures("curvature", x, sizes)
+    # the limits are written out, as in `curvature`
+    wide = captured(x) or number_dtype(sizes) == torch.float64
+    if not wide and (not -3.4028234e38 <= x <= 3.4028234e38 or (divides and x < 1.4e-76)):
+        raise ScoreError(
+            f"curvature {x} is beyond single precision, in which the scores of {sizes.dtype} are computed",
+            hint="give q, k and v in float64, or lengths in another unit: points s times as long have curvature c/s²",
+        )
     for c in found:
         seen = c.tensor.detach()
         if seen.is_floating_point() and not holds(seen.isfinite() & (seen > 0) if positive else seen.isfinite()):

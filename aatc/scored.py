@@ -18,7 +18,7 @@ class Metric(Part):
     root_scale: bool = False
 
     def prepare(self, q: torch.Tensor, k: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-        """Per-token maps that are done in torch before the attention."""
+        """Per-token maps that are done in torch before the attention. Key heads may become as many as query heads."""
         return q, k
 
     @classmethod

@@ -5,8 +5,24 @@ from __future__ import annotations
 import torch
 
 from aatc.geometry.manifolds.kappa import TAN
+from aatc.ir.errors import CaptureError
 from aatc.ir.reference import compute_dtype
-from aatc.parts import as_tensor, captured, plain
+from aatc.ir.score.evaluate import expand_heads
+from aatc.parts import as_tensor, captured, plain, same
+
+
+def lifted_pair(q: torch.Tensor, k: torch.Tensor, curvature: float | torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    """`lifted` queries (B, H, N, D) and keys (B, Hk, M, D), Hk dividing H. With a curvature per query head the keys are
+    as many points as there are such heads, (B, H, M, D). CaptureError unless κ is one number or one per query head."""
+    curvature = plain(curvature)
+    if isinstance(curvature, torch.Tensor) and curvature.numel() > 1:
+        if curvature.dim() != 1 or not same(curvature.shape[0], q.shape[1]):
+            raise CaptureError(
+                f"curvature has shape {tuple(curvature.shape)} for {q.shape[1]} query heads",
+                hint="it is one number, or one per head of the queries: () or (H,)",
+            )
+        k = expand_heads(k, q.shape[1])
+    return lifted(q, curvature), lifted(k, curvature)
 
 
 def lifted(x: torch.Tensor, curvature: float | torch.Tensor) -> torch.Tensor:

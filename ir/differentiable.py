@@ -16,7 +16,7 @@ import torch
 from aatc.ir.aggregations import SUM
 from aatc.ir.normalizers import SCORE, WEIGHT, Normalizer
 from aatc.ir.normalizers.base import gather
-from aatc.ir.reference import Attention, compute_dtype, tell
+from aatc.ir.reference import Attention, compute_dtype, score_dtype, tell
 from aatc.ir.score.derivative import factors, without
 from aatc.ir.score.evaluate import evaluate, expand_heads
 from aatc.ir.score.expr import Expr, mul, postorder
@@ -42,7 +42,7 @@ def attend(att: Attention, tensors: Mapping[str, torch.Tensor]) -> tuple[torch.T
     """Output (B,H,N,E) in v's dtype and log-sum-exp (B,H,N) in the compute dtype."""
     q, k, v = (tensors[n] for n in att.names[:3])
     tell(q, k)
-    sizes, dtype = (q.shape[0], q.shape[1], q.shape[2], k.shape[2]), compute_dtype(q.dtype)
+    sizes, dtype = (q.shape[0], q.shape[1], q.shape[2], k.shape[2]), score_dtype(att.score.body, q)
     env, keep, spoiled = dict(tensors), None, None
     if att.mask is not None:
         shown = {n: expand_heads(t, sizes[1]) if n in att.names[1:3] else t for n, t in env.items()}
@@ -61,7 +61,7 @@ def attend(att: Attention, tensors: Mapping[str, torch.Tensor]) -> tuple[torch.T
     if spoiled is not None:
         factor = torch.where(spoiled, torch.full_like(lse, float("nan")), torch.ones_like(lse))
         o, lse = o * factor.unsqueeze(-1), lse + (factor - 1)  # a product, so that derivatives are spoiled, too
-    return o.to(v.dtype), lse
+    return o.to(v.dtype), lse.to(compute_dtype(q.dtype))
 
 
 def attend_backward(

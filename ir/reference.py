@@ -83,12 +83,24 @@ def compute_dtype(dtype: torch.dtype) -> torch.dtype:
     return dtype if dtype in (torch.float32, torch.float64) else torch.float32
 
 
+#: Words whose slope is infinite at ordinary arguments: the rounding of these, which are near 1 for tokens near each
+#: other, would be all that single precision leaves of a distance.
+_STEEP = frozenset(("acosh", "expacosh", "acos", "arcsinc"))
+
+
+def score_dtype(score: Expr, like: torch.Tensor) -> torch.dtype:
+    """The dtype that scores of operands such as ``like`` are evaluated in, before they are rounded to
+    `compute_dtype`."""
+    wide = like.device.type != "mps" and any(e.fn in _STEEP for e in postorder(score))
+    return torch.float64 if wide else compute_dtype(like.dtype)
+
+
 def _prepare(att: Attention, tensors: Mapping[str, torch.Tensor]) -> Any:
     q, k, _v = (tensors[n] for n in att.names[:3])
     heads = q.shape[1]
     env = {n: expand_heads(t, heads) if n in att.names[1:3] else t for n, t in tensors.items()}
     sizes = (q.shape[0], heads, q.shape[2], k.shape[2])
-    return env, sizes, compute_dtype(q.dtype)
+    return env, sizes, score_dtype(att.score.body, q)
 
 
 def admitted(att: Attention, env: Mapping[str, torch.Tensor], sizes: Any) -> torch.Tensor | None:
@@ -99,7 +111,7 @@ def admitted(att: Attention, env: Mapping[str, torch.Tensor], sizes: Any) -> tor
 
 
 def scores(att: Attention, tensors: Mapping[str, torch.Tensor], done: dict[Expr, Any] | None = None) -> torch.Tensor:
-    """Scores (B,H,N,M), -inf where the mask is closed."""
+    """Scores (B,H,N,M), -inf where the mask is closed; not yet rounded, see `score_dtype`."""
     env, sizes, dtype = _prepare(att, tensors)
     s = evaluate(att.score.body, env, sizes, dtype=dtype, values=done)[..., 0].to(dtype).expand(sizes)
     keep = admitted(att, env, sizes)
@@ -137,7 +149,7 @@ def attend(att: Attention, tensors: Mapping[str, torch.Tensor]) -> tuple[torch.T
         o, lse = o.masked_fill(spoiled.unsqueeze(-1), float("nan")), lse.masked_fill(spoiled, float("nan"))
     if att.row is not None:
         lse = lse + evaluate(att.row.body, env, sizes, dtype=dtype)[..., 0, 0].expand(lse.shape)
-    return o.to(v.dtype), lse
+    return o.to(v.dtype), lse.to(compute_dtype(tensors[att.names[0]].dtype))
 
 
 def aggregated(aggregation: Aggregation, o: torch.Tensor) -> torch.Tensor:

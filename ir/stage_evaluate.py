@@ -31,8 +31,9 @@ def metric(op: Op, values: list[Any], _: Any) -> list[Any]:
     heads = values[0].shape[1]
     env[names[1]] = expand_heads(values[1], heads)
     sizes = (values[0].shape[0], heads, values[0].shape[2], values[1].shape[2])
-    dtype = reference.compute_dtype(values[0].dtype)
-    return [_own(evaluate(op.attrs["score"].body, env, sizes, dtype=dtype)[..., 0].to(dtype).expand(sizes), values)]
+    body, dtype = op.attrs["score"].body, reference.compute_dtype(values[0].dtype)
+    found = evaluate(body, env, sizes, dtype=reference.score_dtype(body, values[0]))
+    return [_own(found[..., 0].to(dtype).expand(sizes), values)]
 
 
 def normalize(op: Op, values: list[Any], _: Any) -> list[Any]:

@@ -238,9 +238,10 @@ class GeometricAttention(nn.Module):
         """The shortest path from every carried key to every query: points (steps + 1, B, H, N, M, D) at equal times.
 
         Q (B, H, N, d), K (B, H, M, d); the key is at time 0, the query at 1. Points are those of the metric's space:
-        features for "euclidean" and "mahalanobis", the ball, the unit sphere, distributions, and on the hyperboloid
-        D = d + 1 coordinates, time first. In N·M·D memory per time. "dot" has no geodesics: ScoreError. The seed's
-        method took the metric, which has no ends. The rest as in `attend`.
+        features for "euclidean" and "mahalanobis", the ball, the unit sphere, distributions, stereographic coordinates
+        for either sign of a curvature, and on the hyperboloid D = d + 1 coordinates, time first. In N·M·D memory per
+        time. "dot" has no geodesics: ScoreError; antipodes have no shortest one: CutLocusError. The seed's method took
+        the metric, which has no ends. The rest as in `attend`.
         """
         metric, _ = self._measure()
         connection = self._connection(Q, K, positions, tokens, key_tokens)

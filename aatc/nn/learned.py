@@ -237,4 +237,17 @@ def learned_metric(
         raise ScoreError(
             f"curvature {curvature} is not negative", hint=f'{name!r} is hyperbolic; "stereographic" has any curvature'
         )
-    return kind(num_heads, width, transported, curvature=curvature)
+    _check_range(curvature, name, torch.get_default_dtype(), vanishes=kind.curved == "any")
+    return kind(num_heads, width, transported, curvature=float(curvature))
+
+
+def _check_range(curvature: float, name: str, dtype: torch.dtype, vanishes: bool) -> None:
+    """ScoreError for a curvature that parameters of ``dtype`` do not hold; ``vanishes``: they may round it to 0."""
+    limits = torch.finfo(dtype)
+    if abs(curvature) <= limits.max and (vanishes or abs(curvature) >= limits.tiny):
+        return
+    least = "" if vanishes else f"at least {limits.tiny:.2g} and "
+    raise ScoreError(
+        f"curvature {curvature} of {name!r} leaves the range of {dtype}, in which it is learned",
+        hint=f"its size is {least}at most {limits.max:.2g}: torch.set_default_dtype(torch.float64) makes modules wider",
+    )

@@ -8,7 +8,7 @@ from __future__ import annotations
 from torch import Tensor
 
 from aatc.connections import Connection
-from aatc.ir.reference import compute_dtype
+from aatc.ir.reference import compute_dtype, score_dtype
 from aatc.ir.score.evaluate import evaluate
 from aatc.ir.score.expr import Expr, param
 from aatc.masks import Mask
@@ -34,8 +34,8 @@ def pair_scores(q: Tensor, k: Tensor, metric: Metric, connection: Connection | N
     k_ij is the key as ``connection`` carries it to query i. float32 for half precision.
     """
     sizes = _sizes(q, k, k)
-    q, k = metric.prepare(q, k)
     key, captures = metric.described(sizes)
+    q, k = metric.prepare(q, k)
     of_metric, env = _declared(captures, "metric")
     carried: Expr = _K
     if connection is not None:
@@ -45,9 +45,8 @@ def pair_scores(q: Tensor, k: Tensor, metric: Metric, connection: Connection | N
         carried = type(connection).carried_key(of_key, _Q, _K, of_connection)
     body = type(metric).score(key, _Q, carried, iter(of_metric))
     shape = sizes[:4]
-    dtype = compute_dtype(q.dtype)
-    value = evaluate(body, {"q": q, "k": k, **env}, shape, dtype=dtype, device=q.device)
-    return value[..., 0].to(dtype).expand(shape)
+    value = evaluate(body, {"q": q, "k": k, **env}, shape, dtype=score_dtype(body, q), device=q.device)
+    return value[..., 0].to(compute_dtype(q.dtype)).expand(shape)
 
 
 def carried_values(q: Tensor, k: Tensor, v: Tensor, connection: Connection) -> Tensor:

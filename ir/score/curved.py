@@ -27,7 +27,7 @@ def _sum(x: Any, coefficients: tuple[float, ...]) -> Any:
 def _evaluate(x: Any) -> Any:
     import torch
 
-    near = x.abs() < NEAR
+    near = ~(x.abs() >= NEAR)  # NaN, too, which a series keeps
     up, down = (x >= NEAR).detach(), (x <= -NEAR).detach()
     half = torch.full_like(x, 0.5)
     rise = torch.where(up, x.clamp(max=1), half).sqrt()
@@ -56,30 +56,30 @@ def _series(x: Expr, coefficients: tuple[float, ...]) -> Expr:
 
 
 def _split(x: Expr) -> tuple[Expr, Expr]:
-    """Whether the series is summed at x, and x there, 0 elsewhere."""
-    near = call("lt", call("abs", x), const(NEAR))
-    return near, call("where", near, x, ZERO)
+    """Whether the series is not summed at x, and x where it is, 0 elsewhere. It is at NaN, which stays so."""
+    away = call("ge", call("abs", x), const(NEAR))
+    return away, call("where", away, ZERO, x)
 
 
 def _spelled(x: Expr) -> Expr:
-    near, inside = _split(x)
+    away, inside = _split(x)
     half = const(0.5)
     rise = call("minimum", call("where", call("ge", x, const(NEAR)), x, half), ONE)
     fall = call("where", call("le", x, const(-NEAR)), neg(x), half)
     # 2 asinh(√y) = acosh(1 + 2y)
     up = div(call("asinsqrt", rise), call("sqrt", rise))
     down = div(mul(half, call("acosh", add(ONE, mul(const(2.0), fall)))), call("sqrt", fall))
-    return call("where", near, _series(inside, SERIES), call("where", call("gt", x, ZERO), up, down))
+    return call("where", away, call("where", call("gt", x, ZERO), up, down), _series(inside, SERIES))
 
 
 def _slopes(e: Expr) -> tuple[Expr]:
     """(1/√(1 − x) − y)/(2x), 0 from x = 1 on."""
     x = e.args[0]
-    near, inside = _split(x)
+    away, inside = _split(x)
     rest = sub(ONE, x)
     root = call("rsqrt", call("maximum", rest, const(1e-30)))
-    far = div(sub(root, e), mul(const(2.0), call("where", near, ONE, x)))
-    slope = call("where", near, _series(inside, tuple(n * c for n, c in enumerate(SERIES))[1:]), far)
+    far = div(sub(root, e), mul(const(2.0), call("where", away, x, ONE)))
+    slope = call("where", away, far, _series(inside, tuple(n * c for n, c in enumerate(SERIES))[1:]))
     return (mul(call("step", rest), slope),)
 
 

@@ -158,6 +158,40 @@ def test_lifted_features_reach_every_space_with_gradients(kappa):
         assert all(g.isfinite().all() for g in torch.autograd.grad(o.float().sum(), (long, c)))
 
 
+@pytest.mark.parametrize("backend", [None, "cpu", "native"])
+def test_lifted_keys_are_shared_by_heads_of_different_curvatures(backend):
+    torch.manual_seed(6)
+    q, k, v = inputs(b=1, n=3, m=5, hk=2)
+    c = torch.tensor([-0.9, 0.0, 0.3, 0.8], dtype=torch.float64, requires_grad=True)
+
+    def run(q, k, v, c):
+        return aatc.attend(0.4 * q, 0.4 * k, v, metric=metrics.Stereographic(curvature=c, lift=True))
+
+    torch.compiler.reset()
+    made = run if backend is None else aatc.compile(run, backend=backend, fallback=False)
+    a, b = pairs(0.4 * q, 0.4 * k)
+
+    def point(x):
+        size, root = x.norm(dim=-1, keepdim=True), per_head(c).unsqueeze(-1).abs().clamp(min=1e-300).sqrt()
+        return x * torch.where(c[:, None, None, None] > 0, (root * size).tan(), (root * size).tanh()) / root / size
+
+    scores = -stereographic(*(torch.where(c[:, None, None, None] == 0, x, point(x)) for x in (a, b)), c)
+    want = attention(q, k, v, scores)[0]
+    agree(made(q, k, v, c), want, [q, k, v], 2e-5 if backend == "native" else 1e-10)
+    torch.compiler.reset()
+
+
+@pytest.mark.parametrize("wrong", [torch.zeros(3), torch.zeros(2), torch.zeros(2, 2), torch.zeros(1, 1)])
+def test_curvatures_of_lifted_features_fit_the_query_heads(wrong):
+    q, k = torch.randn(1, 4, 3, 6), torch.randn(1, 2, 5, 6)
+    metric = metrics.Stereographic(curvature=wrong, lift=True)
+    with pytest.raises(CaptureError, match="curvature"):
+        aatc.attend(q, k, k, metric=metric)
+    if wrong.numel() > 1:
+        with pytest.raises(CaptureError, match="curvature"):
+            metric.prepare(q, k)
+
+
 def hyperbolic(q, k, v, c):
     q, k = (torch.cat([(1 / per_head(c) + x.square().sum(-1, keepdim=True)).sqrt(), x], -1) for x in (q, k))
     v = torch.cat([(k[..., 1:] * v).sum(-1, keepdim=True) / k[..., :1], v], -1)

@@ -129,6 +129,21 @@ def test_a_curvature_of_the_wrong_kind_or_sign_is_refused(wrong):
             made(metric, curvature=-1.0)
 
 
+def test_integers_and_the_ends_of_single_precision():
+    for metric, curvature in (("stereographic", 1), ("stereographic", -1), ("lorentz", -1), ("poincare", -2)):
+        x = torch.randn(1, 4, HIDDEN)
+        torch.testing.assert_close(made(metric, curvature=curvature)(x), made(metric, curvature=float(curvature))(x))
+    for metric in ("stereographic", "lorentz", "poincare"):
+        with pytest.raises(AatcError, match="leaves the range"):
+            made(metric, curvature=-1e39)
+        if metric != "stereographic":
+            for wrong in (-1e-39, -1e-320):
+                with pytest.raises(AatcError, match="leaves the range"):
+                    made(metric, curvature=wrong)
+    x = torch.randn(1, 4, HIDDEN)
+    torch.testing.assert_close(made("stereographic", curvature=-1e-320)(x), made("stereographic")(x))
+
+
 def test_a_vision_transformer_learns_its_curvature():
     torch.manual_seed(0)
     vit = GeodesicViT(8, 4, 1, 3, 8, 1, 2, metric="stereographic", curvature=0.1)

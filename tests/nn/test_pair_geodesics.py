@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from aatc import connections, metrics
-from aatc.errors import ScoreError, ShapeError
+from aatc.errors import CaptureError, ScoreError, ShapeError
 from aatc.geometry import CutLocusError, PoincareBall
 from aatc.nn import GeodesicViT, GeometricAttention
 from aatc.nn.pair_geodesics import pair_geodesics
@@ -145,6 +145,52 @@ def test_what_has_no_path_is_refused():
             made("sphere").compute_geodesics(q, k, steps)
     with pytest.raises(CutLocusError):
         made("sphere").compute_geodesics(q, -q)
+
+
+def curved(kappa, x, y):
+    """d_κ by hand, through the sphere or the hyperboloid that the coordinates are projected from."""
+    gaps = [1 + kappa * z.square().sum(-1) for z in (x, y)]
+    half = (x - y).norm(dim=-1) / (gaps[0] * gaps[1]).sqrt()
+    if kappa == 0:
+        return 2 * half
+    size = abs(kappa) ** 0.5
+    return 2 * (torch.asin(size * half) if kappa > 0 else torch.asinh(size * half)) / size
+
+
+@pytest.mark.parametrize("lift", [True, False])
+@pytest.mark.parametrize("kappa", [[-0.8, 0.6], [0.0, 1e-9], -0.5, 0.4, 0, -1e-320])
+def test_paths_of_stereographic_metrics_are_of_either_sign(kappa, lift):
+    curvature = torch.tensor(kappa, dtype=F64) if isinstance(kappa, list) else kappa
+    q, k = (x / (1 + x.norm(dim=-1, keepdim=True)) for x in heads())
+    metric = metrics.Stereographic(curvature=curvature, lift=lift)
+    attention = GeometricAttention(HIDDEN, HEADS, metric=metric).double()
+    paths, whole = attention.compute_geodesics(q, k, 3), attention.attention_metric(q, k)
+    for h in range(HEADS):
+        at = kappa[h] if isinstance(kappa, list) else kappa
+        torch.testing.assert_close(
+            assert_shortest(paths[:, :, h], lambda x, y, at=at: curved(at, x, y)), whole[:, h], rtol=1e-6, atol=1e-7
+        )
+    if not lift:
+        torch.testing.assert_close(paths[-1], q[:, :, :, None].expand_as(paths[0]))
+
+
+def test_paths_of_a_module_that_learns_its_curvature():
+    attention, (q, k) = made("stereographic"), heads(2, 3)
+    with torch.no_grad():
+        attention.metric.curvature.copy_(torch.tensor([-0.3, 0.2]))
+    paths = attention.compute_geodesics(0.5 * q, 0.5 * k, 2)
+    for h, at in enumerate((-0.3, 0.2)):
+        assert_shortest(paths[:, :, h], lambda x, y, at=at: curved(at, x, y))
+    (slope,) = torch.autograd.grad(paths.square().sum(), attention.metric.curvature)
+    assert (slope != 0).all()
+
+
+def test_curvatures_that_do_not_fit_the_heads_are_refused():
+    q, k = heads()
+    for kind in (metrics.Stereographic, metrics.Poincare, metrics.LorentzDistance):
+        for wrong in (torch.ones(3, dtype=F64), torch.ones(2, 2, dtype=F64)):
+            with pytest.raises(CaptureError, match="curvature"):
+                pair_geodesics(0.1 * q, 0.1 * k, kind(curvature=wrong), None, 2)
 
 
 @pytest.mark.parametrize("curvature", [4.0, 0.2])

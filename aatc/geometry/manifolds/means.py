@@ -7,10 +7,13 @@ of which nothing of size N·M·n is made.
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import torch
 from torch import Tensor
 
-from aatc.geometry.manifold import GeometryError, Manifold, PointShapeError, holds, of
+from aatc.geometry.manifold import GeometryError, Manifold, PointShapeError, Scalar, dot, holds, of, root
+from aatc.geometry.manifolds.compensated import less_multiple, one_minus_square
 from aatc.geometry.manifolds.hyperbolic import Hyperboloid, PoincareBall, lorentz
 from aatc.geometry.manifolds.stereographic import wide
 from aatc.geometry.preconditions import require
@@ -77,19 +80,67 @@ def _sum(weights: Tensor, points: Tensor) -> Tensor:
     return torch.einsum("...m,...mn->...n", weights, points.to(weights.dtype))
 
 
+#: √c x₀ up to which −c⟨Σwx, Σwx⟩, a difference of its squares, keeps ten digits of double precision.
+_FAR = 1024.0
+#: Numbers of a block of pairs.
+_BLOCK = 2**22
+
+
+def _is_far(height: Tensor) -> bool:
+    """Whether sums of points with such √c x₀ cancel. A trace, which cannot tell, takes them for near."""
+    return height.dtype == torch.float64 and not torch.compiler.is_compiling() and not holds(height <= _FAR)
+
+
+def _pair_size(weights: Tensor, points: Tensor, half: Callable[[int, int], Tensor]) -> Tensor:
+    """√(−c⟨Σwx, Σwx⟩) for weights (..., M) that sum to 1, as √(1 + 2 Σ w_i w_j sinh²(√c d_ij/2)): of terms that are not
+    negative, pair by pair. ``half(i, k)``: sinh²(√c d/2) of points i to k and all, (..., k − i, M). (..., 1)."""
+    count = points.shape[-2]
+    step = max(1, _BLOCK // max(1, points.numel()))
+    total = torch.zeros_like(weights[..., :1])
+    for i in range(0, count, step):
+        met = torch.einsum("...im,...m->...i", half(i, i + step), weights)
+        total = total + (weights[..., i : i + step] * met).sum(-1, keepdim=True)
+    bad = ~total.isfinite()
+    return require(
+        (1 + 2 * total).sqrt(), bad, GeometryError, "points are numbers whose distances double precision holds"
+    )
+
+
+def _half_sinh_square(x: Tensor, y: Tensor, c: Scalar) -> Tensor:
+    """sinh(√c dist/2)² of points of the hyperboloid, (...), as `Hyperboloid` has it, with the part of x across y formed
+    without rounding: that of y − x is one of |x|, and points far out may be apart by less."""
+    xs, ys = x[..., 1:], y[..., 1:]
+    xx, yy, xy, times = dot(xs, xs), dot(ys, ys), dot(xs, ys), x[..., :1] * y[..., :1]
+    some = yy > 0
+    square = torch.where(some, yy, torch.ones_like(yy))
+    across = less_multiple(xs, xy / square, ys)
+    across = across - dot(across, ys) / square * ys
+    change, apart = ys - xs, xy < 0
+    beside = (dot(change, change) + c * dot(across, across) * yy) / (1 + c * (times + xy.clamp_min(0)))
+    opposite = (xx + yy + c * xx * yy) / (1 + c * times) - xy.clamp_max(0)
+    return (torch.where(apart, opposite, beside) * c / 2).squeeze(-1)
+
+
 def lorentz_centroid(points: Tensor, weights: Tensor | None = None, *, c: float | Tensor = 1.0) -> Tensor:
     """Σwx/(√c |Σwx|_L) on ``Hyperboloid(c)``: it minimises Σw(−2/c − 2⟨x, μ⟩_L).
 
     (..., M, n + 1) to (..., n + 1).
 
-    Source: M. Law, R. Liao, J. Snell, R. Zemel, "Lorentzian distance learning for hyperbolic representations", 2019.
-    Raises: as `normalised_weights`.
+    Beyond distance 7/√c of the vertex the sum's length is added up over pairs of points, in M²n steps, where sums
+    cancel; a trace does not look, and loses digits beyond 17/√c. Source: M. Law, R. Liao, J. Snell, R. Zemel,
+    "Lorentzian distance learning for hyperbolic representations", 2019. Raises: as `normalised_weights`; GeometryError
+    for points beyond about 170/√c, whose distances have no squares in double precision.
     """
     space = Hyperboloid(c)
     points, shares, _ = counted(space, points, weights)
     # −⟨Σwx, Σwx⟩ cancels far out, and so x₀ is computed again, as the maps do
-    total = _sum(wide(shares), space.projection(wide(points)))
-    size = (-lorentz(total, total) * of(space.c, total)).sqrt()
+    far, given = space.projection(wide(points)), wide(shares)
+    total, scale = _sum(given, far), of(space.c, far)
+    if _is_far(root(scale) * far[..., :1]):
+        pairs = far[..., :, None, :], far[..., None, :, :]
+        size = _pair_size(given, far, lambda i, k: _half_sinh_square(pairs[0][..., i:k, :, :], pairs[1], scale))
+    else:
+        size = (-lorentz(total, total) * scale).sqrt()
     return space.projection(total / size).to(shares.dtype)
 
 
@@ -109,17 +160,31 @@ def einstein_midpoint(points: Tensor, weights: Tensor | None = None, *, c: float
 def gyromidpoint(points: Tensor, weights: Tensor | None = None, *, c: float | Tensor = 1.0) -> Tensor:
     """½ ⊗ (Σwλx / Σw(λ − 1)), λ = 2/(1 − c|x|²), on ``PoincareBall(c)``: `lorentz_centroid` in its coordinates.
 
-    (..., M, n) to (..., n). Source: A. Ungar, "A gyrovector space approach to hyperbolic geometry", 2009; R. Shimizu,
-    Y. Mukuta, T. Harada, "Hyperbolic neural networks++", 2021. Raises: as `normalised_weights`.
+    (..., M, n) to (..., n), to a few roundings of its coordinates however far out: see `lorentz_centroid`. Source: A.
+    Ungar, "A gyrovector space approach to hyperbolic geometry", 2009; R. Shimizu, Y. Mukuta, T. Harada, "Hyperbolic
+    neural networks++", 2021. Raises: as `normalised_weights`; GeometryError for far points that are not inside.
     """
     ball = PoincareBall(c)
     points, weights, _ = counted(ball, points, weights)
     dtype, weights, points = weights.dtype, wide(weights), wide(points)  # the difference under the root cancels far out
-    factor = 2 / ball._gap(points).squeeze(-1)
+    gap, scale = ball._gap(points), of(ball.c, points)
+    far = _is_far(1 / gap)
+    if far:  # the rounding of a length is not that of what it leaves of 1
+        gap = one_minus_square(points, scale)
+        gap = require(gap, ~(gap > 0), GeometryError, "points are inside the ball")
+    factor = 2 / gap.squeeze(-1)
     top = _sum(weights * factor, points)
     bottom = (weights * (factor - 1)).sum(-1, keepdim=True)
+
+    def half(i: int, k: int) -> Tensor:
+        change = points[..., i:k, None, :] - points[..., None, :, :]
+        return (scale * dot(change, change) / (gap[..., i:k, None, :] * gap[..., None, :, :])).squeeze(-1)
+
     # ½ ⊗ z = z/(1 + √(1 − c|z|²)), with bottom² (1 − c|z|²) as it is before it is divided
-    rest = (bottom.square() - of(ball.c, top) * top.square().sum(-1, keepdim=True)).clamp_min(0).sqrt()
+    if far:
+        rest = _pair_size(weights, points, half)
+    else:
+        rest = (bottom.square() - scale * dot(top, top)).clamp_min(0).sqrt()
     return ball.projection((top / (bottom + rest)).to(dtype))
 
 
