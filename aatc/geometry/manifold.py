@@ -195,6 +195,8 @@ class Manifold:
 
     point_ndim = 1
     min_size = 1
+    #: Of a point, an orthonormal basis and what gives components in it: where ambient coordinates do not serve.
+    _frame: Callable[[Tensor], tuple[Tensor, Tensor]] | None = None
 
     def dist(self, x: Tensor, y: Tensor) -> Tensor:
         """The geodesic distance, (...). Its gradient at x = y is taken to be 0. It has no second one there; its

@@ -95,22 +95,55 @@ def _descend(
     return mean, size, bound, taken
 
 
-def _slopes(manifold: Manifold, mean: Tensor, points: Tensor, weights: Tensor) -> tuple[Tensor, Tensor]:
-    """A: the derivative of the pull by the mean on the tangent space and minus the identity beside it, (..., D, D); and
-    whether it is negative definite there, as it is at a minimum that does not degenerate."""
-    shape = mean.shape[-manifold.point_ndim :]
-    size = shape.numel()
-    unit = torch.eye(size, dtype=mean.dtype, device=mean.device).reshape(size, *shape)
+@dataclass(frozen=True)
+class _Newton:
+    """Steps of Newton's method from about a mean: with the derivative of the pull by the mean, A, inverted.
+
+    ``frame``: orthonormal tangent vectors (..., n, D) and the rows (..., n, D) that take a tangent vector to its
+    components; None where A is that of ambient coordinates, (..., D, D), minus the identity beside the tangent space.
+    """
+
+    manifold: Manifold
+    inverse: Tensor
+    frame: tuple[Tensor, Tensor] | None
+
+    def __call__(self, mean: Tensor, pull: Tensor) -> Tensor:
+        """The mean after a step."""
+        if self.frame is not None:
+            vectors, rows = self.frame
+            change = vectors.mT @ (self.inverse @ (rows @ pull.unsqueeze(-1)))
+            return self.manifold.retraction(mean, -change.squeeze(-1))
+        flat = pull.flatten(-self.manifold.point_ndim) if self.manifold.point_ndim > 1 else pull
+        change = -(self.inverse @ flat.unsqueeze(-1)).reshape(pull.shape)
+        return self.manifold.retraction(mean, self.manifold.tangent_projection(mean, change))
+
+
+def _newton(manifold: Manifold, mean: Tensor, points: Tensor, weights: Tensor) -> tuple[_Newton, Tensor]:
+    """Newton's method at ``mean``, and whether A is negative definite there, (...), as it is at a minimum that does not
+    degenerate."""
     axis = -1 - manifold.point_ndim
-    at = mean.unsqueeze(axis)
-    tangents = manifold.tangent_projection(at, unit.expand(*mean.shape[: mean.ndim + axis + 1], size, *shape))
+    frame = None if manifold._frame is None else manifold._frame(mean)
+    unit, at = _units(manifold, mean), mean.unsqueeze(axis)
+    tangents = manifold.tangent_projection(at, unit) if frame is None else frame[0]
     columns = []
     for tangent in tangents.unbind(axis):  # one direction at a time: no more memory than the points take
         columns.append(torch.func.jvp(lambda m: _pull(manifold, m, points, weights), (mean,), (tangent,))[1])
-    moved = manifold.tangent_projection(at, torch.stack(columns, axis))
-    flat = lambda t: t.flatten(-manifold.point_ndim) if manifold.point_ndim > 1 else t  # noqa: E731
-    matrix = (flat(moved) - flat(unit - tangents)).mT
-    return matrix, torch.linalg.eigvals(matrix).real.amax(-1) < 0
+    moved = torch.stack(columns, axis)
+    if frame is None:
+        beside = manifold.tangent_projection(at, moved) - (unit - tangents)
+        matrix = (beside.flatten(-manifold.point_ndim) if manifold.point_ndim > 1 else beside).mT
+    else:
+        matrix = frame[1] @ moved.mT
+    strictly = torch.linalg.eigvals(matrix).real.amax(-1) < 0
+    return _Newton(manifold, torch.linalg.pinv(matrix), frame), strictly
+
+
+def _units(manifold: Manifold, mean: Tensor) -> Tensor:
+    """The unit vectors of the ambient coordinates (..., D, *P)."""
+    shape = mean.shape[-manifold.point_ndim :]
+    size = shape.numel()
+    unit = torch.eye(size, dtype=mean.dtype, device=mean.device).reshape(size, *shape)
+    return unit.expand(*mean.shape[: -manifold.point_ndim], size, *shape)
 
 
 def frechet_mean(
@@ -147,10 +180,9 @@ def frechet_mean(
     try:
         with torch.no_grad():
             mean, residual, bound, taken = _descend(manifold, fixed, shares, tolerance, max_iterations)
-            matrix, strictly = _slopes(manifold, mean, fixed, shares)
-            back = torch.linalg.pinv(matrix)
+            newton, strictly = _newton(manifold, mean, fixed, shares)
             for _ in range(2):
-                mean, residual = _polished(manifold, mean, back, fixed, shares, residual)
+                mean, residual = _polished(newton, mean, fixed, shares, residual)
             clear = torch.as_tensor(manifold._blur(mean, eps), device=mean.device) <= 0.05
             converged = (residual <= bound) & clear
     except CutLocusError as error:
@@ -172,7 +204,7 @@ def frechet_mean(
         )
     far = manifold.dist(mean.unsqueeze(axis), fixed).amax(-1)
     used, cut = reachable(manifold, mean, points, weights, blank)
-    point = _implicit(manifold, mean, back, used, weights)
+    point = _implicit(newton, mean, used, weights)
     variance = _variance(manifold, point, used, weights)
     if bool(cut.any()):  # there is no log to these, but a distance: the slope by their weight
         where = torch.where(_share(manifold, cut), points, used).detach()
@@ -183,27 +215,21 @@ def frechet_mean(
     return FrechetMean(point, converged, converged & (far < radius), variance, residual, taken)
 
 
-def _step(manifold: Manifold, mean: Tensor, back: Tensor, pull: Tensor) -> Tensor:
-    """The mean after one step of Newton's method."""
-    flat = pull.flatten(-manifold.point_ndim) if manifold.point_ndim > 1 else pull
-    change = -(back @ flat.unsqueeze(-1)).reshape(pull.shape)
-    return manifold.retraction(mean, manifold.tangent_projection(mean, change))
-
-
 def _polished(
-    manifold: Manifold, mean: Tensor, back: Tensor, points: Tensor, weights: Tensor, residual: Tensor
+    newton: _Newton, mean: Tensor, points: Tensor, weights: Tensor, residual: Tensor
 ) -> tuple[Tensor, Tensor]:
     """The mean with the digits that descent left, and its gradient."""
-    tried = _step(manifold, mean, back, _pull(manifold, mean, points, weights))
+    manifold = newton.manifold
+    tried = newton(mean, _pull(manifold, mean, points, weights))
     grown = manifold.norm(tried, _pull(manifold, tried, points, weights))
     better = grown < residual
     return torch.where(_share(manifold, better), tried, mean), torch.where(better, grown, residual)
 
 
-def _implicit(manifold: Manifold, mean: Tensor, back: Tensor, points: Tensor, weights: Tensor) -> Tensor:
+def _implicit(newton: _Newton, mean: Tensor, points: Tensor, weights: Tensor) -> Tensor:
     """The mean as a function of points and weights: each step with the matrix at the solution makes one more of its
     derivatives exact, and leaves its value."""
     for _ in range(2):
-        pull = _pull(manifold, mean, points, weights)
-        mean = _step(manifold, mean, back, pull - pull.detach())
+        pull = _pull(newton.manifold, mean, points, weights)
+        mean = newton(mean, pull - pull.detach())
     return mean

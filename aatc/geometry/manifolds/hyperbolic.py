@@ -197,6 +197,15 @@ class Hyperboloid(Manifold):
     def convexity_radius(self) -> float:
         return math.inf
 
+    def _frame(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        """The boost of the vertex to x, of coordinates 1..n; what it makes of a vector takes v₀ as given by them."""
+        size = root(of(self.c, x)) * x
+        time, space = size[..., :1, None], size[..., 1:]
+        outer = space.unsqueeze(-1) * space.unsqueeze(-2)
+        unit = torch.eye(space.shape[-1], dtype=x.dtype, device=x.device)
+        vectors = torch.cat([space.unsqueeze(-1), unit + outer / (1 + time)], -1)
+        return vectors, torch.cat([torch.zeros_like(vectors[..., :1]), unit - outer / (time * (1 + time))], -1)
+
     def _blur(self, x: Tensor, eps: float) -> Tensor:
         return eps * root(of(self.c, x)) * x[..., 0]
 
