@@ -24,6 +24,7 @@ from aatc.geometry import Simplex, Sphere
 from aatc.geometry.bundles.bundle import holonomy_of_polygon
 from aatc.geometry.manifolds.attention_geodesic import AttentionGeodesic, AttentionPath
 from aatc.report import Surface, geodesic_figure, turning_angle
+from aatc.report.canvas import MAP, new_figure
 
 PAIRS = ((0, 1), (3, 8), (4, 9))
 SMOOTH = 0.05  # ink added to every pixel, in the unit of the darkest: no pixel is impossible
@@ -129,15 +130,13 @@ def carry_round(steps: int, console: Console) -> tuple[Surface, Tensor, Tensor]:
 
 def path_figure(path: AttentionPath):
     """The geodesic above the mixtures, as images of ink."""
-    from matplotlib.figure import Figure
-
-    figure = Figure(figsize=(1.5 * len(path.times), 3.6), layout="constrained")
+    figure = new_figure(1.5 * len(path.times), 3.6)
     rows = {"Fisher–Rao": path.points, "mixture": straight(path.points[0], path.points[-1], path.times)}
     top = float(path.points.max())
     grid = figure.subplots(2, len(path.times))
     for axes, (name, points) in zip(grid, rows.items()):
         for place, (panel, point) in enumerate(zip(axes, points)):
-            image = panel.imshow(point.reshape(8, 8).numpy(), cmap="cividis", vmin=0, vmax=top)
+            image = panel.imshow(point.reshape(8, 8).numpy(), cmap=MAP, vmin=0, vmax=top)
             panel.set(xticks=[], yticks=[], title=f"t = {float(path.times[place]):.2f}")
         axes[0].set_ylabel(name)
     figure.colorbar(image, ax=grid, label="share of the ink")

@@ -152,16 +152,18 @@ def _imaging() -> Any:
 
 
 def _png(array: np.ndarray) -> str:
-    """A picture of values from 0 to 1, as a data address."""
+    """A picture of values up to size 1, as a data address."""
+    from aatc.report.canvas import colours
+
     out = io.BytesIO()
-    _imaging().imsave(out, array, cmap="cividis", vmin=0.0, vmax=1.0, format="png")
+    _imaging().imsave(out, array, **colours(np.append(array, [0.0, 1.0])), format="png")
     return f"data:image/png;base64,{base64.b64encode(out.getvalue()).decode()}"
 
 
 def _shades(weights: np.ndarray) -> np.ndarray:
-    """Square roots of shares of the largest weight: light ones stay visible beside heavy ones."""
-    top = float(weights.max(initial=0.0))
-    return np.sqrt(weights / top) if top > 0 else weights
+    """Square roots of shares of the largest size, with the sign: light ones stay visible beside heavy ones."""
+    top = float(np.abs(weights).max(initial=0.0))
+    return np.sign(weights) * np.sqrt(np.abs(weights) / top) if top > 0 else weights
 
 
 def _figure(picture: str, alt: str, caption: str, css: str = "map") -> str:

@@ -8,7 +8,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from aatc.report.canvas import MAP, PictureError, array, labelled, new_figure, style
+from aatc.report.canvas import MAP, PictureError, array, deviations, heading, labelled, new_figure, style
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -55,19 +55,22 @@ def attention_figure(
         panels.append(axes)
     figure.colorbar(image, ax=panels, label="probability")
     axes = figure.add_subplot(below[0])
-    for number, (pattern, name) in enumerate(zip(patterns, ("before", "after"))):
-        entropy = torch.special.entr(torch.from_numpy(pattern)).sum(-1).numpy()
+    most = np.log(patterns[0].shape[1])
+    entropies = [torch.special.entr(torch.from_numpy(pattern)).sum(-1).numpy() for pattern in patterns]
+    for entropy, pattern in zip(entropies, patterns):
         entropy[~pattern.any(-1)] = np.nan
+    label, (uniform, *entropies), _ = deviations("entropy of the row (nats)", [np.array([most]), *entropies], most)
+    for number, (entropy, name) in enumerate(zip(entropies, ("before", "after"))):
         axes.plot(entropy, marker="os"[number], markersize=4, label=name, **style(number))
-    axes.axhline(np.log(patterns[0].shape[1]), color="black", linewidth=0.8, linestyle=":", label="uniform row")
-    labelled(axes, "query", "entropy of the row (nats)")
+    axes.axhline(uniform[0], color="black", linewidth=0.8, linestyle=":", label="uniform row")
+    labelled(axes, "query", label)
     axes.legend(fontsize=8)
     if energies is not None:
-        curve = array("the energies", energies, ndim=1)
         axes = figure.add_subplot(below[1])
+        label, (curve,), constant = deviations("energy of the flow", [array("the energies", energies, ndim=1)])
         axes.plot(np.linspace(0, len(curve) - 1 if time is None else time, len(curve)), curve, **style(0))
-        labelled(axes, "step" if time is None else "flow time t", "energy of the flow")
-        axes.set_ylim(bottom=0)
-    if title:
-        figure.suptitle(title)
+        labelled(axes, "step" if time is None else "flow time t", label)
+        if constant is None:
+            axes.set_ylim(bottom=0)
+    heading(figure, title)
     return figure

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from aatc.geometry.dynamics.bifurcation import BifurcationDiagram, Branch
-from aatc.report.canvas import COLOURS, PictureError, array, labelled, new_figure
+from aatc.report.canvas import COLOURS, PictureError, array, deviations, labelled, new_figure
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -37,11 +37,17 @@ def bifurcation_figure(
         raise PictureError("the diagram has no branches")
     if component is not None and measure is not None:
         raise PictureError("a diagram shows a component or a measure: give one of them")
-    show, name = _shown(component, measure)
+    shown, name = _shown(component, measure)
+    curves = [array(name, shown(branch.states), ndim=1) for branch in diagram.branches]
+    axis, curves, constant = deviations(label or name, curves)
+
+    def show(states: Tensor) -> Tensor:
+        return shown(states) - (constant or 0.0)
+
     figure = new_figure(6.8, 4.6)
     axes = figure.add_subplot()
-    for number, branch in enumerate(diagram.branches):
-        x, y = array("the parameters", branch.parameters, ndim=1), array(name, show(branch.states), ndim=1)
+    for number, (branch, y) in enumerate(zip(diagram.branches, curves)):
+        x = array("the parameters", branch.parameters, ndim=1)
         colour = COLOURS[number % len(COLOURS)]
         stable, unstable = _split(branch, x, y, _changes(branch, diagram, show))
         axes.plot(*stable.T, color=colour, linewidth=2.2)
@@ -64,7 +70,7 @@ def bifurcation_figure(
             )
     axes.plot([], [], color="black", linewidth=2.2, label="stable")
     axes.plot([], [], color="black", linewidth=1.4, linestyle=(0, (4, 2)), label="unstable")
-    labelled(axes, parameter, label or name, title)
+    labelled(axes, parameter, axis, title)
     axes.margins(x=0.08, y=0.14)
     axes.legend(fontsize=9)
     return figure

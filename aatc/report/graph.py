@@ -8,7 +8,18 @@ import numpy as np
 from torch import Tensor
 
 from aatc.geometry.flows.graph_curvature import EdgeCurvature
-from aatc.report.canvas import COLOURS, MAP, PictureError, array, labelled, new_figure
+from aatc.report.canvas import (
+    COLOURS,
+    GREY,
+    ROUNDING,
+    PictureError,
+    array,
+    colours,
+    deviations,
+    heading,
+    labelled,
+    new_figure,
+)
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -29,19 +40,25 @@ def curvature_graph_figure(
     if place.shape != (count, 2) or (groups is not None and tuple(groups.shape) != (count,)):
         raise PictureError(f"{count} nodes need positions ({count}, 2) and groups ({count},), not {place.shape}")
     values, edges = array("the curvature", curvature.curvature, ndim=1), graph.edges.cpu().numpy()
+    label, (shown,), constant = deviations("Ricci curvature of the edge (dashed: negative)", [values], 1.0)
+    look, least = colours(shown), -ROUNDING * float(np.abs(values).max(initial=1.0))
     figure = new_figure(10.5, 5.2)
     from matplotlib.collections import LineCollection
+    from matplotlib.patheffects import withStroke
+    from matplotlib.ticker import MaxNLocator
 
     plane, histogram = figure.subplots(1, 2, width_ratios=(1.7, 1.0))
     lines = LineCollection(
         list(place[edges]),
-        array=values,
-        cmap=MAP,
+        array=shown,
+        cmap=look["cmap"],
         linewidths=1.8,
-        linestyles=["dashed" if value < 0 else "solid" for value in values],
+        path_effects=[withStroke(linewidth=2.8, foreground=GREY)],
+        linestyles=["dashed" if value < least else "solid" for value in values],
     )
+    lines.set_clim(look["vmin"], look["vmax"])
     plane.add_collection(lines)
-    figure.colorbar(lines, ax=plane, label="Ricci curvature of the edge (dashed: negative)", shrink=0.85)
+    figure.colorbar(lines, ax=plane, label=label, shrink=0.85)
     members = np.zeros(count, dtype=int) if groups is None else groups.cpu().numpy()
     for number, group in enumerate(np.unique(members)):
         here = place[members == group]
@@ -54,13 +71,15 @@ def curvature_graph_figure(
             markersize=7,
             label=None if groups is None else f"{group}",
         )
-    plane.set_aspect("equal")
+    plane.set_aspect("equal", adjustable="datalim")
     plane.set(xlabel="position x", ylabel="position y")
     if groups is not None:
         plane.legend(title="group", fontsize=8)
-    histogram.hist(values, bins=min(30, max(5, len(values) // 4)), color=COLOURS[0], edgecolor="white")
+    between = None if constant is None else (constant - 0.5, constant + 0.5)
+    bins = min(30, max(5, len(values) // 4))
+    histogram.hist(values, bins=bins, range=between, color=COLOURS[0], edgecolor="white")
+    histogram.yaxis.set_major_locator(MaxNLocator(integer=True))
     histogram.axvline(0, color="black", linewidth=1.0)
     labelled(histogram, "Ricci curvature", "edges")
-    if title:
-        figure.suptitle(title)
+    heading(figure, title)
     return figure

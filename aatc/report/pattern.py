@@ -16,7 +16,18 @@ from aatc.geometry.dynamics.pattern_stability import (
     turing_conditions,
 )
 from aatc.geometry.dynamics.reaction_diffusion import Grid, ReactionDiffusion
-from aatc.report.canvas import COLOURS, GREY, MAP, PictureError, array, labelled, new_figure, style
+from aatc.report.canvas import (
+    COLOURS,
+    GREY,
+    PictureError,
+    array,
+    colours,
+    deviations,
+    heading,
+    labelled,
+    new_figure,
+    style,
+)
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -56,23 +67,23 @@ class RadialSpectrum:
 
     @property
     def peak(self) -> float:
-        """The wavenumber of the strongest ring, averaged by power with the rings next to it; 0 of a uniform field."""
-        if not float(self.power.max()) > 0:
-            return 0.0
-        top = int(self.power.argmax())
-        near = slice(max(top - 1, 0), top + 2)
-        return float((self.wavenumbers[near] * self.power[near]).sum() / self.power[near].sum())
+        """The wavenumber of the strongest ring, exact to half a ring; 0 of a uniform field."""
+        return float(self.wavenumbers[self.power.argmax()]) if float(self.power.max()) > 0 else 0.0
 
 
 def radial_spectrum(field: Tensor, grid: Grid) -> RadialSpectrum:
     """The power of one field (*grid) by |k|, the mean left out, in rings as wide as the box's least wavenumber.
 
-    Parseval: the sum is the mean square of field − mean. Raises `PictureError` for another number of axes.
+    Parseval: the sum is the mean square of field − mean; a field that is its mean up to rounding has none. Raises
+    `PictureError` for another number of axes.
     """
     if field.ndim != grid.ndim:
         raise PictureError(f"a field on this grid has {grid.ndim} axes, not the shape {tuple(field.shape)}")
     sizes = tuple(field.shape)
-    extended = grid.extend(field - field.mean())
+    waves = field - field.mean()
+    if float(waves.abs().max()) <= 8 * torch.finfo(field.dtype).eps * float(field.abs().max()):
+        waves = torch.zeros_like(field)
+    extended = grid.extend(waves)
     modes = torch.fft.rfftn(extended, dim=grid.axes)
     power = modes.abs().square() / extended.numel() ** 2
     # The half spectrum holds one of two conjugate modes, except where a mode is its own conjugate.
@@ -110,19 +121,21 @@ def turing_figure(
             f"a pattern here is (species, *grid) with {grid.ndim} grid axes and as many names as species, of which "
             f"{species} is shown; got {tuple(field.shape)} and {names}"
         )
-    figure = new_figure(10.5, 5.2)
+    figure = new_figure(10.5, 5.2 if dispersion is None else 5.8)
     columns = figure.add_gridspec(1, 2, width_ratios=(1.25, 1.0))
     axes = figure.add_subplot(columns[0])
     if grid.ndim == 2:
         height, width = grid.lengths
-        image = axes.imshow(values[species], cmap=MAP, origin="lower", extent=(0, width, 0, height))
-        figure.colorbar(image, ax=axes, label=f"concentration {names[species]}", shrink=0.8)
+        label, (shown,), _ = deviations(f"concentration {names[species]}", [values[species]])
+        image = axes.imshow(shown, origin="lower", extent=(0, width, 0, height), **colours(shown))
+        figure.colorbar(image, ax=axes, label=label, shrink=0.8)
         axes.set(xlabel="position along axis 1", ylabel="position along axis 0")
     else:
         (place,) = grid.coordinates(tuple(field.shape[1:]))
-        for number, (name, line) in enumerate(zip(names, values)):
+        label, lines, _ = deviations("concentration", list(values))
+        for number, (name, line) in enumerate(zip(names, lines)):
             axes.plot(place.numpy(), line, label=name, **style(number))
-        labelled(axes, "position", "concentration")
+        labelled(axes, "position", label)
         axes.legend()
     spectrum = radial_spectrum(field[species].detach(), grid)
     rows = columns[1].subgridspec(1 if dispersion is None else 2, 1)
@@ -138,8 +151,7 @@ def turing_figure(
         below.set_xlim(0, max(float(dispersion.wavenumbers[-1]), 1.2 * peak))
     below.set_ylim(top=1.3 * float(power.max()) or 1.0)
     below.legend(fontsize=8, loc="upper right")
-    if title:
-        figure.suptitle(title)
+    heading(figure, title)
     return figure
 
 
@@ -155,8 +167,10 @@ def _draw_dispersion(above: Axes, below: Axes, dispersion: Dispersion) -> None:
             axes.axvspan(*found.band, color=GREY, alpha=0.2, linewidth=0, label="growing modes" if named else None)
         label = fastest if named else None
         axes.axvline(found.wavenumber, color=COLOURS[3], linestyle="--", linewidth=1.6, label=label)
-    labelled(above, "wavenumber k (rad per unit of length)", "growth rate max Re λ (1/time)")
-    above.legend(fontsize=8)
+    labelled(above, "wavenumber k (rad per unit of length)", "growth rate\nmax Re λ (1/time)")
+    low, high = above.get_ylim()
+    above.set_ylim(low, high + 0.5 * (high - low))
+    above.legend(fontsize=8, loc="upper right")
 
 
 def _wave(k: float) -> str:

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from aatc.geometry.dynamics.hamiltonian import HamiltonianSystem
-from aatc.report.canvas import PictureError, array, labelled, new_figure, style
+from aatc.report.canvas import PictureError, array, heading, labelled, new_figure, style
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -56,12 +56,14 @@ def hamiltonian_figure(
         levels = system.compute_hamiltonian(grid[0][..., None], grid[1][..., None]).detach().cpu().double().numpy()
         # The margins round the trajectories may lie outside H's domain: no levels are drawn there.
         levels = np.ma.masked_invalid(levels)
-        plane.contour(grid[0].cpu().numpy(), grid[1].cpu().numpy(), levels, 10, colors="#b0b0b0", linewidths=0.6)
+        # Levels below zero are no other kind of line: solid too.
+        plane.contour(
+            *(x.cpu().numpy() for x in grid), levels, 10, colors="#b0b0b0", linewidths=0.6, linestyles="solid"
+        )
     index = "" if states.shape[1] == 1 else f"_{component}"
     labelled(plane, f"position q{index}", f"momentum p{index}", "phase portrait")
     labelled(error, "time", "energy error |H − H₀| / |H₀|", "energy")
     for axes in (plane, error):
         axes.legend(fontsize=8)
-    if title:
-        figure.suptitle(title)
+    heading(figure, title)
     return figure

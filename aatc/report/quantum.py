@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from aatc.passes.analysis.result import Result
-from aatc.report.canvas import GREY, MAP, PictureError, array, labelled, new_figure, style
+from aatc.report.canvas import GREY, PictureError, array, colours, heading, labelled, new_figure, style
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -63,8 +63,7 @@ def bloch_figure(vectors: Tensor, labels: Sequence[str] = (), *, title: str = ""
         axes.set(xlim=(-1.08, 1.08), ylim=(-1.08, 1.08), aspect="equal")
     if labels:
         axes.legend(fontsize=7, loc="center left", bbox_to_anchor=(1.02, 0.5))
-    if title:
-        figure.suptitle(title)
+    heading(figure, title)
     return figure
 
 
@@ -90,7 +89,8 @@ def entropy_figure(
     """Entropies (attentions, heads) in nats as a map with their numbers, one panel for each entry of a mapping.
 
     ``names`` of the attentions from above; ``bound``: the largest entropy that there could be, such as log n, where
-    colours end. NaN marks what was not found. Raises `PictureError` and `MissingLibraryError`.
+    colours end. Conditional entropies may be negative. NaN marks what was not found. Raises `PictureError`
+    and `MissingLibraryError`.
     """
     panels = dict(entropies) if isinstance(entropies, Mapping) else {"entropy": entropies}
     tables = {}
@@ -107,16 +107,16 @@ def entropy_figure(
     axes = np.atleast_1d(figure.subplots(1, len(tables), squeeze=False)[0])
     for place, (name, shown) in zip(axes, tables.items()):
         top = float(shown.max()) if bound is None else bound
-        image = place.imshow(shown, cmap=MAP, vmin=0.0, vmax=max(top, 1e-12), aspect="auto")
+        image = place.imshow(shown, **colours(np.append(shown.compressed(), [0.0, max(top, 1e-12)])), aspect="auto")
         for (i, j), value in np.ndenumerate(shown.filled(np.nan)):
             if np.isfinite(value):
-                colour = "black" if value > 0.6 * top else "white"
+                light = np.dot(image.cmap(image.norm(value))[:3], (0.299, 0.587, 0.114))
+                colour = "black" if light > 0.5 else "white"
                 place.text(j, i, f"{value:.2f}", ha="center", va="center", color=colour, fontsize=7)
         place.set(
             xlabel="head", ylabel="attention", title=name, xticks=range(shown.shape[1]), yticks=range(shown.shape[0])
         )
         place.set_yticklabels(names or [str(n) for n in range(shown.shape[0])])
         figure.colorbar(image, ax=place, label="nats")
-    if title:
-        figure.suptitle(title)
+    heading(figure, title)
     return figure

@@ -152,9 +152,12 @@ def geodesic_figure(
         angle = turning_angle(surface, points, frame[:, 0])
         note = f"{title}\n" * bool(title) + f"holonomy {angle:+.4f} rad ({math.degrees(angle):+.1f}°)"
     axes.set(xlabel="x", ylabel="y", zlabel="z")
-    axes.set_title(note, fontsize=11)
+    axes.set_title(note, fontsize=11, wrap=True)
     limits = (axes.get_xlim3d(), axes.get_ylim3d(), axes.get_zlim3d())
     axes.set_box_aspect(np.ptp(limits, axis=1), zoom=0.86)
+    # Its label stands beyond the numbers of an axis that is seen at a slant.
+    for axis in (axes.xaxis, axes.yaxis):
+        axis.labelpad = 9
     for axis, count in ((axes.xaxis, 5), (axes.yaxis, 5), (axes.zaxis, 3)):
         axis.set_major_locator(MaxNLocator(count))
     axes.view_init(elev=32, azim=35)

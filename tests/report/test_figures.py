@@ -149,7 +149,8 @@ def test_a_flow_of_metrics_shows_volume_curvature_and_the_singular_time(tmp_path
     first, volume, scalar, _ = figure.axes
     names = [item.get_label() for item in first.lines]
     assert names == ["t = 0", "t = 0.1", "t = 0.2"]
-    np.testing.assert_allclose(line(first, "t = 0.1")[:, 1], torch.linalg.det(trajectory.metrics[10]).sqrt().numpy())
+    # The volume of a sphere of radius² 1 − 4t goes with the power 3/2, at every sample alike.
+    np.testing.assert_allclose(line(first, "t = 0.1")[:, 1], 0.6**1.5, rtol=1e-6)
     np.testing.assert_allclose(line(volume, "volume")[:, 1], [float(r.volume) for r in trajectory.invariants])
     # The scalar curvature of the 3-sphere of radius² 1 − 4t is 6/(1 − 4t).
     np.testing.assert_allclose(line(scalar, "mean")[:, 1], 6 / (1 - 4 * line(scalar, "mean")[:, 0]), rtol=1e-6)
@@ -167,9 +168,8 @@ def test_a_conformal_flow_shows_images_of_one_range_and_a_total_curvature_that_s
     assert len(images) == 4 and len({image.get_clim() for image in images}) == 1
     for image, factor in zip(images, trajectory.factors):
         np.testing.assert_array_equal(image.get_array(), factor.numpy())
-    total = next(axes for axes in figure.axes if axes.get_ylabel() == "total curvature ∫K dA")
+    total = next(axes for axes in figure.axes if axes.get_ylabel() == "total curvature ∫K dA,\ndeviation from 0")
     np.testing.assert_allclose(line(total, "∫K dA")[:, 1], 0, atol=1e-12)
-    assert np.diff(total.get_ylim())[0] >= 0.5
     named_axes(figure)
     assert save(figure, tmp_path) > 4000
 

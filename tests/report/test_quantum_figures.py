@@ -1,5 +1,7 @@
 """Pictures of Bloch vectors and of entropies show the numbers that they are given."""
 
+import io
+
 import numpy as np
 import pytest
 import torch
@@ -24,7 +26,7 @@ def test_bloch_vectors_stand_where_their_states_are():
     states = [pure_state([1.0, 0.0]), pure_state([0.5**0.5, 0.5**0.5 * 1j]), mixed_state(np.eye(2) / 2)]
     vectors = torch.stack([bloch_vector(s) for s in states])
     figure = bloch_figure(vectors, ["up", "along y", "mixed"], title="three states")
-    figure.canvas.draw()
+    figure.savefig(io.BytesIO())
     side = next(axes for axes in figure.axes if axes.get_xlabel() == "⟨Y⟩")
     shown = {line.get_label(): (line.get_xdata()[0], line.get_ydata()[0]) for line in side.lines[1:]}
     for name, expected in (("up", (0, 1)), ("along y", (1, 0)), ("mixed", (0, 0))):
@@ -40,7 +42,7 @@ def test_entropies_stand_in_their_rows(analysis):
     values = head_table(analysis, "value_entropy")[1]
     values[0, 1] = float("nan")
     figure = entropy_figure({"queries and keys": table, "values": values}, names, bound=np.log(20))
-    figure.canvas.draw()
+    figure.savefig(io.BytesIO())
     texts = [[t.get_text() for t in axes.texts] for axes in figure.axes[:2]]
     assert texts == [[f"{x:.2f}" for x in table[0]], [f"{x:.2f}" for x in values[0, [0, 2]]]]
     assert figure.axes[0].images[0].get_clim() == (0.0, np.log(20))
