@@ -20,7 +20,7 @@ INSIDE = {
     "verify_homology", "verify_hodge",
     "arithmetic_pass", "cohomology_pass", "homotopy_pass", "information_pass",
     "heads_pass", "topology_pass",
-    "verify_quantum", "verify_states", "verify_paths", "tensors", "quantum_pass",
+    "claims", "verify_quantum", "verify_states", "verify_paths", "tensors", "quantum_pass",
 }  # fmt: skip
 #: Every module estimates its own cost.
 PRIVATE = {"estimate_cost"}
