@@ -159,8 +159,8 @@ ITEMS: dict[str, Item] = {
     "block_escape": Item("share of weight", "Weight that leaves blocks of 1, 2, 4, ... tokens, down to two blocks."),
     "half_escape_block": Item("tokens", "The first of these blocks that keeps half of the weight or more inside."),
     "escape_exponent": Item(
-        "", "The power of a block's size by which the weight that leaves it falls, over what equal weights let leave: 1 "
-        "for heads that see near tokens alone, 0 for those that do not mind places.",
+        "", "The power of a block's size by which the weight that leaves it falls, over what equal weights let leave: "
+        "1 for heads that see near tokens alone, 0 for those that do not mind places.",
     ),
     "escape_exponent_interval": Item("", "Where that power lies with confidence 95 %, if it is one."),
     "pooling_defect": Item(

@@ -17,7 +17,7 @@ import numpy as np
 import scipy.stats
 
 from aatc.passes.analysis.result import Result
-from aatc.passes.analysis.scale.coarse_graining import ScaleError, whole_number
+from aatc.passes.analysis.scale.coarse_graining import ScaleError, summed_slices, whole_number
 from aatc.passes.analysis.scale.rg_flow import block_escapes, doubling_scales
 from aatc.passes.analysis.scale.verify_scale import witnessed
 from aatc.passes.analysis.stochastic import plain_array, real_array, row_stochastic
@@ -102,7 +102,7 @@ def box_counts(occupied: np.ndarray, sizes: Sequence[int]) -> np.ndarray:
     for size in sizes:
         step = size // previous
         for axis in range(at.ndim):
-            at = np.logical_or.reduceat(at, np.arange(0, at.shape[axis], step), axis=axis)
+            at = summed_slices(np.logical_or, at, step, axis)
         previous = size
         counts.append(int(at.sum()))
     return np.array(counts)
@@ -176,18 +176,19 @@ def escape_exponent(pattern: Any, *, confidence: float = 0.95) -> Result[Scaling
     chain, sure = row_stochastic(pattern, square=True), _sure(confidence)
     if chain.ndim != 2 or len(doubling_scales(len(chain), BLOCKS)) < 3:
         raise ScaleError(f"blocks of three sizes need 13 tokens, not a pattern {chain.shape}")
-    value = escape_fit(chain, sure)
+    n = len(chain)
+    value = escape_fit(block_escapes(chain, doubling_scales(n, BLOCKS)), n, sure)
     data = {"pattern": chain.copy(), "confidence": sure}
     return witnessed(value, "escape_exponent", data, TOLERANCE, level="P3", assumptions=(LINE,))
 
 
-def escape_fit(chain: np.ndarray, confidence: float = 0.95) -> ScalingExponent:
-    """`escape_exponent` of a checked pattern."""
-    scales = doubling_scales(len(chain), BLOCKS)
-    measured = block_escapes(chain, scales)
+def escape_fit(shares: np.ndarray, n: int, confidence: float = 0.95) -> ScalingExponent:
+    """`escape_exponent` of ``n`` tokens by the shares that leave blocks of 1, 2, 4, ... (k,), as many as it needs."""
+    scales = doubling_scales(n, BLOCKS)
+    measured = shares[: len(scales)]
     if not measured.min() > 0:
         raise ScaleError(f"nothing leaves blocks of {scales[int(measured.argmin())]} tokens: 0 has no logarithm")
-    sizes = [np.bincount(np.arange(len(chain)) // b) / len(chain) for b in scales]
+    sizes = [np.bincount(np.arange(n) // b) / n for b in scales]
     even = np.array([1 - s @ s for s in sizes])
     return _fitted("escape exponent", -1, np.array(scales, dtype=np.float64), measured / even, confidence)
 

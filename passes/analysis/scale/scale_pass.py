@@ -33,7 +33,7 @@ class AnalyzeScale(AnalysisPass):
 
     def estimate_cost(self, n: int, dim: int) -> Cost:
         weights, k = weights_cost(n, dim), min(n, self.states)
-        return Cost(2e-3 + weights.seconds + 1.2e-8 * k * k, weights.bytes + 40.0 * k * k)
+        return Cost(1.5e-3 + weights.seconds + 3e-8 * k * k, weights.bytes + 40.0 * k * k)
 
     def _memory(self, study: Study) -> int:
         return min(study.memory, 8 * self.states**2)
@@ -75,7 +75,7 @@ def _blocks(rows: np.ndarray, source: PatternSource, given: tuple[str, ...]) -> 
     if len(doubling_scales(n, BLOCKS)) < 3:
         return found
     try:
-        exponent = escape_fit(rows)
+        exponent = escape_fit(shares, n)
     except ScaleError as error:
         return {**found, "escape_exponent": Undecided("shares above 0", error.message)}
     return {**found, **_exponent("escape_exponent", "escape_slope", exponent, source, given)}
