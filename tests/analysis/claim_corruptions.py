@@ -54,7 +54,8 @@ def corrupt_entry(rng):
         off = (
             np.nan if drawn < 0.1 else np.inf if drawn < 0.15 else 10 ** rng.uniform(-4, 0) * max(1.0, abs(array).max())
         )
-        array.reshape(-1)[rng.integers(array.size)] += off * rng.choice([-1, 1])
+        with np.errstate(invalid="ignore"):
+            array.reshape(-1)[rng.integers(array.size)] += off * rng.choice([-1, 1])
         return array
 
     return change

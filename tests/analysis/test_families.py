@@ -20,7 +20,8 @@ INSIDE = {
     "verify_homology", "verify_hodge",
     "arithmetic_pass", "cohomology_pass", "homotopy_pass", "information_pass",
     "heads_pass", "topology_pass",
-    "claims", "verify_anomalies", "verify_chains", "verify_exponents", "verify_maps", "verify_scale", "scale_pass",
+    "claims", "block_sums", "verify_anomalies", "verify_chains", "verify_exponents", "verify_maps", "verify_scale",
+    "scale_pass",
     "verify_quantum", "verify_states", "verify_paths", "tensors", "quantum_pass",
 }  # fmt: skip
 #: Every module estimates its own cost.

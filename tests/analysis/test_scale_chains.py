@@ -156,15 +156,15 @@ def test_methods_are_the_functions_with_the_scheme_and_the_measure_of_the_object
     a = by_distance(16, 1.5)
     one = scale.ScaleCohomology(a, measure="uniform")
     own = one.scale_connection(2, 4).value.coarse
-    np.testing.assert_allclose(own, scale.scale_connection(a, 2, 4, measure="uniform").value.coarse, atol=1e-15)
-    assert one.lumpability_defect(2).value == scale.lumpability_defect(a, 2).value
+    np.testing.assert_allclose(own, scale.scale_connection(a, 2, 4, measure="uniform").value.coarse, atol=1e-14)
+    assert one.lumpability_defect(2).value.mean == pytest.approx(scale.lumpability_defect(a, 2).value.mean)
     assert one.cocycle_defect((1, 2, 4)).value <= 1e-12
     flow = one.renormalization_flow("escape", scales=(1, 2)).value
     np.testing.assert_array_equal(flow.scales, [1, 2])
     followed = one.renormalization_flow(scale.ising_chain(), start=[0.5], steps=3).value
     np.testing.assert_allclose(followed.couplings[:, 0], 0.5 ** np.array([1, 2, 4, 8]))
     assert len(one.fixed_points(followed).value) == 2
-    assert one.scale_invariants().value[0].value == scale.escape_exponent(a).value.value
+    assert one.scale_invariants().value[0].value == pytest.approx(scale.escape_exponent(a).value.value)
     assert one.anomaly_polynomial(scale.tiled_lattice([[1, 1]], 4)).value.order == 4
 
 

@@ -16,6 +16,7 @@ import numpy as np
 
 from aatc.passes.analysis.information.markov import unique_stationary
 from aatc.passes.analysis.result import AnalysisError, Result
+from aatc.passes.analysis.scale.block_sums import block_sums
 from aatc.passes.analysis.scale.verify_scale import witnessed
 from aatc.passes.analysis.stochastic import distribution, eliminated, row_stochastic
 
@@ -25,8 +26,6 @@ TOLERANCE = 1e-9
 STATIONARY = 1e-9
 #: Weight of a block below which its average is no longer one of float64.
 LEAST = 1e-290
-#: Size of consecutive blocks up to which sums are taken slice by slice.
-SLICES = 16
 
 
 class ScaleError(AnalysisError):
@@ -127,32 +126,9 @@ def block_average(chain: np.ndarray, labels: np.ndarray, law: np.ndarray) -> tup
             f"block {int(mass.argmin())} has no weight in the law, so that there is no average over it",
             hint='measure="uniform" weighs all states alike; a causal head has its whole stationary law on one token',
         )
-    weighted = _block_sums((law / mass[labels])[:, None] * chain, labels, 0)
-    coarse = _block_sums(weighted, labels, 1)
+    weighted = block_sums((law / mass[labels])[:, None] * chain, labels, 0)
+    coarse = block_sums(weighted, labels, 1)
     return coarse / coarse.sum(1, keepdims=True), mass / mass.sum()
-
-
-def summed_slices(operation: np.ufunc, matrix: np.ndarray, size: int, axis: int) -> np.ndarray:
-    """``operation`` of each ``size`` consecutive rows or columns, the last block having what is left: reduceat, which
-    is slow along the last axis, by slices."""
-    turned = np.moveaxis(matrix, axis, 0)
-    total: np.ndarray = turned[::size].copy()
-    for start in range(1, min(size, len(turned))):
-        part = turned[start::size]
-        operation(total[: len(part)], part, out=total[: len(part)])
-    return np.moveaxis(total, 0, axis)
-
-
-def _block_sums(matrix: np.ndarray, labels: np.ndarray, axis: int) -> np.ndarray:
-    """Sums over the rows (axis 0) or columns (axis 1) of each block."""
-    size = int((labels == 0).sum())
-    if size <= SLICES and np.array_equal(labels, np.arange(len(labels)) // size):
-        return summed_slices(np.add, matrix, size, axis)
-    if (np.diff(labels) < 0).any():
-        order = np.argsort(labels, kind="stable")
-        matrix, labels = matrix.take(order, axis), labels[order]
-    sums: np.ndarray = np.add.reduceat(matrix, np.flatnonzero(np.diff(labels, prepend=-1)), axis=axis)
-    return sums
 
 
 def stochastic_complement(chain: np.ndarray, kept: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
@@ -286,5 +262,5 @@ def lumpability_defect(pattern: Any, scale: Any, *, measure: Any = "uniform") ->
 def lumpability(chain: np.ndarray, labels: np.ndarray, law: np.ndarray) -> LumpabilityDefect:
     """`lumpability_defect` of a checked chain."""
     coarse, _ = block_average(chain, labels, law)
-    apart = np.abs(_block_sums(chain, labels, 1) - coarse[labels]).sum(1) / 2
+    apart = np.abs(block_sums(chain, labels, 1) - coarse[labels]).sum(1) / 2
     return LumpabilityDefect(float(apart.max()), float(law @ apart))

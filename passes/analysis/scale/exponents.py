@@ -17,7 +17,8 @@ import numpy as np
 import scipy.stats
 
 from aatc.passes.analysis.result import Result
-from aatc.passes.analysis.scale.coarse_graining import ScaleError, summed_slices, whole_number
+from aatc.passes.analysis.scale.block_sums import summed_slices
+from aatc.passes.analysis.scale.coarse_graining import ScaleError, whole_number
 from aatc.passes.analysis.scale.rg_flow import block_escapes, doubling_scales
 from aatc.passes.analysis.scale.verify_scale import witnessed
 from aatc.passes.analysis.stochastic import plain_array, real_array, row_stochastic
