@@ -152,6 +152,13 @@ def test_averages_of_a_function_vary_less_from_scale_to_scale():
         assert defect == pytest.approx(scale.lumpability_defect(a, int(b)).value.mean, abs=1e-12)
 
 
+def test_very_many_steps_are_the_stationary_law():
+    a = chain(5, 9)
+    found = scale.scale_connection(a, 1, 10**12, scheme="steps")
+    np.testing.assert_allclose(found.value.coarse, np.broadcast_to(stationary(a), (9, 9)), atol=1e-10)
+    assert found.verify() <= found.tolerance
+
+
 def test_methods_are_the_functions_with_the_scheme_and_the_measure_of_the_object():
     a = by_distance(16, 1.5)
     one = scale.ScaleCohomology(a, measure="uniform")
@@ -192,6 +199,7 @@ def test_methods_are_the_functions_with_the_scheme_and_the_measure_of_the_object
         (lambda a: scale.renormalization_flow(a, "escape", scales=()), ScaleError, "grow"),
         (lambda a: scale.renormalization_flow(a, [1.0, 2.0]), ScaleError, "6 states"),
         (lambda a: scale.renormalization_flow(a, lambda c, mu: np.inf), ScaleError, "finite"),
+        (lambda a: scale.renormalization_flow(a, lambda c, mu: mu), ScaleError, "one number"),
         (lambda a: scale.ScaleCohomology(a, "majority"), ScaleError, "average"),
         (lambda a: scale.ScaleCohomology(a).renormalization_flow(scale.ising_chain()), ScaleError, "start"),
     ],

@@ -142,6 +142,7 @@ def test_invariants_are_those_of_what_is_given():
         (lambda: scale.escape_exponent(np.eye(16)), "nothing leaves"),
         (lambda: scale.escape_exponent(np.eye(8)), "13 tokens"),
         (lambda: scale.scale_invariants(np.zeros((2, 3))), "no exponents"),
+        (lambda: scale.scale_invariants([[1, 2], [3]]), "one array"),
     ],
 )
 def test_what_has_no_exponent_is_refused(call, text):

@@ -1,6 +1,7 @@
 """Fixed points, exponents and anomalies against those known in closed form or counted by hand."""
 
 import itertools
+from decimal import Decimal
 from fractions import Fraction
 
 import numpy as np
@@ -178,6 +179,11 @@ def test_coefficients_are_those_of_the_expanded_polynomial(seed, f, k):
     assert sympy.expand(sympy.nsimplify(own) - expected) == 0 and found.verify() == 0
 
 
+def test_charges_are_taken_as_they_are():
+    exact = scale.charge_table([Fraction(1, 6), "-0.5", Decimal("0.25"), 2.0, np.int64(3), np.float32(-4)])
+    assert [q for (q,) in exact.charges] == [Fraction(1, 6), Fraction(-1, 2), Fraction(1, 4), 2, 3, -4]
+
+
 def distinct_tiles(basis, tile, reach=60):
     """Tiles of a pattern whose value at a pair says which coset of the lattice it is in, by looking at all of them."""
     (a, b), (c, d) = basis
@@ -227,6 +233,8 @@ def test_one_translation_leaves_infinitely_many_tiles():
     [
         (lambda: scale.charge_table([1 / 6]), "Fraction"),
         (lambda: scale.charge_table(["a"]), "rational"),
+        (lambda: scale.tiled_lattice([[1, 2]], (2**20, 3**9)), "least common multiple"),
+        (lambda: scale.fixed_points(scale.RenormalizationMap(lambda x: x.sum()), starts=[[0.5]]), "gives"),
         (lambda: scale.charge_table([[1, 2], [3]]), "one length"),
         (lambda: scale.charge_table([]), "one length"),
         (lambda: scale.charge_table([1, 2], chirality=[1, 0]), "chiralities"),

@@ -107,3 +107,15 @@ def test_everything_is_written_out(tmp_path):
     found.html(tmp_path / "page.html")
     page = (tmp_path / "page.html").read_text("utf-8")
     assert "pooling defect" in page and "half escape block" in page and "escape exponent" in str(found)
+
+
+def test_even_heads_stand_at_the_edge_and_are_told_the_same_every_time():
+    """Equal weights leave half of themselves at half of the tokens, and none is above the mean but for rounding."""
+    for n in (16, 24, 48):
+        scores = torch.rand(1, 1, n, n, generator=torch.Generator().manual_seed(n)) * 1e-7
+        found = aatc.analyze_weights(torch.softmax(scores, -1), passes="scale")
+        by = {f.item: f.result for f in found.findings}
+        assert by["half_escape_block"].value == {16: 8, 24: 16, 48: 32}[n]
+        assert isinstance(by["box_dimension"], Undecided)
+        assert by["escape_exponent"].value == pytest.approx(0, abs=1e-4)
+        assert all(r.verify() <= r.tolerance for r in by.values() if not isinstance(r, Undecided))

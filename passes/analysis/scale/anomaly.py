@@ -22,6 +22,9 @@ from aatc.passes.analysis.result import Result
 from aatc.passes.analysis.scale.coarse_graining import ScaleError, whole_number
 from aatc.passes.analysis.scale.verify_scale import witnessed
 
+#: Least common multiple of a tile's sides, up to which a group can be listed to check it.
+LARGEST = 1 << 22
+
 
 @dataclass(frozen=True)
 class ChargeTable:
@@ -77,7 +80,7 @@ def _rational(what: str, value: Any) -> Fraction:
         raise ScaleError(f"{what} {value!r} is a float, which rounds: sums of it are not exact",
                          hint='give fractions.Fraction(1, 6) or "1/6"')  # fmt: skip
     try:
-        return Fraction(value if isinstance(value, (str, Fraction)) else int(value))
+        return Fraction(int(value) if isinstance(value, (np.integer, np.floating)) else value)
     except (TypeError, ValueError, ZeroDivisionError, OverflowError) as cause:
         raise ScaleError(f"{what} {value!r} is no rational number") from cause
 
@@ -160,6 +163,8 @@ def tiled_lattice(basis: Sequence[Any], tile: int | Sequence[int]) -> TiledLatti
     if area == 0:
         raise ScaleError(f"the vectors {rows} depend on each other", hint="leave one out")
     height, width = (whole_number("the side of a tile", t) for t in sides)
+    if math.lcm(height, width) > LARGEST:
+        raise ScaleError(f"tiles of {height} by {width}: the least common multiple of sides is above {LARGEST}")
     return TiledLattice(rows, (height, width))
 
 

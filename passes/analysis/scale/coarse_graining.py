@@ -180,12 +180,19 @@ def _watched(chain: np.ndarray, law: np.ndarray, first: np.ndarray, second: np.n
     )
 
 
+def _power(chain: np.ndarray, steps: int) -> np.ndarray:
+    """So many steps at a time; rounding, which many steps add up, is taken out of the rows' sums."""
+    power = np.linalg.matrix_power(chain, steps)
+    rows: np.ndarray = power / power.sum(1, keepdims=True)
+    return rows
+
+
 def _skipped(chain: np.ndarray, law: np.ndarray, first: int, second: int) -> ScaleConnection:
     if second % first:
         raise ScaleError(f"{second} steps are no multiple of {first}")
-    fine = np.linalg.matrix_power(chain, first)
-    left = np.linalg.matrix_power(fine, second // first - 1)
-    return ScaleConnection("steps", fine, fine @ left, np.eye(len(chain)), left, law, law)
+    fine, coarse = _power(chain, first), _power(chain, second)
+    left = _power(fine, second // first - 1)
+    return ScaleConnection("steps", fine, coarse, np.eye(len(chain)), left, law, law)
 
 
 def _resolved(scheme: str, scale: Any, n: int) -> Any:

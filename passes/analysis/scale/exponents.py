@@ -28,6 +28,8 @@ TOLERANCE = 1e-9
 SEGMENTS, INCREMENTS = 16, 4
 #: Blocks of tokens that are left at the largest scale.
 BLOCKS = 4
+#: By how much a weight that single precision rounded may seem to be above the mean.
+ROUNDING = 1e-6
 
 
 @dataclass(frozen=True, eq=False)
@@ -96,6 +98,14 @@ def scaling_exponent(scales: Any, measured: Any, *, confidence: float = 0.95) ->
     return witnessed(value, "line", data, TOLERANCE, level="P3", assumptions=(LINE,))
 
 
+def _array(values: Any) -> np.ndarray:
+    """`plain_array`. Raises `ScaleError` where rows are of several lengths."""
+    try:
+        return plain_array(values)
+    except (TypeError, ValueError, RuntimeError) as cause:
+        raise ScaleError(f"a {type(values).__name__} does not turn into one array: {cause}") from cause
+
+
 def box_counts(occupied: np.ndarray, sizes: Sequence[int]) -> np.ndarray:
     """How many boxes of each side, aligned with the first cell, hold an occupied cell of a boolean array; (k,). Each
     size is a multiple of the one before."""
@@ -124,7 +134,7 @@ def box_dimension(occupied: Any, *, base: int = 2, confidence: float = 0.95) -> 
     What is computed is the slope of the counts, −d log N/d log side, over these sides. Raises `ScaleError` for arrays
     with fewer than three of them, and for empty ones.
     """
-    array = plain_array(occupied)
+    array = _array(occupied)
     b, sure = whole_number("the base", base), _sure(confidence)
     if array.dtype != np.bool_ or array.ndim < 1:
         raise ScaleError(f"occupied cells are a boolean array, not {array.dtype}", hint="compare: values > threshold")
@@ -194,11 +204,17 @@ def escape_fit(shares: np.ndarray, n: int, confidence: float = 0.95) -> ScalingE
     return _fitted("escape exponent", -1, np.array(scales, dtype=np.float64), measured / even, confidence)
 
 
+def heavy_pairs(pattern: np.ndarray) -> np.ndarray:
+    """Which weights of a checked pattern (n, m) are above the mean 1/m, by more than rounding."""
+    heavy: np.ndarray = pattern * pattern.shape[1] > 1 + ROUNDING
+    return heavy
+
+
 def scale_invariants(structure: Any, *, confidence: float = 0.95) -> Result[tuple[ScalingExponent, ...]]:
     """The exponents of what is given, P3: of a boolean array its box dimension; of a series (n,) its Hurst exponent; of
     a pattern (n, n), rows summing to 1, its escape exponent, and the box dimension of the weights above the mean 1/n.
     Raises `ScaleError` for anything else, and what the three raise."""
-    array = plain_array(structure)
+    array = _array(structure)
     if array.dtype == np.bool_:
         parts = [box_dimension(array, confidence=confidence)]
     elif array.ndim == 1:
@@ -206,7 +222,7 @@ def scale_invariants(structure: Any, *, confidence: float = 0.95) -> Result[tupl
     elif array.ndim == 2 and array.shape[0] == array.shape[1]:
         chain = row_stochastic(structure, square=True)
         parts = [escape_exponent(chain, confidence=confidence)]
-        parts.append(box_dimension(chain > 1 / len(chain), confidence=confidence))
+        parts.append(box_dimension(heavy_pairs(chain), confidence=confidence))
     else:
         raise ScaleError(
             f"there are no exponents of an array {array.shape} of {array.dtype}",

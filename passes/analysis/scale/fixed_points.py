@@ -72,7 +72,7 @@ def _ordered_eigenvalues(jacobian: np.ndarray) -> np.ndarray:
 def _jacobian(renormalization: RenormalizationMap, x: Tensor) -> Tensor:
     with torch.enable_grad():
         at = x.detach().requires_grad_()
-        image = renormalization.function(at)
+        image = renormalization.image(at)
         if not image.requires_grad:
             raise ScaleError("the map's values do not depend on its couplings by torch's operations",
                              hint="write it with torch on the tensor that it is given")  # fmt: skip
@@ -86,7 +86,7 @@ def _newton(renormalization: RenormalizationMap, start: Tensor) -> Tensor | None
 
     def gap(at: Tensor) -> Tensor | None:
         with torch.no_grad():
-            image = renormalization.function(at)
+            image = renormalization.image(at)
         return image - at if bool(image.isfinite().all()) else None
 
     x, apart = start, gap(start)

@@ -46,13 +46,18 @@ class RenormalizationMap:
     def __call__(self, couplings: Any) -> Tensor:
         """The couplings (d,) one factor coarser. Raises `ScaleError`, also where they are not finite any more."""
         x = point_of(self, couplings)
+        image = self.image(x)
+        if not bool(image.detach().isfinite().all()):
+            raise ScaleError(f"the map leaves the finite numbers at {x.tolist()}", hint="begin elsewhere")
+        return image
+
+    def image(self, x: Tensor) -> Tensor:
+        """The same of a tensor (d,), which may leave the finite numbers. Raises `ScaleError` for another shape."""
         image: Any = self.function(x)
         if not isinstance(image, Tensor) or image.shape != x.shape:
             shape = tuple(image.shape) if isinstance(image, Tensor) else type(image).__name__
             raise ScaleError(f"the map gives {shape} for couplings {tuple(x.shape)}", hint="give and take tensors (d,)")
-        if not bool(image.detach().isfinite().all()):
-            raise ScaleError(f"the map leaves the finite numbers at {x.tolist()}", hint="begin elsewhere")
-        result: Tensor = image
+        result: Tensor = image.to(torch.float64)
         return result
 
 

@@ -130,11 +130,18 @@ def _reader(
             )
         return (observable,), (lambda a, mu, b, f: [OBSERVABLES[observable](a, mu)], None)
     if callable(observable):
-        return ("observable",), (lambda a, mu, b, f: [float(observable(a, mu))], None)
+        return ("observable",), (lambda a, mu, b, f: [_number(observable(a, mu))], None)
     values = real_array(observable, "an observable")
     if values.shape != (len(chain),) or not np.isfinite(values).all():
         raise ScaleError(f"an observable of {len(chain)} states has finite values ({len(chain)},), not {values.shape}")
     return ("variance", "energy"), (lambda a, mu, b, f: [_variance(f, mu), _energy(f, a, mu)], values)
+
+
+def _number(value: Any) -> float:
+    try:
+        return float(value)
+    except (TypeError, ValueError, RuntimeError) as cause:
+        raise ScaleError(f"an observable gives one number of a chain and its law, not {value!r}") from cause
 
 
 def _variance(f: np.ndarray, law: np.ndarray) -> float:

@@ -56,6 +56,10 @@ class AnalyzeScale(AnalysisPass):
         return {**blocks, **_dimension(rows, source, given)}
 
 
+#: Share that leaves a block which keeps half, but for rounding: that of equal weights is half exactly.
+HALF = 0.5 + 1e-9
+
+
 def _blocks(rows: np.ndarray, source: PatternSource, given: tuple[str, ...]) -> dict[str, Any]:
     from aatc.passes.analysis.scale.coarse_graining import ScaleError, block_labels, lumpability
     from aatc.passes.analysis.scale.exponents import BLOCKS, escape_fit
@@ -65,7 +69,7 @@ def _blocks(rows: np.ndarray, source: PatternSource, given: tuple[str, ...]) -> 
     n, data = len(rows), {"pattern": source}
     scales = doubling_scales(n)
     shares = block_escapes(rows, scales)
-    half = next((b for b, share in zip(scales, shares) if 1 - share >= 0.5), 2 * scales[-1])
+    half = next((b for b, share in zip(scales, shares) if share <= HALF), 2 * scales[-1])
     pooled = lumpability(rows, block_labels(2, n), np.full(n, 1 / n)).mean
     found: dict[str, Any] = {
         "block_escape": witnessed(shares, "block_escape", data, 1e-9, assumptions=given),
@@ -82,9 +86,9 @@ def _blocks(rows: np.ndarray, source: PatternSource, given: tuple[str, ...]) -> 
 
 
 def _dimension(rows: np.ndarray, source: PatternSource, given: tuple[str, ...]) -> dict[str, Any]:
-    from aatc.passes.analysis.scale.exponents import box_dimension, box_sizes
+    from aatc.passes.analysis.scale.exponents import box_dimension, box_sizes, heavy_pairs
 
-    heavy = rows > 1 / rows.shape[1]
+    heavy = heavy_pairs(rows)
     if len(box_sizes(rows.shape, 2)) < 3 or not heavy.any():
         return {"box_dimension": Undecided("8 queries and keys", "too few, or none above the mean")}
     return _exponent("box_dimension", "heavy_dimension", box_dimension(heavy).value, source, given)

@@ -72,12 +72,13 @@ def watched(a: np.ndarray, kept: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
 def powered(a: np.ndarray, steps: int) -> np.ndarray:
     """Aˢ by its binary digits from above."""
     require(not isinstance(steps, bool) and int(steps) == steps >= 0, "number of steps")
-    result: np.ndarray = np.eye(len(a))
+    result = np.eye(len(a))
     for digit in bin(int(steps))[2:]:
         result = result @ result
         if digit == "1":
             result = a @ result
-    return result
+    rows: np.ndarray = result / result.sum(1, keepdims=True)
+    return rows
 
 
 @recomputes("scale_connection")

@@ -117,7 +117,7 @@ def _block_escape(data: Data) -> Any:
 def _half_escape(data: Data) -> Any:
     a = chain_of(data)
     inside = (1 - e for e in escapes(a, [1 << k for k in range(40)]))
-    return float(next(1 << k for k, share in enumerate(inside) if share >= 0.5))
+    return float(next(1 << k for k, share in enumerate(inside) if share >= 0.5 - 1e-9))
 
 
 @recomputes("pooling_defect")
@@ -139,7 +139,7 @@ def _escape_slope(data: Data) -> Any:
 def _heavy_dimension(data: Data) -> Any:
     a = np.asarray(data["pattern"])
     require(a.ndim == 2 and a.min() >= 0 and np.abs(a.sum(1) - 1).max() <= 1e-9, "pattern")
-    found = _boxes({"occupied": a > 1 / a.shape[1], "base": 2, "confidence": 0.95})
+    found = _boxes({"occupied": a * a.shape[1] > 1 + 1e-6, "base": 2, "confidence": 0.95})
     return _part(found, data["part"])
 
 
