@@ -124,3 +124,19 @@ def test_claims_that_follow_from_unsound_data_do_not_pass():
     cubes = scale.RenormalizationMap(lambda t: t**3, 2.0, ("tanh K",), ((0.0, 1.0),), "ising_chain", (2,))
     assert scale.map_flow(cubes, [0.5], 3).verify() == np.inf
     assert scale.fixed_points(cubes).verify() == np.inf
+
+
+def test_derivatives_and_points_that_are_not_the_map_s_do_not_pass():
+    """With the eigenvalues, exponents and kinds that follow from them."""
+    good = scale.fixed_points(scale.ising_chain(), starts=[[1.0]])
+    (claim,) = good.witness.claim
+    for x, slope in ((1.0, 4.0), (1.0, 2.0001), (0.99, 1.98), (0.5, 1.0)):
+        jacobian, exponent = np.array([[slope]]), np.log2(slope)
+        kind, isolated = ("marginal", False) if slope == 1 else ("repulsive", True)
+        wrong = {
+            "couplings": np.array([x]), "jacobian": jacobian, "eigenvalues": np.array([slope + 0j]),
+            "exponents": np.array([exponent]), "kind": kind, "isolated": isolated,
+        }  # fmt: skip
+        assert set(wrong) == set(claim)
+        data = {**good.witness.data, "points": (wrong["couplings"],), "jacobians": (jacobian,)}
+        assert verify(ScaleWitness("fixed_points", data, (wrong,))) == np.inf
