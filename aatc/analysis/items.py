@@ -155,6 +155,23 @@ ITEMS: dict[str, Item] = {
     ),
     "fubini_study_step": Item("radians", "Mean angle between the patterns of successive queries; π/2 if disjoint."),
     "value_entropy": Item("nats", "Entropy of the values' directions: e^ of it is how many they take."),
+    # scale
+    "block_escape": Item("share of weight", "Weight that leaves blocks of 1, 2, 4, ... tokens, down to two blocks."),
+    "half_escape_block": Item("tokens", "The first of these blocks that keeps half of the weight or more inside."),
+    "escape_exponent": Item(
+        "", "The power of a block's size by which the weight that leaves it falls, over what equal weights let leave: "
+        "1 for heads that see near tokens alone, 0 for those that do not mind places.",
+    ),
+    "escape_exponent_interval": Item("", "Where that power lies with confidence 95 %, if it is one."),
+    "pooling_defect": Item(
+        "share of weight", "What pooling pairs of tokens loses: mean distance between what a query gives to pairs of "
+        "keys and what its pair does.",
+        "Pooling: 0 for a chain that is exactly lumpable to pairs.",
+    ),
+    "box_dimension": Item(
+        "", "How pairs above the mean weight fill the pattern: 2 all over, 1 along lines, 0 in a few places.",
+    ),
+    "box_dimension_interval": Item("", "Where that dimension lies with confidence 95 %, if counts follow a power."),
     "attention_operations": Item("operations", "Multiplications and additions of the program's attentions."),
     "operations_of_a_sequence": Item(
         "operations", "Multiplications and additions of all attentions that were seen, for one batch element.",

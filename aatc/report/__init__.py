@@ -12,6 +12,7 @@ from aatc.report.graph import curvature_graph_figure
 from aatc.report.pattern import Dispersion, RadialSpectrum, radial_spectrum, turing_figure
 from aatc.report.phase import hamiltonian_figure
 from aatc.report.quantum import bloch_figure, entropy_figure, head_table
+from aatc.report.scale import head_flows, rg_flow_figure
 from aatc.report.surface import Surface, geodesic_figure, turning_angle
 
 __all__ = [
@@ -28,8 +29,10 @@ __all__ = [
     "flow_figure",
     "geodesic_figure",
     "hamiltonian_figure",
+    "head_flows",
     "head_table",
     "radial_spectrum",
+    "rg_flow_figure",
     "turing_figure",
     "turning_angle",
 ]

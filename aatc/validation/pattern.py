@@ -1,7 +1,7 @@
-"""Checks of patterns: stable under a perturbation, symmetric, scale invariant.
+"""Checks of patterns: stable under a perturbation, symmetric, scale invariant, exactly lumpable.
 
 Sources: Cross, Hohenberg, Pattern formation outside of equilibrium, Rev. Mod. Phys. 65 (1993); Golubitsky, Stewart,
-The Symmetry Perspective, chapter 1; Barenblatt, Scaling, chapter 1.
+The Symmetry Perspective, chapter 1; Barenblatt, Scaling, chapter 1; Kemeny, Snell, Finite Markov Chains, chapter 6.
 """
 
 from __future__ import annotations
@@ -11,10 +11,14 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from operator import index
 
+import numpy as np
 import torch
 from torch import Tensor
 
 from aatc.passes.analysis.result import Verdict, verify
+from aatc.passes.analysis.scale.block_sums import block_sums
+from aatc.passes.analysis.scale.coarse_graining import block_average, block_labels, law_of
+from aatc.passes.analysis.stochastic import row_stochastic
 from aatc.validation.judgement import ValidationError, finite, judge, tolerance_of, worst
 
 Dynamics = Callable[[Tensor], Tensor]
@@ -73,6 +77,17 @@ class ScaleWitness:
     scale: float
 
 
+@dataclass(frozen=True, eq=False)
+class LumpingWitness:
+    """The block whose ``members`` (k,) step most differently: their laws on blocks, ``rows`` (k, m), their ``weights``
+    (k,) in the law, and the ``worst`` of the members."""
+
+    members: tuple[int, ...]
+    rows: np.ndarray
+    weights: np.ndarray
+    worst: int
+
+
 @verify.register
 def _(witness: GrowthWitness) -> float:
     return max(0.0, witness.after / witness.before - 1)
@@ -94,6 +109,17 @@ def _(witness: GroupWitness) -> float:
 def _(witness: ScaleWitness) -> float:
     growth: float = witness.factor**witness.exponent
     return abs(witness.scaled / growth - witness.value) / witness.scale
+
+
+@verify.register
+def _(witness: LumpingWitness) -> float:
+    rows, weights = witness.rows.tolist(), witness.weights.tolist()
+    unsound = max(abs(math.fsum(row) - 1) for row in rows)
+    mean = [math.fsum(w * x for w, x in zip(weights, column)) / math.fsum(weights) for column in zip(*rows)]
+    apart = [math.fsum(abs(x - m) for x, m in zip(row, mean, strict=True)) / 2 for row in rows]
+    if not (min(min(row) for row in rows) >= 0 and min(weights) >= 0 and unsound <= 1e-9):
+        return math.inf
+    return max(apart) if apart[witness.members.index(witness.worst)] >= max(apart) - 1e-12 else math.inf
 
 
 def _permutation(name: str, element: Tensor | Sequence[int], size: int | None = None) -> tuple[int, ...]:
@@ -193,7 +219,7 @@ class PatternValidation:
     The seed's methods are kept, with verdicts instead of bools. Its `check_pattern_stability` had no dynamics, and
     without them nothing grows or decays: they are an argument. Its `check_scale_invariance` took a pattern and a
     transformation, both values; a pattern must be evaluated at scaled points, so that it is a function here, and the
-    transformation is the factors. `verify_group` is added.
+    transformation is the factors. `verify_group` and `check_lumpability` are added.
     """
 
     tolerance: float = 1e-6
@@ -362,6 +388,35 @@ class PatternValidation:
         given = (f"at {len(where)} points and {len(factors)} factors",)
         statement = f"scale invariance with exponent {alpha:.6g}{width}"
         return judge(statement, float(defect[s, n]), room, witness, "P2", given)
+
+    def check_lumpability(
+        self,
+        pattern: Tensor,
+        blocks: int | Sequence[int],
+        tolerance: float | None = None,
+        *,
+        measure: str | Sequence[float] = "uniform",
+    ) -> Verdict:
+        """Whether the chain of an attention pattern (n, n) may be pooled to blocks without loss: all tokens of a block
+        give the same to each block.
+
+        ``blocks`` is the size of blocks of consecutive tokens, or the block of each token (n,); ``measure`` the law
+        that a block's mean is taken with, as in `aatc.analysis.scale`. ``residual`` is the largest total variation
+        distance between what a token and what its block give to blocks. A statement within the tolerance (P2).
+        Witness: `LumpingWitness`. Raises `ScaleError` and `PatternError`.
+        """
+        room = tolerance_of(tolerance, self.tolerance)
+        chain = row_stochastic(pattern, square=True)
+        if chain.ndim != 2:
+            raise ValidationError(f"one pattern at a time has shape (n, n), not {chain.shape}")
+        labels, law = block_labels(blocks, len(chain)), law_of(chain, measure)
+        coarse, _ = block_average(chain, labels, law)
+        onto = block_sums(chain, labels, 1)
+        apart = np.abs(onto - coarse[labels]).sum(1) / 2
+        at = int(apart.argmax())
+        members = np.flatnonzero(labels == labels[at])
+        witness = LumpingWitness(tuple(members.tolist()), onto[members], law[members], at)
+        return judge("pattern exactly lumpable to blocks", float(apart[at]), room, witness, "P2")
 
 
 def _exponent(factors: Tensor, value: Tensor, scaled: Tensor) -> tuple[float, float]:

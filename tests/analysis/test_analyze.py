@@ -54,10 +54,10 @@ def test_the_model_runs_as_it_would(found):
 
 
 def test_every_family_says_something_of_every_head(found):
-    for family in ("heads", "topology", "homotopy", "cohomology", "arithmetic", "information", "quantum"):
+    for family in ("heads", "topology", "homotopy", "cohomology", "arithmetic", "information", "quantum", "scale"):
         seen = {(f.subject, f.head) for f in found.select(family) if f.subject not in ("ir", "layers")}
         assert seen == {(a, h) for a in ("attend0", "attend1") for h in range(HEADS)}
-        assert family in ("heads", "topology", "quantum") or found.select(family, attention="ir")
+        assert family in ("heads", "topology", "quantum", "scale") or found.select(family, attention="ir")
 
 
 def test_results_are_those_of_the_functions_on_the_captured_weights(found):
@@ -316,7 +316,7 @@ def test_text_and_json_name_every_finding(found):
     text = str(found)
     assert "2 attentions seen" in text and "mean row entropy" in text and "fundamental group" in text
     rows = [json.loads(line) for line in found.to_json().splitlines()]
-    assert len(rows) == len(found.findings) and rows[-1]["family"] == "quantum"
+    assert len(rows) == len(found.findings) and rows[-1]["family"] == "scale"
 
 
 def test_the_command_line(tmp_path, monkeypatch):

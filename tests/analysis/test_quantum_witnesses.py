@@ -6,7 +6,6 @@ import numpy as np
 import pytest
 import torch
 
-from aatc.passes.analysis.quantum import verify_quantum
 from aatc.passes.analysis.quantum.geometry import chern_number
 from aatc.passes.analysis.quantum.lattice_fields import ZeroDimensionalField, free_propagator, ising_strip
 from aatc.passes.analysis.quantum.operators import heisenberg_chain
@@ -17,6 +16,7 @@ from aatc.passes.analysis.quantum.states import mixed_state, pure_state
 from aatc.passes.analysis.quantum.token_paths import likeliest_token_path, sample_paths, sum_over_paths
 from aatc.passes.analysis.quantum.verify_quantum import RECOMPUTE, QuantumWitness, deviation, witnessed
 from aatc.passes.analysis.result import AnalysisError, Result, verify
+from tests.analysis.claim_corruptions import accepted, remember
 from tests.analysis.quantum_cases import channel, density, hermitian, law, vector
 
 #: Corruptions of each result, and how many of them are of its data.
@@ -93,108 +93,14 @@ def test_results_are_what_their_witnesses_say(name):
     assert found.verify() <= found.tolerance and verify(found.witness) <= found.tolerance
 
 
-def leaves(value, path=()):
-    """Paths to the numbers and texts of a plain value, or of a value with dataclasses."""
-    if isinstance(value, dict):
-        return [p for k, v in value.items() for p in leaves(v, (*path, k))]
-    if isinstance(value, tuple):
-        return [p for k, v in enumerate(value) for p in leaves(v, (*path, k))]
-    return [path]
-
-
-def replaced(value, path, change):
-    if not path:
-        return change(value)
-    if isinstance(value, dict):
-        return {**value, path[0]: replaced(value[path[0]], path[1:], change)}
-    return tuple(replaced(v, path[1:], change) if k == path[0] else v for k, v in enumerate(value))
-
-
-def corrupt_entry(rng):
-    """One number off by 1e-4 to 1 of its size, or replaced by NaN, an infinity or another shape."""
-
-    def change(x):
-        if isinstance(x, bool):
-            return not x
-        if isinstance(x, str):
-            return x + "!"
-        if isinstance(x, (int, np.integer)) and not isinstance(x, np.ndarray):
-            return int(x) + int(rng.integers(1, 4))
-        array = np.array(x)
-        if array.dtype.kind in "iu":
-            array = array.copy()
-            array.reshape(-1)[rng.integers(array.size)] += 1
-            return array
-        array = array.astype(np.complex128 if array.dtype.kind == "c" else np.float64)
-        drawn = rng.random()
-        if drawn < 0.05:
-            return np.concatenate([array.reshape(-1), [0.0]])
-        off = (
-            np.nan if drawn < 0.1 else np.inf if drawn < 0.15 else 10 ** rng.uniform(-4, 0) * max(1.0, abs(array).max())
-        )
-        array.reshape(-1)[rng.integers(array.size)] += off * rng.choice([-1, 1])
-        return array
-
-    return change
-
-
-def corrupt_leaf(rng):
-    """All of a leaf moved by a per cent or more of its size: single entries of a table may weigh nothing."""
-
-    def change(x):
-        if isinstance(x, (bool, str, int, np.integer)):
-            return corrupt_entry(rng)(x)
-        if hasattr(x, "toarray"):
-            return x * (1.02 + rng.random())
-        array = np.asarray(x)
-        if array.dtype.kind in "iu":
-            return array + rng.integers(1, 3, array.shape)
-        return array * (1 + rng.uniform(0.01, 1)) + 10 ** rng.uniform(-2, 0) * rng.standard_normal(array.shape)
-
-    return change
-
-
 @pytest.fixture
 def remembered(monkeypatch):
-    """What a check finds of the same data is not computed again."""
-    for kind, function in list(RECOMPUTE.items()):
-        found = {}
-
-        def once(data, function=function, found=found):
-            if id(data) not in found:
-                found[id(data)] = (data, function(data))
-            return found[id(data)][1]
-
-        monkeypatch.setitem(verify_quantum.RECOMPUTE, kind, once)
+    remember(monkeypatch, RECOMPUTE)
 
 
 @pytest.mark.parametrize("name", MAKERS)
 def test_no_corrupted_result_is_accepted(name, remembered):
-    rng = np.random.default_rng(len(name))
-    good = MAKERS[name]()
-    data, claim = good.witness.data, good.witness.claim
-    places, sources = leaves(claim), leaves(data)
-    accepted = []
-    for n in range(DRAWS):
-        if n < OF_DATA:
-            at = sources[rng.integers(len(sources))]
-            bad = dataclasses.replace(
-                good, witness=QuantumWitness(good.witness.kind, replaced(data, at, corrupt_leaf(rng)), claim)
-            )
-        else:
-            at = places[rng.integers(len(places))]
-            wrong = replaced(claim, at, corrupt_entry(rng))
-            lies = QuantumWitness(good.witness.kind, data, wrong)
-            kinds = (
-                dataclasses.replace(good, value=wrong),  # a value that is not the witness's
-                dataclasses.replace(good, witness=lies),  # a claim that the data does not give
-                dataclasses.replace(good, value=wrong, witness=lies),  # both in accord
-            )
-            bad = kinds[n % 3]
-        with np.errstate(all="ignore"):
-            if bad.verify() <= bad.tolerance:
-                accepted.append((n, at))
-    assert accepted == []
+    assert accepted(MAKERS[name](), np.random.default_rng(len(name)), DRAWS, OF_DATA) == []
 
 
 def test_values_of_another_kind_do_not_pass():

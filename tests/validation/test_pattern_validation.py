@@ -1,5 +1,6 @@
 """Checks of patterns: stability, symmetries, scale invariance."""
 
+import dataclasses
 import math
 
 import pytest
@@ -8,6 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
+from aatc.passes.analysis.result import AnalysisError, verify
 from aatc.validation import PatternValidation, ValidationError
 
 CHECK = PatternValidation()
@@ -237,3 +239,42 @@ def test_an_element_that_writes_into_its_argument_does_not_pass():
 def test_input_that_cannot_be_judged_is_a_typed_error(ask):
     with pytest.raises(ValidationError):
         ask()
+
+
+@given(SEEDS, st.integers(2, 4), st.integers(2, 4))
+def test_patterns_that_pool_without_loss_are_told_from_others(seed, blocks, size):
+    n = blocks * size
+    coarse = torch.softmax(gaussian(seed, blocks, blocks), -1)
+    inside = torch.softmax(gaussian(seed + 1, n, blocks, size), -1)  # how a token spreads what a block gets
+    labels = torch.arange(n) // size
+    pattern = (coarse[labels][..., None] * inside).reshape(n, n)
+    good = CHECK.check_lumpability(pattern, size, 1e-12)
+    assert good and good.proof_level == "P2" and good.verify() <= 1e-12
+    order = torch.randperm(n, generator=torch.Generator().manual_seed(seed))
+    assert CHECK.check_lumpability(pattern[order][:, order], labels[order].tolist(), 1e-12)
+    moved = pattern.clone()
+    moved[1] = torch.softmax(gaussian(seed + 2, n), -1)
+    bad = CHECK.check_lumpability(moved, size, 1e-12)
+    onto = moved.reshape(n, blocks, size).sum(-1)
+    mean = onto.reshape(blocks, size, blocks).mean(1)
+    apart = (onto - mean[labels]).abs().sum(-1) / 2
+    assert not bad and bad.residual == pytest.approx(float(apart.max()), abs=1e-12)
+    assert bad.verify() == pytest.approx(bad.residual, abs=1e-12)
+    assert float(apart[bad.witness.worst]) == pytest.approx(bad.residual, abs=1e-12)
+
+
+def test_witnesses_of_lumping_that_were_changed_do_not_verify():
+    witness = CHECK.check_lumpability(torch.softmax(gaussian(0, 6, 6), -1), 3).witness
+    for change in (
+        {"rows": witness.rows * 1.01},
+        {"rows": witness.rows * float("nan")},
+        {"rows": -witness.rows},
+        {"weights": -witness.weights},
+        {"weights": witness.weights * float("nan")},
+        {"worst": next(m for m in witness.members if m != witness.worst)},
+    ):
+        assert verify(dataclasses.replace(witness, **change)) == math.inf
+    with pytest.raises(ValidationError, match="one pattern"):
+        CHECK.check_lumpability(torch.full((2, 4, 4), 0.25), 2)
+    with pytest.raises(AnalysisError, match="size of all blocks"):
+        CHECK.check_lumpability(torch.full((4, 4), 0.25), [0, 1])
