@@ -56,8 +56,9 @@ def arguments(**kinds: type | str) -> Callable[[Callable[P, R]], Callable[P, R]]
                 good = _KINDS[kind](value) if isinstance(kind, str) else isinstance(value, kind)
                 if not good:
                     wanted = kind if isinstance(kind, str) else kind.__name__
+                    article = "an" if wanted[0] in "aeiouAEIOU" else "a"
                     raise PointShapeError(
-                        f"{function.__qualname__}: {name} is a {wanted}, got {type(value).__name__}"
+                        f"{function.__qualname__}: {name} is {article} {wanted}, got {type(value).__name__}"
                         + ("; make one with torch.tensor" if kind is Tensor else "")
                     )
             return function(*args, **kwargs)

@@ -1,7 +1,8 @@
 """Drawn whole-model functions: views, writes, aliases, constants made in forward, attention, random numbers.
 
 A program is a list of steps, each a word and numbers that choose among the tensors at hand; what it means depends on
-their shapes alone, so that a trace and an eager run take the same steps.
+their shapes alone, so that a trace and an eager run take the same steps: not on strides, of which torch's fake tensors
+may have others (those of `F.dropout` that drops nothing are always contiguous).
 """
 
 from __future__ import annotations
@@ -93,7 +94,7 @@ VIEWS: tuple[Callable[[Tensor], Tensor], ...] = (
     lambda x: x.flatten(), _expanded, lambda x: x.diagonal() if x.dim() == 2 else x.view_as(x),
     lambda x: x.transpose(0, -1) if x.dim() else x.reshape(1), lambda x: torch.atleast_1d(x),
     lambda x: torch.broadcast_tensors(x, x)[1], lambda x: torch.einsum("i->i", x) if x.dim() == 1 else x[...],
-    lambda x: x.view(-1) if x.is_contiguous() else x[...], lambda x: x.narrow(0, 0, 1) if x.dim() else x[None],
+    lambda x: x.view(-1) if x.dim() < 2 else x[...], lambda x: x.narrow(0, 0, 1) if x.dim() else x[None],
     lambda x: x.as_strided(x.shape, x.stride()),
 )  # fmt: skip
 PIECES: tuple[Callable[[Tensor], tuple[Tensor, ...]], ...] = (
@@ -114,7 +115,7 @@ WRITES: tuple[Callable[[Tensor, Tensor], object], ...] = (
     lambda x, y: x.__setitem__(slice(None, 1), 2.0) if x.dim() else x.fill_(1),
     lambda x, y: x.index_put_((torch.tensor([0]),), torch.tensor(0.6, dtype=x.dtype)) if x.dim() else x.mul_(2),
     lambda x, y: x.index_fill_(0, torch.tensor([0]), 0.2) if x.dim() else x.neg_(),
-    lambda x, y: x.view(-1)[:1].mul_(3) if x.is_contiguous() else x.mul_(2),
+    lambda x, y: x.view(-1)[:1].mul_(3) if x.dim() < 2 else x.mul_(2),
     lambda x, y: x.unsqueeze_(0).squeeze_(0), lambda x, y: torch.add(y, 1, out=x) if y.shape == x.shape else x.add_(1),
     lambda x, y: x.index_add_(0, torch.tensor([0]), x[:1].clone()) if x.dim() else x.abs_(),
 )  # fmt: skip

@@ -123,7 +123,7 @@ def _check_edges(edges: Tensor, transports: Tensor, count: int) -> None:
         raise TileError("the transports are not finite")
 
 
-@arguments(edges=Tensor, transports=Tensor, count="integer")
+@arguments(edges=Tensor, transports=Tensor)
 def tile_frames(edges: Tensor, transports: Tensor, count: int, *, atol: float | None = None) -> TileFrames:
     """Per-token frames g_i with T_ij = g_i g_j⁻¹ on every edge, by a spanning forest, if the connection is flat.
 
