@@ -71,6 +71,28 @@ def test_three_models_are_told_apart(tmp_path):
     assert all(page.count("<img") >= 8 and "http" not in page for page in pages.values())
 
 
+@pytest.mark.slow
+def test_what_training_leaves_in_heads_is_said(tmp_path):
+    """By every family, within the minute that it may take."""
+    pytest.importorskip("sklearn")
+    pytest.importorskip("matplotlib")
+    environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(EXAMPLES.parent), "COLUMNS": "160"}
+    command = [sys.executable, str(EXAMPLES / "analyze_digits.py"), "--epochs", "3", "--images", "1"]
+    done = subprocess.run(
+        [*command, "--output", str(tmp_path)], capture_output=True, text=True, env=environment, timeout=300
+    )
+    assert done.returncode == 0, done.stderr
+    taken = [(int(n), float(t)) for n, t in re.findall(r"(\d+) findings in ([\d.]+) s", done.stdout)]
+    assert len(taken) == 2 and all(findings > 300 and seconds < 60 for findings, seconds in taken)
+    # an encoder with random weights averages: its heads read nearly all of the patches, those that were trained do not
+    row = next(line for line in done.stdout.splitlines() if "effective context " in line and "keys" in line)
+    low, high = (max(map(float, re.findall(r"[\d.]+", cell))) for cell in row.split("│")[3:5])
+    assert low < 12 < 14 < high
+    said = set(re.findall(r"• (\w+), .* after training", done.stdout))
+    assert said >= {"heads", "information", "quantum", "scale"}
+    assert {p.stem for p in tmp_path.glob("*.html")} == {"digits_trained", "digits_random"}
+
+
 @pytest.mark.parametrize(("program", "printed"), BLOCKS)
 def test_an_example_of_the_manual_prints_what_the_manual_says(program, printed):
     pytest.importorskip("matplotlib")
