@@ -11,16 +11,18 @@ import dataclasses
 import importlib
 import json
 import math
+import zipfile
 from collections.abc import Iterable, Mapping
 from fractions import Fraction
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 import numpy as np
 
 from aatc.analysis.items import item_of
+from aatc.ir.errors import AatcError
 from aatc.passes.analysis.base import Finding
-from aatc.passes.analysis.result import AnalysisError, BudgetError, Cost, Result, Undecided
+from aatc.passes.analysis.result import UNFIT, AnalysisError, BudgetError, Cost, Result, Undecided
 
 #: Modules whose dataclasses may be made of what is read.
 _OURS = ("aatc.passes.analysis.",)
@@ -48,8 +50,9 @@ def row_of(f: Finding, arrays: dict[str, np.ndarray] | None = None) -> dict[str,
 _PLAIN = {f.name for f in dataclasses.fields(Result)}
 
 
-def finding_of(row: Mapping[str, Any], arrays: Mapping[str, np.ndarray] | None = None) -> Finding:
-    """The finding that a row says, its witness left out. AnalysisError for what is no such row."""
+def finding_of(row: Mapping[str, Any], arrays: Mapping[str, np.ndarray] | None = None, where: str = "") -> Finding:
+    """The finding that a row says, its witness left out. AnalysisError, which says ``where``, for what is no such
+    row."""
     try:
         value = decoded(row["value"], arrays)
         if "proof_level" in row:
@@ -58,13 +61,25 @@ def finding_of(row: Mapping[str, Any], arrays: Mapping[str, np.ndarray] | None =
             given = {n: decoded(v, arrays) for n, v in own["fields"].items()}
             if not issubclass(cls, Result):
                 raise AnalysisError(f"{own['class']} is no class of results")
-            numbers = [decoded(row[n], arrays) for n in ("tolerance", "residual")]
-            value = cls(value, row["proof_level"], *numbers, None, tuple(row["assumptions"]), **given)
-        return Finding(row["attention"], row["family"], row["item"], value, row["head"], row["batch"])
-    except (KeyError, TypeError, ValueError, AttributeError) as cause:
-        if isinstance(cause, AnalysisError):
-            raise
-        raise AnalysisError(f"this is no row of an analysis: {cause!r}") from cause
+            numbers = [_typed(decoded(row[n], arrays), float, int) for n in ("tolerance", "residual")]
+            notes = tuple(_typed(note, str) for note in _typed(row["assumptions"], list))
+            value = cls(value, _typed(row["proof_level"], str), *numbers, None, notes, **given)
+        attention, family, item = (_typed(row[n], str) for n in ("attention", "family", "item"))
+        return Finding(attention, family, item, value, *(_typed(row[n], int) for n in ("head", "batch")))
+    except (AatcError, MemoryError, *UNFIT) as cause:
+        said = cause.message if isinstance(cause, AatcError) else repr(cause)
+        hint = cause.hint if isinstance(cause, AatcError) else None
+        raise AnalysisError(
+            f"this is no row of an analysis: {said}",
+            where=where or None,
+            hint=hint or "only what aatc wrote is read: it is damaged, changed, or of another version: save again",
+        ) from cause
+
+
+def _typed(value: Any, *types: type) -> Any:
+    if type(value) not in types:  # True is no number of a head
+        raise TypeError(f"{str(value)[:40]!r} is no {types[0].__name__}")
+    return value
 
 
 def _class_name(cls: type) -> str:
@@ -88,16 +103,16 @@ def encoded(value: Any, arrays: dict[str, np.ndarray] | None) -> Any:
     """A value as JSON. AnalysisError for what has no form there."""
     if value is None or isinstance(value, (bool, str)):
         return value
-    if isinstance(value, np.generic):
+    if isinstance(value, np.generic) and not isinstance(value.item(), np.generic):
         return encoded(value.item(), arrays)
     if isinstance(value, int):
-        return value if abs(value) <= _SAFE else {"type": "integer", "value": str(value)}
+        return value if abs(value) <= _SAFE else {"type": "integer", "value": _digits(value)}
     if isinstance(value, float):
         return value if math.isfinite(value) else {"type": "float", "value": str(value)}
     if isinstance(value, complex):
         return {"type": "complex", "value": [encoded(value.real, None), encoded(value.imag, None)]}
     if isinstance(value, Fraction):
-        return {"type": "fraction", "value": str(value)}
+        return {"type": "fraction", "value": f"{_digits(value.numerator)}/{_digits(value.denominator)}"}
     if isinstance(value, np.ndarray):
         return _array(value, arrays)
     if isinstance(value, list):
@@ -122,24 +137,36 @@ def encoded(value: Any, arrays: dict[str, np.ndarray] | None) -> Any:
     )
 
 
+def _digits(value: int) -> str:
+    """In base 16 where Python converts no such number of decimal digits."""
+    return str(value) if value.bit_length() < 10_000 else hex(value)
+
+
 def _array(value: np.ndarray, arrays: dict[str, np.ndarray] | None) -> dict[str, Any]:
     about = {"type": "array", "dtype": str(value.dtype), "shape": list(value.shape)}
     if value.dtype.kind in "biufc" and arrays is not None:
         name = f"array{len(arrays)}"
         arrays[name] = value
         return {**about, "name": name}
+    if value.dtype.kind not in "biufcOU" or value.dtype.char in "gG":
+        raise AnalysisError(f"an array of {value.dtype} has no form in JSON", hint="give float64, complex128 or texts")
     return {**about, "data": [encoded(v, None) for v in value.reshape(-1).tolist()]}
 
 
 def decoded(value: Any, arrays: Mapping[str, np.ndarray] | None) -> Any:
-    """The value that `encoded` made JSON of. AnalysisError, KeyError, TypeError or ValueError for anything else."""
+    """The value that `encoded` made JSON of. AnalysisError, or one of `UNFIT`, for anything else."""
     if isinstance(value, list):
         return [decoded(v, arrays) for v in value]
     if not isinstance(value, dict):
         return value
     kind = value["type"]
-    if kind in ("integer", "float", "fraction"):
-        return {"integer": int, "float": float, "fraction": Fraction}[kind](value["value"])
+    if kind == "float":
+        return float(value["value"])
+    if kind in ("integer", "fraction"):
+        parts = [int(part, 0) for part in value["value"].split("/")]
+        if len(parts) != 1 + (kind == "fraction"):
+            raise AnalysisError(f"{value['value'][:40]!r} is no {kind}")
+        return Fraction(*parts) if kind == "fraction" else parts[0]
     if kind == "complex":
         return complex(*(decoded(v, None) for v in value["value"]))
     if kind in ("tuple", "set"):
@@ -148,12 +175,7 @@ def decoded(value: Any, arrays: Mapping[str, np.ndarray] | None) -> Any:
     if kind == "mapping":
         return {decoded(k, arrays): decoded(v, arrays) for k, v in value["items"]}
     if kind == "array":
-        if "name" in value:
-            return (arrays or {})[value["name"]]
-        data = [decoded(v, None) for v in value["data"]]
-        made = np.empty(len(data), dtype=np.dtype(value["dtype"]))
-        made[:] = data
-        return made.reshape(value["shape"])
+        return _array_of(value, arrays or {})
     if kind == "refusal":
         estimate, budget = (Cost(*(decoded(x, None) for x in value[n])) for n in ("estimate", "budget"))
         return BudgetError(value["message"], estimate=estimate, budget=budget, hint=value["hint"])
@@ -162,17 +184,52 @@ def decoded(value: Any, arrays: Mapping[str, np.ndarray] | None) -> Any:
     raise AnalysisError(f"there is no type {kind!r} in what an analysis writes")
 
 
+def _array_of(value: dict[str, Any], arrays: Mapping[str, np.ndarray]) -> np.ndarray:
+    """The array of a name, if it is of the dtype and shape that the row says, or of numbers that this dtype holds."""
+    dtype, shape = np.dtype(value["dtype"]), tuple(value["shape"])
+    if dtype.kind not in "biufcOU":
+        raise AnalysisError(f"an analysis writes no arrays of {dtype}")
+    if "name" in value:
+        array = arrays[value["name"]]
+        if (array.dtype, array.shape) != (dtype, shape):
+            raise AnalysisError(
+                f"the array {value['name']!r} of this file is {array.dtype} {array.shape}, the row says {dtype} {shape}"
+            )
+        return array
+    data = [decoded(v, None) for v in value["data"]]
+    made = np.empty(len(data), dtype=dtype)
+    with np.errstate(over="ignore"):
+        for i, number in enumerate(data):
+            made[i] = number
+    wrong = [x for x, y in zip(data, made.tolist()) if type(x) is not type(y) or (x != y and not (x != x and y != y))]
+    if dtype.kind != "O" and wrong:
+        raise AnalysisError(f"an array of {dtype} holds no {str(wrong[0])[:40]}")
+    return made.reshape(shape)
+
+
 def to_lines(findings: Iterable[Finding]) -> str:
     """A line of JSON for every finding."""
     return "\n".join(json.dumps(row_of(f), allow_nan=False) for f in findings)
 
 
 def from_lines(text: str) -> tuple[Finding, ...]:
-    """The findings of `to_lines`. AnalysisError for any other text."""
+    """The findings of `to_lines`. AnalysisError, which says in which line, for any other text."""
+    lines = [(f"line {n}", line) for n, line in enumerate(text.splitlines(), start=1) if line.strip()]
+    return tuple(finding_of(_json(line, where), None, where) for where, line in lines)
+
+
+def _json(text: str, where: str) -> Any:
+    """What a text says. AnalysisError for what is no JSON, or nested deeper than anything that is written."""
     try:
-        return tuple(finding_of(json.loads(line)) for line in text.splitlines() if line.strip())
-    except json.JSONDecodeError as cause:
-        raise AnalysisError(f"this is no JSON: {cause}") from cause
+        return json.loads(text, parse_constant=_no_number)
+    except (ValueError, RecursionError) as cause:
+        raise AnalysisError(
+            f"this is no JSON: {cause}", where=where, hint="it was changed or damaged: write it again"
+        ) from cause
+
+
+def _no_number(word: str) -> None:
+    raise ValueError(f"{word} is no number of JSON")
 
 
 def save(findings: Iterable[Finding], path: str | Path) -> None:
@@ -185,16 +242,37 @@ def save(findings: Iterable[Finding], path: str | Path) -> None:
 
 
 def load(path: str | Path) -> tuple[Finding, ...]:
-    """The findings of a file that `save` wrote, without witnesses. AnalysisError for any other file."""
-    try:
-        with np.load(path, allow_pickle=False) as file:
-            arrays = {name: file[name] for name in file.files if name != "findings"}
-            rows = json.loads(file["findings"].tobytes().decode())
-    except (KeyError, ValueError, OSError) as cause:
-        if isinstance(cause, FileNotFoundError):
-            raise
-        raise AnalysisError(f"{path} is no file of findings: {cause}") from cause
-    return tuple(finding_of(row, arrays) for row in rows)
+    """The findings of a file that `save` wrote, without witnesses. AnalysisError, with the file and where in it, for
+    any other file, a damaged one among them; OSError for one that cannot be opened."""
+    with Path(path).open("rb") as opened:
+        try:
+            arrays = _members(opened)
+            text = arrays.pop("findings").tobytes().decode()
+        except Exception as cause:  # zip, deflate, npy and UTF-8 each raise their own of what is damaged
+            raise AnalysisError(
+                f"{path} is no file of findings: {type(cause).__name__}: {cause}",
+                where=str(path),
+                hint="give a file that Analysis.save wrote; if it is one, it is damaged: copy it again, or save again",
+            ) from cause
+    rows = _json(text, str(path))
+    if not isinstance(rows, list):
+        raise AnalysisError(
+            f"{path} is no file of findings: it holds no list of rows",
+            where=str(path),
+            hint="give a file that Analysis.save wrote",
+        )
+    return tuple(finding_of(row, arrays, f"{path}, row {n}") for n, row in enumerate(rows))
+
+
+def _members(file: BinaryIO) -> dict[str, np.ndarray]:
+    """The arrays of an npz file, each held against its checksum."""
+    with zipfile.ZipFile(file) as members:
+        broken = members.testzip()  # reading an array may end before its checksum is looked at
+    if broken is not None:
+        raise zipfile.BadZipFile(f"bad CRC-32 of {broken}")
+    file.seek(0)
+    with np.load(file, allow_pickle=False) as read:
+        return {name: read[name] for name in read.files}
 
 
 def to_dataframe(findings: Iterable[Finding]) -> Any:

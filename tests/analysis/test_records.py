@@ -108,12 +108,116 @@ def test_refusals_are_kept_with_their_estimates():
         '{"value": {"type": "object", "class": "aatc.passes.analysis.base:CACHE", "fields": {}}}',
         '{"value": {"type": "object", "class": "aatc.passes.analysis.base:sys.exit", "fields": {}}}',
         '{"value": {"type": "object", "class": "aatc.passes.analysis.nothing:X", "fields": {}}}',
-        '{"value": {"type": "array", "name": "array0"}}', '{"value": {"type": "spell"}}',
+        '{"value": {"type": "array", "name": "array0"}}', '{"value": {"type": "spell"}}', "3", "null", '"x"', "NaN",
+        "[" * 100_000, '{"value": ' + "[" * 5000 + "]" * 5000 + "}",
     ],
 )  # fmt: skip
 def test_other_texts_and_classes_are_refused(row):
     with pytest.raises(analysis.AnalysisError):
         records.from_lines(row)
+
+
+def array(dtype, *data, shape=None):
+    return {"type": "array", "dtype": dtype, "shape": [len(data)] if shape is None else shape, "data": list(data)}
+
+
+BIG = {"type": "integer", "value": "1" + "0" * 400}
+WRONG_VALUES = [
+    {"type": "fraction", "value": "1/0"}, {"type": "fraction", "value": "1"}, {"type": "fraction", "value": 3},
+    {"type": "integer", "value": "1.5"}, {"type": "integer", "value": "1/2"}, {"type": "float", "value": "one"},
+    {"type": "complex", "value": [BIG, 0.0]}, {"type": "complex", "value": [1.0, 2.0, 3.0]},
+    {"type": "complex", "value": 3}, {"type": "tuple", "items": 3}, {"type": "set", "items": [[]]},
+    {"type": "mapping", "items": [[[], 1]]}, {"type": "mapping", "items": [1]}, {"type": ["tuple"]}, {"kind": 3},
+    array("float32", BIG), array("float32", 1e300), array("int8", 300), array("int8", 1.5), array("float64", "x"),
+    array("float64", 1.0, shape=[2]), array("float64", 1.0, shape=["one"]), array("<U1", "xyz"),
+    array("float64", [1.0, 2.0]), array("bool", 2), array("V8", 1), array("spell", 1.0), array(3, 1.0),
+    array("M8[s]", 1), array("(2,)f8", 1.0), array("complex64", {"type": "complex", "value": [BIG, BIG]}),
+    {"type": "refusal", "message": "m", "hint": "h", "estimate": [1.0, 2.0, 3.0], "budget": [0.0, 0.0]},
+    {"type": "object", "class": "aatc.passes.analysis.result:Undecided", "fields": {"spell": 1}},
+    {"type": "object", "class": "aatc.passes.analysis.result:Result", "fields": {"value": 1, "proof_level": "P9"}},
+    {"type": "object", "class": "aatc.passes.analysis.result:Cost", "fields": [1]}, {"type": "object", "class": 3},
+]  # fmt: skip
+
+
+def row_with(**changed):
+    return {**records.row_of(Finding("attend0", "mine", "thing", Result(1.5, "P1"), 3, 1)), **changed}
+
+
+@pytest.mark.parametrize("value", WRONG_VALUES, ids=lambda value: json.dumps(value)[:60])
+def test_values_that_nobody_writes_are_typed_errors(value):
+    text = json.dumps(row_with()) + "\n\n" + json.dumps(row_with(value=value))
+    with pytest.raises(analysis.AnalysisError, match=r"^line 3: .*\n  hint: "):
+        records.from_lines(text)
+
+
+@pytest.mark.parametrize("name", ["attention", "family", "item", "head", "batch", "tolerance", "residual",
+                                  "assumptions", "proof_level", "result"])  # fmt: skip
+def test_fields_of_other_types_are_typed_errors(name):
+    for other in (None, {"a": 1}, [1], True, "spell" if name in ("head", "batch", "tolerance", "residual") else 2):
+        with pytest.raises(analysis.AnalysisError):
+            records.from_lines(json.dumps(row_with(**{name: other})))
+
+
+def test_numbers_of_any_length_are_kept():
+    for value in (10**6000, -(7**9000), Fraction(3**9000, 10**5000), Fraction(-1, 3)):
+        (read,) = records.from_lines(records.to_lines([Finding("a", "f", "i", Result(value, "P1"))]))
+        assert read.result.value == value
+    for value in (np.longdouble(1), np.ones(2, dtype=np.longdouble), np.array(["2020"], dtype="M8[Y]")):
+        with pytest.raises(analysis.AnalysisError, match="no form in JSON"):
+            records.to_lines([Finding("a", "f", "i", Result(value, "P1"))])
+
+
+def saved(path):
+    values = [np.linspace(0, 1, 40), np.arange(7), "text", 2**70, (1, 2.5)]
+    records.save([Finding("attend0", "mine", f"thing{i}", Result(v, "P1")) for i, v in enumerate(values)], path)
+    return path.read_bytes()
+
+
+def test_a_file_that_is_damaged_anywhere_is_a_typed_error_or_the_same(tmp_path):
+    whole, path = saved(tmp_path / "good.npz"), tmp_path / "bad.npz"
+    good, rng = records.load(tmp_path / "good.npz"), np.random.default_rng(0)
+    damaged = [whole[:n] for n in (0, 1, 2, 21, 22, len(whole) - 1, *rng.integers(len(whole), size=60))]
+    for _ in range(700):
+        flipped = bytearray(whole)
+        for at in rng.integers(len(whole), size=rng.integers(1, 4)):
+            flipped[at] ^= 1 << int(rng.integers(8))
+        damaged.append(bytes(flipped))
+    refused = 0
+    for content in damaged:
+        path.write_bytes(content)
+        try:
+            read = records.load(path)
+        except analysis.AnalysisError as error:
+            assert str(path) in str(error) and error.hint
+            refused += 1
+        else:
+            assert len(read) == len(good) and all(map(same, read, good))
+    assert refused > len(damaged) // 2
+
+
+def test_named_arrays_are_those_that_the_row_says(tmp_path):
+    saved(tmp_path / "good.npz")
+    with np.load(tmp_path / "good.npz") as file:
+        arrays = dict(file)
+    for other in (np.arange(40), np.zeros((40, 1)), np.zeros(39), np.zeros(40, np.float32), np.zeros(40, ">f8"), None):
+        changed = {n: a for n, a in arrays.items() if n != "array0"} | ({} if other is None else {"array0": other})
+        np.savez(tmp_path / "bad.npz", **changed)
+        with pytest.raises(analysis.AnalysisError, match=r"bad.npz, row 0: .*array0"):
+            records.load(tmp_path / "bad.npz")
+    for rows in ("3", "null", "[3]", "[null]", '{"a": 1}', '"x"', "[" * 10**5, "NaN", ""):
+        np.savez(tmp_path / "bad.npz", **{**arrays, "findings": np.frombuffer(rows.encode(), np.uint8)})
+        with pytest.raises(analysis.AnalysisError, match=r"bad.npz"):
+            records.load(tmp_path / "bad.npz")
+
+
+def test_arrays_that_are_no_archive_are_refused(tmp_path):
+    np.save(tmp_path / "one.npy", np.ones(2))
+    np.savez(tmp_path / "pickled.npz", findings=np.array([{}], dtype=object))
+    for name in ("one.npy", "pickled.npz"):
+        with pytest.raises(analysis.AnalysisError, match="no file of findings"):
+            records.load(tmp_path / name)
+    with pytest.raises(FileNotFoundError):
+        records.load(tmp_path / "nothing.npz")
 
 
 def test_other_files_are_refused(tmp_path):

@@ -1,3 +1,5 @@
+import time
+from dataclasses import replace
 from fractions import Fraction
 
 import networkx as nx
@@ -8,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from aatc.passes.analysis.arithmetic import zeta
-from aatc.passes.analysis.arithmetic.verify_graphs import IharaWitness
+from aatc.passes.analysis.arithmetic.verify_graphs import CyclesWitness, IharaWitness
 from aatc.passes.analysis.arithmetic.zeta import (
     GraphError,
     artin_ihara_polynomial,
@@ -19,7 +21,7 @@ from aatc.passes.analysis.arithmetic.zeta import (
     ihara_polynomial,
     unitary_l_inverse,
 )
-from aatc.passes.analysis.result import BudgetError, Cost, verify
+from aatc.passes.analysis.result import BudgetError, Cost, Result, verify
 
 seeds = st.integers(0, 10**6)
 
@@ -107,6 +109,44 @@ def prime_cycles(graph, length):
 def test_primes_are_those_found_by_enumeration(graph):
     table = adjacency(graph)
     assert ihara_polynomial(table).value.primes(7) == tuple(prime_cycles(table, m) for m in range(1, 8))
+
+
+def counted(graph, length):
+    zeta = ihara_polynomial(graph)
+    return Result(zeta.value.primes(length), "P0", witness=CyclesWitness(zeta.witness, length))
+
+
+@given(st.integers(2, 7), seeds, st.floats(0.2, 1), st.integers(0, 20))
+def test_no_number_of_cycles_is_accepted_but_the_right_ones(n, seed, density, length):
+    graph = random_graph(n, seed, density) * np.random.default_rng(seed).integers(1, 3)
+    cycles = counted(graph, length)
+    assert cycles.verify() == 0
+    power, steps, walks = np.eye(graph.sum(), dtype=object), hashimoto_matrix(graph).astype(object), [0]
+    for _ in range(length if len(steps) else 0):
+        power = power @ steps
+        walks.append(int(np.trace(power)))
+    for m in range(1, len(walks)):  # by the edges alone
+        assert walks[m] == sum(d * cycles.value[d - 1] for d in range(1, m + 1) if m % d == 0)
+    for m in range(length):
+        for off in (1, -1, 0.0):
+            wrong = (*cycles.value[:m], cycles.value[m] + off, *cycles.value[m + 1 :])
+            assert replace(cycles, value=wrong).verify() > 0
+        assert replace(cycles, value=cycles.value[:m]).verify() > 0
+    assert replace(cycles, value=(*cycles.value, 0)).verify() > 0
+
+
+def test_cycles_of_a_dense_graph_are_checked_as_fast_as_they_are_made():
+    table = random_graph(64, 0, 0.99)
+    before = time.process_time()
+    cycles = counted(table, 60)
+    made = time.process_time() - before
+    assert cycles.verify() == 0 and max(cycles.value).bit_length() > 300
+    assert time.process_time() - before < 10 * made + 1  # products of Python integers took a quarter of an hour
+
+
+def test_cycles_of_signed_edges_are_not_counted():
+    zeta = artin_ihara_polynomial(3, [[0, 1], [1, 2], [0, 2]], np.array([1, 1, -1]))
+    assert verify(CyclesWitness(zeta.witness, 3)) > 0
 
 
 def test_cube_is_the_signed_double_cover_of_the_tetrahedron():

@@ -11,6 +11,8 @@ import numpy as np
 from aatc.passes.analysis.arithmetic.canonical_height import canonical_height
 from aatc.passes.analysis.arithmetic.motivic import motivic_class
 from aatc.passes.analysis.arithmetic.projective_map import polynomial_map
+from aatc.passes.analysis.arithmetic.verify_graphs import CyclesWitness
+from aatc.passes.analysis.arithmetic.zeta import ihara_polynomial
 from aatc.passes.analysis.chains import spaces
 from aatc.passes.analysis.chains.complexes import ChainComplex, flag_complex, threshold_complex
 from aatc.passes.analysis.chains.homology import minimal_model
@@ -165,6 +167,11 @@ def quasicategory(seed: int) -> Result[Any]:
 
 def graph(seed: int) -> Any:
     return nx.gnp_random_graph(7 + 7 * seed, (0.5, 0.3, 0.2)[seed], seed=seed)
+
+
+def cycles(graph: Any, length: int) -> Result[Any]:
+    zeta = ihara_polynomial(nx.to_numpy_array(graph, dtype=int))
+    return Result(zeta.value.primes(length), "P0", witness=CyclesWitness(zeta.witness, length))
 
 
 def tall(seed: int) -> Result[Any]:

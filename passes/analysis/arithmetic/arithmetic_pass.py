@@ -47,6 +47,7 @@ class AnalyzeArithmetic(AnalysisPass):
         n, m = seen.sizes[2:]
         if n != m:
             return {**found, "ihara_zeta": Undecided("square patterns", "queries and keys are different tokens")}
+        from aatc.passes.analysis.arithmetic.verify_graphs import CyclesWitness
         from aatc.passes.analysis.arithmetic.zeta import ihara_polynomial
 
         pooled = seen.coarse(head, batch, nodes=self.nodes)
@@ -56,9 +57,8 @@ class AnalyzeArithmetic(AnalysisPass):
         zeta = ihara_polynomial(both.astype(np.int64))
         given = (f"tiles of {pooled.block} tokens", f"weights of at least 1/{len(pooled.array)}")
         found["ihara_zeta"] = Result(zeta.value, "P0", witness=zeta.witness, assumptions=given)
-        found["cycles_by_length"] = Result(
-            zeta.value.primes(self.length), "P0", witness=zeta.witness, assumptions=given
-        )
+        cycles, counted = zeta.value.primes(self.length), CyclesWitness(zeta.witness, self.length)
+        found["cycles_by_length"] = Result(cycles, "P0", witness=counted, assumptions=given)
         return found
 
     def _constants(self, seen: CapturedAttention) -> dict[str, Any]:

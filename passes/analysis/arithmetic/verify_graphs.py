@@ -7,8 +7,9 @@ witness.
 from __future__ import annotations
 
 import itertools
+import math
 import random
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -19,6 +20,7 @@ from aatc.passes.analysis.result import mismatch, verify
 WRONG = float("inf")
 PRIMES = (2147483647, 2147483629, 2147483587)
 COLOURINGS = 200_000
+COUNTED = 12  # steps of closed walks that are counted along the edges
 PARTITIONS = 30_000  # of a frontier's vertices into colours, that are kept at once
 
 
@@ -32,6 +34,14 @@ class IharaWitness:
     transports: np.ndarray
     exponent: int
     determinant: tuple[int, ...]
+
+
+@dataclass(frozen=True, eq=False)
+class CyclesWitness:
+    """The numbers of prime cycles of 1, ..., ``length`` steps are those of this ``zeta`` function of a graph."""
+
+    zeta: IharaWitness
+    length: int
 
 
 @dataclass(frozen=True, eq=False)
@@ -131,29 +141,83 @@ def _colourings(witness: ChromaticWitness, q: int) -> int:
 
 @mismatch.register
 def _ihara_value(witness: IharaWitness, value: Any) -> float:
-    """The value is the inverse zeta function, or how many prime cycles of length 1, 2, … there are."""
-    if isinstance(value, tuple):
-        return 0.0 if list(value) == _prime_cycles(witness, len(value)) else WRONG
     same = value.exponent == witness.exponent and tuple(value.determinant) == witness.determinant
     return 0.0 if same else WRONG
 
 
-def _prime_cycles(witness: IharaWitness, length: int) -> list[int]:
-    """Closed walks without backtracking or tail, up to where they start and not run through several times: from the
-    traces of powers of the matrix of directed edges."""
-    tails, heads = np.concatenate([witness.edges, witness.edges[:, ::-1]]).T
-    k = len(witness.edges)
-    steps = heads[:, None] == tails[None, :]
-    steps[np.arange(2 * k), np.roll(np.arange(2 * k), k)] = False
-    step, power, walks = steps.astype(object), np.eye(2 * k, dtype=object), []
-    found: list[int] = []
-    narrow = 2 * k * max(1, int(steps.sum(1).max(initial=0))) ** length < 1 << 62
-    if narrow:
-        step, power = step.astype(np.int64), power.astype(np.int64)
+@verify.register
+def _cycles(witness: CyclesWitness) -> float:
+    """That of the zeta function of a graph whose edges carry nothing."""
+    return verify(witness.zeta) if (witness.zeta.transports == 1).all() and witness.length >= 0 else WRONG
+
+
+@mismatch.register
+def _cycles_value(witness: CyclesWitness, value: Any) -> float:
+    """The value is how many prime cycles of length 1, 2, …, ``length`` there are."""
+    whole = len(value) == witness.length and all(isinstance(count, int) for count in value)
+    return 0.0 if whole and _counts_cycles(witness.zeta, value) else WRONG
+
+
+def _counts_cycles(witness: IharaWitness, primes: Sequence[int]) -> bool:
+    """Whether ``primes`` are the numbers of closed walks of each length without backtracking or tail, up to where they
+    start and not run through several times: with their starting points, those of few steps are counted along the edges,
+    and N_m of all lengths fulfil −u P′ = P Σ N_m u^m, P being the inverse zeta function."""
+    length, c = len(primes), witness.determinant
+    walks = [0] * (length + 1)
+    for d, count in enumerate(primes, start=1):
+        for m in range(d, length + 1, d):
+            walks[m] += d * count
+    few = min(length, COUNTED)
+    if walks[1 : few + 1] != _closed_walks(witness, few):
+        return False
+    of_determinant = [n - (0 if m % 2 else 2 * witness.exponent) for m, n in enumerate(walks)]
+    return all(
+        sum(c[k] * of_determinant[m - k] for k in range(min(m, len(c)))) == (-m * c[m] if m < len(c) else 0)
+        for m in range(1, length + 1)
+    )
+
+
+def _closed_walks(witness: IharaWitness, length: int) -> list[int]:
+    """How many closed walks of 1, ..., ``length`` steps have neither backtracking nor a tail, modulo as many primes as
+    tell such numbers apart, put together by the Chinese remainder theorem."""
+    vertices, places = np.unique(witness.edges, return_inverse=True)
+    edges = places.reshape(-1, 2)
+    if not len(edges):
+        return [0] * length
+    degrees = np.bincount(edges.reshape(-1))
+    primes, modulus = list[int](), 1
+    # a walk is told by its first step and, at every other, by which of the edges ahead it takes
+    most = 2 * len(edges) * max(1, int(degrees.max()) - 1) ** length
+    candidate = math.isqrt((1 << 53) // len(vertices))  # products of residues are summed exactly in float64
+    while modulus <= most:
+        candidate -= 1
+        if (candidate % np.arange(2, math.isqrt(candidate) + 1) != 0).all():
+            primes.append(candidate)
+            modulus *= candidate
+    residues = [_walks_modulo(edges, degrees, length, p) for p in primes]
+    parts = [modulus // p * pow(modulus // p, -1, p) for p in primes]
+    return [sum(r * part for r, part in zip(of_length, parts)) % modulus for of_length in zip(*residues)]
+
+
+def _walks_modulo(edges: np.ndarray, degrees: np.ndarray, length: int, prime: int) -> list[int]:
+    """`_closed_walks` modulo a prime whose square times the number of vertices is below 2⁵³.
+
+    Walks of m + 1 steps without backtracking are those of m steps and any other, less those that turn back:
+    A_{m+1} = A_m A − A_{m−1}Q, where Q is the degrees less 1, and the degrees for m = 1. One with a tail is one of
+    m − 2 steps between two copies of an edge, of which its own ends leave deg − 2, or deg − 1 where it has a tail."""
+    n = len(degrees)
+    table = np.zeros((n, n))
+    np.add.at(table, (edges[:, 0], edges[:, 1]), 1.0)
+    step = (table + table.T) % prime
+    ahead, inner = ((degrees - d) % prime for d in (1, 2))
+    before, walks, tails = np.eye(n), step, [0, 0]
+    found = list[int]()
     for m in range(1, length + 1):
-        power = power @ step
-        walks.append(int(np.trace(power)) if k else 0)
-        found.append((walks[-1] - sum(d * found[d - 1] for d in range(1, m) if m % d == 0)) // m)
+        closed = np.diagonal(walks)
+        found.append((int(closed.sum()) - tails[m - 1]) % prime)
+        tails.append((int((inner * closed % prime).sum()) + tails[m - 1]) % prime)
+        turned = before * (degrees % prime if m == 1 else ahead) % prime
+        before, walks = walks, (walks @ step % prime - turned) % prime
     return found
 
 

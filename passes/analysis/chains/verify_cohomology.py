@@ -15,8 +15,14 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy import sparse
 
-from aatc.passes.analysis.chains.verify_integers import columns_of, divisor_chain, invariants, sparse_rank
-from aatc.passes.analysis.result import WitnessError, mismatch, verify, worst
+from aatc.passes.analysis.chains.verify_integers import (
+    columns_of,
+    divisor_chain,
+    invariants,
+    product,
+    sparse_rank,
+)
+from aatc.passes.analysis.result import mismatch, verify, worst
 
 Integers = NDArray[np.object_]
 Reals = NDArray[np.float64]
@@ -103,18 +109,8 @@ class FiltrationWitness:
 
 def largest(*arrays: Any) -> float:
     """The largest absolute value; infinite where there is a NaN, which no comparison would find."""
-    values = [abs(value) for array in arrays for value in np.asarray(array).ravel()]
+    values = [abs(value) for array in arrays for value in np.asarray(array).ravel() if value]
     return float("inf") if any(value != value for value in values) else float(max(values, default=0))
-
-
-def _times(one: Integers, two: Integers) -> Integers:
-    """The product of integer matrices, also where a side is empty."""
-    if one.shape[1] != two.shape[0]:
-        raise WitnessError(f"matrices of shapes {one.shape} and {two.shape} have no product")
-    if not one.shape[1]:
-        return np.zeros((one.shape[0], two.shape[1]), dtype=object)
-    product: Integers = np.asarray(one, dtype=object) @ np.asarray(two, dtype=object)
-    return product
 
 
 def _apart(one: float, two: float) -> float:
@@ -157,9 +153,9 @@ def _(witness: SmithWitness) -> float:
     chain = [b % a if a else 1 for a, b in zip(witness.factors, witness.factors[1:])]
     signs = [min(0, d - 1) for d in witness.factors]
     return largest(
-        _times(_times(witness.left, witness.matrix), witness.right) - diagonal,
-        _times(witness.left, witness.left_inverse) - _unit(rows),
-        _times(witness.right, witness.right_inverse) - _unit(columns),
+        product(product(witness.left, witness.matrix), witness.right) - diagonal,
+        product(witness.left, witness.left_inverse) - _unit(rows),
+        product(witness.right, witness.right_inverse) - _unit(columns),
         chain,
         signs,
     )
@@ -180,15 +176,15 @@ def _(witness: EquivalenceWitness) -> float:
         return float("inf")
     for k in range(len(g)):
         unit = _unit(g[k].shape[0])
-        around = _times(d[k + 1], h[k]) + (_times(h[k - 1], d[k]) if k else 0)
+        around = product(d[k + 1], h[k]) + (product(h[k - 1], d[k]) if k else 0)
         found = max(
             found,
             largest(
-                _times(d[k], d[k + 1]),
-                _times(d[k], g[k]) - _times(g[k - 1], model[k]) if k else [],
-                _times(f[k - 1], d[k]) - _times(model[k], f[k]) if k else [],
-                _times(f[k], g[k]) - _unit(g[k].shape[1]),
-                unit - _times(g[k], f[k]) - around,
+                product(d[k], d[k + 1]),
+                product(d[k], g[k]) - product(g[k - 1], model[k]) if k else [],
+                product(f[k - 1], d[k]) - product(model[k], f[k]) if k else [],
+                product(f[k], g[k]) - _unit(g[k].shape[1]),
+                unit - product(g[k], f[k]) - around,
                 np.maximum((model[k] != 0).sum(axis=0) - 1, 0),
                 np.maximum((model[k] != 0).sum(axis=1) - 1, 0),
             ),
@@ -211,7 +207,7 @@ def _(witness: CocycleWitness) -> float:
     boundary = np.zeros((down.shape[0], witness.cycles.shape[1]), dtype=object)
     for i, j, v in zip(*down.coords, down.data):
         boundary[i] += int(v) * witness.cycles[j]
-    pairing = _times(witness.cocycles, witness.cycles) - _unit(len(witness.cocycles))
+    pairing = product(witness.cocycles, witness.cycles) - _unit(len(witness.cocycles))
     # dψ_j − order_j φ_j, by d = ∂ᵀ; what has order 0 needs no ψ
     bounded = [t * row for t, row in zip(orders, -witness.cocycles) if t]
     divided = np.array(bounded, dtype=object).reshape(-1, witness.cocycles.shape[1])
@@ -251,27 +247,29 @@ def _cocycles_fit(witness: CocycleWitness) -> bool:
 
 def _last_cells(chains: NDArray[np.int64], values: Reals, p: int) -> list[int]:
     """The last cell, by (value, index), of each column that is not zero."""
-    supports = [np.flatnonzero(column % p) for column in chains.T]
-    return [int(max(s, key=lambda c: (values[c], c))) for s in supports if len(s)]
+    order = np.lexsort((np.arange(len(values)), values))
+    backwards = (chains[order[::-1]] % p != 0) if len(order) else np.zeros((1, chains.shape[1]), dtype=bool)
+    places = len(order) - 1 - backwards.argmax(0)
+    found: list[int] = order[places[backwards.any(0)]].tolist()
+    return found
 
 
 @verify.register
 def _(witness: BarcodeWitness) -> float:
-    p, found = witness.modulus, 0.0
+    p = witness.modulus
     if not (_bars_fit(witness) and p and _is_field(p)):
         return float("inf")
-    for (birth, death), cycle, filling in zip(witness.bars, witness.cycles.T, witness.fillings.T):
-        support, filled = np.flatnonzero(cycle % p), np.flatnonzero(filling % p)
-        if not len(support) or (np.isfinite(death) and not len(filled)):
-            return float("inf")
-        found = max(found, largest((witness.boundary @ cycle) % p, _apart(witness.values[support].max(), birth)))
-        if len(filled):
-            bounded = (witness.boundary_above @ filling - cycle) % p
-            found = max(found, largest(bounded, _apart(witness.values_above[filled].max(), death)))
-    for chains, values in ((witness.cycles, witness.values), (witness.fillings, witness.values_above)):
-        last = _last_cells(chains, values, p)
-        found = max(found, float(len(last) - len(set(last))))
-    return found
+    cycles, fillings, (births, deaths) = witness.cycles % p, witness.fillings % p, witness.bars.T
+    filled = (fillings != 0).any(0)
+    if not (cycles != 0).any(0).all() or (np.isfinite(deaths) & ~filled).any():
+        return float("inf")
+    starts, ends = (_last_cells(x, v, p) for x, v in ((cycles, witness.values), (fillings, witness.values_above)))
+    off = (witness.boundary @ cycles) % p
+    bounded = ((witness.boundary_above @ fillings - cycles) % p)[:, filled]
+    apart = [_apart(*pair) for pair in zip(witness.values[starts].tolist(), births.tolist())]
+    apart += [_apart(*pair) for pair in zip(witness.values_above[ends].tolist(), deaths[filled].tolist())]
+    repeated = [float(len(last) - len(set(last))) for last in (starts, ends)]
+    return worst(*(float(x.max(initial=0)) for x in (off, bounded)), *apart, *repeated)
 
 
 def _bars_fit(witness: BarcodeWitness) -> bool:

@@ -9,6 +9,7 @@ from collections.abc import Iterable, Mapping
 from math import gcd
 from typing import Any
 
+import numpy as np
 from scipy import sparse
 
 Column = dict[int, int]
@@ -25,6 +26,27 @@ def columns_of(matrix: Any) -> list[Column]:
         else:
             found[j].pop(i, None)
     return found
+
+
+def integral(*arrays: Any) -> bool:
+    """Whether all entries are integers, by their type: a half, or 2.0, is a number of another ring."""
+    return all(
+        a.dtype.kind in "iu" if a.dtype.kind != "O" else all(isinstance(v, (int, np.integer)) for v in a.ravel())
+        for a in map(np.asarray, arrays)
+    )
+
+
+def product(one: Any, two: Any) -> Any:
+    """The product of matrices in Python's numbers, by the entries that are not 0. ValueError where there is none."""
+    a, b = np.asarray(one, dtype=object), np.asarray(two, dtype=object)
+    if a.ndim != 2 or b.ndim != 2 or a.shape[1] != b.shape[0]:
+        raise ValueError(f"matrices of shapes {a.shape} and {b.shape} have no product")
+    out = np.zeros((a.shape[0], b.shape[1]), dtype=object)
+    rows = [[(k, row[k]) for k in np.flatnonzero(row)] for row in b]
+    for i, j in zip(*np.nonzero(a)):
+        for k, value in rows[j]:
+            out[i, k] += a[i, j] * value
+    return out
 
 
 def _add(into: Column, other: Column, factor: int) -> None:

@@ -13,6 +13,7 @@ from typing import Any
 
 import numpy as np
 
+from aatc.passes.analysis.chains.verify_integers import product
 from aatc.passes.analysis.result import mismatch, verify
 
 Matrices = Mapping[int, Any]
@@ -94,20 +95,7 @@ def _reduce(value: Any, modulus: int) -> Any:
 
 
 def _nonzero(matrix: Any, modulus: int = 0) -> int:
-    return sum(_reduce(v, modulus) != 0 for v in np.asarray(matrix, dtype=object).ravel())
-
-
-def _times(one: Any, two: Any) -> Any:
-    """The product, by the entries that are not 0."""
-    a, b = np.asarray(one, dtype=object), np.asarray(two, dtype=object)
-    if a.ndim != 2 or b.ndim != 2 or a.shape[1] != b.shape[0]:
-        raise ValueError(f"matrices of shapes {a.shape} and {b.shape} have no product")
-    out = np.zeros((a.shape[0], b.shape[1]), dtype=object)
-    rows = [[(k, row[k]) for k in np.flatnonzero(row)] for row in b]
-    for i, j in zip(*np.nonzero(a)):
-        for k, value in rows[j]:
-            out[i, k] += a[i, j] * value
-    return out
+    return sum(_reduce(v, modulus) != 0 for v in np.asarray(matrix, dtype=object).ravel() if v)
 
 
 def _rank(matrix: Any, modulus: int) -> int:
@@ -130,11 +118,11 @@ def _rank(matrix: Any, modulus: int) -> int:
 
 
 def _chain_map_defects(f: Matrices, source: Matrices, target: Matrices, modulus: int) -> int:
-    return sum(_nonzero(_times(target[k], f[k]) - _times(f[k - 1], source[k]), modulus) for k in f if k - 1 in f)
+    return sum(_nonzero(product(target[k], f[k]) - product(f[k - 1], source[k]), modulus) for k in f if k - 1 in f)
 
 
 def _square_defects(boundary: Matrices, modulus: int) -> int:
-    return sum(_nonzero(_times(boundary[k - 1], boundary[k]), modulus) for k in boundary if k - 1 in boundary)
+    return sum(_nonzero(product(boundary[k - 1], boundary[k]), modulus) for k in boundary if k - 1 in boundary)
 
 
 def _homology_defect(f: Matrices, source: Matrices, target: Matrices, modulus: int) -> int:
@@ -194,9 +182,9 @@ def _(witness: RetractWitness) -> float:
     failed += _chain_map_defects(ev, d, witness.small, 0)
     for k in s:
         large, small = np.shape(s[k])
-        around = _times(d[k + 1], h[k]) + (_times(h[k - 1], d[k]) if k - 1 in h else 0)
-        failed += _nonzero(_times(ev[k], s[k]) - np.eye(small, dtype=object))
-        failed += _nonzero(np.eye(large, dtype=object) - _times(s[k], ev[k]) - around)
+        around = product(d[k + 1], h[k]) + (product(h[k - 1], d[k]) if k - 1 in h else 0)
+        failed += _nonzero(product(ev[k], s[k]) - np.eye(small, dtype=object))
+        failed += _nonzero(np.eye(large, dtype=object) - product(s[k], ev[k]) - around)
     return float(failed)
 
 
@@ -216,7 +204,7 @@ def _(witness: FactorizationWitness) -> float:
     failed += _chain_map_defects(first, witness.source, witness.middle, p)
     failed += _chain_map_defects(second, witness.middle, witness.target, p)
     for k in witness.whole:
-        failed += _nonzero(_times(second[k], first[k]) - np.asarray(witness.whole[k], dtype=object), p)
+        failed += _nonzero(product(second[k], first[k]) - np.asarray(witness.whole[k], dtype=object), p)
         failed += _rank(first[k], p) != np.shape(first[k])[1]
         failed += _rank(second[k], p) != np.shape(second[k])[0]
     if witness.acyclic == "first":
@@ -242,8 +230,8 @@ def _(witness: LiftWitness) -> float:
             return WRONG
     failed = _chain_map_defects(h, witness.boundary_b, witness.boundary_x, p)
     for k in h:
-        failed += _nonzero(_times(h[k], witness.i[k]) - np.asarray(witness.top[k], dtype=object), p)
-        failed += _nonzero(_times(witness.p[k], h[k]) - np.asarray(witness.bottom[k], dtype=object), p)
+        failed += _nonzero(product(h[k], witness.i[k]) - np.asarray(witness.top[k], dtype=object), p)
+        failed += _nonzero(product(witness.p[k], h[k]) - np.asarray(witness.bottom[k], dtype=object), p)
     return float(failed)
 
 
@@ -254,10 +242,10 @@ def _(witness: ObstructionWitness) -> float:
     if not _prime_or_zero(witness.modulus) or not (set(u) == set(v) == set(w) == set(witness.top)):
         return WRONG
     for k in u:
-        total = _times(u[k], np.transpose(witness.i[k])) + _times(np.transpose(witness.p[k]), v[k])
-        total = total + _times(np.transpose(witness.boundary_x[k]), w[k])
+        total = product(u[k], np.transpose(witness.i[k])) + product(np.transpose(witness.p[k]), v[k])
+        total = total + product(np.transpose(witness.boundary_x[k]), w[k])
         if k + 1 in w:
-            total = total - _times(w[k + 1], np.transpose(witness.boundary_b[k + 1]))
+            total = total - product(w[k + 1], np.transpose(witness.boundary_b[k + 1]))
         failed += _nonzero(total, witness.modulus)
         for functional, value in ((u[k], witness.top[k]), (v[k], witness.bottom[k])):
             pairing += sum(
