@@ -155,6 +155,31 @@ ITEMS: dict[str, Item] = {
     ),
     "fubini_study_step": Item("radians", "Mean angle between the patterns of successive queries; π/2 if disjoint."),
     "value_entropy": Item("nats", "Entropy of the values' directions: e^ of it is how many they take."),
+    # crystal
+    "lattice": Item(
+        "tokens", "Shifts of queries and keys after which the weights repeat: exactly, or in a part of their variance.",
+    ),
+    "mask_translations": Item(
+        "tokens", "Shifts of queries and keys that leave the mask as it is, exactly.",
+        "Layout: one row of the mask, or one cell, stands for all of it.",
+    ),
+    "bias_translations": Item(
+        "tokens", "Shifts of queries and keys that leave the bias as it is, exactly.",
+        "Layout: one diagonal of the bias, or one cell, stands for all of it.",
+    ),
+    "wallpaper_group": Item("group", "The symmetries of weights that repeat exactly in two directions."),
+    "toeplitz_share": Item(
+        "share of the square norm", "How much of the weights depends on the distance alone; 1 if all.",
+        "Bound: replaced by its diagonals' means, a head is off by √(1 − share) of its norm.",
+    ),
+    "symbol_winding": Item(
+        "turns", "How the distances' generating function winds around 0: −1 for a head that takes the previous token, "
+        "0 for one that takes its own.",
+    ),
+    "sound_speed": Item(
+        "tokens", "How fast long waves run if weights are springs between tokens: the root of half the mean of squared "
+        "distances by distance.",
+    ),
     # scale
     "block_escape": Item("share of weight", "Weight that leaves blocks of 1, 2, 4, ... tokens, down to two blocks."),
     "half_escape_block": Item("tokens", "The first of these blocks that keeps half of the weight or more inside."),

@@ -35,6 +35,7 @@ FAMILIES = {
     "arithmetic": ("aatc.passes.analysis.arithmetic.arithmetic_pass", "AnalyzeArithmetic"),
     "information": ("aatc.passes.analysis.information.information_pass", "AnalyzeInformation"),
     "quantum": ("aatc.passes.analysis.quantum.quantum_pass", "AnalyzeQuantum"),
+    "crystal": ("aatc.passes.analysis.crystal.crystal_pass", "AnalyzeCrystal"),
     "scale": ("aatc.passes.analysis.scale.scale_pass", "AnalyzeScale"),
 }
 

@@ -7,6 +7,7 @@ matplotlib is an extra, loaded by the first picture: ``pip install "aatc[report]
 from aatc.report.attention import attention_figure
 from aatc.report.bifurcation import bifurcation_figure
 from aatc.report.canvas import MissingLibraryError, PictureError
+from aatc.report.crystal import bands_figure, brillouin_figure, lattice_figure
 from aatc.report.flow import flow_figure
 from aatc.report.graph import curvature_graph_figure
 from aatc.report.pattern import Dispersion, RadialSpectrum, radial_spectrum, turing_figure
@@ -22,8 +23,10 @@ __all__ = [
     "RadialSpectrum",
     "Surface",
     "attention_figure",
+    "bands_figure",
     "bifurcation_figure",
     "bloch_figure",
+    "brillouin_figure",
     "curvature_graph_figure",
     "entropy_figure",
     "flow_figure",
@@ -31,6 +34,7 @@ __all__ = [
     "hamiltonian_figure",
     "head_flows",
     "head_table",
+    "lattice_figure",
     "radial_spectrum",
     "rg_flow_figure",
     "turing_figure",

@@ -54,10 +54,20 @@ def test_the_model_runs_as_it_would(found):
 
 
 def test_every_family_says_something_of_every_head(found):
-    for family in ("heads", "topology", "homotopy", "cohomology", "arithmetic", "information", "quantum", "scale"):
+    for family in (
+        "heads",
+        "topology",
+        "homotopy",
+        "cohomology",
+        "arithmetic",
+        "information",
+        "quantum",
+        "crystal",
+        "scale",
+    ):
         seen = {(f.subject, f.head) for f in found.select(family) if f.subject not in ("ir", "layers")}
         assert seen == {(a, h) for a in ("attend0", "attend1") for h in range(HEADS)}
-        assert family in ("heads", "topology", "quantum", "scale") or found.select(family, attention="ir")
+        assert family in ("heads", "topology", "quantum", "crystal", "scale") or found.select(family, attention="ir")
 
 
 def test_results_are_those_of_the_functions_on_the_captured_weights(found):

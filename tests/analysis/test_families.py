@@ -9,7 +9,7 @@ import pytest
 from aatc import analysis
 
 ROOT = Path(__file__).resolve().parents[2]
-FAMILIES = ("arithmetic", "cohomology", "heads", "homotopy", "information", "quantum", "scale")
+FAMILIES = ("arithmetic", "cohomology", "crystal", "heads", "homotopy", "information", "quantum", "scale")
 #: Parts that families are made of, for those who write one.
 INSIDE = {
     "__init__", "base", "capture", "result", "smith", "reduction", "field_algebra", "stochastic",
@@ -23,6 +23,7 @@ INSIDE = {
     "claims", "block_sums", "verify_anomalies", "verify_chains", "verify_exponents", "verify_maps", "verify_scale",
     "scale_pass",
     "verify_quantum", "verify_states", "verify_paths", "tensors", "quantum_pass",
+    "spectral", "translations", "verify_bands", "verify_crystal", "verify_lattices", "crystal_pass",
 }  # fmt: skip
 #: Every module estimates its own cost.
 PRIVATE = {"estimate_cost"}
