@@ -42,9 +42,11 @@ def corrupt_entry(rng):
             array = array.copy()
             array.reshape(-1)[rng.integers(array.size)] += 1
             return array
-        if array.size > 1 and rng.random() < 0.1:  # two entries change places
-            flat = array.reshape(-1).copy()
-            first, second = rng.choice(flat.size, 2, replace=False)
+        flat = array.reshape(-1).copy()
+        first = rng.integers(flat.size) if flat.size else 0
+        others = np.flatnonzero(abs(flat - flat[first]) > 1e-6 * abs(flat).max()) if flat.size else flat
+        if len(others) and rng.random() < 0.1:  # two entries that differ change places
+            second = rng.choice(others)
             flat[[first, second]] = flat[[second, first]]
             return flat.reshape(array.shape)
         array = array.astype(np.complex128 if array.dtype.kind == "c" else np.float64)
