@@ -124,6 +124,16 @@ def test_stripes_masks_and_biases():
     np.testing.assert_allclose(waves.vectors[0], 2 * np.pi * np.array([0.7, 0.3]) / 0.58, atol=1e-2)
 
 
+def test_drifts_edges_and_periods_of_two_steps_are_no_lattice_in_noise():
+    rng = np.random.default_rng(0)
+    i, j = np.indices((32, 32))
+    for array in ((i + j) % 2 + 0.3 * rng.standard_normal((32, 32)), i % 2 + 0.3 * rng.standard_normal((32, 32))):
+        found = detect_lattice(array)
+        assert found.value.rank == 0 and found.verify() == 0
+    found = detect_lattice(np.tri(48) + 0.01 * rng.standard_normal((48, 48)))
+    assert found.proof_level == "P3" and found.verify() <= found.tolerance
+
+
 def test_operations_that_samples_cannot_show_are_named():
     cosets = cosets_of(np.array([[3, 4], [-4, 3]]))
     i, j = np.indices((30, 30))

@@ -18,7 +18,7 @@ import numpy as np
 import torch
 
 from aatc.passes.analysis.crystal.lattices import CrystalError
-from aatc.passes.analysis.crystal.translations import as_pattern
+from aatc.passes.analysis.crystal.translations import as_pattern, source_of
 from aatc.passes.analysis.crystal.verify_crystal import witnessed
 from aatc.passes.analysis.quantum.geometry import chern_number
 from aatc.passes.analysis.quantum.states import QuantumError
@@ -123,7 +123,7 @@ def toeplitz_part(pattern: Any, block: int = 1) -> Result[Any]:
     norm = float((array**2).sum())
     share = 1.0 if exact else float((counts * (blocks**2).sum((1, 2))).sum()) / norm
     value = ToeplitzPart(shifts, blocks, share)
-    return witnessed(value, "toeplitz", {"pattern": pattern, "block": block}, 0.0 if exact else 1e-9,
+    return witnessed(value, "toeplitz", {"pattern": source_of(pattern), "block": block}, 0.0 if exact else 1e-9,
                      level="P0" if exact else "P2")  # fmt: skip
 
 

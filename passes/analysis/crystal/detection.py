@@ -17,7 +17,7 @@ from aatc.passes.analysis.crystal.lattices import (
     sampling_basis,
 )
 from aatc.passes.analysis.crystal.spectral import ReciprocalFit, fitted_lattice
-from aatc.passes.analysis.crystal.translations import as_pattern, exact_translations
+from aatc.passes.analysis.crystal.translations import as_pattern, exact_translations, source_of
 from aatc.passes.analysis.crystal.verify_crystal import witnessed
 from aatc.passes.analysis.result import Result
 
@@ -39,7 +39,7 @@ def detect_lattice(
       probability, about, that white noise alone shows one. A lattice takes for its class the most symmetric one from
       whose shape it differs by less than ``tolerance``, 0.3 / min(n, m), or four standard errors, but never by more
       than 0.08. Two
-      periods or more must fit in the window;
+      periods or more must fit in the window, and periods of just two steps are not looked for;
     - "auto": the first where there is an exact shift, else the second.
 
     Rank 0 means that nothing repeats, or nothing that could be told from noise. Raises `CrystalError`.
@@ -59,7 +59,7 @@ def detect_lattice(
 def _exact(pattern: Any, steps: np.ndarray, vectors: np.ndarray) -> Result[Any]:
     kind = ("none", "row")[len(vectors)] if len(vectors) < 2 else planar_class(vectors @ steps)
     value = BravaisLattice(len(vectors), kind, vectors.astype(np.float64), vectors @ steps, 1.0, True)
-    data = {"pattern": pattern, "sampling": steps}
+    data = {"pattern": source_of(pattern), "sampling": steps}
     given = ("shifts of up to half of each side, of what the array shows",)
     return witnessed(value, "translations", data, 1e-9, level="P0", assumptions=given)
 
@@ -71,20 +71,29 @@ def _spectral(pattern: Any, array: np.ndarray, steps: np.ndarray, level: float, 
         )
     scaled = array.astype(np.float64)
     scaled = scaled / max(float(np.abs(scaled).max()), np.finfo(float).tiny)
-    fit = _spectral_fit(scaled, level)
-    given = ("noise is independent from point to point, or has a spectrum that varies slowly",)
+    fit, unsettled = _spectral_fit(scaled, level)
+    given: tuple[str, ...] = ("noise is independent from point to point, or has a spectrum that varies slowly",)
     value = _lattice_of_fit(fit, steps, tolerance, (array.shape[0], array.shape[1]))
     frequencies = np.zeros((0, 2)) if fit is None else fit.orders @ fit.basis
     orders = np.rint(frequencies @ value.vectors.T).astype(np.int64)  # of the reciprocal of the vectors
     orders = np.array(sorted(max(h, [-x for x in h]) for h in orders.tolist())).reshape(len(orders), value.rank)
-    data = {"pattern": pattern, "sampling": steps, "level": level, "tolerance": tolerance, "orders": orders}
+    data: dict[str, Any] = {
+        "pattern": source_of(pattern),
+        "sampling": steps,
+        "level": level,
+        "tolerance": tolerance,
+        "orders": orders,
+    }
+    data["unsettled"] = unsettled
+    if unsettled:
+        given = (*given, "some waves stand out, which make no lattice: drifts and edges have such")
     return witnessed(value, "spectral_lattice", data, 1e-5, level="P3", assumptions=given)
 
 
-def _spectral_fit(array: np.ndarray, level: float) -> ReciprocalFit | None:
+def _spectral_fit(array: np.ndarray, level: float) -> tuple[ReciprocalFit | None, bool]:
     """The reciprocal lattice of the waves that stand out of an array, None where none does."""
     if min(array.shape) < 8 or array.max() == array.min():
-        return None
+        return None, False
     return fitted_lattice(array, level)
 
 

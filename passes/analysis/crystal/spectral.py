@@ -142,6 +142,9 @@ def peaks_of(array: np.ndarray, level: float) -> Peaks:
     pad = tuple(scipy.fft.next_fast_len(k * (2 if n * m <= 1 << 17 else 1), real=True) for k in (n, m))
     grid = np.fft.fftfreq(pad[0]), np.fft.rfftfreq(pad[1])
     slow = np.hypot(grid[0][:, None] * n, grid[1][None, :] * m) < CYCLES
+    for a, b in ((0.5, 0.0), (0.0, 0.5), (0.5, 0.5)):  # waves of two steps, which are their own mirror images
+        rows, cols = np.minimum(abs(grid[0] - a), abs(grid[0] + a)), abs(grid[1] - b)
+        slow |= np.hypot(rows[:, None] * n, cols[None, :] * m) < 1
     threshold = math.log(2 * n * m / level)
     phase = [np.exp(1j * np.pi * g * (k - 1)) for g, k in zip(grid, (n, m))]
     whole = scipy.fft.rfft2(array, pad) * phase[0][:, None] * phase[1][None, :]
@@ -250,16 +253,25 @@ def _height(reduced: np.ndarray, k: int) -> float:
     return float(area / np.linalg.norm(reduced[1 - k]))
 
 
-def fitted_lattice(array: np.ndarray, level: float) -> ReciprocalFit | None:
-    """The reciprocal lattice of the waves that stand out of an array (n, m), None where none does. Of large arrays the
-    middle is searched, and the lattice refined on all."""
+def _without_pairs(array: np.ndarray) -> np.ndarray:
+    """An array less its mean and its waves of two steps, whose leaks would stand out."""
+    i, j = np.indices(array.shape)
+    for sign in (0 * i, i, j, i + j):
+        wave = 1.0 - 2.0 * (sign % 2)
+        array = array - (array * wave).mean() * wave
+    return array
+
+
+def fitted_lattice(array: np.ndarray, level: float) -> tuple[ReciprocalFit | None, bool]:
+    """The reciprocal lattice of the waves that stand out of an array (n, m), None where none does, and whether some do
+    that make no lattice. Of large arrays the middle is searched, and the lattice refined on all."""
     n, m = array.shape
     high, wide = min(n, MIDDLE), min(m, MIDDLE)
     middle = array[(n - high) // 2 : (n + high) // 2, (m - wide) // 2 : (m + wide) // 2]
-    peaks = peaks_of(middle - middle.mean(), level)
+    peaks = peaks_of(_without_pairs(middle), level)
     middle = peaks.array
     if not len(peaks.frequencies):
-        return None
+        return None, False
     candidates = _candidates(peaks.frequencies, middle.shape)
     radius = _radius(peaks.frequencies[: max(3, peaks.sure)], candidates)
     price = PRICES[middle.size >= 1024]
@@ -272,7 +284,8 @@ def fitted_lattice(array: np.ndarray, level: float) -> ReciprocalFit | None:
         if len(orders) and _apart(moved, middle.shape):
             score = fit_waves(middle, orders @ moved).power / unit - price * len(orders) - second * (len(moved) - 1)
             scored.append((score, len(scored), moved))
-    return _refined(array - array.mean(), max(scored)[2], radius, peaks.noise) if scored else None
+    fit = _refined(array - array.mean(), max(scored)[2], radius, peaks.noise) if scored else None
+    return fit, fit is None
 
 
 def _radius(peaks: np.ndarray, candidates: list[np.ndarray]) -> float:
@@ -364,15 +377,18 @@ def strong_orders(array: np.ndarray, basis: np.ndarray, orders: np.ndarray, nois
     return result
 
 
-def _refined(array: np.ndarray, basis: np.ndarray, radius: float, noise: float) -> ReciprocalFit:
-    """The basis where the waves that stand out explain most, and its errors."""
+def _refined(array: np.ndarray, basis: np.ndarray, radius: float, noise: float) -> ReciprocalFit | None:
+    """The basis where the waves that stand out explain most, and its errors; None where steps do not settle."""
     basis = _toward(array, basis, radius)
     orders = strong_orders(array, basis, orders_of(basis, radius), noise)
     for _ in range(60):
         moved, fit = _step(array, basis, orders)
         basis = basis + moved
-        if np.abs(moved * np.array(array.shape)).max() < 1e-12:
+        cycles = float(np.abs(moved * np.array(array.shape)).max())
+        if cycles < 1e-12:
             break
+    if not cycles < 1e-8:
+        return None
     weights = _weights((array.shape[0], array.shape[1]))
     power = np.abs(fit.amplitude) ** 2 / noise
     spread = np.linalg.pinv(orders.T @ (orders * power[:, None]))

@@ -22,7 +22,7 @@ def as_pattern(pattern: Any) -> np.ndarray:
     """A real or boolean array (n, m) of finite numbers or infinities, not empty. `CrystalError` otherwise."""
     if isinstance(pattern, torch.Tensor):
         pattern = pattern.detach().cpu()
-        pattern = pattern.double() if pattern.dtype == torch.bfloat16 else pattern
+        pattern = pattern.double() if pattern.is_floating_point() else pattern
     array = np.asarray(pattern)
     if array.ndim != 2 or array.size == 0 or array.dtype.kind not in "biuf":
         raise CrystalError(
@@ -33,6 +33,12 @@ def as_pattern(pattern: Any) -> np.ndarray:
         at = tuple(int(i) for i in np.argwhere(np.isnan(array))[0])
         raise CrystalError(f"the pattern is NaN at {at}", hint="find where the NaN arises")
     return array
+
+
+def source_of(pattern: Any) -> Any:
+    """What a witness keeps of a pattern: an array of it, or an object that is evaluated whenever it is asked for."""
+    plain = isinstance(pattern, np.ndarray | torch.Tensor) or not hasattr(pattern, "__array__")
+    return as_pattern(pattern) if plain else pattern
 
 
 def codes_of(array: np.ndarray) -> np.ndarray:

@@ -24,6 +24,7 @@ from aatc.passes.analysis.crystal.translations import (
     exact_translations,
     fold,
     hermite_form,
+    source_of,
 )
 from aatc.passes.analysis.crystal.verify_crystal import witnessed
 from aatc.passes.analysis.result import Result
@@ -98,7 +99,7 @@ def compute_symmetries(pattern: Any, *, sampling: Any = "square") -> Result[Any]
     if unseen:
         given = (*given, f"{unseen} isometries of the lattice move sampling points between others and were not tried")
     level = "P0" if isinstance(sampling, str) else "P2"
-    data = {"pattern": pattern, "sampling": steps}
+    data = {"pattern": source_of(pattern), "sampling": steps}
     return witnessed(group, "symmetries", data, 0.0, level=level, assumptions=given)
 
 
