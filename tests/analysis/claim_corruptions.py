@@ -43,12 +43,13 @@ def corrupt_entry(rng):
             array.reshape(-1)[rng.integers(array.size)] += 1
             return array
         flat = array.reshape(-1).copy()
-        first = rng.integers(flat.size) if flat.size else 0
-        others = np.flatnonzero(abs(flat - flat[first]) > 1e-6 * abs(flat).max()) if flat.size else flat
-        if len(others) and rng.random() < 0.1:  # two entries that differ change places
-            second = rng.choice(others)
-            flat[[first, second]] = flat[[second, first]]
-            return flat.reshape(array.shape)
+        if array.size > 1 and array.dtype.kind in "fc" and rng.random() < 0.1:  # two entries that differ change places
+            first = rng.integers(flat.size)
+            others = np.flatnonzero(abs(flat - flat[first]) > 1e-6 * abs(flat).max())
+            if len(others):
+                second = rng.choice(others)
+                flat[[first, second]] = flat[[second, first]]
+                return flat.reshape(array.shape)
         array = array.astype(np.complex128 if array.dtype.kind == "c" else np.float64)
         drawn = rng.random()
         if drawn < 0.05:
