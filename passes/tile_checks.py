@@ -18,10 +18,12 @@ from aatc.ir.types import TensorType
 from aatc.passes.factor import Factored, Refined, Token
 from aatc.passes.normal_form import Normaliser, Terms
 from aatc.passes.rounding import Check, Digits, grouped
-from aatc.passes.score_forms import SINGULAR
+from aatc.passes.score_forms import ENDED, SINGULAR, above_zero, uncentred
 from aatc.passes.tile_core import Frame, atom_env, compute_atoms, mask_tile
 
 _INF = float("inf")
+#: Of each kind of condition on distances the ends that its argument stays away from.
+_ENDS = {**SINGULAR, "ended": ((-1.0, 1.0),)}
 #: What sums of products may come to.
 _LARGEST = {"f32": 1e37, "f64": 1e307}
 
@@ -66,21 +68,60 @@ class Peaks:
         )[0]
 
 
-def rounding_error(peaks: Peaks, t: Terms, unit: float) -> Expr:
-    """A bound of a linear form's rounding error, of peaks; ``unit`` is that of one rounding."""
+def rounding_error(peaks: Peaks, t: Terms, unit: float, curved: bool = False) -> Expr:
+    """A bound of a linear form's rounding error, of peaks; ``unit`` is that of one rounding. ``curved``: contractions
+    part by part, as `_products` has them."""
     f = peaks.fr.f
-    parts = [mul(peaks.of_token(f.token(x, "bhid")), peaks.of_token(f.token(y, "bhjd"))) for x, y in t.contractions]
-    parts += [mul(peaks.of_number(r), peaks.of_number(c)) for r, c in t.separable]
+    vectors, numbers = _products(t) if curved else (t.contractions, [])
+    parts = [mul(peaks.of_token(f.token(x, "bhid")), peaks.of_token(f.token(y, "bhjd"))) for x, y in vectors]
+    parts += [mul(peaks.of_number(r), peaks.of_number(c)) for r, c in (*numbers, *t.separable)]
     parts += [peaks.of_number(e) for e in (t.row, t.col, t.flat) if e is not ZERO]
     return mul(const(unit), total(parts))
+
+
+def _products(t: Terms) -> tuple[list[tuple[Expr, Expr]], list[tuple[Expr, Expr]]]:
+    """What is added up in contractions: products of vectors, and those of the numbers that were appended to them, which
+    may be far larger. A part that was computed before its mean was subtracted has been rounded as what it was: what
+    centring took away counts, too, beside the other part."""
+    vectors, numbers = [], []
+    for x, y in t.contractions:
+        while x.fn == y.fn == "append":
+            numbers += _centred(x.args[1], y.args[1])
+            x, y = x.args[0], y.args[0]
+        vectors += _centred(x, y)
+    return vectors, numbers
+
+
+def _centred(x: Expr, y: Expr) -> list[tuple[Expr, Expr]]:
+    whole, other = uncentred(x), uncentred(y)
+    found = [(x, y)] if whole is x else [(x, y), (sub(whole, x), y)]
+    return found if other is y else [*found, (x, sub(other, y))]
+
+
+def _is_curved(check: Check) -> bool:
+    """Whether the rounding of a formula's own vectors counts, as it does for words of a curvature: the vectors may be
+    points that it lifted, and far from 0 beside their distance."""
+    return check.kind in (*ENDED, "ended")
 
 
 def tokens_of(check: Check, f: Factored, unit: float, body: Expr) -> Terms:
     """The linear form of a condition, its tokens entered among those of ``f``."""
     rules = Normaliser()
     scaled = unit if check.argument is body else 1.0
-    t = rules.forms[rules.number(mul(const(scaled), check.argument))]
+    argument = check.argument
+    if check.kind == "ended":
+        factor, argument = argument.args
+        factor = above_zero(factor)
+        if not factor.is_const:
+            f.token(factor)
+    t = rules.forms[rules.number(mul(const(scaled), argument))]
     _enter(t, f)
+    if _is_curved(check):
+        vectors, numbers = _products(t)
+        for x, y in vectors:
+            f.token(x, "bhid"), f.token(y, "bhjd")
+        for e in (e for pair in numbers for e in pair if not e.is_const):
+            f.token(e)
     if not check.gain.is_const:
         f.token(check.gain)
     return t
@@ -109,13 +150,21 @@ def distance_limit(gain: Expr, error: Expr, digits: Digits) -> Expr:
     return add(ratio, call("square", mul(gain, ratio)))
 
 
+def end_limit(factor: Expr, gain: Expr, error: Expr, digits: Digits) -> Expr:
+    """How far ``factor`` times an argument must be from 1, see `Check`: the gradient is off by error * factor over that
+    of itself."""
+    ratio = mul(const(1 / digits.tolerance), error)
+    return add(mul(factor, ratio), call("square", mul(gain, ratio)))
+
+
 def bound_refined(fr: Frame, found: Sequence[tuple[Refined, list[tuple[Check, Terms]]]], digits: Digits) -> None:
     """Emits between which bounds each number that can be refined need not be."""
     peaks = Peaks(fr)
     for x, checks in found:
         lows, highs = [], []
         for check, terms in checks:
-            limit = distance_limit(peaks.of_number(check.gain), rounding_error(peaks, terms, digits.unit), digits)
+            error = rounding_error(peaks, terms, digits.unit, _is_curved(check))
+            limit = distance_limit(peaks.of_number(check.gain), error, digits)
             for sign, offset in SINGULAR[check.kind]:
                 if sign > 0:
                     lows.append(sub(limit, const(offset)))
@@ -159,7 +208,7 @@ class Watch:
                 room = sub(const(_LARGEST[fr.a.dtype]), rounding_error(peaks, terms, 1.0))
                 fr.b.op("tile.require", [peaks.scalar(room, f"room{n}")], [], least=0.0)
                 continue
-            error = rounding_error(peaks, terms, digits.unit)
+            error = rounding_error(peaks, terms, digits.unit, _is_curved(check))
             gain = peaks.of_number(check.gain)
             if check.kind == "spread":
                 if check.argument is body:
@@ -168,11 +217,15 @@ class Watch:
                 if params(room):
                     fr.b.op("tile.require", [peaks.scalar(room, f"room{n}")], [], least=0.0)
                 continue
-            limit = peaks.scalar(distance_limit(gain, error, digits), f"limit{n}")
+            if check.kind == "ended":
+                factor = peaks.of_number(above_zero(check.argument.args[0]))
+                limit = peaks.scalar(end_limit(factor, gain, error, digits), f"limit{n}")
+            else:
+                limit = peaks.scalar(distance_limit(gain, error, digits), f"limit{n}")
             argument = fr.f.number(check.argument)
             if argument.fn != "param":
                 argument = self.table.setdefault(argument, param(f"argument{n}_", "bhij"))
-            self.ends += [_End(argument, sign, offset, limit) for sign, offset in SINGULAR[check.kind]]
+            self.ends += [_End(argument, sign, offset, limit) for sign, offset in _ENDS[check.kind]]
 
     def names(self) -> list[str]:
         return [f"near{n}" for n in range(len(self.ends))]
