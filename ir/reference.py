@@ -85,7 +85,7 @@ def compute_dtype(dtype: torch.dtype) -> torch.dtype:
 
 #: Words whose slope is infinite at ordinary arguments: the rounding of these, which are near 1 for tokens near each
 #: other, would be all that single precision leaves of a distance.
-_STEEP = frozenset(("acosh", "expacosh", "acos", "arcsinc"))
+_STEEP = frozenset(("acosh", "expacosh", "acos", "arcsinc", "arcroot", "arcsquare"))
 
 
 def score_dtype(score: Expr, like: torch.Tensor) -> torch.dtype:

@@ -27,7 +27,7 @@ from aatc.ir.score.functions import FUNCTIONS
 from aatc.passes.captured import is_captured
 from aatc.passes.score_bounds import is_nonnegative, new_nodes
 from aatc.passes.score_forms import (
-    SINGULAR,
+    WATCHED,
     captured_factors,
     is_col,
     is_row,
@@ -172,7 +172,11 @@ class Normaliser:
         elif self.whole and self._scales_contraction(e):
             self._function(out, rebuild(e, tuple(map(self.number, e.args))))
         elif e.fn == "mul":
-            self._product(out, *e.args)
+            arc = self._rewrite(e, "arc")
+            if arc is e:
+                self._product(out, *e.args)
+            else:
+                out.absorb(self.terms(arc), ONE)
         elif e.fn == "div":
             self._quotient(out, *e.args)
         elif e.fn in ("dot", "sum"):
@@ -193,7 +197,7 @@ class Normaliser:
         stays one factor of it: the number's gradient would else be a sum over each kind, and these may cancel. Words of
         infinite slope read the sum itself, whose digits are watched."""
         factors, inner = captured_factors(e)
-        if word in SINGULAR or not factors or len(self.terms(inner).kinds()) < 2:
+        if word in WATCHED or not factors or len(self.terms(inner).kinds()) < 2:
             return self.number(e)
         number = self.number(inner)
         for how, factor in reversed(factors):

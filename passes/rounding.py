@@ -19,7 +19,7 @@ from aatc.ir.score.derivative import gradients
 from aatc.ir.score.expr import ONE, Expr, call, const, div, mul, neg, postorder
 from aatc.passes.normal_form import Normaliser
 from aatc.passes.score_bounds import static_bound
-from aatc.passes.score_forms import SINGULAR
+from aatc.passes.score_forms import ENDED, SINGULAR
 
 
 @dataclass(frozen=True)
@@ -60,6 +60,9 @@ class Check:
     of numbers whose products are no infinite ones. kind a word of `SINGULAR`: it stays
     away from where that word is singular. ``gain`` bounds the slope of the score in the form or in the word, and is no
     pair expression. ``expanded``: differences were multiplied out in the form.
+
+    kind "ended": ``argument`` is a number r that is no pair expression times a form x, and stays away from 1, where the
+    slope of one of `ENDED` is infinite. ``gain``: the square of that slope, times 1 - r*x, is at most its square.
     """
 
     kind: str
@@ -94,13 +97,31 @@ def checks_of(body: Expr, rules: Normaliser) -> tuple[list[Check], bool]:
             continue
         for parent in parents[e]:
             singular = parent.fn in SINGULAR and parent.fn != "div" and (form.expanded or parent.fn in _ALWAYS)
+            ended = parent.fn in ENDED and form.expanded
             if not singular and not form.expanded:
                 continue
-            gain = _word_gain(body, parent, parents, rules) if singular else _slope(body, e, rules)
-            if gain is None or (singular and form.others):
+            if singular or ended:
+                gain = _word_gain(body, parent, parents, rules)
+            else:
+                gain = _slope(body, e, rules)
+            if gain is None or ((singular or ended) and form.others):
                 enough = False
-            found.append(Check(parent.fn if singular else "spread", e, ONE if gain is None else gain, form.expanded))
+            gain = ONE if gain is None else gain
+            found.append(Check(parent.fn if singular else "spread", e, gain, form.expanded))
+            if ended and not (parent.args[1].is_const and parent.args[1].value <= 0):
+                found.append(_ended(parent, e, gain))
     return list(dict.fromkeys(found)), enough
+
+
+def _ended(word: Expr, form: Expr, gain: Expr) -> Check:
+    """That r*x stays away from 1: there the slope in x is at most sqrt(r/(1 - r*x)) of `arcroot`, as x is near 1/r, and
+    (π/2)/sqrt(1 - r*x) of `arcsquare`. The condition that x is not near 0, or on its spread, is for what is far from 1:
+    up to r*x = 1/2 slopes are at most sqrt(2) times, or 2.3 times, those of r <= 0, which is half of the former's bound
+    of 1/sqrt(x)."""
+    r = word.args[1]
+    positive = call("maximum", r, const(0.0))
+    grown = mul(gain, call("sqrt", positive)) if word.fn in SINGULAR else mul(const(math.pi / 2), gain)
+    return Check("ended", call("mul", r, form), grown, True)
 
 
 def _word_gain(body: Expr, word: Expr, parents: dict[Expr, list[Expr]], rules: Normaliser) -> Expr | None:

@@ -18,9 +18,17 @@ SINGULAR: dict[str, tuple[tuple[float, float], ...]] = {
     "acos": ((-1.0, 1.0), (1.0, 1.0)),
     "asinsqrt": ((1.0, 0.0), (-1.0, 1.0)),
     "arcsinc": ((-1.0, 1.0),),
+    "arcroot": ((1.0, 0.0),),
     "sqrt": ((1.0, 0.0),),
     "div": ((1.0, 0.0),),
 }
+
+
+#: Words of (x, r) whose slope in x is infinite where r*x is 1, too, and apart from such places at most that of the
+#: bound that is told: s/sqrt(x) or s, with s = 1 where r <= 0, else s = (π/2)/sqrt(1 - r*x).
+ENDED = ("arcroot", "arcsquare")
+#: Words whose arguments keep their digits, or have conditions.
+WATCHED = (*SINGULAR, *ENDED)
 
 
 def is_row(e: Expr) -> bool:

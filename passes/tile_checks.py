@@ -22,6 +22,8 @@ from aatc.passes.score_forms import SINGULAR
 from aatc.passes.tile_core import Frame, atom_env, compute_atoms, mask_tile
 
 _INF = float("inf")
+#: Of each kind of condition on distances the ends that its argument stays away from.
+_ENDS = {**SINGULAR, "ended": ((-1.0, 1.0),)}
 #: What sums of products may come to.
 _LARGEST = {"f32": 1e37, "f64": 1e307}
 
@@ -79,7 +81,11 @@ def tokens_of(check: Check, f: Factored, unit: float, body: Expr) -> Terms:
     """The linear form of a condition, its tokens entered among those of ``f``."""
     rules = Normaliser()
     scaled = unit if check.argument is body else 1.0
-    t = rules.forms[rules.number(mul(const(scaled), check.argument))]
+    argument = check.argument
+    if check.kind == "ended":
+        factor, argument = argument.args
+        f.token(_positive(factor))
+    t = rules.forms[rules.number(mul(const(scaled), argument))]
     _enter(t, f)
     if not check.gain.is_const:
         f.token(check.gain)
@@ -92,6 +98,11 @@ def square_terms(plain: Expr, f: Factored) -> Terms:
     t = rules.forms[rules.number(plain)]
     _enter(t, f)
     return t
+
+
+def _positive(e: Expr) -> Expr:
+    """max(e, 0), of which peaks are those of e where it is above 0."""
+    return call("maximum", e, ZERO)
 
 
 def _enter(t: Terms, f: Factored) -> None:
@@ -107,6 +118,13 @@ def distance_limit(gain: Expr, error: Expr, digits: Digits) -> Expr:
     the gradient by error / x of itself."""
     ratio = mul(const(1 / digits.tolerance), error)
     return add(ratio, call("square", mul(gain, ratio)))
+
+
+def end_limit(factor: Expr, gain: Expr, error: Expr, digits: Digits) -> Expr:
+    """How far ``factor`` times an argument must be from 1, see `Check`: the gradient is off by error * factor over that
+    of itself."""
+    ratio = mul(const(1 / digits.tolerance), error)
+    return add(mul(factor, ratio), call("square", mul(gain, ratio)))
 
 
 def bound_refined(fr: Frame, found: Sequence[tuple[Refined, list[tuple[Check, Terms]]]], digits: Digits) -> None:
@@ -168,11 +186,15 @@ class Watch:
                 if params(room):
                     fr.b.op("tile.require", [peaks.scalar(room, f"room{n}")], [], least=0.0)
                 continue
-            limit = peaks.scalar(distance_limit(gain, error, digits), f"limit{n}")
+            if check.kind == "ended":
+                factor = peaks.of_number(_positive(check.argument.args[0]))
+                limit = peaks.scalar(end_limit(factor, gain, error, digits), f"limit{n}")
+            else:
+                limit = peaks.scalar(distance_limit(gain, error, digits), f"limit{n}")
             argument = fr.f.number(check.argument)
             if argument.fn != "param":
                 argument = self.table.setdefault(argument, param(f"argument{n}_", "bhij"))
-            self.ends += [_End(argument, sign, offset, limit) for sign, offset in SINGULAR[check.kind]]
+            self.ends += [_End(argument, sign, offset, limit) for sign, offset in _ENDS[check.kind]]
 
     def names(self) -> list[str]:
         return [f"near{n}" for n in range(len(self.ends))]
