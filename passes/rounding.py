@@ -19,7 +19,7 @@ from aatc.ir.score.derivative import gradients
 from aatc.ir.score.expr import ONE, Expr, call, const, div, mul, neg, postorder
 from aatc.passes.normal_form import Normaliser
 from aatc.passes.score_bounds import static_bound
-from aatc.passes.score_forms import ENDED, SINGULAR
+from aatc.passes.score_forms import ENDED, SINGULAR, above_zero, uncentred
 
 
 @dataclass(frozen=True)
@@ -108,20 +108,20 @@ def checks_of(body: Expr, rules: Normaliser) -> tuple[list[Check], bool]:
                 enough = False
             gain = ONE if gain is None else gain
             found.append(Check(parent.fn if singular else "spread", e, gain, form.expanded))
+            if parent.fn == "arcsquare" and any(uncentred(v) is not v for xy in form.contractions for v in xy):
+                found.append(Check("arcroot", e, gain, True))  # such squares have no digits beyond those of the vectors
             if ended and not (parent.args[1].is_const and parent.args[1].value <= 0):
                 found.append(_ended(parent, e, gain))
     return list(dict.fromkeys(found)), enough
 
 
 def _ended(word: Expr, form: Expr, gain: Expr) -> Check:
-    """That r*x stays away from 1: there the slope in x is at most sqrt(r/(1 - r*x)) of `arcroot`, as x is near 1/r, and
-    (π/2)/sqrt(1 - r*x) of `arcsquare`. The condition that x is not near 0, or on its spread, is for what is far from 1:
-    up to r*x = 1/2 slopes are at most sqrt(2) times, or 2.3 times, those of r <= 0, which is half of the former's bound
-    of 1/sqrt(x)."""
-    r = word.args[1]
-    positive = call("maximum", r, const(0.0))
-    grown = mul(gain, call("sqrt", positive)) if word.fn in SINGULAR else mul(const(math.pi / 2), gain)
-    return Check("ended", call("mul", r, form), grown, True)
+    """That r*x stays away from 1. From r*x = 1/2 on the slope in x of `arcroot` is at most sqrt(r/(1 - r*x)), as x is
+    near 1/r, before that 1/sqrt(2 x), which the condition of its other end is for. That of `arcsquare` is at most
+    (π/2)/sqrt(1 - r*x) where r > 0, else 1."""
+    positive = above_zero(word.args[1])
+    grown = call("sqrt", positive) if word.fn in SINGULAR else mul(const(math.pi / 2), call("sign", positive))
+    return Check("ended", call("mul", word.args[1], form), mul(gain, grown), True)
 
 
 def _word_gain(body: Expr, word: Expr, parents: dict[Expr, list[Expr]], rules: Normaliser) -> Expr | None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
-from aatc.ir.score.expr import ONE, Expr, call, mul, neg, params
+from aatc.ir.score.expr import ONE, ZERO, Expr, call, const, mul, neg, params, postorder, substitute
 from aatc.ir.score.functions import FUNCTIONS
 from aatc.passes.score_bounds import static_bound
 from aatc.passes.score_rules import LINEAR
@@ -24,11 +24,26 @@ SINGULAR: dict[str, tuple[tuple[float, float], ...]] = {
 }
 
 
-#: Words of (x, r) whose slope in x is infinite where r*x is 1, too, and apart from such places at most that of the
-#: bound that is told: s/sqrt(x) or s, with s = 1 where r <= 0, else s = (π/2)/sqrt(1 - r*x).
+#: Words of (x, r) whose slope in x is infinite where r*x is 1, too.
 ENDED = ("arcroot", "arcsquare")
 #: Words whose arguments keep their digits, or have conditions.
 WATCHED = (*SINGULAR, *ENDED)
+
+
+def above_zero(e: Expr) -> Expr:
+    """max(e, 0), of which the largest magnitude is the largest of e above 0."""
+    return const(max(float(e.value), 0.0)) if e.is_const else call("maximum", e, ZERO)
+
+
+def uncentred(e: Expr) -> Expr:
+    """``e`` with the mean that is subtracted from computed vectors left there: as large as the numbers were that these
+    vectors were rounded with. Parameters are what they are, and their differences from a mean are nearly exact."""
+    table: dict[Expr, Expr] = {}
+    for x in postorder(e):
+        for a, other in (x.args, x.args[::-1]) if x.fn == "sub" else ():
+            if a.fn == "centre" and a.args[0].fn != "param":
+                table[x] = other
+    return substitute(e, table, smart=False) if table else e
 
 
 def is_row(e: Expr) -> bool:

@@ -18,7 +18,7 @@ from aatc.ir.types import TensorType
 from aatc.passes.factor import Factored, Refined, Token
 from aatc.passes.normal_form import Normaliser, Terms
 from aatc.passes.rounding import Check, Digits, grouped
-from aatc.passes.score_forms import SINGULAR
+from aatc.passes.score_forms import ENDED, SINGULAR, above_zero, uncentred
 from aatc.passes.tile_core import Frame, atom_env, compute_atoms, mask_tile
 
 _INF = float("inf")
@@ -68,13 +68,27 @@ class Peaks:
         )[0]
 
 
-def rounding_error(peaks: Peaks, t: Terms, unit: float) -> Expr:
-    """A bound of a linear form's rounding error, of peaks; ``unit`` is that of one rounding."""
+def rounding_error(peaks: Peaks, t: Terms, unit: float, computed: bool = False) -> Expr:
+    """A bound of a linear form's rounding error, of peaks; ``unit`` is that of one rounding. ``computed``: with that of
+    vectors that were computed before their mean was subtracted."""
     f = peaks.fr.f
-    parts = [mul(peaks.of_token(f.token(x, "bhid")), peaks.of_token(f.token(y, "bhjd"))) for x, y in t.contractions]
+    pairs = [xy for xy in t.contractions for xy in ((xy, *_before_centring(*xy)) if computed else (xy,))]
+    parts = [mul(peaks.of_token(f.token(x, "bhid")), peaks.of_token(f.token(y, "bhjd"))) for x, y in pairs]
     parts += [mul(peaks.of_number(r), peaks.of_number(c)) for r, c in t.separable]
     parts += [peaks.of_number(e) for e in (t.row, t.col, t.flat) if e is not ZERO]
     return mul(const(unit), total(parts))
+
+
+def _before_centring(x: Expr, y: Expr) -> list[tuple[Expr, Expr]]:
+    """The vectors of a contraction, each as large as it was before its mean was subtracted, beside the other; none
+    where nothing else than a parameter was rounded."""
+    return [(a, b) for a, b in ((uncentred(x), y), (x, uncentred(y))) if (a, b) != (x, y)]
+
+
+def _reads_computed(check: Check) -> bool:
+    """Whether the rounding of a formula's own vectors counts, as it does for words of a curvature: the vectors may be
+    points that it lifted, and far from 0 beside their distance."""
+    return check.kind in (*ENDED, "ended")
 
 
 def tokens_of(check: Check, f: Factored, unit: float, body: Expr) -> Terms:
@@ -84,9 +98,14 @@ def tokens_of(check: Check, f: Factored, unit: float, body: Expr) -> Terms:
     argument = check.argument
     if check.kind == "ended":
         factor, argument = argument.args
-        f.token(_positive(factor))
+        factor = above_zero(factor)
+        if not factor.is_const:
+            f.token(factor)
     t = rules.forms[rules.number(mul(const(scaled), argument))]
     _enter(t, f)
+    if _reads_computed(check):
+        for x, y in (xy for pair in t.contractions for xy in _before_centring(*pair)):
+            f.token(x, "bhid"), f.token(y, "bhjd")
     if not check.gain.is_const:
         f.token(check.gain)
     return t
@@ -98,11 +117,6 @@ def square_terms(plain: Expr, f: Factored) -> Terms:
     t = rules.forms[rules.number(plain)]
     _enter(t, f)
     return t
-
-
-def _positive(e: Expr) -> Expr:
-    """max(e, 0), of which peaks are those of e where it is above 0."""
-    return call("maximum", e, ZERO)
 
 
 def _enter(t: Terms, f: Factored) -> None:
@@ -133,7 +147,8 @@ def bound_refined(fr: Frame, found: Sequence[tuple[Refined, list[tuple[Check, Te
     for x, checks in found:
         lows, highs = [], []
         for check, terms in checks:
-            limit = distance_limit(peaks.of_number(check.gain), rounding_error(peaks, terms, digits.unit), digits)
+            error = rounding_error(peaks, terms, digits.unit, _reads_computed(check))
+            limit = distance_limit(peaks.of_number(check.gain), error, digits)
             for sign, offset in SINGULAR[check.kind]:
                 if sign > 0:
                     lows.append(sub(limit, const(offset)))
@@ -177,7 +192,7 @@ class Watch:
                 room = sub(const(_LARGEST[fr.a.dtype]), rounding_error(peaks, terms, 1.0))
                 fr.b.op("tile.require", [peaks.scalar(room, f"room{n}")], [], least=0.0)
                 continue
-            error = rounding_error(peaks, terms, digits.unit)
+            error = rounding_error(peaks, terms, digits.unit, _reads_computed(check))
             gain = peaks.of_number(check.gain)
             if check.kind == "spread":
                 if check.argument is body:
@@ -187,7 +202,7 @@ class Watch:
                     fr.b.op("tile.require", [peaks.scalar(room, f"room{n}")], [], least=0.0)
                 continue
             if check.kind == "ended":
-                factor = peaks.of_number(_positive(check.argument.args[0]))
+                factor = peaks.of_number(above_zero(check.argument.args[0]))
                 limit = peaks.scalar(end_limit(factor, gain, error, digits), f"limit{n}")
             else:
                 limit = peaks.scalar(distance_limit(gain, error, digits), f"limit{n}")

@@ -85,8 +85,19 @@ class Numbers:
             "exp": lambda x: lib.exp(x),
             "log": lambda x: lib.log(x),
             "acosh": lambda x: self._acosh(self.clamped(x, 1)),
+            "arcsinc": self._arcsinc,
+            "arcroot": lambda x, r: lib.sqrt(self.clamped(x, 0)) * self._arcsinc(r * x),
+            "arcsquare": lambda x, r: x * self._arcsinc(r * x) ** 2,
             "expacosh": lambda x: 1 / (lambda c: c + self.root_of_square_less_one(c))(self.clamped(x, 1)),
         }[name]
+
+    def _arcsinc(self, x: Any) -> Any:
+        if self.lib is sympy:  # of any function the two sides are the same
+            return sympy.Function("arcsinc")(x)
+        if x == 0:
+            return mpmath.mpf(1)
+        root = mpmath.sqrt(min(x, 1) if x > 0 else -x)
+        return (mpmath.asin(root) if x > 0 else mpmath.asinh(root)) / root
 
     def _acosh(self, x: Any) -> Any:
         return self.lib.log(x + self.root_of_square_less_one(x))
