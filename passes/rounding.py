@@ -109,7 +109,7 @@ def checks_of(body: Expr, rules: Normaliser) -> tuple[list[Check], bool]:
             gain = ONE if gain is None else gain
             found.append(Check(parent.fn if singular else "spread", e, gain, form.expanded))
             if parent.fn == "arcsquare" and any(uncentred(v) is not v for xy in form.contractions for v in xy):
-                found.append(Check("arcroot", e, gain, True))  # such squares have no digits beyond those of the vectors
+                found.append(Check("arcroot", e, ONE, True))  # such squares have no digits beyond those of the vectors
             if ended and not (parent.args[1].is_const and parent.args[1].value <= 0):
                 found.append(_ended(parent, e, gain))
     return list(dict.fromkeys(found)), enough

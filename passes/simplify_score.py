@@ -121,8 +121,8 @@ def _kinds(users: list[Op]) -> str:
 #: Words whose value is finite where their arguments are, but for overflow.
 _FINITE = frozenset(
     "add sub mul neg abs square step sign sqrt sin cos tanh sigmoid softplus relu floor acosh expacosh asinsqrt "  # noqa: SIM905
-    "arcsinc arcroot arcsquare acos maximum minimum where lt le gt ge eq ne and or not dot sum eta rotate matvec tmatvec turn unturn "
-    "centre append init item embed outer".split()
+    "arcsinc arcroot arcsquare acos maximum minimum where lt le gt ge eq ne and or not dot sum eta rotate matvec "
+    "tmatvec turn unturn centre append init item embed outer".split()
 )
 
 

@@ -80,9 +80,11 @@ def rounding_error(peaks: Peaks, t: Terms, unit: float, computed: bool = False) 
 
 
 def _before_centring(x: Expr, y: Expr) -> list[tuple[Expr, Expr]]:
-    """The vectors of a contraction, each as large as it was before its mean was subtracted, beside the other; none
-    where nothing else than a parameter was rounded."""
-    return [(a, b) for a, b in ((uncentred(x), y), (x, uncentred(y))) if (a, b) != (x, y)]
+    """What centring took away of either vector of a contraction, beside the other; none where nothing else than a
+    parameter was rounded."""
+    whole, other = uncentred(x), uncentred(y)
+    found = [] if whole is x else [(sub(whole, x), y)]
+    return found if other is y else [*found, (x, sub(other, y))]
 
 
 def _reads_computed(check: Check) -> bool:
