@@ -114,8 +114,12 @@ SCORE_RULES = RuleTable(
         Rule("square-of-root", "square(sqrt(x))", "x", nonnegative("x")),
         Rule("arc", "sqrt(x) * arcsinc(r * x)", "arcroot(x, r)"),
         Rule("arc", "sqrt(x) * arcsinc(-(r * x))", "arcroot(x, -r)"),
+        Rule("arc", "sqrt(x) * arcsinc(x)", "arcroot(x, 1.0)"),
+        Rule("arc", "sqrt(x) * arcsinc(-x)", "arcroot(x, -1.0)"),
         Rule("arc", "x * square(arcsinc(r * x))", "arcsquare(x, r)"),
         Rule("arc", "x * square(arcsinc(-(r * x)))", "arcsquare(x, -r)"),
+        Rule("arc", "x * square(arcsinc(x))", "arcsquare(x, 1.0)"),
+        Rule("arc", "x * square(arcsinc(-x))", "arcsquare(x, -1.0)"),
         Rule("causal-distance", "abs(i - j)", "i - j", given="causal", domain=("j <= i",)),
         Rule("causal-distance", "abs(j - i)", "i - j", given="causal", domain=("j <= i",)),
         # higher powers would underflow at distances that occur, and the backward has no guard
