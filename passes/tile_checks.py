@@ -68,26 +68,37 @@ class Peaks:
         )[0]
 
 
-def rounding_error(peaks: Peaks, t: Terms, unit: float, computed: bool = False) -> Expr:
-    """A bound of a linear form's rounding error, of peaks; ``unit`` is that of one rounding. ``computed``: with that of
-    vectors that were computed before their mean was subtracted."""
+def rounding_error(peaks: Peaks, t: Terms, unit: float, curved: bool = False) -> Expr:
+    """A bound of a linear form's rounding error, of peaks; ``unit`` is that of one rounding. ``curved``: contractions
+    part by part, as `_products` has them."""
     f = peaks.fr.f
-    pairs = [xy for xy in t.contractions for xy in ((xy, *_before_centring(*xy)) if computed else (xy,))]
-    parts = [mul(peaks.of_token(f.token(x, "bhid")), peaks.of_token(f.token(y, "bhjd"))) for x, y in pairs]
-    parts += [mul(peaks.of_number(r), peaks.of_number(c)) for r, c in t.separable]
+    vectors, numbers = _products(t) if curved else (t.contractions, [])
+    parts = [mul(peaks.of_token(f.token(x, "bhid")), peaks.of_token(f.token(y, "bhjd"))) for x, y in vectors]
+    parts += [mul(peaks.of_number(r), peaks.of_number(c)) for r, c in (*numbers, *t.separable)]
     parts += [peaks.of_number(e) for e in (t.row, t.col, t.flat) if e is not ZERO]
     return mul(const(unit), total(parts))
 
 
-def _before_centring(x: Expr, y: Expr) -> list[tuple[Expr, Expr]]:
-    """What centring took away of either vector of a contraction, beside the other; none where nothing else than a
-    parameter was rounded."""
+def _products(t: Terms) -> tuple[list[tuple[Expr, Expr]], list[tuple[Expr, Expr]]]:
+    """What is added up in contractions: products of vectors, and those of the numbers that were appended to them, which
+    may be far larger. A part that was computed before its mean was subtracted has been rounded as what it was then: what
+    centring took away counts, too, beside the other part."""
+    vectors, numbers = [], []
+    for x, y in t.contractions:
+        while x.fn == y.fn == "append":
+            numbers += _centred(x.args[1], y.args[1])
+            x, y = x.args[0], y.args[0]
+        vectors += _centred(x, y)
+    return vectors, numbers
+
+
+def _centred(x: Expr, y: Expr) -> list[tuple[Expr, Expr]]:
     whole, other = uncentred(x), uncentred(y)
-    found = [] if whole is x else [(sub(whole, x), y)]
+    found = [(x, y)] if whole is x else [(x, y), (sub(whole, x), y)]
     return found if other is y else [*found, (x, sub(other, y))]
 
 
-def _reads_computed(check: Check) -> bool:
+def _is_curved(check: Check) -> bool:
     """Whether the rounding of a formula's own vectors counts, as it does for words of a curvature: the vectors may be
     points that it lifted, and far from 0 beside their distance."""
     return check.kind in (*ENDED, "ended")
@@ -105,9 +116,12 @@ def tokens_of(check: Check, f: Factored, unit: float, body: Expr) -> Terms:
             f.token(factor)
     t = rules.forms[rules.number(mul(const(scaled), argument))]
     _enter(t, f)
-    if _reads_computed(check):
-        for x, y in (xy for pair in t.contractions for xy in _before_centring(*pair)):
+    if _is_curved(check):
+        vectors, numbers = _products(t)
+        for x, y in vectors:
             f.token(x, "bhid"), f.token(y, "bhjd")
+        for e in (e for pair in numbers for e in pair if not e.is_const):
+            f.token(e)
     if not check.gain.is_const:
         f.token(check.gain)
     return t
@@ -149,7 +163,7 @@ def bound_refined(fr: Frame, found: Sequence[tuple[Refined, list[tuple[Check, Te
     for x, checks in found:
         lows, highs = [], []
         for check, terms in checks:
-            error = rounding_error(peaks, terms, digits.unit, _reads_computed(check))
+            error = rounding_error(peaks, terms, digits.unit, _is_curved(check))
             limit = distance_limit(peaks.of_number(check.gain), error, digits)
             for sign, offset in SINGULAR[check.kind]:
                 if sign > 0:
@@ -194,7 +208,7 @@ class Watch:
                 room = sub(const(_LARGEST[fr.a.dtype]), rounding_error(peaks, terms, 1.0))
                 fr.b.op("tile.require", [peaks.scalar(room, f"room{n}")], [], least=0.0)
                 continue
-            error = rounding_error(peaks, terms, digits.unit, _reads_computed(check))
+            error = rounding_error(peaks, terms, digits.unit, _is_curved(check))
             gain = peaks.of_number(check.gain)
             if check.kind == "spread":
                 if check.argument is body:
