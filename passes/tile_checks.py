@@ -81,7 +81,7 @@ def rounding_error(peaks: Peaks, t: Terms, unit: float, curved: bool = False) ->
 
 def _products(t: Terms) -> tuple[list[tuple[Expr, Expr]], list[tuple[Expr, Expr]]]:
     """What is added up in contractions: products of vectors, and those of the numbers that were appended to them, which
-    may be far larger. A part that was computed before its mean was subtracted has been rounded as what it was then: what
+    may be far larger. A part that was computed before its mean was subtracted has been rounded as what it was: what
     centring took away counts, too, beside the other part."""
     vectors, numbers = [], []
     for x, y in t.contractions:
