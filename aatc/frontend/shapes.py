@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from typing import Any
 
 import torch
+from torch.fx.experimental.symbolic_shapes import statically_known_true
 
 from aatc.ir.dims import Dim
 from aatc.ir.errors import UnsupportedError
@@ -37,7 +38,10 @@ class Shapes:
         expression = node.expr
         if expression not in self._known:
             hint = node.hint if node.has_hint() else None
-            dim = self._known[expression] = self._affine(expression, node.shape_env)
+            dim = self._affine(expression, node.shape_env)
+            if dim in self._fresh.values() and hint is not None and statically_known_true(size == int(hint)):
+                dim = Dim(int(hint))  # a guard says so, which torch does not put in the place of what it cannot solve
+            self._known[expression] = dim
             if hint is not None and dim.terms and dim == Dim.of(dim.terms[0][0]):
                 self.hints[dim.terms[0][0]] = int(hint)
         return self._known[expression]

@@ -95,3 +95,16 @@ def test_many_compiled_copies_of_one_class_do_not_count_against_each_other():
             compiled = aatc.compile(models.Block().eval())
             compiled(x)
             assert len(compiled.graphs) == 1
+
+
+def test_a_length_that_a_guard_fixes_and_torch_cannot_solve():
+    """(n + 1)//2 is 2: the sizes of q and k say the former, those of v the latter."""
+
+    def model(x, v):
+        k = x[: (x.shape[0] + 1) // 2].reshape(1, 1, 2, 4)
+        return aatc.attend(k, k, v.reshape(1, 1, 2, 4), metric=aatc.metrics.Euclidean())
+
+    run = aatc.compile(model, dynamic=True, fallback=False)
+    for n in (4, 3):
+        x, v = torch.randn(n, 4), torch.randn(2, 4)
+        torch.testing.assert_close(run(x, v), model(x, v))
