@@ -251,8 +251,11 @@ def study_of(
 
 
 def chosen_passes(passes: str | AnalysisPass | Iterable[str | AnalysisPass]) -> list[AnalysisPass]:
-    """Passes as objects; one alone may stand without a list."""
-    return [pass_of(p) for p in ([passes] if isinstance(passes, (str, AnalysisPass)) else passes)]
+    """Passes as objects, their modules imported; one alone may stand without a list."""
+    chosen = [pass_of(p) for p in ([passes] if isinstance(passes, (str, AnalysisPass)) else passes)]
+    for p in chosen:
+        p.load()
+    return chosen
 
 
 def pass_of(p: str | AnalysisPass) -> AnalysisPass:

@@ -34,9 +34,9 @@ def analyze_weights(
 
     Raises AnalysisError where there are no weights, and PatternError for rows that are no probability distributions.
     """
+    chosen = chosen_passes(passes)
     started = time.perf_counter()
     seen = given_weights(weights, batch, tokens)
-    chosen = chosen_passes(passes)
     study = study_of(seen, budget, memory, progress, chosen, started)
     findings = tuple(f for p in chosen for f in p.findings(study))
     return Analysis(findings, tuple(seen), ())

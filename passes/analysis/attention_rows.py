@@ -15,6 +15,7 @@ from functools import cached_property
 import numpy as np
 import torch
 
+from aatc.passes.analysis.deadline import proceed
 from aatc.passes.analysis.result import AnalysisError
 
 #: Bytes of weights that exist at a time while rows are worked through.
@@ -124,6 +125,7 @@ class AttentionRows(ABC):
         n, m = self.sizes[2:]
         height = max(1, STRIPE // (8 * max(1, m) * self.numbers_a_pair))
         for start in range(0, n, height):
+            proceed()
             yield start, self.weights(head, start, min(n, start + height), batch)
 
     def whole(self, head: int, batch: int = 0) -> np.ndarray:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import importlib
+import pkgutil
 import sys
 import threading
 import time
@@ -16,6 +18,7 @@ import torch
 
 from aatc.ir.core import Module
 from aatc.passes.analysis.attention_rows import MEMORY, SECONDS_PER_PAIR, SECONDS_PER_PRODUCT, AttentionRows
+from aatc.passes.analysis.deadline import deadline
 from aatc.passes.analysis.result import AnalysisError, BudgetError, Cost
 from aatc.passes.base import Context, Pass
 
@@ -239,6 +242,14 @@ class AnalysisPass(Pass):
         n, m = seen.sizes[2:]
         return with_scores(self.estimate_cost(n, seen.width), seen, n, times) if n == m else Cost(1e-3, 1 << 20)
 
+    def load(self) -> None:
+        """Imports the modules of the family, where it is one of ours, so that no clock of a budget runs meanwhile."""
+        package = type(self).__module__.rpartition(".")[0]
+        ours = "aatc.passes.analysis."
+        for folder in (package, f"{ours}chains") if package.startswith(ours) else ():
+            for module in pkgutil.iter_modules(importlib.import_module(folder).__path__, f"{folder}."):
+                importlib.import_module(module.name)
+
     def estimates(self, study: Study) -> tuple[float, float]:
         """Seconds that all patterns of a study will take by `estimate_pattern`, and that the least one will."""
         heads = ((c, c.sizes[0] * c.sizes[1]) for c in study.captured)
@@ -286,23 +297,36 @@ class AnalysisPass(Pass):
             for item, result in self._pattern(seen, head, batch, study).items():
                 yield Finding(seen.name, self.family, item, result, head, seen.batch[batch])
         study.proceed()
-        for subject, batch, item, result in self.of_layers(study) if patterns else ():
+        for subject, batch, item, result in self._layers_of(study) if patterns else ():
             yield Finding(subject, self.family, item, result, -1, batch)
         if study.progress is not None:
             study.progress(self.family, len(patterns), len(patterns))
 
-    def _module(self, module: Module, study: Study) -> Mapping[str, Any]:
+    def _layers_of(self, study: Study) -> list[tuple[str, int, str, Any]]:
+        found: list[tuple[str, int, str, Any]] = []
         try:
-            self.estimate_module(module).check(study.budget, f"{self.family} of the program")
+            with deadline(study.budget, f"{self.family} of all layers"):
+                found.extend(self.of_layers(study))
+        except BudgetError as refusal:
+            found.append(("layers", -1, "refused", refusal))
+        return found
+
+    def _module(self, module: Module, study: Study) -> Mapping[str, Any]:
+        what = f"{self.family} of the program"
+        try:
+            self.estimate_module(module).check(study.budget, what)
+            with deadline(study.budget, what):
+                return self.of_module(module)
         except BudgetError as refusal:
             return {"refused": refusal}
-        return self.of_module(module)
 
     def _pattern(self, seen: AttentionRows, head: int, batch: int, study: Study) -> Mapping[str, Any]:
         # the class itself: another of its name, as a notebook makes when a cell runs again, may say something else
         key = (type(self), str(self), seen.key, head, batch, study.memory)
+        what = f"{self.family} of {seen.name}, head {head}"
         try:
-            self.estimate_pattern(seen, study).check(study.budget, f"{self.family} of {seen.name}, head {head}")
-            return CACHE.get(key, lambda: self.of_pattern(seen, head, batch, study))
+            self.estimate_pattern(seen, study).check(study.budget, what)
+            with deadline(study.budget, what):
+                return CACHE.get(key, lambda: self.of_pattern(seen, head, batch, study))
         except BudgetError as refusal:
             return {"refused": refusal}

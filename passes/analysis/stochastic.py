@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 import torch
 
+from aatc.passes.analysis.deadline import proceed
 from aatc.passes.analysis.result import AnalysisError
 
 PANEL = 64  # states eliminated between two products of matrices
@@ -109,6 +110,7 @@ def eliminated(matrix: np.ndarray, keep: int) -> np.ndarray:
     work = matrix.copy()
     for end in range(len(work), keep, -PANEL):
         begin = max(end - PANEL, keep)
+        proceed()
         for last in range(end - 1, begin - 1, -1):
             leaving = work[last, :last].sum()
             if leaving < np.finfo(np.float64).tiny:

@@ -19,6 +19,7 @@ from numpy.typing import NDArray
 from scipy import sparse
 
 from aatc.passes.analysis.chains.verify_cohomology import SmithWitness
+from aatc.passes.analysis.deadline import proceed
 from aatc.passes.analysis.result import AnalysisError
 
 Integers = NDArray[np.object_]
@@ -177,6 +178,7 @@ def eliminate(columns: SparseColumns, units: Any, modulus: int | None = None) ->
     heap = [(len(column), j) for j, column in columns.items()]
     heapq.heapify(heap)
     while heap:
+        proceed()
         size, j = heapq.heappop(heap)
         pivot_column = columns.get(j)
         if pivot_column is None or len(pivot_column) != size:

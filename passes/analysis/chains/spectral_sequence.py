@@ -19,6 +19,7 @@ import numpy as np
 from aatc.passes.analysis.chains.complexes import ChainComplex, SimplicialComplex
 from aatc.passes.analysis.chains.homology import chain_complex, coefficients
 from aatc.passes.analysis.chains.verify_spectral import FiltrationWitness, Pair
+from aatc.passes.analysis.deadline import proceed
 from aatc.passes.analysis.result import AnalysisError, Result
 from aatc.passes.analysis.stochastic import float_array
 
@@ -150,6 +151,7 @@ def _reduce(chain: ChainComplex, levels: Sequence[np.ndarray], k: int, modulus: 
     owner: dict[int, tuple[dict[int, Any], dict[int, Any]]] = {}
     pairs = []
     for cell in map(int, order):
+        proceed()
         column = {
             int(i): _scalar(int(v), modulus)
             for i, v in zip(matrix.indices[matrix.indptr[cell] : matrix.indptr[cell + 1]],

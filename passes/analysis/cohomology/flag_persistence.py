@@ -22,6 +22,7 @@ from aatc.passes.analysis.cohomology import bitsets
 from aatc.passes.analysis.cohomology.annotations import Annotations, Chains, odd_pairs
 from aatc.passes.analysis.cohomology.bitsets import Index, Sets
 from aatc.passes.analysis.cohomology.field_annotations import FieldAnnotations, SignedChains, summed
+from aatc.passes.analysis.deadline import proceed
 
 Reals = NDArray[np.float64]
 # Edges whose links are taken at once, at least and at most: a quarter of those before them between.
@@ -72,6 +73,7 @@ class _Sweep:
 
     def run(self) -> None:
         while self.reached < len(self.values) and not self._decided():
+            proceed()
             step = int(np.clip(self.reached // 4, *_BLOCK))
             self.block(self, min(len(self.values), self.reached + step)).enter()
 
@@ -195,6 +197,7 @@ class _Block:
         unknown[left] = True
         rows, values = closing, coordinates
         while len(left):
+            proceed()
             # Edges over others of this block wait for them; the earliest never has to.
             ready = ~(self._waits(one, unknown) | self._waits(other, unknown))
             place, found = self._chains(one[ready], other[ready], block=paths)
@@ -232,6 +235,7 @@ class _Block:
         edges, k = self._components(filled, via)
         sides = (self.ranks[edges], *self._sides(edges, k))
         for start in range(0, len(edges), _EQUATIONS):
+            proceed()
             part = tuple(side[start : start + _EQUATIONS] for side in sides)
             place, values = self._chains(*part)
             classes.kill(*odd_pairs(place, values, classes.count + 1), part[0])
@@ -250,6 +254,7 @@ class _Block:
         active = np.arange(len(filled))
         found = []
         while True:
+            proceed()
             left = links[active] & ~reached[active]
             some = left.any(axis=1)
             active = active[some]
@@ -285,6 +290,7 @@ class _SignedBlock(_Block):
         unknown[left] = True
         rows, values, factors = closing, coordinates, ones
         while len(left):
+            proceed()
             ready = ~(self._waits(one, unknown) | self._waits(other, unknown))
             edges = ((one[ready], sides[0][ready]), (other[ready], sides[1][ready]))
             place, found, signs = self._signed(edges, paths)
@@ -318,6 +324,7 @@ class _SignedBlock(_Block):
         one, other = self._sides(edges, k)
         up, down = self._signs(edges, k)
         for start in range(0, len(edges), _EQUATIONS):
+            proceed()
             cut = slice(start, start + _EQUATIONS)
             ranks = self.ranks[edges[cut]]
             chains = self._signed(((ranks, np.full(len(ranks), -1)), (one[cut], up[cut]), (other[cut], down[cut])))

@@ -22,6 +22,7 @@ from aatc.passes.analysis.cohomology.persistence import (
     rips_persistence,
 )
 from aatc.passes.analysis.cohomology.rips_routes import route_cost
+from aatc.passes.analysis.deadline import proceed
 from aatc.passes.analysis.result import Cost, Result, Undecided
 from aatc.passes.analysis.stochastic import row_stochastic
 
@@ -75,6 +76,7 @@ def rows_of_entropy(pattern: Any, rng: np.random.Generator) -> np.ndarray:
     beta = np.sqrt(2 * np.maximum(np.log(seen.sum(-1)) - wanted, 0.0))  # exact for small β and many keys
     left = np.arange(len(matrix))
     for _ in range(_STEPS):
+        proceed()
         s = scores[left]
         with np.errstate(invalid="ignore"):  # 0 · −∞
             rows = np.exp(np.where(np.isneginf(s), s, beta[left, None] * s))
@@ -100,6 +102,7 @@ def rows_of_entropy(pattern: Any, rng: np.random.Generator) -> np.ndarray:
 def loop_statistics(pattern: Any, edges_per_token: float | None = None) -> dict[str, float]:
     """Of the barcodes of −log max(A, Aᵀ): the longest finite bar of degrees 0 and 1, and the total length in degree 1.
     A bar that is alive where the filtration is cut counts up to there. Raises `FiltrationError`."""
+    proceed()
     d = attention_dissimilarity(pattern)
     finite = d[np.isfinite(d)]
     cut = float(finite.max(initial=0.0))

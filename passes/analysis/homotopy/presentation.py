@@ -13,6 +13,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from aatc.passes.analysis.deadline import proceed
 from aatc.passes.analysis.result import AnalysisError, Undecided
 
 Word = tuple[int, ...]
@@ -158,6 +159,7 @@ class _Tietze:
         while self.queue:
             batch, self.queue = sorted(self.queue, key=self._length), deque()
             for index in batch:
+                proceed()
                 if index in self.relators:
                     self._eliminate(index)
         names = {g: n for n, g in enumerate(sorted(self.holders), 1)}
@@ -251,6 +253,7 @@ def coset_table(p: Presentation, subgroup: Sequence[Word], bound: int = 1 << 16)
             table.scan(0, reduced(w), fill=True)
         current = 0
         while current < len(table.rows):
+            proceed()
             for w in relators:
                 if table.parent[current] != current:
                     break

@@ -10,6 +10,7 @@ from typing import Any
 
 import numpy as np
 
+from aatc.passes.analysis.deadline import proceed
 from aatc.passes.analysis.information.verify_chain import RowPairWitness
 from aatc.passes.analysis.result import Cost, Result
 from aatc.passes.analysis.stochastic import PatternError, row_stochastic
@@ -51,6 +52,7 @@ def dobrushin_coefficient(pattern: Any, *, budget: Cost | None = None) -> Result
     best, pair = 0.0, (0, 0)
     rows = max(1, BLOCK_ELEMENTS // m)
     for first in range(n - 1):
+        proceed()
         for begin in range(first + 1, n, rows):
             distance = np.abs(matrix[begin : begin + rows] - matrix[first]).sum(1)
             at = int(distance.argmax())
@@ -81,6 +83,7 @@ def birkhoff_contraction(pattern: Any, *, budget: Cost | None = None) -> Result[
     logs = np.log(matrix[:, support[0]])
     diameter, rows = 0.0, max(1, BLOCK_ELEMENTS // m)
     for first in range(n - 1):
+        proceed()
         for begin in range(first + 1, n, rows):
             ratio = logs[begin : begin + rows] - logs[first]
             diameter = max(diameter, float((ratio.max(1) - ratio.min(1)).max()))

@@ -16,6 +16,7 @@ import scipy.linalg
 from scipy.sparse import csr_matrix
 from scipy.sparse.csgraph import breadth_first_order, connected_components
 
+from aatc.passes.analysis.deadline import proceed
 from aatc.passes.analysis.result import Undecided
 from aatc.passes.analysis.stochastic import PatternError, distribution, eliminated, real_array, row_stochastic
 
@@ -261,6 +262,7 @@ def _arnoldi(matrix: np.ndarray, pi: np.ndarray) -> tuple[complex, np.ndarray]:
     start = np.random.default_rng(0).normal(size=n)
     basis[0] = start / np.linalg.norm(start)
     for step in range(limit):
+        proceed()
         image = matrix @ basis[step] - (pi @ basis[step])
         for _ in range(2):
             overlap = basis[: step + 1] @ image

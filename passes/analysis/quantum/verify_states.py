@@ -14,7 +14,6 @@ from typing import Any
 import numpy as np
 import scipy.linalg
 import scipy.sparse
-import scipy.stats
 
 from aatc.passes.analysis.quantum.verify_quantum import recomputes
 
@@ -133,6 +132,8 @@ def _measurement(data: Data) -> Any:
 
 @recomputes("counts")
 def _counts(data: Data) -> Any:
+    from scipy.stats import binomtest  # takes half a second to import, and only this check needs it
+
     counts, outcomes = np.asarray(data["counts"]), np.asarray(data["outcomes"], dtype=np.float64)
     confidence = float(data["confidence"])
     _require(counts.dtype.kind in "iu" and counts.min() >= 0 and 0 < confidence < 1, "count")
@@ -140,7 +141,7 @@ def _counts(data: Data) -> Any:
     alpha = (1 - confidence) / k
     intervals = []
     for c in counts.tolist():
-        found = scipy.stats.binomtest(c, shots).proportion_ci(1 - alpha, method="exact")
+        found = binomtest(c, shots).proportion_ci(1 - alpha, method="exact")
         intervals.append((found.low, found.high))
     spread = float(outcomes.max() - outcomes.min())
     mean = float(counts / shots @ outcomes)

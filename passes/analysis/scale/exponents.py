@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
-import scipy.stats
+from scipy.special import stdtrit
 
 from aatc.passes.analysis.result import Result
 from aatc.passes.analysis.scale.block_sums import summed_slices
@@ -80,7 +80,7 @@ def _fitted(name: str, sign: int, x: np.ndarray, y: np.ndarray, confidence: floa
     away = np.log(x) - np.log(x).mean()
     left = np.log(y) - np.log(y).mean() - slope * away
     spread = math.sqrt(float(left @ left) / (len(x) - 2) / float(away @ away))
-    half = float(scipy.stats.t.ppf((1 + confidence) / 2, len(x) - 2)) * spread
+    half = float(stdtrit(len(x) - 2, (1 + confidence) / 2)) * spread
     value = sign * slope + 0.0
     return ScalingExponent(name, value, value - half, value + half, confidence, slope, x, y)
 
@@ -172,7 +172,7 @@ def hurst_exponent(series: Any, *, confidence: float = 0.95) -> Result[ScalingEx
     slope = float(_slopes(scales, measured))
     without = _slopes(scales, (total - sums) / (counts.sum(0) - counts))
     pseudo = (SEGMENTS * slope - (SEGMENTS - 1) * without) / 2
-    half = float(scipy.stats.t.ppf((1 + sure) / 2, SEGMENTS - 1)) * float(pseudo.std(ddof=1)) / math.sqrt(SEGMENTS)
+    half = float(stdtrit(SEGMENTS - 1, (1 + sure) / 2)) * float(pseudo.std(ddof=1)) / math.sqrt(SEGMENTS)
     middle = float(pseudo.mean())
     value = ScalingExponent("Hurst exponent", middle, middle - half, middle + half, sure, slope, scales, measured)
     given = ("increments are stationary, and those of 16 parts independent of each other",)
