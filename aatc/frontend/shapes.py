@@ -6,8 +6,8 @@ from collections.abc import Mapping
 from typing import Any
 
 import torch
-from torch.fx.experimental.symbolic_shapes import statically_known_true
 
+from aatc.frontend.private_torch import is_known_to_be
 from aatc.ir.dims import Dim
 from aatc.ir.errors import UnsupportedError
 from aatc.ir.types import BOOL, FLOAT, INT, ListType, OpaqueType, TensorType, Type, dtype_name
@@ -39,7 +39,7 @@ class Shapes:
         if expression not in self._known:
             hint = node.hint if node.has_hint() else None
             dim = self._affine(expression, node.shape_env)
-            if dim in self._fresh.values() and hint is not None and statically_known_true(size == int(hint)):
+            if dim in self._fresh.values() and hint is not None and is_known_to_be(size, int(hint)):
                 dim = Dim(int(hint))  # a guard says so, which torch does not put in the place of what it cannot solve
             self._known[expression] = dim
             if hint is not None and dim.terms and dim == Dim.of(dim.terms[0][0]):

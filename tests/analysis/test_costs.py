@@ -39,7 +39,7 @@ def test_pooled_patterns_are_estimated_by_their_states():
     weights = weights_cost(1024, 16).seconds
     assert weights < pooled.seconds < one.estimate_cost(64, 16).seconds + 2 * weights < whole.seconds / 2
     assert pooled.bytes == one.estimate_cost(64, 16).bytes and whole == one.estimate_cost(1024, 16)
-    budget = Cost(pooled.seconds * 1.01)
+    budget = Cost(whole.seconds * 0.99)  # more than it takes pooled, on a busy machine, too: that is held to it
     assert "refused" in one._pattern(seen, 0, 0, Study(memory=1 << 27, budget=budget))
     assert "mean_row_entropy" in one._pattern(seen, 0, 0, Study(memory=1 << 15, budget=budget))
 

@@ -224,6 +224,13 @@ def of_symbols(error: BaseException) -> bool:
     return isinstance(error, (ConstraintViolationError, GuardOnDataDependentSymNode))
 
 
+def is_known_to_be(size: torch.SymInt, number: int) -> bool:
+    """Whether the guards so far say that a size is ``number``; no guard is added."""
+    from torch.fx.experimental.symbolic_shapes import statically_known_true
+
+    return bool(statically_known_true(size == number))
+
+
 def ends_recomputation(error: BaseException) -> bool:
     """Whether an exception is torch's own way to end a computation early (`torch.utils.checkpoint`)."""
     from torch.utils import checkpoint
