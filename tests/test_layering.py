@@ -189,6 +189,7 @@ ALSO_PRIVATE = {
         "torch._add_batch_dim": "vmap of the older kind",
         "torch._remove_batch_dim": "vmap of the older kind",
     },
+    "passes/analysis/torch_recorder.py": {"torch._C": "whether a backward runs"},
 }
 # The classes of operators have no public name, and this one for long; what else looks private but is not.
 OPEN = ("torch._ops", "torch.__version__", "torch.__file__")

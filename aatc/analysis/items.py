@@ -28,6 +28,9 @@ _Z = "standard deviations"
 _SQUARE = "Queries and keys are different tokens, so that there is no chain and no graph of tokens."
 
 ITEMS: dict[str, Item] = {
+    "no_distribution": Item(
+        "", "What the model multiplies with values has rows that do not sum to 1 or entries below 0: not analysed."
+    ),
     # heads
     "previous_token_mass": Item("share of weight", "Mean weight of the token just before the query."),
     "self_mass": Item("share of weight", "Mean weight of the query's own token."),

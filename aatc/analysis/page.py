@@ -88,6 +88,8 @@ def _attention(analysis: Analysis, seen: AttentionRows) -> list[str]:
     found = [f for f in analysis.findings if f.subject == seen.name]
     place = f" in {seen.where}" if seen.where else ""
     parts = [f"<h2>{escape(seen.name)}</h2>", f"<p>{h} heads, {n} queries, {m} keys{escape(place)}</p>"]
+    if seen.improper:
+        return parts + _table(found, found)
     if _imaging() is not None:
         drawn = [(e, k) for e in range(b) for k in range(h)][:HEADS]
         parts.append("<p>Weights: queries down, keys across, shades by square roots.</p>")

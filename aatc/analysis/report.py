@@ -64,7 +64,8 @@ def summary(analysis: Analysis) -> list[str]:
     for c in seen:
         _, h, n, m = c.sizes
         lines.append(f"  {c.name}  {c.where}  {h} heads, {n} queries, {m} keys, batch {', '.join(map(str, c.batch))}")
-    return lines
+        lines += [f"    note: {note}" for note in c.notes]
+    return lines + [f"note: {note}" for note in analysis.notes]
 
 
 def shared_by_causal(analysis: Analysis, seen: AttentionRows, item: str) -> bool:

@@ -43,12 +43,14 @@ FAMILIES = {
 @dataclass(frozen=True)
 class Analysis:
     """What `analyze` found. ``findings`` are in the order of passes, attentions and heads; ``captured`` holds the
-    attentions they are about; ``modules`` the IR of each graph, findings attached; ``output`` what the model gave."""
+    attentions they are about; ``modules`` the IR of each graph, findings attached; ``output`` what the model gave;
+    ``notes`` tell of attentions that could not be followed."""
 
     findings: tuple[Finding, ...]
     captured: tuple[AttentionRows, ...]
     modules: tuple[Module, ...]
     output: Any = None
+    notes: tuple[str, ...] = ()
 
     def select(
         self,
@@ -113,6 +115,8 @@ def analyze(
     capture: str = "auto",
     tokens: Any = None,
     progress: Callable[[str, int, int], None] | None = None,
+    heads: int | None = None,
+    heads_first: bool | None = None,
 ) -> Analysis:
     """Runs ``model`` once on ``inputs`` (a tuple of arguments, or one tensor), and studies its attentions.
 
@@ -124,7 +128,7 @@ def analyze(
     attentions of `aatc.attend` in the compiled model, and studies its program too; "torch" sees those of ordinary
     PyTorch code in the model as it is (`capturing`); "auto" takes the first that sees any. tokens: integers (n,) or
     (batch, n); by default an input of integers (batch, n). progress: called with (family, patterns done, patterns in
-    all).
+    all). heads, heads_first: of ordinary code, as in `capturing`.
 
     Raises AnalysisError when the model shows no attention, when its batch has no such element, and when a score is NaN.
     """
@@ -139,7 +143,8 @@ def analyze(
     with evaluating(model):
         found = None if capture == "torch" else _compiled_run(model, args, batch, backend, capture == "compiled")
         if found is None:
-            recorder = TorchRecorder(batch, model if isinstance(model, torch.nn.Module) else None)
+            known = model if isinstance(model, torch.nn.Module) else None
+            recorder = TorchRecorder(batch, known, heads=heads, heads_first=heads_first)
             with torch.no_grad(), recorder:
                 output = _original(model)(*args)
             seen, graphs = list(recorder.captured), list[Module]()
@@ -203,17 +208,27 @@ def evaluating(model: Any) -> Iterator[None]:
 
 
 @contextmanager
-def capturing(batch: int | Sequence[int] = (0,), model: torch.nn.Module | None = None) -> Iterator[TorchRecorder]:
+def capturing(
+    batch: int | Sequence[int] = (0,),
+    model: torch.nn.Module | None = None,
+    *,
+    heads: int | None = None,
+    heads_first: bool | None = None,
+) -> Iterator[TorchRecorder]:
     """Within it, every attention of ordinary PyTorch code that runs in this thread is kept: hand the recorder to
     `analyze_weights`, or read ``.captured``.
 
     Seen are `scaled_dot_product_attention`, `torch.nn.MultiheadAttention`, models of transformers, and softmax(…)·V by
-    hand. The model runs as it is, without a gradient or with one. Kept are queries, keys and what the model adds to
-    their products: O(n) numbers beside the model's own masks, and weights are evaluated by rows when they are read; of
-    attentions whose scores are made otherwise the weights themselves. batch: the batch elements to keep. model: names
-    its modules in ``.where``. Raises AnalysisError at the end where the batch has no such element.
+    hand: what values are multiplied with is the attention. The model runs as it is, without a gradient or with one.
+    Kept are queries, keys and copies of what the model adds to their products, and weights are evaluated by rows when
+    they are read; where that is not what the model used, as after changes of its weights, the weights themselves.
+    batch: the batch elements to keep. model: names its modules in ``.where``. heads: how many heads there are, where
+    one axis may hold them with the batch (1: it holds the batch alone). heads_first: whether the first of two axes are
+    the heads. By default, modules and their inputs say both, and an attention that they do not decide has it in its
+    ``.notes``. ``.notes`` of the recorder tell of attentions that could not be followed. Raises AnalysisError at the
+    end where the batch has no such element.
     """
-    recorder = TorchRecorder(batch, model)
+    recorder = TorchRecorder(batch, model, heads=heads, heads_first=heads_first)
     with recorder:
         yield recorder
 

@@ -39,4 +39,4 @@ def analyze_weights(
     seen = given_weights(weights, batch, tokens)
     study = study_of(seen, budget, memory, progress, chosen, started)
     findings = tuple(f for p in chosen for f in p.findings(study))
-    return Analysis(findings, tuple(seen), ())
+    return Analysis(findings, tuple(seen), (), notes=tuple(getattr(weights, "notes", ())))

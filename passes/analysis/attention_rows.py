@@ -49,13 +49,17 @@ class AttentionRows(ABC):
     """One attention: its heads' weights by rows.
 
     ``batch`` are the positions in the model's batch of the kept batch elements; ``tensors`` all that is kept, each cut
-    to these; ``tokens`` (kept batch elements, keys) the token of every key, or None where they are not known.
+    to these; ``tokens`` (kept batch elements, keys) the token of every key, or None where they are not known;
+    ``notes`` what has to be known of how it was seen. ``improper`` says why rows are no probability distributions
+    where they are none; nothing is analysed then.
     """
 
     name: str
     batch: tuple[int, ...]
     tensors: Mapping[str, torch.Tensor]
     tokens: torch.Tensor | None
+    notes: tuple[str, ...] = ()
+    improper: str = ""
 
     @property
     @abstractmethod

@@ -9,7 +9,7 @@ import threading
 import time
 from collections import Counter, OrderedDict
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from types import FunctionType, ModuleType
 from typing import Any, ClassVar, TypeVar
 
@@ -19,7 +19,7 @@ import torch
 from aatc.ir.core import Module
 from aatc.passes.analysis.attention_rows import MEMORY, SECONDS_PER_PAIR, SECONDS_PER_PRODUCT, AttentionRows
 from aatc.passes.analysis.deadline import deadline
-from aatc.passes.analysis.result import AnalysisError, BudgetError, Cost
+from aatc.passes.analysis.result import AnalysisError, BudgetError, Cost, Result, Undecided
 from aatc.passes.base import Context, Pass
 
 T = TypeVar("T")
@@ -81,6 +81,13 @@ class Study:
             for batch in range(b):
                 for head in range(h):
                     yield seen, batch, head
+
+
+def _noted(result: Any, seen: AttentionRows) -> Any:
+    """A result with what has to be known of how its attention was seen."""
+    if not seen.notes or not isinstance(result, Result):
+        return result
+    return replace(result, assumptions=(*result.assumptions, *seen.notes))
 
 
 def _share(left: float, coming: Sequence[tuple[float, float]]) -> float:
@@ -295,18 +302,28 @@ class AnalysisPass(Pass):
                 study.progress(self.family, done, len(patterns))
             study.proceed()
             for item, result in self._pattern(seen, head, batch, study).items():
-                yield Finding(seen.name, self.family, item, result, head, seen.batch[batch])
+                yield Finding(seen.name, self.family, item, _noted(result, seen), head, seen.batch[batch])
         study.proceed()
-        for subject, batch, item, result in self._layers_of(study) if patterns else ():
+        for subject, batch, item, result in self._layers_within_budget(study) if patterns else ():
             yield Finding(subject, self.family, item, result, -1, batch)
         if study.progress is not None:
             study.progress(self.family, len(patterns), len(patterns))
 
-    def _layers_of(self, study: Study) -> list[tuple[str, int, str, Any]]:
+    def _of_layers(self, study: Study) -> Iterator[tuple[str, int, str, Any]]:
+        """`of_layers`; undecided where the rows of one of them are no probability distributions."""
+        improper = [c for c in study.captured if c.improper]
+        if not improper:
+            yield from self.of_layers(study)
+        elif len(study.captured) > 1 and type(self).of_layers is not AnalysisPass.of_layers:
+            why = Undecided("rows that are probability distributions", f"{improper[0].name}: {improper[0].improper}")
+            for element in improper[0].batch:
+                yield "layers", element, "no_distribution", why
+
+    def _layers_within_budget(self, study: Study) -> list[tuple[str, int, str, Any]]:
         found: list[tuple[str, int, str, Any]] = []
         try:
             with deadline(study.budget, f"{self.family} of all layers"):
-                found.extend(self.of_layers(study))
+                found.extend(self._of_layers(study))
         except BudgetError as refusal:
             found.append(("layers", -1, "refused", refusal))
         return found
@@ -321,6 +338,8 @@ class AnalysisPass(Pass):
             return {"refused": refusal}
 
     def _pattern(self, seen: AttentionRows, head: int, batch: int, study: Study) -> Mapping[str, Any]:
+        if seen.improper:
+            return {"no_distribution": Undecided("rows that are probability distributions", seen.improper)}
         # the class itself: another of its name, as a notebook makes when a cell runs again, may say something else
         key = (type(self), str(self), seen.key, head, batch, study.memory)
         what = f"{self.family} of {seen.name}, head {head}"

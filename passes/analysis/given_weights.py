@@ -21,7 +21,8 @@ FIELDS = ("attentions", "encoder_attentions", "decoder_attentions", "cross_atten
 @dataclass(frozen=True, eq=False)
 class GivenWeights(AttentionRows):
     """Weights (kept batch elements, heads, queries, keys) in their own dtype: rows are turned into float64 and divided
-    by their sums as they are read. A row of zeros is a query that sees no key."""
+    by their sums as they are read. A row of zeros is a query that sees no key. ``improper`` says what is wrong where
+    some row is no probability distribution: then ``array`` is all there is to read."""
 
     name: str
     array: torch.Tensor
@@ -29,6 +30,8 @@ class GivenWeights(AttentionRows):
     tokens: torch.Tensor | None = None
     source: str = ""
     is_softmax: bool = True
+    notes: tuple[str, ...] = ()
+    improper: str = ""
 
     @property
     def where(self) -> str:
@@ -112,7 +115,8 @@ def given_weights(weights: Any, batch: int | Sequence[int] = (0,), tokens: Any =
         raise AnalysisError(
             f"a {type(weights).__name__} holds no attention weights",
             hint='of transformers: output_attentions=True with attn_implementation="eager"; or run the model within '
-            "aatc.analysis.capturing(), which needs no weights to be returned",
+            "aatc.analysis.capturing(), which needs no weights to be returned"
+            + "".join(f"; {note}" for note in getattr(weights, "notes", ())),
         )
     return found
 

@@ -40,6 +40,7 @@ class TorchAttention(AttentionRows):
     tokens: torch.Tensor | None = None
     source: str = ""
     values: int = 0
+    notes: tuple[str, ...] = ()
 
     @property
     def where(self) -> str:
