@@ -17,7 +17,7 @@ from typing import Any
 import torch
 from torch._library import autograd as library_autograd
 
-from aatc.ir import differentiable, reference, transforms
+from aatc.ir import differentiable, observe, reference, transforms
 from aatc.ir.score.widths import extents
 
 _written: dict[str, dict[str, Any]] = {}  # what `write_spec` wrote, so that reading it back needs no parser
@@ -84,6 +84,7 @@ def _attend(q, k, v, captures, spec):
 
 
 def _attend_fake(q, k, v, captures, spec):
+    observe.recorded.count += 1
     _fitting(q, k, v, captures, spec)
     rows = (q.shape[0], q.shape[1], q.shape[2])
     return v.new_empty((*rows, v.shape[3])), q.new_empty(rows, dtype=reference.compute_dtype(q.dtype))

@@ -42,3 +42,12 @@ class _Formula(threading.local):
 
 
 formula = _Formula()
+
+
+class _Recorded(threading.local):
+    """How many attentions were recorded without being run, on tensors without numbers, in this thread."""
+
+    count = 0
+
+
+recorded = _Recorded()

@@ -20,7 +20,7 @@ from aatc.ir.observe import observing
 from aatc.passes import Pipeline, Placed
 from aatc.passes.analysis.attention_rows import MEMORY, AttentionRows
 from aatc.passes.analysis.base import AnalysisPass, Finding, Study
-from aatc.passes.analysis.capture import Recorder
+from aatc.passes.analysis.capture import CapturedAttention, Recorder
 from aatc.passes.analysis.given_weights import token_table, with_tokens
 from aatc.passes.analysis.result import AnalysisError, Cost
 from aatc.passes.analysis.torch_recorder import TorchRecorder
@@ -120,13 +120,15 @@ def analyze(
 ) -> Analysis:
     """Runs ``model`` once on ``inputs`` (a tuple of arguments, or one tensor), and studies its attentions.
 
-    A module runs as `eval` has it, and is left as it was: nothing is dropped, and no statistics move. passes: names of
+    A module runs as `eval` has it, and its parts are in their modes again afterwards: nothing is dropped, and no
+    statistics move. What a call of the model itself changes, as a cache of keys, is changed once. passes: names of
     families, or `AnalysisPass` objects for other options than the defaults; one alone may stand without a list. budget:
     the seconds that all of it may take, running the model included, or a `Cost`, whose bytes bound each piece of work;
     what does not fit in any more is refused, and the finding says so. memory: bytes one head's pattern may take; longer
     ones are studied as means over tiles. batch: the batch elements to study, or the one. capture: "compiled" sees
-    attentions of `aatc.attend` in the compiled model, and studies its program too; "torch" sees those of ordinary
-    PyTorch code in the model as it is (`capturing`); "auto" takes the first that sees any. tokens: integers (n,) or
+    attentions of `aatc.attend` in the compiled model, and studies its program too; "torch" sees these and those of
+    ordinary PyTorch code in the model as it is (`capturing`); "auto" looks into the model before it runs: "compiled"
+    where Dynamo meets an `aatc.attend` before anything that it cannot record, else "torch". tokens: integers (n,) or
     (batch, n); by default an input of integers (batch, n). progress: called with (family, patterns done, patterns in
     all). heads, heads_first: of ordinary code, as in `capturing`.
 
@@ -140,25 +142,28 @@ def analyze(
     args = (inputs,) if isinstance(inputs, torch.Tensor) else tuple(inputs)
     table = token_table(tokens) if tokens is not None else _tokens_among(args)
     started = time.perf_counter()
+    notes: list[str] = []
     with evaluating(model):
-        found = None if capture == "torch" else _compiled_run(model, args, batch, backend, capture == "compiled")
-        if found is None:
+        if capture == "compiled" or (capture == "auto" and _holds_attend(model, args)):
+            seen, graphs, output = _compiled_run(model, args, batch, backend)
+        else:
             known = model if isinstance(model, torch.nn.Module) else None
             recorder = TorchRecorder(batch, known, heads=heads, heads_first=heads_first)
             with torch.no_grad(), recorder:
                 output = _original(model)(*args)
-            seen, graphs = list(recorder.captured), list[Module]()
+            seen, graphs, notes = list(recorder.captured), list[Module](), recorder.notes
             if not seen:
+                hint = "seen are aatc.attend, scaled_dot_product_attention, and softmax of products times values"
                 raise AnalysisError(
-                    f"{_name_of(model)} showed no attention when it ran",
-                    hint="seen are aatc.attend, scaled_dot_product_attention, and softmax of products times values",
+                    f"{_name_of(model)} showed no attention when it ran", hint="; ".join([hint, *notes])
                 )
-        else:
-            seen, graphs, output = found
+            if capture == "auto" and any(isinstance(c, CapturedAttention) for c in seen):
+                why = "its graph breaks before aatc.attend"
+                notes.append(f'the program was not studied: {why}; capture="compiled" takes its parts')
     seen = with_tokens(seen, table)
     study = study_of(seen, budget, memory, progress, chosen, started)
     if not graphs:
-        return Analysis(tuple(f for p in chosen for f in p.findings(study)), tuple(seen), (), output)
+        return Analysis(tuple(f for p in chosen for f in p.findings(study)), tuple(seen), (), output, tuple(notes))
     modules: list[Module] = []
     for module in graphs:
         own = (
@@ -169,11 +174,17 @@ def analyze(
     return Analysis(findings, tuple(seen), tuple(modules), output)
 
 
+def _holds_attend(model: Any, args: tuple[Any, ...]) -> bool:
+    from aatc.analysis.looking import holds_attend
+
+    with torch.no_grad():
+        return bool(holds_attend(_original(model), args))
+
+
 def _compiled_run(
-    model: Any, args: tuple[Any, ...], batch: int | Sequence[int], backend: str, only: bool
-) -> tuple[list[AttentionRows], list[Module], Any] | None:
-    """(attentions, graphs, output) of the compiled model; None where it shows no attention, unless ``only`` this way of
-    seeing them was asked for."""
+    model: Any, args: tuple[Any, ...], batch: int | Sequence[int], backend: str
+) -> tuple[list[AttentionRows], list[Module], Any]:
+    """(attentions, graphs, output) of the compiled model."""
     recorder = Recorder((batch,) if isinstance(batch, int) else batch)
     compiled = _observed(model, backend)
     with torch.no_grad(), observing(recorder):
@@ -182,8 +193,6 @@ def _compiled_run(
         raise recorder.refused
     session = compiled._aatc.session
     if not recorder.captured:
-        if not only:
-            return None
         reasons = "; ".join(f"{f.loc} {f.reason}".strip() for f in session.fallbacks)
         raise AnalysisError(
             f"{session.name} showed no attention when it ran",

@@ -22,6 +22,8 @@ from aatc.passes.analysis.result import AnalysisError
 STRIPE = 1 << 24
 #: Bytes that one head's pattern may take by default: a whole matrix in float64 up to n = 4096.
 MEMORY = 1 << 27
+#: Copies of tensors that are looked through for one with the same numbers.
+COPIES = 8
 #: Seconds on one thread: a weight from its score, a product of a contraction, a number of another operation of float64.
 SECONDS_PER_PAIR = 8e-9
 SECONDS_PER_PRODUCT = 1.25e-10
@@ -212,6 +214,35 @@ class AttentionRows(ABC):
         if not 0 <= head < h or not 0 <= batch < b:
             raise AnalysisError(f"{self.name} has no head {head} in batch element {batch}", hint=f"it has {b} × {h}")
         return b, h, n, m
+
+
+class Copies:
+    """Copies of a model's tensors in main memory, one for those with the same numbers: the model may write into its own
+    at any time, and hands the same mask to many layers."""
+
+    def __init__(self) -> None:
+        self._kept: list[torch.Tensor] = []
+
+    def of(self, tensor: torch.Tensor, batch: Sequence[int] | None = None) -> torch.Tensor:
+        """A copy, cut to the batch elements where ``batch`` says some; an axis along which nothing changes is one entry
+        in memory. AnalysisError where there is no such element."""
+        t = tensor.detach()
+        if batch is not None and t.stride(0):
+            cut = chosen_elements(t, batch)
+        else:
+            cut = t if batch is None else t[: len(batch)]
+            shape = cut.shape
+            for axis, stride in enumerate(cut.stride()):
+                cut = cut.narrow(axis, 0, 1) if stride == 0 and cut.shape[axis] > 1 else cut
+            cut = cut.to("cpu", copy=True).expand(shape)
+        found = next((k for k in self._kept if _same(k, cut)), None)
+        if found is None:
+            self._kept = [cut, *self._kept[: COPIES - 1]]
+        return cut if found is None else found
+
+
+def _same(a: torch.Tensor, b: torch.Tensor) -> bool:
+    return a.shape == b.shape and a.dtype == b.dtype and a.stride() == b.stride() and torch.equal(a, b)
 
 
 def checked_batch(batch: int | Sequence[int]) -> tuple[int, ...]:

@@ -27,6 +27,7 @@ from aatc.passes.analysis.attention_rows import (
     SECONDS_PER_PAIR,
     SECONDS_PER_PRODUCT,
     AttentionRows,
+    Copies,
     checked_batch,
     chosen_elements,
 )
@@ -190,15 +191,15 @@ class Recorder:
     """Takes what `geo.observe` shows: hand it to `aatc.ir.observe.observing`.
 
     ``batch`` are the batch elements to keep. Attentions are named attend0, attend1, … in the order they ran. What is
-    kept are copies in main memory: the model may write into its tensors later. A table with more numbers than q, such
-    as a dense bias, is not copied where it lies there already. ``refused`` is the first AnalysisError
-    that was raised while the model ran, which a compiled model with fallbacks does not hand on.
+    kept are copies in main memory: the model may write into its tensors later, also between its layers. ``refused`` is
+    the first AnalysisError that was raised while the model ran, which a compiled model with fallbacks does not hand on.
     """
 
     def __init__(self, batch: Sequence[int] = (0,)):
         self.batch = checked_batch(batch)
         self.captured: list[CapturedAttention] = []
         self.refused: AnalysisError | None = None
+        self._copies = Copies()
 
     def __call__(self, op: Op, values: Sequence[torch.Tensor]) -> None:
         try:
@@ -212,7 +213,5 @@ class Recorder:
         for name, value in zip(attention.names, values, strict=True):
             value = value.detach()
             batched = name in attention.names[:3] or (axes.get(name, "").startswith("b") and value.shape[0] > 1)
-            # tables of pairs stay the model's: nothing of size n² is copied
-            small = value.numel() <= values[0].numel()
-            kept[name] = value[list(self.batch)].cpu() if batched else value.to("cpu", copy=small)
+            kept[name] = self._copies.of(value, self.batch if batched else None)
         self.captured.append(CapturedAttention(f"attend{len(self.captured)}", op, kept, self.batch))

@@ -45,7 +45,7 @@ def underflowed(seen: AttentionRows, head: int, batch: int) -> int:
 class PatternSource:
     """The pattern of one head as an analysis within ``memory`` bytes sees it: (n, m), or that of its tiles.
 
-    What it holds is what was captured: O(n), and tables of pairs that are the model's own. Raises AnalysisError where
+    What it holds is what was captured: O(n), and tables of pairs that all patterns share. Raises AnalysisError where
     these were changed so that a query sees no key."""
 
     seen: AttentionRows = field(repr=False)

@@ -18,8 +18,11 @@ import torch
 from torch.overrides import TorchFunctionMode
 from torch.utils._python_dispatch import TorchDispatchMode
 
+from aatc.ir.core import Op
+from aatc.ir.parser import parse_attrs
 from aatc.passes.analysis import torch_following as following
-from aatc.passes.analysis.attention_rows import AttentionRows, checked_batch, chosen_elements
+from aatc.passes.analysis.attention_rows import AttentionRows, Copies, checked_batch, chosen_elements
+from aatc.passes.analysis.capture import Recorder
 from aatc.passes.analysis.given_weights import GivenWeights
 from aatc.passes.analysis.result import AnalysisError
 from aatc.passes.analysis.stochastic import PatternError
@@ -27,7 +30,7 @@ from aatc.passes.analysis.torch_attention import Step, TorchAttention
 from aatc.passes.analysis.torch_following import Lost, Weights
 from aatc.passes.analysis.torch_heads import Entered, split_of
 from aatc.passes.analysis.torch_memory import KEYS, LEAD, QUERIES, Known, Memory, fresh_axes, has_place, parts, place
-from aatc.passes.analysis.torch_scores import Scores, Split, Tables, absorbed, agrees, evaluated, keep_pairs
+from aatc.passes.analysis.torch_scores import Scores, Split, absorbed, agrees, evaluated, keep_pairs, table_of
 from aatc.passes.analysis.torch_subclasses import makers
 
 PRODUCTS = frozenset(("bmm", "mm", "mv", "baddbmm", "addmm"))
@@ -102,7 +105,8 @@ class TorchRecorder:
         self.notes: list[str] = []
         self.refused: AnalysisError | None = None
         self._memory = Memory()
-        self._tables = Tables(self.batch)
+        self._copies = Copies()
+        self._attends = Recorder(self.batch)
         self._names = {} if model is None else {id(m): n for n, m in model.named_modules()}
         self._inside: list[Entered] = []
         self._thread = 0
@@ -129,7 +133,7 @@ class TorchRecorder:
         for hook in self._hooks:
             hook.remove()
         self._memory.clear()
-        self._tables = Tables(self.batch)
+        self._copies = Copies()
         self._inside.clear()
         if self.refused is not None and error[0] is None:
             raise self.refused
@@ -150,7 +154,10 @@ class TorchRecorder:
         if torch._C._current_graph_task_id() != -1:
             return  # a backward: gradients are no attention, and what is computed again was seen before
         try:
-            if _is_fused(func):
+            if func.namespace == "aatc":
+                if name == "attend":
+                    self._attend(*args)
+            elif _is_fused(func):
                 names = (a.name for a in func._schema.arguments)
                 self._fused(func, {**dict(zip(names, args)), **kwargs})
             else:
@@ -297,12 +304,20 @@ class TorchRecorder:
         weights = split.whole(turned)
         made: AttentionRows | None = None
         if (queries, keys) == (out.ndim - 2, out.ndim - 1):
-            found = evaluated(known.content, lead, split, weights, self._tables, where)
+            found = evaluated(known.content, lead, split, weights, self.batch, self._copies, where)
             made = None if found is None else replace(found, notes=notes)
         if made is None:  # nothing else is known of them
             made = GivenWeights("", chosen_elements(weights, self.batch, where), self.batch, source=where, notes=notes)
         content = Weights(made, split, where, notes)
         self._memory[out] = Known(fresh_axes(out, labels), int(out.storage_offset()), content)
+
+    def _attend(self, q: Any, k: Any, v: Any, captures: Any, spec: str) -> None:
+        """An attention of `aatc.attend` that runs by itself: all that is said of it is in its text."""
+        if not has_place(q):
+            return
+        op = Op("geo.observe", attrs=parse_attrs(spec))
+        self._attends(op, (q, k, v, *captures))
+        self.captured.append(replace(self._attends.captured.pop(), name=f"attend{len(self.captured)}"))
 
     def _fused(self, func: Any, call: dict[str, Any]) -> None:
         q, k = call["query"], call["key"]
@@ -322,7 +337,7 @@ class TorchRecorder:
         table = call.get("attn_mask") if call.get("attn_mask") is not None else call.get("attn_bias")
         name = f"attend{len(self.captured)}"
         if table is not None:
-            tensors["t0"] = self._tables.cut(split.four(table, lead))
+            tensors["t0"] = table_of(self._copies, split.four(table, lead), self.batch)
             keep = table.dtype == torch.bool
             steps.append(Step("keep", keep_pairs, (), ("t0",)) if keep else Step("add", torch.add, (), ("t0",)))
             if absorbed(tensors["t0"], causal, q.dtype):

@@ -9,7 +9,7 @@ from typing import Any
 
 import torch
 
-from aatc.passes.analysis.attention_rows import chosen_elements
+from aatc.passes.analysis.attention_rows import Copies, chosen_elements
 from aatc.passes.analysis.torch_attention import Step, TorchAttention
 
 #: Operations on scores one by one: packet name → what is applied again.
@@ -29,8 +29,6 @@ ELEMENTWISE: dict[str, Any] = {
     "maximum": torch.maximum,
     "minimum": torch.minimum,
 }
-#: Tables that are looked through for one with the same numbers.
-TABLES = 8
 
 
 @dataclass(frozen=True)
@@ -46,29 +44,19 @@ class Scores:
         return replace(self, q=None, k=None, steps=(), known=False)
 
 
-class Tables:
-    """Masks and biases, each copied once: the model may write into its own at any time, also between its layers."""
-
-    def __init__(self, batch: tuple[int, ...]):
-        self.batch = batch
-        self._kept: list[torch.Tensor] = []
-
-    def cut(self, table: torch.Tensor) -> torch.Tensor:
-        """A copy, cut to the batch, in main memory; axes along which nothing changes have one entry."""
-        t = table.detach()
-        for axis, (n, stride) in enumerate(zip(t.shape, t.stride(), strict=True)):
-            if n > 1 and stride == 0:
-                t = t.narrow(axis, 0, 1)
-        cut = chosen_elements(t, self.batch) if t.shape[0] > 1 else t.to("cpu", copy=True)
-        same = (k for k in self._kept if k.shape == cut.shape and k.dtype == cut.dtype and torch.equal(k, cut))
-        found = next(same, None)
-        if found is None:
-            self._kept = [cut, *self._kept[: TABLES - 1]]
-        return cut if found is None else found
+def table_of(copies: Copies, table: torch.Tensor, batch: tuple[int, ...]) -> torch.Tensor:
+    """A copy of a mask or bias that broadcasts to (batch, heads, queries, keys), cut to the batch elements."""
+    return copies.of(table, batch if table.shape[0] > 1 else None)
 
 
 def evaluated(
-    scores: Scores, lead: tuple[int, ...], split: Split, weights: torch.Tensor, tables: Tables, where: str
+    scores: Scores,
+    lead: tuple[int, ...],
+    split: Split,
+    weights: torch.Tensor,
+    batch: tuple[int, ...],
+    copies: Copies,
+    where: str,
 ) -> TorchAttention | None:
     """The attention by its queries and keys, or None where that does not give the model's own ``weights`` (batch,
     heads, queries, keys)."""
@@ -90,18 +78,18 @@ def evaluated(
         if a.numel() == 1:
             return a.item()
         name = f"t{len(tensors) - 2}"
-        tensors[name] = tables.cut(split.four(a, lead))
+        tensors[name] = table_of(copies, split.four(a, lead), batch)
         return name
 
     for name, x in (("q", q), ("k", k)):
-        tensors[name] = chosen_elements(split.whole(x), tables.batch, where)
+        tensors[name] = chosen_elements(split.whole(x), batch, where)
     try:
         for name, before, after, options in scores.steps:
             given = [tuple(argument(a) for a in part) for part in (before, after)]
             title = f"{name} {sorted(options.items())}" if options else name
             apply: Callable[..., torch.Tensor] = partial(ELEMENTWISE[name], **options)
             steps.append(Step(title, apply, *given))
-        made = TorchAttention("", tensors, tuple(steps), False, tables.batch, source=where)
+        made = TorchAttention("", tensors, tuple(steps), False, batch, source=where)
         return made if agrees(made, weights) else None
     except (RuntimeError, TypeError, IndexError):
         return None  # arguments that do not broadcast as scores do, as those of a transposed product

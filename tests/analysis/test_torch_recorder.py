@@ -239,3 +239,81 @@ def test_analyze_says_what_it_sees():
         aatc.analyze(Encoder(), torch.zeros(1, N, dtype=torch.long), "heads", capture="eager")
     with pytest.raises(analysis.AnalysisError, match="Linear showed no attention"):
         aatc.analyze(torch.nn.Linear(4, 4), torch.ones(2, 4), capture="torch")
+
+
+# --- how often a model runs ----------------------------------------------------------------------------------
+class Cached(torch.nn.Module):
+    """Counts its calls, keeps its keys, moves a buffer, runs a hook; attends by torch, by `aatc.attend`, or both."""
+
+    def __init__(self, kinds: tuple[str, ...], breaks: bool = False) -> None:
+        super().__init__()
+        self.kinds, self.breaks = kinds, breaks
+        self.calls, self.hooked, self.keys = 0, [], []
+        self.register_buffer("seen", torch.zeros(()))
+        self.register_forward_hook(lambda *_: self.hooked.append(1))
+
+    def forward(self, x):
+        self.calls += 1
+        self.seen += 1
+        self.keys.append(x)
+        k = torch.cat(self.keys, 2)
+        if self.breaks:
+            torch._dynamo.graph_break()
+        for kind in self.kinds:
+            if kind == "torch":
+                x = F.scaled_dot_product_attention(x, k, k)
+            else:
+                x = aatc.attend(x, k, k, metric=aatc.metrics.DotProduct())
+        return x
+
+
+@pytest.mark.parametrize("kinds", [("torch",), ("aatc",), ("torch", "aatc")])
+@pytest.mark.parametrize("breaks", [False, True])
+@pytest.mark.parametrize("capture", ["auto", "torch"])
+def test_analyze_runs_a_model_once(kinds, breaks, capture):
+    model, x = Cached(kinds, breaks), draw(1, H, N, D)
+    want = Cached(kinds)(x)
+    state = torch.get_rng_state()
+    found = aatc.analyze(model, x, "heads", capture=capture)
+    assert torch.equal(torch.get_rng_state(), state)
+    assert (model.calls, len(model.hooked), len(model.keys), float(model.seen)) == (1, 1, 1, 1.0)
+    torch.testing.assert_close(found.output, want, atol=1e-5, rtol=1e-5)
+    whole = capture == "auto" and "aatc" in kinds and not breaks
+    assert bool(found.modules) == whole and len(found.captured) == (1 if whole else len(kinds))
+    assert all(c.sizes == (1, H, N, N) for c in found.captured)
+    assert any("graph breaks" in note for note in found.notes) == (capture == "auto" and "aatc" in kinds and breaks)
+
+
+def test_attentions_of_both_kinds_are_seen_in_one_run():
+    x = draw(2, H, N, D)
+    with torch.no_grad(), capturing((1,)) as seen:
+        y = F.scaled_dot_product_attention(x, x, x)
+        aatc.attend(y, y, y, metric=aatc.metrics.Euclidean(), bias=aatc.biases.ALiBi(H), mask=aatc.masks.causal())
+    assert [c.name for c in seen.captured] == ["attend0", "attend1"]
+    one, two = seen.captured
+    assert_weights(one, (x.double() @ x.double().mT / D**0.5).softmax(-1), 1e-12)
+    op = aatc.analyze(lambda t: aatc.attend(t, t, t, metric=aatc.metrics.Euclidean(), bias=aatc.biases.ALiBi(H),
+                                            mask=aatc.masks.causal()), y, "heads", batch=1)  # fmt: skip
+    for head in range(H):
+        np.testing.assert_allclose(two.whole(head), op.captured[0].whole(head), atol=1e-12)
+
+
+@pytest.mark.parametrize("compiled", [True, False])
+def test_a_bias_that_is_written_between_layers_is_each_layers_own(compiled):
+    bias, x = torch.zeros(N, N), draw(1, H, N, D)
+
+    def model(x, eager=False):
+        bias = x.new_zeros(N, N)
+        for step in (1.0, 2.0):
+            bias.copy_(step * CAUSAL.clamp_min(-3.0))
+            x = aatc.attend(x, x, x, metric=aatc.metrics.DotProduct(), bias=bias)
+        return x
+
+    want, y = [], x
+    for step in (1.0, 2.0):
+        bias = step * CAUSAL.clamp_min(-3.0)
+        want.append((y @ y.mT / D**0.5 + bias).softmax(-1))
+        y = want[-1] @ y
+    found = aatc.analyze(model, x, "heads", capture="compiled" if compiled else "torch")
+    for one, w in zip(found.captured, want, strict=True):
+        assert_weights(one, w.double(), 2e-6)
