@@ -326,7 +326,7 @@ KINDS = {
     "homotopy groups": kind(
         lambda s: homotopy_groups((spaces.projective_plane(), suspension(spaces.moore_space(3)),
                                    spaces.complex_projective_plane())[s]),
-        "base cover fundamental", same_group),
+        "base cover complex edge_words tree", same_group),
     "rational homotopy": kind(
         lambda s: rational_homotopy((spaces.sphere(2), spaces.complex_projective_plane(),
                                      wedge_of(spaces.sphere(2), spaces.sphere(2)))[s], 5),

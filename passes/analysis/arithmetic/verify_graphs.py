@@ -141,7 +141,8 @@ def _colourings(witness: ChromaticWitness, q: int) -> int:
 
 @mismatch.register
 def _ihara_value(witness: IharaWitness, value: Any) -> float:
-    same = value.exponent == witness.exponent and tuple(value.determinant) == witness.determinant
+    same = all(isinstance(x, int) for x in (value.exponent, *value.determinant))
+    same = same and value.exponent == witness.exponent and tuple(value.determinant) == witness.determinant
     return 0.0 if same else WRONG
 
 
@@ -287,7 +288,8 @@ def _chromatic_value(witness: ChromaticWitness, value: Any) -> float:
     if isinstance(value, int):
         least = next(q for q in range(witness.n + 1) if sum(x * q**k for k, x in enumerate(c)) > 0)
         return 0.0 if value == least else WRONG
-    return 0.0 if tuple(value.coefficients) == c else WRONG
+    whole = all(isinstance(x, int) for x in value.coefficients)
+    return 0.0 if whole and tuple(value.coefficients) == c else WRONG
 
 
 @verify.register
@@ -297,7 +299,12 @@ def _chromatic(witness: ChromaticWitness) -> float:
     which few vertices are kept, yield the same values at a random number modulo each of three primes. A wrong
     polynomial passes that with odds below 10⁻¹⁵."""
     c, n = witness.coefficients, witness.n
-    if len(c) != n + 1 or c[n] != 1 or (n > 0 and c[n - 1] != -len(witness.edges)):
+    if (
+        not all(isinstance(x, int) for x in c)
+        or len(c) != n + 1
+        or c[n] != 1
+        or (n > 0 and c[n - 1] != -len(witness.edges))
+    ):
         return WRONG
     q = 1
     while q <= n + 1 and q**n <= COLOURINGS:

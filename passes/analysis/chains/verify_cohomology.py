@@ -18,6 +18,7 @@ from scipy import sparse
 from aatc.passes.analysis.chains.verify_integers import (
     columns_of,
     divisor_chain,
+    integral,
     invariants,
     product,
     sparse_rank,
@@ -145,6 +146,9 @@ def _composite(one: Any, two: Any) -> float:
 @verify.register
 def _(witness: SmithWitness) -> float:
     rows, columns = witness.matrix.shape
+    inverses = (witness.left, witness.left_inverse, witness.right, witness.right_inverse)
+    if not integral(witness.matrix, *inverses, np.array(witness.factors, dtype=object)):
+        return float("inf")
     if len(witness.factors) > min(rows, columns):
         return float("inf")
     diagonal = np.zeros((rows, columns), dtype=object)
@@ -172,6 +176,8 @@ def _(witness: EquivalenceWitness) -> float:
         witness.homotopy,
     )
     lengths = {len(d) - 1, len(model), len(g), len(f), len(h)}
+    if not integral(*d, *model, *g, *f, *h):
+        return float("inf")
     if len(lengths) != 1 or d[0].shape[0] or d[-1].shape[1]:
         return float("inf")
     for k in range(len(g)):
@@ -196,6 +202,9 @@ def _(witness: EquivalenceWitness) -> float:
 def _(witness: CocycleWitness) -> float:
     p, orders = witness.modulus, witness.orders
     if not _cocycles_fit(witness) or not _is_field(p) or any(t < 0 or t == 1 or (t and p) for t in orders):
+        return float("inf")
+    exact = (witness.cocycles, witness.primitives, np.array(orders, dtype=object))
+    if not integral(*exact, *(() if witness.rational else (witness.cycles,))):
         return float("inf")
     if not _all_classes(witness):
         return float("inf")
@@ -257,7 +266,8 @@ def _last_cells(chains: NDArray[np.int64], values: Reals, p: int) -> list[int]:
 @verify.register
 def _(witness: BarcodeWitness) -> float:
     p = witness.modulus
-    if not (_bars_fit(witness) and p and _is_field(p)):
+    numbers = (witness.boundary.data, witness.boundary_above.data, witness.cycles, witness.fillings)
+    if not (_bars_fit(witness) and p and _is_field(p) and integral(*numbers)):
         return float("inf")
     cycles, fillings, (births, deaths) = witness.cycles % p, witness.fillings % p, witness.bars.T
     filled = (fillings != 0).any(0)

@@ -16,7 +16,14 @@ import numpy as np
 from scipy import sparse
 
 from aatc.passes.analysis.chains.verify_cohomology import EquivalenceWitness
-from aatc.passes.analysis.chains.verify_integers import Column, columns_of, divisor_chain, invariants, sparse_rank
+from aatc.passes.analysis.chains.verify_integers import (
+    Column,
+    columns_of,
+    divisor_chain,
+    integral,
+    invariants,
+    sparse_rank,
+)
 from aatc.passes.analysis.result import mismatch, verify
 
 WRONG = float("inf")
@@ -107,6 +114,8 @@ def _is_group(
         torsion = []
     elif p:
         rank, torsion = count - sparse_rank(into, p) - sparse_rank(out, p), []
+    if not integral(np.array([group.degree, group.free_rank, *group.torsion, *group.orders], dtype=object)):
+        return False
     named = sorted(group.torsion) == sorted(t for t in group.orders if t) and min(group.torsion, default=2) > 1
     same = divisor_chain(torsion) == [t for t in divisor_chain(group.torsion) if t > 1]
     if not (group.degree == degree and group.free_rank == rank and same and named):
@@ -117,12 +126,14 @@ def _is_group(
 
 
 def _generate(group: Any, maps: tuple[int, list[Column], list[Column]], p: int) -> bool:
-    """Whether the representatives are cycles of the orders that are claimed and generate, together with boundaries, all
-    cycles: as many as there are summands, they are then a basis. Over Q only that they are independent of boundaries
-    and as many as the rank."""
+    """Whether the representatives are integers, over F_p those from 0 to p − 1, and cycles of the orders that are
+    claimed, and generate, together with boundaries, all cycles: as many as there are summands, they are then a basis.
+    Over Q only that they are independent of boundaries and as many as the rank."""
     count, into, out = maps
     array = np.asarray(group.representatives, dtype=object)
-    if array.shape != (len(group.orders), count):
+    if array.shape != (len(group.orders), count) or not integral(array):
+        return False
+    if p and not all(0 <= v < p for v in array.ravel()):
         return False
     chains = [{i: int(v) for i, v in enumerate(row) if v} for row in array.tolist()]
     for chain, order in zip(chains, group.orders):

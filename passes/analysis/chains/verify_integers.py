@@ -16,8 +16,10 @@ Column = dict[int, int]
 
 
 def columns_of(matrix: Any) -> list[Column]:
-    """The columns of a sparse or dense integer matrix, in Python integers."""
+    """The columns of a sparse or dense integer matrix, in Python integers. ValueError for other numbers."""
     entries = sparse.coo_array(matrix)
+    if not integral(entries.data):
+        raise ValueError("a matrix over the integers has other entries")
     found: list[Column] = [{} for _ in range(matrix.shape[1])]
     for i, j, v in zip(*(x.tolist() for x in (*entries.coords, entries.data))):
         total = found[j].get(i, 0) + int(v)

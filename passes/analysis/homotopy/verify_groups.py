@@ -16,7 +16,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from aatc.passes.analysis.chains.verify_integers import Column, divisor_chain, invariants, sparse_rank
+from aatc.passes.analysis.chains.verify_integers import Column, divisor_chain, integral, invariants, sparse_rank
+from aatc.passes.analysis.homotopy.verify_fundamental import presents
 from aatc.passes.analysis.result import mismatch, verify
 
 Cells = tuple[NDArray[np.int64], ...]
@@ -79,6 +80,8 @@ def _boundary_columns(cells: Cells, k: int) -> list[Column]:
 @verify.register
 def _(witness: CoverWitness) -> float:
     sheets, cover, failed = witness.sheets, witness.cover, 0
+    if not integral(np.array([sheets, witness.second[0], *witness.second[1]], dtype=object), *witness.base, *cover):
+        return float("inf")
     if sheets < 1 or len(cover) != len(witness.base):
         return float("inf")
     for below, above in zip(witness.base, cover):
@@ -109,10 +112,11 @@ def _(witness: CoverWitness) -> float:
 @mismatch.register
 def _(witness: CoverWitness, value: Any) -> float:
     """The value is π₂, or the groups with the order of π₁ and π₃, from Γ(π₂) and the homology of the cover. The
-    presentation of π₁ is not looked at."""
+    presentation of π₁ has to fit the cover and H₁."""
     if not hasattr(value, "second"):
         return 0.0 if _is_abelian(value, 2, *witness.second) else float("inf")
-    right = value.order == witness.sheets and _is_abelian(value.second, 2, *witness.second)
+    fits = presents(value.fundamental, witness.base, witness.cover, witness.sheets)
+    right = fits and value.order == witness.sheets and _is_abelian(value.second, 2, *witness.second)
     if right and hasattr(value.third, "free_rank"):
         found = _third(witness)
         right = found is not None and _is_abelian(value.third, 3, *found)
@@ -155,6 +159,8 @@ def _forms(witness: CoverWitness, columns: list[list[Column]], fourth: int) -> l
     these are no such cycles, or the classes no dual basis. ``fourth`` is the rank of ∂_4."""
     rank, cochains = witness.second[0], _Cochains(witness.cover)
     duals, cycles, tops = witness.cocycles, witness.cycles, witness.tops
+    if not integral(duals, cycles, tops):
+        return None
     if np.shape(duals) != (rank, len(witness.cover[2])) or np.shape(cycles) != np.shape(duals)[::-1]:
         return None
     if np.ndim(tops) != 2 or len(tops) != len(witness.cover[4]):

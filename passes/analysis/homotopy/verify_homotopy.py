@@ -167,6 +167,7 @@ def _(witness: KanWitness, value: Any) -> float:
     if hasattr(value, "checked"):
         named = {name: tuple((f.onto, f.name) for f in faces) for name, faces in value.set.faces.items()}
         same = tuple(value.set.nondegenerate(0)) == witness.vertices and named == witness.faces
+        same = same and len(value.ends) == 2 and set(value.ends) <= set(witness.vertices)
         return _count(not (same and witness.inner and witness.unfilled is None and value.checked == witness.top))
     found = None
     if value.unfilled is not None:

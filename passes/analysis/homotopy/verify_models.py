@@ -13,7 +13,7 @@ from typing import Any
 
 import numpy as np
 
-from aatc.passes.analysis.chains.verify_integers import product
+from aatc.passes.analysis.chains.verify_integers import integral, product
 from aatc.passes.analysis.result import mismatch, verify
 
 Matrices = Mapping[int, Any]
@@ -163,6 +163,11 @@ def _bounded(boundary: Matrices, degrees: Matrices) -> bool:
     return ends and all(shapes[k][1] == shapes[k + 1][0] for k in degrees)
 
 
+def _in_ring(modulus: int, *families: Matrices) -> bool:
+    """Whether maps over F_p are made of integers; over Q any number that is exact will do."""
+    return not modulus or integral(*(m for maps in families for m in maps.values()))
+
+
 def _mapping(f: Matrices, source: Matrices, target: Matrices) -> bool:
     """Whether the shapes of a map are those of its ends."""
     return all(np.shape(f[k]) == (np.shape(target[k])[1], np.shape(source[k])[1]) for k in f)
@@ -172,6 +177,8 @@ def _mapping(f: Matrices, source: Matrices, target: Matrices) -> bool:
 def _(witness: RetractWitness) -> float:
     s, ev, h, d = witness.section, witness.evaluation, witness.homotopy, witness.large
     small = witness.small
+    if not integral(*(m for maps in (s, ev, h, d, small) for m in maps.values())):
+        return WRONG
     if not _span((s, 0), (ev, 0), (h, 0), (d, 1), (small, 1)) or not (_bounded(d, s) and _bounded(small, s)):
         return WRONG
     if not _mapping(s, small, d) or not _mapping(ev, d, small):
@@ -192,7 +199,8 @@ def _(witness: RetractWitness) -> float:
 def _(witness: FactorizationWitness) -> float:
     p, first, second = witness.modulus, witness.first, witness.second
     complexes = witness.source, witness.middle, witness.target
-    if witness.acyclic not in ("first", "second") or not _prime_or_zero(p):
+    maps = (*complexes, first, second, witness.whole)
+    if witness.acyclic not in ("first", "second") or not _prime_or_zero(p) or not _in_ring(p, *maps):
         return WRONG
     if not _span((witness.whole, 0), (first, 0), (second, 0), *((d, 1) for d in complexes)):
         return WRONG

@@ -286,7 +286,10 @@ def _spectrum(witness: SpectrumWitness) -> float:
     """By how much |λ| may be off, as the blocks' own checks say. Infinite where the parts do not make the pattern
     block-triangular, not just one 1 is taken away, or ``value`` is not the largest of the parts."""
     pattern = np.asarray(witness.pattern)
-    singles = np.asarray(witness.singles, dtype=np.int64)
+    singles = np.asarray(witness.singles)
+    if singles.dtype.kind not in "iu" and len(singles):
+        return WRONG
+    singles = singles.astype(np.int64)
     parts = [*(np.asarray(b.states) for b in witness.blocks), *singles[:, None]]
     removed = sum(b.stationary is not None for b in witness.blocks) + witness.absorbing
     if not all(map(len, parts)) or not _triangular(pattern > 0, parts) or removed != 1:
