@@ -10,6 +10,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 
 from aatc.analysis import records
@@ -18,10 +19,10 @@ from aatc.frontend.compiled import _original
 from aatc.ir.core import Module
 from aatc.ir.observe import observing
 from aatc.passes import Pipeline, Placed
-from aatc.passes.analysis.attention_rows import MEMORY, AttentionRows
+from aatc.passes.analysis.attention_rows import MEMORY, AttentionRows, checked_batch
 from aatc.passes.analysis.base import AnalysisPass, Finding, Study
 from aatc.passes.analysis.capture import CapturedAttention, Recorder
-from aatc.passes.analysis.given_weights import token_table, with_tokens
+from aatc.passes.analysis.given_weights import check_tokens_used, token_table, with_tokens
 from aatc.passes.analysis.result import AnalysisError, Cost
 from aatc.passes.analysis.torch_recorder import TorchRecorder
 from aatc.passes.capture_attention import CaptureAttention
@@ -128,9 +129,9 @@ def analyze(
     ones are studied as means over tiles. batch: the batch elements to study, or the one. capture: "compiled" sees
     attentions of `aatc.attend` in the compiled model, and studies its program too; "torch" sees these and those of
     ordinary PyTorch code in the model as it is (`capturing`); "auto" looks into the model before it runs: "compiled"
-    where Dynamo meets an `aatc.attend` before anything that it cannot record, else "torch". tokens: integers (n,) or
-    (batch, n); by default an input of integers (batch, n). progress: called with (family, patterns done, patterns in
-    all). heads, heads_first: of ordinary code, as in `capturing`.
+    where Dynamo meets an `aatc.attend` before anything that it cannot record, else "torch". tokens: integers or
+    texts (n,) or (batch, n); by default an input of integers (batch, n). progress: called with (family, patterns done,
+    patterns in all). heads, heads_first: of ordinary code, as in `capturing`.
 
     Raises AnalysisError when the model shows no attention, when its batch has no such element, and when a score is NaN.
     """
@@ -161,6 +162,8 @@ def analyze(
                 why = "its graph breaks before aatc.attend"
                 notes.append(f'the program was not studied: {why}; capture="compiled" takes its parts')
     seen = with_tokens(seen, table)
+    if tokens is not None and table is not None:
+        check_tokens_used(seen, table)
     study = study_of(seen, budget, memory, progress, chosen, started)
     if not graphs:
         return Analysis(tuple(f for p in chosen for f in p.findings(study)), tuple(seen), (), output, tuple(notes))
@@ -185,7 +188,7 @@ def _compiled_run(
     model: Any, args: tuple[Any, ...], batch: int | Sequence[int], backend: str
 ) -> tuple[list[AttentionRows], list[Module], Any]:
     """(attentions, graphs, output) of the compiled model."""
-    recorder = Recorder((batch,) if isinstance(batch, int) else batch)
+    recorder = Recorder(checked_batch(batch))
     compiled = _observed(model, backend)
     with torch.no_grad(), observing(recorder):
         output = compiled(*args)
@@ -270,12 +273,19 @@ def study_of(
     started: float | None = None,
 ) -> Study:
     """The study of attentions by these passes, within ``budget`` in all: a `Cost`, seconds, or None for no limit."""
+    number = not isinstance(budget, (bool, str)) and hasattr(budget, "__float__")
+    if not (budget is None or isinstance(budget, Cost) or (number and float(budget) >= 0)):
+        raise AnalysisError(f"budget={budget!r} is no budget", hint="give seconds, 0 or more, or a Cost")
+    if isinstance(memory, bool) or not isinstance(memory, (int, float, np.number)):
+        raise AnalysisError(f"memory={memory!r} is no number of bytes", hint="give bytes")
     limit = budget if isinstance(budget, Cost) else Cost() if budget is None else Cost(seconds=float(budget))
     return Study(tuple(seen), limit, memory, progress, tuple(passes), started)
 
 
 def chosen_passes(passes: str | AnalysisPass | Iterable[str | AnalysisPass]) -> list[AnalysisPass]:
     """Passes as objects, their modules imported; one alone may stand without a list."""
+    if not isinstance(passes, (str, AnalysisPass, Iterable)):
+        raise AnalysisError(f"passes={passes!r} are no passes", hint=f"give some of {', '.join(FAMILIES)}, or objects")
     chosen = [pass_of(p) for p in ([passes] if isinstance(passes, (str, AnalysisPass)) else passes)]
     for p in chosen:
         p.load()
@@ -286,7 +296,7 @@ def pass_of(p: str | AnalysisPass) -> AnalysisPass:
     """The pass of a family with its default options; a pass as it is. AnalysisError for names that are no family."""
     if isinstance(p, AnalysisPass):
         return p
-    if p not in FAMILIES:
+    if not isinstance(p, str) or p not in FAMILIES:
         raise AnalysisError(f"there is no family of analyses {p!r}", hint=f"there are: {', '.join(FAMILIES)}")
     module, cls = FAMILIES[p]
     made: AnalysisPass = getattr(importlib.import_module(module), cls)()

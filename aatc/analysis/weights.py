@@ -29,10 +29,11 @@ def analyze_weights(
     (batch, heads, n, m) or (layers, batch, heads, n, m); a sequence or mapping of such arrays, as ``output_attentions``
     of transformers and saved files hold; a model's outputs that have ``.attentions`` (or ``.encoder_attentions``,
     ``.decoder_attentions``, ``.cross_attentions``); or what `capturing` saw. Rows sum to 1 up to the rounding of their
-    dtype, and are divided by their sums; a row of zeros is a query that sees no key. tokens: integers (n,) or
-    (batch, n), for what needs to know where a token occurs again. The other arguments are those of `analyze`.
+    dtype, and are divided by their sums; a row of zeros is a query that sees no key. tokens: integers or texts
+    (n,) or (batch, n), for what needs to know where a token occurs again. The other arguments are those of `analyze`.
 
-    Raises AnalysisError where there are no weights, and PatternError for rows that are no probability distributions.
+    Raises AnalysisError where there are no weights or no attention has as many tokens, and PatternError for rows that
+    are no probability distributions.
     """
     chosen = chosen_passes(passes)
     started = time.perf_counter()

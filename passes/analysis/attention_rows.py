@@ -11,6 +11,8 @@ from abc import ABC, abstractmethod
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
+from operator import index
+from typing import Any
 
 import numpy as np
 import torch
@@ -139,7 +141,10 @@ class AttentionRows(ABC):
         return torch.cat([w for _, w in self.stripes(head, batch)]).numpy()
 
     def block_means(self, head: int, block: int, batch: int = 0) -> np.ndarray:
-        """Weight that goes from a mean query of each tile of rows to each tile of keys, float64; rows sum to 1."""
+        """Weight that goes from a mean query of each tile of rows to each tile of keys, float64; rows sum to 1.
+        AnalysisError for tiles of no tokens."""
+        if block < 1:
+            raise AnalysisError(f"tiles of {block} tokens are none", hint="give block=1 or more")
         n, m = self.sizes[2:]
         rows, cols = -(-n // block), -(-m // block)
         out = np.zeros((rows, cols))
@@ -245,11 +250,15 @@ def _same(a: torch.Tensor, b: torch.Tensor) -> bool:
     return a.shape == b.shape and a.dtype == b.dtype and a.stride() == b.stride() and torch.equal(a, b)
 
 
-def checked_batch(batch: int | Sequence[int]) -> tuple[int, ...]:
+def checked_batch(batch: Any) -> tuple[int, ...]:
     """Batch elements to keep, as positions. AnalysisError where there are none, or negative ones."""
-    chosen = (batch,) if isinstance(batch, int) else tuple(batch)
+    try:
+        many = np.ndim(batch) or (isinstance(batch, (Sequence, range)) and not isinstance(batch, str))
+        chosen = tuple(index(b) for b in (batch if many else (batch,)))
+    except (TypeError, ValueError):
+        chosen = ()
     if not chosen or min(chosen) < 0:
-        raise AnalysisError(f"batch={chosen} names no batch elements", hint="give positions, 0 or more")
+        raise AnalysisError(f"batch={batch!r} names no batch elements", hint="give positions, 0 or more")
     return chosen
 
 

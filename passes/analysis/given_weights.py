@@ -12,7 +12,7 @@ import torch
 
 from aatc.passes.analysis.attention_rows import AttentionRows, checked_batch, chosen_elements
 from aatc.passes.analysis.result import AnalysisError
-from aatc.passes.analysis.stochastic import PatternError, sum_tolerance
+from aatc.passes.analysis.stochastic import PatternError, plain_array, plain_tensor, sum_tolerance
 
 #: Fields of a model's outputs that hold weights, as transformers names them.
 FIELDS = ("attentions", "encoder_attentions", "decoder_attentions", "cross_attentions")
@@ -108,7 +108,7 @@ def given_weights(weights: Any, batch: int | Sequence[int] = (0,), tokens: Any =
             title = name or f"attend{len(found)}"
             title = f"{title}.{place}" if name and leaf.ndim == 5 else title
             array = chosen_elements(layer, chosen, title)
-            given = GivenWeights(title, array, chosen, _fitting(known, chosen, array.shape[3], array.shape[2]))
+            given = GivenWeights(title, array, chosen)
             given.check()
             found.append(given)
     if not found:
@@ -118,6 +118,10 @@ def given_weights(weights: Any, batch: int | Sequence[int] = (0,), tokens: Any =
             "aatc.analysis.capturing(), which needs no weights to be returned"
             + "".join(f"; {note}" for note in getattr(weights, "notes", ())),
         )
+    if known is None:
+        return found
+    found = with_tokens(found, known)
+    check_tokens_used(found, known)
     return found
 
 
@@ -163,15 +167,9 @@ def _numbered(parts: Any, prefix: str) -> Iterator[tuple[str, Any]]:
 
 def _tensor(values: Any, name: str) -> torch.Tensor:
     if isinstance(values, torch.Tensor):
-        tensor = values.detach()
+        tensor = plain_tensor(values, name or "what is given as weights")
     else:
-        try:
-            array = np.asarray(values)
-            tensor = torch.from_numpy(np.array(array, order="C"))
-        except (TypeError, ValueError) as cause:
-            raise PatternError(
-                f"{name or 'the weights'} of type {type(values).__name__} are no array: {cause}"
-            ) from cause
+        tensor = torch.from_numpy(np.array(plain_array(values, name or "what is given as weights"), order="C"))
     if tensor.dtype == torch.bool or tensor.is_complex() or not 2 <= tensor.ndim <= 5 or 0 in tensor.shape:
         raise PatternError(
             f"{name or 'the weights'} of shape {tuple(tensor.shape)} and {tensor.dtype} are no attention weights",
@@ -187,14 +185,33 @@ def _layers(tensor: torch.Tensor, name: str) -> list[torch.Tensor]:
     return [tensor[(None,) * (4 - tensor.ndim)]]
 
 
+def token_ids(tokens: Any) -> np.ndarray:
+    """Tokens as integers of the same shape, texts by their place in alphabetical order. AnalysisError for others."""
+    hint = "give integers, or texts: (n,) for all batch elements, or (batch, n)"
+    try:
+        table = np.asarray(plain_tensor(tokens) if isinstance(tokens, torch.Tensor) else tokens)
+        if table.dtype.kind == "O" and all(isinstance(t, (str, bytes)) for t in table.ravel()):
+            table = table.astype(str)
+        elif table.dtype.kind == "O" and all(isinstance(t, (int, np.integer)) for t in table.ravel()):
+            table = table.astype(np.int64)
+    except (ValueError, OverflowError) as cause:
+        raise AnalysisError(f"these are no tokens: {cause}", hint=hint) from cause
+    if table.dtype.kind in "US":
+        return np.unique(table, return_inverse=True)[1].reshape(table.shape)
+    if table.dtype.kind not in "iu" or isinstance(tokens, np.ma.MaskedArray) or table.ndim < 1:
+        raise AnalysisError(f"tokens of shape {table.shape} and {table.dtype} are no tokens", hint=hint)
+    return table.astype(np.int64)
+
+
 def token_table(tokens: Any) -> torch.Tensor:
-    table = torch.as_tensor(np.asarray(tokens.detach().cpu() if isinstance(tokens, torch.Tensor) else tokens))
-    if table.is_floating_point() or table.is_complex() or table.dtype == torch.bool or not 1 <= table.ndim <= 2:
+    """Tokens (n,) or (batch, n) as integers (1, n) or (batch, n). AnalysisError for others."""
+    table = torch.from_numpy(token_ids(tokens))
+    if not 1 <= table.ndim <= 2:
         raise AnalysisError(
-            f"tokens of shape {tuple(table.shape)} and {table.dtype} are no tokens",
-            hint="give integers: (n,) for all batch elements, or (batch, n)",
+            f"tokens of shape {tuple(table.shape)} are no tokens",
+            hint="give (n,) for all batch elements, or (batch, n)",
         )
-    return table.long().reshape(-1, table.shape[-1])
+    return table.reshape(-1, table.shape[-1])
 
 
 def _fitting(table: torch.Tensor | None, batch: tuple[int, ...], keys: int, queries: int) -> torch.Tensor | None:
@@ -204,6 +221,16 @@ def _fitting(table: torch.Tensor | None, batch: tuple[int, ...], keys: int, quer
     if len(table) == 1:
         return table.expand(len(batch), -1).contiguous()
     return chosen_elements(table, batch, "tokens")
+
+
+def check_tokens_used(seen: Sequence[AttentionRows], table: torch.Tensor) -> None:
+    """AnalysisError where no attention is from as many tokens to as many as were given."""
+    if all(c.tokens is None for c in seen):
+        sizes = ", ".join(sorted({f"{c.sizes[2]} × {c.sizes[3]}" for c in seen}))
+        raise AnalysisError(
+            f"{table.shape[-1]} tokens were given, and no attention is from as many tokens to as many: {sizes}",
+            hint="give a token for every key of self-attention, or leave tokens= out",
+        )
 
 
 def with_tokens(seen: Sequence[Any], table: torch.Tensor | None) -> list[Any]:

@@ -27,26 +27,70 @@ def sum_tolerance(dtype: str, entries: int) -> float:
     return max(1e-5, 2 * info.eps) + entries * float(info.smallest_normal) * float(info.eps)
 
 
-def plain_array(values: Any) -> np.ndarray:
-    """``values`` as numpy has them: of a tensor the numbers, wherever it lies, half precision as float32."""
+def plain_array(values: Any, what: str = "an array") -> np.ndarray:
+    """``values`` as numpy has them: of a tensor the numbers, wherever it lies, half precision as float32; other real
+    numbers than numpy's own and torch's (long doubles, objects, the other byte order) as float64.
+
+    Raises `PatternError` for what holds no real numbers, or hides some: complex numbers, texts, rows of several
+    lengths, masked entries, tensors without data."""
     if isinstance(values, torch.Tensor):
-        tensor = values.detach().cpu()
+        tensor = plain_tensor(values, what)
         return (tensor.float() if tensor.is_floating_point() and tensor.element_size() < 4 else tensor).numpy()
-    return np.asarray(values)
+    if _masks(values):
+        raise PatternError(f"{what} has masked entries", hint="give .filled(0), or what else they stand for")
+    try:
+        array = np.asarray(values)
+        if array.dtype.kind == "O":
+            if any(x is None or isinstance(x, (str, bytes)) for x in array.ravel()):
+                raise TypeError("texts and None are no numbers")
+            array = array.astype(np.float64)
+    except (TypeError, ValueError, RuntimeError, OverflowError) as cause:
+        raise PatternError(
+            f"{what} of type {type(values).__name__} does not turn into one array of real numbers: {cause}",
+            hint="give numbers, in rows of one length",
+        ) from cause
+    if array.dtype.kind not in "biuf":
+        raise PatternError(
+            f"{what} of {array.dtype} and shape {array.shape} holds no real numbers",
+            hint="give .real, or the absolute values" if array.dtype.kind == "c" else None,
+        )
+    native: np.ndarray = array.astype(
+        np.float64 if array.dtype.char == "g" else array.dtype.newbyteorder("="), copy=False
+    )
+    return native
 
 
-def float_array(values: Any) -> np.ndarray:
-    """`plain_array` in float64. Raises what numpy raises for what is no array of real numbers."""
-    array: np.ndarray = plain_array(values).astype(np.float64, copy=False)
+def plain_tensor(values: torch.Tensor, what: str = "a tensor") -> torch.Tensor:
+    """A tensor's numbers in main memory, without their history; those of a sparse one among its zeros. Raises
+    `PatternError` for complex numbers, and for tensors that hold no data."""
+    tensor = values.detach()
+    if tensor.is_complex() or tensor.is_meta or tensor.is_nested:
+        kind = "complex" if tensor.is_complex() else "of the meta device" if tensor.is_meta else "nested"
+        raise PatternError(
+            f"{what} is {kind}: it holds no array of real numbers",
+            hint="give a dense tensor of real numbers, with data",
+        )
+    if tensor.layout != torch.strided:
+        tensor = tensor.to_dense()
+    return tensor.cpu()
+
+
+def _masks(values: Any) -> bool:
+    """Whether this is an array with masked entries, or holds one."""
+    if isinstance(values, (list, tuple)):
+        return any(map(_masks, values))
+    return isinstance(values, np.ma.MaskedArray) and bool(np.ma.getmaskarray(values).any())
+
+
+def float_array(values: Any, what: str = "an array") -> np.ndarray:
+    """`plain_array` in float64. Raises `PatternError`."""
+    array: np.ndarray = plain_array(values, what).astype(np.float64, copy=False)
     return array
 
 
 def real_array(values: Any, what: str) -> np.ndarray:
-    """``values`` as a float64 array without NaN. Raises `PatternError`, also for rows of several lengths."""
-    try:
-        array = plain_array(values).astype(np.float64)
-    except (TypeError, ValueError, RuntimeError) as cause:
-        raise PatternError(f"{what} of type {type(values).__name__} is no array of real numbers: {cause}") from cause
+    """``values`` as a float64 array of its own, without NaN. Raises `PatternError`."""
+    array = plain_array(values, what).astype(np.float64)
     if np.isnan(array).any():
         raise PatternError(f"{what} has a NaN at {tuple(np.argwhere(np.isnan(array))[0].tolist())}")
     return array
@@ -59,18 +103,10 @@ def row_stochastic(pattern: Any, *, square: bool = False, atol: float | None = N
     were normalised in float32 are stochastic to float64; by default it is what rounding to the pattern's own dtype may
     do (`sum_tolerance`). Raises `PatternError`, also for a fully masked row.
     """
-    try:
-        matrix = plain_array(pattern)
-    except (TypeError, ValueError, RuntimeError) as cause:
-        raise PatternError(
-            f"a {type(pattern).__name__} does not turn into one array: {cause}",
-            hint="give rows of one length",
-        ) from cause
+    matrix = plain_array(pattern, "a pattern")
     if matrix.ndim < 2 or 0 in matrix.shape or (square and matrix.shape[-1] != matrix.shape[-2]):
         wanted = "(..., n, n)" if square else "(..., n, m)"
         raise PatternError(f"a pattern has shape {wanted} with n ≥ 1, not {matrix.shape}")
-    if matrix.dtype.kind not in "fiub":
-        raise PatternError(f"a pattern holds real numbers, not {matrix.dtype}")
     if atol is None:
         made = str(pattern.dtype).removeprefix("torch.") if isinstance(pattern, torch.Tensor) else matrix.dtype.name
         atol = sum_tolerance(made, matrix.shape[-1])

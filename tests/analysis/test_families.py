@@ -12,12 +12,12 @@ ROOT = Path(__file__).resolve().parents[2]
 FAMILIES = ("arithmetic", "cohomology", "crystal", "heads", "homotopy", "information", "quantum", "scale")
 #: Parts that families are made of, for those who write one.
 INSIDE = {
-    "__init__", "base", "capture", "result", "smith", "reduction", "field_algebra", "stochastic",
+    "__init__", "base", "capture", "deadline", "result", "smith", "reduction", "field_algebra", "stochastic",
     "annotations", "bitsets", "field_annotations", "flag_persistence", "rips_routes",
     "attention_rows", "given_weights", "pattern_source", "torch_attention", "torch_recorder", "verify_heads",
     "verify_arithmetic", "verify_cohomology", "verify_groups", "verify_homotopy", "verify_information",
     "verify_spectral", "verify_graphs", "verify_models", "verify_chain", "verify_integers", "verify_components",
-    "verify_homology", "verify_hodge",
+    "verify_homology", "verify_hodge", "verify_fundamental",
     "arithmetic_pass", "cohomology_pass", "homotopy_pass", "information_pass",
     "heads_pass", "topology_pass",
     "claims", "block_sums", "verify_anomalies", "verify_chains", "verify_exponents", "verify_maps", "verify_scale",

@@ -127,7 +127,8 @@ def test_batch_elements_and_tokens_must_fit():
     ids = torch.arange(18).reshape(2, 9)
     assert given_weights(causal(), batch=1, tokens=ids)[0].tokens.tolist() == [list(range(9, 18))]
     assert given_weights(causal(), batch=(0, 1), tokens=ids[0].numpy())[0].tokens.shape == (2, 9)
-    assert given_weights(causal(), tokens=ids[:, :5])[0].tokens is None
+    with pytest.raises(analysis.AnalysisError, match="5 tokens were given"):
+        given_weights(causal(), tokens=ids[:, :5])
 
 
 def test_the_analysis_is_that_of_the_matrices_and_no_model_is_run():

@@ -214,7 +214,7 @@ def levels_by_weight(complex: SimplicialComplex, weights: Any, thresholds: Seque
     """Levels by falling thresholds t_0 > t_1 > …: a simplex enters with the first one that all its pairs reach, the
     weight of a pair being max(A_ij, A_ji). What reaches none has the level len(thresholds), vertices have level 0.
     AnalysisError for weights that are not square, hold NaN or lack a vertex, and for thresholds that do not fall."""
-    a, falling = float_array(weights), np.asarray(thresholds, dtype=np.float64)
+    a, falling = float_array(weights), float_array(thresholds)
     vertices = complex.simplices(0)[:, 0]
     if a.ndim != 2 or a.shape[0] != a.shape[1] or np.isnan(a).any():
         raise AnalysisError(f"weights are a square matrix without NaN, not of shape {a.shape}")

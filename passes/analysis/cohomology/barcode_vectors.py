@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 
 from aatc.passes.analysis.cohomology.persistence import BackendError, FiltrationError, bottleneck_distance
+from aatc.passes.analysis.stochastic import float_array
 
 __all__ = [
     "barcode_distance",
@@ -22,7 +23,7 @@ __all__ = [
 
 
 def _bars(values: Any) -> np.ndarray:
-    bars = np.asarray(values, dtype=np.float64)
+    bars = float_array(values)
     if (bars.size and (bars.ndim != 2 or bars.shape[1] != 2)) or np.isnan(bars).any():
         raise FiltrationError(f"a barcode has the shape (m, 2) and no NaN, not {bars.shape}")
     return bars.reshape(-1, 2)

@@ -25,6 +25,7 @@ from aatc.passes.analysis.chains.cup import cup
 from aatc.passes.analysis.chains.homology import chain_complex, homology
 from aatc.passes.analysis.chains.verify_hodge import FluxWitness
 from aatc.passes.analysis.result import AnalysisError, Result, Undecided
+from aatc.passes.analysis.stochastic import float_array
 
 Reals = NDArray[np.float64]
 Signs = NDArray[np.int64]
@@ -55,7 +56,7 @@ def curvature(
     bundle.
     """
     chain = chain_complex(source)
-    theta = np.asarray(phases, dtype=np.float64)
+    theta = float_array(phases)
     if theta.shape != (chain.count(1),) or not np.isfinite(theta).all():
         raise TransportError(f"a U(1) connection has {chain.count(1)} finite phases, got shape {theta.shape}")
     turned = chain.coboundary(1) @ theta
@@ -177,7 +178,7 @@ def surface_connection(complex: SimplicialComplex) -> tuple[Reals, NDArray[np.in
 
 
 def _transports(complex: SimplicialComplex, transports: Any) -> Reals:
-    g = np.asarray(transports, dtype=np.float64)
+    g = float_array(transports)
     if g.ndim != 3 or g.shape[0] != complex.count(1) or g.shape[1] != g.shape[2] or not g.shape[1]:
         raise TransportError(f"transports have the shape ({complex.count(1)}, n, n), not {g.shape}")
     defect = np.abs(g @ g.swapaxes(1, 2) - np.eye(g.shape[1])).max(axis=(1, 2), initial=0)

@@ -18,7 +18,7 @@ import numpy as np
 from aatc.passes.analysis.chains.complexes import SimplicialComplex
 from aatc.passes.analysis.cohomology.persistence import Barcodes, FiltrationError, filtration_persistence
 from aatc.passes.analysis.result import Cost, Result
-from aatc.passes.analysis.stochastic import plain_array
+from aatc.passes.analysis.stochastic import float_array
 
 _SECONDS_PER_CELL = 4e-5
 
@@ -40,7 +40,7 @@ def dowker_persistence(
     row without a positive entry never enters. All simplices up to dimension ``max_degree`` + 1 are listed. Raises
     `FiltrationError`, and `BudgetError` above ``budget``.
     """
-    a = plain_array(attention).astype(np.float64)
+    a = float_array(attention)
     if a.ndim != 2 or not ((a >= 0) & (a <= 1 + 1e-6)).all() or max_degree < 0:
         raise FiltrationError(f"a relation is (n, m) with entries in [0, 1], got shape {a.shape}")
     if side not in ("auto", "rows", "columns"):

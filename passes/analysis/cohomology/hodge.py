@@ -20,6 +20,7 @@ from aatc.passes.analysis.chains.complexes import ChainComplex, ComplexError, Si
 from aatc.passes.analysis.chains.homology import betti_numbers, chain_complex
 from aatc.passes.analysis.chains.verify_hodge import HodgeWitness
 from aatc.passes.analysis.result import AnalysisError, Cost, Result, verify
+from aatc.passes.analysis.stochastic import float_array
 
 Reals = NDArray[np.float64]
 _DENSE = 600
@@ -56,7 +57,7 @@ def star_weights(chain: ChainComplex, degree: int, weights: Sequence[Any] | None
         if weights is not None and count:
             raise WeightError(f"there are {count} cells of degree {degree}, and no weights for them")
         return np.ones(count)
-    values = np.asarray(weights[degree], dtype=np.float64)
+    values = float_array(weights[degree])
     if values.shape != (count,) or not (np.isfinite(values) & (values > 0)).all():
         raise WeightError(
             f"⋆ in degree {degree} has {count} positive entries; got shape {values.shape}, min "
@@ -144,7 +145,7 @@ def hodge_decomposition(
     chain = chain_complex(source)
     if budget is not None:
         estimate_cost(chain.counts, degree).check(budget, f"the Hodge decomposition of a {degree}-form")
-    form = np.asarray(values, dtype=np.float64)
+    form = float_array(values)
     if form.shape != (chain.count(degree),) or not np.isfinite(form).all():
         raise ComplexError(f"a {degree}-form has {chain.count(degree)} finite values, got shape {form.shape}")
     below, above = chain.coboundary(degree - 1).astype(np.float64), chain.coboundary(degree).astype(np.float64)
@@ -242,7 +243,7 @@ def cotangent_star(complex: SimplicialComplex, points: Any) -> tuple[Reals, Real
     if complex.dimension != 2:
         raise ComplexError(f"a surface has dimension 2, not {complex.dimension}")
     triangles, faces = complex.cells[2], complex.faces(2)
-    positions = np.asarray(points, dtype=np.float64)
+    positions = float_array(points)
     if positions.ndim != 2 or len(positions) <= triangles.max() or triangles.min() < 0:
         raise ComplexError(f"vertices up to {triangles.max()} need positions of shape (n, d), not {positions.shape}")
     corners = positions[triangles]

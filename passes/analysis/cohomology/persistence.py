@@ -296,7 +296,7 @@ def filtration_persistence(
 
 
 def _filtration(chain: ChainComplex, values: Sequence[Any]) -> list[Reals]:
-    arrays = [np.asarray(v, dtype=np.float64) for v in values]
+    arrays = [float_array(v) for v in values]
     if [a.shape for a in arrays] != [(c,) for c in chain.counts] or any(np.isnan(a).any() for a in arrays):
         raise FiltrationError(f"a filtration has values of shapes {[(c,) for c in chain.counts]} without NaN")
     for k in range(1, len(arrays)):
@@ -393,7 +393,7 @@ def bottleneck_distance(one: Any, two: Any) -> float:
     Exact: a binary search over the candidate costs with bipartite matchings, O((m + n)³) at worst. Infinite where the
     numbers of bars without end differ. Raises `FiltrationError`.
     """
-    a, b = (np.asarray(x, dtype=np.float64) for x in (one, two))
+    a, b = (float_array(x) for x in (one, two))
     if any((x.size and (x.ndim != 2 or x.shape[1] != 2)) or np.isnan(x).any() for x in (a, b)):
         raise FiltrationError(f"barcodes have the shape (m, 2) and no NaN, not {a.shape} and {b.shape}")
     a, b = a.reshape(-1, 2), b.reshape(-1, 2)

@@ -17,6 +17,7 @@ from scipy.sparse import csr_array
 from scipy.sparse.csgraph import connected_components
 from scipy.special import entr
 
+from aatc.passes.analysis.given_weights import token_ids
 from aatc.passes.analysis.heads.verify_heads import AbsorptionWitness
 from aatc.passes.analysis.result import Result, Undecided
 from aatc.passes.analysis.stochastic import PatternError, eliminated, plain_array, row_stochastic
@@ -25,8 +26,11 @@ ULP = float(np.finfo(np.float64).eps)
 
 
 def is_causal(pattern: Any) -> bool:
-    """Whether no query of (n, m) weighs a key after it, the queries being the last n of m positions: exact zeros."""
+    """Whether no query of (n, m) weighs a key after it, the queries being the last n of m positions: exact zeros.
+    Raises `PatternError`."""
     array = plain_array(pattern)
+    if array.ndim < 2:
+        raise PatternError(f"a pattern has the shape (..., n, m), not {array.shape}")
     n, m = array.shape[-2:]
     return n <= m and not np.triu(array, m - n + 1).any()
 
@@ -92,7 +96,7 @@ class ProfileSums:
 
     def __init__(self, n: int, m: int, tokens: Any = None):
         self.n, self.m = n, m
-        self.ids = None if tokens is None else plain_array(tokens)
+        self.ids = None if tokens is None else token_ids(tokens)
         if self.ids is not None and self.ids.shape != (m,):
             raise PatternError(f"a pattern of {m} keys needs as many tokens, not {self.ids.shape}")
         self.causal = n <= m
@@ -161,9 +165,13 @@ class ProfileSums:
         return TokenMass(float(mass / queries), float(uniform), int(queries))
 
 
-def recurrent_states(matrix: np.ndarray) -> np.ndarray:
-    """(n,) whether a state of a chain (n, n) is recurrent: no positive entry leads out of its class."""
-    graph = csr_array(matrix > 0)
+def recurrent_states(matrix: Any) -> np.ndarray:
+    """(n,) whether a state of a chain (n, n) is recurrent: no positive entry leads out of its class.
+    Raises `PatternError`."""
+    weights = plain_array(matrix)
+    if weights.ndim != 2 or weights.shape[0] != weights.shape[1]:
+        raise PatternError(f"a chain is a square matrix, not of shape {weights.shape}")
+    graph = csr_array(weights > 0)
     count, label = connected_components(graph, directed=True, connection="strong")
     rows, columns = graph.nonzero()
     leaves = np.zeros(count, bool)

@@ -267,7 +267,7 @@ def likeliest_path(pattern: Any, start: int, end: int) -> Result[tuple[int, ...]
     within the rounding of its length. Dijkstra's algorithm on a dense matrix, O(n²), one row of lengths at a time.
 
     Raises `UnreachableError`, AnalysisError for other patterns and for tokens that are not there."""
-    weights = np.asarray(pattern, dtype=np.float64)
+    weights = float_array(pattern)
     n = len(weights) if weights.ndim == 2 else 0
     if weights.shape != (n, n) or not ((weights >= 0) & (weights <= 1)).all():
         raise AnalysisError(f"a pattern is a square matrix with entries in [0, 1], not of shape {weights.shape}")

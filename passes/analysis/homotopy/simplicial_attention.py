@@ -26,7 +26,7 @@ from aatc.passes.analysis.homotopy.simplicial_sets import (
     of_complex,
 )
 from aatc.passes.analysis.result import AnalysisError, Cost, Result, Undecided
-from aatc.passes.analysis.stochastic import float_array
+from aatc.passes.analysis.stochastic import float_array, plain_array
 
 KINDS = ("flag", "preorder", "paths")
 # Measured on one thread: one face of one simplex, with its degeneracy.
@@ -51,7 +51,7 @@ class SimplexTable:
 
 def _square(arrows: Any) -> NDArray[np.bool_]:
     """A copy of the relation. AnalysisError unless it is square."""
-    relation = np.array(arrows, dtype=bool)
+    relation = plain_array(arrows, "a relation").astype(bool)
     if relation.ndim != 2 or relation.shape[0] != relation.shape[1]:
         raise AnalysisError(f"a relation has the shape (n, n), not {relation.shape}")
     return relation

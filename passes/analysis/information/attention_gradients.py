@@ -117,7 +117,7 @@ def score_moments(
     For centred entries of variance 1 the variance of q·k is d, and that of q·k/√d is 1. The seed claimed 1 for q·k
     itself. Raises `PatternError`.
     """
-    moments = [np.asarray(x, dtype=np.float64) for x in (query_mean, query_variance, key_mean, key_variance)]
+    moments = [float_array(x) for x in (query_mean, query_variance, key_mean, key_variance)]
     if len({x.shape for x in moments}) != 1 or moments[0].ndim != 1:
         raise PatternError(f"four vectors of one length d are needed, not shapes {[x.shape for x in moments]}")
     if not ((moments[1] >= 0).all() and (moments[3] >= 0).all()):

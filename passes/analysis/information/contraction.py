@@ -13,7 +13,7 @@ import numpy as np
 from aatc.passes.analysis.deadline import proceed
 from aatc.passes.analysis.information.verify_chain import RowPairWitness
 from aatc.passes.analysis.result import Cost, Result
-from aatc.passes.analysis.stochastic import PatternError, row_stochastic
+from aatc.passes.analysis.stochastic import PatternError, plain_array, row_stochastic
 
 BLOCK_ELEMENTS = 1 << 21  # elements of the differences held at once
 
@@ -96,7 +96,7 @@ def nilpotency(matrix: Any) -> Nilpotency:
     Strictly causal masks are; a row-stochastic matrix never is. For a matrix with signs, give its absolute values:
     the index is then an upper bound. Raises `PatternError`.
     """
-    support = np.asarray(matrix)
+    support = plain_array(matrix)
     if support.ndim != 2 or support.shape[0] != support.shape[1]:
         raise PatternError(f"nilpotency is of a square matrix, not of shape {support.shape}")
     if not (support >= 0).all():

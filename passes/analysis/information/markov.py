@@ -18,7 +18,14 @@ from scipy.sparse.csgraph import breadth_first_order, connected_components
 
 from aatc.passes.analysis.deadline import proceed
 from aatc.passes.analysis.result import Undecided
-from aatc.passes.analysis.stochastic import PatternError, distribution, eliminated, real_array, row_stochastic
+from aatc.passes.analysis.stochastic import (
+    PatternError,
+    distribution,
+    eliminated,
+    float_array,
+    real_array,
+    row_stochastic,
+)
 
 ELIMINATION_LIMIT = 384  # states; above, power steps that surely converge are faster than elimination
 FORGOTTEN = 1e-3  # Σ_j min_i A_ij above which the error of power steps is within 1000 times their last move
@@ -100,12 +107,13 @@ def _law(block: np.ndarray) -> np.ndarray:
     return law
 
 
-def irreducible_stationary(block: np.ndarray) -> np.ndarray:
+def irreducible_stationary(block: Any) -> np.ndarray:
     """The stationary law (n,) of an irreducible chain (n, n), exact to some n ulps of each entry by elimination.
 
     Above ELIMINATION_LIMIT states power steps are taken where Doeblin's coefficient δ proves that they get to the law:
     ‖μA − π‖₁ ≤ ‖μA − μ‖₁ / (1 − δ). Raises `PatternError` where a probability underflows.
     """
+    block = float_array(block)
     n = len(block)
     forgotten = float(block.min(0).sum()) if n > ELIMINATION_LIMIT else 0.0
     if forgotten > FORGOTTEN:

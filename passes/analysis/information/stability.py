@@ -15,7 +15,7 @@ import numpy as np
 from aatc.passes.analysis.information.enclosing_ball import enclosing_ball
 from aatc.passes.analysis.information.verify_information import BallWitness, ResponseWitness
 from aatc.passes.analysis.result import AnalysisError, Result
-from aatc.passes.analysis.stochastic import PatternError, row_stochastic
+from aatc.passes.analysis.stochastic import PatternError, float_array, row_stochastic
 
 BISECTIONS = 60
 BLOCK_ELEMENTS = 1 << 20  # of products of weights and values held at once
@@ -23,7 +23,7 @@ BLOCK_ELEMENTS = 1 << 20  # of products of weights and values held at once
 
 def total_variation_bound(epsilon: Any) -> np.ndarray:
     """tanh(ε/2), the most that ½‖p′ − p‖₁ can be when no score moves by more than ε ≥ 0. Raises `AnalysisError`."""
-    eps = np.asarray(epsilon, dtype=np.float64)
+    eps = float_array(epsilon)
     if not (eps >= 0).all():
         raise AnalysisError("a bound of |δs| is at least 0 and not NaN")
     return np.tanh(eps / 2)
@@ -89,7 +89,7 @@ def _value_radius(pattern: np.ndarray, values: Any | None) -> float:
     m = pattern.shape[-1]
     if values is None:
         return float(np.sqrt((m - 1) / m))
-    table = np.asarray(values, dtype=np.float64)
+    table = float_array(values)
     if table.ndim != 2 or len(table) != m:
         raise PatternError(f"a pattern over {m} keys takes values of shape ({m}, d), not {table.shape}")
     return _ball(table).radius
@@ -132,7 +132,7 @@ def perturbation_response(pattern: Any, perturbation: Any, values: Any | None = 
     Keys of weight 0 are masked: their shifts count for nothing. Without ``values`` (m, d) the output is the pattern
     itself. The residual is the most by which a row exceeds a bound. Raises `PatternError` and `AnalysisError`.
     """
-    p, given = row_stochastic(pattern), np.asarray(perturbation, dtype=np.float64)
+    p, given = row_stochastic(pattern), float_array(perturbation)
     try:
         shift = np.broadcast_to(given, p.shape)
     except ValueError:
@@ -144,7 +144,7 @@ def perturbation_response(pattern: Any, perturbation: Any, values: Any | None = 
     epsilon = (high - np.where(kept, shift, np.inf).min(-1)) / 2
     moved = np.where(kept, p * np.exp(np.where(kept, shift - high[..., None], 0.0)), 0.0)
     change = moved / moved.sum(-1, keepdims=True) - p
-    table = np.eye(p.shape[-1]) if values is None else np.asarray(values, dtype=np.float64)
+    table = np.eye(p.shape[-1]) if values is None else float_array(values)
     radius = _value_radius(p, values)
     variation, output = np.abs(change).sum(-1) / 2, np.linalg.norm(change @ table, axis=-1)
     bound = total_variation_bound(epsilon)
@@ -191,9 +191,9 @@ def attention_lipschitz(pattern: Any, keys: Any, values: Any, scale: float | Non
     `PatternError` and `AnalysisError`.
     """
     p = row_stochastic(pattern)
-    k = np.asarray(keys, dtype=np.float64)
+    k = float_array(keys)
     radii = _value_radius(p, k), _value_radius(p, values)
-    v = np.asarray(values, dtype=np.float64)
+    v = float_array(values)
     factor = abs(k.shape[1] ** -0.5 if scale is None else scale)
     local = factor * _covariance_norms(p.reshape(-1, p.shape[-1]), v, k).reshape(p.shape[:-1])
     everywhere = factor * radii[0] * radii[1]
