@@ -15,6 +15,7 @@ INSIDE = {
     "__init__", "base", "capture", "deadline", "result", "smith", "reduction", "field_algebra", "stochastic",
     "annotations", "bitsets", "field_annotations", "flag_persistence", "rips_routes",
     "attention_rows", "given_weights", "pattern_source", "torch_attention", "torch_recorder", "verify_heads",
+    "torch_following", "torch_heads", "torch_memory", "torch_scores", "torch_subclasses",
     "verify_arithmetic", "verify_cohomology", "verify_groups", "verify_homotopy", "verify_information",
     "verify_spectral", "verify_graphs", "verify_models", "verify_chain", "verify_integers", "verify_components",
     "verify_homology", "verify_hodge", "verify_fundamental",
