@@ -16,9 +16,9 @@ import numpy as np
 import scipy.linalg
 from scipy.spatial import ConvexHull
 
+from aatc.passes.analysis.claims import deviation
 from aatc.passes.analysis.crystal.verify_crystal import checks
 from aatc.passes.analysis.crystal.verify_lattices import FALSE, is_reduced
-from aatc.passes.analysis.quantum.verify_quantum import deviation
 from aatc.passes.analysis.result import worst
 
 Data = Mapping[str, Any]

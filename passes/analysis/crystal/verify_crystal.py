@@ -12,7 +12,7 @@ from typing import Any
 
 import numpy as np
 
-from aatc.passes.analysis.quantum.verify_quantum import deviation, plain
+from aatc.passes.analysis.claims import deviation, plain
 from aatc.passes.analysis.result import UNFIT, AnalysisError, Result, mismatch, verify
 
 #: By kind of witness: how far a claim is from what the data gives. ValueError for data that is not sound.
